@@ -1,0 +1,1 @@
+//! Configuration of the media plane as plain data: defaults, limits, validation.

@@ -1,0 +1,3 @@
+//! Room: rtp.
+
+pub mod ext;

@@ -1,1 +1,16 @@
-//! Room: forward.
+//! One viewer × one track: which layer, and one continuous line of packets out of it.
+//!
+//! [`selector`] says which layer, [`forwarder`] decides packet by packet, [`line`](mod@line) numbers
+//! what goes out and writes it, [`sent`] remembers it for repeats. All pure; called by
+//! `worker/subscriber.rs`, sealed by `transport/srtp`.
+
+pub mod decision;
+pub mod forwarder;
+pub mod line;
+pub mod selector;
+pub mod sent;
+
+pub use decision::{Decision, DecisionLog, Reason};
+pub use forwarder::Forwarder;
+pub use line::{Line, LineConfig, OutgoingFormat, Plaintext, Splice};
+pub use sent::SentRecord;

@@ -1,1 +1,13 @@
-//! Room: router.
+//! The only state that workers share: who watches what, and the rings between cores.
+//!
+//! [`table`] holds one stream's route as an immutable snapshot, [`ring`] the bounded SPSC pipes of a
+//! worker pair, [`wake`] the flag that decides whether a sleeping worker must be woken. No lock, no
+//! allocation, no waiting on the packet path. Knows packets and ids, not why a viewer wants a layer.
+
+pub mod ring;
+pub mod table;
+pub mod wake;
+
+pub use ring::{MediaItem, RingPort, mesh};
+pub use table::{Route, SourceInfo, StreamId, StreamShared};
+pub use wake::{WakeFlag, Waker};

@@ -1,0 +1,430 @@
+//! One outgoing line: an SSRC with continuous numbers, and the only writer of what is sealed on it.
+//!
+//! [`Line::assign`] gives each packet a fresh number once; [`Line::write_media`] turns a record and
+//! its cached packet into header and payload, the same bytes every time; [`Line::write_rtx`] wraps
+//! them for RFC 4588 under a fresh RTX number. [`Plaintext`] cannot be made elsewhere, and the SRTP
+//! sender takes nothing else: sealing one number with two different contents is impossible by type
+//! (architecture D1). Decides nothing: that is `forwarder.rs`.
+
+use std::time::Instant;
+
+use super::sent::{SentMap, SentRecord, SourceSeq};
+use crate::codec::Codec;
+use crate::media::{Packet, PacketMeta};
+use crate::rtp::codec::{PictureIds, patch_picture_ids};
+use crate::rtp::ext::{ExtKind, ExtWriter};
+use crate::rtp::packet::RTP_HEADER_LEN;
+use crate::rtp::red::rewrite_red_payload_types;
+
+/// Longest mid or rid we carry (quality B2).
+pub const MID_BYTES_MAX: usize = 16;
+
+/// Stretches of the publisher's numbers that late packets may still belong to.
+const SEGMENTS: usize = 4;
+
+/// What never changes on a line.
+#[derive(Debug, Clone)]
+pub struct LineConfig {
+    /// Our SSRC towards this viewer.
+    pub ssrc: u32,
+    /// Our RTX SSRC towards this viewer.
+    pub rtx_ssrc: u32,
+    /// The viewer's mid, at most [`MID_BYTES_MAX`] bytes.
+    pub mid: Box<[u8]>,
+    /// Extension ids the viewer negotiated.
+    pub exts: Vec<(ExtKind, u8)>,
+    /// Two-byte extension headers may be used.
+    pub two_byte_exts: bool,
+    /// NACKs are answered: remember what was sent.
+    pub remember: bool,
+    /// First outgoing sequence number; below 2^15 so that nothing precedes the first roll-over.
+    pub first_sequence: u16,
+    /// Added to the first timestamp.
+    pub first_timestamp: u32,
+}
+
+/// Payload types in use while one publisher's codec flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutgoingFormat {
+    /// The codec.
+    pub codec: Codec,
+    /// The viewer's payload type for it.
+    pub pt: u8,
+    /// The viewer's RTX payload type.
+    pub rtx_pt: Option<u8>,
+    /// The viewer's RED payload type.
+    pub red_pt: Option<u8>,
+}
+
+/// A header and payload ready to be sealed, each number once. Made only by [`Line`].
+#[derive(Debug)]
+pub struct Plaintext<'a> {
+    pub(crate) out: &'a mut [u8],
+    pub(crate) header_len: usize,
+    pub(crate) prefix_len: usize,
+    pub(crate) rest: &'a [u8],
+    pub(crate) ssrc: u32,
+    pub(crate) index: u64,
+}
+
+/// Where a new segment continues the line.
+#[derive(Debug, Clone, Copy)]
+pub struct Splice {
+    /// Outgoing RTP timestamp of the segment's first packet.
+    pub timestamp: u32,
+    /// Leave one number unused, so that a decoder sees that the frame before was cut.
+    pub gap: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    epoch: u32,
+    layer: u8,
+    first: u64,
+    /// One past the last number that belongs to it; open while it is the current one.
+    end: u64,
+    seq_delta: u64,
+    ts_delta: u32,
+    picture_delta: u16,
+    tl0_delta: u8,
+}
+
+/// One outgoing SSRC.
+#[derive(Debug)]
+pub struct Line {
+    config: LineConfig,
+    format: Option<OutgoingFormat>,
+    segments: [Option<Segment>; SEGMENTS],
+    issued: IssuedWindow,
+    last: Option<LastSent>,
+    sent: Option<SentMap>,
+    next_rtx: u64,
+    packets: u64,
+    octets: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LastSent {
+    timestamp: u32,
+    picture_id: u16,
+    tl0_pic_idx: u8,
+    marker: bool,
+}
+
+impl Line {
+    /// A line that has sent nothing.
+    pub fn new(config: LineConfig, now: Instant) -> Self {
+        let first = u64::from(config.first_sequence);
+        Self {
+            sent: config.remember.then(|| SentMap::new(now)),
+            issued: IssuedWindow::new(first),
+            next_rtx: first,
+            config,
+            format: None,
+            segments: [None; SEGMENTS],
+            last: None,
+            packets: 0,
+            octets: 0,
+        }
+    }
+
+    /// Uses these payload types from the next segment on.
+    pub fn set_format(&mut self, format: OutgoingFormat) {
+        self.format = Some(format);
+    }
+
+    /// The payload types in use.
+    pub fn format(&self) -> Option<OutgoingFormat> {
+        self.format
+    }
+
+    /// Our SSRC.
+    pub fn ssrc(&self) -> u32 {
+        self.config.ssrc
+    }
+
+    /// Timestamp of the newest packet sent, if any.
+    pub fn last_timestamp(&self) -> Option<u32> {
+        self.last.map(|last| last.timestamp)
+    }
+
+    /// Whether the newest packet sent ended its frame.
+    pub fn frame_finished(&self) -> bool {
+        self.last.is_none_or(|last| last.marker)
+    }
+
+    /// Packets and payload octets sent, repeats excluded, for sender reports.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.packets, self.octets)
+    }
+
+    /// What to add to the publisher's timestamps now.
+    pub fn timestamp_delta(&self) -> Option<u32> {
+        self.current().map(|segment| segment.ts_delta)
+    }
+
+    /// The timestamp to start with when nothing was sent before.
+    pub fn first_timestamp(&self) -> u32 {
+        self.config.first_timestamp
+    }
+
+    /// Begins a segment at this packet: from here on this layer continues the line.
+    pub fn splice(&mut self, epoch: u32, layer: u8, meta: &PacketMeta, splice: Splice) {
+        let picture = meta.frame.picture.unwrap_or_default();
+        let (picture_delta, tl0_delta) = match self.last {
+            Some(last) => (
+                last.picture_id.wrapping_add(1).wrapping_sub(picture_number(picture)),
+                last.tl0_pic_idx.wrapping_add(1).wrapping_sub(picture.tl0_pic_idx.unwrap_or(0)),
+            ),
+            None => (0, 0),
+        };
+        if let Some(current) = self.segments.first_mut().and_then(Option::as_mut) {
+            let issued_to = self.issued.next.wrapping_sub(current.seq_delta);
+            current.end = issued_to.max(current.first);
+        }
+        let next = self.issued.next + u64::from(splice.gap && self.last.is_some());
+        self.segments.rotate_right(1);
+        if let Some(slot) = self.segments.first_mut() {
+            *slot = Some(Segment {
+                epoch,
+                layer,
+                first: meta.ext_seq,
+                end: u64::MAX,
+                seq_delta: next.wrapping_sub(meta.ext_seq),
+                ts_delta: splice.timestamp.wrapping_sub(meta.timestamp),
+                picture_delta,
+                tl0_delta,
+            });
+        }
+    }
+
+    /// Gives a packet its number. `None` if it belongs to no segment (before the start, after the
+    /// cut) or its number was given out before.
+    pub fn assign(
+        &mut self,
+        epoch: u32,
+        layer: u8,
+        meta: &PacketMeta,
+        twcc: u16,
+    ) -> Option<SentRecord> {
+        let seq = meta.ext_seq;
+        let segment = *self.segments.iter().flatten().find(|segment| {
+            segment.epoch == epoch
+                && segment.layer == layer
+                && (segment.first..segment.end).contains(&seq)
+        })?;
+        let out = seq.wrapping_add(segment.seq_delta);
+        let newest = out >= self.issued.next;
+        if !self.issued.issue(out) {
+            return None;
+        }
+        let picture = meta.frame.picture.unwrap_or_default();
+        let picture_id = picture_number(picture).wrapping_add(segment.picture_delta);
+        let tl0 = picture.tl0_pic_idx.unwrap_or(0).wrapping_add(segment.tl0_delta);
+        let timestamp = meta.timestamp.wrapping_add(segment.ts_delta);
+        let source = SourceSeq::new(epoch, layer, seq);
+        let record = SentRecord::new(source, out, timestamp, twcc, (picture_id, tl0));
+        if newest {
+            self.last = Some(LastSent {
+                timestamp,
+                picture_id,
+                tl0_pic_idx: tl0,
+                marker: meta.marker,
+            });
+        }
+        if let Some(sent) = &mut self.sent {
+            sent.insert(record);
+        }
+        self.packets += 1;
+        self.octets += u64::from(meta.payload_len);
+        Some(record)
+    }
+
+    /// The record of a number that the viewer asks for again; see [`SentMap::claim_repeat`].
+    ///
+    /// # Errors
+    /// `true` if it is known but was repeated too often, `false` if it is not known.
+    pub fn claim_repeat(
+        &mut self,
+        now: Instant,
+        sequence: u16,
+        rtt: std::time::Duration,
+    ) -> Result<SentRecord, bool> {
+        self.sent.as_mut().ok_or(false)?.claim_repeat(now, sequence, rtt)
+    }
+
+    /// Writes header and payload of a record. The same record and packet give the same bytes.
+    pub fn write_media<'a>(
+        &self,
+        record: &SentRecord,
+        packet: &'a Packet,
+        out: &'a mut [u8],
+    ) -> Option<Plaintext<'a>> {
+        let format = self.format?;
+        let meta = packet.meta().filter(|meta| meta.ext_seq == record.source.ext_seq())?;
+        let pt = if meta.red { format.red_pt? } else { format.pt };
+        let sequence = record.out as u16;
+        let ids = (pt, sequence, self.config.ssrc);
+        let header_len = self.write_header(record.timestamp, record.twcc, ids, packet, meta, out)?;
+        let (prefix_len, rest) =
+            copy_prefix(&format, record, packet, meta, out.get_mut(header_len..)?)?;
+        let index = self.issued.widen(record.out);
+        Some(Plaintext { out, header_len, prefix_len, rest, ssrc: self.config.ssrc, index })
+    }
+
+    /// Wraps a record for retransmission (RFC 4588) under a fresh RTX number and TWCC number.
+    pub fn write_rtx<'a>(
+        &mut self,
+        record: &SentRecord,
+        packet: &'a Packet,
+        twcc: u16,
+        out: &'a mut [u8],
+    ) -> Option<Plaintext<'a>> {
+        let format = self.format?;
+        let meta = packet.meta().filter(|meta| meta.ext_seq == record.source.ext_seq())?;
+        let index = self.next_rtx;
+        let ids = (format.rtx_pt?, index as u16, self.config.rtx_ssrc);
+        let header_len = self.write_header(record.timestamp, twcc, ids, packet, meta, out)?;
+        let original = out.get_mut(header_len..header_len + 2)?;
+        original.copy_from_slice(&(record.out as u16).to_be_bytes());
+        let (prefix_len, rest) =
+            copy_prefix(&format, record, packet, meta, out.get_mut(header_len + 2..)?)?;
+        self.next_rtx += 1;
+        let ssrc = self.config.rtx_ssrc;
+        Some(Plaintext { out, header_len, prefix_len: prefix_len + 2, rest, ssrc, index })
+    }
+
+    fn current(&self) -> Option<&Segment> {
+        self.segments.first()?.as_ref()
+    }
+
+    fn write_header(
+        &self,
+        timestamp: u32,
+        twcc: u16,
+        (pt, sequence, ssrc): (u8, u16, u32),
+        packet: &Packet,
+        meta: &PacketMeta,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let two_byte = self.needs_two_byte(meta);
+        let mut writer = ExtWriter::new(out.get_mut(RTP_HEADER_LEN..)?, two_byte);
+        for &(kind, id) in &self.config.exts {
+            match kind {
+                ExtKind::Mid => _ = writer.push(id, &self.config.mid),
+                ExtKind::TransportCc => _ = writer.push(id, &twcc.to_be_bytes()),
+                _ => {
+                    let carried = meta.exts.iter().flatten().find(|ext| ext.kind == kind);
+                    if let Some(ext) = carried {
+                        writer.push(id, packet.ext(*ext));
+                    }
+                }
+            }
+        }
+        let ext_len = writer.finish();
+        let fixed = out.first_chunk_mut::<RTP_HEADER_LEN>()?;
+        fixed[0] = 0x80 | if ext_len > 0 { 0x10 } else { 0 };
+        fixed[1] = pt & 0x7f | if meta.marker { 0x80 } else { 0 };
+        fixed[2..4].copy_from_slice(&sequence.to_be_bytes());
+        fixed[4..8].copy_from_slice(&timestamp.to_be_bytes());
+        fixed[8..12].copy_from_slice(&ssrc.to_be_bytes());
+        Some(RTP_HEADER_LEN + ext_len)
+    }
+
+    /// One-byte headers carry 16 bytes and ids up to 14 (RFC 8285 section 4.2).
+    fn needs_two_byte(&self, meta: &PacketMeta) -> bool {
+        self.config.two_byte_exts
+            && self.config.exts.iter().any(|&(kind, id)| {
+                let len = match kind {
+                    ExtKind::Mid => self.config.mid.len(),
+                    ExtKind::TransportCc => 2,
+                    _ => meta
+                        .exts
+                        .iter()
+                        .flatten()
+                        .find(|ext| ext.kind == kind)
+                        .map_or(0, |ext| usize::from(ext.len)),
+                };
+                len > 16 || (id > 14 && len > 0)
+            })
+    }
+}
+
+fn picture_number(picture: PictureIds) -> u16 {
+    picture.picture_id.map_or(0, |(value, _)| value)
+}
+
+/// Copies the payload bytes that differ per viewer and rewrites them; the rest stays shared.
+fn copy_prefix<'a>(
+    format: &OutgoingFormat,
+    record: &SentRecord,
+    packet: &'a Packet,
+    meta: &PacketMeta,
+    out: &mut [u8],
+) -> Option<(usize, &'a [u8])> {
+    let prefix_len = usize::from(meta.prefix_len);
+    let (prefix, rest) = packet.payload().split_at_checked(prefix_len)?;
+    let copied = out.get_mut(..prefix_len)?;
+    copied.copy_from_slice(prefix);
+    if meta.red {
+        rewrite_red_payload_types(copied, format.pt);
+    } else if prefix_len > 0 {
+        patch_picture_ids(format.codec, copied, record.picture_id, record.tl0_pic_idx);
+    }
+    Some((prefix_len, rest))
+}
+
+/// Which outgoing numbers were given out: each at most once, none older than 1,024 behind.
+#[derive(Debug)]
+struct IssuedWindow {
+    /// One past the newest number given out.
+    next: u64,
+    /// Bit `n % 1024` tells whether number `n` of the last 1,024 was given out.
+    bits: [u64; 16],
+}
+
+impl IssuedWindow {
+    const SPAN: u64 = 1024;
+
+    fn new(first: u64) -> Self {
+        Self { next: first, bits: [0; 16] }
+    }
+
+    fn issue(&mut self, number: u64) -> bool {
+        if number >= self.next {
+            if number - self.next >= Self::SPAN {
+                self.bits = [0; 16];
+            } else {
+                for skipped in self.next..number {
+                    self.set(skipped, false);
+                }
+            }
+            self.next = number + 1;
+            self.set(number, true);
+            return true;
+        }
+        if self.next - number > Self::SPAN || self.is_set(number) {
+            return false;
+        }
+        self.set(number, true);
+        true
+    }
+
+    /// The full index behind the low 32 bits of a number given out recently.
+    fn widen(&self, low: u32) -> u64 {
+        let newest = self.next.wrapping_sub(1);
+        newest.wrapping_sub(u64::from((newest as u32).wrapping_sub(low)))
+    }
+
+    fn set(&mut self, number: u64, value: bool) {
+        let bit = 1 << (number % 64);
+        if let Some(word) = self.bits.get_mut((number % Self::SPAN / 64) as usize) {
+            *word = if value { *word | bit } else { *word & !bit };
+        }
+    }
+
+    fn is_set(&self, number: u64) -> bool {
+        let word = self.bits.get((number % Self::SPAN / 64) as usize).copied().unwrap_or(u64::MAX);
+        word & (1 << (number % 64)) != 0
+    }
+}

@@ -1,0 +1,58 @@
+//! Chooses which layer of a track is the best one alive. Looks at measurements only, never at rid
+//! names or arrival order (field D2), and not yet at any viewer's bandwidth.
+
+/// What is known of one layer now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerView {
+    /// A packet came within [`LAYER_DEAD_AFTER_MS`].
+    pub live: bool,
+    /// Width × height of the last keyframe that told it.
+    pub pixels: Option<u32>,
+    /// Bits per second over the last second.
+    pub bitrate: u64,
+}
+
+/// A layer without packets for this long is left for the next one (quality A2.2 item 6).
+pub const LAYER_DEAD_AFTER_MS: u64 = 500;
+
+/// The index of the largest live layer: by measured pixels, then by measured bitrate. A layer whose
+/// size is unknown counts as smaller than any known one, unless none is known.
+pub fn largest_live(layers: impl Iterator<Item = LayerView>) -> Option<usize> {
+    layers
+        .enumerate()
+        .filter(|(_, layer)| layer.live)
+        .max_by_key(|(index, layer)| (layer.pixels, layer.bitrate, usize::MAX - index))
+        .map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(live: bool, pixels: Option<u32>, bitrate: u64) -> LayerView {
+        LayerView { live, pixels, bitrate }
+    }
+
+    #[test]
+    fn size_decides_whatever_the_order() {
+        let small = layer(true, Some(320 * 180), 900_000);
+        let large = layer(true, Some(1280 * 720), 300_000);
+        assert_eq!(largest_live([small, large].into_iter()), Some(1));
+        assert_eq!(largest_live([large, small].into_iter()), Some(0));
+    }
+
+    #[test]
+    fn a_dead_layer_is_passed_over() {
+        let dead = layer(false, Some(1280 * 720), 0);
+        let live = layer(true, Some(640 * 360), 500_000);
+        assert_eq!(largest_live([dead, live].into_iter()), Some(1));
+        assert_eq!(largest_live([dead].into_iter()), None);
+    }
+
+    #[test]
+    fn without_sizes_the_bitrate_decides() {
+        let low = layer(true, None, 100_000);
+        let high = layer(true, None, 200_000);
+        assert_eq!(largest_live([low, high, low].into_iter()), Some(1));
+    }
+}

@@ -1,0 +1,163 @@
+//! What was sent on one outgoing line: the map from our sequence numbers back to cached packets.
+//!
+//! A [`SentRecord`] holds every header field that `line.rs` chose for a packet. It can only be made
+//! there, when a fresh number is given out, and never changes; writing it again gives the same bytes
+//! (architecture D1, the GCM rule).
+
+use std::time::{Duration, Instant};
+
+/// Packets remembered per line, a power of two; older ones cannot be repeated.
+pub const SENT_MAX: usize = 1024;
+
+/// How often one packet may be repeated in all (quality A3.2).
+pub const REPEATS_MAX: u8 = 5;
+
+/// One packet as it went out. 24 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SentRecord {
+    pub(super) source: SourceSeq,
+    /// Low 32 bits of the outgoing index.
+    pub(super) out: u32,
+    pub(super) timestamp: u32,
+    pub(super) twcc: u16,
+    pub(super) picture_id: u16,
+    pub(super) tl0_pic_idx: u8,
+    repeats: u8,
+    /// Low 16 bits of the milliseconds of the last repeat.
+    repeated_ms: u16,
+}
+
+/// Which cached packet a record means: publisher epoch (8 bits), layer (8), sequence number (48).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceSeq(u64);
+
+impl SourceSeq {
+    /// Packs the three.
+    pub fn new(epoch: u32, layer: u8, ext_seq: u64) -> Self {
+        Self(u64::from(epoch as u8) << 56 | u64::from(layer) << 48 | (ext_seq & SEQ_MASK))
+    }
+
+    /// The layer index.
+    pub fn layer(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+
+    /// The publisher's extended sequence number.
+    pub fn ext_seq(self) -> u64 {
+        self.0 & SEQ_MASK
+    }
+
+    /// Whether it belongs to this publisher epoch.
+    pub fn is_epoch(self, epoch: u32) -> bool {
+        (self.0 >> 56) as u8 == epoch as u8
+    }
+}
+
+const SEQ_MASK: u64 = (1 << 48) - 1;
+
+impl SentRecord {
+    pub(super) fn new(
+        source: SourceSeq,
+        out: u64,
+        timestamp: u32,
+        twcc: u16,
+        picture: (u16, u8),
+    ) -> Self {
+        Self {
+            source,
+            out: out as u32,
+            timestamp,
+            twcc,
+            picture_id: picture.0,
+            tl0_pic_idx: picture.1,
+            repeats: 0,
+            repeated_ms: 0,
+        }
+    }
+
+    /// Which cached packet it is.
+    pub fn source(&self) -> SourceSeq {
+        self.source
+    }
+}
+
+/// Records by outgoing sequence number.
+#[derive(Debug)]
+pub struct SentMap {
+    records: Box<[Option<SentRecord>]>,
+    base: Instant,
+}
+
+impl SentMap {
+    /// An empty map; `base` only anchors compact times.
+    pub fn new(base: Instant) -> Self {
+        Self { records: vec![None; SENT_MAX].into_boxed_slice(), base }
+    }
+
+    /// Remembers a packet under its outgoing number, forgetting the one [`SENT_MAX`] before it.
+    pub fn insert(&mut self, record: SentRecord) {
+        if let Some(slot) = self.records.get_mut(record.out as usize % SENT_MAX) {
+            *slot = Some(record);
+        }
+    }
+
+    /// The record that a NACK for `sequence` means and that may be repeated now: at most once per
+    /// `rtt` and [`REPEATS_MAX`] times in all. `Err(true)` if it is known but limited, `Err(false)`
+    /// if it is not known.
+    pub fn claim_repeat(
+        &mut self,
+        now: Instant,
+        sequence: u16,
+        rtt: Duration,
+    ) -> Result<SentRecord, bool> {
+        let slot = self.records.get_mut(usize::from(sequence) % SENT_MAX).ok_or(false)?;
+        let record = slot.as_mut().filter(|record| record.out as u16 == sequence).ok_or(false)?;
+        let now_ms = now.saturating_duration_since(self.base).as_millis() as u16;
+        let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.repeated_ms)));
+        if record.repeats >= REPEATS_MAX || (record.repeats > 0 && since < rtt) {
+            return Err(true);
+        }
+        record.repeats += 1;
+        record.repeated_ms = now_ms;
+        Ok(*record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(out: u64) -> SentRecord {
+        SentRecord::new(SourceSeq::new(3, 1, out + 7), out, 90, 5, (0, 0))
+    }
+
+    #[test]
+    fn a_record_is_24_bytes() {
+        assert_eq!(size_of::<SentRecord>(), 24);
+    }
+
+    #[test]
+    fn source_numbers_pack_and_unpack() {
+        let source = SourceSeq::new(0x1ff, 2, 0x1234_5678_9abc);
+        assert_eq!((source.layer(), source.ext_seq()), (2, 0x1234_5678_9abc));
+        assert!(source.is_epoch(0xff) && !source.is_epoch(0xfe));
+    }
+
+    #[test]
+    fn repeats_once_per_rtt_and_five_times() {
+        let now = Instant::now();
+        let rtt = Duration::from_millis(50);
+        let mut map = SentMap::new(now);
+        map.insert(record(70_000));
+        let sequence = 70_000u64 as u16;
+        assert!(map.claim_repeat(now, sequence, rtt).is_ok());
+        assert_eq!(map.claim_repeat(now + rtt / 2, sequence, rtt), Err(true));
+        for n in 1..u32::from(REPEATS_MAX) {
+            assert!(map.claim_repeat(now + rtt * n, sequence, rtt).is_ok());
+        }
+        assert_eq!(map.claim_repeat(now + rtt * 20, sequence, rtt), Err(true));
+        assert_eq!(map.claim_repeat(now, sequence.wrapping_sub(SENT_MAX as u16), rtt), Err(false));
+        map.insert(record(70_000 + SENT_MAX as u64));
+        assert_eq!(map.claim_repeat(now, sequence, rtt), Err(false), "overwritten");
+    }
+}

@@ -1,0 +1,129 @@
+//! Pre-used packet buffers of one worker, recycled instead of freed.
+//!
+//! A buffer is handed out only while nobody else holds it (`Arc::get_mut`), so a packet that another
+//! worker still reads is never touched. The pool keeps a handle to each of its buffers, therefore
+//! the last handle is always dropped here and never on another core.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::packet::{PACKET_BYTES_MAX, Packet};
+
+/// Buffers of the small class; Opus packets fit.
+const SMALL_BYTES: usize = 320;
+
+/// Buffers looked at per request before a new one is made: readers give back in order, so the
+/// oldest are free first.
+const PROBES: usize = 8;
+
+/// A bounded pool in two size classes. At the limit [`PacketPool::take`] returns `None` and the
+/// packet is dropped with `DropReason::PoolExhausted`.
+#[derive(Debug)]
+pub struct PacketPool {
+    small: SizeClass,
+    large: SizeClass,
+}
+
+impl PacketPool {
+    /// A pool of at most `limit` buffers of each class; memory is taken as it is needed.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            small: SizeClass::new(SMALL_BYTES, limit),
+            large: SizeClass::new(PACKET_BYTES_MAX, limit),
+        }
+    }
+
+    /// A buffer for `bytes` bytes that nobody else holds: `Arc::get_mut` on it succeeds.
+    pub fn take(&mut self, bytes: usize) -> Option<Arc<Packet>> {
+        match bytes {
+            0..=SMALL_BYTES => self.small.take(),
+            _ if bytes <= PACKET_BYTES_MAX => self.large.take(),
+            _ => None,
+        }
+    }
+
+    /// Gives a buffer back; others may still be reading it.
+    pub fn give(&mut self, packet: Arc<Packet>) {
+        match packet.buffer().len() {
+            SMALL_BYTES => self.small.give(packet),
+            _ => self.large.give(packet),
+        }
+    }
+
+    /// Buffers made so far, in both classes.
+    pub fn allocated(&self) -> usize {
+        self.small.allocated + self.large.allocated
+    }
+}
+
+#[derive(Debug)]
+struct SizeClass {
+    bytes: usize,
+    limit: usize,
+    allocated: usize,
+    /// Nobody else holds these.
+    free: Vec<Arc<Packet>>,
+    /// Given back while others may still read them, oldest first.
+    returned: VecDeque<Arc<Packet>>,
+}
+
+impl SizeClass {
+    fn new(bytes: usize, limit: usize) -> Self {
+        Self { bytes, limit, allocated: 0, free: Vec::new(), returned: VecDeque::new() }
+    }
+
+    fn take(&mut self) -> Option<Arc<Packet>> {
+        if let Some(packet) = self.free.pop() {
+            return Some(packet);
+        }
+        for _ in 0..PROBES.min(self.returned.len()) {
+            let mut packet = self.returned.pop_front()?;
+            if Arc::get_mut(&mut packet).is_some() {
+                return Some(packet);
+            }
+            self.returned.push_back(packet);
+        }
+        if self.allocated >= self.limit {
+            return None;
+        }
+        self.allocated += 1;
+        Some(Arc::new(Packet::with_capacity(self.bytes)))
+    }
+
+    fn give(&mut self, mut packet: Arc<Packet>) {
+        if Arc::get_mut(&mut packet).is_some() {
+            self.free.push(packet);
+        } else {
+            self.returned.push_back(packet);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_someone_reads_is_not_handed_out_again() {
+        let mut pool = PacketPool::new(2);
+        let first = pool.take(1200).unwrap();
+        let reader = Arc::clone(&first);
+        pool.give(first);
+        let mut second = pool.take(1200).unwrap();
+        assert!(Arc::get_mut(&mut second).is_some());
+        assert!(!Arc::ptr_eq(&reader, &second));
+        assert_eq!(pool.allocated(), 2);
+        assert!(pool.take(1200).is_none(), "at the limit");
+        drop(reader);
+        assert!(pool.take(1200).is_some(), "the reader is done");
+        assert_eq!(pool.allocated(), 2);
+    }
+
+    #[test]
+    fn classes_by_size_and_nothing_beyond_the_largest() {
+        let mut pool = PacketPool::new(4);
+        assert_eq!(pool.take(100).unwrap().buffer().len(), SMALL_BYTES);
+        assert_eq!(pool.take(SMALL_BYTES + 1).unwrap().buffer().len(), PACKET_BYTES_MAX);
+        assert!(pool.take(PACKET_BYTES_MAX + 1).is_none());
+    }
+}

@@ -1,0 +1,221 @@
+//! The replay cache: the last packets of one incoming layer, found by sequence number.
+//!
+//! One ring serves repeats to every viewer (architecture D6). The worker that owns the publisher
+//! fills it from its pool; a worker that only has viewers keeps handles to the same buffers.
+//! Called by `worker/`; knows nothing of viewers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::packet::Packet;
+
+/// Packets kept per layer; a power of two. At the limit the oldest leaves.
+pub const REPLAY_PACKETS_MAX: usize = 2048;
+
+/// Bytes kept per layer; at the limit the oldest packets leave.
+pub const REPLAY_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Age kept per layer; older packets leave.
+pub const REPLAY_AGE_MAX: Duration = Duration::from_millis(1500);
+
+/// The last packets of one layer by extended sequence number.
+#[derive(Debug)]
+pub struct ReplayRing {
+    slots: Vec<Option<Arc<Packet>>>,
+    /// Lowest number that may still be held.
+    oldest: u64,
+    /// One past the highest number seen.
+    next: u64,
+    packets: usize,
+    bytes: usize,
+}
+
+impl Default for ReplayRing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ReplayRing {
+    /// An empty ring; its slots are allocated with the first packet.
+    pub fn new() -> Self {
+        Self { slots: Vec::new(), oldest: 0, next: 0, packets: 0, bytes: 0 }
+    }
+
+    /// Keeps a packet. Returns false if it is held already or older than the window; the packet is
+    /// then passed to `evicted`, as are those that leave for it.
+    pub fn insert(&mut self, packet: Arc<Packet>, mut evicted: impl FnMut(Arc<Packet>)) -> bool {
+        let Some(meta) = packet.meta() else {
+            evicted(packet);
+            return false;
+        };
+        let (seq, now) = (meta.ext_seq, meta.arrival);
+        if self.slots.is_empty() {
+            self.slots.resize(REPLAY_PACKETS_MAX, None);
+            self.oldest = seq;
+            self.next = seq;
+        }
+        let window = REPLAY_PACKETS_MAX as u64;
+        if seq >= self.next {
+            let keep_from = (seq + 1).saturating_sub(window);
+            if keep_from >= self.next {
+                // A jump past everything we hold: nothing of it can be asked for any more.
+                self.evict_before(self.next, &mut evicted);
+                self.oldest = keep_from;
+            } else {
+                self.evict_before(keep_from, &mut evicted);
+            }
+            self.next = seq + 1;
+        } else if seq < self.oldest {
+            // An early packet that was overtaken on its way, while the window has room below.
+            if self.next - seq > window {
+                evicted(packet);
+                return false;
+            }
+            self.oldest = seq;
+        }
+        self.bytes += usize::from(meta.payload_len);
+        self.packets += 1;
+        let index = slot(seq);
+        match self.slots.get_mut(index) {
+            Some(empty @ None) => *empty = Some(packet),
+            _ => {
+                self.bytes -= usize::from(meta.payload_len);
+                self.packets -= 1;
+                evicted(packet);
+                return false;
+            }
+        }
+        while self.bytes > REPLAY_BYTES_MAX && self.oldest < seq {
+            self.evict_before(self.oldest + 1, &mut evicted);
+        }
+        self.expire(now, evicted);
+        true
+    }
+
+    /// The packet with this number, if it is still here.
+    pub fn get(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
+        let packet = self.slots.get(slot(ext_seq))?.as_ref()?;
+        (packet.meta()?.ext_seq == ext_seq).then_some(packet)
+    }
+
+    /// Drops what is older than [`REPLAY_AGE_MAX`], passing it to `evicted`.
+    pub fn expire(&mut self, now: Instant, mut evicted: impl FnMut(Arc<Packet>)) {
+        while self.packets > 0 {
+            let held = self.slots.get(slot(self.oldest)).and_then(Option::as_ref);
+            let expired = held
+                .and_then(|packet| packet.meta())
+                .is_none_or(|meta| now.saturating_duration_since(meta.arrival) > REPLAY_AGE_MAX);
+            if !expired {
+                break;
+            }
+            self.evict_before(self.oldest + 1, &mut evicted);
+        }
+    }
+
+    /// Empties the ring; the next packet may have any number.
+    pub fn clear(&mut self, mut evicted: impl FnMut(Arc<Packet>)) {
+        for packet in self.slots.drain(..).flatten() {
+            evicted(packet);
+        }
+        *self = Self::new();
+    }
+
+    /// Packets held.
+    pub fn packets(&self) -> usize {
+        self.packets
+    }
+
+    /// Payload bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn evict_before(&mut self, end: u64, evicted: &mut impl FnMut(Arc<Packet>)) {
+        while self.oldest < end {
+            if let Some(packet) = self.slots.get_mut(slot(self.oldest)).and_then(Option::take) {
+                self.packets -= 1;
+                self.bytes -= usize::from(packet.meta().map_or(0, |meta| meta.payload_len));
+                evicted(packet);
+            }
+            self.oldest += 1;
+        }
+    }
+}
+
+fn slot(ext_seq: u64) -> usize {
+    (ext_seq % REPLAY_PACKETS_MAX as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::packet::PacketMeta;
+    use crate::rtp::codec::FrameInfo;
+
+    fn packet(ext_seq: u64, payload_len: u16, arrival: Instant) -> Arc<Packet> {
+        let mut packet = Packet::with_capacity(1500);
+        packet.describe(PacketMeta {
+            ext_seq,
+            timestamp: 0,
+            marker: false,
+            red: false,
+            payload_start: 12,
+            payload_len,
+            prefix_len: 0,
+            frame: FrameInfo::default(),
+            exts: [None; 4],
+            arrival,
+        });
+        Arc::new(packet)
+    }
+
+    #[test]
+    fn keeps_the_last_window_and_gives_back_the_rest() {
+        let now = Instant::now();
+        let mut ring = ReplayRing::new();
+        let mut evicted = Vec::new();
+        let count = REPLAY_PACKETS_MAX as u64 + 10;
+        for seq in 0..count {
+            assert!(ring.insert(packet(seq, 100, now), |p| evicted.push(p)));
+        }
+        assert_eq!(evicted.len(), 10);
+        assert!(ring.get(9).is_none());
+        assert!(ring.get(10).is_some());
+        assert_eq!(ring.packets(), REPLAY_PACKETS_MAX);
+        assert!(!ring.insert(packet(5, 100, now), drop), "older than the window");
+        assert!(!ring.insert(packet(20, 100, now), drop), "held already");
+        assert_eq!(ring.packets(), REPLAY_PACKETS_MAX);
+    }
+
+    #[test]
+    fn bytes_and_age_are_bounded() {
+        let now = Instant::now();
+        let mut ring = ReplayRing::new();
+        for seq in 0..2000 {
+            ring.insert(packet(seq, 1400, now), drop);
+        }
+        assert!(ring.bytes() <= REPLAY_BYTES_MAX);
+        assert!(ring.bytes() > REPLAY_BYTES_MAX - 1400);
+        let later = now + REPLAY_AGE_MAX;
+        ring.insert(packet(2000, 1400, later), drop);
+        assert!(ring.packets() > 1, "exactly at the age limit is kept");
+        ring.expire(later + Duration::from_millis(1), drop);
+        assert_eq!((ring.packets(), ring.bytes()), (1, 1400));
+    }
+
+    #[test]
+    fn holes_reorder_and_jumps() {
+        let now = Instant::now();
+        let mut ring = ReplayRing::new();
+        ring.insert(packet(100, 10, now), drop);
+        ring.insert(packet(98, 10, now), drop);
+        assert!(ring.get(98).is_some() && ring.get(99).is_none() && ring.get(100).is_some());
+        ring.insert(packet(50_000, 10, now), drop);
+        assert!(ring.get(100).is_none());
+        assert_eq!(ring.packets(), 1);
+        ring.clear(drop);
+        assert_eq!((ring.packets(), ring.bytes()), (0, 0));
+        assert!(ring.insert(packet(7, 10, now), drop), "starts anywhere after a clear");
+    }
+}

@@ -1,0 +1,281 @@
+//! The bounded single-producer single-consumer rings between each pair of workers.
+//!
+//! Two per direction: media (packets and clock values, by handle) and strays (datagrams that came to
+//! the wrong door, by copy). A full ring drops and counts; nobody waits and nothing grows.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::table::StreamId;
+use super::wake::WakeFlag;
+use crate::media::Packet;
+use crate::media::source_clock::ClockAnchor;
+use crate::transport::Path;
+
+/// Items per media ring. Full: the packet is dropped (`DropReason::RingFull`), the reader sees the
+/// gap by number.
+pub const MEDIA_RING_ITEMS: usize = 1024;
+
+/// Bytes per stray ring. Full: the datagram is dropped (`DropReason::StrayLimited`).
+pub const STRAY_RING_BYTES: usize = 64 * 1024;
+
+/// What one worker tells another about a stream.
+#[derive(Debug)]
+pub enum MediaItem {
+    /// A packet for this worker's viewers.
+    Packet {
+        /// Its stream.
+        stream: StreamId,
+        /// Publisher epoch.
+        epoch: u32,
+        /// Track index.
+        track: u8,
+        /// Layer index.
+        layer: u8,
+        /// The packet, shared.
+        packet: Arc<Packet>,
+    },
+    /// A layer's timestamps against server time; the latest wins.
+    Clock {
+        /// Its stream.
+        stream: StreamId,
+        /// Publisher epoch.
+        epoch: u32,
+        /// Track index.
+        track: u8,
+        /// Layer index.
+        layer: u8,
+        /// The relation.
+        anchor: ClockAnchor,
+    },
+}
+
+/// One worker's ends of all its rings.
+#[derive(Debug)]
+pub struct RingPort {
+    /// This worker's index.
+    pub index: usize,
+    outgoing: Vec<Option<Outgoing>>,
+    incoming: Vec<Incoming>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    media: Producer<MediaItem>,
+    strays: Producer<u8>,
+    wake: WakeFlag,
+    written: bool,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    media: Consumer<MediaItem>,
+    strays: Consumer<u8>,
+}
+
+/// Connects workers pairwise; `wakes` holds one flag per worker.
+pub fn mesh(wakes: &[WakeFlag]) -> Vec<RingPort> {
+    let count = wakes.len();
+    let mut ports: Vec<RingPort> = (0..count)
+        .map(|index| RingPort {
+            index,
+            outgoing: (0..count).map(|_| None).collect(),
+            incoming: Vec::new(),
+        })
+        .collect();
+    for from in 0..count {
+        for (to, wake) in wakes.iter().enumerate().filter(|(to, _)| *to != from) {
+            let (media, media_in) = RingBuffer::new(MEDIA_RING_ITEMS);
+            let (strays, strays_in) = RingBuffer::new(STRAY_RING_BYTES);
+            let wake = wake.clone();
+            if let Some(slot) = ports.get_mut(from).and_then(|port| port.outgoing.get_mut(to)) {
+                *slot = Some(Outgoing { media, strays, wake, written: false });
+            }
+            if let Some(port) = ports.get_mut(to) {
+                port.incoming.push(Incoming { media: media_in, strays: strays_in });
+            }
+        }
+    }
+    ports
+}
+
+impl RingPort {
+    /// Sends a media item to another worker. False if its ring is full (or it is this worker).
+    pub fn send_media(&mut self, to: usize, item: MediaItem) -> bool {
+        let Some(Some(ring)) = self.outgoing.get_mut(to) else { return false };
+        ring.written = true;
+        ring.media.push(item).is_ok()
+    }
+
+    /// Sends a datagram to the worker that owns its session. False if the ring is full.
+    pub fn send_stray(&mut self, to: usize, path: Path, datagram: &[u8]) -> bool {
+        let Some(Some(ring)) = self.outgoing.get_mut(to) else { return false };
+        ring.written = true;
+        let header = StrayHeader::encode(path, datagram.len());
+        let Ok(mut chunk) = ring.strays.write_chunk(header.len() + datagram.len()) else {
+            return false;
+        };
+        let (first, second) = chunk.as_mut_slices();
+        let bytes = header.iter().chain(datagram);
+        for (slot, byte) in first.iter_mut().chain(second).zip(bytes) {
+            *slot = *byte;
+        }
+        chunk.commit_all();
+        true
+    }
+
+    /// Wakes every worker that was written to since the last call; once per batch.
+    pub fn notify(&mut self) {
+        for ring in self.outgoing.iter_mut().flatten() {
+            if std::mem::take(&mut ring.written) {
+                ring.wake.notify();
+            }
+        }
+    }
+
+    /// Whether anything waits to be received.
+    pub fn has_incoming(&self) -> bool {
+        self.incoming.iter().any(|ring| !ring.media.is_empty() || !ring.strays.is_empty())
+    }
+
+    /// Takes the next media item, going round the other workers.
+    pub fn receive_media(&mut self) -> Option<MediaItem> {
+        self.incoming.iter_mut().find_map(|ring| ring.media.pop().ok())
+    }
+
+    /// Takes the next stray datagram into `buffer`.
+    pub fn receive_stray(&mut self, buffer: &mut [u8]) -> Option<(Path, usize)> {
+        self.incoming.iter_mut().find_map(|ring| read_stray(&mut ring.strays, buffer))
+    }
+}
+
+/// Fixed header of a stray: remote IP and port, local IP, flags, length.
+struct StrayHeader;
+
+const STRAY_HEADER_BYTES: usize = 16 + 2 + 16 + 1 + 2;
+
+impl StrayHeader {
+    const LOCAL: u8 = 1;
+
+    fn encode(path: Path, len: usize) -> [u8; STRAY_HEADER_BYTES] {
+        let mut header = [0; STRAY_HEADER_BYTES];
+        let local = path.local.map_or([0; 16], |ip| to_v6(ip).octets());
+        let flags = if path.local.is_some() { Self::LOCAL } else { 0 };
+        let fields = to_v6(path.remote.ip())
+            .octets()
+            .into_iter()
+            .chain(path.remote.port().to_be_bytes())
+            .chain(local)
+            .chain([flags])
+            .chain((len as u16).to_be_bytes());
+        for (slot, byte) in header.iter_mut().zip(fields) {
+            *slot = byte;
+        }
+        header
+    }
+
+    fn decode(header: &[u8; STRAY_HEADER_BYTES]) -> Option<(Path, usize)> {
+        let (remote_ip, rest) = header.split_first_chunk::<16>()?;
+        let (port, rest) = rest.split_first_chunk::<2>()?;
+        let (local, rest) = rest.split_first_chunk::<16>()?;
+        let (flags, rest) = rest.split_first()?;
+        let remote = SocketAddr::new(from_v6(*remote_ip), u16::from_be_bytes(*port));
+        let local = (flags & Self::LOCAL != 0).then(|| from_v6(*local));
+        Some((Path { local, remote }, usize::from(u16::from_be_bytes(*rest.first_chunk::<2>()?))))
+    }
+}
+
+fn to_v6(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+}
+
+fn from_v6(octets: [u8; 16]) -> IpAddr {
+    let ip = Ipv6Addr::from(octets);
+    ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), |v4: Ipv4Addr| IpAddr::V4(v4))
+}
+
+fn read_stray(ring: &mut Consumer<u8>, buffer: &mut [u8]) -> Option<(Path, usize)> {
+    let mut header = [0; STRAY_HEADER_BYTES];
+    copy_out(ring, &mut header)?;
+    let (path, len) = StrayHeader::decode(&header)?;
+    // The writer bounds datagrams by what it received, so they fit the receiver's buffer too.
+    copy_out(ring, buffer.get_mut(..len)?)?;
+    Some((path, len))
+}
+
+fn copy_out(ring: &mut Consumer<u8>, out: &mut [u8]) -> Option<()> {
+    let chunk = ring.read_chunk(out.len()).ok()?;
+    let (first, second) = chunk.as_slices();
+    for (slot, byte) in out.iter_mut().zip(first.iter().chain(second)) {
+        *slot = *byte;
+    }
+    chunk.commit_all();
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::wake::Waker;
+
+    struct NoWaker;
+
+    impl Waker for NoWaker {
+        fn wake(&self) {}
+    }
+
+    fn pair() -> (RingPort, RingPort) {
+        let wakes: Vec<_> = (0..2).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
+        let mut ports = mesh(&wakes);
+        let second = ports.pop().unwrap();
+        (ports.pop().unwrap(), second)
+    }
+
+    #[test]
+    fn strays_keep_address_and_bytes_over_the_wrap() {
+        let (mut a, mut b) = pair();
+        let mut buffer = [0; 1500];
+        let paths = [
+            Path { local: None, remote: "192.0.2.1:40000".parse().unwrap() },
+            Path {
+                local: Some("2001:db8::1".parse().unwrap()),
+                remote: "[2001:db8::2]:1".parse().unwrap(),
+            },
+            Path {
+                local: Some("127.0.0.1".parse().unwrap()),
+                remote: "127.0.0.1:9".parse().unwrap(),
+            },
+        ];
+        for round in 0..200usize {
+            for path in paths {
+                let datagram: Vec<u8> = (0..round * 7).map(|n| n as u8).collect();
+                assert!(a.send_stray(1, path, &datagram));
+                let (got, len) = b.receive_stray(&mut buffer).unwrap();
+                assert_eq!((got, &buffer[..len]), (path, &datagram[..]));
+            }
+        }
+        assert!(b.receive_stray(&mut buffer).is_none() && !b.has_incoming());
+    }
+
+    #[test]
+    fn a_full_ring_refuses_and_keeps_what_it_has() {
+        let (mut a, mut b) = pair();
+        let path = Path { local: None, remote: "127.0.0.1:9".parse().unwrap() };
+        let fits = STRAY_RING_BYTES / (STRAY_HEADER_BYTES + 1000);
+        for _ in 0..fits {
+            assert!(a.send_stray(1, path, &[7; 1000]));
+        }
+        assert!(!a.send_stray(1, path, &[7; 1000]));
+        let mut buffer = [0; 1500];
+        for _ in 0..fits {
+            assert_eq!(b.receive_stray(&mut buffer), Some((path, 1000)));
+        }
+        assert!(b.receive_stray(&mut buffer).is_none());
+        assert!(!a.send_stray(0, path, &[1]), "nobody sends to itself");
+    }
+}

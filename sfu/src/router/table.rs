@@ -1,0 +1,152 @@
+//! One stream's shared state: its route (which workers have viewers), its publisher, and the
+//! keyframe wishes that travel back.
+//!
+//! The control plane writes, workers read. A packet is routed by the old snapshot or the new one,
+//! never by a mix (`arc-swap`). One snapshot per stream, not one for all: a join on one stream then
+//! copies nothing of the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use crate::ids::{SessionId, StreamName};
+use crate::sdp::{ExtMap, SourceTrack};
+
+/// Tracks of one publisher; an offer with more is refused (whip-whep C23).
+pub const TRACKS_MAX: usize = 8;
+
+/// Layers (rids) of one track (quality B2).
+pub const LAYERS_MAX: usize = 8;
+
+/// Identifies a stream for workers: a small index, and a generation so that a reused index is not
+/// mistaken for the stream before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamId {
+    /// Position in each worker's stream table.
+    pub index: u32,
+    /// How often the index was used before.
+    pub generation: u32,
+}
+
+/// Which workers have viewers of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Route {
+    /// Worker indices, ascending.
+    pub destinations: Vec<usize>,
+}
+
+/// The publisher behind a stream, as viewers need it. Immutable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceInfo {
+    /// Grows with each publisher of the stream.
+    pub epoch: u32,
+    /// The publisher's session.
+    pub publisher: SessionId,
+    /// Its tracks in offer order.
+    pub tracks: Vec<SourceTrackInfo>,
+}
+
+/// One track of a publisher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceTrackInfo {
+    /// Kind and codec.
+    pub source: SourceTrack,
+    /// Accepted rids; empty without simulcast.
+    pub rids: Vec<String>,
+    /// Extensions the publisher sends.
+    pub exts: ExtMap,
+}
+
+impl SourceInfo {
+    /// The tracks as the SDP matcher takes them.
+    pub fn source_tracks(&self) -> Vec<SourceTrack> {
+        self.tracks.iter().map(|track| track.source.clone()).collect()
+    }
+}
+
+/// What workers share about one stream.
+#[derive(Debug)]
+pub struct StreamShared {
+    /// Its id in worker tables.
+    pub id: StreamId,
+    /// Its name, for logs.
+    pub name: StreamName,
+    /// Read by the publisher's worker for each packet, through a cache.
+    pub route: ArcSwap<Route>,
+    /// The live publisher. Level-triggered: a worker that missed the hint sees it at its next sweep.
+    pub source: ArcSwapOption<SourceInfo>,
+    /// Bit `track * LAYERS_MAX + layer`: a viewer needs a keyframe of that layer.
+    keyframe_wishes: AtomicU64,
+}
+
+impl StreamShared {
+    /// A stream nobody publishes or watches yet.
+    pub fn new(id: StreamId, name: StreamName) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            name,
+            route: ArcSwap::from_pointee(Route::default()),
+            source: ArcSwapOption::empty(),
+            keyframe_wishes: AtomicU64::new(0),
+        })
+    }
+
+    /// A viewer needs a keyframe of this layer. Cheap to repeat: it only writes when it is news.
+    pub fn wish_keyframe(&self, track: u8, layer: u8) {
+        let Some(bit) = wish_bit(track, layer) else { return };
+        if self.keyframe_wishes.load(Ordering::Relaxed) & bit == 0 {
+            self.keyframe_wishes.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes all wishes; the publisher's worker acts on them.
+    pub fn take_keyframe_wishes(&self) -> KeyframeWishes {
+        // The load keeps the cache line shared while nobody wishes anything.
+        if self.keyframe_wishes.load(Ordering::Relaxed) == 0 {
+            return KeyframeWishes(0);
+        }
+        KeyframeWishes(self.keyframe_wishes.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// A set of (track, layer) wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyframeWishes(u64);
+
+impl KeyframeWishes {
+    /// Whether anything is wished at all.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether a keyframe of this layer is wished.
+    pub fn contains(self, track: u8, layer: u8) -> bool {
+        wish_bit(track, layer).is_some_and(|bit| self.0 & bit != 0)
+    }
+}
+
+fn wish_bit(track: u8, layer: u8) -> Option<u64> {
+    let in_range = usize::from(track) < TRACKS_MAX && usize::from(layer) < LAYERS_MAX;
+    in_range.then(|| 1 << (usize::from(track) * LAYERS_MAX + usize::from(layer)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_are_taken_once_and_never_mixed_up() {
+        let id = StreamId { index: 0, generation: 0 };
+        let stream = StreamShared::new(id, StreamName::new("a").unwrap());
+        assert!(stream.take_keyframe_wishes().is_empty());
+        stream.wish_keyframe(7, 7);
+        stream.wish_keyframe(0, 1);
+        stream.wish_keyframe(8, 0);
+        stream.wish_keyframe(0, 8);
+        let wishes = stream.take_keyframe_wishes();
+        assert!(wishes.contains(7, 7) && wishes.contains(0, 1));
+        assert!(!wishes.contains(1, 0) && !wishes.contains(8, 0) && !wishes.contains(0, 8));
+        assert!(stream.take_keyframe_wishes().is_empty());
+    }
+}

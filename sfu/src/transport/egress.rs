@@ -1,0 +1,29 @@
+//! What leaves a worker: datagrams as values, handed to whoever owns the socket.
+//!
+//! `net/` implements [`Egress`] with a real socket, tests and the simulator with a list.
+
+use super::Path;
+
+/// One or several datagrams for one destination.
+#[derive(Debug, Clone, Copy)]
+pub struct Transmit<'a> {
+    /// From which of our addresses to whom.
+    pub path: Path,
+    /// The bytes; several datagrams lie back to back.
+    pub contents: &'a [u8],
+    /// Size of each datagram but the last, which may be smaller; `None` for a single one.
+    pub segment_size: Option<usize>,
+}
+
+impl Transmit<'_> {
+    /// How many datagrams it holds.
+    pub fn segments(&self) -> usize {
+        self.segment_size.map_or(1, |size| self.contents.len().div_ceil(size.max(1)))
+    }
+}
+
+/// Takes datagrams. Errors of the send call are the implementor's to survive and count.
+pub trait Egress {
+    /// Sends, or drops and counts.
+    fn send(&mut self, transmit: Transmit<'_>);
+}

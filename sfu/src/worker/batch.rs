@@ -1,0 +1,123 @@
+//! The send arena of one worker: packets for one viewer sealed back to back, sent as one message.
+//!
+//! All datagrams of a message have one size, only the last may be smaller (UDP GSO), so a larger
+//! packet begins a new message. Order is kept. Called by `subscriber.rs`.
+
+use crate::media::packet::PACKET_BYTES_MAX;
+use crate::transport::Path;
+use crate::transport::egress::{Egress, Transmit};
+
+/// Datagrams per message: 16 have 90 % of what batching can gain (limit.md section 7).
+pub const SEGMENTS_MAX: usize = 16;
+
+/// Room for one packet while it is written: the largest input plus header, extensions and tag.
+pub const SLOT_BYTES: usize = PACKET_BYTES_MAX + 128;
+
+/// Largest datagram sent: what an Ethernet path takes beside IPv4 and UDP headers. Larger ones are
+/// dropped with `DropReason::TooLargeToSend`.
+pub const DATAGRAM_BYTES_MAX: usize = 1472;
+
+/// Packets for one destination, waiting for the next message to be full.
+#[derive(Debug)]
+pub struct Batch {
+    bytes: Box<[u8]>,
+    len: usize,
+    segment: usize,
+    count: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Batch {
+    /// An empty arena.
+    pub fn new() -> Self {
+        let bytes = vec![0; SEGMENTS_MAX * SLOT_BYTES].into_boxed_slice();
+        Self { bytes, len: 0, segment: 0, count: 0 }
+    }
+
+    /// Where the next packet is to be written; pass its length to [`Self::commit`].
+    pub fn slot(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.len..self.len + SLOT_BYTES).unwrap_or(&mut [])
+    }
+
+    /// Takes the packet written into the slot. Sends the message if it is full or closed by a
+    /// smaller packet.
+    pub fn commit(&mut self, len: usize, path: Path, egress: &mut dyn Egress) {
+        if self.count > 0 && len > self.segment {
+            let start = self.len;
+            self.flush(path, egress);
+            self.bytes.copy_within(start..start + len, 0);
+        }
+        if self.count == 0 {
+            self.segment = len;
+        }
+        self.len += len;
+        self.count += 1;
+        if len < self.segment || self.count == SEGMENTS_MAX {
+            self.flush(path, egress);
+        }
+    }
+
+    /// Sends what waits.
+    pub fn flush(&mut self, path: Path, egress: &mut dyn Egress) {
+        let segment_size = (self.count > 1).then_some(self.segment);
+        if let Some(contents) = self.bytes.get(..self.len).filter(|bytes| !bytes.is_empty()) {
+            egress.send(Transmit { path, contents, segment_size });
+        }
+        self.len = 0;
+        self.count = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Sent(Vec<(Vec<usize>, Vec<u8>)>);
+
+    impl Egress for Sent {
+        fn send(&mut self, transmit: Transmit<'_>) {
+            let size = transmit.segment_size.unwrap_or(transmit.contents.len());
+            let lens = transmit.contents.chunks(size).map(<[u8]>::len).collect();
+            self.0.push((lens, transmit.contents.to_vec()));
+        }
+    }
+
+    #[test]
+    fn messages_hold_equal_sizes_and_keep_order() {
+        let path = Path { local: None, remote: "127.0.0.1:9".parse().unwrap() };
+        let mut batch = Batch::new();
+        let mut sent = Sent::default();
+        for (n, len) in [100, 100, 60, 100, 1200, 1200, 1200, 1201].into_iter().enumerate() {
+            batch.slot()[..len].fill(n as u8);
+            batch.commit(len, path, &mut sent);
+        }
+        batch.flush(path, &mut sent);
+        let lens: Vec<_> = sent.0.iter().map(|(lens, _)| lens.clone()).collect();
+        assert_eq!(lens, [vec![100, 100, 60], vec![100], vec![1200; 3], vec![1201]]);
+        let order: Vec<u8> = sent
+            .0
+            .iter()
+            .flat_map(|(lens, bytes)| bytes.chunks(lens[0]).map(|chunk| chunk[0]))
+            .collect();
+        assert_eq!(order, (0..8).collect::<Vec<u8>>());
+        assert!(sent.0.iter().all(|(_, b)| b.iter().zip(b.iter().skip(1)).all(|(x, y)| x <= y)));
+    }
+
+    #[test]
+    fn a_message_is_never_longer_than_the_limit() {
+        let path = Path { local: None, remote: "127.0.0.1:9".parse().unwrap() };
+        let mut batch = Batch::new();
+        let mut sent = Sent::default();
+        for _ in 0..SEGMENTS_MAX + 1 {
+            batch.commit(SLOT_BYTES, path, &mut sent);
+        }
+        assert_eq!(sent.0.len(), 1);
+        assert_eq!(sent.0[0].0.len(), SEGMENTS_MAX);
+    }
+}

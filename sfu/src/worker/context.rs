@@ -1,0 +1,62 @@
+//! What the sessions of one worker share: clock, pool, rings, counters. Passed down, never global.
+
+use std::time::Instant;
+
+use super::report::WorkerReport;
+use crate::media::PacketPool;
+use crate::router::RingPort;
+use crate::transport::Entropy;
+use crate::units::ClockBase;
+
+/// Shared by all sessions of one worker; each field is borrowed where it is needed.
+pub struct Context {
+    /// Monotonic to wall time.
+    pub clock: ClockBase,
+    /// Limits per publisher.
+    pub publisher_limits: PublisherLimits,
+    /// Randomness.
+    pub entropy: Box<dyn Entropy>,
+    /// Packet buffers.
+    pub pool: PacketPool,
+    /// Rings to the other workers.
+    pub port: RingPort,
+    /// Cumulative counters.
+    pub report: WorkerReport,
+    /// Where RTCP is written before it is sealed.
+    pub scratch: Box<[u8]>,
+}
+
+/// What one publisher layer may send; the rest is dropped (`DropReason::PublisherRate`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublisherLimits {
+    /// Bits per second.
+    pub bitrate: crate::units::Bitrate,
+    /// Packets per second.
+    pub packets_per_second: u32,
+}
+
+impl Default for PublisherLimits {
+    fn default() -> Self {
+        Self { bitrate: crate::units::Bitrate::kbps(25_000), packets_per_second: 4_000 }
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("worker", &self.port.index).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of RTCP written at once: what fits a datagram with its SRTCP trailer.
+pub const RTCP_BYTES_MAX: usize = 1200;
+
+/// Scratch with room for the SRTCP trailer.
+pub const SCRATCH_BYTES: usize = RTCP_BYTES_MAX + 64;
+
+/// Seconds between reports of one kind.
+pub const REPORT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Adds to an instant that may be absent: the earlier of both.
+pub fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}

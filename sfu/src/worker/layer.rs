@@ -1,0 +1,219 @@
+//! One incoming layer of a publisher (an SSRC and its RTX), and the table that finds it by SSRC.
+//!
+//! Called by `publisher.rs` for each packet. Knows nothing of viewers.
+
+use std::time::Instant;
+
+use super::context::PublisherLimits;
+use super::report::LayerInfo;
+use crate::error::DropReason;
+use crate::media::PacketMeta;
+use crate::media::source_clock::TrackClock;
+use crate::media::stats::{RateMeter, ReceiverStats};
+use crate::repair::keyframe_requests::KeyframeRequests;
+use crate::repair::nack_generator::NackGenerator;
+use crate::rtp::seq::SeqUnwrapper;
+use crate::sdp::PublishTrack;
+use crate::units::Ntp;
+
+/// SSRCs learned from one publisher (quality B2); more are dropped (`DropReason::TooManySsrcs`).
+pub const SSRCS_MAX: usize = 32;
+
+/// When a layer's SSRC changes its numbers start anew this far above the old ones, so that no cache
+/// or viewer mistakes them for repairs.
+const REBIND_GAP: u64 = 1 << 20;
+
+/// One layer.
+pub struct Layer {
+    /// Gaps, and what to ask for.
+    pub nack: NackGenerator,
+    /// Loss and jitter for receiver reports.
+    pub stats: ReceiverStats,
+    /// Who wants a keyframe, and when to ask.
+    pub keyframes: KeyframeRequests,
+    /// Its timestamps against server time.
+    pub clock: TrackClock,
+    /// When viewers were last told of [`Self::clock`].
+    pub anchored_at: Option<Instant>,
+    /// Packets that came as RTX.
+    pub repairs: u64,
+    rid: String,
+    ssrc: Option<u32>,
+    unwrapper: SeqUnwrapper,
+    base: u64,
+    highest: u64,
+    rate: RateMeter,
+    keyframes_seen: u64,
+    last_keyframe_ts: Option<u32>,
+    resolution: Option<(u16, u16)>,
+    fir_number: u8,
+}
+
+impl Layer {
+    /// The layers of a track: one per rid, or a single one without simulcast.
+    pub fn for_track(plan: &PublishTrack) -> Vec<Self> {
+        match plan.rids.as_slice() {
+            [] => vec![Self::new(String::new())],
+            rids => rids.iter().cloned().map(Self::new).collect(),
+        }
+    }
+
+    fn new(rid: String) -> Self {
+        Self {
+            nack: NackGenerator::new(),
+            stats: ReceiverStats::new(),
+            keyframes: KeyframeRequests::new(),
+            clock: TrackClock::new(),
+            anchored_at: None,
+            repairs: 0,
+            rid,
+            ssrc: None,
+            unwrapper: SeqUnwrapper::new(),
+            base: 0,
+            highest: 0,
+            rate: RateMeter::new(),
+            keyframes_seen: 0,
+            last_keyframe_ts: None,
+            resolution: None,
+            fir_number: 0,
+        }
+    }
+
+    /// Its media SSRC, once a packet came.
+    pub fn ssrc(&self) -> Option<u32> {
+        self.ssrc
+    }
+
+    /// A media SSRC was found to carry this layer; a second one replaces the first (an encoder that
+    /// restarted).
+    pub fn bind(&mut self, ssrc: u32, sequence: u16) {
+        if self.ssrc.replace(ssrc).is_some() {
+            self.unwrapper = SeqUnwrapper::new();
+            self.base = (self.highest + REBIND_GAP).saturating_sub(self.unwrapper.peek(sequence));
+            self.nack = NackGenerator::new();
+            self.stats = ReceiverStats::new();
+            self.clock = TrackClock::new();
+        }
+    }
+
+    /// Extends a sequence number to 64 bits. `None` for an RTX packet before any media packet.
+    pub fn extend(&mut self, sequence: u16, rtx: bool) -> Option<u64> {
+        let number = match rtx {
+            true => self.ssrc.map(|_| self.unwrapper.peek(sequence))?,
+            false => self.unwrapper.unwrap(sequence),
+        };
+        let ext_seq = number + self.base;
+        self.highest = self.highest.max(ext_seq);
+        Some(ext_seq)
+    }
+
+    /// Counts a packet on the wire; false if the layer is above its limits.
+    pub fn within(&mut self, limits: PublisherLimits, now: Instant, bytes: usize) -> bool {
+        let above = self.rate.bitrate(now) > limits.bitrate
+            || self.rate.packets_per_second(now) > limits.packets_per_second;
+        if !above {
+            self.rate.add(now, bytes);
+        }
+        !above
+    }
+
+    /// Notes a media packet that will be forwarded.
+    pub fn on_media(&mut self, now: Instant, server: Ntp, meta: &PacketMeta, clock_rate: u32) {
+        let bytes = usize::from(meta.payload_len);
+        self.stats.on_packet(now, meta.ext_seq, meta.timestamp, clock_rate, bytes);
+        self.clock.on_packet(server, meta.timestamp, clock_rate);
+        if meta.frame.resolution.is_some() {
+            self.resolution = meta.frame.resolution;
+        }
+        // Parameter sets and pictures of one access unit come as several keyframe packets.
+        if meta.frame.keyframe && self.last_keyframe_ts != Some(meta.timestamp) {
+            self.last_keyframe_ts = Some(meta.timestamp);
+            self.keyframes_seen += 1;
+            self.keyframes.on_keyframe(now);
+            self.nack.on_keyframe(meta.ext_seq);
+        }
+    }
+
+    /// The next FIR command number (RFC 5104 section 4.3.1.1).
+    pub fn next_fir(&mut self) -> u8 {
+        self.fir_number = self.fir_number.wrapping_add(1);
+        self.fir_number
+    }
+
+    /// The layer for the API; `None` while nothing came.
+    pub fn report(&mut self, now: Instant) -> Option<LayerInfo> {
+        let counters = self.nack.counters();
+        Some(LayerInfo {
+            rid: self.rid.clone(),
+            ssrc: self.ssrc?,
+            packets: self.stats.packets(),
+            bytes: self.stats.bytes(),
+            bitrate_bps: self.rate.bitrate(now).0,
+            lost: self.stats.lost(),
+            keyframes: self.keyframes_seen,
+            keyframe_requests: self.keyframes.sent(),
+            nacks: counters.requested,
+            repairs: self.repairs,
+            resolution: self.resolution,
+        })
+    }
+}
+
+/// Where a packet belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Track index.
+    pub track: u8,
+    /// Layer index.
+    pub layer: u8,
+    /// It is a retransmission of that layer.
+    pub rtx: bool,
+}
+
+/// What is known of a publisher's SSRCs. A linear scan: there are a handful.
+#[derive(Debug, Default)]
+pub struct SsrcTable {
+    known: Vec<(u32, Target)>,
+    declared: Vec<(u32, u8)>,
+}
+
+impl SsrcTable {
+    /// Takes the SSRCs that the offer declared.
+    pub fn declared<'a>(plans: impl Iterator<Item = &'a PublishTrack>) -> Self {
+        let mut table = Self::default();
+        for (track, plan) in (0u8..).zip(plans) {
+            for declared in plan.ssrcs.iter().take(SSRCS_MAX) {
+                table.declared.push((declared.ssrc, track));
+                table.declared.extend(declared.rtx.map(|rtx| (rtx, track)));
+            }
+        }
+        table
+    }
+
+    /// Where packets of this SSRC belong, if one came before.
+    pub fn known(&self, ssrc: u32) -> Option<Target> {
+        self.known.iter().find(|(known, _)| *known == ssrc).map(|(_, target)| *target)
+    }
+
+    /// The track that the offer declared for this SSRC.
+    pub fn declared_track(&self, ssrc: u32) -> Option<u8> {
+        self.declared.iter().find(|(known, _)| *known == ssrc).map(|(_, track)| *track)
+    }
+
+    /// Remembers where packets of this SSRC belong.
+    ///
+    /// # Errors
+    /// [`DropReason::TooManySsrcs`] at the limit.
+    pub fn learn(&mut self, ssrc: u32, target: Target) -> Result<(), DropReason> {
+        if self.known.len() >= SSRCS_MAX {
+            return Err(DropReason::TooManySsrcs);
+        }
+        self.known.push((ssrc, target));
+        Ok(())
+    }
+
+    /// Any media SSRC, to fill the media field of transport-wide feedback.
+    pub fn any_media(&self) -> Option<u32> {
+        self.known.iter().find(|(_, target)| !target.rtx).map(|(ssrc, _)| *ssrc)
+    }
+}

@@ -1,0 +1,100 @@
+//! Where sessions wait for their first check, and how a datagram at the wrong door finds its owner.
+//!
+//! Keyed by our ICE ufrag. Only STUN from unknown addresses looks here, never media, so the map's
+//! locks are off the packet path. Written by the control plane and by the adopting worker.
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use super::session::NewSession;
+use crate::sdp::IceCredentials;
+use crate::transport::stun::StunView;
+
+/// Sessions behind their ufrags.
+#[derive(Debug, Default)]
+pub struct Lobby {
+    doors: DashMap<Box<str>, Door>,
+}
+
+#[derive(Debug)]
+enum Door {
+    /// Nobody owns it yet: the worker where a valid check lands adopts it.
+    Waiting(Box<NewSession>),
+    /// A worker owns it; checks elsewhere are verified with the password and passed on.
+    Owned { worker: usize, pwd: String },
+}
+
+/// What a Binding request at a worker's door leads to.
+#[derive(Debug)]
+pub enum Knock {
+    /// It is yours now.
+    Adopt(Box<NewSession>),
+    /// Pass it on to this worker.
+    Elsewhere(usize),
+    /// No such ufrag.
+    Unknown,
+    /// Right name, wrong password: stay silent, change nothing.
+    BadIntegrity,
+}
+
+impl Lobby {
+    /// Lets a session wait for its first check (publishers).
+    pub fn wait(&self, session: Box<NewSession>) {
+        self.doors.insert(session.local.ufrag.as_str().into(), Door::Waiting(session));
+    }
+
+    /// Names the owner of a session (viewers, and new credentials after an ICE restart).
+    pub fn own(&self, local: &IceCredentials, worker: usize) {
+        let door = Door::Owned { worker, pwd: local.pwd.clone() };
+        self.doors.insert(local.ufrag.as_str().into(), door);
+    }
+
+    /// A Binding request for `ufrag` came to `worker`.
+    pub fn knock(&self, ufrag: &str, request: &StunView<'_>, worker: usize) -> Knock {
+        let Entry::Occupied(mut entry) = self.doors.entry(ufrag.into()) else {
+            return Knock::Unknown;
+        };
+        let pwd = match entry.get() {
+            Door::Waiting(session) => &session.local.pwd,
+            Door::Owned { pwd, .. } => pwd,
+        };
+        if !request.verify_integrity(pwd.as_bytes()) {
+            return Knock::BadIntegrity;
+        }
+        if let Door::Owned { worker, .. } = entry.get() {
+            return Knock::Elsewhere(*worker);
+        }
+        let owned = Door::Owned { worker, pwd: pwd.clone() };
+        match entry.insert(owned) {
+            Door::Waiting(session) => Knock::Adopt(session),
+            Door::Owned { .. } => Knock::Unknown,
+        }
+    }
+
+    /// Changes a session that still waits; false if it does not. Its credentials may change.
+    pub fn edit_waiting(&self, ufrag: &str, edit: impl FnOnce(&mut NewSession)) -> bool {
+        let waiting = self.doors.remove_if(ufrag, |_, door| matches!(door, Door::Waiting(_)));
+        let Some((_, Door::Waiting(mut session))) = waiting else { return false };
+        edit(&mut session);
+        self.wait(session);
+        true
+    }
+
+    /// Forgets a ufrag; returns the session if it still waited.
+    pub fn remove(&self, ufrag: &str) -> Option<Box<NewSession>> {
+        match self.doors.remove(ufrag)?.1 {
+            Door::Waiting(session) => Some(session),
+            Door::Owned { .. } => None,
+        }
+    }
+
+    /// Ufrags known now.
+    pub fn len(&self) -> usize {
+        self.doors.len()
+    }
+
+    /// Whether no ufrag is known.
+    pub fn is_empty(&self) -> bool {
+        self.doors.is_empty()
+    }
+}

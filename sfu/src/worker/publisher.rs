@@ -1,0 +1,581 @@
+//! One publisher: what comes in, and the feedback that goes back.
+//!
+//! Opens each packet once, finds its track and layer, unwraps RTX, parses once, and hands it to the
+//! stream here and to the rings of workers that have viewers. Sends NACK, TWCC, RR, REMB and keyframe
+//! requests. Called by the hallway in `mod.rs`; next: `stream.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::Cache;
+
+use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
+use super::ingest::{Incoming, describe};
+use super::layer::{Layer, SsrcTable, Target};
+use super::report::{LayerInfo, TrackInfo};
+use super::stream::LocalStream;
+use crate::error::DropReason;
+use crate::media::Packet;
+use crate::media::source_clock::PublisherClock;
+use crate::repair::nack_generator::{Arrival, NackList};
+use crate::router::{MediaItem, Route, SourceInfo, StreamShared};
+use crate::rtp::ext::ExtKind;
+use crate::rtp::packet::RtpHeader;
+use crate::rtp::rtcp::{ReportBlock, Rtcp, RtcpWriter};
+use crate::sdp::{PublishPlan, PublishTrack};
+use crate::transport::Path;
+use crate::transport::egress::Egress;
+use crate::transport::peer::Peer;
+use crate::congestion::twcc_receiver::TwccReceiver;
+
+/// Assumed until a repair was timed: most publishers are nearer.
+const RTT_UNKNOWN: Duration = Duration::from_millis(100);
+
+/// How often other workers are told how a layer's timestamps relate to server time.
+const ANCHOR_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often keyframe wishes are looked at while nothing else wakes this publisher.
+const WISH_INTERVAL: Duration = Duration::from_millis(100);
+
+type RouteCache = Cache<Arc<RouteOf>, Arc<Route>>;
+
+/// Lets the cache read the route inside the shared stream.
+struct RouteOf(Arc<StreamShared>);
+
+impl std::ops::Deref for RouteOf {
+    type Target = arc_swap::ArcSwap<Route>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.route
+    }
+}
+
+/// One publisher.
+pub struct Publisher {
+    source: Arc<SourceInfo>,
+    tracks: Vec<Track>,
+    ssrcs: SsrcTable,
+    twcc: TwccReceiver,
+    clock: PublisherClock,
+    route: RouteCache,
+    rtt: Option<Duration>,
+    our_ssrc: u32,
+    next_report: Instant,
+    next_wishes: Instant,
+}
+
+struct Track {
+    plan: PublishTrack,
+    layers: Vec<Layer>,
+}
+
+impl Publisher {
+    /// A publisher that has not sent anything. `our_ssrc` signs its feedback.
+    pub fn new(
+        plan: PublishPlan,
+        source: Arc<SourceInfo>,
+        stream: &Arc<StreamShared>,
+        our_ssrc: u32,
+        now: Instant,
+    ) -> Self {
+        let tracks: Vec<Track> = plan
+            .tracks
+            .into_iter()
+            .map(|plan| Track { layers: Layer::for_track(&plan), plan })
+            .collect();
+        let ssrcs = SsrcTable::declared(tracks.iter().map(|track| &track.plan));
+        Self {
+            source,
+            tracks,
+            ssrcs,
+            twcc: TwccReceiver::new(),
+            clock: PublisherClock::new(),
+            route: Cache::new(Arc::new(RouteOf(Arc::clone(stream)))),
+            rtt: None,
+            our_ssrc,
+            next_report: now + REPORT_INTERVAL,
+            next_wishes: now,
+        }
+    }
+
+    /// What it publishes.
+    pub fn source(&self) -> &Arc<SourceInfo> {
+        &self.source
+    }
+
+    /// One SRTP packet from a validated path.
+    ///
+    /// # Errors
+    /// Why it went no further.
+    pub fn handle_rtp(
+        &mut self,
+        now: Instant,
+        path: Path,
+        datagram: &[u8],
+        peer: &mut Peer,
+        stream: &mut LocalStream,
+        context: &mut Context,
+    ) -> Result<(), DropReason> {
+        let header = RtpHeader::parse(datagram).map_err(|_| DropReason::RtpMalformed)?;
+        let mut packet = context.pool.take(datagram.len()).ok_or(DropReason::PoolExhausted)?;
+        let outcome = self.open(now, path, datagram, &header, peer, &mut packet, context);
+        match outcome {
+            Ok(Some((track, layer))) => {
+                self.publish(now, track, layer, packet, stream, context)
+            }
+            Ok(None) => {
+                context.pool.give(packet);
+                Ok(())
+            }
+            Err(reason) => {
+                context.pool.give(packet);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Decrypts into the pool buffer, finds track and layer, and describes what is in it. `None` for
+    /// packets that carry nothing to forward (RTX padding).
+    #[expect(clippy::too_many_arguments, reason = "one step of handle_rtp, split off to be read")]
+    fn open(
+        &mut self,
+        now: Instant,
+        path: Path,
+        datagram: &[u8],
+        header: &RtpHeader,
+        peer: &mut Peer,
+        packet: &mut Arc<Packet>,
+        context: &mut Context,
+    ) -> Result<Option<(u8, u8)>, DropReason> {
+        // The pool promises that nobody else holds the buffer.
+        let packet = Arc::get_mut(packet).ok_or(DropReason::PoolExhausted)?;
+        let opened = peer.open_rtp(now, path, datagram, header, packet.buffer_mut())?;
+        context.report.packets_in += 1;
+        context.report.bytes_in += datagram.len() as u64;
+
+        let plaintext = packet.buffer().get(..opened.len).ok_or(DropReason::RtpMalformed)?;
+        let payload_len =
+            header.payload_len(plaintext).map_err(|_| DropReason::RtpMalformed)?;
+        let target = self.find_target(header, plaintext)?;
+        let track = self
+            .tracks
+            .get_mut(usize::from(target.track))
+            .ok_or(DropReason::UnknownTrack)?;
+        if let Some(sequence) = transport_sequence(&track.plan, header, plaintext) {
+            self.twcc.on_packet(now, sequence);
+        }
+        let layer = track
+            .layers
+            .get_mut(usize::from(target.layer))
+            .ok_or(DropReason::UnknownTrack)?;
+        if !layer.within(context.publisher_limits, now, datagram.len()) {
+            return Err(DropReason::PublisherRate);
+        }
+        let payload_start = header.header_len;
+        let original = if target.rtx {
+            // RFC 4588: two bytes of original sequence number, then the payload. Nothing after them
+            // is padding that probes the path.
+            let Some(number) = plaintext.get(payload_start..payload_start + 2) else {
+                return Ok(None);
+            };
+            if payload_len <= 2 {
+                return Ok(None);
+            }
+            layer.repairs += 1;
+            let sequence = u16::from_be_bytes([
+                number.first().copied().unwrap_or(0),
+                number.last().copied().unwrap_or(0),
+            ]);
+            Incoming { sequence, start: payload_start + 2, len: payload_len - 2 }
+        } else {
+            Incoming { sequence: header.sequence, start: payload_start, len: payload_len }
+        };
+        let ext_seq = layer.extend(original.sequence, target.rtx).ok_or(DropReason::TooOld)?;
+        match layer.nack.on_packet(now, ext_seq) {
+            Arrival::Duplicate => return Err(DropReason::Duplicate),
+            Arrival::TooOld => return Err(DropReason::TooOld),
+            Arrival::InOrder | Arrival::Reordered | Arrival::Repaired => {}
+        }
+        let meta = describe(&track.plan, header, plaintext, &original, ext_seq, now)?;
+        let clock_rate = track.plan.format.codec.clock_rate();
+        layer.on_media(now, context.clock.ntp(now), &meta, clock_rate);
+        packet.describe(meta);
+        Ok(Some((target.track, target.layer)))
+    }
+
+    /// Which track and layer a packet belongs to: MID and RID extensions, then what is known or was
+    /// declared of its SSRC, then a payload type that only one m-line has (whip-whep C58).
+    fn find_target(
+        &mut self,
+        header: &RtpHeader,
+        plaintext: &[u8],
+    ) -> Result<Target, DropReason> {
+        if let Some(target) = self.ssrcs.known(header.ssrc) {
+            let track = self.tracks.get(usize::from(target.track));
+            let plan = &track.ok_or(DropReason::UnknownTrack)?.plan;
+            let fits = match target.rtx {
+                true => plan.rtx_pt == Some(header.payload_type),
+                false => is_media(plan, header.payload_type),
+            };
+            return if fits { Ok(target) } else { Err(DropReason::UnknownPayloadType) };
+        }
+        let target = resolve(&self.tracks, &self.ssrcs, header, plaintext)?;
+        self.ssrcs.learn(header.ssrc, target)?;
+        let layer = self
+            .tracks
+            .get_mut(usize::from(target.track))
+            .and_then(|track| track.layers.get_mut(usize::from(target.layer)))
+            .ok_or(DropReason::UnknownTrack)?;
+        if !target.rtx {
+            layer.bind(header.ssrc, header.sequence);
+        }
+        Ok(target)
+    }
+
+    /// Gives a described packet to the viewers here and to the workers that have others.
+    fn publish(
+        &mut self,
+        now: Instant,
+        track: u8,
+        layer: u8,
+        packet: Arc<Packet>,
+        stream: &mut LocalStream,
+        context: &mut Context,
+    ) -> Result<(), DropReason> {
+        let epoch = self.source.epoch;
+        if stream.epoch() != Some(epoch) || !stream.is_owned() {
+            // Another publisher holds the stream; ours is being closed or waits for its turn.
+            context.pool.give(packet);
+            return Err(DropReason::UnknownTrack);
+        }
+        let anchor = self.due_anchor(now, track, layer);
+        if let Some(anchor) = anchor {
+            stream.set_anchor(epoch, track, layer, anchor);
+        }
+        let id = stream.shared.id;
+        for &worker in &self.route.load().destinations {
+            if worker == context.port.index {
+                continue;
+            }
+            if let Some(anchor) = anchor {
+                let item = MediaItem::Clock { stream: id, epoch, track, layer, anchor };
+                context.port.send_media(worker, item);
+            }
+            let packet = Arc::clone(&packet);
+            let item = MediaItem::Packet { stream: id, epoch, track, layer, packet };
+            if !context.port.send_media(worker, item) {
+                context.report.dropped.count(DropReason::RingFull);
+            }
+        }
+        stream.accept(epoch, track, layer, packet, &mut context.pool)
+    }
+
+    fn due_anchor(
+        &mut self,
+        now: Instant,
+        track: u8,
+        layer: u8,
+    ) -> Option<crate::media::source_clock::ClockAnchor> {
+        let layer =
+            self.tracks.get_mut(usize::from(track))?.layers.get_mut(usize::from(layer))?;
+        let due = layer
+            .anchored_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= ANCHOR_INTERVAL);
+        if !due {
+            return None;
+        }
+        layer.anchored_at = Some(now);
+        layer.clock.anchor(&self.clock)
+    }
+
+    /// One decrypted RTCP compound.
+    pub fn handle_rtcp(&mut self, now: Instant, compound: &[u8], context: &mut Context) {
+        for packet in crate::rtp::rtcp::packets(compound) {
+            let Ok(packet) = packet else {
+                context.report.dropped.count(DropReason::RtcpMalformed);
+                return;
+            };
+            if let Rtcp::SenderReport(report) = packet {
+                let server = context.clock.ntp(now);
+                self.clock.on_sender_report(server, report.ntp);
+                if let Some(layer) = self.layer_of_ssrc(report.ssrc) {
+                    layer.stats.on_sender_report(now, report.ntp);
+                    layer.clock.on_sender_report(report.ntp, report.rtp_time);
+                    layer.anchored_at = None;
+                }
+            }
+        }
+    }
+
+    /// Sends the feedback that is due.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        stream: &StreamShared,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        self.take_wishes(now, stream);
+        self.send_twcc(now, peer, context, egress);
+        self.send_nacks(now, peer, context, egress);
+        self.send_keyframe_requests(now, peer, context, egress);
+        if self.next_report <= now {
+            self.next_report = now + REPORT_INTERVAL;
+            self.send_reports(now, peer, context, egress);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let layers = self.tracks.iter().flat_map(|track| &track.layers);
+        let feedback = layers.flat_map(|layer| {
+            [layer.nack.next_timeout(), layer.keyframes.next_timeout()].into_iter().flatten()
+        });
+        feedback
+            .chain(self.twcc.next_timeout())
+            .chain([self.next_report, self.next_wishes])
+            .min()
+    }
+
+    /// Its tracks for the API.
+    pub fn report(&mut self, now: Instant) -> Vec<TrackInfo> {
+        self.tracks
+            .iter_mut()
+            .map(|track| TrackInfo {
+                mid: track.plan.mid.clone(),
+                kind: track.plan.kind,
+                codec: Some(track.plan.format.codec),
+                layers: track
+                    .layers
+                    .iter_mut()
+                    .filter_map(|layer| layer.report(now))
+                    .collect::<Vec<LayerInfo>>(),
+                reason: None,
+            })
+            .collect()
+    }
+
+    fn layer_of_ssrc(&mut self, ssrc: u32) -> Option<&mut Layer> {
+        let target = self.ssrcs.known(ssrc).filter(|target| !target.rtx)?;
+        self.tracks
+            .get_mut(usize::from(target.track))?
+            .layers
+            .get_mut(usize::from(target.layer))
+    }
+
+    fn take_wishes(&mut self, now: Instant, stream: &StreamShared) {
+        if now < self.next_wishes {
+            return;
+        }
+        self.next_wishes = now + WISH_INTERVAL;
+        // During a takeover the wishes are for the publisher that holds the stream.
+        let holds = stream.source.load().as_ref().is_none_or(|s| s.epoch == self.source.epoch);
+        if !holds {
+            return;
+        }
+        let wishes = stream.take_keyframe_wishes();
+        if wishes.is_empty() {
+            return;
+        }
+        for (track_index, track) in (0u8..).zip(&mut self.tracks) {
+            for (layer_index, layer) in (0u8..).zip(&mut track.layers) {
+                if wishes.contains(track_index, layer_index) {
+                    layer.keyframes.want(now);
+                }
+            }
+        }
+    }
+
+    fn send_twcc(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let media_ssrc = self.ssrcs.any_media().unwrap_or(0);
+        while let Some(report) = self.twcc.poll(now) {
+            let mut writer = rtcp_writer(context);
+            let written = writer.twcc(
+                self.our_ssrc,
+                media_ssrc,
+                report.base_seq,
+                report.feedback_count,
+                report.reference_time_64ms,
+                report.arrivals,
+            );
+            if !written {
+                return;
+            }
+            let len = writer.len();
+            peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
+        }
+    }
+
+    fn send_nacks(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let rtt = self.rtt.unwrap_or(RTT_UNKNOWN);
+        let mut list = NackList::new();
+        for track in &mut self.tracks {
+            for layer in &mut track.layers {
+                let Some(ssrc) = layer.ssrc() else { continue };
+                layer.nack.poll(now, rtt, &mut list);
+                if layer.nack.take_keyframe_wish() {
+                    layer.keyframes.want(now);
+                }
+                if list.is_empty() || !track.plan.feedback.nack {
+                    continue;
+                }
+                let mut writer = rtcp_writer(context);
+                writer.nack(self.our_ssrc, ssrc, list.as_slice());
+                let len = writer.len();
+                peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
+            }
+        }
+    }
+
+    fn send_keyframe_requests(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let rtt = self.rtt.unwrap_or(RTT_UNKNOWN);
+        for track in &mut self.tracks {
+            let feedback = track.plan.feedback;
+            if !feedback.pli && !feedback.fir {
+                continue;
+            }
+            for layer in &mut track.layers {
+                let Some(ssrc) = layer.ssrc() else { continue };
+                if !layer.keyframes.poll(now, rtt) {
+                    continue;
+                }
+                let mut writer = rtcp_writer(context);
+                if feedback.pli {
+                    writer.pli(self.our_ssrc, ssrc);
+                } else {
+                    writer.fir(self.our_ssrc, ssrc, layer.next_fir());
+                }
+                let len = writer.len();
+                peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
+                context.report.keyframe_requests += 1;
+            }
+        }
+    }
+
+    /// Receiver reports for every layer, and REMB for stacks that read nothing else.
+    fn send_reports(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let mut blocks = [ReportBlock::default(); BLOCKS_MAX];
+        let mut count = 0;
+        let mut remb = [0; BLOCKS_MAX];
+        let mut remb_count = 0;
+        for track in &mut self.tracks {
+            for layer in &mut track.layers {
+                let Some(ssrc) = layer.ssrc() else { continue };
+                if let Some(block) = layer.stats.report_block(now, ssrc)
+                    && let Some(slot) = blocks.get_mut(count)
+                {
+                    *slot = block;
+                    count += 1;
+                }
+                if track.plan.feedback.remb
+                    && let Some(slot) = remb.get_mut(remb_count)
+                {
+                    *slot = ssrc;
+                    remb_count += 1;
+                }
+            }
+        }
+        let bitrate = context.publisher_limits.bitrate.0;
+        let mut writer = rtcp_writer(context);
+        writer.receiver_report(self.our_ssrc, blocks.get(..count).unwrap_or(&[]));
+        writer.sdes_cname(self.our_ssrc, "weir");
+        if remb_count > 0 {
+            // A ceiling, not an estimate: transport-wide feedback carries the real signal.
+            writer.remb(self.our_ssrc, bitrate, remb.get(..remb_count).unwrap_or(&[]));
+        }
+        let len = writer.len();
+        peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
+    }
+}
+
+/// Report blocks in one packet (RFC 3550 section 6.4.1).
+const BLOCKS_MAX: usize = 31;
+
+fn rtcp_writer(context: &mut Context) -> RtcpWriter<'_> {
+    let end = RTCP_BYTES_MAX.min(context.scratch.len());
+    RtcpWriter::new(context.scratch.get_mut(..end).unwrap_or(&mut []))
+}
+
+fn is_media(plan: &PublishTrack, payload_type: u8) -> bool {
+    plan.pt == payload_type || plan.red_pt == Some(payload_type)
+}
+
+fn transport_sequence(plan: &PublishTrack, header: &RtpHeader, plaintext: &[u8]) -> Option<u16> {
+    let id = plan.exts.id(ExtKind::TransportCc)?;
+    let (_, data) = header.elements(plaintext).find(|(element, _)| *element == id)?;
+    data.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+fn resolve(
+    tracks: &[Track],
+    ssrcs: &SsrcTable,
+    header: &RtpHeader,
+    plaintext: &[u8],
+) -> Result<Target, DropReason> {
+    let pt = header.payload_type;
+    let takes = |plan: &PublishTrack| is_media(plan, pt) || plan.rtx_pt == Some(pt);
+    let index = track_by_mid(tracks, header, plaintext)
+        .or_else(|| ssrcs.declared_track(header.ssrc))
+        .or_else(|| {
+            let mut fitting = tracks.iter().enumerate().filter(|(_, track)| takes(&track.plan));
+            let (index, _) = fitting.next()?;
+            fitting.next().is_none().then_some(index as u8)
+        })
+        .ok_or(DropReason::UnknownTrack)?;
+    let plan = &tracks.get(usize::from(index)).ok_or(DropReason::UnknownTrack)?.plan;
+    if !takes(plan) {
+        return Err(DropReason::UnknownPayloadType);
+    }
+    let rtx = plan.rtx_pt == Some(pt);
+    if plan.rids.is_empty() {
+        // OBS stamps a rid whatever the answer said (whip-whep C59): one layer, nothing to choose.
+        return Ok(Target { track: index, layer: 0, rtx });
+    }
+    let kind = if rtx { ExtKind::RepairedRid } else { ExtKind::Rid };
+    let layer = plan
+        .exts
+        .id(kind)
+        .and_then(|id| header.elements(plaintext).find(|(element, _)| *element == id))
+        .and_then(|(_, rid)| plan.rids.iter().position(|name| name.as_bytes() == rid))
+        .ok_or(DropReason::UnknownTrack)?;
+    Ok(Target { track: index, layer: layer as u8, rtx })
+}
+
+fn track_by_mid(tracks: &[Track], header: &RtpHeader, plaintext: &[u8]) -> Option<u8> {
+    // BUNDLE gives an extension one id in all sections, so the first that has it tells (RFC 9143).
+    let id = tracks.iter().find_map(|track| track.plan.exts.id(ExtKind::Mid))?;
+    let (_, mid) = header.elements(plaintext).find(|(element, _)| *element == id)?;
+    let index = tracks.iter().position(|track| track.plan.mid.as_bytes() == mid)?;
+    Some(index as u8)
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("epoch", &self.source.epoch).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,115 @@
+//! What the API shows of sessions and workers: plain values, never a secret or an address.
+
+use serde::Serialize;
+
+use crate::codec::{Codec, MediaKind};
+use crate::error::DropCounters;
+use crate::ids::{Role, SessionId, StreamName};
+
+/// One session as `/api/v1/sessions/{id}` shows it. Never holds a secret or an address.
+#[derive(Debug, Clone, Serialize)]
+pub struct SessionInfo {
+    /// Public id.
+    pub id: SessionId,
+    /// Publisher or subscriber.
+    pub role: Role,
+    /// Its stream.
+    pub stream: StreamName,
+    /// Connection state: `waiting_ice`, `waiting_dtls`, `connected`.
+    pub state: &'static str,
+    /// Seconds since the POST.
+    pub age_s: f64,
+    /// The worker that owns it.
+    pub worker: usize,
+    /// SRTP profile once connected.
+    pub srtp_profile: Option<&'static str>,
+    /// Round-trip time in milliseconds, from RTCP or our own checks.
+    pub rtt_ms: Option<f64>,
+    /// Bytes and packets of media since the start.
+    pub tracks: Vec<TrackInfo>,
+    /// The last decisions with their reasons, oldest first.
+    pub decisions: Vec<DecisionInfo>,
+}
+
+/// One track of a session.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrackInfo {
+    /// `a=mid`
+    pub mid: String,
+    /// `audio` or `video`.
+    pub kind: MediaKind,
+    /// Codec in use, once known.
+    pub codec: Option<Codec>,
+    /// Layers (publisher) or the one outgoing line (subscriber).
+    pub layers: Vec<LayerInfo>,
+    /// Why this viewer gets what it gets: a reason code, e.g. `largest_live_layer`,
+    /// `awaiting_keyframe`, `no_publisher`; `null` for a publisher.
+    pub reason: Option<&'static str>,
+}
+
+/// One layer (simulcast encoding) of a track.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerInfo {
+    /// `a=rid` of the publisher's layer, empty without simulcast.
+    pub rid: String,
+    /// SSRC on this connection.
+    pub ssrc: u32,
+    /// Packets received (publisher) or sent (subscriber).
+    pub packets: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Bits per second over the last second.
+    pub bitrate_bps: u64,
+    /// Cumulative packets lost: not repaired (publisher), or reported by the viewer.
+    pub lost: i64,
+    /// Frames that began with a keyframe.
+    pub keyframes: u64,
+    /// PLI or FIR sent (publisher) or received (subscriber).
+    pub keyframe_requests: u64,
+    /// NACKed packets asked for (publisher) or by the viewer (subscriber).
+    pub nacks: u64,
+    /// Packets repaired: RTX received (publisher) or sent (subscriber).
+    pub repairs: u64,
+    /// Width and height in pixels of the last keyframe that told it.
+    pub resolution: Option<(u16, u16)>,
+}
+
+/// One decision a viewer feels.
+#[derive(Debug, Clone, Serialize)]
+pub struct DecisionInfo {
+    /// Seconds since the session began.
+    pub at_s: f64,
+    /// What was decided, e.g. `layer h`.
+    pub decision: String,
+    /// Reason code.
+    pub reason: &'static str,
+}
+
+/// One worker's cumulative counters.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerReport {
+    /// Live publishers here.
+    pub publishers: u64,
+    /// Live viewers here.
+    pub subscribers: u64,
+    /// RTP packets received from publishers.
+    pub packets_in: u64,
+    /// Their bytes on the wire.
+    pub bytes_in: u64,
+    /// RTP packets sent to viewers, repeats included.
+    pub packets_out: u64,
+    /// Their bytes on the wire.
+    pub bytes_out: u64,
+    /// Repeats sent to viewers.
+    pub repairs_out: u64,
+    /// Keyframe requests sent to publishers.
+    pub keyframe_requests: u64,
+    /// Dropped packets by reason.
+    pub dropped: DropCounters,
+    /// Packets in replay caches now.
+    pub cache_packets: u64,
+    /// Their payload bytes.
+    pub cache_bytes: u64,
+    /// Panics caught.
+    pub panics: u64,
+}

@@ -1,0 +1,223 @@
+//! One session inside a worker: its connection and its role.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::publisher::Publisher;
+use super::subscriber::Subscriber;
+use crate::ids::{Role, SessionId};
+use crate::router::{SourceInfo, StreamShared};
+use crate::sdp::{IceCredentials, PublishPlan, RemoteTransport, SubscribePlan};
+use crate::transport::peer::Peer;
+
+/// A session as the control plane hands it over: agreed in SDP, not yet connected.
+#[derive(Debug)]
+pub struct NewSession {
+    /// Public id.
+    pub id: SessionId,
+    /// Its stream.
+    pub stream: Arc<StreamShared>,
+    /// Our ICE credentials.
+    pub local: IceCredentials,
+    /// When it was accepted.
+    pub created: Instant,
+    /// What was agreed.
+    pub plan: Plan,
+}
+
+/// What was agreed, by role.
+#[derive(Debug)]
+pub enum Plan {
+    /// WHIP: the tracks, and how viewers will know them.
+    Publish {
+        /// The answered offer.
+        plan: PublishPlan,
+        /// What becomes the stream's source when it connects.
+        source: Arc<SourceInfo>,
+    },
+    /// WHEP.
+    Subscribe {
+        /// The answered offer.
+        plan: SubscribePlan,
+    },
+}
+
+impl NewSession {
+    /// The peer's side of the transport.
+    pub fn remote(&self) -> &RemoteTransport {
+        match &self.plan {
+            Plan::Publish { plan, .. } => &plan.transport,
+            Plan::Subscribe { plan } => &plan.transport,
+        }
+    }
+
+    /// The peer's side of the transport, for an ICE restart before anyone adopted the session.
+    pub fn remote_mut(&mut self) -> &mut RemoteTransport {
+        match &mut self.plan {
+            Plan::Publish { plan, .. } => &mut plan.transport,
+            Plan::Subscribe { plan } => &mut plan.transport,
+        }
+    }
+
+    /// Publisher or subscriber.
+    pub fn role(&self) -> Role {
+        match self.plan {
+            Plan::Publish { .. } => Role::Publisher,
+            Plan::Subscribe { .. } => Role::Subscriber,
+        }
+    }
+}
+
+/// Position of a session in its worker's table, with the generation of that place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey {
+    index: u32,
+    generation: u32,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    /// Public id.
+    pub id: SessionId,
+    /// Its stream.
+    pub stream: Arc<StreamShared>,
+    /// The connection.
+    pub peer: Peer,
+    /// What it does.
+    pub role: RoleState,
+    /// When the POST was accepted.
+    pub created: Instant,
+    /// The earliest timer entry that stands for it.
+    pub scheduled: Option<Instant>,
+    /// Keys under which it is known to the lobby: one, or two after an ICE restart.
+    pub ufrags: Vec<Box<str>>,
+    /// RTCP packets it may still send in this second (quality B2).
+    pub rtcp_budget: Budget,
+}
+
+/// What a session does.
+#[derive(Debug)]
+pub enum RoleState {
+    /// Sends to us.
+    Publisher(Box<Publisher>),
+    /// Receives from us.
+    Subscriber(Box<Subscriber>),
+}
+
+impl Session {
+    /// Publisher or subscriber.
+    pub fn kind(&self) -> Role {
+        match self.role {
+            RoleState::Publisher(_) => Role::Publisher,
+            RoleState::Subscriber(_) => Role::Subscriber,
+        }
+    }
+
+    /// When it wants to be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let role = match &self.role {
+            RoleState::Publisher(publisher) => publisher.next_timeout(),
+            RoleState::Subscriber(subscriber) => subscriber.next_timeout(),
+        };
+        [self.peer.next_timeout(), role].into_iter().flatten().min()
+    }
+}
+
+/// A count that is refilled each second. At zero the packet is dropped and counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    per_second: u32,
+    left: u32,
+    since: Option<Instant>,
+}
+
+impl Budget {
+    /// A full budget.
+    pub fn per_second(per_second: u32) -> Self {
+        Self { per_second, left: per_second, since: None }
+    }
+
+    /// Takes one; false if this second's share is spent.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let fresh = self.since.is_none_or(|since| {
+            now.saturating_duration_since(since) >= std::time::Duration::from_secs(1)
+        });
+        if fresh {
+            self.since = Some(now);
+            self.left = self.per_second;
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
+    }
+}
+
+/// Sessions of one worker by key; places are reused, keys are not.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    slots: Vec<(u32, Option<Box<Session>>)>,
+    free: Vec<u32>,
+    len: usize,
+}
+
+impl Sessions {
+    /// Adds a session.
+    pub fn insert(&mut self, session: Session) -> SessionKey {
+        self.len += 1;
+        let session = Some(Box::new(session));
+        if let Some(index) = self.free.pop()
+            && let Some(slot) = self.slots.get_mut(index as usize)
+        {
+            slot.1 = session;
+            return SessionKey { index, generation: slot.0 };
+        }
+        self.slots.push((0, session));
+        SessionKey { index: self.slots.len() as u32 - 1, generation: 0 }
+    }
+
+    /// The session behind a key, if it still lives.
+    pub fn get(&self, key: SessionKey) -> Option<&Session> {
+        let (generation, session) = self.slots.get(key.index as usize)?;
+        session.as_deref().filter(|_| *generation == key.generation)
+    }
+
+    /// The session behind a key, if it still lives.
+    pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
+        let (generation, session) = self.slots.get_mut(key.index as usize)?;
+        session.as_deref_mut().filter(|_| *generation == key.generation)
+    }
+
+    /// Takes a session out; its key is dead from now on.
+    pub fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
+        let (generation, slot) = self.slots.get_mut(key.index as usize)?;
+        if *generation != key.generation {
+            return None;
+        }
+        let session = slot.take()?;
+        *generation = generation.wrapping_add(1);
+        self.free.push(key.index);
+        self.len -= 1;
+        Some(session)
+    }
+
+    /// Live sessions.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All live sessions.
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().filter_map(|(_, session)| session.as_deref())
+    }
+
+    /// Keys of all live sessions.
+    pub fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
+        self.slots.iter().enumerate().filter(|(_, (_, session))| session.is_some()).map(
+            |(index, (generation, _))| SessionKey {
+                index: index as u32,
+                generation: *generation,
+            },
+        )
+    }
+}

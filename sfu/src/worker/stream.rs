@@ -1,0 +1,264 @@
+//! One stream as one worker sees it: the cache of each layer, and the viewers here.
+//!
+//! The publisher's own worker fills it directly, others from their rings; serving viewers is the same
+//! either way. Called by `publisher.rs` and by the hallway in `mod.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::session::SessionKey;
+use crate::error::DropReason;
+use crate::forward::forwarder::LayerContext;
+use crate::forward::selector::{LAYER_DEAD_AFTER_MS, LayerView, largest_live};
+use crate::media::source_clock::ClockAnchor;
+use crate::media::stats::RateMeter;
+use crate::media::{Packet, PacketPool, ReplayRing};
+use crate::router::{SourceInfo, StreamShared};
+
+/// How often the best layer is chosen anew.
+const SELECT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// One stream in one worker.
+#[derive(Debug)]
+pub struct LocalStream {
+    /// What all workers share of it.
+    pub shared: Arc<StreamShared>,
+    /// Viewers here.
+    pub viewers: Vec<SessionKey>,
+    /// Publisher sessions here; two during a takeover.
+    pub publishers: usize,
+    /// Packets to forward in this turn, in order of arrival.
+    pub fresh: Vec<Fresh>,
+    source: Option<Arc<SourceInfo>>,
+    /// The publisher is ours: packets go back to our pool.
+    owned: bool,
+    tracks: Vec<LocalTrack>,
+    selected_at: Option<Instant>,
+}
+
+/// A packet to forward: where to find it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fresh {
+    /// Track index.
+    pub track: u8,
+    /// Layer index.
+    pub layer: u8,
+    /// Extended sequence number in that layer's ring.
+    pub ext_seq: u64,
+}
+
+/// One track of the stream.
+#[derive(Debug)]
+pub struct LocalTrack {
+    layers: Vec<LocalLayer>,
+    best: Option<u8>,
+}
+
+#[derive(Debug, Default)]
+struct LocalLayer {
+    ring: ReplayRing,
+    anchor: Option<ClockAnchor>,
+    rate: RateMeter,
+    pixels: Option<u32>,
+    last_packet: Option<Instant>,
+    inband_parameter_sets: bool,
+}
+
+impl LocalStream {
+    /// A stream that has no source here yet.
+    pub fn new(shared: Arc<StreamShared>) -> Self {
+        Self {
+            shared,
+            viewers: Vec::new(),
+            publishers: 0,
+            fresh: Vec::new(),
+            source: None,
+            owned: false,
+            tracks: Vec::new(),
+            selected_at: None,
+        }
+    }
+
+    /// The publisher as applied here.
+    pub fn source(&self) -> Option<&Arc<SourceInfo>> {
+        self.source.as_ref()
+    }
+
+    /// Epoch of the publisher as applied here.
+    pub fn epoch(&self) -> Option<u32> {
+        self.source.as_ref().map(|source| source.epoch)
+    }
+
+    /// Whether nobody publishes or watches here any more.
+    pub fn is_unused(&self) -> bool {
+        self.viewers.is_empty() && self.publishers == 0
+    }
+
+    /// Applies a new publisher, or its absence. Caches start empty. True if it changed anything.
+    pub fn install(
+        &mut self,
+        source: Option<Arc<SourceInfo>>,
+        owned: bool,
+        pool: &mut PacketPool,
+    ) -> bool {
+        let new_epoch = source.as_ref().map(|source| source.epoch);
+        if self.epoch() == new_epoch {
+            return false;
+        }
+        self.clear(pool);
+        self.owned = owned;
+        self.tracks = source.iter().flat_map(|source| &source.tracks).map(LocalTrack::new).collect();
+        self.source = source;
+        self.selected_at = None;
+        true
+    }
+
+    /// Gives all cached packets back.
+    pub fn clear(&mut self, pool: &mut PacketPool) {
+        self.fresh.clear();
+        let owned = self.owned;
+        for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
+            layer.ring.clear(|packet| release(owned, pool, packet));
+        }
+    }
+
+    /// Drops cached packets that are too old, so that a silent publisher's cache empties too.
+    pub fn expire(&mut self, now: Instant, pool: &mut PacketPool) {
+        let owned = self.owned;
+        for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
+            layer.ring.expire(now, |packet| release(owned, pool, packet));
+        }
+    }
+
+    /// Keeps a packet and queues it for the viewers here.
+    ///
+    /// # Errors
+    /// Why it is of no use; the packet is released then.
+    pub fn accept(
+        &mut self,
+        epoch: u32,
+        track: u8,
+        layer: u8,
+        packet: Arc<Packet>,
+        pool: &mut PacketPool,
+    ) -> Result<(), DropReason> {
+        let owned = self.owned;
+        let current = self.epoch() == Some(epoch);
+        let layer_state = self
+            .tracks
+            .get_mut(usize::from(track))
+            .and_then(|track| track.layers.get_mut(usize::from(layer)))
+            .filter(|_| current);
+        let (Some(state), Some(meta)) = (layer_state, packet.meta().copied()) else {
+            release(owned, pool, packet);
+            return Err(DropReason::UnknownTrack);
+        };
+        state.last_packet = Some(meta.arrival);
+        state.rate.add(meta.arrival, usize::from(meta.payload_len));
+        if let Some((width, height)) = meta.frame.resolution {
+            state.pixels = Some(u32::from(width) * u32::from(height));
+            state.inband_parameter_sets = true;
+        }
+        if !state.ring.insert(packet, |packet| release(owned, pool, packet)) {
+            return Err(DropReason::TooOld);
+        }
+        if !self.viewers.is_empty() {
+            self.fresh.push(Fresh { track, layer, ext_seq: meta.ext_seq });
+        }
+        Ok(())
+    }
+
+    /// Notes a layer's timestamps against server time.
+    pub fn set_anchor(&mut self, epoch: u32, track: u8, layer: u8, anchor: ClockAnchor) {
+        if self.epoch() == Some(epoch)
+            && let Some(track) = self.tracks.get_mut(usize::from(track))
+            && let Some(layer) = track.layers.get_mut(usize::from(layer))
+        {
+            layer.anchor = Some(anchor);
+        }
+    }
+
+    /// Chooses the best layer of each track anew, if it is time.
+    pub fn select(&mut self, now: Instant) {
+        let due = self
+            .selected_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= SELECT_INTERVAL);
+        if !due {
+            return;
+        }
+        self.selected_at = Some(now);
+        let dead_after = Duration::from_millis(LAYER_DEAD_AFTER_MS);
+        for track in &mut self.tracks {
+            let views = track.layers.iter_mut().map(|layer| LayerView {
+                live: layer
+                    .last_packet
+                    .is_some_and(|at| now.saturating_duration_since(at) < dead_after),
+                pixels: layer.pixels,
+                bitrate: layer.rate.bitrate(now).0,
+            });
+            // While nothing is live the last choice stands: the publisher may only be silent.
+            if let Some(best) = largest_live(views) {
+                track.best = Some(best as u8);
+            }
+        }
+    }
+
+    /// The best layer of a track now.
+    pub fn best_layer(&self, track: u8) -> Option<u8> {
+        self.tracks.get(usize::from(track))?.best
+    }
+
+    /// Whether a layer sent something lately.
+    pub fn is_live(&self, track: u8, layer: u8, now: Instant) -> bool {
+        let dead_after = Duration::from_millis(LAYER_DEAD_AFTER_MS);
+        self.layer(track, layer)
+            .and_then(|layer| layer.last_packet)
+            .is_some_and(|at| now.saturating_duration_since(at) < dead_after)
+    }
+
+    /// A cached packet.
+    pub fn packet(&self, track: u8, layer: u8, ext_seq: u64) -> Option<&Arc<Packet>> {
+        self.layer(track, layer)?.ring.get(ext_seq)
+    }
+
+    /// What a forwarder must know of a layer.
+    pub fn context(&self, track: u8, layer: u8) -> Option<LayerContext> {
+        let state = self.layer(track, layer)?;
+        Some(LayerContext {
+            epoch: self.epoch()?,
+            layer,
+            anchor: state.anchor,
+            inband_parameter_sets: state.inband_parameter_sets,
+        })
+    }
+
+    /// Packets and payload bytes cached here.
+    pub fn cached(&self) -> (usize, usize) {
+        self.tracks
+            .iter()
+            .flat_map(|track| &track.layers)
+            .fold((0, 0), |(p, b), layer| (p + layer.ring.packets(), b + layer.ring.bytes()))
+    }
+
+    /// Whether the packets are ours (and not handles to another worker's).
+    pub fn is_owned(&self) -> bool {
+        self.owned
+    }
+
+    fn layer(&self, track: u8, layer: u8) -> Option<&LocalLayer> {
+        self.tracks.get(usize::from(track))?.layers.get(usize::from(layer))
+    }
+}
+
+impl LocalTrack {
+    fn new(info: &crate::router::table::SourceTrackInfo) -> Self {
+        let layers = info.rids.len().max(1);
+        Self { layers: (0..layers).map(|_| LocalLayer::default()).collect(), best: None }
+    }
+}
+
+fn release(owned: bool, pool: &mut PacketPool, packet: Arc<Packet>) {
+    if owned {
+        pool.give(packet);
+    }
+}

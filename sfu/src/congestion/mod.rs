@@ -1,1 +1,3 @@
-//! Room: congestion.
+//! Room: what a path can carry, and telling the sender about it.
+
+pub mod twcc_receiver;

@@ -1,1 +1,4 @@
 //! Room: media.
+
+pub mod source_clock;
+pub mod stats;

@@ -1,10 +1,13 @@
-//! Packets as the house shares them, the pool they live in, and the cache that repeats them.
+//! Packets as the house shares them, the pool they live in, the cache that repeats them, and the
+//! numbers kept about them.
 //!
 //! A packet is opened and parsed once, becomes immutable, and is then read by every viewer.
 
 pub mod packet;
 pub mod pool;
 pub mod replay;
+pub mod source_clock;
+pub mod stats;
 
 pub use packet::{ForwardedExt, Packet, PacketMeta};
 pub use pool::PacketPool;

@@ -1,0 +1,478 @@
+//! Counts what one SSRC carried and lost: RFC 3550 statistics both ways, and a rate meter.
+//!
+//! Owns numbers only. Never decides anything and never touches RTCP bytes: `worker` copies a
+//! [`LossReport`] to and from `rtp::rtcp`. Next: `source_clock.rs`, for what sender reports say
+//! about time.
+
+use std::time::{Duration, Instant};
+
+use crate::units::{Bitrate, Ntp};
+
+/// One report block (RFC 3550 section 6.4.1) as plain numbers; we make them about publishers and
+/// read them from viewers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LossReport {
+    /// The SSRC that is reported on.
+    pub ssrc: u32,
+    /// Share lost since the report before, in 1/256.
+    pub fraction_lost: u8,
+    /// Packets lost since the start, within 24 bits signed; negative if duplicates were counted.
+    pub cumulative_lost: i32,
+    /// Highest number received: wraps in the upper half, sequence number in the lower.
+    pub highest_seq: u32,
+    /// Interarrival jitter in units of the RTP clock.
+    pub jitter: u32,
+    /// Middle 32 bits of the last sender report's NTP time; 0 before the first.
+    pub lsr: u32,
+    /// Time since that report arrived, in 1/65,536 s.
+    pub dlsr: u32,
+}
+
+/// What arrived of one incoming SSRC (RFC 3550 A.3 and A.8).
+#[derive(Debug, Default)]
+pub struct ReceiverStats {
+    numbers: Option<Numbers>,
+    packets: u64,
+    bytes: u64,
+    /// Expected and received packets at the last report.
+    reported: (u64, u64),
+    jitter: Jitter,
+    sender_report: Option<(u32, Instant)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    lowest: u64,
+    highest: u64,
+    /// Multiple of 65,536 that counts as no wraps.
+    cycle_zero: u64,
+}
+
+impl ReceiverStats {
+    /// Nothing has arrived yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A packet of the primary SSRC is there, directly or by RTX: what is repaired is not lost.
+    /// Leave out duplicates, they would hide losses. `bytes` is what the rate should count; a late
+    /// packet does not touch the jitter.
+    pub fn on_packet(
+        &mut self,
+        now: Instant,
+        ext_seq: u64,
+        rtp_ts: u32,
+        clock_rate: u32,
+        bytes: usize,
+    ) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+        let numbers = self.numbers.get_or_insert(Numbers {
+            lowest: ext_seq,
+            highest: ext_seq,
+            cycle_zero: ext_seq & !0xffff,
+        });
+        numbers.lowest = numbers.lowest.min(ext_seq);
+        if ext_seq >= numbers.highest {
+            numbers.highest = ext_seq;
+            self.jitter.on_packet(now, rtp_ts, clock_rate);
+        }
+    }
+
+    /// A sender report for this SSRC arrived; `ntp` is its 64-bit time.
+    pub fn on_sender_report(&mut self, now: Instant, ntp: u64) {
+        self.sender_report = Some((Ntp(ntp).middle(), now));
+    }
+
+    /// The block for the next receiver report; none before the first packet. Begins a new interval
+    /// for the lost fraction.
+    pub fn report_block(&mut self, now: Instant, ssrc: u32) -> Option<LossReport> {
+        let numbers = self.numbers?;
+        let expected = self.expected();
+        let interval_expected = expected.saturating_sub(self.reported.0);
+        let interval_received = self.packets - self.reported.1;
+        self.reported = (expected, self.packets);
+        let interval_lost = interval_expected.saturating_sub(interval_received);
+        let (lsr, dlsr) = self.sender_report.map_or((0, 0), |(lsr, at)| {
+            let since = now.saturating_duration_since(at).as_micros() * 65_536 / 1_000_000;
+            (lsr, since.min(u128::from(u32::MAX)) as u32)
+        });
+        Some(LossReport {
+            ssrc,
+            fraction_lost: (interval_lost * 256).checked_div(interval_expected).map_or(0, saturate),
+            cumulative_lost: self.lost().clamp(-(1 << 23), (1 << 23) - 1) as i32,
+            highest_seq: (numbers.highest - numbers.cycle_zero) as u32,
+            jitter: self.jitter(),
+            lsr,
+            dlsr,
+        })
+    }
+
+    /// Packets that arrived or were repaired.
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Bytes of these packets.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Packets expected but not there; negative only if duplicates were counted.
+    pub fn lost(&self) -> i64 {
+        self.expected() as i64 - self.packets as i64
+    }
+
+    /// Interarrival jitter in units of the RTP clock.
+    pub fn jitter(&self) -> u32 {
+        self.jitter.scaled >> 4
+    }
+
+    fn expected(&self) -> u64 {
+        self.numbers.map_or(0, |numbers| numbers.highest - numbers.lowest + 1)
+    }
+}
+
+fn saturate(fraction: u64) -> u8 {
+    fraction.min(u64::from(u8::MAX)) as u8
+}
+
+/// RFC 3550 A.8, in integers.
+#[derive(Debug, Default)]
+struct Jitter {
+    /// Jitter times 16.
+    scaled: u32,
+    last: Option<JitterBase>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct JitterBase {
+    at: Instant,
+    rtp_ts: u32,
+    clock_rate: u32,
+}
+
+impl Jitter {
+    /// A jump of the timestamp by more than this is a new start and not jitter.
+    const MAX_STEP_S: i64 = 5;
+
+    fn on_packet(&mut self, at: Instant, rtp_ts: u32, clock_rate: u32) {
+        let Some(last) = self.last.replace(JitterBase { at, rtp_ts, clock_rate }) else { return };
+        if last.clock_rate != clock_rate {
+            return;
+        }
+        let rate = i64::from(clock_rate);
+        let waited_us = at.saturating_duration_since(last.at).as_micros();
+        let waited = (waited_us * u128::from(clock_rate) / 1_000_000).min(1 << 40) as i64;
+        let stamped = i64::from(rtp_ts.wrapping_sub(last.rtp_ts) as i32);
+        let difference = (waited - stamped).abs();
+        if difference <= Self::MAX_STEP_S * rate {
+            let scaled = i64::from(self.scaled);
+            self.scaled = (scaled + difference - ((scaled + 8) >> 4)).max(0) as u32;
+        }
+    }
+}
+
+/// What one viewer reports about one outgoing SSRC.
+#[derive(Debug, Default)]
+pub struct SenderStats {
+    last: Option<LossReport>,
+    rtt: Option<Duration>,
+}
+
+/// A longer round trip is taken for an error of the reporter.
+const MAX_RTT: Duration = Duration::from_secs(10);
+
+/// The two clock readings and DLSR are rounded, so a round trip may come out this far below zero;
+/// in 1/65,536 s.
+const RTT_ROUNDING: i32 = 66;
+
+impl SenderStats {
+    /// Nothing was reported yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A report block about this SSRC arrived at `now`, on the clock that stamped our sender
+    /// reports.
+    pub fn on_report(&mut self, now: Ntp, report: &LossReport) {
+        self.last = Some(*report);
+        if let Some(sample) = round_trip(now, report.lsr, report.dlsr) {
+            // RFC 6298: one eighth of each new sample.
+            self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        }
+    }
+
+    /// Smoothed round trip; none until a report answers one of our sender reports.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// The last report.
+    pub fn last_report(&self) -> Option<&LossReport> {
+        self.last.as_ref()
+    }
+
+    /// Share lost in the last interval that was reported, 0 to 1.
+    pub fn loss(&self) -> f32 {
+        self.last.map_or(0.0, |report| f32::from(report.fraction_lost) / 256.0)
+    }
+}
+
+/// Round trip by LSR and DLSR (RFC 3550 section 6.4.1); none if `lsr` is 0 or the result is
+/// negative or longer than 10 s.
+pub fn round_trip(now: Ntp, lsr: u32, dlsr: u32) -> Option<Duration> {
+    if lsr == 0 {
+        return None;
+    }
+    let units = now.middle().wrapping_sub(lsr).wrapping_sub(dlsr) as i32;
+    if units < -RTT_ROUNDING {
+        return None;
+    }
+    let rtt = Duration::from_nanos(u64::from(units.max(0) as u32) * 1_000_000_000 / 65_536);
+    (rtt <= MAX_RTT).then_some(rtt)
+}
+
+/// Bytes and packets over the last second.
+#[derive(Debug, Default)]
+pub struct RateMeter {
+    start: Option<Instant>,
+    /// Index of the newest bucket, counted from `start`.
+    newest: u64,
+    /// Bytes and packets by bucket index modulo [`BUCKETS`].
+    buckets: [(u64, u64); BUCKETS as usize],
+}
+
+/// Buckets that make up the window, the newest still filling.
+const BUCKETS: u64 = 20;
+
+/// Length of one bucket.
+const BUCKET_MS: u64 = 50;
+
+/// A young meter divides by at least this, so that one burst does not look like a rate.
+const MIN_SPAN_MS: u64 = 200;
+
+impl RateMeter {
+    /// Nothing was carried yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One packet of `bytes`.
+    pub fn add(&mut self, now: Instant, bytes: usize) {
+        let start = *self.start.get_or_insert(now);
+        let index = bucket_index(start, now).max(self.newest);
+        if index - self.newest >= BUCKETS {
+            self.buckets = Default::default();
+        } else {
+            for skipped in self.newest + 1..=index {
+                *self.bucket_mut(skipped) = (0, 0);
+            }
+        }
+        self.newest = index;
+        let bucket = self.bucket_mut(index);
+        bucket.0 += bytes as u64;
+        bucket.1 += 1;
+    }
+
+    /// Bits per second over the last second, or since the first packet if that is later.
+    pub fn bitrate(&self, now: Instant) -> Bitrate {
+        let (bytes, _, span) = self.window(now);
+        Bitrate::from_bytes(bytes, span)
+    }
+
+    /// Packets per second over the same time.
+    pub fn packets_per_second(&self, now: Instant) -> u32 {
+        let (_, packets, span) = self.window(now);
+        (u128::from(packets) * 1_000 / span.as_millis().max(1)).min(u128::from(u32::MAX)) as u32
+    }
+
+    /// Bytes, packets, and the time they took.
+    fn window(&self, now: Instant) -> (u64, u64, Duration) {
+        let Some(start) = self.start else { return (0, 0, Duration::from_millis(MIN_SPAN_MS)) };
+        let current = bucket_index(start, now).max(self.newest);
+        let oldest = (current + 1).saturating_sub(BUCKETS);
+        let (mut bytes, mut packets) = (0, 0);
+        // A bucket newer than `newest` is empty, its slot still holds an older one.
+        for index in oldest..=self.newest {
+            let bucket = self.bucket(index);
+            bytes += bucket.0;
+            packets += bucket.1;
+        }
+        let span = now
+            .saturating_duration_since(start + Duration::from_millis(oldest * BUCKET_MS))
+            .max(Duration::from_millis(MIN_SPAN_MS));
+        (bytes, packets, span)
+    }
+
+    fn bucket(&self, index: u64) -> (u64, u64) {
+        self.buckets.get((index % BUCKETS) as usize).copied().unwrap_or_default()
+    }
+
+    fn bucket_mut(&mut self, index: u64) -> &mut (u64, u64) {
+        self.buckets.get_mut((index % BUCKETS) as usize).expect("one slot per bucket")
+    }
+}
+
+fn bucket_index(start: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(start).as_millis() as u64 / BUCKET_MS
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "virtual time starts at some instant")]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const VIDEO: u32 = 90_000;
+
+    #[test]
+    fn loss_is_counted_per_interval_and_in_all() {
+        let start = Instant::now();
+        let mut stats = ReceiverStats::new();
+        assert_eq!(stats.report_block(start, 1), None);
+        for n in (0..100u64).filter(|n| n % 4 != 2) {
+            stats.on_packet(start + 10 * MS * n as u32, 131_000 + n, 900 * n as u32, VIDEO, 1_000);
+        }
+        let report = stats.report_block(start, 0xabcd).unwrap();
+        assert_eq!(report.ssrc, 0xabcd);
+        assert_eq!(report.fraction_lost, 64);
+        assert_eq!(report.cumulative_lost, 25);
+        assert_eq!(report.highest_seq, 131_099 - 65_536, "wraps count from the first packet");
+        assert_eq!(report.jitter, 0);
+        assert_eq!((report.lsr, report.dlsr), (0, 0));
+        assert_eq!((stats.packets(), stats.bytes()), (75, 75_000));
+
+        let quiet = stats.report_block(start, 1).unwrap();
+        assert_eq!((quiet.fraction_lost, quiet.cumulative_lost), (0, 25));
+    }
+
+    #[test]
+    fn repaired_packets_are_not_lost_and_make_no_jitter() {
+        let start = Instant::now();
+        let mut stats = ReceiverStats::new();
+        for n in [0, 1, 3, 4] {
+            stats.on_packet(start + 10 * MS * n, 70_000 + u64::from(n), 900 * n, VIDEO, 1);
+        }
+        assert_eq!(stats.lost(), 1);
+        stats.on_packet(start + 90 * MS, 70_002, 1_800, VIDEO, 1);
+        stats.on_packet(start + 90 * MS, 69_999, 0, VIDEO, 1); // late, from before the first
+        let report = stats.report_block(start, 1).unwrap();
+        assert_eq!((report.fraction_lost, report.cumulative_lost, report.jitter), (0, 0, 0));
+    }
+
+    #[test]
+    fn counts_stay_within_their_fields() {
+        let start = Instant::now();
+        let mut stats = ReceiverStats::new();
+        stats.on_packet(start, 65_536, 0, VIDEO, 1);
+        stats.on_packet(start, 65_536 + (1 << 40), 0, VIDEO, 1);
+        let report = stats.report_block(start, 1).unwrap();
+        assert_eq!(report.fraction_lost, 255);
+        assert_eq!(report.cumulative_lost, (1 << 23) - 1);
+        for _ in 0..10 {
+            stats.on_packet(start, 65_536 + (1 << 40), 0, VIDEO, 1); // duplicates, against the rule
+        }
+        assert_eq!(stats.report_block(start, 1).unwrap().fraction_lost, 0);
+    }
+
+    #[test]
+    fn jitter_follows_rfc_3550_and_survives_jumps() {
+        let start = Instant::now();
+        let mut stats = ReceiverStats::new();
+        // Stamped every 20 ms, arriving 15 and 25 ms apart: |D| is 5 ms, 240 units of 48 kHz.
+        let mut at = start;
+        for n in 0..2_000u32 {
+            at += if n % 2 == 0 { 15 * MS } else { 25 * MS };
+            let rtp_ts = 960u32.wrapping_mul(n).wrapping_sub(100_000);
+            stats.on_packet(at, 70_000 + u64::from(n), rtp_ts, 48_000, 1);
+        }
+        assert!((236..=240).contains(&stats.jitter()), "{}", stats.jitter());
+        stats.on_packet(at + 20 * MS, 72_000, 0x8000_0000, 48_000, 1);
+        assert!(stats.jitter() <= 240, "a new start is not jitter");
+        stats.on_packet(at + 40 * MS, 72_001, 0, 90_000, 1);
+        assert!(stats.jitter() <= 240, "nor is another clock");
+    }
+
+    #[test]
+    fn report_answers_the_last_sender_report() {
+        let start = Instant::now();
+        let mut stats = ReceiverStats::new();
+        stats.on_packet(start, 70_000, 0, VIDEO, 1);
+        stats.on_sender_report(start, 0x1111_2222_3333_4444);
+        let report = stats.report_block(start + 1_500 * MS, 1).unwrap();
+        assert_eq!(report.lsr, 0x2222_3333);
+        assert_eq!(report.dlsr, 3 * 65_536 / 2);
+    }
+
+    #[test]
+    fn round_trip_is_measured_and_nonsense_is_not() {
+        let sent = Ntp(0xe000_0000_ffff_8000); // the middle 32 bits wrap soon
+        let report = |lsr, dlsr| LossReport { lsr, dlsr, ..LossReport::default() };
+        let mut stats = SenderStats::new();
+        let back = sent.add(Duration::from_millis(1_080));
+        stats.on_report(back, &report(sent.middle(), 65_536));
+        let rtt = stats.rtt().unwrap();
+        assert!(rtt.abs_diff(80 * MS) < MS, "{rtt:?}");
+
+        for (lsr, dlsr) in [
+            (0, 65_536),                                       // no report seen
+            (sent.middle(), 3 * 65_536),                       // negative
+            (sent.middle().wrapping_sub(20 * 65_536), 65_536), // 20 s
+            (0x1234_5678, 0xffff_ffff),
+        ] {
+            stats.on_report(back, &report(lsr, dlsr));
+            assert_eq!(stats.rtt(), Some(rtt), "{lsr:#x} {dlsr:#x}");
+        }
+        let at_once = round_trip(sent, sent.middle(), 10);
+        assert_eq!(at_once, Some(Duration::ZERO), "rounding on loopback");
+        let far = sent.add(MAX_RTT);
+        assert!(round_trip(far, sent.middle(), 0).is_some());
+        assert_eq!(round_trip(far.add(MS), sent.middle(), 0), None);
+    }
+
+    #[test]
+    fn round_trip_is_smoothed() {
+        let sent = Ntp(0x1234_5678_9abc_def0);
+        let mut stats = SenderStats::new();
+        for ms in [80, 160] {
+            let report = LossReport { lsr: sent.middle(), fraction_lost: 64, ..Default::default() };
+            stats.on_report(sent.add(MS * ms), &report);
+        }
+        assert!(stats.rtt().unwrap().abs_diff(90 * MS) < MS);
+        assert_eq!(stats.loss(), 0.25);
+    }
+
+    #[test]
+    fn meter_shows_a_steady_rate_and_forgets_after_a_second() {
+        let start = Instant::now();
+        let mut meter = RateMeter::new();
+        assert_eq!(meter.bitrate(start), Bitrate(0));
+        for n in 0..3_000 {
+            meter.add(start + MS * n, 125); // 1 Mbit/s
+            if n > 300 {
+                let rate = meter.bitrate(start + MS * n).0;
+                assert!((990_000..=1_010_000).contains(&rate), "{rate} after {n} ms");
+            }
+        }
+        let end = start + 3_000 * MS;
+        assert!((990..=1_010).contains(&meter.packets_per_second(end)));
+        let half = meter.bitrate(end + 500 * MS).0;
+        assert!((450_000..=550_000).contains(&half), "{half}");
+        assert_eq!(meter.bitrate(end + 1_000 * MS), Bitrate(0));
+        assert_eq!(meter.packets_per_second(end + Duration::from_secs(3_600)), 0);
+        meter.add(end + Duration::from_secs(3_600), 1_000);
+        let after = meter.bitrate(end + Duration::from_secs(3_600)).0;
+        assert!((8_000..=8_500).contains(&after), "{after}: only the new packet");
+    }
+
+    #[test]
+    fn first_burst_is_not_mistaken_for_a_rate() {
+        let start = Instant::now();
+        let mut meter = RateMeter::new();
+        for _ in 0..10 {
+            meter.add(start, 1_000);
+        }
+        assert_eq!(meter.bitrate(start), Bitrate(400_000));
+    }
+}

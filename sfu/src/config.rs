@@ -1,1 +1,114 @@
-//! Configuration of the media plane as plain data: defaults, limits, validation.
+//! Configuration of the media plane as plain data: defaults, limits, validation. Read nowhere else:
+//! `api` fills it in, `net/` takes it apart.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::worker::PublisherLimits;
+
+/// Most workers a server may have: a ring pair costs about 100 KiB, and there is one per two of them.
+pub const WORKERS_MAX: usize = 64;
+
+/// Settings of [`crate::net::Sfu`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// UDP address of the media sockets; port 0 takes a free one. Default 127.0.0.1:8189.
+    pub media_addr: SocketAddr,
+    /// Candidates for answers, the best first; port 0 stands for the bound port. Empty: the bound
+    /// address, which must then not be a wildcard.
+    pub advertise: Vec<SocketAddr>,
+    /// Media threads, 1 to [`WORKERS_MAX`]. Default 1.
+    pub workers: usize,
+    /// Sessions per worker; more are refused with 503. Default 5,000 (quality B2).
+    pub sessions_per_worker: usize,
+    /// Sessions per worker that were accepted but have no DTLS yet; more are refused with 503.
+    /// Default 1,000 (quality B2).
+    pub half_open_per_worker: usize,
+    /// A new publisher takes a live stream over; otherwise it is refused with 409. Default true
+    /// (whip-whep A54).
+    pub takeover: bool,
+    /// How long viewers wait for a publisher, before the first and after the last. Default 10 min
+    /// (whip-whep G8).
+    pub viewer_wait: Duration,
+    /// How long a closed session's URL still answers DELETE with 200. Default 30 s (whip-whep A25).
+    pub tombstone: Duration,
+    /// Packet buffers per worker and size class; about 1.6 KB each, allocated when needed. At the
+    /// limit packets are dropped (`pool_exhausted`). Default 65,536.
+    pub pool_packets: usize,
+    /// What one publisher layer may send. Default 25 Mbit/s and 4,000 packets/s.
+    pub publisher_limits: PublisherLimits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            media_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 8189)),
+            advertise: Vec::new(),
+            workers: 1,
+            sessions_per_worker: 5_000,
+            half_open_per_worker: 1_000,
+            takeover: true,
+            viewer_wait: Duration::from_secs(600),
+            tombstone: Duration::from_secs(30),
+            pool_packets: 65_536,
+            publisher_limits: PublisherLimits::default(),
+        }
+    }
+}
+
+/// A setting that cannot work; the text names it and says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct ConfigError {
+    /// Name of the field.
+    pub setting: &'static str,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+impl Config {
+    /// Checks ranges and combinations.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |setting, problem: &str| {
+            Err(ConfigError { setting, problem: problem.to_owned() })
+        };
+        if !(1..=WORKERS_MAX).contains(&self.workers) {
+            return refuse("workers", "must be from 1 to 64");
+        }
+        if self.advertise.is_empty() && self.media_addr.ip().is_unspecified() {
+            return refuse("advertise", "name the addresses to offer, or bind to one address");
+        }
+        if self.advertise.iter().any(|addr| addr.ip().is_unspecified()) {
+            return refuse("advertise", "0.0.0.0 and [::] are no addresses a client can reach");
+        }
+        if self.sessions_per_worker == 0 {
+            return refuse("sessions_per_worker", "must be at least 1");
+        }
+        if self.pool_packets < 256 {
+            return refuse("pool_packets", "must be at least 256");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_works_and_each_bad_setting_is_named() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let named = |config: Config| config.validate().unwrap_err().setting;
+        assert_eq!(named(Config { workers: 0, ..Config::default() }), "workers");
+        assert_eq!(named(Config { workers: WORKERS_MAX + 1, ..Config::default() }), "workers");
+        assert!(Config { workers: WORKERS_MAX, ..Config::default() }.validate().is_ok());
+        let wildcard = Config { media_addr: "[::]:0".parse().unwrap(), ..Config::default() };
+        assert_eq!(named(wildcard.clone()), "advertise");
+        let advertise = vec!["0.0.0.0:0".parse().unwrap()];
+        assert_eq!(named(Config { advertise, ..wildcard }), "advertise");
+        assert_eq!(named(Config { pool_packets: 255, ..Config::default() }), "pool_packets");
+    }
+}

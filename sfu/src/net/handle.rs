@@ -1,16 +1,33 @@
 //! `Sfu`: the one door for `api`. Control plane only; media never passes here.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
+use dashmap::DashMap;
 use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
 
+use super::control::{Control, SessionEntry, Stream, Totals};
+use super::latency::LatencyWindow;
+use super::socket::MediaSocket;
+use super::thread::{Message, PreparedThread, ShellReport};
+use crate::config::Config;
+use crate::error::{CloseReason, DropCounters, DropReason};
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
+use crate::router::mesh;
+use crate::sdp::{LocalTransport, SdpError, fragment};
+use crate::transport::dtls::DtlsCertificate;
+use crate::transport::peer::PeerState;
+use crate::transport::OsEntropy;
+use crate::units::ClockBase;
+use crate::worker::{Command, Event, Lobby, SessionInfo, Worker, WorkerConfig};
 
 /// A running media plane. Cheap to clone; every clone is the same server.
 #[derive(Clone)]
 pub struct Sfu {
-    _shared: Arc<()>,
+    control: Arc<Control>,
 }
 
 /// The media plane could not start; the text names the setting to change.
@@ -100,17 +117,86 @@ pub enum PatchError {
 }
 
 impl Sfu {
+    /// Binds the media port and starts the workers. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`] naming the setting or the address that failed.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        config.validate().map_err(|error| StartError(error.to_string()))?;
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            StartError(format!("{what}: {error}"))
+        };
+        let sockets = MediaSocket::bind_group(config.media_addr, config.workers).map_err(|e| {
+            failed(&format!("cannot bind the media port {} (UDP)", config.media_addr), &e)
+        })?;
+        let media_addr = sockets
+            .first()
+            .and_then(|socket| socket.local_addr().ok())
+            .ok_or_else(|| StartError("the media socket has no address".to_owned()))?;
+        let certificate =
+            DtlsCertificate::generate().map_err(|e| failed("cannot make a certificate", &e))?;
+        let prepared: Vec<PreparedThread> = (0..config.workers)
+            .map(|_| PreparedThread::new())
+            .collect::<Result<_, _>>()
+            .map_err(|e| failed("cannot prepare a worker thread", &e))?;
+        let wakes: Vec<_> = prepared.iter().map(PreparedThread::wake).collect();
+        let lobby = Arc::new(Lobby::default());
+        let clock = clock_base();
+        let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        let mut workers = Vec::with_capacity(config.workers);
+        for ((thread, socket), port) in prepared.into_iter().zip(sockets).zip(mesh(&wakes)) {
+            let worker = WorkerConfig {
+                clock,
+                entropy: Box::new(OsEntropy),
+                certificate: certificate.clone(),
+                lobby: Arc::clone(&lobby),
+                port,
+                pool_packets: config.pool_packets,
+                publisher_limits: config.publisher_limits,
+            };
+            let events = events.clone();
+            let emit = move |index, event| events.try_send((index, event)).is_ok();
+            let handle = thread
+                .start(worker, socket, emit)
+                .map_err(|e| failed("cannot start a worker thread", &e))?;
+            workers.push(handle);
+        }
+        let candidates = candidates(&config, media_addr);
+        let control = Arc::new(Control {
+            config,
+            media_addr,
+            workers,
+            lobby,
+            streams: DashMap::new(),
+            sessions: DashMap::new(),
+            urls: DashMap::new(),
+            draining: AtomicBool::new(false),
+            totals: Totals::default(),
+            certificate,
+            candidates,
+            stream_ids: Mutex::default(),
+            half_open: AtomicUsize::new(0),
+        });
+        tokio::spawn(supervise(Arc::downgrade(&control), inbox));
+        Ok(Self { control })
+    }
+
     /// Where media arrives (port known even if 0 was asked for).
     pub fn media_addr(&self) -> SocketAddr {
-        unimplemented!()
+        self.control.media_addr
+    }
+
+    /// The UDP candidates that answers offer, the best first.
+    pub fn candidates(&self) -> &[SocketAddr] {
+        &self.control.candidates
     }
 
     /// WHIP POST.
     ///
     /// # Errors
     /// See [`OfferError`].
-    pub async fn publish(&self, _stream: StreamName, _offer: &[u8]) -> Result<Created, OfferError> {
-        unimplemented!()
+    pub async fn publish(&self, stream: StreamName, offer: &[u8]) -> Result<Created, OfferError> {
+        self.control.publish(stream, offer)
     }
 
     /// WHEP POST.
@@ -119,82 +205,303 @@ impl Sfu {
     /// See [`OfferError`].
     pub async fn subscribe(
         &self,
-        _stream: StreamName,
-        _offer: &[u8],
+        stream: StreamName,
+        offer: &[u8],
     ) -> Result<Created, OfferError> {
-        unimplemented!()
+        self.control.subscribe(stream, offer)
     }
 
-    /// PATCH on a session URL: trickle or ICE restart.
+    /// PATCH on a session URL: trickle or ICE restart. A restart is told by changed credentials, not
+    /// by `If-Match: *` (whip-whep B5). `strict` requires `If-Match` (B2).
     ///
     /// # Errors
     /// See [`PatchError`].
     pub async fn patch(
         &self,
-        _role: Role,
-        _stream: &StreamName,
-        _secret: &str,
-        _fragment: &[u8],
-        _if_match: IfMatch,
-        _strict: bool,
+        role: Role,
+        stream: &StreamName,
+        secret: &str,
+        fragment: &[u8],
+        if_match: IfMatch,
+        strict: bool,
     ) -> Result<Patched, PatchError> {
-        unimplemented!()
+        let entry = self.live(role, stream, secret).ok_or(PatchError::NotFound)?;
+        let fragment = fragment::parse(fragment).map_err(|error| {
+            let (SdpError::Malformed(text) | SdpError::Unacceptable(text)) = error;
+            PatchError::Malformed(text)
+        })?;
+        let (id, worker, old, local, remote) = {
+            let mut state = entry.lock();
+            if !state.patches.take(Instant::now()) {
+                return Err(PatchError::RateLimited);
+            }
+            match if_match {
+                IfMatch::Tag(tag) if tag != SessionEntry::etag(&state.local) => {
+                    return Err(PatchError::StaleTag);
+                }
+                IfMatch::Missing if strict => return Err(PatchError::TagRequired),
+                IfMatch::Tag(_) | IfMatch::Any | IfMatch::Missing => {}
+            }
+            let changed = fragment.ice.filter(|ice| {
+                ice.ufrag != state.remote.ufrag && ice.pwd != state.remote.pwd
+            });
+            // We are ICE-lite: remote candidates tell us nothing that a check does not.
+            let Some(remote) = changed else { return Ok(Patched::Trickled) };
+            let local = LocalTransport {
+                ice: self.control.local_transport().ice,
+                ..state.local.clone()
+            };
+            let old = std::mem::replace(&mut state.local, local.clone());
+            state.remote = remote.clone();
+            (entry.id, state.worker, old, local, remote)
+        };
+        let (body, etag) = (fragment::render(&local), SessionEntry::etag(&local));
+        let waited = self.control.lobby.edit_waiting(&old.ice.ufrag, |session| {
+            session.local = local.ice.clone();
+            session.remote_mut().ice = remote.clone();
+        });
+        if !waited {
+            let worker = worker.ok_or(PatchError::Unavailable)?;
+            self.control.lobby.own(&local.ice, worker);
+            let restart = || Command::Restart {
+                id,
+                local: local.ice.clone(),
+                remote: remote.clone(),
+            };
+            if !self.control.order(worker, restart).await {
+                return Err(PatchError::Unavailable);
+            }
+        }
+        Ok(Patched::Restarted { body, etag })
     }
 
     /// DELETE on a session URL. True also for a session that ended within the tombstone time
     /// (whip-whep A25); false if it never was or is long gone.
-    pub async fn delete(&self, _role: Role, _stream: &StreamName, _secret: &str) -> bool {
-        unimplemented!()
+    pub async fn delete(&self, role: Role, stream: &StreamName, secret: &str) -> bool {
+        let Some(url) = self.control.url(role, stream, secret) else { return false };
+        if url.ended.is_none() {
+            self.control.close(url.id, CloseReason::Deleted).await;
+        }
+        true
     }
 
     /// Whether a session URL is live, for GET and HEAD.
-    pub fn exists(&self, _role: Role, _stream: &StreamName, _secret: &str) -> bool {
-        unimplemented!()
+    pub fn exists(&self, role: Role, stream: &StreamName, secret: &str) -> bool {
+        self.live(role, stream, secret).is_some()
     }
 
     /// The public id behind a session URL, for `GET …/stats`.
-    pub fn resolve(&self, _role: Role, _stream: &StreamName, _secret: &str) -> Option<SessionId> {
-        unimplemented!()
+    pub fn resolve(&self, role: Role, stream: &StreamName, secret: &str) -> Option<SessionId> {
+        Some(self.live(role, stream, secret)?.id)
     }
 
     /// Ends a session by its public id; false if there is none.
-    pub async fn kick(&self, _id: SessionId) -> bool {
-        unimplemented!()
+    pub async fn kick(&self, id: SessionId) -> bool {
+        self.control.close(id, CloseReason::Kicked).await
     }
 
     /// All streams with a publisher or a viewer, sorted by name.
     pub async fn streams(&self) -> Vec<StreamInfo> {
-        unimplemented!()
+        let mut infos = Vec::new();
+        for stream in self.control.all_streams() {
+            infos.push(self.stream_info(&stream).await);
+        }
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
+        infos
     }
 
     /// One stream.
-    pub async fn stream(&self, _stream: &StreamName) -> Option<StreamInfo> {
-        unimplemented!()
+    pub async fn stream(&self, stream: &StreamName) -> Option<StreamInfo> {
+        let stream = self.control.streams.get(stream).map(|entry| Arc::clone(entry.value()))?;
+        Some(self.stream_info(&stream).await)
     }
 
     /// One session in detail.
-    pub async fn session(&self, _id: SessionId) -> Option<SessionInfo> {
-        unimplemented!()
+    pub async fn session(&self, id: SessionId) -> Option<SessionInfo> {
+        let entry = self.control.sessions.get(&id).map(|entry| Arc::clone(entry.value()))?;
+        let worker = entry.lock().worker;
+        let Some(worker) = worker else { return Some(waiting_info(&entry)) };
+        self.inspect(worker, move |worker, _, now| worker.session_info(id, now)).await?
     }
 
     /// Totals over all workers.
     pub async fn stats(&self) -> SfuStats {
-        unimplemented!()
+        let control = &self.control;
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let mut stats = SfuStats {
+            streams: control.streams.len() as u64,
+            sessions_total: [count(&control.totals.publishers), count(&control.totals.subscribers)],
+            closed_total: CloseReason::ALL
+                .iter()
+                .zip(&control.totals.closed)
+                .map(|(reason, n)| (reason.label(), count(n)))
+                .collect(),
+            workers: control.workers.len() as u64,
+            ..SfuStats::default()
+        };
+        let mut dropped = DropCounters::default();
+        let mut latency = LatencyWindow::default();
+        for worker in 0..control.workers.len() {
+            let report = |worker: &mut Worker, shell: &ShellReport, _| {
+                (worker.report(), shell.clone())
+            };
+            let Some((report, shell)) = self.inspect(worker, report).await else { continue };
+            stats.publishers += report.publishers;
+            stats.subscribers += report.subscribers;
+            stats.packets_in += report.packets_in;
+            stats.bytes_in += report.bytes_in;
+            stats.packets_out += report.packets_out;
+            stats.bytes_out += report.bytes_out;
+            stats.repairs_out += report.repairs_out;
+            stats.keyframe_requests += report.keyframe_requests;
+            stats.cache_packets += report.cache_packets;
+            stats.cache_bytes += report.cache_bytes;
+            stats.panics += report.panics;
+            stats.send_calls += shell.socket.send_calls;
+            stats.datagrams_out += shell.socket.datagrams_out;
+            dropped.merge(&report.dropped);
+            dropped.add(DropReason::SendBlocked, shell.socket.send_blocked);
+            dropped.add(DropReason::SendError, shell.socket.send_errors);
+            latency.merge(&shell.latency);
+        }
+        stats.dropped_total = dropped.iter().map(|(reason, n)| (reason.label(), n)).collect();
+        stats.forward_latency_us = latency.quantiles();
+        stats
     }
 
     /// Whether new sessions are taken (false while draining or when full).
     pub fn ready(&self) -> bool {
-        unimplemented!()
+        self.control.has_room()
     }
 
     /// Refuses new sessions from now on; live ones go on.
     pub fn drain(&self) {
-        unimplemented!()
+        self.control.draining.store(true, Ordering::Relaxed);
     }
 
     /// Ends every session with close_notify and stops the workers.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        self.drain();
+        for worker in 0..self.control.workers.len() {
+            self.control.order(worker, || Command::CloseAll(CloseReason::Shutdown)).await;
+        }
+        let control = Arc::clone(&self.control);
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in &control.workers {
+                if worker.send(Message::Stop).is_ok() {
+                    worker.join();
+                }
+            }
+        });
+        if let Err(error) = joined.await {
+            tracing::error!(%error, "stopping the workers failed");
+        }
+    }
+
+    fn live(&self, role: Role, stream: &StreamName, secret: &str) -> Option<Arc<SessionEntry>> {
+        let url = self.control.url(role, stream, secret).filter(|url| url.ended.is_none())?;
+        self.control.sessions.get(&url.id).map(|entry| Arc::clone(entry.value()))
+    }
+
+    async fn stream_info(&self, stream: &Stream) -> StreamInfo {
+        let (publisher, mut viewer_ids, viewers) = {
+            let state = stream.lock();
+            let publisher = state.publisher.as_ref().map(|source| source.publisher);
+            let ids: Vec<SessionId> =
+                state.viewers.keys().copied().take(VIEWER_IDS_MAX).collect();
+            (publisher, ids, state.viewers.len())
+        };
+        viewer_ids.sort_unstable();
+        let publisher = match publisher {
+            Some(id) => self.session(id).await,
+            None => None,
+        };
+        StreamInfo { name: stream.shared.name.clone(), publisher, viewers, viewer_ids }
+    }
+
+    /// Runs something on a worker's thread and waits for its answer; `None` if it does not answer.
+    async fn inspect<T: Send + 'static>(
+        &self,
+        worker: usize,
+        look: impl FnOnce(&mut Worker, &ShellReport, Instant) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, asked) = oneshot::channel();
+        let message = Message::Inspect(Box::new(move |worker, shell, now| {
+            // Nobody waits any more: the request was given up.
+            _ = answer.send(look(worker, shell, now));
+        }));
+        self.control.workers.get(worker)?.send(message).ok()?;
+        tokio::time::timeout(INSPECT_TIMEOUT, asked).await.ok()?.ok()
+    }
+}
+
+/// Events waiting for the control plane. Full: the worker keeps them and tries again next turn.
+const EVENTS_MAX: usize = 4_096;
+
+/// Viewer ids listed per stream.
+const VIEWER_IDS_MAX: usize = 1_000;
+
+/// How long a worker may take to answer a question.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often waiting sessions are looked through.
+const REAP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Follows the workers' events and reaps what waited too long, until the last handle is dropped.
+async fn supervise(control: Weak<Control>, mut inbox: mpsc::Receiver<(usize, Event)>) {
+    let mut reap = tokio::time::interval(REAP_INTERVAL);
+    loop {
+        let event = tokio::select! {
+            event = inbox.recv() => match event {
+                Some(event) => Some(event),
+                None => return,
+            },
+            _ = reap.tick() => None,
+        };
+        let Some(control) = control.upgrade() else { return };
+        match event {
+            Some((worker, event)) => {
+                if let Some(replaced) = control.on_event(worker, event) {
+                    control.close(replaced, CloseReason::TakenOver).await;
+                }
+            }
+            None => {
+                for viewer in control.reap(Instant::now()) {
+                    control.close(viewer, CloseReason::StreamEnded).await;
+                }
+            }
+        }
+    }
+}
+
+fn clock_base() -> ClockBase {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    ClockBase::new(Instant::now(), unix)
+}
+
+fn candidates(config: &Config, bound: SocketAddr) -> Vec<SocketAddr> {
+    if config.advertise.is_empty() {
+        return vec![bound];
+    }
+    let with_port = |addr: &SocketAddr| match addr.port() {
+        0 => SocketAddr::new(addr.ip(), bound.port()),
+        _ => *addr,
+    };
+    config.advertise.iter().map(with_port).collect()
+}
+
+fn waiting_info(entry: &SessionEntry) -> SessionInfo {
+    SessionInfo {
+        id: entry.id,
+        role: entry.role,
+        stream: entry.stream.shared.name.clone(),
+        state: PeerState::WaitingIce.label(),
+        age_s: entry.created.elapsed().as_secs_f64(),
+        worker: 0,
+        srtp_profile: None,
+        rtt_ms: None,
+        tracks: Vec::new(),
+        decisions: Vec::new(),
     }
 }
 

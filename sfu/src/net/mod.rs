@@ -1,7 +1,13 @@
-//! The shell: threads, clock, sockets, and the `Sfu` handle.
+//! The shell: threads, clock, sockets, and the [`Sfu`] handle.
 //!
-//! The only room below `api` that reads a clock or touches a socket.
+//! The only room below `api` that reads a clock or touches a socket. [`socket`] is one worker's UDP
+//! socket, `thread` its loop, `control` the directories of streams and sessions, `handle` the door.
 
+mod control;
 mod handle;
+mod latency;
+mod socket;
+mod thread;
 
+pub use crate::worker::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo};
 pub use handle::*;

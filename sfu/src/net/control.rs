@@ -1,0 +1,621 @@
+//! The control plane: directories of streams and sessions, placement, takeover, reaping.
+//!
+//! Everything here happens on tokio threads, under one mutex per stream or session; workers learn of
+//! it by commands and by the streams' shared snapshots. Media never passes here.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use super::handle::{Created, OfferError};
+use super::thread::{Message, WorkerHandle};
+use crate::config::Config;
+use crate::error::CloseReason;
+use crate::ids::{Role, SessionId, SessionSecret, StreamName};
+use crate::router::table::SourceTrackInfo;
+use crate::router::{Route, SourceInfo, StreamId, StreamShared};
+use crate::sdp::{
+    IceCredentials, LocalTransport, Offer, PublishPlan, SdpError, SourceTrack, SubscribeOptions,
+    answer_publish, answer_subscribe,
+};
+use crate::transport::dtls::DtlsCertificate;
+use crate::transport::peer::ICE_TIMEOUT;
+use crate::transport::{Entropy, OsEntropy};
+use crate::worker::{Command, Event, Lobby, NewSession, Plan};
+
+/// `Retry-After` of a refusal for lack of room.
+const RETRY_AFTER_S: u32 = 5;
+
+/// PATCH requests per second and session (whip-whep B19).
+pub(super) const PATCHES_PER_SECOND: u32 = 20;
+
+/// State shared by all clones of the handle.
+pub(super) struct Control {
+    pub config: Config,
+    pub media_addr: SocketAddr,
+    pub workers: Vec<WorkerHandle>,
+    pub lobby: Arc<Lobby>,
+    pub streams: DashMap<StreamName, Arc<Stream>>,
+    pub sessions: DashMap<SessionId, Arc<SessionEntry>>,
+    /// Session URLs by their secret; ended ones stay for the tombstone time.
+    pub urls: DashMap<Box<str>, Url>,
+    pub draining: AtomicBool,
+    pub totals: Totals,
+    pub(super) certificate: DtlsCertificate,
+    pub(super) candidates: Vec<SocketAddr>,
+    pub(super) stream_ids: Mutex<StreamIds>,
+    pub(super) half_open: AtomicUsize,
+}
+
+/// Cumulative counters of the control plane.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub publishers: AtomicU64,
+    pub subscribers: AtomicU64,
+    pub closed: [AtomicU64; CloseReason::ALL.len()],
+}
+
+/// What a session URL leads to.
+#[derive(Debug, Clone)]
+pub(super) struct Url {
+    pub id: SessionId,
+    pub role: Role,
+    pub stream: StreamName,
+    /// When the session ended.
+    pub ended: Option<Instant>,
+}
+
+/// One stream.
+pub(super) struct Stream {
+    pub shared: Arc<StreamShared>,
+    state: Mutex<StreamState>,
+}
+
+#[derive(Default)]
+pub(super) struct StreamState {
+    /// Taken out of the directory; look the name up again.
+    gone: bool,
+    epochs: u32,
+    /// Publisher sessions, connected or not.
+    publishers: usize,
+    pub publisher: Option<Arc<SourceInfo>>,
+    /// Viewers and their workers.
+    pub viewers: HashMap<SessionId, usize>,
+    /// Since when there is no publisher, while there are viewers.
+    waiting_since: Option<Instant>,
+}
+
+/// One session.
+pub(super) struct SessionEntry {
+    pub id: SessionId,
+    pub role: Role,
+    pub stream: Arc<Stream>,
+    pub secret: SessionSecret,
+    pub created: Instant,
+    /// What it becomes when it connects (publishers).
+    source: Option<Arc<SourceInfo>>,
+    state: Mutex<SessionState>,
+}
+
+pub(super) struct SessionState {
+    /// The owner; `None` while it waits in the lobby.
+    pub worker: Option<usize>,
+    pub connected: bool,
+    pub local: LocalTransport,
+    pub remote: IceCredentials,
+    pub patches: PatchBudget,
+}
+
+/// PATCH requests left in this second.
+#[derive(Default)]
+pub(super) struct PatchBudget {
+    since: Option<Instant>,
+    taken: u32,
+}
+
+impl PatchBudget {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let fresh =
+            self.since.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs(1));
+        if fresh {
+            self.since = Some(now);
+            self.taken = 0;
+        }
+        self.taken += 1;
+        self.taken <= PATCHES_PER_SECOND
+    }
+}
+
+/// Small indices for worker tables, reused with a new generation.
+#[derive(Default)]
+pub(super) struct StreamIds {
+    free: Vec<StreamId>,
+    next: u32,
+}
+
+impl StreamIds {
+    fn take(&mut self) -> StreamId {
+        self.free.pop().unwrap_or_else(|| {
+            self.next += 1;
+            StreamId { index: self.next - 1, generation: 0 }
+        })
+    }
+
+    fn give(&mut self, id: StreamId) {
+        self.free.push(StreamId { generation: id.generation.wrapping_add(1), ..id });
+    }
+}
+
+impl SessionEntry {
+    pub(super) fn lock(&self) -> MutexGuard<'_, SessionState> {
+        lock(&self.state)
+    }
+
+    /// The strong ETag of its ICE session (whip-whep A4).
+    pub(super) fn etag(local: &LocalTransport) -> String {
+        format!("\"{}\"", local.ice.ufrag)
+    }
+}
+
+impl Stream {
+    pub(super) fn lock(&self) -> MutexGuard<'_, StreamState> {
+        lock(&self.state)
+    }
+}
+
+/// A panic while holding one of these locks is caught nowhere else; the data stays whole because each
+/// change is a few assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// WHIP POST.
+    pub(super) fn publish(&self, name: StreamName, offer: &[u8]) -> Result<Created, OfferError> {
+        self.admit()?;
+        let offer = Offer::parse(offer).map_err(refuse)?;
+        let local = self.local_transport();
+        let (plan, answer) = answer_publish(&offer, &local).map_err(refuse)?;
+        let id = random_id();
+        let (stream, source) = self.with_stream(&name, |stream, state| {
+            if state.publisher.is_some() && !self.config.takeover {
+                return Err(OfferError::Conflict);
+            }
+            state.epochs += 1;
+            state.publishers += 1;
+            let source = Arc::new(source_info(state.epochs, id, &plan));
+            Ok((Arc::clone(stream), source))
+        })?;
+        let new = NewSession {
+            id,
+            stream: Arc::clone(&stream.shared),
+            local: local.ice.clone(),
+            created: Instant::now(),
+            plan: Plan::Publish { plan, source: Arc::clone(&source) },
+        };
+        let created = self.enter(&new, stream, local, answer, Some(source), None);
+        self.totals.publishers.fetch_add(1, Ordering::Relaxed);
+        self.lobby.wait(Box::new(new));
+        Ok(created)
+    }
+
+    /// WHEP POST.
+    pub(super) fn subscribe(&self, name: StreamName, offer: &[u8]) -> Result<Created, OfferError> {
+        self.admit()?;
+        let offer = Offer::parse(offer).map_err(refuse)?;
+        let local = self.local_transport();
+        let id = random_id();
+        self.with_stream(&name, |stream, state| {
+            let sources: Option<Vec<SourceTrack>> =
+                state.publisher.as_ref().map(|source| source.source_tracks());
+            let mut fresh_ssrc = random_ssrc;
+            let options = SubscribeOptions {
+                source: sources.as_deref(),
+                ssrc_base: &mut fresh_ssrc,
+                msid: name.as_str(),
+            };
+            let (plan, answer) = answer_subscribe(&offer, &local, options).map_err(refuse)?;
+            let worker = self.place(state);
+            let new = NewSession {
+                id,
+                stream: Arc::clone(&stream.shared),
+                local: local.ice.clone(),
+                created: Instant::now(),
+                plan: Plan::Subscribe { plan },
+            };
+            self.lobby.own(&local.ice, worker);
+            let created = self.enter(
+                &new,
+                Arc::clone(stream),
+                local.clone(),
+                answer,
+                None,
+                Some(worker),
+            );
+            if state.publisher.is_none() {
+                state.waiting_since.get_or_insert(new.created);
+            }
+            state.viewers.insert(id, worker);
+            publish_route(stream, state);
+            self.totals.subscribers.fetch_add(1, Ordering::Relaxed);
+            let command = Message::Command(Command::Subscribe(Box::new(new)));
+            let queued = self.workers.get(worker).is_some_and(|w| w.send(command).is_ok());
+            if !queued {
+                state.viewers.remove(&id);
+                publish_route(stream, state);
+                self.leave(id, CloseReason::Refused);
+                self.lobby.remove(&local.ice.ufrag);
+                return Err(OfferError::Unavailable { retry_after_s: RETRY_AFTER_S });
+            }
+            Ok(created)
+        })
+    }
+
+    /// Ends a session: at once if it still waits, else by its worker.
+    pub(super) async fn close(&self, id: SessionId, reason: CloseReason) -> bool {
+        let Some(entry) = self.sessions.get(&id).map(|entry| Arc::clone(entry.value())) else {
+            return false;
+        };
+        if let Some(mut url) = self.urls.get_mut(entry.secret.expose()) {
+            url.ended.get_or_insert_with(Instant::now);
+        }
+        let (worker, ufrag) = {
+            let state = entry.lock();
+            (state.worker, state.local.ice.ufrag.clone())
+        };
+        if self.lobby.remove(&ufrag).is_some() {
+            self.on_closed(id, reason);
+            return true;
+        }
+        let workers = match worker {
+            Some(worker) => worker..worker + 1,
+            // Adopted a moment ago, the event is on its way: whoever has it will know.
+            None => 0..self.workers.len(),
+        };
+        for worker in workers {
+            self.order(worker, || Command::Close { id, reason }).await;
+        }
+        true
+    }
+
+    /// Sends an order, waiting for room in the queue.
+    pub(super) async fn order(&self, worker: usize, command: impl Fn() -> Command) -> bool {
+        const TRIES: u32 = 2_000;
+        let Some(handle) = self.workers.get(worker) else { return false };
+        for _ in 0..TRIES {
+            if handle.send(Message::Command(command())).is_ok() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        false
+    }
+
+    /// An event of a worker.
+    pub(super) fn on_event(&self, worker: usize, event: Event) -> Option<SessionId> {
+        match event {
+            Event::Adopted(id) => {
+                if let Some(entry) = self.sessions.get(&id) {
+                    entry.lock().worker = Some(worker);
+                }
+                None
+            }
+            Event::Connected(id) => self.on_connected(id),
+            Event::Closed(id, reason) => {
+                self.on_closed(id, reason);
+                None
+            }
+        }
+    }
+
+    /// A session's keys are known. Returns the publisher that it replaces, to be closed.
+    fn on_connected(&self, id: SessionId) -> Option<SessionId> {
+        let entry = self.sessions.get(&id).map(|entry| Arc::clone(entry.value()))?;
+        if !std::mem::replace(&mut entry.lock().connected, true) {
+            self.half_open.fetch_sub(1, Ordering::Relaxed);
+        }
+        let stream = &entry.stream;
+        tracing::info!(session = %id, role = ?entry.role, stream = %stream.shared.name, "connected");
+        let source = entry.source.as_ref()?;
+        let mut state = stream.lock();
+        let replaced = state.publisher.replace(Arc::clone(source));
+        state.waiting_since = None;
+        stream.shared.source.store(Some(Arc::clone(source)));
+        self.refresh(stream, &state);
+        replaced.map(|old| old.publisher).filter(|old| *old != id)
+    }
+
+    /// A session is over.
+    pub(super) fn on_closed(&self, id: SessionId, reason: CloseReason) {
+        let Some(entry) = self.leave(id, reason) else { return };
+        let stream = &entry.stream;
+        let mut state = stream.lock();
+        match entry.role {
+            Role::Publisher => {
+                state.publishers = state.publishers.saturating_sub(1);
+                if state.publisher.as_ref().is_some_and(|source| source.publisher == id) {
+                    state.publisher = None;
+                    stream.shared.source.store(None);
+                    self.refresh(stream, &state);
+                    if !state.viewers.is_empty() {
+                        state.waiting_since = Some(Instant::now());
+                    }
+                }
+            }
+            Role::Subscriber => {
+                state.viewers.remove(&id);
+                publish_route(stream, &state);
+            }
+        }
+        self.drop_if_unused(stream, &mut state);
+    }
+
+    /// Ends what waited too long. Returns viewers to be closed.
+    pub(super) fn reap(&self, now: Instant) -> Vec<SessionId> {
+        let stale: Vec<(SessionId, String)> = self
+            .sessions
+            .iter()
+            .filter(|entry| now.saturating_duration_since(entry.created) >= ICE_TIMEOUT)
+            .filter_map(|entry| {
+                let state = entry.lock();
+                let waits = state.worker.is_none() && !state.connected;
+                waits.then(|| (entry.id, state.local.ice.ufrag.clone()))
+            })
+            .collect();
+        for (id, ufrag) in stale {
+            if self.lobby.remove(&ufrag).is_some() {
+                self.on_closed(id, CloseReason::NoIce);
+            }
+        }
+        self.urls.retain(|_, url| {
+            url.ended.is_none_or(|at| now.saturating_duration_since(at) < self.config.tombstone)
+        });
+        let mut ended = Vec::new();
+        for stream in self.all_streams() {
+            let state = stream.lock();
+            let over = state.waiting_since.is_some_and(|since| {
+                now.saturating_duration_since(since) >= self.config.viewer_wait
+            });
+            if over {
+                ended.extend(state.viewers.keys().copied());
+            }
+        }
+        ended
+    }
+
+    /// Every stream now; no lock of the directory is held while the caller works on them.
+    pub(super) fn all_streams(&self) -> Vec<Arc<Stream>> {
+        self.streams.iter().map(|stream| Arc::clone(stream.value())).collect()
+    }
+
+    /// The session behind a URL, if role and stream fit; also an ended one.
+    pub(super) fn url(&self, role: Role, stream: &StreamName, secret: &str) -> Option<Url> {
+        let url = self.urls.get(secret)?;
+        (url.role == role && url.stream == *stream).then(|| url.clone())
+    }
+
+    /// Whether new sessions are taken.
+    pub(super) fn has_room(&self) -> bool {
+        let workers = self.workers.len();
+        !self.draining.load(Ordering::Relaxed)
+            && self.sessions.len() < self.config.sessions_per_worker * workers
+            && self.half_open.load(Ordering::Relaxed) < self.config.half_open_per_worker * workers
+    }
+
+    /// Fresh credentials under the same certificate and candidates.
+    pub(super) fn local_transport(&self) -> LocalTransport {
+        let mut session_id = [0; 8];
+        OsEntropy.fill(&mut session_id);
+        LocalTransport {
+            ice: IceCredentials { ufrag: random_text(8), pwd: random_text(32) },
+            fingerprint_sha256: self.certificate.fingerprint_sha256(),
+            candidates: self.candidates.clone(),
+            // RFC 8866 section 5.2 wants a number; 62 bits are read by everybody.
+            session_id: u64::from_be_bytes(session_id) >> 2,
+        }
+    }
+
+    fn admit(&self) -> Result<(), OfferError> {
+        match self.has_room() {
+            true => Ok(()),
+            false => Err(OfferError::Unavailable { retry_after_s: RETRY_AFTER_S }),
+        }
+    }
+
+    /// Notes a new session in the directories.
+    fn enter(
+        &self,
+        new: &NewSession,
+        stream: Arc<Stream>,
+        local: LocalTransport,
+        answer: String,
+        source: Option<Arc<SourceInfo>>,
+        worker: Option<usize>,
+    ) -> Created {
+        let mut random = [0; 24];
+        OsEntropy.fill(&mut random);
+        let secret = SessionSecret::from_random(random);
+        let etag = SessionEntry::etag(&local);
+        let url = Url {
+            id: new.id,
+            role: new.role(),
+            stream: new.stream.name.clone(),
+            ended: None,
+        };
+        tracing::info!(session = %new.id, role = ?new.role(), stream = %new.stream.name, "accepted");
+        let entry = SessionEntry {
+            id: new.id,
+            role: new.role(),
+            stream,
+            secret: secret.clone(),
+            created: new.created,
+            source,
+            state: Mutex::new(SessionState {
+                worker,
+                connected: false,
+                local,
+                remote: new.remote().ice.clone(),
+                patches: PatchBudget::default(),
+            }),
+        };
+        self.half_open.fetch_add(1, Ordering::Relaxed);
+        self.urls.insert(secret.expose().into(), url);
+        self.sessions.insert(new.id, Arc::new(entry));
+        Created { secret, id: new.id, answer, etag }
+    }
+
+    /// Takes a session out of the directories; its URL stays as a tombstone.
+    fn leave(&self, id: SessionId, reason: CloseReason) -> Option<Arc<SessionEntry>> {
+        let (_, entry) = self.sessions.remove(&id)?;
+        if !entry.lock().connected {
+            self.half_open.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(mut url) = self.urls.get_mut(entry.secret.expose()) {
+            url.ended.get_or_insert_with(Instant::now);
+        }
+        if let Some(counter) = self.totals.closed.get(reason as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::info!(
+            session = %id,
+            role = ?entry.role,
+            stream = %entry.stream.shared.name,
+            reason = reason.label(),
+            "closed"
+        );
+        Some(entry)
+    }
+
+    /// Finds or makes a stream and works on it under its lock.
+    fn with_stream<T>(
+        &self,
+        name: &StreamName,
+        work: impl FnOnce(&Arc<Stream>, &mut StreamState) -> Result<T, OfferError>,
+    ) -> Result<T, OfferError> {
+        loop {
+            let stream = match self.streams.entry(name.clone()) {
+                Entry::Occupied(entry) => Arc::clone(entry.get()),
+                Entry::Vacant(entry) => {
+                    let shared = StreamShared::new(lock(&self.stream_ids).take(), name.clone());
+                    let state = Mutex::new(StreamState::default());
+                    Arc::clone(&entry.insert(Arc::new(Stream { shared, state })))
+                }
+            };
+            let mut state = stream.lock();
+            if state.gone {
+                continue;
+            }
+            let outcome = work(&stream, &mut state);
+            self.drop_if_unused(&stream, &mut state);
+            return outcome;
+        }
+    }
+
+    /// The publisher's worker while it has room, else the one with the fewest viewers.
+    fn place(&self, state: &StreamState) -> usize {
+        let mut load = vec![0usize; self.workers.len()];
+        for entry in &self.sessions {
+            if let Some(count) = entry.lock().worker.and_then(|worker| load.get_mut(worker)) {
+                *count += 1;
+            }
+        }
+        let home = state
+            .publisher
+            .as_ref()
+            .and_then(|source| self.sessions.get(&source.publisher)?.lock().worker);
+        let room = |worker: usize| {
+            load.get(worker).is_some_and(|count| *count < self.config.sessions_per_worker)
+        };
+        home.filter(|worker| room(*worker)).unwrap_or_else(|| {
+            let least = load.iter().enumerate().min_by_key(|(_, count)| **count);
+            least.map_or(0, |(worker, _)| worker)
+        })
+    }
+
+    /// Tells every worker that has a part in the stream. One that misses it sees the change at its
+    /// next sweep.
+    fn refresh(&self, stream: &Stream, state: &StreamState) {
+        let home = state
+            .publisher
+            .as_ref()
+            .and_then(|source| self.sessions.get(&source.publisher)?.lock().worker);
+        let mut workers: Vec<usize> = state.viewers.values().copied().chain(home).collect();
+        workers.sort_unstable();
+        workers.dedup();
+        for worker in workers.iter().filter_map(|worker| self.workers.get(*worker)) {
+            _ = worker.send(Message::Command(Command::Refresh(Arc::clone(&stream.shared))));
+        }
+    }
+
+    /// Takes a stream that nobody publishes or watches out of the directory. Its lock is held, so no
+    /// session can enter it in between.
+    fn drop_if_unused(&self, stream: &Stream, state: &mut StreamState) {
+        let unused = state.publishers == 0 && state.viewers.is_empty();
+        if unused && !std::mem::replace(&mut state.gone, true) {
+            self.streams.remove(&stream.shared.name);
+            lock(&self.stream_ids).give(stream.shared.id);
+        }
+    }
+}
+
+fn publish_route(stream: &Stream, state: &StreamState) {
+    let mut destinations: Vec<usize> = state.viewers.values().copied().collect();
+    destinations.sort_unstable();
+    destinations.dedup();
+    if stream.shared.route.load().destinations != destinations {
+        stream.shared.route.store(Arc::new(Route { destinations }));
+    }
+}
+
+fn source_info(epoch: u32, publisher: SessionId, plan: &PublishPlan) -> SourceInfo {
+    let tracks = plan
+        .tracks
+        .iter()
+        .map(|track| SourceTrackInfo {
+            source: SourceTrack { kind: track.kind, format: track.format.clone() },
+            rids: track.rids.clone(),
+            exts: track.exts.clone(),
+        })
+        .collect();
+    SourceInfo { epoch, publisher, tracks }
+}
+
+fn refuse(error: SdpError) -> OfferError {
+    match error {
+        SdpError::Malformed(text) => OfferError::Malformed(text),
+        SdpError::Unacceptable(text) => OfferError::Unacceptable(text),
+    }
+}
+
+fn random_id() -> SessionId {
+    let mut random = [0; 8];
+    OsEntropy.fill(&mut random);
+    SessionId(u64::from_be_bytes(random))
+}
+
+fn random_ssrc() -> u32 {
+    let mut random = [0; 4];
+    OsEntropy.fill(&mut random);
+    u32::from_be_bytes(random).max(1)
+}
+
+/// Letters and digits only: safe in SDP, in ETags and in every client's parser. 5.9 bits each.
+fn random_text(len: usize) -> String {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut text = String::with_capacity(len);
+    let mut random = [0; 64];
+    while text.len() < len {
+        OsEntropy.fill(&mut random);
+        // Values of 248 and above would favour the first letters.
+        for byte in random.into_iter().filter(|byte| *byte < 248).take(len - text.len()) {
+            let symbol = ALPHABET.get(usize::from(byte) % ALPHABET.len()).copied();
+            text.push(char::from(symbol.unwrap_or(b'A')));
+        }
+    }
+    text
+}

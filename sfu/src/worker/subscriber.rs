@@ -1,0 +1,520 @@
+//! One viewer: its tracks, what it gets of each packet, and its feedback.
+//!
+//! [`Subscriber::forward`] is the inner loop of the fan-out: decide, write, seal, batch. NACKs are
+//! answered from the stream's shared cache. Called by the hallway in `mod.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::batch::{Batch, DATAGRAM_BYTES_MAX};
+use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
+use super::report::{DecisionInfo, LayerInfo, TrackInfo};
+use super::session::Budget;
+use super::stream::LocalStream;
+use crate::error::{CloseReason, DropReason};
+use crate::forward::{Forwarder, LineConfig, OutgoingFormat, Reason};
+use crate::media::Packet;
+use crate::media::stats::{RateMeter, SenderStats};
+use crate::router::{SourceInfo, table::TRACKS_MAX};
+use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
+use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
+use crate::transport::Path;
+use crate::transport::egress::Egress;
+use crate::transport::peer::Peer;
+
+/// Numbers one viewer may ask for again per second (quality A3.2); more are dropped
+/// (`DropReason::RepairLimited`).
+const NACKS_PER_SECOND: u32 = 1_000;
+
+/// Assumed until the first report tells it.
+const RTT_UNKNOWN: Duration = Duration::from_millis(50);
+
+/// The first sender report follows the first packet this soon, so that lips are right at once.
+const FIRST_REPORT_AFTER: Duration = Duration::from_millis(50);
+
+/// Our canonical name in SDES: one for all lines of a session, so that players sync them.
+const CNAME: &str = "weir";
+
+/// One viewer.
+#[derive(Debug)]
+pub struct Subscriber {
+    tracks: Vec<SubTrack>,
+    /// Which of `tracks` takes a source track.
+    by_source: [Option<u8>; TRACKS_MAX],
+    epoch: Option<u32>,
+    connected: bool,
+    next_twcc: u16,
+    nack_budget: Budget,
+    next_report: Option<Instant>,
+    keyframe_requests: u64,
+}
+
+#[derive(Debug)]
+struct SubTrack {
+    plan: SubscribeTrack,
+    forwarder: Forwarder,
+    /// The source track it takes.
+    source: Option<u8>,
+    stats: SenderStats,
+    rate: RateMeter,
+    reason: Reason,
+    nacks: u64,
+    repairs: u64,
+}
+
+impl Subscriber {
+    /// A viewer that is not connected yet.
+    pub fn new(plan: SubscribePlan, context: &mut Context, now: Instant) -> Self {
+        let tracks = plan
+            .tracks
+            .into_iter()
+            .map(|plan| SubTrack {
+                forwarder: Forwarder::new(line_config(&plan, context), now),
+                plan,
+                source: None,
+                stats: SenderStats::new(),
+                rate: RateMeter::new(),
+                reason: Reason::NoPublisher,
+                nacks: 0,
+                repairs: 0,
+            })
+            .collect();
+        Self {
+            tracks,
+            by_source: [None; TRACKS_MAX],
+            epoch: None,
+            connected: false,
+            next_twcc: 0,
+            nack_budget: Budget::per_second(NACKS_PER_SECOND),
+            next_report: None,
+            keyframe_requests: 0,
+        }
+    }
+
+    /// Keys are known: packets may flow.
+    pub fn on_connected(&mut self) {
+        self.connected = true;
+    }
+
+    /// Follows a change of publisher.
+    ///
+    /// # Errors
+    /// [`CloseReason::CodecNotNegotiated`] if a track's codec is not in this viewer's answer: the
+    /// session is closed rather than left silent (whip-whep G6).
+    pub fn apply_source(
+        &mut self,
+        now: Instant,
+        source: Option<&Arc<SourceInfo>>,
+    ) -> Result<(), CloseReason> {
+        let epoch = source.map(|source| source.epoch);
+        if self.epoch == epoch && epoch.is_some() {
+            return Ok(());
+        }
+        self.epoch = epoch;
+        self.by_source = [None; TRACKS_MAX];
+        for (index, track) in (0u8..).zip(&mut self.tracks) {
+            let found = source.and_then(|source| find_source(source, &track.plan));
+            track.source = found;
+            let Some((source, source_index)) = source.zip(found) else {
+                track.reason =
+                    if source.is_some() { Reason::NoTrack } else { Reason::NoPublisher };
+                track.forwarder.detach(now, track.reason);
+                continue;
+            };
+            let info = source
+                .tracks
+                .get(usize::from(source_index))
+                .ok_or(CloseReason::CodecNotNegotiated)?;
+            let codec = track
+                .plan
+                .codecs
+                .iter()
+                .filter_map(|codec| {
+                    codec_matches(&info.source.format, &codec.format).map(|rank| (rank, codec))
+                })
+                .min_by_key(|(rank, _)| *rank)
+                .map(|(_, codec)| codec)
+                .ok_or(CloseReason::CodecNotNegotiated)?;
+            track.forwarder.attach(
+                now,
+                OutgoingFormat {
+                    codec: codec.format.codec,
+                    pt: codec.pt,
+                    rtx_pt: codec.rtx_pt,
+                    red_pt: codec.red_pt,
+                },
+            );
+            if let Some(slot) = self.by_source.get_mut(usize::from(source_index)) {
+                *slot = Some(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forwards this turn's packets of the stream: for each, decide, write, seal, batch.
+    pub fn forward(
+        &mut self,
+        now: Instant,
+        stream: &LocalStream,
+        peer: &mut Peer,
+        batch: &mut Batch,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let Some(path) = peer.selected().filter(|_| self.connected) else {
+            context.report.dropped.add(DropReason::NotConnected, stream.fresh.len() as u64);
+            return;
+        };
+        self.choose_layers(now, stream);
+        for fresh in &stream.fresh {
+            let Some(index) = self.by_source.get(usize::from(fresh.track)).copied().flatten()
+            else {
+                continue;
+            };
+            let Some(track) = self.tracks.get_mut(usize::from(index)) else { continue };
+            let found = stream.packet(fresh.track, fresh.layer, fresh.ext_seq);
+            let layer = stream.context(fresh.track, fresh.layer);
+            let Some((packet, layer)) = found.zip(layer) else { continue };
+            let Some(meta) = packet.meta() else { continue };
+            let first = track.forwarder.current_layer().is_none();
+            let record = match track.forwarder.on_packet(layer, meta, self.next_twcc) {
+                Ok(record) => record,
+                Err(reason) => {
+                    context.report.dropped.count(reason);
+                    if reason == DropReason::AwaitingKeyframe {
+                        stream.shared.wish_keyframe(fresh.track, fresh.layer);
+                    }
+                    continue;
+                }
+            };
+            self.next_twcc = self.next_twcc.wrapping_add(1);
+            if first {
+                let soon = now + FIRST_REPORT_AFTER;
+                self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
+            }
+            let written = track.forwarder.line().write_media(&record, packet, batch.slot());
+            let sealed = written.and_then(|plaintext| peer.seal(plaintext));
+            if let Some(bytes) = commit(sealed, peer, path, batch, context, egress) {
+                track.rate.add(now, bytes);
+            }
+        }
+        batch.flush(path, egress);
+    }
+
+    /// Follows the best layer of each track, and asks for the keyframe that a change needs.
+    fn choose_layers(&mut self, now: Instant, stream: &LocalStream) {
+        let Some(epoch) = self.epoch else { return };
+        for track in &mut self.tracks {
+            let Some(source) = track.source else { continue };
+            let Some(best) = stream.best_layer(source) else { continue };
+            let left = track
+                .forwarder
+                .current_layer()
+                .is_some_and(|layer| layer != best && !stream.is_live(source, layer, now));
+            let reason = if left { Reason::LayerStopped } else { Reason::LargestLiveLayer };
+            let waited = track.forwarder.awaits_keyframe();
+            track.forwarder.set_target(epoch, best, reason);
+            track.reason = track.forwarder.decisions().last().map_or(reason, |last| last.reason);
+            let waits = track.forwarder.awaits_keyframe();
+            if waits.is_some() && waits != waited {
+                stream.shared.wish_keyframe(source, best);
+            }
+        }
+    }
+
+    /// One decrypted RTCP compound.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one session and its worker")]
+    pub fn handle_rtcp(
+        &mut self,
+        now: Instant,
+        compound: &[u8],
+        stream: &LocalStream,
+        peer: &mut Peer,
+        batch: &mut Batch,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        for packet in crate::rtp::rtcp::packets(compound) {
+            let Ok(packet) = packet else {
+                context.report.dropped.count(DropReason::RtcpMalformed);
+                return;
+            };
+            match packet {
+                Rtcp::ReceiverReport(report) => {
+                    let server = context.clock.ntp(now);
+                    for block in report.blocks() {
+                        if let Some(track) = self.track_of_ssrc(block.ssrc) {
+                            track.stats.on_report(server, &block);
+                        }
+                    }
+                }
+                Rtcp::Nack(nack) => {
+                    for sequence in nack.sequences() {
+                        self.repeat(
+                            now,
+                            nack.media_ssrc,
+                            sequence,
+                            stream,
+                            peer,
+                            batch,
+                            context,
+                            egress,
+                        );
+                    }
+                    if let Some(path) = peer.selected() {
+                        batch.flush(path, egress);
+                    }
+                }
+                Rtcp::Pli { media_ssrc, .. } => self.on_keyframe_request(media_ssrc, stream),
+                Rtcp::Fir(fir) => {
+                    for (ssrc, _) in fir.entries() {
+                        self.on_keyframe_request(ssrc, stream);
+                    }
+                }
+                // Feedback for the estimator, which does not exist yet; never passed on
+                // (whip-whep G12).
+                Rtcp::Twcc(_) | Rtcp::Remb(_) => {}
+                Rtcp::SenderReport(_) | Rtcp::Bye(_) | Rtcp::Other { .. } => {}
+            }
+        }
+    }
+
+    fn on_keyframe_request(&mut self, ssrc: u32, stream: &LocalStream) {
+        self.keyframe_requests += 1;
+        let Some(track) = self.track_of_ssrc(ssrc) else { return };
+        let layer = track.forwarder.awaits_keyframe().or(track.forwarder.current_layer());
+        if let Some((source, layer)) = track.source.zip(layer) {
+            stream.shared.wish_keyframe(source, layer);
+        }
+    }
+
+    /// Answers one NACKed number: RTX where negotiated, else the byte-identical packet again.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one session and its worker")]
+    fn repeat(
+        &mut self,
+        now: Instant,
+        media_ssrc: u32,
+        sequence: u16,
+        stream: &LocalStream,
+        peer: &mut Peer,
+        batch: &mut Batch,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let allowed = self.nack_budget.take(now);
+        let rtt = peer.check_rtt();
+        let next_twcc = self.next_twcc;
+        let Some(track) = self.track_of_ssrc(media_ssrc) else { return };
+        track.nacks += 1;
+        let Some(path) = peer.selected().filter(|_| allowed) else {
+            context.report.dropped.count(DropReason::RepairLimited);
+            return;
+        };
+        let rtt = track.stats.rtt().or(rtt).unwrap_or(RTT_UNKNOWN);
+        let line = track.forwarder.line_mut();
+        let record = match line.claim_repeat(now, sequence, rtt) {
+            Ok(record) => record,
+            Err(known) => {
+                let reason =
+                    if known { DropReason::RepairLimited } else { DropReason::RepairExpired };
+                context.report.dropped.count(reason);
+                return;
+            }
+        };
+        let source = record.source();
+        let cached: Option<&Arc<Packet>> = stream
+            .epoch()
+            .filter(|epoch| source.is_epoch(*epoch))
+            .zip(track.source)
+            .and_then(|(_, index)| stream.packet(index, source.layer(), source.ext_seq()));
+        let Some(packet) = cached else {
+            context.report.dropped.count(DropReason::RepairExpired);
+            return;
+        };
+        let rtx = line.format().is_some_and(|format| format.rtx_pt.is_some());
+        let written = match rtx {
+            true => line.write_rtx(&record, packet, next_twcc, batch.slot()),
+            false => line.write_media(&record, packet, batch.slot()),
+        };
+        let sealed = written.and_then(|plaintext| peer.seal(plaintext));
+        if commit(sealed, peer, path, batch, context, egress).is_some() {
+            track.repairs += 1;
+            context.report.repairs_out += 1;
+            if rtx {
+                self.next_twcc = next_twcc.wrapping_add(1);
+            }
+        }
+    }
+
+    /// Sends the sender reports that are due.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        if self.next_report.is_none_or(|at| at > now) {
+            return;
+        }
+        self.next_report = Some(now + REPORT_INTERVAL);
+        let server = context.clock.ntp(now);
+        for track in &self.tracks {
+            let line = track.forwarder.line();
+            let Some(format) = line.format() else { continue };
+            let Some(anchor) = track.forwarder.outgoing_anchor() else { continue };
+            let (packets, octets) = line.totals();
+            let report = SenderReportOut {
+                ssrc: line.ssrc(),
+                ntp: server.0,
+                rtp_time: anchor.rtp_at(server, format.codec.clock_rate()),
+                packets: packets as u32,
+                octets: octets as u32,
+            };
+            let end = RTCP_BYTES_MAX.min(context.scratch.len());
+            let mut writer =
+                RtcpWriter::new(context.scratch.get_mut(..end).unwrap_or(&mut []));
+            writer.sender_report(&report, &[]);
+            writer.sdes_cname(line.ssrc(), CNAME);
+            let len = writer.len();
+            peer.send_rtcp(&mut context.scratch, len, line.ssrc(), egress);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.next_report
+    }
+
+    /// Round-trip time as the viewer's reports tell it.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.tracks.iter().filter_map(|track| track.stats.rtt()).min()
+    }
+
+    /// Its tracks for the API.
+    pub fn report(&mut self, now: Instant, source: Option<&Arc<SourceInfo>>) -> Vec<TrackInfo> {
+        let keyframe_requests = self.keyframe_requests;
+        self.tracks
+            .iter_mut()
+            .map(|track| {
+                let line = track.forwarder.line();
+                let (packets, bytes) = line.totals();
+                let lost =
+                    track.stats.last_report().map_or(0, |report| report.cumulative_lost.into());
+                let rid = rid_of(source, track.source, track.forwarder.current_layer());
+                let layer = LayerInfo {
+                    rid: rid.unwrap_or_default(),
+                    ssrc: line.ssrc(),
+                    packets,
+                    bytes,
+                    bitrate_bps: track.rate.bitrate(now).0,
+                    lost,
+                    keyframes: 0,
+                    keyframe_requests,
+                    nacks: track.nacks,
+                    repairs: track.repairs,
+                    resolution: None,
+                };
+                TrackInfo {
+                    mid: track.plan.mid.clone(),
+                    kind: track.plan.kind,
+                    codec: line.format().map(|format| format.codec),
+                    layers: vec![layer],
+                    reason: Some(track.reason.label()),
+                }
+            })
+            .collect()
+    }
+
+    /// The last decisions of all its tracks, oldest first, for the API.
+    pub fn decisions(
+        &self,
+        created: Instant,
+        source: Option<&Arc<SourceInfo>>,
+    ) -> Vec<DecisionInfo> {
+        let mut all: Vec<(Instant, DecisionInfo)> = Vec::new();
+        for track in &self.tracks {
+            for decision in track.forwarder.decisions().iter() {
+                let what = match decision.layer {
+                    None => "nothing is sent".to_owned(),
+                    Some(layer) => match rid_of(source, track.source, Some(layer)) {
+                        Some(rid) if !rid.is_empty() => format!("layer {rid}"),
+                        _ => "the only layer".to_owned(),
+                    },
+                };
+                all.push((
+                    decision.at,
+                    DecisionInfo {
+                        at_s: decision.at.saturating_duration_since(created).as_secs_f64(),
+                        decision: format!("mid {}: {what}", track.plan.mid),
+                        reason: decision.reason.label(),
+                    },
+                ));
+            }
+        }
+        all.sort_by_key(|(at, _)| *at);
+        all.into_iter().map(|(_, decision)| decision).collect()
+    }
+
+    fn track_of_ssrc(&mut self, ssrc: u32) -> Option<&mut SubTrack> {
+        self.tracks.iter_mut().find(|track| track.plan.ssrc == ssrc)
+    }
+}
+
+/// Takes the sealed packet in the batch's slot into the message; returns its bytes.
+fn commit(
+    sealed: Option<usize>,
+    peer: &mut Peer,
+    path: Path,
+    batch: &mut Batch,
+    context: &mut Context,
+    egress: &mut dyn Egress,
+) -> Option<usize> {
+    let Some(bytes) = sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) else {
+        context.report.dropped.count(DropReason::TooLargeToSend);
+        return None;
+    };
+    if !peer.may_send(bytes) {
+        context.report.dropped.count(DropReason::UnconfirmedEgress);
+        return None;
+    }
+    context.report.packets_out += 1;
+    context.report.bytes_out += bytes as u64;
+    batch.commit(bytes, path, egress);
+    Some(bytes)
+}
+
+fn line_config(plan: &SubscribeTrack, context: &mut Context) -> LineConfig {
+    let mut random = [0; 6];
+    context.entropy.fill(&mut random);
+    let [a, b, timestamp @ ..] = random;
+    LineConfig {
+        ssrc: plan.ssrc,
+        rtx_ssrc: plan.rtx_ssrc,
+        mid: plan.mid.as_bytes().into(),
+        exts: plan.exts.iter().collect(),
+        two_byte_exts: plan.exts.allow_mixed,
+        remember: plan.codecs.iter().any(|codec| codec.feedback.nack),
+        first_sequence: u16::from_be_bytes([a, b]) & 0x7fff,
+        first_timestamp: u32::from_be_bytes(timestamp),
+    }
+}
+
+/// The n-th published track of the m-line's kind (whip-whep G15).
+fn find_source(source: &SourceInfo, plan: &SubscribeTrack) -> Option<u8> {
+    source
+        .tracks
+        .iter()
+        .enumerate()
+        .filter(|(_, track)| track.source.kind == plan.kind)
+        .nth(plan.ordinal)
+        .map(|(index, _)| index as u8)
+}
+
+fn rid_of(
+    source: Option<&Arc<SourceInfo>>,
+    track: Option<u8>,
+    layer: Option<u8>,
+) -> Option<String> {
+    source?.tracks.get(usize::from(track?))?.rids.get(usize::from(layer?)).cloned()
+}

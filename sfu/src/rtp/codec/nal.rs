@@ -1,0 +1,58 @@
+//! What H.264 and H.265 payloads share: aggregation packets and cropped sizes.
+
+use crate::rtp::reader::Reader;
+
+/// The NAL units of an aggregation packet behind its payload header: each with a 16-bit size
+/// (RFC 6184 section 5.7.1, RFC 7798 section 4.4.2). Ends at the first size that overruns.
+pub(super) fn aggregated(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Reader(bytes);
+    std::iter::from_fn(move || {
+        let size = rest.u16()?;
+        rest.take(usize::from(size))
+    })
+}
+
+/// Samples of one luma column and row that a chroma sample covers, by `chroma_format_idc`
+/// (H.264 table 6-1, H.265 table 6-1).
+pub(super) fn chroma_subsampling(chroma_format_idc: u32) -> (u64, u64) {
+    match chroma_format_idc {
+        1 => (2, 2),
+        2 => (2, 1),
+        _ => (1, 1),
+    }
+}
+
+/// Size after cropping; `None` if nothing is left or it does not fit 16 bits. Each crop is a sum
+/// of two offsets in `unit`s.
+pub(super) fn cropped(
+    (width, height): (u64, u64),
+    (crop_x, crop_y): (u64, u64),
+    unit: (u64, u64),
+) -> Option<(u16, u16)> {
+    let left = |size: u64, crop: u64, unit: u64| {
+        let size = size.checked_sub(crop.checked_mul(unit)?)?;
+        u16::try_from(size).ok().filter(|&size| size > 0)
+    };
+    Some((left(width, crop_x, unit.0)?, left(height, crop_y, unit.1)?))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Bytes of a hexadecimal literal.
+    pub(in crate::rtp::codec) fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> =
+            text.chars().map(|c| c.to_digit(16).expect("hexadecimal") as u8).collect();
+        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    }
+
+    #[test]
+    fn cropping_to_nothing_or_beyond_16_bits_is_no_size() {
+        assert_eq!(cropped((64, 64), (0, 4), (2, 2)), Some((64, 56)));
+        assert_eq!(cropped((64, 64), (32, 0), (2, 2)), None);
+        assert_eq!(cropped((64, 64), (u64::MAX, 0), (2, 2)), None);
+        assert_eq!(cropped((65_535, 16), (0, 0), (1, 1)), Some((65_535, 16)));
+        assert_eq!(cropped((65_536, 16), (0, 0), (1, 1)), None);
+    }
+}

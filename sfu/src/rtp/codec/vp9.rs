@@ -1,0 +1,135 @@
+//! VP9 payload descriptor (RFC 9628 section 4.2). The frame behind it is never looked at.
+
+use super::{FrameInfo, PictureFields};
+use crate::rtp::reader::Reader;
+
+// First byte of the descriptor.
+const HAS_PICTURE_ID: u8 = 0x80;
+const INTER_PREDICTED: u8 = 0x40;
+const HAS_LAYERS: u8 = 0x20;
+const FLEXIBLE: u8 = 0x10;
+const START_OF_FRAME: u8 = 0x08;
+const HAS_SCALABILITY: u8 = 0x02;
+
+/// Reference indices in flexible mode.
+const MAX_REFERENCES: usize = 3;
+
+pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
+    let first = *payload.first()?;
+    let fields = picture_fields(payload)?;
+    let mut rest = Reader(payload.get(fields.picture_id_end().max(1)..)?);
+    let mut layers = None;
+    if first & HAS_LAYERS != 0 {
+        layers = Some(rest.u8()?);
+        if first & FLEXIBLE == 0 {
+            rest.u8()?; // TL0PICIDX
+        }
+    }
+    let spatial_id = layers.map(|byte| byte >> 1 & 0x07);
+    let starts_frame = first & START_OF_FRAME != 0 && spatial_id.unwrap_or(0) == 0;
+    Some(FrameInfo {
+        starts_frame,
+        keyframe: starts_frame && first & INTER_PREDICTED == 0,
+        resolution: resolution(first, rest),
+        temporal_id: layers.map(|byte| byte >> 5),
+        spatial_id,
+        picture: fields.read(payload),
+    })
+}
+
+pub(super) fn picture_fields(payload: &[u8]) -> Option<PictureFields> {
+    let first = *payload.first()?;
+    let mut fields = PictureFields::default();
+    if first & HAS_PICTURE_ID != 0 {
+        fields = PictureFields::with_picture_id(payload, 1)?;
+    }
+    if first & (HAS_LAYERS | FLEXIBLE) == HAS_LAYERS {
+        // Behind the byte of layer indices.
+        let at = fields.end().max(1) + 1;
+        fields = fields.with_tl0_pic_idx(payload, at)?;
+    }
+    Some(fields)
+}
+
+/// Size of the largest spatial layer, from the scalability structure if it lists sizes. `rest`
+/// begins behind the layer indices.
+fn resolution(first: u8, mut rest: Reader<'_>) -> Option<(u16, u16)> {
+    if first & HAS_SCALABILITY == 0 {
+        return None;
+    }
+    if first & (FLEXIBLE | INTER_PREDICTED) == FLEXIBLE | INTER_PREDICTED {
+        for _ in 0..MAX_REFERENCES {
+            if rest.u8()? & 1 == 0 {
+                break;
+            }
+        }
+    }
+    let structure = rest.u8()?;
+    let has_sizes = structure & 0x10 != 0;
+    if !has_sizes {
+        return None;
+    }
+    let lower_layers = usize::from(structure >> 5);
+    rest.take(lower_layers * 4)?;
+    Some((rest.u16()?, rest.u16()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PictureIds;
+    use super::*;
+
+    #[test]
+    fn keyframe_begins_at_the_lowest_spatial_layer() {
+        for (payload, starts, key, spatial_id) in [
+            (&[0x08, 0][..], true, true, None),
+            (&[0x48, 0], true, false, None),  // predicted
+            (&[0x00, 0], false, false, None), // not the first packet
+            (&[0x28, 0x00, 1], true, true, Some(0)),
+            (&[0x28, 0x03, 1], false, false, Some(1)), // upper layer of the same picture
+        ] {
+            let info = peek(payload).unwrap();
+            assert_eq!((info.starts_frame, info.keyframe), (starts, key), "{payload:x?}");
+            assert_eq!(info.spatial_id, spatial_id, "{payload:x?}");
+        }
+    }
+
+    #[test]
+    fn picture_ids_in_both_modes() {
+        let ids = |picture_id, tl0_pic_idx| Some(PictureIds { picture_id, tl0_pic_idx });
+        for (payload, end, temporal_id, picture) in [
+            (&[0x88, 0x05][..], 2, None, ids(Some((5, 7)), None)),
+            (&[0x88, 0x81, 0x02], 3, None, ids(Some((0x102, 15)), None)),
+            (&[0xa8, 0x81, 0x02, 0x40, 9], 5, Some(2), ids(Some((0x102, 15)), Some(9))),
+            (&[0xb8, 0x81, 0x02, 0x40], 3, Some(2), ids(Some((0x102, 15)), None)), // flexible
+            (&[0x28, 0x40, 9], 3, Some(2), ids(None, Some(9))),
+            (&[0x38, 0x40], 0, Some(2), None),
+        ] {
+            let info = peek(payload).unwrap();
+            assert_eq!((info.temporal_id, info.picture), (temporal_id, picture), "{payload:x?}");
+            assert_eq!(picture_fields(payload).unwrap().end(), end, "{payload:x?}");
+            assert_eq!(
+                picture_fields(&payload[..end]).is_some(),
+                end > 0,
+                "the prefix alone is enough: {payload:x?}"
+            );
+            for cut in 0..payload.len() {
+                assert_eq!(peek(&payload[..cut]), None, "{payload:x?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn resolution_is_that_of_the_largest_layer() {
+        let sizes = [0x01, 0x40, 0x00, 0xb4, 0x02, 0x80, 0x01, 0x68];
+        let two_layers = [&[0x0a, 0x30][..], &sizes].concat();
+        assert_eq!(peek(&two_layers).unwrap().resolution, Some((640, 360)));
+        let flexible = [&[0x5a, 0x03, 0x05, 0x02, 0x30][..], &sizes].concat();
+        assert_eq!(peek(&flexible).unwrap().resolution, Some((640, 360)), "behind three P_DIFF");
+        assert_eq!(peek(&[0x0a, 0x08, 1, 0]).unwrap().resolution, None, "no sizes listed");
+        for cut in 1..two_layers.len() {
+            let info = peek(&two_layers[..cut]).unwrap();
+            assert_eq!((info.keyframe, info.resolution), (true, None), "{cut}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Reads the SRTP profiles out of a ClientHello.

@@ -1,0 +1,1068 @@
+//! The ICE-lite agent of one session (RFC 8445, RFC 7675).
+//!
+//! Owns which address pairs may talk to us, which one we send on, and whether the peer is alive.
+//! Answers authenticated checks and sends none, except two kinds of its own: to confirm a pair
+//! before egress moves to it, and for a viewer to renew its consent. Never gathers, never
+//! nominates, never holds a socket or reads a clock. Called by `transport/peer`. Next: `stun.rs`.
+//!
+//! Rules, in order of importance:
+//! - Nothing without valid `MESSAGE-INTEGRITY` gets an answer or leaves state (whip-whep C51).
+//! - A request seen before (same transaction id) moves nothing, validates nothing and is no life.
+//! - Until a pair was nominated or confirmed, egress follows the first valid check and then the
+//!   first `USE-CANDIDATE`. After that it moves only to a freshly nominated pair that has answered
+//!   a check of ours from there (D3); for a publisher an authenticated SRTP packet from there does
+//!   as well, because some publishers never answer (whip-whep C50).
+//! - A viewer's pair that is not confirmed may get 3 × the bytes that came from it.
+
+use std::time::{Duration, Instant};
+
+use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
+use super::{Entropy, Path};
+use crate::error::DropReason;
+use crate::ids::Role;
+use crate::sdp::IceCredentials;
+
+/// Validated pairs of one session. One more pushes out the pair that was idle longest, if it was
+/// never nominated or is idle for [`CONSENT_TIMEOUT`]; else the check is dropped (quality B2).
+pub const MAX_PAIRS: usize = 8;
+
+/// Time without life after which a session is over (RFC 7675 section 5.1, whip-whep C60).
+pub const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// STUN requests per second and pair; more are dropped unanswered (quality B2). Answers to our own
+/// checks do not count: their transaction ids cannot be guessed.
+pub const STUN_PER_SECOND: u32 = 50;
+
+/// Bytes we may send to an unconfirmed pair per byte that came from it.
+pub const UNCONFIRMED_FACTOR: u64 = 3;
+
+/// Own checks of a viewer are spaced by this plus up to [`CONSENT_JITTER`] (RFC 7675 section 5.1).
+const CONSENT_MIN: Duration = Duration::from_secs(4);
+const CONSENT_JITTER: Duration = Duration::from_secs(2);
+
+/// First wait for an answer to a check: twice the known round trip within these bounds. It doubles
+/// with each attempt.
+const CHECK_RTO: Duration = Duration::from_millis(50);
+const CHECK_RTO_MAX: Duration = Duration::from_millis(200);
+/// Requests of one check, each with its own transaction id; after the last one it has failed.
+const CHECK_ATTEMPTS: usize = 7;
+
+/// Remembered transaction ids of accepted requests. A copy of an older one counts as new, but can
+/// still move nothing without an answer to a check of ours.
+const SEEN_MAX: usize = 64;
+
+/// `PRIORITY` of a peer-reflexive candidate of component 1 (RFC 8445 section 5.1.2.1).
+const PRIORITY: u32 = (110 << 24) | (0xffff << 8) | 255;
+
+/// What the agent starts with.
+#[derive(Debug, Clone)]
+pub struct IceConfig {
+    /// Our credentials, from our answer.
+    pub local: IceCredentials,
+    /// The peer's credentials, from its offer.
+    pub remote: IceCredentials,
+    /// Publisher or viewer: they differ in consent, life and egress (see the head of this file).
+    pub kind: Role,
+}
+
+/// What one STUN datagram did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IceEvent {
+    /// Bytes of the answer in `reply`, to be sent back on the same path; 0 for none.
+    pub reply_len: usize,
+    /// This was the very first valid check of the session: a DTLS client may start.
+    pub first_check: bool,
+    /// The path we send on was chosen, moved, or (viewer) confirmed by its answer to our check.
+    pub nominated: Option<Path>,
+}
+
+/// The agent. See the head of this file.
+pub struct IceAgent {
+    kind: Role,
+    current: Generation,
+    /// The credentials before a restart, until a pair of the new ones is selected.
+    previous: Option<Generation>,
+    pairs: Vec<Pair>,
+    selected: Option<Path>,
+    /// A pair that egress moves to once it is confirmed.
+    target: Option<Path>,
+    confirm: Option<Check>,
+    consent: Option<Check>,
+    consent_at: Option<Instant>,
+    seen: Seen,
+    last_life: Instant,
+    tie_breaker: Option<u64>,
+    rtt: Option<Duration>,
+    /// Something beyond STUN was authenticated: keys exist.
+    authenticated: bool,
+}
+
+/// One set of credentials, and how far it got.
+struct Generation {
+    local: IceCredentials,
+    remote: IceCredentials,
+    checked: bool,
+    nominated: bool,
+}
+
+impl Generation {
+    fn new(local: IceCredentials, remote: IceCredentials) -> Self {
+        Self { local, remote, checked: false, nominated: false }
+    }
+}
+
+/// An address pair that passed an authenticated check.
+struct Pair {
+    path: Path,
+    last_seen: Instant,
+    nominated: bool,
+    confirmed: bool,
+    received: u64,
+    sent: u64,
+    second: Instant,
+    in_second: u32,
+}
+
+impl Pair {
+    fn new(path: Path, now: Instant) -> Self {
+        Self {
+            path,
+            last_seen: now,
+            nominated: false,
+            confirmed: false,
+            received: 0,
+            sent: 0,
+            second: now,
+            in_second: 0,
+        }
+    }
+
+    /// Whether one more request fits into this second.
+    fn take_turn(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
+            (self.second, self.in_second) = (now, 0);
+        }
+        self.in_second = self.in_second.saturating_add(1);
+        self.in_second <= STUN_PER_SECOND
+    }
+}
+
+impl IceAgent {
+    /// A session that waits for its first check. Its life starts now.
+    pub fn new(config: IceConfig, now: Instant) -> Self {
+        Self {
+            kind: config.kind,
+            current: Generation::new(config.local, config.remote),
+            previous: None,
+            pairs: Vec::new(),
+            selected: None,
+            target: None,
+            confirm: None,
+            consent: None,
+            consent_at: None,
+            seen: Seen::default(),
+            last_life: now,
+            tie_breaker: None,
+            rtt: None,
+            authenticated: false,
+        }
+    }
+
+    /// Takes one STUN datagram that carries this session's ufrag or came on one of its pairs.
+    /// Writes at most one answer into `reply` (76 bytes suffice, 100 for a refusal). Counts the
+    /// datagram's bytes for the path itself; do not call [`on_datagram`](Self::on_datagram) too.
+    ///
+    /// # Errors
+    /// Why it was dropped without an answer: `StunMalformed`, `StunUnknownUfrag`,
+    /// `StunBadIntegrity`, `StunRateLimited`, `StunUnexpectedResponse`, `TooManyPairs`, and
+    /// `UnvalidatedAddress` for a copy of an earlier check that comes from a new address.
+    pub fn handle_stun(
+        &mut self,
+        now: Instant,
+        path: Path,
+        datagram: &[u8],
+        reply: &mut [u8],
+    ) -> Result<IceEvent, DropReason> {
+        let view = StunView::parse(datagram).map_err(|_| DropReason::StunMalformed)?;
+        if !view.is_binding() {
+            return Err(DropReason::StunMalformed);
+        }
+        match view.class() {
+            StunClass::Request => self.handle_request(now, path, datagram.len(), &view, reply),
+            StunClass::Success => self.handle_answer(now, path, &view),
+            StunClass::Error => Err(DropReason::StunUnexpectedResponse),
+            // A keepalive (RFC 8445 section 11): unauthenticated, so it proves nothing.
+            StunClass::Indication => Ok(IceEvent::default()),
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        now: Instant,
+        path: Path,
+        len: usize,
+        view: &StunView<'_>,
+        reply: &mut [u8],
+    ) -> Result<IceEvent, DropReason> {
+        if let Some(pair) = self.pair_mut(path)
+            && !pair.take_turn(now)
+        {
+            return Err(DropReason::StunRateLimited);
+        }
+        let (ufrag, _) = view.username().ok_or(DropReason::StunUnknownUfrag)?;
+        let is_current = ufrag == self.current.local.ufrag;
+        let generation = if is_current { Some(&self.current) } else { self.previous.as_ref() }
+            .filter(|generation| generation.local.ufrag == ufrag)
+            .ok_or(DropReason::StunUnknownUfrag)?;
+        let key = generation.local.pwd.as_bytes();
+        if !view.verify_integrity(key) {
+            return Err(DropReason::StunBadIntegrity);
+        }
+        let id = view.transaction_id();
+        if !view.unknown_attributes().is_empty() {
+            let unknown = view.unknown_attributes();
+            let reply_len = stun::write_unknown_attributes(reply, &id, unknown, key).unwrap_or(0);
+            return Ok(IceEvent { reply_len, ..IceEvent::default() });
+        }
+        let reply_len = stun::write_success(reply, &id, path.remote, key).unwrap_or(0);
+        let fresh = self.seen.is_new(&id);
+        let known = self.is_validated(path);
+        if !known && !fresh {
+            return Err(DropReason::UnvalidatedAddress);
+        }
+        if !known {
+            self.add_pair(path, now)?;
+        }
+        self.on_datagram(path, len);
+        let mut event = IceEvent { reply_len, ..IceEvent::default() };
+        if fresh {
+            self.seen.insert(id);
+            self.on_fresh_check(now, path, is_current, view.has_use_candidate(), &mut event);
+        }
+        Ok(event)
+    }
+
+    /// An authenticated request that is no copy: it is life, and may choose the path.
+    fn on_fresh_check(
+        &mut self,
+        now: Instant,
+        path: Path,
+        is_current: bool,
+        use_candidate: bool,
+        event: &mut IceEvent,
+    ) {
+        if let Some(pair) = self.pair_mut(path) {
+            pair.last_seen = now;
+            pair.nominated |= use_candidate;
+        }
+        // A connected viewer proves life with answers and SRTCP only: its checks could be recorded
+        // by others.
+        if self.kind == Role::Publisher || !self.selected_is_confirmed() {
+            self.last_life = now;
+        }
+        if !is_current {
+            return;
+        }
+        event.first_check = !self.current.checked && self.selected.is_none();
+        let chooses = use_candidate || (!self.current.checked && !self.current.nominated);
+        self.current.checked = true;
+        let on_selected = self.selected == Some(path);
+        if on_selected
+            && self.kind == Role::Subscriber
+            && self.confirm.is_none()
+            && !self.selected_is_confirmed()
+        {
+            self.begin_confirm(now, path);
+        }
+        if !chooses {
+            return;
+        }
+        let first_nomination = use_candidate && !self.current.nominated;
+        self.current.nominated |= use_candidate;
+        let free_to_move = self.selected.is_none()
+            || (first_nomination && self.previous.is_none() && !self.selected_is_confirmed());
+        if on_selected {
+            self.select(path);
+        } else if free_to_move {
+            self.select(path);
+            event.nominated = Some(path);
+            if self.kind == Role::Subscriber {
+                self.begin_confirm(now, path);
+            }
+        } else {
+            self.target = Some(path);
+            if self.is_confirmed(path) {
+                // It answered us long ago; the client may be gone from there since.
+                self.set_confirmed(path, false);
+            }
+            self.begin_confirm(now, path);
+        }
+    }
+
+    /// An answer to a check of ours: right id, from that very pair, signed with its password.
+    fn handle_answer(
+        &mut self,
+        now: Instant,
+        path: Path,
+        view: &StunView<'_>,
+    ) -> Result<IceEvent, DropReason> {
+        let id = view.transaction_id();
+        let is_confirm = self.confirm.as_ref().is_some_and(|check| check.sent_at(&id).is_some());
+        let check = if is_confirm { &self.confirm } else { &self.consent };
+        let (sent_at, current) = check
+            .as_ref()
+            .filter(|check| check.path == path)
+            .and_then(|check| Some((check.sent_at(&id)?, check.current)))
+            .ok_or(DropReason::StunUnexpectedResponse)?;
+        let generation = if current { Some(&self.current) } else { self.previous.as_ref() }
+            .ok_or(DropReason::StunUnexpectedResponse)?;
+        if !view.verify_integrity(generation.remote.pwd.as_bytes()) {
+            return Err(DropReason::StunBadIntegrity);
+        }
+        self.rtt = Some(now.saturating_duration_since(sent_at));
+        self.last_life = now;
+        let mut event = IceEvent::default();
+        if !is_confirm {
+            self.consent = None;
+            return Ok(event);
+        }
+        self.confirm = None;
+        self.set_confirmed(path, true);
+        if self.target == Some(path) || self.selected == Some(path) {
+            self.select(path);
+            event.nominated = Some(path);
+            if self.kind == Role::Subscriber {
+                self.consent = None;
+                self.consent_at = Some(now + CONSENT_MIN + CONSENT_JITTER / 2);
+            }
+        }
+        Ok(event)
+    }
+
+    /// Whether this pair passed an authenticated check: only then do its DTLS, SRTP and SRTCP bytes
+    /// deserve a look (quality B1).
+    pub fn is_validated(&self, path: Path) -> bool {
+        self.pairs.iter().any(|pair| pair.path == path)
+    }
+
+    /// The path we send on: before any confirmation the first validated pair.
+    pub fn selected(&self) -> Option<Path> {
+        self.selected
+    }
+
+    /// Whether `bytes` more may leave on the selected path, and counts them if so. False is
+    /// [`DropReason::UnconfirmedEgress`]: the path is not confirmed and 3 × the bytes received from
+    /// it would be exceeded. A publisher is free of this once keys exist.
+    pub fn may_send(&mut self, bytes: usize) -> bool {
+        let free = self.kind == Role::Publisher && self.authenticated;
+        let Some(pair) = self.selected.and_then(|path| self.pair_mut(path)) else {
+            return false;
+        };
+        let sent = pair.sent.saturating_add(bytes as u64);
+        if !free && !pair.confirmed && sent > pair.received.saturating_mul(UNCONFIRMED_FACTOR) {
+            return false;
+        }
+        pair.sent = sent;
+        true
+    }
+
+    /// Counts the bytes of a datagram other than STUN from a validated pair, for the 3 × rule.
+    pub fn on_datagram(&mut self, path: Path, bytes: usize) {
+        if let Some(pair) = self.pair_mut(path) {
+            pair.received = pair.received.saturating_add(bytes as u64);
+        }
+    }
+
+    /// An SRTP, SRTCP or DTLS packet from `path` was authenticated: life. If a publisher has
+    /// nominated that path and it waits for confirmation, this is it; then true.
+    pub fn on_authenticated(&mut self, now: Instant, path: Path) -> bool {
+        self.last_life = now;
+        self.authenticated = true;
+        if let Some(pair) = self.pair_mut(path) {
+            pair.last_seen = now;
+        }
+        let moves = self.kind == Role::Publisher && self.target == Some(path);
+        if moves {
+            self.confirm = None;
+            self.select(path);
+        }
+        moves
+    }
+
+    /// Writes the next Binding request of ours that is due at `now` into `out`; its path and
+    /// length. Call until `None`. 700 bytes hold any request.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        entropy: &mut dyn Entropy,
+        out: &mut [u8],
+    ) -> Option<(Path, usize)> {
+        let is_confirm = self.confirm.as_ref().is_some_and(|check| check.is_due(now));
+        let check = if is_confirm { &mut self.confirm } else { &mut self.consent };
+        let check = check.as_mut().filter(|check| check.is_due(now))?;
+        let generation = if check.current { &self.current } else { self.previous.as_ref()? };
+        let tie_breaker = *self.tie_breaker.get_or_insert_with(|| random_u64(entropy));
+        if !is_confirm && check.attempts == 0 {
+            let share = random_u64(entropy) as u32 as f64 / f64::from(u32::MAX);
+            self.consent_at = Some(now + CONSENT_MIN + CONSENT_JITTER.mul_f64(share));
+        }
+        let mut transaction_id = TransactionId::default();
+        entropy.fill(&mut transaction_id);
+        let rto = self.rtt.map_or(CHECK_RTO, |rtt| (rtt * 2).clamp(CHECK_RTO, CHECK_RTO_MAX));
+        check.sent(now, transaction_id, rto);
+        let request = CheckRequest {
+            transaction_id,
+            remote_ufrag: &generation.remote.ufrag,
+            local_ufrag: &generation.local.ufrag,
+            priority: PRIORITY,
+            tie_breaker,
+            key: generation.remote.pwd.as_bytes(),
+        };
+        Some((check.path, stun::write_check(out, &request)?))
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) and then
+    /// [`poll_transmit`](Self::poll_transmit) next: a check, the next consent, or the end of life.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let confirm = self.confirm.as_ref().map(|check| check.next_at);
+        let consent = self.consent.as_ref().map(|check| check.next_at);
+        let expiry = Some(self.last_life + CONSENT_TIMEOUT);
+        [confirm, consent, self.consent_at, expiry].into_iter().flatten().min()
+    }
+
+    /// Gives up checks without an answer and starts the next consent check when it is time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.confirm.take_if(|check| check.is_spent(now));
+        self.consent.take_if(|check| check.is_spent(now));
+        if self.consent_at.is_some_and(|at| at <= now) {
+            self.consent_at = None;
+            self.consent = self.selected.map(|path| Check::new(path, now, self.previous.is_none()));
+        }
+    }
+
+    /// Whether nothing authenticated came for [`CONSENT_TIMEOUT`].
+    pub fn is_expired(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_life) >= CONSENT_TIMEOUT
+    }
+
+    /// ICE restart (RFC 8839 section 4.4.1.1.1, whip-whep B9). The selected pair keeps flowing and
+    /// all pairs stay validated; the authenticated PATCH counts as life. Checks with the old credentials are answered, but choose nothing,
+    /// until a check with the new ones has selected a pair; a second restart forgets the oldest.
+    pub fn restart(&mut self, local: IceCredentials, remote: IceCredentials, now: Instant) {
+        let old = std::mem::replace(&mut self.current, Generation::new(local, remote));
+        if self.selected.is_some() {
+            self.previous = Some(old);
+        }
+        self.target = None;
+        self.confirm = None;
+        self.consent = None;
+        self.last_life = now;
+    }
+
+    /// Our present ufrag.
+    pub fn local_ufrag(&self) -> &str {
+        &self.current.local.ufrag
+    }
+
+    /// The ufrag from before a restart, while checks with it are still answered.
+    pub fn previous_local_ufrag(&self) -> Option<&str> {
+        self.previous.as_ref().map(|previous| previous.local.ufrag.as_str())
+    }
+
+    /// The peer's present credentials.
+    pub fn remote(&self) -> &IceCredentials {
+        &self.current.remote
+    }
+
+    /// Round-trip time of the last answered check of ours.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    fn pair_mut(&mut self, path: Path) -> Option<&mut Pair> {
+        self.pairs.iter_mut().find(|pair| pair.path == path)
+    }
+
+    fn is_confirmed(&self, path: Path) -> bool {
+        self.pairs.iter().any(|pair| pair.path == path && pair.confirmed)
+    }
+
+    fn selected_is_confirmed(&self) -> bool {
+        self.selected.is_some_and(|path| self.is_confirmed(path))
+    }
+
+    fn set_confirmed(&mut self, path: Path, confirmed: bool) {
+        if let Some(pair) = self.pair_mut(path) {
+            pair.confirmed = confirmed;
+        }
+    }
+
+    /// Makes `path` the one we send on. The credentials before a restart have then done their duty.
+    fn select(&mut self, path: Path) {
+        self.selected = Some(path);
+        self.target = None;
+        self.previous = None;
+    }
+
+    fn begin_confirm(&mut self, now: Instant, path: Path) {
+        if self.confirm.as_ref().is_none_or(|check| check.path != path) {
+            self.confirm = Some(Check::new(path, now, true));
+        }
+    }
+
+    fn add_pair(&mut self, path: Path, now: Instant) -> Result<(), DropReason> {
+        if self.pairs.len() >= MAX_PAIRS {
+            let (selected, target) = (self.selected, self.target);
+            let (index, _) = self
+                .pairs
+                .iter()
+                .enumerate()
+                .filter(|(_, pair)| Some(pair.path) != selected && Some(pair.path) != target)
+                .filter(|(_, pair)| {
+                    let idle = now.saturating_duration_since(pair.last_seen);
+                    !pair.nominated || idle >= CONSENT_TIMEOUT
+                })
+                .min_by_key(|(_, pair)| pair.last_seen)
+                .ok_or(DropReason::TooManyPairs)?;
+            self.pairs.swap_remove(index);
+        }
+        self.pairs.push(Pair::new(path, now));
+        Ok(())
+    }
+}
+
+/// A check of ours under way: up to [`CHECK_ATTEMPTS`] requests on one path.
+struct Check {
+    path: Path,
+    /// Signed with the present credentials, not with those before a restart.
+    current: bool,
+    attempts: usize,
+    next_at: Instant,
+    requests: [Option<(TransactionId, Instant)>; CHECK_ATTEMPTS],
+}
+
+impl Check {
+    fn new(path: Path, now: Instant, current: bool) -> Self {
+        Self { path, current, attempts: 0, next_at: now, requests: [None; CHECK_ATTEMPTS] }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.attempts < CHECK_ATTEMPTS && now >= self.next_at
+    }
+
+    fn is_spent(&self, now: Instant) -> bool {
+        self.attempts >= CHECK_ATTEMPTS && now >= self.next_at
+    }
+
+    fn sent(&mut self, now: Instant, id: TransactionId, rto: Duration) {
+        if let Some(slot) = self.requests.get_mut(self.attempts) {
+            *slot = Some((id, now));
+        }
+        self.next_at = now + rto * (1 << self.attempts.min(CHECK_ATTEMPTS));
+        self.attempts += 1;
+    }
+
+    fn sent_at(&self, id: &TransactionId) -> Option<Instant> {
+        self.requests.iter().flatten().find(|(sent, _)| sent == id).map(|(_, at)| *at)
+    }
+}
+
+/// The transaction ids of the last [`SEEN_MAX`] accepted requests.
+struct Seen {
+    ids: [TransactionId; SEEN_MAX],
+    len: usize,
+    next: usize,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { ids: [TransactionId::default(); SEEN_MAX], len: 0, next: 0 }
+    }
+}
+
+impl Seen {
+    fn is_new(&self, id: &TransactionId) -> bool {
+        !self.ids.iter().take(self.len).any(|seen| seen == id)
+    }
+
+    fn insert(&mut self, id: TransactionId) {
+        if let Some(slot) = self.ids.get_mut(self.next) {
+            *slot = id;
+        }
+        self.next = (self.next + 1) % SEEN_MAX;
+        self.len = (self.len + 1).min(SEEN_MAX);
+    }
+}
+
+fn random_u64(entropy: &mut dyn Entropy) -> u64 {
+    let mut bytes = [0u8; 8];
+    entropy.fill(&mut bytes);
+    u64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USE_CANDIDATE: u16 = 0x0025;
+
+    struct SeededEntropy(u64);
+
+    impl Entropy for SeededEntropy {
+        fn fill(&mut self, out: &mut [u8]) {
+            for byte in out {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = (self.0 >> 33) as u8;
+            }
+        }
+    }
+
+    /// One session and the client's view of it, under a virtual clock.
+    struct Story {
+        agent: IceAgent,
+        entropy: SeededEntropy,
+        now: Instant,
+        next_id: u64,
+        local: IceCredentials,
+        remote: IceCredentials,
+    }
+
+    fn credentials(name: &str) -> IceCredentials {
+        IceCredentials { ufrag: name.into(), pwd: format!("{name}-password-of-22-chars") }
+    }
+
+    fn path(n: u16) -> Path {
+        let remote = format!("198.51.100.{}:{}", n % 250, 5_000 + n).parse().unwrap();
+        Path { local: Some("192.0.2.1".parse().unwrap()), remote }
+    }
+
+    impl Story {
+        #[expect(clippy::disallowed_methods, reason = "the root of a virtual clock")]
+        fn new(kind: Role) -> Self {
+            let (local, remote) = (credentials("server"), credentials("client"));
+            let now = Instant::now();
+            let config = IceConfig { local: local.clone(), remote: remote.clone(), kind };
+            let agent = IceAgent::new(config, now);
+            Self { agent, entropy: SeededEntropy(1), now, next_id: 0, local, remote }
+        }
+
+        fn check(&mut self, extra: &[u16]) -> Vec<u8> {
+            self.next_id += 1;
+            let mut transaction_id = [0u8; 12];
+            transaction_id[..8].copy_from_slice(&self.next_id.to_be_bytes());
+            stun::client_check(
+                &CheckRequest {
+                    transaction_id,
+                    remote_ufrag: &self.local.ufrag,
+                    local_ufrag: &self.remote.ufrag,
+                    priority: 0,
+                    tie_breaker: 0,
+                    key: self.local.pwd.as_bytes(),
+                },
+                extra,
+            )
+        }
+
+        fn deliver(&mut self, from: Path, datagram: &[u8]) -> Result<IceEvent, DropReason> {
+            self.agent.handle_stun(self.now, from, datagram, &mut [0u8; 100])
+        }
+
+        fn ping(&mut self, from: Path) -> Result<IceEvent, DropReason> {
+            let check = self.check(&[]);
+            self.deliver(from, &check)
+        }
+
+        fn nominate(&mut self, from: Path) -> Result<IceEvent, DropReason> {
+            let check = self.check(&[USE_CANDIDATE]);
+            self.deliver(from, &check)
+        }
+
+        fn our_checks(&mut self) -> Vec<(Path, Vec<u8>)> {
+            let mut out = [0u8; 700];
+            let mut checks = Vec::new();
+            self.agent.handle_timeout(self.now);
+            while let Some((to, len)) =
+                self.agent.poll_transmit(self.now, &mut self.entropy, &mut out)
+            {
+                checks.push((to, out[..len].to_vec()));
+            }
+            checks
+        }
+
+        /// The client's answer to a check of ours.
+        fn answer(&self, check: &[u8]) -> Vec<u8> {
+            let view = StunView::parse(check).unwrap();
+            assert_eq!(view.username(), Some((&*self.remote.ufrag, &*self.local.ufrag)));
+            assert!(view.verify_integrity(self.remote.pwd.as_bytes()));
+            let mut out = [0u8; 100];
+            let source = "203.0.113.9:9".parse().unwrap();
+            let key = self.remote.pwd.as_bytes();
+            let len = stun::write_success(&mut out, &view.transaction_id(), source, key).unwrap();
+            out[..len].to_vec()
+        }
+
+        /// Lets the client at `at` answer whatever we ask it now.
+        fn answer_all(&mut self, at: Path) -> usize {
+            let checks = self.our_checks();
+            let mine: Vec<_> = checks.iter().filter(|(to, _)| *to == at).collect();
+            for (_, check) in &mine {
+                let answer = self.answer(check);
+                self.deliver(at, &answer).unwrap();
+            }
+            mine.len()
+        }
+
+        /// Time passes in the steps that the agent asks for; the checks that left meanwhile.
+        fn sleep(&mut self, span: Duration) -> Vec<(Duration, Path, Vec<u8>)> {
+            let (start, end) = (self.now, self.now + span);
+            let mut sent = Vec::new();
+            while let Some(at) = self.agent.next_timeout().filter(|at| *at <= end) {
+                self.now = self.now.max(at);
+                let checks = self.our_checks();
+                sent.extend(checks.into_iter().map(|(to, check)| (self.now - start, to, check)));
+                if self.agent.is_expired(self.now) {
+                    break;
+                }
+            }
+            self.now = end;
+            sent
+        }
+
+        fn connected_viewer() -> Self {
+            let mut story = Self::new(Role::Subscriber);
+            story.nominate(path(1)).unwrap();
+            assert_eq!(story.answer_all(path(1)), 1);
+            assert!(story.agent.is_confirmed(path(1)));
+            story
+        }
+    }
+
+    // whip-whep C50
+    #[test]
+    fn the_first_check_is_answered_and_chooses_the_path() {
+        for kind in [Role::Publisher, Role::Subscriber] {
+            let mut story = Story::new(kind);
+            assert!(!story.agent.is_validated(path(1)));
+            let check = story.check(&[]);
+            let mut reply = [0u8; 100];
+            let event = story.agent.handle_stun(story.now, path(1), &check, &mut reply).unwrap();
+            assert!(event.first_check);
+            assert_eq!(event.nominated, Some(path(1)));
+            let answer = StunView::parse(&reply[..event.reply_len]).unwrap();
+            assert!(answer.verify_integrity(story.local.pwd.as_bytes()));
+            assert_eq!(answer.class(), StunClass::Success);
+            assert!(event.reply_len <= check.len() + 20);
+            assert!(story.agent.is_validated(path(1)));
+            let again = story.ping(path(1)).unwrap();
+            assert!(!again.first_check && again.nominated.is_none());
+        }
+    }
+
+    // whip-whep C51, quality B4 items 2 and 3
+    #[test]
+    fn without_our_password_nothing_is_said_or_kept() {
+        let mut story = Story::new(Role::Publisher);
+        let good = story.local.clone();
+        story.local.pwd = "not-the-password-at-all".into();
+        assert_eq!(story.nominate(path(1)), Err(DropReason::StunBadIntegrity));
+        story.local.ufrag = "other".into();
+        assert_eq!(story.nominate(path(1)), Err(DropReason::StunUnknownUfrag));
+        assert_eq!(story.deliver(path(1), &[0; 20]), Err(DropReason::StunMalformed));
+        assert!(story.agent.pairs.is_empty() && story.agent.selected().is_none());
+        story.local = good;
+        assert!(story.nominate(path(1)).unwrap().first_check);
+    }
+
+    #[test]
+    fn a_check_with_unknown_required_attributes_is_refused_and_chooses_nothing() {
+        let mut story = Story::new(Role::Publisher);
+        let check = story.check(&[USE_CANDIDATE, 0x7f00]);
+        let event = story.deliver(path(1), &check).unwrap();
+        assert!(event.reply_len > 0);
+        assert!(story.agent.selected().is_none() && !story.agent.is_validated(path(1)));
+    }
+
+    // D3
+    #[test]
+    fn a_viewer_moves_only_after_the_new_address_answered_our_check() {
+        let mut story = Story::connected_viewer();
+        assert_eq!(story.nominate(path(2)).unwrap().nominated, None);
+        assert_eq!(story.agent.selected(), Some(path(1)));
+        let checks = story.our_checks();
+        assert_eq!(checks.len(), 1);
+        let (to, check) = &checks[0];
+        assert_eq!(*to, path(2));
+        let answer = story.answer(check);
+        // From the old address, or from a third one, the right answer proves nothing.
+        for elsewhere in [path(1), path(3)] {
+            let dropped = story.deliver(elsewhere, &answer);
+            assert_eq!(dropped, Err(DropReason::StunUnexpectedResponse));
+        }
+        assert_eq!(story.deliver(path(2), &answer).unwrap().nominated, Some(path(2)));
+        assert_eq!(story.agent.selected(), Some(path(2)));
+        // Nor does its repetition.
+        assert_eq!(story.deliver(path(2), &answer), Err(DropReason::StunUnexpectedResponse));
+    }
+
+    // D3: a viewer knows its own password and aims at a victim
+    #[test]
+    fn a_spoofed_use_candidate_costs_the_victim_seven_checks_and_no_media() {
+        let mut story = Story::connected_viewer();
+        story.nominate(path(66)).unwrap();
+        let to_victim = story
+            .sleep(Duration::from_secs(20))
+            .iter()
+            .filter(|(_, to, _)| *to == path(66))
+            .count();
+        assert_eq!(to_victim, CHECK_ATTEMPTS);
+        assert_eq!(story.agent.selected(), Some(path(1)));
+    }
+
+    #[test]
+    fn an_answer_signed_with_the_wrong_password_confirms_nothing() {
+        let mut story = Story::connected_viewer();
+        story.nominate(path(2)).unwrap();
+        let (_, check) = story.our_checks().remove(0);
+        let true_pwd = std::mem::replace(&mut story.remote.pwd, "guess".into());
+        let id = StunView::parse(&check).unwrap().transaction_id();
+        let mut forged = [0u8; 100];
+        let len = stun::write_success(&mut forged, &id, path(2).remote, b"guess").unwrap();
+        story.remote.pwd = true_pwd;
+        assert_eq!(story.deliver(path(2), &forged[..len]), Err(DropReason::StunBadIntegrity));
+        assert_eq!(story.agent.selected(), Some(path(1)));
+    }
+
+    #[test]
+    fn a_captured_check_moves_nothing_from_anywhere() {
+        for kind in [Role::Publisher, Role::Subscriber] {
+            let mut story = Story::new(kind);
+            let old = story.check(&[USE_CANDIDATE]);
+            story.deliver(path(1), &old).unwrap();
+            story.answer_all(path(1));
+            story.nominate(path(2)).unwrap();
+            story.answer_all(path(2));
+            assert_eq!(story.agent.selected(), Some(path(2)));
+
+            assert_eq!(story.deliver(path(9), &old), Err(DropReason::UnvalidatedAddress));
+            assert!(!story.agent.is_validated(path(9)));
+            let event = story.deliver(path(1), &old).unwrap();
+            assert_eq!(event.nominated, None);
+            assert!(story.our_checks().is_empty());
+            assert_eq!(story.agent.selected(), Some(path(2)));
+        }
+    }
+
+    // quality B4 item 27
+    #[test]
+    fn a_publisher_moves_when_its_nominated_new_address_sends_srtp_or_answers() {
+        for by_srtp in [true, false] {
+            let mut story = Story::new(Role::Publisher);
+            story.nominate(path(1)).unwrap();
+            story.agent.on_authenticated(story.now, path(1));
+            story.nominate(path(2)).unwrap();
+            assert_eq!(story.agent.selected(), Some(path(1)));
+            // The old address still sends: no reason to move.
+            assert!(!story.agent.on_authenticated(story.now, path(1)));
+            if by_srtp {
+                assert!(story.agent.on_authenticated(story.now, path(2)));
+            } else {
+                assert_eq!(story.answer_all(path(2)), 1);
+            }
+            assert_eq!(story.agent.selected(), Some(path(2)));
+            assert!(story.our_checks().is_empty());
+        }
+    }
+
+    #[test]
+    fn the_first_nomination_overrules_the_first_valid_check() {
+        let mut story = Story::new(Role::Publisher);
+        story.ping(path(1)).unwrap();
+        story.ping(path(2)).unwrap();
+        assert_eq!(story.agent.selected(), Some(path(1)));
+        assert_eq!(story.nominate(path(2)).unwrap().nominated, Some(path(2)));
+        assert_eq!(story.agent.selected(), Some(path(2)));
+        // We do not check a publisher's first path: some stumble over STUN in a handshake (C53).
+        assert!(story.our_checks().is_empty());
+    }
+
+    #[test]
+    fn an_unconfirmed_viewer_gets_three_times_its_bytes_and_a_confirmed_one_all() {
+        let mut story = Story::new(Role::Subscriber);
+        assert!(!story.agent.may_send(1));
+        let check = story.check(&[USE_CANDIDATE]);
+        story.deliver(path(1), &check).unwrap();
+        story.agent.on_datagram(path(1), 100);
+        let budget = 3 * (check.len() + 100);
+        assert!(story.agent.may_send(budget));
+        assert!(!story.agent.may_send(1));
+        // DTLS life changes nothing for a viewer.
+        story.agent.on_authenticated(story.now, path(1));
+        assert!(!story.agent.may_send(1));
+        story.answer_all(path(1));
+        assert!(story.agent.may_send(1_000_000));
+    }
+
+    #[test]
+    fn a_publisher_is_free_of_the_budget_once_keys_exist() {
+        let mut story = Story::new(Role::Publisher);
+        story.nominate(path(1)).unwrap();
+        assert!(!story.agent.may_send(10_000));
+        story.agent.on_authenticated(story.now, path(1));
+        assert!(story.agent.may_send(10_000));
+    }
+
+    // RFC 7675, whip-whep C60
+    #[test]
+    fn consent_is_asked_every_four_to_six_seconds_and_its_answers_are_life() {
+        let mut story = Story::connected_viewer();
+        let mut gaps = Vec::new();
+        for _ in 0..50 {
+            let before = story.now;
+            story.now = story.agent.next_timeout().unwrap();
+            gaps.push(story.now - before);
+            assert_eq!(story.answer_all(path(1)), 1);
+        }
+        assert!(gaps.iter().all(|gap| (4..=6).contains(&gap.as_secs())), "{gaps:?}");
+        assert!(
+            gaps.iter().max().unwrap().as_millis() - gaps.iter().min().unwrap().as_millis() > 500
+        );
+        assert!(!story.agent.is_expired(story.now));
+        let start = story.now;
+        story.sleep(Duration::from_secs(29));
+        assert!(!story.agent.is_expired(story.now));
+        story.sleep(Duration::from_secs(10));
+        assert!(story.agent.is_expired(start + CONSENT_TIMEOUT));
+        assert!(!story.agent.is_expired(start + CONSENT_TIMEOUT - Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn requests_do_not_keep_a_connected_viewer_alive_but_srtcp_does() {
+        let mut story = Story::connected_viewer();
+        let start = story.now;
+        for _ in 0..14 {
+            story.sleep(Duration::from_secs(2));
+            story.nominate(path(1)).unwrap();
+        }
+        assert!(story.agent.is_expired(start + CONSENT_TIMEOUT));
+        story.agent.on_authenticated(story.now, path(1));
+        assert!(!story.agent.is_expired(start + CONSENT_TIMEOUT));
+    }
+
+    // clients finding 1
+    #[test]
+    fn a_publisher_lives_on_srtp_or_on_fresh_checks_alone() {
+        let mut story = Story::new(Role::Publisher);
+        let check = story.check(&[USE_CANDIDATE]);
+        story.deliver(path(1), &check).unwrap();
+        for _ in 0..10 {
+            story.sleep(Duration::from_secs(20));
+            story.agent.on_authenticated(story.now, path(1));
+        }
+        for _ in 0..10 {
+            story.sleep(Duration::from_secs(20));
+            assert!(!story.agent.is_expired(story.now));
+            story.ping(path(1)).unwrap();
+        }
+        // A recording of its first check is no life.
+        for _ in 0..2 {
+            story.sleep(Duration::from_secs(15));
+            story.deliver(path(1), &check).unwrap();
+        }
+        assert!(story.agent.is_expired(story.now));
+    }
+
+    // quality B2
+    #[test]
+    fn the_ninth_pair_pushes_out_the_idlest_that_was_never_nominated() {
+        let mut story = Story::new(Role::Publisher);
+        for n in 1..=MAX_PAIRS as u16 {
+            story.ping(path(n)).unwrap();
+            story.now += Duration::from_millis(1);
+        }
+        story.ping(path(100)).unwrap();
+        // 1 is selected; 2 was idle longest.
+        assert!(story.agent.is_validated(path(1)) && !story.agent.is_validated(path(2)));
+        assert_eq!(story.agent.pairs.len(), MAX_PAIRS);
+        for n in [1, 100].into_iter().chain(3..=MAX_PAIRS as u16) {
+            story.nominate(path(n)).unwrap();
+        }
+        assert_eq!(story.ping(path(101)), Err(DropReason::TooManyPairs));
+        story.now += CONSENT_TIMEOUT;
+        assert!(story.ping(path(101)).is_ok());
+    }
+
+    // quality B2
+    #[test]
+    fn the_fifty_first_request_of_a_second_is_dropped_and_our_answers_are_not() {
+        let mut story = Story::new(Role::Subscriber);
+        let check = story.check(&[USE_CANDIDATE]);
+        story.deliver(path(1), &check).unwrap();
+        for _ in 0..STUN_PER_SECOND {
+            story.ping(path(1)).unwrap();
+        }
+        assert_eq!(story.ping(path(1)), Err(DropReason::StunRateLimited));
+        assert_eq!(story.answer_all(path(1)), 1);
+        story.now += Duration::from_secs(1);
+        assert!(story.ping(path(1)).is_ok());
+    }
+
+    #[test]
+    fn round_trips_are_told_apart_by_request() {
+        let mut story = Story::new(Role::Subscriber);
+        story.nominate(path(1)).unwrap();
+        let first = story.our_checks().remove(0).1;
+        story.now += Duration::from_millis(50);
+        let second = story.our_checks().remove(0).1;
+        assert_ne!(
+            StunView::parse(&first).unwrap().transaction_id(),
+            StunView::parse(&second).unwrap().transaction_id()
+        );
+        story.now += Duration::from_millis(30);
+        let answer = story.answer(&first);
+        story.deliver(path(1), &answer).unwrap();
+        assert_eq!(story.agent.rtt(), Some(Duration::from_millis(80)));
+    }
+
+    // whip-whep B9
+    #[test]
+    fn after_a_restart_the_old_pair_flows_until_a_new_one_is_confirmed() {
+        let mut story = Story::connected_viewer();
+        let old = (story.local.clone(), story.remote.clone());
+        let new = (credentials("server2"), credentials("client2"));
+        story.agent.restart(new.0.clone(), new.1.clone(), story.now);
+        assert_eq!(story.agent.local_ufrag(), "server2");
+        assert_eq!(story.agent.previous_local_ufrag(), Some("server"));
+
+        // Old checks are answered but choose nothing.
+        let event = story.nominate(path(3)).unwrap();
+        assert!(event.reply_len > 0 && event.nominated.is_none() && !event.first_check);
+        assert_eq!(story.agent.selected(), Some(path(1)));
+        assert!(story.our_checks().is_empty() && story.agent.may_send(100_000));
+        // Consent goes on with the old credentials.
+        story.now = story.agent.next_timeout().unwrap();
+        assert_eq!(story.answer_all(path(1)), 1);
+
+        (story.local, story.remote) = new;
+        assert!(!story.nominate(path(2)).unwrap().first_check);
+        assert_eq!(story.agent.selected(), Some(path(1)));
+        assert_eq!(story.answer_all(path(2)), 1);
+        assert_eq!(story.agent.selected(), Some(path(2)));
+
+        (story.local, story.remote) = old;
+        assert_eq!(story.nominate(path(1)), Err(DropReason::StunUnknownUfrag));
+    }
+
+    #[test]
+    fn a_restart_on_the_same_address_needs_no_pause() {
+        for kind in [Role::Publisher, Role::Subscriber] {
+            let mut story = Story::new(kind);
+            story.nominate(path(1)).unwrap();
+            story.answer_all(path(1));
+            (story.local, story.remote) = (credentials("server2"), credentials("client2"));
+            story.agent.restart(story.local.clone(), story.remote.clone(), story.now);
+            story.ping(path(1)).unwrap();
+            assert_eq!(story.agent.selected(), Some(path(1)));
+            assert_eq!(story.agent.previous_local_ufrag(), None);
+        }
+    }
+}

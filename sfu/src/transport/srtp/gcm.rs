@@ -1,0 +1,216 @@
+//! AES-GCM for SRTP and SRTCP (RFC 7714).
+//!
+//! One AEAD call per packet, no allocation: opening writes straight into the pool buffer, sealing
+//! takes shared plaintext in and writes ciphertext into the send arena. Never decides about
+//! replay or indices. Called by `receiver.rs` and `sender.rs`.
+
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+use super::kdf::SessionKeys;
+use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, split_rtp};
+
+/// Bytes of the authentication tag.
+pub(super) const TAG_LEN: usize = 16;
+/// Bytes of master and session salt.
+pub(super) const SALT_LEN: usize = 12;
+
+/// Both keys of one direction.
+pub(super) struct Gcm {
+    rtp: Half,
+    rtcp: Half,
+}
+
+struct Half {
+    key: LessSafeKey,
+    salt: [u8; SALT_LEN],
+}
+
+impl Half {
+    fn new(keys: &SessionKeys) -> Self {
+        let algorithm = if keys.key().len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
+        let key = UnboundKey::new(algorithm, keys.key()).expect("the key has the cipher's length");
+        let salt = *keys.salt.first_chunk().expect("14 bytes hold 12");
+        Self { key: LessSafeKey::new(key), salt }
+    }
+
+    /// RFC 7714 sections 8.1 and 9.1: two zero bytes, SSRC, and the low 48 bits of the index,
+    /// XOR the salt. An SRTCP index has 31 bits, which leaves the two zero bytes of its format.
+    fn nonce(&self, ssrc: u32, index: u64) -> Nonce {
+        let block = (u128::from(ssrc) << 48) | u128::from(index & 0xffff_ffff_ffff);
+        let mut nonce = [0u8; SALT_LEN];
+        let low = block.to_be_bytes();
+        for ((to, from), salt) in nonce.iter_mut().zip(low.iter().skip(4)).zip(self.salt) {
+            *to = from ^ salt;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+impl Gcm {
+    pub(super) fn new(rtp: &SessionKeys, rtcp: &SessionKeys) -> Self {
+        Self { rtp: Half::new(rtp), rtcp: Half::new(rtcp) }
+    }
+
+    /// Opens one packet into `out` behind a copy of its header; the plaintext packet's length.
+    pub(super) fn open_rtp(
+        &self,
+        packet: &[u8],
+        header_len: usize,
+        ssrc: u32,
+        index: u64,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let (header, ciphertext, tag) = split_rtp(packet, header_len, TAG_LEN)?;
+        let len = header_len.checked_add(ciphertext.len())?;
+        let (out_header, plaintext) = out.get_mut(..len)?.split_at_mut_checked(header_len)?;
+        let nonce = self.rtp.nonce(ssrc, index);
+        self.rtp
+            .key
+            .open_separate_gather(nonce, Aad::from(header), ciphertext, tag, plaintext)
+            .ok()?;
+        out_header.copy_from_slice(header);
+        Some(len)
+    }
+
+    /// Seals header (AAD), then `prefix_len` bytes already behind it, then `rest`.
+    pub(super) fn seal_rtp(
+        &self,
+        out: &mut [u8],
+        header_len: usize,
+        prefix_len: usize,
+        rest: &[u8],
+        ssrc: u32,
+        index: u64,
+    ) -> Option<usize> {
+        let body_len = prefix_len.checked_add(rest.len())?;
+        let len = header_len.checked_add(body_len)?.checked_add(TAG_LEN)?;
+        let (header, body) = out.get_mut(..len)?.split_at_mut_checked(header_len)?;
+        let nonce = self.rtp.nonce(ssrc, index);
+        let aad = Aad::from(&*header);
+        if prefix_len == 0 {
+            let (ciphertext, tag) = body.split_at_mut_checked(rest.len())?;
+            self.rtp.key.seal_out_of_place_scatter(nonce, aad, rest, ciphertext, &[], tag).ok()?;
+        } else {
+            let (prefix, rest_and_tag) = body.split_at_mut_checked(prefix_len)?;
+            self.rtp.key.seal_in_place_scatter(nonce, aad, prefix, rest, rest_and_tag).ok()?;
+        }
+        Some(len)
+    }
+
+    /// Opens SRTCP in place: 8 clear bytes, ciphertext, tag, E flag with index.
+    pub(super) fn open_rtcp(&self, packet: &mut [u8], ssrc: u32, trailer: u32) -> Option<usize> {
+        let end = packet.len().checked_sub(RTCP_INDEX_LEN)?;
+        let (header, body) = packet.get_mut(..end)?.split_at_mut_checked(RTCP_CLEAR_LEN)?;
+        let plaintext_len = body.len().checked_sub(TAG_LEN)?;
+        let nonce = self.rtcp.nonce(ssrc, u64::from(trailer & !E_FLAG));
+        let aad = rtcp_aad(header, trailer)?;
+        self.rtcp.key.open_in_place(nonce, Aad::from(aad), body).ok()?;
+        RTCP_CLEAR_LEN.checked_add(plaintext_len)
+    }
+
+    /// Seals `len` bytes of RTCP in place; the SRTCP packet's length.
+    pub(super) fn seal_rtcp(
+        &self,
+        buf: &mut [u8],
+        len: usize,
+        ssrc: u32,
+        trailer: u32,
+    ) -> Option<usize> {
+        let total = len.checked_add(TAG_LEN + RTCP_INDEX_LEN)?;
+        let (packet, index) =
+            buf.get_mut(..total)?.split_at_mut_checked(total.checked_sub(RTCP_INDEX_LEN)?)?;
+        let (header, body) = packet.split_at_mut_checked(RTCP_CLEAR_LEN)?;
+        let (plaintext, tag_out) = body.split_at_mut_checked(len.checked_sub(RTCP_CLEAR_LEN)?)?;
+        let nonce = self.rtcp.nonce(ssrc, u64::from(trailer & !E_FLAG));
+        let aad = Aad::from(rtcp_aad(header, trailer)?);
+        let tag = self.rtcp.key.seal_in_place_separate_tag(nonce, aad, plaintext).ok()?;
+        tag_out.copy_from_slice(tag.as_ref());
+        index.copy_from_slice(&trailer.to_be_bytes());
+        Some(total)
+    }
+}
+
+/// RFC 7714 section 9.2: the clear header, then the E flag with the index.
+fn rtcp_aad(header: &[u8], trailer: u32) -> Option<[u8; RTCP_CLEAR_LEN + RTCP_INDEX_LEN]> {
+    let mut aad = [0u8; RTCP_CLEAR_LEN + RTCP_INDEX_LEN];
+    let (head, tail) = aad.split_at_mut_checked(RTCP_CLEAR_LEN)?;
+    head.copy_from_slice(header.first_chunk::<RTCP_CLEAR_LEN>()?);
+    tail.copy_from_slice(&trailer.to_be_bytes());
+    Some(aad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SALT: &[u8] = b"Quid pro quo";
+    const SSRC: u32 = 0x5501_a0b2;
+    const SEQUENCE: u64 = 0xf17b;
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        digits
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    fn gcm(key_len: u8) -> Gcm {
+        let key: Vec<u8> = (0..key_len).collect();
+        let keys = SessionKeys::from_parts(&key, SALT);
+        Gcm::new(&keys, &keys)
+    }
+
+    /// RFC 7714 sections 16.1.1 and 16.2.1.
+    #[test]
+    fn rfc_7714_srtp_vectors() {
+        let header = hex("8040f17b 8041f8d3 5501a0b2");
+        let text = b"Gallia est omnis divisa in partes tres";
+        let cases = [
+            (
+                16,
+                "f24de3a3 fb34de6c acba861c 9d7e4bca be633bd5 0d294e6f 42a5f47a 51c7d19b
+                 36de3adf 8833899d 7f27beb1 6a9152cf 765ee439 0cce",
+            ),
+            (
+                32,
+                "32b1de78 a822fe12 ef9f78fa 332e33aa b1801238 9a58e2f3 b50b2a02 76ffae0f
+                 1ba63799 b87b7aa3 db36dfff d6b0f9bb 7878d7a7 6c13",
+            ),
+        ];
+        for (key_len, expected) in cases {
+            let gcm = gcm(key_len);
+            // The split between prefix and shared plaintext never shows on the wire.
+            for prefix_len in [0, 1, 2, 13, 16, text.len()] {
+                let mut out = [0u8; 100];
+                out[..12].copy_from_slice(&header);
+                out[12..12 + prefix_len].copy_from_slice(&text[..prefix_len]);
+                let len = gcm
+                    .seal_rtp(&mut out, 12, prefix_len, &text[prefix_len..], SSRC, SEQUENCE)
+                    .unwrap();
+                assert_eq!(out[..12], header);
+                assert_eq!(out[12..len], hex(expected), "prefix of {prefix_len}");
+                let mut back = [0u8; 100];
+                let opened = gcm.open_rtp(&out[..len], 12, SSRC, SEQUENCE, &mut back).unwrap();
+                assert_eq!(back[12..opened], *text);
+            }
+        }
+    }
+
+    /// RFC 7714 section 17.1.
+    #[test]
+    fn rfc_7714_srtcp_vector() {
+        let plain = hex("81c8000d 4d617273 4e545031 4e545032 52545020 0000042a 0000e930
+             4c756e61 deadbeef deadbeef deadbeef deadbeef deadbeef");
+        let sealed = hex("81c8000d 4d617273 63e94885 dcdab67c a727d766 2f6b7e99 7ff5c0f7
+             6c06f32d c676a5f1 730d6fda 4ce09b46 86303ded 0bb9275b c84aa458 96cf4d2f c5abf872
+             45d9eade 800005d4");
+        let gcm = gcm(16);
+        let mut buf = [0u8; 128];
+        buf[..plain.len()].copy_from_slice(&plain);
+        let len = gcm.seal_rtcp(&mut buf, plain.len(), 0x4d61_7273, 0x8000_05d4).unwrap();
+        assert_eq!(buf[..len], sealed);
+        let opened = gcm.open_rtcp(&mut buf[..len], 0x4d61_7273, 0x8000_05d4).unwrap();
+        assert_eq!(buf[..opened], plain);
+    }
+}

@@ -1,0 +1,133 @@
+//! The replay window of one SSRC (RFC 3711 section 3.3.2).
+//!
+//! Owns which of the last [`REPLAY_WINDOW`] indices were accepted. Moves only through
+//! [`ReplayWindow::accept`], which the receiver calls after authentication: a forged packet leaves
+//! no trace. Called by `receiver.rs`.
+
+/// Packets behind the newest that may still arrive; anything older is dropped. Wide, because OBS
+/// answers a NACK by sending again on the primary SSRC (whip-whep C57).
+pub const REPLAY_WINDOW: u64 = 1_024;
+
+const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
+
+/// What the window says about an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Not seen.
+    New,
+    /// Accepted before.
+    Seen,
+    /// Behind the window: whether it was seen is no longer known.
+    Old,
+}
+
+/// A bit per index, addressed by the index modulo the window's size.
+#[derive(Debug, Clone)]
+pub(super) struct ReplayWindow {
+    newest: u64,
+    bits: [u64; WORDS],
+}
+
+impl ReplayWindow {
+    /// A window whose first accepted index is `first`.
+    pub(super) fn new(first: u64) -> Self {
+        let mut window = Self { newest: first, bits: [0; WORDS] };
+        window.accept(first);
+        window
+    }
+
+    /// The highest accepted index.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Looks an index up and changes nothing.
+    pub(super) fn check(&self, index: u64) -> Verdict {
+        if index > self.newest {
+            Verdict::New
+        } else if self.newest - index >= REPLAY_WINDOW {
+            Verdict::Old
+        } else {
+            let (word, mask) = place(index);
+            let seen = self.bits.get(word).is_some_and(|bits| bits & mask != 0);
+            if seen { Verdict::Seen } else { Verdict::New }
+        }
+    }
+
+    /// Marks an index that [`check`](Self::check) called new.
+    pub(super) fn accept(&mut self, index: u64) {
+        if let Some(ahead) = index.checked_sub(self.newest)
+            && ahead > 0
+        {
+            if ahead >= REPLAY_WINDOW {
+                self.bits = [0; WORDS];
+            } else {
+                for skipped in self.newest + 1..index {
+                    self.put(skipped, false);
+                }
+            }
+            self.newest = index;
+        }
+        self.put(index, true);
+    }
+
+    fn put(&mut self, index: u64, seen: bool) {
+        let (word, mask) = place(index);
+        if let Some(bits) = self.bits.get_mut(word) {
+            if seen {
+                *bits |= mask;
+            } else {
+                *bits &= !mask;
+            }
+        }
+    }
+}
+
+fn place(index: u64) -> (usize, u64) {
+    let bit = index % REPLAY_WINDOW;
+    ((bit / 64) as usize, 1 << (bit % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn at_the_edge_and_one_past_it() {
+        let mut window = ReplayWindow::new(5_000);
+        assert_eq!(window.check(5_000 - REPLAY_WINDOW + 1), Verdict::New);
+        assert_eq!(window.check(5_000 - REPLAY_WINDOW), Verdict::Old);
+        window.accept(5_000 + REPLAY_WINDOW - 1);
+        assert_eq!(window.check(5_000), Verdict::Seen);
+        window.accept(5_000 + REPLAY_WINDOW);
+        assert_eq!(window.check(5_000), Verdict::Old);
+        assert_eq!(window.check(5_001), Verdict::New);
+    }
+
+    #[test]
+    fn agrees_with_a_set_over_a_long_disordered_run() {
+        let mut state = 7u64;
+        let mut window = ReplayWindow::new(0);
+        let mut seen = BTreeSet::from([0u64]);
+        let mut newest = 0u64;
+        for _ in 0..200_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let jump = (state >> 33) % 2_200;
+            let index = (newest + 40).saturating_sub(if jump < 1_500 { jump % 60 } else { jump });
+            let expected = if newest >= REPLAY_WINDOW + index {
+                Verdict::Old
+            } else if seen.contains(&index) {
+                Verdict::Seen
+            } else {
+                Verdict::New
+            };
+            assert_eq!(window.check(index), expected, "index {index}, newest {newest}");
+            if expected == Verdict::New {
+                window.accept(index);
+                seen.insert(index);
+                newest = newest.max(index);
+            }
+        }
+    }
+}

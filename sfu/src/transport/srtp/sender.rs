@@ -1,0 +1,104 @@
+//! Seals what we send to one peer.
+//!
+//! Owns the keys of our direction and the SRTCP index. Never chooses an RTP index: the caller
+//! numbers its packets, and with GCM must never seal one number of an SSRC twice with different
+//! bytes (architecture D1, GCM rule), which is why [`SrtpSender::seal_rtp`] stays in this crate.
+//! Called by the forwarders and by `transport/peer` for RTCP.
+
+use super::{Cipher, E_FLAG, MasterKey, RTCP_CLEAR_LEN, SrtpProfile};
+
+/// The keys and the SRTCP index of one session's outgoing direction.
+pub struct SrtpSender {
+    cipher: Cipher,
+    next_rtcp_index: u32,
+}
+
+/// RTP indices have 48 bits; a session that reaches the end needs new keys, so nothing is sealed.
+const RTP_INDEX_MAX: u64 = (1 << 48) - 1;
+
+impl SrtpSender {
+    /// Derives the session keys.
+    ///
+    /// # Panics
+    /// When the master key is not of this profile's lengths, which is our bug.
+    pub fn new(profile: SrtpProfile, master: &MasterKey) -> Self {
+        Self { cipher: Cipher::new(profile, master), next_rtcp_index: 0 }
+    }
+
+    /// Seals the header in `out[..header_len]` (authenticated, clear), `prefix_len` bytes that are
+    /// already behind it, and then `rest`, the shared plaintext, which is only read. Returns the
+    /// packet's length in `out`, or `None` when `out` is too short or the 48-bit `index`
+    /// (`ROC << 16 | sequence`) is at its end.
+    pub(crate) fn seal_rtp(
+        &mut self,
+        out: &mut [u8],
+        header_len: usize,
+        prefix_len: usize,
+        rest: &[u8],
+        ssrc: u32,
+        index: u64,
+    ) -> Option<usize> {
+        if index > RTP_INDEX_MAX {
+            return None;
+        }
+        match &self.cipher {
+            Cipher::Gcm(gcm) => gcm.seal_rtp(out, header_len, prefix_len, rest, ssrc, index),
+            Cipher::Cm(cm) => cm.seal_rtp(out, header_len, prefix_len, rest, ssrc, index),
+        }
+    }
+
+    /// Seals the compound RTCP packet in `buf[..len]` in place; the SRTCP packet's length. `ssrc`
+    /// is the sender SSRC of its header. `None` when `buf` lacks room for the overhead, the packet
+    /// is shorter than 8 bytes, or all 2^31 indices are used.
+    pub fn seal_rtcp(&mut self, buf: &mut [u8], len: usize, ssrc: u32) -> Option<usize> {
+        if len < RTCP_CLEAR_LEN || self.next_rtcp_index >= E_FLAG {
+            return None;
+        }
+        let trailer = E_FLAG | self.next_rtcp_index;
+        let sealed = match &self.cipher {
+            Cipher::Gcm(gcm) => gcm.seal_rtcp(buf, len, ssrc, trailer),
+            Cipher::Cm(cm) => cm.seal_rtcp(buf, len, ssrc, trailer),
+        }?;
+        self.next_rtcp_index += 1;
+        Some(sealed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender(profile: SrtpProfile) -> SrtpSender {
+        let master =
+            MasterKey::new(&vec![1; profile.key_len()], &vec![2; profile.salt_len()]).unwrap();
+        SrtpSender::new(profile, &master)
+    }
+
+    #[test]
+    fn room_for_the_tag_is_enough_and_one_byte_less_is_not() {
+        for profile in SrtpProfile::PREFERENCE {
+            let mut sender = sender(profile);
+            let mut out = [0u8; 200];
+            let full = 12 + 2 + 50 + profile.rtp_overhead();
+            assert_eq!(sender.seal_rtp(&mut out[..full], 12, 2, &[9; 50], 1, 0), Some(full));
+            assert_eq!(sender.seal_rtp(&mut out[..full - 1], 12, 2, &[9; 50], 1, 1), None);
+            let full = 28 + profile.rtcp_overhead();
+            assert_eq!(sender.seal_rtcp(&mut out[..full], 28, 1), Some(full));
+            assert_eq!(sender.seal_rtcp(&mut out[..full - 1], 28, 1), None);
+            assert_eq!(sender.seal_rtcp(&mut out, 7, 1), None);
+        }
+    }
+
+    #[test]
+    fn indices_end_instead_of_repeating() {
+        for profile in SrtpProfile::PREFERENCE {
+            let mut sender = sender(profile);
+            let mut out = [0u8; 100];
+            assert!(sender.seal_rtp(&mut out, 12, 0, &[], 1, RTP_INDEX_MAX).is_some());
+            assert!(sender.seal_rtp(&mut out, 12, 0, &[], 1, RTP_INDEX_MAX + 1).is_none());
+            sender.next_rtcp_index = E_FLAG - 1;
+            assert!(sender.seal_rtcp(&mut out, 8, 1).is_some());
+            assert!(sender.seal_rtcp(&mut out, 8, 1).is_none());
+        }
+    }
+}

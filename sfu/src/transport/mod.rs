@@ -9,7 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 
 pub mod client_hello;
 pub mod dtls;
+pub mod egress;
 pub mod ice;
+pub mod peer;
 pub mod srtp;
 pub mod stun;
 

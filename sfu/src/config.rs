@@ -72,9 +72,8 @@ impl Config {
     /// # Errors
     /// The first setting that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let refuse = |setting, problem: &str| {
-            Err(ConfigError { setting, problem: problem.to_owned() })
-        };
+        let refuse =
+            |setting, problem: &str| Err(ConfigError { setting, problem: problem.to_owned() });
         if !(1..=WORKERS_MAX).contains(&self.workers) {
             return refuse("workers", "must be from 1 to 64");
         }

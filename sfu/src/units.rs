@@ -40,12 +40,12 @@ impl Ntp {
     }
 
     /// Moves forward by `span`, wrapping as NTP eras do.
-    pub fn add(self, span: Duration) -> Self {
+    pub fn plus(self, span: Duration) -> Self {
         Self(self.0.wrapping_add(ntp_units(span)))
     }
 
     /// Moves back by `span`.
-    pub fn sub(self, span: Duration) -> Self {
+    pub fn minus(self, span: Duration) -> Self {
         Self(self.0.wrapping_sub(ntp_units(span)))
     }
 
@@ -75,14 +75,14 @@ impl ClockBase {
 
     /// Pairs an instant with the Unix time read beside it.
     pub fn new(instant: Instant, unix: Duration) -> Self {
-        Self { instant, ntp: Ntp(Self::NTP_UNIX_OFFSET_S << 32).add(unix) }
+        Self { instant, ntp: Ntp(Self::NTP_UNIX_OFFSET_S << 32).plus(unix) }
     }
 
     /// Wall time at `now`.
     pub fn ntp(&self, now: Instant) -> Ntp {
         match now.checked_duration_since(self.instant) {
-            Some(ahead) => self.ntp.add(ahead),
-            None => self.ntp.sub(self.instant.saturating_duration_since(now)),
+            Some(ahead) => self.ntp.plus(ahead),
+            None => self.ntp.minus(self.instant.saturating_duration_since(now)),
         }
     }
 

@@ -225,12 +225,8 @@ impl Line {
         let source = SourceSeq::new(epoch, layer, seq);
         let record = SentRecord::new(source, out, timestamp, twcc, (picture_id, tl0));
         if newest {
-            self.last = Some(LastSent {
-                timestamp,
-                picture_id,
-                tl0_pic_idx: tl0,
-                marker: meta.marker,
-            });
+            self.last =
+                Some(LastSent { timestamp, picture_id, tl0_pic_idx: tl0, marker: meta.marker });
         }
         if let Some(sent) = &mut self.sent {
             sent.insert(record);
@@ -265,7 +261,8 @@ impl Line {
         let pt = if meta.red { format.red_pt? } else { format.pt };
         let sequence = record.out as u16;
         let ids = (pt, sequence, self.config.ssrc);
-        let header_len = self.write_header(record.timestamp, record.twcc, ids, packet, meta, out)?;
+        let header_len =
+            self.write_header(record.timestamp, record.twcc, ids, packet, meta, out)?;
         let (prefix_len, rest) =
             copy_prefix(&format, record, packet, meta, out.get_mut(header_len..)?)?;
         let index = self.issued.widen(record.out);

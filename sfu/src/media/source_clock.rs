@@ -268,13 +268,13 @@ mod tests {
     #[test]
     fn lips_stay_in_sync_over_jitter_and_a_wall_clock_years_off() {
         for years in [0u32, 1, 26, 100] {
-            let publisher_clock = SERVER.sub(Duration::from_secs(31_557_600) * years);
+            let publisher_clock = SERVER.minus(Duration::from_secs(31_557_600) * years);
             let mut publisher = PublisherClock::new();
             let (mut audio, mut video) = (TrackClock::new(), TrackClock::new());
             let (audio_zero, video_zero) = (0xffff_ff00_u32, 0x1234_5678_u32);
             for n in 0..600u32 {
                 let captured = MS * 50 * n;
-                let arrives = SERVER.add(captured + MS * delay_ms(n));
+                let arrives = SERVER.plus(captured + MS * delay_ms(n));
                 let sender_ntp = publisher_clock.add(captured).0;
                 let audio_rtp = audio_zero.wrapping_add(48 * 50 * n);
                 let video_rtp = video_zero.wrapping_add(90 * 50 * n);
@@ -292,7 +292,7 @@ mod tests {
                     let heard = audio.anchor(&publisher).unwrap().ntp_of(audio_rtp, 48_000);
                     let seen = video.anchor(&publisher).unwrap().ntp_of(video_rtp, 90_000);
                     assert_near(heard, seen, 1.0); // whip-whep G12
-                    assert_near(heard, SERVER.add(captured + MS * 20), 61.0);
+                    assert_near(heard, SERVER.plus(captured + MS * 20), 61.0);
                 }
             }
         }
@@ -302,8 +302,8 @@ mod tests {
     fn least_delayed_report_counts_and_a_spike_does_not() {
         let mut clock = PublisherClock::new();
         assert_eq!(clock.to_server(1 << 40), None);
-        let stamp = |s: u32| Ntp(5 << 32).add(Duration::from_secs(1) * s);
-        let arrival = |s: u32, delay: Duration| SERVER.add(Duration::from_secs(1) * s + delay);
+        let stamp = |s: u32| Ntp(5 << 32).plus(Duration::from_secs(1) * s);
+        let arrival = |s: u32, delay: Duration| SERVER.plus(Duration::from_secs(1) * s + delay);
         for (s, delay) in [(0, 120), (1, 30), (2, 90), (3, 2_000), (4, 1_900), (5, 40)] {
             clock.on_sender_report(arrival(s, MS * delay), stamp(s).0);
         }
@@ -318,23 +318,23 @@ mod tests {
         let mut mapped = None;
         let mut at_40_s = 0.0;
         for s in 0..120u32 {
-            let stamp = Ntp(5 << 32).add(Duration::from_secs(s.into()));
+            let stamp = Ntp(5 << 32).plus(Duration::from_secs(s.into()));
             let delay = if s < 5 { 20 } else { 80 };
-            let now = SERVER.add(Duration::from_secs(s.into()) + MS * delay);
+            let now = SERVER.plus(Duration::from_secs(s.into()) + MS * delay);
             clock.on_sender_report(now, stamp.0);
             let to = clock.to_server(Ntp(5 << 32).0).unwrap();
             if let Some(before) = mapped.replace(to) {
                 assert!(ms_between(to, before) <= 2.2, "no visible step");
             }
             if s == 25 {
-                assert_near(to, SERVER.add(MS * 20), 0.01);
+                assert_near(to, SERVER.plus(MS * 20), 0.01);
             }
             if s == 40 {
                 at_40_s = ms_between(to, SERVER);
             }
         }
         assert!(at_40_s > 22.0 && at_40_s < 50.0, "{at_40_s} ms");
-        assert_near(mapped.unwrap(), SERVER.add(MS * 80), 0.01);
+        assert_near(mapped.unwrap(), SERVER.plus(MS * 80), 0.01);
     }
 
     #[test]
@@ -346,10 +346,10 @@ mod tests {
                 ((1_000_000 + s) << 32).wrapping_add_signed(step * SECOND)
             };
             for s in 0..15 {
-                clock.on_sender_report(SERVER.add(Duration::from_secs(s)), stamp(s));
+                clock.on_sender_report(SERVER.plus(Duration::from_secs(s)), stamp(s));
             }
             let mapped = clock.to_server(stamp(15)).unwrap();
-            assert_near(mapped, SERVER.add(Duration::from_secs(15)), 0.01);
+            assert_near(mapped, SERVER.plus(Duration::from_secs(15)), 0.01);
         }
     }
 
@@ -361,13 +361,13 @@ mod tests {
         let zero = u32::MAX - 90_000; // wraps after one second
         for n in 0..30 * 120u32 {
             let captured = Duration::from_secs(1) * n / 30;
-            let now = SERVER.add(captured + MS * delay_ms(n));
+            let now = SERVER.plus(captured + MS * delay_ms(n));
             let rtp = zero.wrapping_add(3_000 * n);
             track.on_packet(now, rtp, 90_000);
-            track.on_packet(now.add(3 * MS), rtp, 90_000); // second packet of the frame
+            track.on_packet(now.plus(3 * MS), rtp, 90_000); // second packet of the frame
             if n >= 61 {
                 let anchor = track.anchor(&publisher).unwrap();
-                let at = SERVER.add(captured + MS * 20);
+                let at = SERVER.plus(captured + MS * 20);
                 assert_near(anchor.ntp_of(rtp, 90_000), at, 0.5);
             }
         }
@@ -393,10 +393,10 @@ mod tests {
         publisher.on_sender_report(SERVER, 7 << 32);
         track.on_sender_report(7 << 32, 90_000);
         assert_eq!(track.anchor(&publisher), None);
-        track.on_packet(SERVER.add(40 * MS), 90_000, 90_000);
+        track.on_packet(SERVER.plus(40 * MS), 90_000, 90_000);
         let anchor = ClockAnchor { ntp: SERVER, rtp: 90_000 };
         assert_eq!(track.anchor(&publisher), Some(anchor));
-        track.on_packet(SERVER.add(60 * MS), 5_000, 48_000);
+        track.on_packet(SERVER.plus(60 * MS), 5_000, 48_000);
         assert_eq!(track.anchor(&publisher).unwrap().rtp, 5_000, "another clock rate, a new start");
     }
 
@@ -407,11 +407,11 @@ mod tests {
             let mut track = TrackClock::new();
             for n in 0..300u32 {
                 let rtp = 3_000 * n + if n < 150 { 0 } else { jump };
-                track.on_packet(SERVER.add(Duration::from_secs(1) * n / 30), rtp, 90_000);
+                track.on_packet(SERVER.plus(Duration::from_secs(1) * n / 30), rtp, 90_000);
             }
             let anchor = track.anchor(&publisher).unwrap();
             let last = jump.wrapping_add(3_000 * 299);
-            let at = SERVER.add(Duration::from_secs(1) * 299 / 30);
+            let at = SERVER.plus(Duration::from_secs(1) * 299 / 30);
             assert_near(anchor.ntp_of(last, 90_000), at, 0.01);
         }
     }
@@ -423,8 +423,8 @@ mod tests {
             let span = Duration::from_secs(seconds) + 500 * MS;
             let ticks = (90_000 * seconds + 45_000) as u32;
             let later = anchor.rtp.wrapping_add(ticks);
-            assert_eq!(anchor.rtp_at(anchor.ntp.add(span), 90_000), later);
-            assert_near(anchor.ntp_of(later, 90_000), anchor.ntp.add(span), 0.001);
+            assert_eq!(anchor.rtp_at(anchor.ntp.plus(span), 90_000), later);
+            assert_near(anchor.ntp_of(later, 90_000), anchor.ntp.plus(span), 0.001);
             let earlier = anchor.rtp.wrapping_sub(ticks);
             assert_eq!(anchor.rtp_at(anchor.ntp.sub(span), 90_000), earlier);
             assert_near(anchor.ntp_of(earlier, 90_000), anchor.ntp.sub(span), 0.001);

@@ -1,32 +1,13 @@
 //! Counts what one SSRC carried and lost: RFC 3550 statistics both ways, and a rate meter.
 //!
 //! Owns numbers only. Never decides anything and never touches RTCP bytes: `worker` copies a
-//! [`LossReport`] to and from `rtp::rtcp`. Next: `source_clock.rs`, for what sender reports say
+//! [`ReportBlock`] to and from `rtp::rtcp`. Next: `source_clock.rs`, for what sender reports say
 //! about time.
 
 use std::time::{Duration, Instant};
 
+use crate::rtp::rtcp::ReportBlock;
 use crate::units::{Bitrate, Ntp};
-
-/// One report block (RFC 3550 section 6.4.1) as plain numbers; we make them about publishers and
-/// read them from viewers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LossReport {
-    /// The SSRC that is reported on.
-    pub ssrc: u32,
-    /// Share lost since the report before, in 1/256.
-    pub fraction_lost: u8,
-    /// Packets lost since the start, within 24 bits signed; negative if duplicates were counted.
-    pub cumulative_lost: i32,
-    /// Highest number received: wraps in the upper half, sequence number in the lower.
-    pub highest_seq: u32,
-    /// Interarrival jitter in units of the RTP clock.
-    pub jitter: u32,
-    /// Middle 32 bits of the last sender report's NTP time; 0 before the first.
-    pub lsr: u32,
-    /// Time since that report arrived, in 1/65,536 s.
-    pub dlsr: u32,
-}
 
 /// What arrived of one incoming SSRC (RFC 3550 A.3 and A.8).
 #[derive(Debug, Default)]
@@ -86,7 +67,7 @@ impl ReceiverStats {
 
     /// The block for the next receiver report; none before the first packet. Begins a new interval
     /// for the lost fraction.
-    pub fn report_block(&mut self, now: Instant, ssrc: u32) -> Option<LossReport> {
+    pub fn report_block(&mut self, now: Instant, ssrc: u32) -> Option<ReportBlock> {
         let numbers = self.numbers?;
         let expected = self.expected();
         let interval_expected = expected.saturating_sub(self.reported.0);
@@ -97,7 +78,7 @@ impl ReceiverStats {
             let since = now.saturating_duration_since(at).as_micros() * 65_536 / 1_000_000;
             (lsr, since.min(u128::from(u32::MAX)) as u32)
         });
-        Some(LossReport {
+        Some(ReportBlock {
             ssrc,
             fraction_lost: (interval_lost * 256).checked_div(interval_expected).map_or(0, saturate),
             cumulative_lost: self.lost().clamp(-(1 << 23), (1 << 23) - 1) as i32,
@@ -176,7 +157,7 @@ impl Jitter {
 /// What one viewer reports about one outgoing SSRC.
 #[derive(Debug, Default)]
 pub struct SenderStats {
-    last: Option<LossReport>,
+    last: Option<ReportBlock>,
     rtt: Option<Duration>,
 }
 
@@ -195,7 +176,7 @@ impl SenderStats {
 
     /// A report block about this SSRC arrived at `now`, on the clock that stamped our sender
     /// reports.
-    pub fn on_report(&mut self, now: Ntp, report: &LossReport) {
+    pub fn on_report(&mut self, now: Ntp, report: &ReportBlock) {
         self.last = Some(*report);
         if let Some(sample) = round_trip(now, report.lsr, report.dlsr) {
             // RFC 6298: one eighth of each new sample.
@@ -209,7 +190,7 @@ impl SenderStats {
     }
 
     /// The last report.
-    pub fn last_report(&self) -> Option<&LossReport> {
+    pub fn last_report(&self) -> Option<&ReportBlock> {
         self.last.as_ref()
     }
 
@@ -408,9 +389,9 @@ mod tests {
     #[test]
     fn round_trip_is_measured_and_nonsense_is_not() {
         let sent = Ntp(0xe000_0000_ffff_8000); // the middle 32 bits wrap soon
-        let report = |lsr, dlsr| LossReport { lsr, dlsr, ..LossReport::default() };
+        let report = |lsr, dlsr| ReportBlock { lsr, dlsr, ..ReportBlock::default() };
         let mut stats = SenderStats::new();
-        let back = sent.add(Duration::from_millis(1_080));
+        let back = sent.plus(Duration::from_millis(1_080));
         stats.on_report(back, &report(sent.middle(), 65_536));
         let rtt = stats.rtt().unwrap();
         assert!(rtt.abs_diff(80 * MS) < MS, "{rtt:?}");
@@ -436,7 +417,8 @@ mod tests {
         let sent = Ntp(0x1234_5678_9abc_def0);
         let mut stats = SenderStats::new();
         for ms in [80, 160] {
-            let report = LossReport { lsr: sent.middle(), fraction_lost: 64, ..Default::default() };
+            let report =
+                ReportBlock { lsr: sent.middle(), fraction_lost: 64, ..Default::default() };
             stats.on_report(sent.add(MS * ms), &report);
         }
         assert!(stats.rtt().unwrap().abs_diff(90 * MS) < MS);

@@ -229,14 +229,8 @@ impl Control {
                 plan: Plan::Subscribe { plan },
             };
             self.lobby.own(&local.ice, worker);
-            let created = self.enter(
-                &new,
-                Arc::clone(stream),
-                local.clone(),
-                answer,
-                None,
-                Some(worker),
-            );
+            let created =
+                self.enter(&new, Arc::clone(stream), local.clone(), answer, None, Some(worker));
             if state.publisher.is_none() {
                 state.waiting_since.get_or_insert(new.created);
             }
@@ -441,12 +435,8 @@ impl Control {
         OsEntropy.fill(&mut random);
         let secret = SessionSecret::from_random(random);
         let etag = SessionEntry::etag(&local);
-        let url = Url {
-            id: new.id,
-            role: new.role(),
-            stream: new.stream.name.clone(),
-            ended: None,
-        };
+        let url =
+            Url { id: new.id, role: new.role(), stream: new.stream.name.clone(), ended: None };
         tracing::info!(session = %new.id, role = ?new.role(), stream = %new.stream.name, "accepted");
         let entry = SessionEntry {
             id: new.id,

@@ -18,9 +18,9 @@ use crate::error::{CloseReason, DropCounters, DropReason};
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
 use crate::router::mesh;
 use crate::sdp::{LocalTransport, SdpError, fragment};
+use crate::transport::OsEntropy;
 use crate::transport::dtls::DtlsCertificate;
 use crate::transport::peer::PeerState;
-use crate::transport::OsEntropy;
 use crate::units::ClockBase;
 use crate::worker::{Command, Event, Lobby, SessionInfo, Worker, WorkerConfig};
 
@@ -123,9 +123,8 @@ impl Sfu {
     /// [`StartError`] naming the setting or the address that failed.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.validate().map_err(|error| StartError(error.to_string()))?;
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            StartError(format!("{what}: {error}"))
-        };
+        let failed =
+            |what: &str, error: &dyn std::fmt::Display| StartError(format!("{what}: {error}"));
         let sockets = MediaSocket::bind_group(config.media_addr, config.workers).map_err(|e| {
             failed(&format!("cannot bind the media port {} (UDP)", config.media_addr), &e)
         })?;
@@ -203,11 +202,7 @@ impl Sfu {
     ///
     /// # Errors
     /// See [`OfferError`].
-    pub async fn subscribe(
-        &self,
-        stream: StreamName,
-        offer: &[u8],
-    ) -> Result<Created, OfferError> {
+    pub async fn subscribe(&self, stream: StreamName, offer: &[u8]) -> Result<Created, OfferError> {
         self.control.subscribe(stream, offer)
     }
 
@@ -242,15 +237,13 @@ impl Sfu {
                 IfMatch::Missing if strict => return Err(PatchError::TagRequired),
                 IfMatch::Tag(_) | IfMatch::Any | IfMatch::Missing => {}
             }
-            let changed = fragment.ice.filter(|ice| {
-                ice.ufrag != state.remote.ufrag && ice.pwd != state.remote.pwd
-            });
+            let changed = fragment
+                .ice
+                .filter(|ice| ice.ufrag != state.remote.ufrag && ice.pwd != state.remote.pwd);
             // We are ICE-lite: remote candidates tell us nothing that a check does not.
             let Some(remote) = changed else { return Ok(Patched::Trickled) };
-            let local = LocalTransport {
-                ice: self.control.local_transport().ice,
-                ..state.local.clone()
-            };
+            let local =
+                LocalTransport { ice: self.control.local_transport().ice, ..state.local.clone() };
             let old = std::mem::replace(&mut state.local, local.clone());
             state.remote = remote.clone();
             (entry.id, state.worker, old, local, remote)
@@ -263,11 +256,8 @@ impl Sfu {
         if !waited {
             let worker = worker.ok_or(PatchError::Unavailable)?;
             self.control.lobby.own(&local.ice, worker);
-            let restart = || Command::Restart {
-                id,
-                local: local.ice.clone(),
-                remote: remote.clone(),
-            };
+            let restart =
+                || Command::Restart { id, local: local.ice.clone(), remote: remote.clone() };
             if !self.control.order(worker, restart).await {
                 return Err(PatchError::Unavailable);
             }
@@ -342,9 +332,8 @@ impl Sfu {
         let mut dropped = DropCounters::default();
         let mut latency = LatencyWindow::default();
         for worker in 0..control.workers.len() {
-            let report = |worker: &mut Worker, shell: &ShellReport, _| {
-                (worker.report(), shell.clone())
-            };
+            let report =
+                |worker: &mut Worker, shell: &ShellReport, _| (worker.report(), shell.clone());
             let Some((report, shell)) = self.inspect(worker, report).await else { continue };
             stats.publishers += report.publishers;
             stats.subscribers += report.subscribers;
@@ -407,8 +396,7 @@ impl Sfu {
         let (publisher, mut viewer_ids, viewers) = {
             let state = stream.lock();
             let publisher = state.publisher.as_ref().map(|source| source.publisher);
-            let ids: Vec<SessionId> =
-                state.viewers.keys().copied().take(VIEWER_IDS_MAX).collect();
+            let ids: Vec<SessionId> = state.viewers.keys().copied().take(VIEWER_IDS_MAX).collect();
             (publisher, ids, state.viewers.len())
         };
         viewer_ids.sort_unstable();

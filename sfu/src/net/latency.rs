@@ -49,13 +49,8 @@ impl LatencyWindow {
 
     /// p50, p99 and maximum in microseconds (upper bounds of their buckets); zeros when empty.
     pub(super) fn quantiles(&self) -> [u64; 3] {
-        let sums: Vec<u64> = self
-            .current
-            .buckets
-            .iter()
-            .zip(self.previous.buckets)
-            .map(|(a, b)| a + b)
-            .collect();
+        let sums: Vec<u64> =
+            self.current.buckets.iter().zip(self.previous.buckets).map(|(a, b)| a + b).collect();
         let total: u64 = sums.iter().sum();
         if total == 0 {
             return [0; 3];

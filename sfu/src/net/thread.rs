@@ -28,12 +28,15 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 const SOCKET: Token = Token(0);
 const WAKE: Token = Token(1);
 
+/// A look at a worker from outside, on its own thread.
+type Inspect = dyn FnOnce(&mut Worker, &ShellReport, Instant) + Send;
+
 /// What travels to a worker's thread.
 pub(super) enum Message {
     /// For the worker itself.
     Command(Command),
     /// Runs on the thread with the worker at hand; answers go through what it captured.
-    Inspect(Box<dyn FnOnce(&mut Worker, &ShellReport, Instant) + Send>),
+    Inspect(Box<Inspect>),
     /// Ends the thread.
     Stop,
 }
@@ -111,20 +114,16 @@ impl PreparedThread {
         let (commands, inbox) = sync_channel(COMMANDS_MAX);
         let index = config.port.index;
         let wake = self.wake.clone();
-        let thread = std::thread::Builder::new().name(format!("weir-worker-{index}")).spawn(
-            move || {
-                let mut shell = Shell {
-                    worker: Worker::new(config),
-                    socket,
-                    report: ShellReport::default(),
-                };
-                if let Err(error) = shell.run(self.poll, &self.wake, &inbox, |event| {
-                    emit(index, event)
-                }) {
+        let thread =
+            std::thread::Builder::new().name(format!("weir-worker-{index}")).spawn(move || {
+                let mut shell =
+                    Shell { worker: Worker::new(config), socket, report: ShellReport::default() };
+                if let Err(error) =
+                    shell.run(self.poll, &self.wake, &inbox, |event| emit(index, event))
+                {
                     tracing::error!(%error, worker = index, "the worker's socket failed");
                 }
-            },
-        )?;
+            })?;
         Ok(WorkerHandle { commands, wake, thread: std::sync::Mutex::new(Some(thread)) })
     }
 }

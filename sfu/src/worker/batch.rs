@@ -8,18 +8,18 @@ use crate::transport::Path;
 use crate::transport::egress::{Egress, Transmit};
 
 /// Datagrams per message: 16 have 90 % of what batching can gain (limit.md section 7).
-pub const SEGMENTS_MAX: usize = 16;
+pub(super) const SEGMENTS_MAX: usize = 16;
 
 /// Room for one packet while it is written: the largest input plus header, extensions and tag.
-pub const SLOT_BYTES: usize = PACKET_BYTES_MAX + 128;
+pub(super) const SLOT_BYTES: usize = PACKET_BYTES_MAX + 128;
 
 /// Largest datagram sent: what an Ethernet path takes beside IPv4 and UDP headers. Larger ones are
 /// dropped with `DropReason::TooLargeToSend`.
-pub const DATAGRAM_BYTES_MAX: usize = 1472;
+pub(super) const DATAGRAM_BYTES_MAX: usize = 1472;
 
 /// Packets for one destination, waiting for the next message to be full.
 #[derive(Debug)]
-pub struct Batch {
+pub(super) struct Batch {
     bytes: Box<[u8]>,
     len: usize,
     segment: usize,
@@ -34,19 +34,19 @@ impl Default for Batch {
 
 impl Batch {
     /// An empty arena.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bytes = vec![0; SEGMENTS_MAX * SLOT_BYTES].into_boxed_slice();
         Self { bytes, len: 0, segment: 0, count: 0 }
     }
 
     /// Where the next packet is to be written; pass its length to [`Self::commit`].
-    pub fn slot(&mut self) -> &mut [u8] {
+    pub(super) fn slot(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.len..self.len + SLOT_BYTES).unwrap_or(&mut [])
     }
 
     /// Takes the packet written into the slot. Sends the message if it is full or closed by a
     /// smaller packet.
-    pub fn commit(&mut self, len: usize, path: Path, egress: &mut dyn Egress) {
+    pub(super) fn commit(&mut self, len: usize, path: Path, egress: &mut dyn Egress) {
         if self.count > 0 && len > self.segment {
             let start = self.len;
             self.flush(path, egress);
@@ -63,7 +63,7 @@ impl Batch {
     }
 
     /// Sends what waits.
-    pub fn flush(&mut self, path: Path, egress: &mut dyn Egress) {
+    pub(super) fn flush(&mut self, path: Path, egress: &mut dyn Egress) {
         let segment_size = (self.count > 1).then_some(self.segment);
         if let Some(contents) = self.bytes.get(..self.len).filter(|bytes| !bytes.is_empty()) {
             egress.send(Transmit { path, contents, segment_size });

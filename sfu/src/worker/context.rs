@@ -9,7 +9,7 @@ use crate::transport::Entropy;
 use crate::units::ClockBase;
 
 /// Shared by all sessions of one worker; each field is borrowed where it is needed.
-pub struct Context {
+pub(super) struct Context {
     /// Monotonic to wall time.
     pub clock: ClockBase,
     /// Limits per publisher.
@@ -48,15 +48,15 @@ impl std::fmt::Debug for Context {
 }
 
 /// Bytes of RTCP written at once: what fits a datagram with its SRTCP trailer.
-pub const RTCP_BYTES_MAX: usize = 1200;
+pub(super) const RTCP_BYTES_MAX: usize = 1200;
 
 /// Scratch with room for the SRTCP trailer.
-pub const SCRATCH_BYTES: usize = RTCP_BYTES_MAX + 64;
+pub(super) const SCRATCH_BYTES: usize = RTCP_BYTES_MAX + 64;
 
 /// Seconds between reports of one kind.
-pub const REPORT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+pub(super) const REPORT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Adds to an instant that may be absent: the earlier of both.
-pub fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
 }

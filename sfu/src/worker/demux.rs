@@ -10,15 +10,15 @@ use crate::transport::Path;
 
 /// STUN checked per second for addresses that belong to no session here (quality B2). More is
 /// dropped (`DropReason::StunRateLimited`).
-pub const UNKNOWN_STUN_PER_SECOND: u32 = 5_000;
+pub(super) const UNKNOWN_STUN_PER_SECOND: u32 = 5_000;
 
 /// Addresses remembered as belonging to another worker's session; at the limit all are forgotten and
 /// learned anew from their next check.
-pub const STRAY_ADDRESSES_MAX: usize = 4_096;
+pub(super) const STRAY_ADDRESSES_MAX: usize = 4_096;
 
 /// Address and name maps of one worker.
 #[derive(Debug)]
-pub struct Demux {
+pub(super) struct Demux {
     by_path: HashMap<Path, SessionKey>,
     by_ufrag: HashMap<Box<str>, SessionKey>,
     strays: HashMap<SocketAddr, usize>,
@@ -38,17 +38,17 @@ impl Default for Demux {
 
 impl Demux {
     /// The session that an address pair belongs to.
-    pub fn session_at(&self, path: Path) -> Option<SessionKey> {
+    pub(super) fn session_at(&self, path: Path) -> Option<SessionKey> {
         self.by_path.get(&path).copied()
     }
 
     /// The session that a check names.
-    pub fn session_named(&self, ufrag: &str) -> Option<SessionKey> {
+    pub(super) fn session_named(&self, ufrag: &str) -> Option<SessionKey> {
         self.by_ufrag.get(ufrag).copied()
     }
 
     /// A check for this session was valid on this pair: it is its from now on.
-    pub fn learn_path(&mut self, path: Path, key: SessionKey) {
+    pub(super) fn learn_path(&mut self, path: Path, key: SessionKey) {
         if self.by_path.get(&path) != Some(&key) {
             self.by_path.insert(path, key);
             self.strays.remove(&path.remote);
@@ -56,12 +56,12 @@ impl Demux {
     }
 
     /// A session here answers to this ufrag.
-    pub fn learn_ufrag(&mut self, ufrag: &str, key: SessionKey) {
+    pub(super) fn learn_ufrag(&mut self, ufrag: &str, key: SessionKey) {
         self.by_ufrag.insert(ufrag.into(), key);
     }
 
     /// Forgets everything about a session.
-    pub fn forget(&mut self, key: SessionKey, ufrags: &[Box<str>]) {
+    pub(super) fn forget(&mut self, key: SessionKey, ufrags: &[Box<str>]) {
         for ufrag in ufrags {
             self.by_ufrag.remove(ufrag);
         }
@@ -69,12 +69,12 @@ impl Demux {
     }
 
     /// Whether one more STUN message from an unknown address may be looked at now.
-    pub fn allow_unknown_stun(&mut self, now: Instant) -> bool {
+    pub(super) fn allow_unknown_stun(&mut self, now: Instant) -> bool {
         self.unknown_stun.take(now)
     }
 
     /// A valid check showed that another worker owns this address.
-    pub fn learn_stray(&mut self, remote: SocketAddr, worker: usize) {
+    pub(super) fn learn_stray(&mut self, remote: SocketAddr, worker: usize) {
         if self.strays.len() >= STRAY_ADDRESSES_MAX {
             self.strays.clear();
         }
@@ -82,7 +82,7 @@ impl Demux {
     }
 
     /// The worker that owns this address, if it is not us.
-    pub fn stray_owner(&self, remote: SocketAddr) -> Option<usize> {
+    pub(super) fn stray_owner(&self, remote: SocketAddr) -> Option<usize> {
         self.strays.get(&remote).copied()
     }
 }

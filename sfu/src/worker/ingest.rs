@@ -13,7 +13,7 @@ use crate::sdp::PublishTrack;
 
 /// Where the media lies in an opened packet, after RTX was unwrapped.
 #[derive(Debug, Clone, Copy)]
-pub struct Incoming {
+pub(super) struct Incoming {
     /// Sequence number on the publisher's media line.
     pub sequence: u16,
     /// First payload byte in the packet.
@@ -26,7 +26,7 @@ pub struct Incoming {
 ///
 /// # Errors
 /// [`DropReason::RtpMalformed`] if its lengths do not hold together.
-pub fn describe(
+pub(super) fn describe(
     plan: &PublishTrack,
     header: &RtpHeader,
     plaintext: &[u8],

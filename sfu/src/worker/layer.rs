@@ -17,14 +17,14 @@ use crate::sdp::PublishTrack;
 use crate::units::Ntp;
 
 /// SSRCs learned from one publisher (quality B2); more are dropped (`DropReason::TooManySsrcs`).
-pub const SSRCS_MAX: usize = 32;
+pub(super) const SSRCS_MAX: usize = 32;
 
 /// When a layer's SSRC changes its numbers start anew this far above the old ones, so that no cache
 /// or viewer mistakes them for repairs.
 const REBIND_GAP: u64 = 1 << 20;
 
 /// One layer.
-pub struct Layer {
+pub(super) struct Layer {
     /// Gaps, and what to ask for.
     pub nack: NackGenerator,
     /// Loss and jitter for receiver reports.
@@ -51,7 +51,7 @@ pub struct Layer {
 
 impl Layer {
     /// The layers of a track: one per rid, or a single one without simulcast.
-    pub fn for_track(plan: &PublishTrack) -> Vec<Self> {
+    pub(super) fn for_track(plan: &PublishTrack) -> Vec<Self> {
         match plan.rids.as_slice() {
             [] => vec![Self::new(String::new())],
             rids => rids.iter().cloned().map(Self::new).collect(),
@@ -80,13 +80,13 @@ impl Layer {
     }
 
     /// Its media SSRC, once a packet came.
-    pub fn ssrc(&self) -> Option<u32> {
+    pub(super) fn ssrc(&self) -> Option<u32> {
         self.ssrc
     }
 
     /// A media SSRC was found to carry this layer; a second one replaces the first (an encoder that
     /// restarted).
-    pub fn bind(&mut self, ssrc: u32, sequence: u16) {
+    pub(super) fn bind(&mut self, ssrc: u32, sequence: u16) {
         if self.ssrc.replace(ssrc).is_some() {
             self.unwrapper = SeqUnwrapper::new();
             self.base = (self.highest + REBIND_GAP).saturating_sub(self.unwrapper.peek(sequence));
@@ -97,7 +97,7 @@ impl Layer {
     }
 
     /// Extends a sequence number to 64 bits. `None` for an RTX packet before any media packet.
-    pub fn extend(&mut self, sequence: u16, rtx: bool) -> Option<u64> {
+    pub(super) fn extend(&mut self, sequence: u16, rtx: bool) -> Option<u64> {
         let number = match rtx {
             true => self.ssrc.map(|_| self.unwrapper.peek(sequence))?,
             false => self.unwrapper.unwrap(sequence),
@@ -108,7 +108,7 @@ impl Layer {
     }
 
     /// Counts a packet on the wire; false if the layer is above its limits.
-    pub fn within(&mut self, limits: PublisherLimits, now: Instant, bytes: usize) -> bool {
+    pub(super) fn within(&mut self, limits: PublisherLimits, now: Instant, bytes: usize) -> bool {
         let above = self.rate.bitrate(now) > limits.bitrate
             || self.rate.packets_per_second(now) > limits.packets_per_second;
         if !above {
@@ -118,7 +118,13 @@ impl Layer {
     }
 
     /// Notes a media packet that will be forwarded.
-    pub fn on_media(&mut self, now: Instant, server: Ntp, meta: &PacketMeta, clock_rate: u32) {
+    pub(super) fn on_media(
+        &mut self,
+        now: Instant,
+        server: Ntp,
+        meta: &PacketMeta,
+        clock_rate: u32,
+    ) {
         let bytes = usize::from(meta.payload_len);
         self.stats.on_packet(now, meta.ext_seq, meta.timestamp, clock_rate, bytes);
         self.clock.on_packet(server, meta.timestamp, clock_rate);
@@ -135,13 +141,13 @@ impl Layer {
     }
 
     /// The next FIR command number (RFC 5104 section 4.3.1.1).
-    pub fn next_fir(&mut self) -> u8 {
+    pub(super) fn next_fir(&mut self) -> u8 {
         self.fir_number = self.fir_number.wrapping_add(1);
         self.fir_number
     }
 
     /// The layer for the API; `None` while nothing came.
-    pub fn report(&mut self, now: Instant) -> Option<LayerInfo> {
+    pub(super) fn report(&mut self, now: Instant) -> Option<LayerInfo> {
         let counters = self.nack.counters();
         Some(LayerInfo {
             rid: self.rid.clone(),
@@ -161,7 +167,7 @@ impl Layer {
 
 /// Where a packet belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     /// Track index.
     pub track: u8,
     /// Layer index.
@@ -172,14 +178,14 @@ pub struct Target {
 
 /// What is known of a publisher's SSRCs. A linear scan: there are a handful.
 #[derive(Debug, Default)]
-pub struct SsrcTable {
+pub(super) struct SsrcTable {
     known: Vec<(u32, Target)>,
     declared: Vec<(u32, u8)>,
 }
 
 impl SsrcTable {
     /// Takes the SSRCs that the offer declared.
-    pub fn declared<'a>(plans: impl Iterator<Item = &'a PublishTrack>) -> Self {
+    pub(super) fn declared<'a>(plans: impl Iterator<Item = &'a PublishTrack>) -> Self {
         let mut table = Self::default();
         for (track, plan) in (0u8..).zip(plans) {
             for declared in plan.ssrcs.iter().take(SSRCS_MAX) {
@@ -191,12 +197,12 @@ impl SsrcTable {
     }
 
     /// Where packets of this SSRC belong, if one came before.
-    pub fn known(&self, ssrc: u32) -> Option<Target> {
+    pub(super) fn known(&self, ssrc: u32) -> Option<Target> {
         self.known.iter().find(|(known, _)| *known == ssrc).map(|(_, target)| *target)
     }
 
     /// The track that the offer declared for this SSRC.
-    pub fn declared_track(&self, ssrc: u32) -> Option<u8> {
+    pub(super) fn declared_track(&self, ssrc: u32) -> Option<u8> {
         self.declared.iter().find(|(known, _)| *known == ssrc).map(|(_, track)| *track)
     }
 
@@ -204,7 +210,7 @@ impl SsrcTable {
     ///
     /// # Errors
     /// [`DropReason::TooManySsrcs`] at the limit.
-    pub fn learn(&mut self, ssrc: u32, target: Target) -> Result<(), DropReason> {
+    pub(super) fn learn(&mut self, ssrc: u32, target: Target) -> Result<(), DropReason> {
         if self.known.len() >= SSRCS_MAX {
             return Err(DropReason::TooManySsrcs);
         }
@@ -213,7 +219,7 @@ impl SsrcTable {
     }
 
     /// Any media SSRC, to fill the media field of transport-wide feedback.
-    pub fn any_media(&self) -> Option<u32> {
+    pub(super) fn any_media(&self) -> Option<u32> {
         self.known.iter().find(|(_, target)| !target.rtx).map(|(ssrc, _)| *ssrc)
     }
 }

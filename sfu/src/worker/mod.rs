@@ -250,7 +250,9 @@ impl Worker {
                 continue;
             }
             session.scheduled = None;
-            self.guarded(now, key, egress, |worker, egress| worker.session_timeout(now, key, egress));
+            self.guarded(now, key, egress, |worker, egress| {
+                worker.session_timeout(now, key, egress)
+            });
         }
         if self.next_sweep.is_none_or(|at| at <= now) {
             self.next_sweep = Some(now + SWEEP_INTERVAL);
@@ -419,12 +421,7 @@ impl Worker {
         Ok(None)
     }
 
-    fn send_stray(
-        &mut self,
-        worker: usize,
-        path: Path,
-        datagram: &[u8],
-    ) -> Result<(), DropReason> {
+    fn send_stray(&mut self, worker: usize, path: Path, datagram: &[u8]) -> Result<(), DropReason> {
         match self.context.port.send_stray(worker, path, datagram) {
             true => Ok(()),
             false => Err(DropReason::StrayLimited),
@@ -563,19 +560,9 @@ impl Worker {
     }
 
     /// Takes a session in: from the lobby (publisher) or by order (viewer).
-    fn adopt(
-        &mut self,
-        now: Instant,
-        new: NewSession,
-        egress: &mut dyn Egress,
-    ) -> SessionKey {
-        let peer = Peer::new(
-            new.role(),
-            new.local.clone(),
-            new.remote(),
-            &self.certificate,
-            new.created,
-        );
+    fn adopt(&mut self, now: Instant, new: NewSession, egress: &mut dyn Egress) -> SessionKey {
+        let peer =
+            Peer::new(new.role(), new.local.clone(), new.remote(), &self.certificate, new.created);
         let ufrag: Box<str> = new.local.ufrag.as_str().into();
         let stream = Arc::clone(&new.stream);
         let role = match new.plan {
@@ -682,7 +669,8 @@ impl Worker {
     fn refresh_stream(&mut self, id: StreamId) -> bool {
         let Some(stream) = stream_mut(&mut self.streams, id) else { return false };
         let source = stream.shared.source.load_full();
-        let owned = source.as_ref().is_some_and(|source| self.by_id.contains_key(&source.publisher));
+        let owned =
+            source.as_ref().is_some_and(|source| self.by_id.contains_key(&source.publisher));
         // A publisher of ours that just connected is ahead of the shared state.
         let ahead = stream.is_owned()
             && stream.epoch() > source.as_ref().map(|source| source.epoch)

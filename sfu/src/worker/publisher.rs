@@ -14,6 +14,7 @@ use super::ingest::{Incoming, describe};
 use super::layer::{Layer, SsrcTable, Target};
 use super::report::{LayerInfo, TrackInfo};
 use super::stream::LocalStream;
+use crate::congestion::twcc_receiver::TwccReceiver;
 use crate::error::DropReason;
 use crate::media::Packet;
 use crate::media::source_clock::PublisherClock;
@@ -26,7 +27,6 @@ use crate::sdp::{PublishPlan, PublishTrack};
 use crate::transport::Path;
 use crate::transport::egress::Egress;
 use crate::transport::peer::Peer;
-use crate::congestion::twcc_receiver::TwccReceiver;
 
 /// Assumed until a repair was timed: most publishers are nearer.
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ const ANCHOR_INTERVAL: Duration = Duration::from_millis(200);
 /// How often keyframe wishes are looked at while nothing else wakes this publisher.
 const WISH_INTERVAL: Duration = Duration::from_millis(100);
 
-type RouteCache = Cache<Arc<RouteOf>, Arc<Route>>;
+type RouteCache = Cache<RouteOf, Arc<Route>>;
 
 /// Lets the cache read the route inside the shared stream.
 struct RouteOf(Arc<StreamShared>);
@@ -51,7 +51,7 @@ impl std::ops::Deref for RouteOf {
 }
 
 /// One publisher.
-pub struct Publisher {
+pub(super) struct Publisher {
     source: Arc<SourceInfo>,
     tracks: Vec<Track>,
     ssrcs: SsrcTable,
@@ -71,7 +71,7 @@ struct Track {
 
 impl Publisher {
     /// A publisher that has not sent anything. `our_ssrc` signs its feedback.
-    pub fn new(
+    pub(super) fn new(
         plan: PublishPlan,
         source: Arc<SourceInfo>,
         stream: &Arc<StreamShared>,
@@ -90,7 +90,7 @@ impl Publisher {
             ssrcs,
             twcc: TwccReceiver::new(),
             clock: PublisherClock::new(),
-            route: Cache::new(Arc::new(RouteOf(Arc::clone(stream)))),
+            route: Cache::new(RouteOf(Arc::clone(stream))),
             rtt: None,
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
@@ -99,7 +99,7 @@ impl Publisher {
     }
 
     /// What it publishes.
-    pub fn source(&self) -> &Arc<SourceInfo> {
+    pub(super) fn source(&self) -> &Arc<SourceInfo> {
         &self.source
     }
 
@@ -107,7 +107,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Why it went no further.
-    pub fn handle_rtp(
+    pub(super) fn handle_rtp(
         &mut self,
         now: Instant,
         path: Path,
@@ -120,9 +120,7 @@ impl Publisher {
         let mut packet = context.pool.take(datagram.len()).ok_or(DropReason::PoolExhausted)?;
         let outcome = self.open(now, path, datagram, &header, peer, &mut packet, context);
         match outcome {
-            Ok(Some((track, layer))) => {
-                self.publish(now, track, layer, packet, stream, context)
-            }
+            Ok(Some((track, layer))) => self.publish(now, track, layer, packet, stream, context),
             Ok(None) => {
                 context.pool.give(packet);
                 Ok(())
@@ -154,20 +152,15 @@ impl Publisher {
         context.report.bytes_in += datagram.len() as u64;
 
         let plaintext = packet.buffer().get(..opened.len).ok_or(DropReason::RtpMalformed)?;
-        let payload_len =
-            header.payload_len(plaintext).map_err(|_| DropReason::RtpMalformed)?;
+        let payload_len = header.payload_len(plaintext).map_err(|_| DropReason::RtpMalformed)?;
         let target = self.find_target(header, plaintext)?;
-        let track = self
-            .tracks
-            .get_mut(usize::from(target.track))
-            .ok_or(DropReason::UnknownTrack)?;
+        let track =
+            self.tracks.get_mut(usize::from(target.track)).ok_or(DropReason::UnknownTrack)?;
         if let Some(sequence) = transport_sequence(&track.plan, header, plaintext) {
             self.twcc.on_packet(now, sequence);
         }
-        let layer = track
-            .layers
-            .get_mut(usize::from(target.layer))
-            .ok_or(DropReason::UnknownTrack)?;
+        let layer =
+            track.layers.get_mut(usize::from(target.layer)).ok_or(DropReason::UnknownTrack)?;
         if !layer.within(context.publisher_limits, now, datagram.len()) {
             return Err(DropReason::PublisherRate);
         }
@@ -205,11 +198,7 @@ impl Publisher {
 
     /// Which track and layer a packet belongs to: MID and RID extensions, then what is known or was
     /// declared of its SSRC, then a payload type that only one m-line has (whip-whep C58).
-    fn find_target(
-        &mut self,
-        header: &RtpHeader,
-        plaintext: &[u8],
-    ) -> Result<Target, DropReason> {
+    fn find_target(&mut self, header: &RtpHeader, plaintext: &[u8]) -> Result<Target, DropReason> {
         if let Some(target) = self.ssrcs.known(header.ssrc) {
             let track = self.tracks.get(usize::from(target.track));
             let plan = &track.ok_or(DropReason::UnknownTrack)?.plan;
@@ -276,11 +265,9 @@ impl Publisher {
         track: u8,
         layer: u8,
     ) -> Option<crate::media::source_clock::ClockAnchor> {
-        let layer =
-            self.tracks.get_mut(usize::from(track))?.layers.get_mut(usize::from(layer))?;
-        let due = layer
-            .anchored_at
-            .is_none_or(|at| now.saturating_duration_since(at) >= ANCHOR_INTERVAL);
+        let layer = self.tracks.get_mut(usize::from(track))?.layers.get_mut(usize::from(layer))?;
+        let due =
+            layer.anchored_at.is_none_or(|at| now.saturating_duration_since(at) >= ANCHOR_INTERVAL);
         if !due {
             return None;
         }
@@ -289,7 +276,7 @@ impl Publisher {
     }
 
     /// One decrypted RTCP compound.
-    pub fn handle_rtcp(&mut self, now: Instant, compound: &[u8], context: &mut Context) {
+    pub(super) fn handle_rtcp(&mut self, now: Instant, compound: &[u8], context: &mut Context) {
         for packet in crate::rtp::rtcp::packets(compound) {
             let Ok(packet) = packet else {
                 context.report.dropped.count(DropReason::RtcpMalformed);
@@ -308,7 +295,7 @@ impl Publisher {
     }
 
     /// Sends the feedback that is due.
-    pub fn handle_timeout(
+    pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         peer: &mut Peer,
@@ -327,19 +314,16 @@ impl Publisher {
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         let layers = self.tracks.iter().flat_map(|track| &track.layers);
         let feedback = layers.flat_map(|layer| {
             [layer.nack.next_timeout(), layer.keyframes.next_timeout()].into_iter().flatten()
         });
-        feedback
-            .chain(self.twcc.next_timeout())
-            .chain([self.next_report, self.next_wishes])
-            .min()
+        feedback.chain(self.twcc.next_timeout()).chain([self.next_report, self.next_wishes]).min()
     }
 
     /// Its tracks for the API.
-    pub fn report(&mut self, now: Instant) -> Vec<TrackInfo> {
+    pub(super) fn report(&mut self, now: Instant) -> Vec<TrackInfo> {
         self.tracks
             .iter_mut()
             .map(|track| TrackInfo {
@@ -358,10 +342,7 @@ impl Publisher {
 
     fn layer_of_ssrc(&mut self, ssrc: u32) -> Option<&mut Layer> {
         let target = self.ssrcs.known(ssrc).filter(|target| !target.rtx)?;
-        self.tracks
-            .get_mut(usize::from(target.track))?
-            .layers
-            .get_mut(usize::from(target.layer))
+        self.tracks.get_mut(usize::from(target.track))?.layers.get_mut(usize::from(target.layer))
     }
 
     fn take_wishes(&mut self, now: Instant, stream: &StreamShared) {

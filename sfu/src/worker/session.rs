@@ -70,14 +70,14 @@ impl NewSession {
 
 /// Position of a session in its worker's table, with the generation of that place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionKey {
+pub(super) struct SessionKey {
     index: u32,
     generation: u32,
 }
 
 /// One session.
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     /// Public id.
     pub id: SessionId,
     /// Its stream.
@@ -98,7 +98,7 @@ pub struct Session {
 
 /// What a session does.
 #[derive(Debug)]
-pub enum RoleState {
+pub(super) enum RoleState {
     /// Sends to us.
     Publisher(Box<Publisher>),
     /// Receives from us.
@@ -107,7 +107,7 @@ pub enum RoleState {
 
 impl Session {
     /// Publisher or subscriber.
-    pub fn kind(&self) -> Role {
+    pub(super) fn kind(&self) -> Role {
         match self.role {
             RoleState::Publisher(_) => Role::Publisher,
             RoleState::Subscriber(_) => Role::Subscriber,
@@ -115,7 +115,7 @@ impl Session {
     }
 
     /// When it wants to be called next.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         let role = match &self.role {
             RoleState::Publisher(publisher) => publisher.next_timeout(),
             RoleState::Subscriber(subscriber) => subscriber.next_timeout(),
@@ -126,7 +126,7 @@ impl Session {
 
 /// A count that is refilled each second. At zero the packet is dropped and counted.
 #[derive(Debug, Clone, Copy)]
-pub struct Budget {
+pub(super) struct Budget {
     per_second: u32,
     left: u32,
     since: Option<Instant>,
@@ -134,12 +134,12 @@ pub struct Budget {
 
 impl Budget {
     /// A full budget.
-    pub fn per_second(per_second: u32) -> Self {
+    pub(super) fn per_second(per_second: u32) -> Self {
         Self { per_second, left: per_second, since: None }
     }
 
     /// Takes one; false if this second's share is spent.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         let fresh = self.since.is_none_or(|since| {
             now.saturating_duration_since(since) >= std::time::Duration::from_secs(1)
         });
@@ -155,7 +155,7 @@ impl Budget {
 
 /// Sessions of one worker by key; places are reused, keys are not.
 #[derive(Debug, Default)]
-pub struct Sessions {
+pub(super) struct Sessions {
     slots: Vec<(u32, Option<Box<Session>>)>,
     free: Vec<u32>,
     len: usize,
@@ -163,7 +163,7 @@ pub struct Sessions {
 
 impl Sessions {
     /// Adds a session.
-    pub fn insert(&mut self, session: Session) -> SessionKey {
+    pub(super) fn insert(&mut self, session: Session) -> SessionKey {
         self.len += 1;
         let session = Some(Box::new(session));
         if let Some(index) = self.free.pop()
@@ -177,19 +177,19 @@ impl Sessions {
     }
 
     /// The session behind a key, if it still lives.
-    pub fn get(&self, key: SessionKey) -> Option<&Session> {
+    pub(super) fn get(&self, key: SessionKey) -> Option<&Session> {
         let (generation, session) = self.slots.get(key.index as usize)?;
         session.as_deref().filter(|_| *generation == key.generation)
     }
 
     /// The session behind a key, if it still lives.
-    pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
+    pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
         let (generation, session) = self.slots.get_mut(key.index as usize)?;
         session.as_deref_mut().filter(|_| *generation == key.generation)
     }
 
     /// Takes a session out; its key is dead from now on.
-    pub fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
+    pub(super) fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
         let (generation, slot) = self.slots.get_mut(key.index as usize)?;
         if *generation != key.generation {
             return None;
@@ -202,22 +202,19 @@ impl Sessions {
     }
 
     /// Live sessions.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
     /// All live sessions.
-    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
         self.slots.iter().filter_map(|(_, session)| session.as_deref())
     }
 
     /// Keys of all live sessions.
-    pub fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
+    pub(super) fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
         self.slots.iter().enumerate().filter(|(_, (_, session))| session.is_some()).map(
-            |(index, (generation, _))| SessionKey {
-                index: index as u32,
-                generation: *generation,
-            },
+            |(index, (generation, _))| SessionKey { index: index as u32, generation: *generation },
         )
     }
 }

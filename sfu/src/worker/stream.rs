@@ -20,7 +20,7 @@ const SELECT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One stream in one worker.
 #[derive(Debug)]
-pub struct LocalStream {
+pub(super) struct LocalStream {
     /// What all workers share of it.
     pub shared: Arc<StreamShared>,
     /// Viewers here.
@@ -38,7 +38,7 @@ pub struct LocalStream {
 
 /// A packet to forward: where to find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fresh {
+pub(super) struct Fresh {
     /// Track index.
     pub track: u8,
     /// Layer index.
@@ -49,7 +49,7 @@ pub struct Fresh {
 
 /// One track of the stream.
 #[derive(Debug)]
-pub struct LocalTrack {
+pub(super) struct LocalTrack {
     layers: Vec<LocalLayer>,
     best: Option<u8>,
 }
@@ -66,7 +66,7 @@ struct LocalLayer {
 
 impl LocalStream {
     /// A stream that has no source here yet.
-    pub fn new(shared: Arc<StreamShared>) -> Self {
+    pub(super) fn new(shared: Arc<StreamShared>) -> Self {
         Self {
             shared,
             viewers: Vec::new(),
@@ -80,22 +80,22 @@ impl LocalStream {
     }
 
     /// The publisher as applied here.
-    pub fn source(&self) -> Option<&Arc<SourceInfo>> {
+    pub(super) fn source(&self) -> Option<&Arc<SourceInfo>> {
         self.source.as_ref()
     }
 
     /// Epoch of the publisher as applied here.
-    pub fn epoch(&self) -> Option<u32> {
+    pub(super) fn epoch(&self) -> Option<u32> {
         self.source.as_ref().map(|source| source.epoch)
     }
 
     /// Whether nobody publishes or watches here any more.
-    pub fn is_unused(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         self.viewers.is_empty() && self.publishers == 0
     }
 
     /// Applies a new publisher, or its absence. Caches start empty. True if it changed anything.
-    pub fn install(
+    pub(super) fn install(
         &mut self,
         source: Option<Arc<SourceInfo>>,
         owned: bool,
@@ -107,14 +107,15 @@ impl LocalStream {
         }
         self.clear(pool);
         self.owned = owned;
-        self.tracks = source.iter().flat_map(|source| &source.tracks).map(LocalTrack::new).collect();
+        self.tracks =
+            source.iter().flat_map(|source| &source.tracks).map(LocalTrack::new).collect();
         self.source = source;
         self.selected_at = None;
         true
     }
 
     /// Gives all cached packets back.
-    pub fn clear(&mut self, pool: &mut PacketPool) {
+    pub(super) fn clear(&mut self, pool: &mut PacketPool) {
         self.fresh.clear();
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
@@ -123,7 +124,7 @@ impl LocalStream {
     }
 
     /// Drops cached packets that are too old, so that a silent publisher's cache empties too.
-    pub fn expire(&mut self, now: Instant, pool: &mut PacketPool) {
+    pub(super) fn expire(&mut self, now: Instant, pool: &mut PacketPool) {
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
             layer.ring.expire(now, |packet| release(owned, pool, packet));
@@ -134,7 +135,7 @@ impl LocalStream {
     ///
     /// # Errors
     /// Why it is of no use; the packet is released then.
-    pub fn accept(
+    pub(super) fn accept(
         &mut self,
         epoch: u32,
         track: u8,
@@ -169,7 +170,7 @@ impl LocalStream {
     }
 
     /// Notes a layer's timestamps against server time.
-    pub fn set_anchor(&mut self, epoch: u32, track: u8, layer: u8, anchor: ClockAnchor) {
+    pub(super) fn set_anchor(&mut self, epoch: u32, track: u8, layer: u8, anchor: ClockAnchor) {
         if self.epoch() == Some(epoch)
             && let Some(track) = self.tracks.get_mut(usize::from(track))
             && let Some(layer) = track.layers.get_mut(usize::from(layer))
@@ -179,10 +180,9 @@ impl LocalStream {
     }
 
     /// Chooses the best layer of each track anew, if it is time.
-    pub fn select(&mut self, now: Instant) {
-        let due = self
-            .selected_at
-            .is_none_or(|at| now.saturating_duration_since(at) >= SELECT_INTERVAL);
+    pub(super) fn select(&mut self, now: Instant) {
+        let due =
+            self.selected_at.is_none_or(|at| now.saturating_duration_since(at) >= SELECT_INTERVAL);
         if !due {
             return;
         }
@@ -204,12 +204,12 @@ impl LocalStream {
     }
 
     /// The best layer of a track now.
-    pub fn best_layer(&self, track: u8) -> Option<u8> {
+    pub(super) fn best_layer(&self, track: u8) -> Option<u8> {
         self.tracks.get(usize::from(track))?.best
     }
 
     /// Whether a layer sent something lately.
-    pub fn is_live(&self, track: u8, layer: u8, now: Instant) -> bool {
+    pub(super) fn is_live(&self, track: u8, layer: u8, now: Instant) -> bool {
         let dead_after = Duration::from_millis(LAYER_DEAD_AFTER_MS);
         self.layer(track, layer)
             .and_then(|layer| layer.last_packet)
@@ -217,12 +217,12 @@ impl LocalStream {
     }
 
     /// A cached packet.
-    pub fn packet(&self, track: u8, layer: u8, ext_seq: u64) -> Option<&Arc<Packet>> {
+    pub(super) fn packet(&self, track: u8, layer: u8, ext_seq: u64) -> Option<&Arc<Packet>> {
         self.layer(track, layer)?.ring.get(ext_seq)
     }
 
     /// What a forwarder must know of a layer.
-    pub fn context(&self, track: u8, layer: u8) -> Option<LayerContext> {
+    pub(super) fn context(&self, track: u8, layer: u8) -> Option<LayerContext> {
         let state = self.layer(track, layer)?;
         Some(LayerContext {
             epoch: self.epoch()?,
@@ -233,7 +233,7 @@ impl LocalStream {
     }
 
     /// Packets and payload bytes cached here.
-    pub fn cached(&self) -> (usize, usize) {
+    pub(super) fn cached(&self) -> (usize, usize) {
         self.tracks
             .iter()
             .flat_map(|track| &track.layers)
@@ -241,7 +241,7 @@ impl LocalStream {
     }
 
     /// Whether the packets are ours (and not handles to another worker's).
-    pub fn is_owned(&self) -> bool {
+    pub(super) fn is_owned(&self) -> bool {
         self.owned
     }
 

@@ -37,7 +37,7 @@ const CNAME: &str = "weir";
 
 /// One viewer.
 #[derive(Debug)]
-pub struct Subscriber {
+pub(super) struct Subscriber {
     tracks: Vec<SubTrack>,
     /// Which of `tracks` takes a source track.
     by_source: [Option<u8>; TRACKS_MAX],
@@ -64,7 +64,7 @@ struct SubTrack {
 
 impl Subscriber {
     /// A viewer that is not connected yet.
-    pub fn new(plan: SubscribePlan, context: &mut Context, now: Instant) -> Self {
+    pub(super) fn new(plan: SubscribePlan, context: &mut Context, now: Instant) -> Self {
         let tracks = plan
             .tracks
             .into_iter()
@@ -92,7 +92,7 @@ impl Subscriber {
     }
 
     /// Keys are known: packets may flow.
-    pub fn on_connected(&mut self) {
+    pub(super) fn on_connected(&mut self) {
         self.connected = true;
     }
 
@@ -101,7 +101,7 @@ impl Subscriber {
     /// # Errors
     /// [`CloseReason::CodecNotNegotiated`] if a track's codec is not in this viewer's answer: the
     /// session is closed rather than left silent (whip-whep G6).
-    pub fn apply_source(
+    pub(super) fn apply_source(
         &mut self,
         now: Instant,
         source: Option<&Arc<SourceInfo>>,
@@ -116,8 +116,7 @@ impl Subscriber {
             let found = source.and_then(|source| find_source(source, &track.plan));
             track.source = found;
             let Some((source, source_index)) = source.zip(found) else {
-                track.reason =
-                    if source.is_some() { Reason::NoTrack } else { Reason::NoPublisher };
+                track.reason = if source.is_some() { Reason::NoTrack } else { Reason::NoPublisher };
                 track.forwarder.detach(now, track.reason);
                 continue;
             };
@@ -152,7 +151,7 @@ impl Subscriber {
     }
 
     /// Forwards this turn's packets of the stream: for each, decide, write, seal, batch.
-    pub fn forward(
+    pub(super) fn forward(
         &mut self,
         now: Instant,
         stream: &LocalStream,
@@ -224,7 +223,7 @@ impl Subscriber {
 
     /// One decrypted RTCP compound.
     #[expect(clippy::too_many_arguments, reason = "the parts of one session and its worker")]
-    pub fn handle_rtcp(
+    pub(super) fn handle_rtcp(
         &mut self,
         now: Instant,
         compound: &[u8],
@@ -347,7 +346,7 @@ impl Subscriber {
     }
 
     /// Sends the sender reports that are due.
-    pub fn handle_timeout(
+    pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         peer: &mut Peer,
@@ -372,8 +371,7 @@ impl Subscriber {
                 octets: octets as u32,
             };
             let end = RTCP_BYTES_MAX.min(context.scratch.len());
-            let mut writer =
-                RtcpWriter::new(context.scratch.get_mut(..end).unwrap_or(&mut []));
+            let mut writer = RtcpWriter::new(context.scratch.get_mut(..end).unwrap_or(&mut []));
             writer.sender_report(&report, &[]);
             writer.sdes_cname(line.ssrc(), CNAME);
             let len = writer.len();
@@ -382,17 +380,21 @@ impl Subscriber {
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.next_report
     }
 
     /// Round-trip time as the viewer's reports tell it.
-    pub fn rtt(&self) -> Option<Duration> {
+    pub(super) fn rtt(&self) -> Option<Duration> {
         self.tracks.iter().filter_map(|track| track.stats.rtt()).min()
     }
 
     /// Its tracks for the API.
-    pub fn report(&mut self, now: Instant, source: Option<&Arc<SourceInfo>>) -> Vec<TrackInfo> {
+    pub(super) fn report(
+        &mut self,
+        now: Instant,
+        source: Option<&Arc<SourceInfo>>,
+    ) -> Vec<TrackInfo> {
         let keyframe_requests = self.keyframe_requests;
         self.tracks
             .iter_mut()
@@ -427,7 +429,7 @@ impl Subscriber {
     }
 
     /// The last decisions of all its tracks, oldest first, for the API.
-    pub fn decisions(
+    pub(super) fn decisions(
         &self,
         created: Instant,
         source: Option<&Arc<SourceInfo>>,

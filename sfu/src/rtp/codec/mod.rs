@@ -42,7 +42,7 @@ pub struct FrameInfo {
 }
 
 /// Counters in a VP8 (RFC 7741 section 4.2) or VP9 (RFC 9628 section 4.2) payload descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PictureIds {
     /// Picture id and its width in bits, 7 or 15.
     pub picture_id: Option<(u16, u8)>,

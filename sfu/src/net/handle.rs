@@ -100,6 +100,14 @@ pub enum PatchError {
 }
 
 impl Sfu {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// [`StartError`] names the setting to change.
+    pub fn start(_config: crate::config::Config) -> Result<Self, StartError> {
+        unimplemented!()
+    }
+
     /// Where media arrives (port known even if 0 was asked for).
     pub fn media_addr(&self) -> SocketAddr {
         unimplemented!()

@@ -52,6 +52,11 @@ impl AppState {
         }
     }
 
+    /// The same state behind other doors, for another listener.
+    pub fn behind(self, media_door: Door, admin_door: Door) -> Self {
+        Self { media_door, admin_door, ..self }
+    }
+
     /// The settings that SIGHUP may change, as they are now.
     pub fn live(&self) -> Arc<Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -113,7 +113,7 @@ async fn serve(
         let admin = listen("admin-http", addr).await?;
         tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
         let door = Door::for_admin_listener(addr);
-        let state = AppState { media_door: door, admin_door: door, ..state.clone() };
+        let state = state.clone().behind(door, door);
         servers.spawn(server::serve(admin, admin_app(state), seats, stopped));
     }
     say_ready(http_addr, sfu.media_addr());

@@ -11,6 +11,8 @@ pub struct Config {
     pub workers: usize,
     /// Candidates for answers, best first; port 0 stands for the bound one.
     pub advertise: Vec<SocketAddr>,
+    /// Sessions in all.
+    pub max_sessions: usize,
 }
 
 impl Default for Config {
@@ -19,6 +21,7 @@ impl Default for Config {
             media_addr: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
             workers: 1,
             advertise: Vec::new(),
+            max_sessions: 5_000,
         }
     }
 }

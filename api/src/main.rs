@@ -1,2 +1,173 @@
-//! Weir.
-fn main() {}
+//! The binary `weir`: reads the configuration, starts media and HTTP, waits for signals.
+//!
+//! Prints one line on stdout when it is ready, everything else on stderr. Exit codes: 0 after a
+//! drained stop, 1 if it could not start, 2 for a bad configuration.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use weir::advertise::interfaces;
+use weir::cli::{Cli, Command};
+use weir::config::{self, Config, ConfigError};
+use weir::door::Door;
+use weir::limits::Seats;
+use weir::{AppState, admin_app, app, log, server};
+use weir_sfu::net::Sfu;
+
+/// Threads for HTTP; media has its own.
+const HTTP_THREADS: usize = 2;
+/// Sessions are told goodbye within this time when the server stops.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match configure(&matches, &cli) {
+        Ok((_, _, text)) if matches!(cli.command, Some(Command::CheckConfig)) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok((config, media, text)) => {
+            eprintln!("{text}");
+            match run(&cli, config, media) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("weir: {error:#}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(error) => {
+            eprintln!("weir: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The configuration, the media plane's share of it, and the text that explains it.
+fn configure(
+    matches: &ArgMatches,
+    cli: &Cli,
+) -> Result<(Config, weir_sfu::config::Config, String), ConfigError> {
+    let config = Config::load(cli, rust_log())?;
+    let interfaces = interfaces().map_err(|error| ConfigError {
+        key: "advertise",
+        problem: format!("the addresses of this machine cannot be listed: {error}"),
+    })?;
+    let media = config.media(&interfaces)?;
+    let origins = config::origins(matches, cli, rust_log().is_some())?;
+    let text = config::describe(&config, &origins);
+    Ok((config, media, text))
+}
+
+fn rust_log() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the main thread owns no media; it only waits here")]
+fn run(cli: &Cli, config: Config, media: weir_sfu::config::Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(HTTP_THREADS)
+        .thread_name("weir-http")
+        .enable_all()
+        .build()
+        .context("the HTTP threads could not start")?;
+    runtime.block_on(serve(cli, config, media))
+}
+
+async fn serve(
+    cli: &Cli,
+    mut config: Config,
+    media: weir_sfu::config::Config,
+) -> anyhow::Result<()> {
+    let filter = log::init(&config.log, config.log_format);
+    // First, so that a signal during the start is not lost.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let open_files = server::raise_open_files();
+    tracing::debug!(?open_files, "limit of open files");
+
+    let http = listen("http", config.http).await?;
+    let http_addr = http.local_addr()?;
+    let sfu = Sfu::start(media)?;
+    let state = AppState::new(
+        sfu.clone(),
+        config.live.clone(),
+        Door::for_media(config.http, config.insecure_open),
+        Door::for_admin(config.http),
+    );
+
+    let (stop, stopped) = watch::channel(false);
+    let seats = Seats::default();
+    let mut servers = tokio::task::JoinSet::new();
+    servers.spawn(server::serve(http, app(state.clone()), seats.clone(), stopped.clone()));
+    if let Some(addr) = config.admin_http {
+        let admin = listen("admin-http", addr).await?;
+        tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
+        let door = Door::for_admin_listener(addr);
+        let state = state.clone().behind(door, door);
+        servers.spawn(server::serve(admin, admin_app(state), seats, stopped));
+    }
+    say_ready(http_addr, sfu.media_addr());
+
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => reload(cli, &mut config, &state, &filter),
+        }
+    }
+
+    tracing::info!("stopping: no new sessions, goodbye to {} streams", sfu.streams().await.len());
+    sfu.drain();
+    let stopping = async {
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sfu.shutdown()).await;
+        stop.send_replace(true);
+        servers.join_all().await;
+    };
+    tokio::select! {
+        () = stopping => {}
+        _ = terminate.recv() => tracing::warn!("second signal: stopping at once"),
+        _ = interrupt.recv() => tracing::warn!("second signal: stopping at once"),
+    }
+    Ok(())
+}
+
+async fn listen(key: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("{key}: cannot listen on {addr}"))
+}
+
+/// The contract with scripts: exactly this line, once, on stdout.
+fn say_ready(http: SocketAddr, media: SocketAddr) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "weir ready http={http} media={media}");
+    let _ = stdout.flush();
+}
+
+/// Reads the file again (SIGHUP). A bad one changes nothing.
+fn reload(cli: &Cli, config: &mut Config, state: &AppState, filter: &log::LogFilter) {
+    let new = match Config::load(cli, rust_log()) {
+        Ok(new) => new,
+        Err(error) => {
+            tracing::error!("reload: {error}; nothing was changed");
+            return;
+        }
+    };
+    let restart = config.needs_restart(&new);
+    if !restart.is_empty() {
+        tracing::warn!(keys = restart.join(", "), "reload: these take effect after a restart");
+    }
+    filter.set(&new.log);
+    state.set_live(new.live.clone());
+    config.log = new.log;
+    config.live = new.live;
+    tracing::info!("configuration reloaded");
+}

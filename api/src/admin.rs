@@ -1,0 +1,105 @@
+//! `/api/v1`: what runs here, for operators and for the start page.
+//!
+//! Shows public ids and never secrets or addresses. Values come from the media plane as they are
+//! (`weir_sfu::net::SfuStats` and its neighbours describe each field).
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use weir_sfu::ids::SessionId;
+use weir_sfu::net::{SfuStats, StreamInfo};
+
+use crate::app::AppState;
+use crate::error::Problem;
+use crate::path::Endpoint;
+
+/// The description of every route, kept by hand and held against the routes by a test.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+#[derive(Serialize)]
+struct Streams {
+    version: &'static str,
+    streams: Vec<StreamInfo>,
+}
+
+#[derive(Serialize)]
+struct Stats {
+    version: &'static str,
+    uptime_s: f64,
+    ready: bool,
+    #[serde(flatten)]
+    sfu: SfuStats,
+}
+
+/// `GET /api/v1/streams`: all streams with a publisher or a viewer.
+pub async fn streams(State(state): State<AppState>) -> Response {
+    let streams = state.sfu.streams().await;
+    json(Streams { version: env!("CARGO_PKG_VERSION"), streams })
+}
+
+/// `GET /api/v1/streams/{stream}`: one of them.
+///
+/// # Errors
+/// 400 or 404 as a [`Problem`].
+pub async fn stream(
+    State(state): State<AppState>,
+    endpoint: Endpoint,
+) -> Result<Response, Problem> {
+    let stream = state.sfu.stream(&endpoint.stream).await;
+    let nobody = || Problem::new(StatusCode::NOT_FOUND, "nobody publishes or watches this stream");
+    stream.map(json).ok_or_else(nobody)
+}
+
+/// `GET /api/v1/sessions/{id}`: one session with its tracks and its last decisions.
+///
+/// # Errors
+/// 404 as a [`Problem`].
+pub async fn session(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let session = state.sfu.session(public_id(&id)?).await;
+    session.map(json).ok_or_else(Problem::no_session)
+}
+
+/// `DELETE /api/v1/sessions/{id}`: ends a session; 204.
+///
+/// # Errors
+/// 404 as a [`Problem`].
+pub async fn kick(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = public_id(&id)?;
+    if !state.sfu.kick(id).await {
+        return Err(Problem::no_session());
+    }
+    tracing::info!(%id, "session ended by the operator");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /api/v1/stats`: totals over all workers.
+pub async fn stats(State(state): State<AppState>) -> Response {
+    json(Stats {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_s: state.started.elapsed().as_secs_f64(),
+        ready: state.sfu.ready(),
+        sfu: state.sfu.stats().await,
+    })
+}
+
+/// `GET /api/v1/openapi.json`.
+pub async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+fn public_id(text: &str) -> Result<SessionId, Problem> {
+    text.parse().map_err(|()| Problem::no_session())
+}
+
+fn json(value: impl Serialize) -> Response {
+    ([(CACHE_CONTROL, "no-store")], Json(value)).into_response()
+}

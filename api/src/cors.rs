@@ -1,0 +1,64 @@
+//! Cross-origin rules: any web page may publish and watch, none may read the admin API.
+//!
+//! The origin policy is a literal `*` without credentials (whip-whep A36). Called by `app.rs` for
+//! every response of a media path, refusals included, and by the `OPTIONS` handlers.
+
+use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::{SDP, TRICKLE};
+
+/// `Accept-Post` (whip-whep A9, A30).
+pub const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+/// `Accept-Patch` (RFC 5789 section 3.1, whip-whep A35).
+pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+
+/// Response headers that a page's script may read (whip-whep A34).
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "Location, ETag, Link, Retry-After, Accept-Post, Accept-Patch, WWW-Authenticate, \
+     Access-Control-Allow-Methods",
+);
+/// Clients switch trickle on only if they read PATCH here (whip-whep A31, A33).
+const METHODS: HeaderValue = HeaderValue::from_static("POST, GET, HEAD, PATCH, DELETE, OPTIONS");
+/// `ETag` is here because one client library sends it as a request header (whip-whep A31).
+const REQUEST_HEADERS: HeaderValue =
+    HeaderValue::from_static("Authorization, Content-Type, If-Match, ETag");
+/// Two hours, the longest that Chromium keeps a preflight, in seconds.
+const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
+
+/// Opens a response to scripts of every origin.
+pub fn open(headers: &mut HeaderMap) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+}
+
+/// `OPTIONS` on an endpoint URL, a preflight or not (whip-whep A30, A31, A33).
+pub async fn endpoint_options() -> Response {
+    ([(ACCEPT_POST, HeaderValue::from_static(SDP))], options("POST, GET, HEAD, OPTIONS"))
+        .into_response()
+}
+
+/// `OPTIONS` on a session URL.
+pub async fn session_options() -> Response {
+    let accepts = [(ACCEPT_PATCH, HeaderValue::from_static(TRICKLE))];
+    (accepts, options("GET, HEAD, PATCH, DELETE, OPTIONS")).into_response()
+}
+
+/// `OPTIONS` on the statistics of a session.
+pub async fn stats_options() -> Response {
+    options("GET, HEAD, OPTIONS")
+}
+
+fn options(allow: &'static str) -> Response {
+    let headers = [
+        (ALLOW, HeaderValue::from_static(allow)),
+        (ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+        (ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
+        (ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}

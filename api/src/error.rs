@@ -1,0 +1,131 @@
+//! What a client reads when a request is refused: RFC 9457 problem details.
+//!
+//! Owns the mapping from the media plane's errors to statuses, as matches without a wildcard, so a
+//! new error cannot be forgotten. Never holds a secret or an address. Called by every handler.
+
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use weir_sfu::net::{OfferError, PatchError};
+
+/// A refusal: a status, a sentence that says what to do, and the headers that belong to it.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A refusal with `detail` as the sentence for the client.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), headers: Vec::new() }
+    }
+
+    /// Adds a header that belongs to the refusal.
+    pub fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Adds `Retry-After` (RFC 9110 section 10.2.3), in whole seconds and at least one.
+    pub fn retry_after(self, seconds: u32) -> Self {
+        self.with(RETRY_AFTER, seconds.max(1))
+    }
+
+    /// 404 for a session URL that names no session (whip-whep A26).
+    pub fn no_session() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no such session: it never was here or has ended")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        // `error` repeats `detail`: a widely used player shows `json().error` (whip-whep A16).
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "status": self.status.as_u16(),
+            "detail": &self.detail,
+            "error": &self.detail,
+        });
+        let mut response = (
+            self.status,
+            [(CONTENT_TYPE, "application/problem+json"), (CACHE_CONTROL, "no-store")],
+            body.to_string(),
+        )
+            .into_response();
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+impl From<OfferError> for Problem {
+    fn from(error: OfferError) -> Self {
+        let detail = error.to_string();
+        match error {
+            // Never 406: players take that for a counter-offer (whip-whep A10, E4).
+            OfferError::Malformed(_) => Self::new(StatusCode::BAD_REQUEST, detail),
+            OfferError::Unacceptable(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
+            OfferError::Conflict => Self::new(StatusCode::CONFLICT, detail),
+            OfferError::Unavailable { retry_after_s } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(retry_after_s)
+            }
+        }
+    }
+}
+
+impl From<PatchError> for Problem {
+    fn from(error: PatchError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PatchError::NotFound => Self::no_session(),
+            PatchError::Malformed(_) => Self::new(StatusCode::BAD_REQUEST, detail),
+            PatchError::StaleTag => Self::new(StatusCode::PRECONDITION_FAILED, detail),
+            PatchError::TagRequired => Self::new(StatusCode::PRECONDITION_REQUIRED, detail),
+            PatchError::RateLimited => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(1)
+            }
+            PatchError::Unavailable => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[test]
+    fn each_media_plane_error_has_the_status_that_clients_expect() {
+        let offer = |e| Problem::from(e).into_response();
+        assert_eq!(offer(OfferError::Malformed("x".into())).status(), 400);
+        assert_eq!(offer(OfferError::Unacceptable("x".into())).status(), 422);
+        assert_eq!(offer(OfferError::Conflict).status(), 409);
+        let busy = offer(OfferError::Unavailable { retry_after_s: 0 });
+        assert_eq!(busy.status(), 503); // whip-whep A53
+        assert_eq!(busy.headers()[RETRY_AFTER], "1");
+
+        let patch = |e| Problem::from(e).into_response().status().as_u16();
+        assert_eq!(patch(PatchError::NotFound), 404);
+        assert_eq!(patch(PatchError::Malformed("x".into())), 400);
+        assert_eq!(patch(PatchError::StaleTag), 412); // whip-whep B3
+        assert_eq!(patch(PatchError::TagRequired), 428); // whip-whep B2
+        assert_eq!(patch(PatchError::RateLimited), 429); // whip-whep B19
+        assert_eq!(patch(PatchError::Unavailable), 503);
+    }
+
+    #[tokio::test]
+    async fn a_problem_says_the_same_sentence_to_both_kinds_of_players() {
+        let response = Problem::new(StatusCode::CONFLICT, "taken").into_response();
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["detail"], "taken");
+        assert_eq!(body["error"], "taken"); // whip-whep A16
+        assert_eq!(body["status"], 409);
+        assert_eq!(body["title"], "Conflict");
+    }
+}

@@ -1,0 +1,29 @@
+//! Probes: is the process alive, does it take new sessions.
+//!
+//! Open to every host and network: they tell nothing but a status.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use crate::app::AppState;
+use crate::error::Problem;
+
+/// Seconds after which a probe or client should look again while the server is full or draining.
+const RETRY_AFTER_S: u32 = 5;
+
+/// `GET /livez`: 200 from the ready line until the process ends.
+pub async fn livez() -> &'static str {
+    "alive\n"
+}
+
+/// `GET /readyz`: 200 while new sessions are taken, else 503.
+///
+/// # Errors
+/// 503 as a [`Problem`].
+pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> {
+    if state.sfu.ready() {
+        return Ok("ready\n");
+    }
+    let detail = "the server is full or stopping and takes no new sessions";
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER_S))
+}

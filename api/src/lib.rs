@@ -1,0 +1,47 @@
+//! The front of Weir: WHIP, WHEP, pages, admin API and metrics over HTTP, and nothing about media.
+//!
+//! | file | one noun |
+//! |---|---|
+//! | [`cli`], [`config`], [`advertise`], [`log`] | what the operator asked for |
+//! | [`app`] | the routes, and what happens before and after every handler |
+//! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
+//! | [`offer`], [`body`], [`path`] | what they share: a POSTed offer, a bounded body, a URL's parts |
+//! | [`door`], [`cors`], [`limits`] | who may come in, which web pages, and how often |
+//! | [`error`] | what a refusal looks like |
+//! | [`pages`], [`admin`], [`metrics`], [`health`] | for people and for their monitoring |
+//! | [`server`] | sockets and their limits |
+//!
+//! Media is behind one handle, [`weir_sfu::net::Sfu`]. Nothing imports this crate but its binary
+//! and its tests.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "HTTP is control plane: it reads the clock for rate limits, uptime and request logs"
+)]
+
+pub mod admin;
+pub mod advertise;
+pub mod app;
+pub mod body;
+pub mod cli;
+pub mod config;
+pub mod cors;
+pub mod door;
+pub mod error;
+pub mod health;
+pub mod limits;
+pub mod log;
+pub mod metrics;
+pub mod offer;
+pub mod pages;
+pub mod path;
+pub mod server;
+pub mod session;
+pub mod whep;
+pub mod whip;
+
+pub use app::{AppState, admin_app, app};
+
+/// Media type of offers and answers.
+pub const SDP: &str = "application/sdp";
+/// Media type of ICE fragments in PATCH (RFC 8840 section 9).
+pub const TRICKLE: &str = "application/trickle-ice-sdpfrag";

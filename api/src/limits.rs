@@ -1,0 +1,178 @@
+//! How often and how much from one network: POSTs per second, open connections.
+//!
+//! A client network is an IPv4 address or an IPv6 /64 (quality B2). Loopback counts towards totals
+//! only: it is the operator's own machine, or a reverse proxy that carries everybody.
+//! Pure but for its locks; the clock is an argument. Called by `offer.rs` and `server.rs`.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Connections from one client network; one more is answered 503 and closed (quality B2).
+pub const CONNECTIONS_PER_NETWORK: usize = 1_024;
+/// Connections in all; one more is answered 503 and closed (quality B2).
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// POSTs that a network may send at once after a quiet while, as seconds of its rate (quality B2:
+/// burst 200 at 50/s).
+const BURST_S: u32 = 4;
+/// Networks whose POST rate is tracked. When full and none is idle, a new network is refused.
+const NETWORKS_MAX: usize = 65_536;
+
+/// What one client controls: an IPv4 address or an IPv6 /64; none for loopback.
+pub fn network(ip: IpAddr) -> Option<IpAddr> {
+    match ip.to_canonical() {
+        ip if ip.is_loopback() => None,
+        IpAddr::V4(v4) => Some(Ipv4Addr::into(v4)),
+        IpAddr::V6(v6) => Some(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()),
+    }
+}
+
+/// Token buckets for POSTs, one per client network.
+#[derive(Debug, Default)]
+pub struct PostRate {
+    buckets: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl PostRate {
+    /// Counts one POST against `rate` per second (0: no limit), or tells how long to wait.
+    ///
+    /// # Errors
+    /// The time until one more POST will be accepted.
+    pub fn take(&self, peer: Option<IpAddr>, rate: u32, now: Instant) -> Result<(), Duration> {
+        let Some(network) = peer.and_then(network).filter(|_| rate > 0) else { return Ok(()) };
+        let (rate, burst) = (f64::from(rate), f64::from(rate.saturating_mul(BURST_S)));
+        let level = |bucket: &Bucket| {
+            let idle = now.saturating_duration_since(bucket.filled).as_secs_f64();
+            (bucket.tokens + idle * rate).min(burst)
+        };
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= NETWORKS_MAX && !buckets.contains_key(&network) {
+            buckets.retain(|_, bucket| level(bucket) < burst);
+            if buckets.len() >= NETWORKS_MAX {
+                return Err(Duration::from_secs(1));
+            }
+        }
+        let bucket = buckets.entry(network).or_insert(Bucket { tokens: burst, filled: now });
+        bucket.tokens = level(bucket);
+        bucket.filled = now;
+        if bucket.tokens < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / rate));
+        }
+        bucket.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+/// Counts open connections. Cheap to clone; every clone counts the same ones.
+#[derive(Debug, Clone, Default)]
+pub struct Seats {
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    by_network: HashMap<IpAddr, usize>,
+}
+
+/// The right to one open connection; given back when dropped.
+#[derive(Debug)]
+pub struct Seat {
+    seats: Seats,
+    network: Option<IpAddr>,
+}
+
+impl Seats {
+    /// A seat for a connection from `peer`, or none when a limit is reached.
+    pub fn take(&self, peer: IpAddr) -> Option<Seat> {
+        let network = network(peer);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = network.map_or(0, |n| taken.by_network.get(&n).copied().unwrap_or(0));
+        if taken.all >= CONNECTIONS_MAX || here >= CONNECTIONS_PER_NETWORK {
+            return None;
+        }
+        taken.all += 1;
+        if let Some(network) = network {
+            taken.by_network.insert(network, here + 1);
+        }
+        Some(Seat { seats: self.clone(), network })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all -= 1;
+        let Some(network) = self.network else { return };
+        if let Some(here) = taken.by_network.get_mut(&network) {
+            *here -= 1;
+            if *here == 0 {
+                taken.by_network.remove(&network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_network_is_an_ipv4_address_or_an_ipv6_64() {
+        assert_eq!(network(ip("192.0.2.7")), Some(ip("192.0.2.7")));
+        assert_eq!(network(ip("::ffff:192.0.2.7")), Some(ip("192.0.2.7")));
+        assert_eq!(network(ip("2001:db8:1:2:3:4:5:6")), Some(ip("2001:db8:1:2::")));
+        assert_eq!(network(ip("127.0.0.9")), None);
+        assert_eq!(network(ip("::1")), None);
+        assert_eq!(network(ip("::ffff:127.0.0.1")), None);
+    }
+
+    #[test]
+    fn a_venue_gets_its_burst_and_then_its_rate() {
+        let (posts, start) = (PostRate::default(), Instant::now());
+        let venue = Some(ip("192.0.2.7"));
+        let take = |peer, at_ms| posts.take(peer, 50, start + Duration::from_millis(at_ms));
+        assert!((0..200).all(|_| take(venue, 0).is_ok()));
+        assert_eq!(take(venue, 0), Err(Duration::from_millis(20)));
+        assert!(take(venue, 20).is_ok());
+        assert!(take(venue, 20).is_err());
+        // Nobody else is punished for it.
+        assert!(take(Some(ip("192.0.2.8")), 20).is_ok());
+        assert!((0..1_000).all(|_| take(Some(ip("127.0.0.1")), 20).is_ok()));
+        assert!((0..1_000).all(|_| posts.take(venue, 0, start).is_ok()));
+    }
+
+    #[test]
+    fn a_full_rate_table_forgets_the_idle_first_and_then_refuses() {
+        let (posts, start) = (PostRate::default(), Instant::now());
+        let host = |n: usize| Some(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n as u32)));
+        assert!((0..NETWORKS_MAX).all(|n| posts.take(host(n), 50, start).is_ok()));
+        assert!(posts.take(host(NETWORKS_MAX), 50, start).is_err());
+        assert!(posts.take(host(NETWORKS_MAX), 50, start + Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn seats_end_at_the_limits_and_come_back() {
+        let seats = Seats::default();
+        let here = ip("192.0.2.7");
+        let mut held: Vec<_> =
+            (0..CONNECTIONS_PER_NETWORK).map(|_| seats.take(here).unwrap()).collect();
+        assert!(seats.take(here).is_none());
+        held.extend((held.len()..CONNECTIONS_MAX).map(|_| seats.take(ip("::1")).unwrap()));
+        assert!(seats.take(ip("::1")).is_none());
+        drop(held);
+        assert!(seats.take(here).is_some());
+        assert!(seats.taken.lock().unwrap().by_network.is_empty());
+    }
+}

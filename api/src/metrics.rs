@@ -1,0 +1,227 @@
+//! `/metrics`: the counters of the media plane as Prometheus text.
+//!
+//! Every name begins with `weir_` (or `process_`, where exporters agree on one), counters end in
+//! `_total`, and no label is a session or stream. Called by scrapers. The numbers are described at
+//! `weir_sfu::net::SfuStats`.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use weir_sfu::net::SfuStats;
+
+use crate::app::AppState;
+
+/// `GET /metrics`, Prometheus text format 0.0.4.
+pub async fn metrics(State(state): State<AppState>) -> Response {
+    let stats = state.sfu.stats().await;
+    let text = render(&stats, state.sfu.ready(), state.started.elapsed(), &Process::read());
+    let headers =
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (CACHE_CONTROL, "no-store")];
+    (headers, text).into_response()
+}
+
+fn render(stats: &SfuStats, ready: bool, uptime: Duration, process: &Process) -> String {
+    let mut page = Page(String::with_capacity(8 * 1024));
+    let p = &mut page;
+    p.gauge("weir_publishers", "Live publishers.", stats.publishers);
+    p.gauge("weir_subscribers", "Live viewers.", stats.subscribers);
+    p.gauge("weir_streams", "Streams with a publisher or a viewer.", stats.streams);
+    let [publishers, subscribers] = stats.sessions_total;
+    p.counters(
+        "weir_sessions_total",
+        "Sessions accepted.",
+        "role",
+        [("publisher", publishers), ("subscriber", subscribers)],
+    );
+    let closed = stats.closed_total.iter().copied();
+    p.counters("weir_sessions_closed_total", "Sessions ended.", "reason", closed);
+    p.counter("weir_packets_in_total", "RTP packets from publishers.", stats.packets_in);
+    p.counter("weir_bytes_in_total", "Their bytes on the wire.", stats.bytes_in);
+    p.counter(
+        "weir_packets_out_total",
+        "RTP packets to viewers, repairs included.",
+        stats.packets_out,
+    );
+    p.counter("weir_bytes_out_total", "Their bytes on the wire.", stats.bytes_out);
+    p.counter("weir_repairs_out_total", "Packets sent again to viewers.", stats.repairs_out);
+    p.counter(
+        "weir_keyframe_requests_total",
+        "Keyframe requests sent to publishers.",
+        stats.keyframe_requests,
+    );
+    let dropped = stats.dropped_total.iter().copied();
+    p.counters("weir_packets_dropped_total", "Packets that went no further.", "reason", dropped);
+    p.gauge("weir_cache_packets", "Packets held in replay caches.", stats.cache_packets);
+    p.gauge("weir_cache_bytes", "Bytes held in replay caches.", stats.cache_bytes);
+    p.counter("weir_send_calls_total", "Send calls to the kernel.", stats.send_calls);
+    p.counter("weir_datagrams_out_total", "Datagrams in those calls.", stats.datagrams_out);
+    p.counter("weir_panics_total", "Panics caught; each ended one session.", stats.panics);
+    p.gauge("weir_workers", "Media workers.", stats.workers);
+    let [p50, p99, max] = stats.forward_latency_us;
+    p.family(
+        "weir_forward_latency_microseconds",
+        "From kernel receive to send, over the last ten seconds.",
+        "gauge",
+    );
+    for (quantile, micros) in [("0.5", p50), ("0.99", p99), ("1", max)] {
+        p.sample("weir_forward_latency_microseconds", &[("quantile", quantile)], micros);
+    }
+    p.gauge("weir_ready", "1 while new sessions are taken.", u8::from(ready));
+    p.gauge("weir_uptime_seconds", "Seconds since the start.", uptime.as_secs_f64());
+    p.family("weir_build_info", "Version of this server.", "gauge");
+    p.sample("weir_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    if let Some(bytes) = process.resident_bytes {
+        p.gauge("process_resident_memory_bytes", "Resident memory.", bytes);
+    }
+    if let Some(seconds) = process.cpu_seconds {
+        p.counter("process_cpu_seconds_total", "CPU time, user and system.", seconds);
+    }
+    if let Some(open) = process.open_files {
+        p.gauge("process_open_fds", "Open file descriptors.", open);
+    }
+    page.0
+}
+
+/// Text in the exposition format, family by family.
+struct Page(String);
+
+impl Page {
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, help, "gauge");
+        self.sample(name, &[], value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, help, "counter");
+        self.sample(name, &[], value);
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'static str, u64)>,
+    ) {
+        self.family(name, help, "counter");
+        for (value, count) in values {
+            self.sample(name, &[(label, value)], count);
+        }
+    }
+
+    fn family(&mut self, name: &str, help: &str, kind: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// One line. Labels are names from enums and need no escaping.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}=\"{v}\"")).collect();
+        let labels =
+            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+}
+
+/// What the kernel says about this process; each is absent where there is no Linux `/proc`.
+struct Process {
+    resident_bytes: Option<u64>,
+    cpu_seconds: Option<f64>,
+    open_files: Option<usize>,
+}
+
+/// Unit of CPU times in `/proc`: Linux shows them to user space in 1/100 s on every architecture.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+impl Process {
+    fn read() -> Self {
+        let page = rustix::param::page_size() as u64;
+        let statm = std::fs::read_to_string("/proc/self/statm").ok();
+        let stat = std::fs::read_to_string("/proc/self/stat").ok();
+        Self {
+            resident_bytes: statm.and_then(|text| resident_pages(&text)).map(|n| n * page),
+            cpu_seconds: stat
+                .and_then(|text| cpu_ticks(&text))
+                .map(|n| n as f64 / TICKS_PER_SECOND),
+            open_files: std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count),
+        }
+    }
+}
+
+/// The second field of `/proc/self/statm`.
+fn resident_pages(statm: &str) -> Option<u64> {
+    statm.split(' ').nth(1)?.parse().ok()
+}
+
+/// utime + stime: fields 14 and 15 of `/proc/self/stat`. The second field, the command, may hold
+/// spaces and parentheses, so counting starts after the last of these.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_number_stands_under_its_name() {
+        let stats = SfuStats {
+            publishers: 2,
+            sessions_total: [3, 5],
+            closed_total: vec![("deleted", 7)],
+            dropped_total: vec![("srtp_auth", 11), ("ring_full", 0)],
+            forward_latency_us: [40, 900, 1_500],
+            ..SfuStats::default()
+        };
+        let process =
+            Process { resident_bytes: Some(4_096), cpu_seconds: Some(1.25), open_files: None };
+        let text = render(&stats, true, Duration::from_millis(1_500), &process);
+        for line in [
+            "weir_publishers 2",
+            "weir_sessions_total{role=\"publisher\"} 3",
+            "weir_sessions_total{role=\"subscriber\"} 5",
+            "weir_sessions_closed_total{reason=\"deleted\"} 7",
+            "weir_packets_dropped_total{reason=\"srtp_auth\"} 11",
+            "weir_packets_dropped_total{reason=\"ring_full\"} 0",
+            "weir_forward_latency_microseconds{quantile=\"0.99\"} 900",
+            "weir_uptime_seconds 1.5",
+            "weir_ready 1",
+            "process_resident_memory_bytes 4096",
+            "process_cpu_seconds_total 1.25",
+        ] {
+            assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
+        }
+        assert!(!text.contains("process_open_fds"));
+    }
+
+    #[test]
+    fn every_sample_follows_its_own_help_and_type() {
+        let stats = SfuStats { dropped_total: vec![("too_old", 1)], ..SfuStats::default() };
+        let text = render(&stats, false, Duration::ZERO, &Process::read());
+        let mut family = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+                family = name;
+            } else if !line.starts_with('#') {
+                let name = line.split(['{', ' ']).next().unwrap();
+                assert_eq!(name, family);
+                assert!(line.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_name_full_of_parentheses_does_not_shift_the_cpu_time() {
+        let stat = "7 (we) ir (x) S 1 7 7 0 -1 4194304 100 0 0 0 250 30 0 0 20 0 4 0 1 2 3";
+        assert_eq!(cpu_ticks(stat), Some(280));
+        assert_eq!(resident_pages("100 42 7 1 0 9 0"), Some(42));
+        assert_eq!(cpu_ticks(""), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! A POSTed offer on its way to a `201`: the part that WHIP and WHEP share.
+//!
+//! Checks the cheap things first (rate, media type, size), then asks the media plane. Sees to it
+//! that a client which goes away before its `201` leaves no session behind (whip-whep A13).
+//! Called by `whip.rs` and `whep.rs`. Next: [`Sfu::publish`], [`Sfu::subscribe`].
+
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::oneshot;
+use weir_sfu::ids::{Role, StreamName};
+use weir_sfu::net::{Created, OfferError, Sfu};
+
+use crate::app::AppState;
+use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
+use crate::error::Problem;
+use crate::server::Peer;
+use crate::{SDP, TRICKLE, body, path};
+
+/// The media plane has this long to answer; then 503. OBS gives up after 8 s (whip-whep A12).
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers an offer: `201` with the session's URL, tag and SDP.
+///
+/// # Errors
+/// 400, 408, 409, 413, 415, 422, 429 or 503 as a [`Problem`].
+pub async fn answer(
+    state: &AppState,
+    role: Role,
+    stream: StreamName,
+    parts: Parts,
+    body: Body,
+) -> Result<Response, Problem> {
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+    state.posts.take(peer, state.live().post_rate, Instant::now()).map_err(|wait| {
+        let detail = "too many sessions were asked for from this network";
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+            .retry_after(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
+    })?;
+    if !body::is_type(&parts.headers, SDP) {
+        let detail = "POST an SDP offer with Content-Type: application/sdp";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+            .with(ACCEPT_POST, HeaderValue::from_static(SDP)));
+    }
+    let offer = body::read(&parts.headers, body, body::SDP_MAX).await?;
+    if offer.is_empty() {
+        // 400 and not 406, which some players take for a counter-offer (whip-whep A10).
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; POST an SDP offer"));
+    }
+    let session = tokio::time::timeout(ANSWER_TIMEOUT, create(&state.sfu, role, &stream, offer))
+        .await
+        .unwrap_or(Err(OfferError::Unavailable { retry_after_s: 1 }))?;
+    Ok(created(state, session.keep()))
+}
+
+fn created(state: &AppState, session: NewSession) -> Response {
+    let NewSession { role, stream, created, .. } = session;
+    let public_url = state.live().public_url.clone();
+    let location = path::location(public_url.as_deref(), role, &stream, &created.secret);
+    let id = created.id;
+    let span = tracing::info_span!("session", %id, role = path::prefix(role), %stream);
+    span.in_scope(|| tracing::info!("session created"));
+    let headers = [
+        (CONTENT_TYPE, SDP.to_owned()),
+        (CACHE_CONTROL, "no-store".to_owned()),
+        (LOCATION, location),
+        (ETAG, created.etag),
+        (ACCEPT_PATCH, TRICKLE.to_owned()),
+    ];
+    (StatusCode::CREATED, headers, created.answer).into_response()
+}
+
+/// Asks the media plane in a task of its own. If nobody waits any more when the answer comes, the
+/// answer is dropped, and with it the session.
+async fn create(
+    sfu: &Sfu,
+    role: Role,
+    stream: &StreamName,
+    offer: Bytes,
+) -> Result<Unclaimed, OfferError> {
+    let (answered, answer) = oneshot::channel();
+    let (sfu, stream) = (sfu.clone(), stream.clone());
+    tokio::spawn(async move {
+        let created = match role {
+            Role::Publisher => sfu.publish(stream.clone(), &offer).await,
+            Role::Subscriber => sfu.subscribe(stream.clone(), &offer).await,
+        };
+        let session = created
+            .map(|created| Unclaimed(Some(NewSession { sfu: sfu.clone(), role, stream, created })));
+        // A dropped receiver drops `session` here, which deletes it.
+        let _ = answered.send(session);
+    });
+    answer.await.unwrap_or(Err(OfferError::Unavailable { retry_after_s: 1 }))
+}
+
+struct NewSession {
+    sfu: Sfu,
+    role: Role,
+    stream: StreamName,
+    created: Created,
+}
+
+/// A session whose client has not been answered. Dropping it deletes the session.
+struct Unclaimed(Option<NewSession>);
+
+impl Unclaimed {
+    /// The client gets its `201`: the session is its own from here on.
+    fn keep(mut self) -> NewSession {
+        self.0.take().expect("only keep() and drop() take it, and each consumes self")
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        let Some(NewSession { sfu, role, stream, created }) = self.0.take() else { return };
+        tokio::spawn(async move {
+            tracing::info!(id = %created.id, %stream, "client left before its answer; session deleted");
+            sfu.delete(role, &stream, created.secret.expose()).await;
+        });
+    }
+}

@@ -1,0 +1,173 @@
+//! The embedded pages: one table of files, compiled in.
+//!
+//! They are served as they lie in `api/pages/`; the browser reads the stream's name from its URL,
+//! so nothing is ever inserted into HTML here. Framing is open for `/watch` alone.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use axum::extract::{Path, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::app::AppState;
+use crate::error::Problem;
+use crate::path::Endpoint;
+
+macro_rules! files {
+    ($($name:literal,)*) => {
+        &[$(($name, include_str!(concat!("../pages/", $name))),)*]
+    };
+}
+
+/// Every file of `api/pages/`; a test finds the ones forgotten here.
+const FILES: &[(&str, &str)] = files![
+    "index.html",
+    "publish.html",
+    "watch.html",
+    "weir.js",
+    "assets/index.js",
+    "assets/publish.js",
+    "assets/testcard.js",
+    "assets/ui.js",
+    "assets/watch.js",
+    "assets/weir.css",
+    "assets/weir.svg",
+];
+
+/// `GET /`.
+pub async fn index(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
+    page(&state, "index.html", &headers)
+}
+
+/// `GET /publish/{stream}`.
+pub async fn publish(
+    State(state): State<AppState>,
+    _: Endpoint,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    page(&state, "publish.html", &headers)
+}
+
+/// `GET /watch/{stream}`, which other sites may put into a frame.
+pub async fn watch(
+    State(state): State<AppState>,
+    _: Endpoint,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut response = page(&state, "watch.html", &headers)?;
+    response.headers_mut().remove(X_FRAME_OPTIONS);
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(&state, "*")?);
+    Ok(response)
+}
+
+/// `GET /weir.js`: the client library, for pages of every origin.
+pub async fn library(headers: HeaderMap) -> Result<Response, Problem> {
+    file("weir.js", &headers)
+}
+
+/// `GET /assets/{file}`.
+pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    file(&format!("assets/{name}"), &headers)
+}
+
+fn page(state: &AppState, name: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+    let mut response = file(name, headers)?;
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(state, "'none'")?);
+    response.headers_mut().insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    Ok(response)
+}
+
+/// No inline script or style, nothing from elsewhere; `blob:` is a recording made in the page.
+fn policy(state: &AppState, framed_by: &str) -> Result<HeaderValue, Problem> {
+    let live = state.live();
+    // Session URLs lie below the public URL; a policy names its origin without a path.
+    let public = live.public_url.as_deref().map_or("", origin);
+    let policy = format!(
+        "default-src 'self'; connect-src 'self' {public}; media-src 'self' blob:; \
+         img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; \
+         frame-ancestors {framed_by}"
+    );
+    HeaderValue::from_str(&policy)
+        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "public-url is not ASCII"))
+}
+
+fn origin(url: &str) -> &str {
+    let end = url.match_indices('/').nth(2).map_or(url.len(), |(at, _)| at);
+    url.get(..end).unwrap_or(url)
+}
+
+/// A file with a tag of its content: browsers ask each time, and get 304 until an upgrade.
+fn file(name: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+    let missing = || Problem::new(StatusCode::NOT_FOUND, "there is no such file");
+    let (_, content) = FILES.iter().find(|(known, _)| *known == name).ok_or_else(missing)?;
+    let tag = tag(content);
+    let known = headers.get_all(IF_NONE_MATCH).iter().any(|line| {
+        line.to_str()
+            .is_ok_and(|line| line.split(',').any(|t| t.trim().trim_start_matches("W/") == tag))
+    });
+    let caching = [(CACHE_CONTROL, "no-cache".to_owned()), (ETAG, tag)];
+    if known {
+        return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
+    }
+    Ok((caching, [(CONTENT_TYPE, media_type(name))], *content).into_response())
+}
+
+fn tag(content: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("\"{:016x}\"", hasher.finish())
+}
+
+fn media_type(name: &str) -> &'static str {
+    match name.rsplit_once('.').map_or("", |(_, extension)| extension) {
+        "html" => "text/html; charset=utf-8",
+        "js" => "text/javascript; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "svg" => "image/svg+xml",
+        _ => "text/plain; charset=utf-8",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lying_in(folder: &str) -> Vec<String> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pages");
+        let entries = std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap());
+        let files = entries.filter(|entry| entry.path().is_file());
+        files.map(|entry| format!("{folder}{}", entry.file_name().to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn every_file_that_lies_there_is_embedded() {
+        let mut there = lying_in("");
+        there.retain(|name| name != "README.md");
+        there.extend(lying_in("assets/"));
+        there.sort();
+        let mut embedded: Vec<_> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        embedded.sort();
+        assert_eq!(there, embedded);
+    }
+
+    #[test]
+    fn an_origin_has_no_path() {
+        assert_eq!(origin("https://a.example:8443/weir"), "https://a.example:8443");
+        assert_eq!(origin("https://a.example"), "https://a.example");
+    }
+
+    #[test]
+    fn a_browser_that_has_the_file_gets_304_and_no_type_is_unknown() {
+        for (name, _) in FILES {
+            let first = file(name, &HeaderMap::new()).unwrap();
+            assert_ne!(media_type(name), "text/plain; charset=utf-8", "{name}");
+            let tag = first.headers()[ETAG].clone();
+            let again = HeaderMap::from_iter([(IF_NONE_MATCH, tag)]);
+            assert_eq!(file(name, &again).unwrap().status(), 304, "{name}");
+        }
+        assert!(file("assets/../index.html", &HeaderMap::new()).is_err());
+    }
+}

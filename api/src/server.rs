@@ -1,0 +1,239 @@
+//! Sockets: accepts connections, bounds them in number and patience, and closes them in order.
+//!
+//! HTTP/1.1 and HTTP/2 without TLS. Everything about requests is in `app.rs`; the counting is in
+//! `limits.rs`. Called by `main.rs`, once per listener.
+
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tower::Service;
+
+use crate::limits::{Seat, Seats};
+
+/// The address at the other end of the connection, as an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// A request's headers must arrive in this time, and a quiet connection closes after it
+/// (quality B2). The first request gets 408, later ones a plain close.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest header block in bytes; past it 431 (quality B2).
+const HEADERS_MAX: usize = 16 * 1024;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 64;
+/// An HTTP/2 client that answers no ping for this long is gone.
+const PING: Duration = Duration::from_secs(20);
+/// Requests in flight get this long when the server stops.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after `accept` failed, usually for want of file descriptors: no spinning (quality B4 32).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\
+    Content-Length: 0\r\nConnection: close\r\n\r\n";
+const TOO_SLOW: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Serves `app` until `stop` turns true, then lets requests in flight finish.
+pub async fn serve(
+    listener: TcpListener,
+    app: Router,
+    seats: Seats,
+    mut stop: watch::Receiver<bool>,
+) {
+    let builder = builder();
+    let graceful = GracefulShutdown::new();
+    let mut refused = Complaint::default();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                refused.say(|| tracing::warn!(%error, "a connection could not be accepted"));
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(seat) = seats.take(peer.ip()) else {
+            refused.say(|| tracing::warn!("too many connections; new ones are refused"));
+            let _ = stream.try_write(FULL);
+            continue;
+        };
+        // Answers are small and waited for.
+        let _ = stream.set_nodelay(true);
+        let connection = Connection { stream: Shared(Arc::new(stream)), peer, seat };
+        tokio::spawn(connection.run(app.clone(), builder.clone(), graceful.watcher()));
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(FINISH_TIMEOUT, graceful.shutdown()).await;
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).title_case_headers(true);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADERS_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADERS_MAX as u32)
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    builder
+}
+
+struct Connection {
+    stream: Shared,
+    peer: SocketAddr,
+    seat: Seat,
+}
+
+impl Connection {
+    async fn run(
+        self,
+        app: Router,
+        builder: Builder<TokioExecutor>,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) {
+        let Self { stream, peer, seat } = self;
+        let asked = Arc::new(AtomicBool::new(false));
+        let service = service_fn(|mut request: Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(Peer(peer));
+            app.clone().call(request)
+        });
+        let serving = builder.serve_connection(TokioIo::new(stream.clone()), service);
+        // Before the protocol is known hyper has no timer of its own, so the first request is
+        // timed here: a connection that never asks is not kept.
+        let silent = async {
+            tokio::time::sleep(HEADER_TIMEOUT).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            ended = watcher.watch(serving) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection ended");
+                }
+            }
+            () = silent => {
+                let _ = stream.0.try_write(TOO_SLOW);
+            }
+        }
+        drop(seat);
+    }
+}
+
+/// Says a thing once per ten seconds, however often it happens (quality B2, logs).
+#[derive(Default)]
+struct Complaint(Option<tokio::time::Instant>);
+
+impl Complaint {
+    fn say(&mut self, say: impl FnOnce()) {
+        let now = tokio::time::Instant::now();
+        if self.0.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(10)) {
+            self.0 = Some(now);
+            say();
+        }
+    }
+}
+
+/// A TCP stream that can still be written to after HTTP has given up on it.
+#[derive(Clone)]
+struct Shared(Arc<TcpStream>);
+
+impl AsyncRead for Shared {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read(buf.initialize_unfilled()) {
+                Ok(n) => {
+                    buf.advance(n);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match write(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Shared {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |stream| stream.try_write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |stream| stream.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket2::SockRef::from(&*self.0).shutdown(Shutdown::Write))
+    }
+}
+
+/// Raises the soft limit of open files to the hard one: the default of 1,024 would end before the
+/// connection limits do. Returns the limit now in force, if there is one.
+pub fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    getrlimit(Resource::Nofile).current
+}

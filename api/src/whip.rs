@@ -1,0 +1,31 @@
+//! `/whip/{stream}`: where publishers POST (RFC 9725).
+//!
+//! Next: `offer.rs` for the POST, `session.rs` for the session URL it returns.
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use weir_sfu::ids::Role;
+
+use crate::app::AppState;
+use crate::error::Problem;
+use crate::offer;
+use crate::path::Endpoint;
+
+/// `POST`: an offer to publish.
+///
+/// # Errors
+/// See [`offer::answer`].
+pub async fn publish(
+    State(state): State<AppState>,
+    endpoint: Endpoint,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    offer::answer(&state, Role::Publisher, endpoint.stream, parts, body).await
+}
+
+/// `GET` and `HEAD`: success without content (whip-whep A20).
+pub async fn look(_: Endpoint) -> StatusCode {
+    StatusCode::NO_CONTENT
+}

@@ -1,0 +1,191 @@
+//! The binary as operators and scripts meet it: help, exit codes, ready line, signals.
+#![expect(clippy::disallowed_methods, reason = "a test root")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn weir(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG").args(args);
+    command
+}
+
+fn output(args: &[&str]) -> (Output, String) {
+    let output = weir(args).output().unwrap();
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    (output, String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn help_teaches() {
+    let (output, text) = output(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    for part in [
+        "Addresses:",
+        "Access:",
+        "Running:",
+        "Examples:",
+        "WEIR_HTTP",
+        "check-config",
+        "--public-ip",
+    ] {
+        assert!(text.contains(part), "missing {part}:\n{text}");
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_exit_2_and_names_its_key() {
+    for (args, named) in [
+        (&["--no-such-flag"][..], "--no-such-flag"),
+        (&["--media-port", "99999"], "--media-port"),
+        (&["--http", "0.0.0.0:0"], "http"),
+        (&["--http", "0.0.0.0:0"], "--insecure-open"),
+        (&["--workers", "0"], "workers"),
+        (&["check-config", "--advertise", "nowhere"], "advertise"),
+        (&["--config", "/does/not/exist.toml"], "/does/not/exist.toml"),
+    ] {
+        let (output, text) = output(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}\n{text}");
+        assert!(text.contains(named), "{args:?} should name {named}:\n{text}");
+    }
+}
+
+#[test]
+fn check_config_shows_each_value_and_where_it_comes_from() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"workers = 3\nstrict = true\nmedia-port = 7000\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let output = weir(&["check-config", "--config", path, "--media-port", "7001"])
+        .env("WEIR_STRICT", "no")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for (setting, origin) in [
+        ("workers = 3", "file"),
+        ("media-port = 7001", "flag"),
+        ("strict = false", "WEIR_STRICT"),
+        ("http = \"127.0.0.1:8080\"", "default"),
+    ] {
+        let line =
+            text.lines().find(|line| line.starts_with(setting)).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.ends_with(&format!("# {origin}")), "{line}");
+    }
+}
+
+/// A running server; killed when dropped.
+struct Running {
+    child: Child,
+    http: String,
+}
+
+impl Running {
+    fn start(args: &[&str]) -> Self {
+        let mut child = weir(&["--http", "127.0.0.1:0", "--media-port", "0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let rest =
+            line.trim_end().strip_prefix("weir ready http=").unwrap_or_else(|| panic!("{line:?}"));
+        let (http, media) = rest.split_once(" media=").unwrap();
+        assert_ne!(media.parse::<std::net::SocketAddr>().unwrap().port(), 0);
+        Self { http: http.to_owned(), child }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end; its exit code and its stderr.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it does not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn it_is_alive_from_its_ready_line_and_stops_with_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = Running::start(&[]);
+        for path in ["/livez", "/readyz", "/", "/metrics", "/api/v1/stats"] {
+            assert!(server.get(path).starts_with("HTTP/1.1 200 OK"), "{path}");
+        }
+        server.signal(signal);
+        let (code, log) = server.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("workers = "), "the effective configuration is on stderr: {log}");
+    }
+}
+
+#[test]
+fn a_hang_up_reads_the_file_again_and_a_bad_file_changes_nothing() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let server = Running::start(&["--config", &path, "--log-format", "json"]);
+    let policy = || server.get("/");
+    assert!(!policy().contains("live.example.org"));
+
+    let write = |file: &mut tempfile::NamedTempFile, text: &str| {
+        file.as_file().set_len(0).unwrap();
+        std::fs::write(file.path(), text).unwrap();
+    };
+    write(&mut file, "public-url = \"https://live.example.org\"\nworkers = 7\n");
+    server.signal(Signal::HUP);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !policy().contains("live.example.org") {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    write(&mut file, "public-url = 7\n");
+    server.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(policy().contains("live.example.org"));
+    server.signal(Signal::TERM);
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("after a restart") && log.contains("workers"), "{log}");
+    assert!(log.contains("nothing was changed") && log.contains("public-url"), "{log}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_exit_1_and_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (output, text) = output(&["--http", &addr, "--media-port", "0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("http: cannot listen on"), "{text}");
+}

@@ -1,1 +1,672 @@
-// The client library.
+// Weir's browser client: publish to a WHIP URL, play a WHEP URL. One file, no dependencies.
+//
+//   import { publish, watch } from 'https://your-server/weir.js';
+//   const viewer = watch('https://your-server/whep/demo', document.querySelector('video'));
+//   viewer.addEventListener('state', () => console.log(viewer.state, viewer.lastError?.message));
+//   viewer.close();
+//
+// Owns: the session (POST, trickle and ICE restart by PATCH, DELETE), reconnection, statistics.
+// Never touches the page: pages listen to `state` events and read `stats()`.
+// Specifications: RFC 9725 (WHIP), draft-ietf-wish-whep (WHEP), RFC 8840 (trickle fragments).
+
+/** How long a POST may take. Servers answer in milliseconds; native clients give up after 8 s. */
+const POST_TIMEOUT_MS = 10_000;
+/** From the answer to a working media path. Past it the attempt counts as failed. */
+const CONNECT_TIMEOUT_MS = 15_000;
+/** Full gathering waits no longer than this; the offer then goes with what was found. */
+const GATHER_TIMEOUT_MS = 2_000;
+/** A path that stays silent this long gets an ICE restart before the session is given up. */
+const DISCONNECTED_GRACE_MS = 2_000;
+/** An ICE restart that has not brought the path back by then is followed by a new session. */
+const RESTART_TIMEOUT_MS = 8_000;
+/** Waits between attempts; the last one repeats. Up to a fifth is added at random. */
+const BACKOFF_MS = [500, 1_000, 2_000, 4_000, 8_000];
+/** A viewer that got no packet for so long is told that it waits for the stream. */
+const SILENCE_MS = 3_000;
+
+/** What went wrong, in words for people (`message`) and as a `kind` for programs. */
+export class WeirError extends Error {
+  /**
+   * @param {'refused'|'unauthorized'|'forbidden'|'unavailable'|'network'|'ice'|'ended'|'protocol'} kind
+   * @param {string} message
+   * @param {{status?: number, retryAfterMs?: number}} [more]
+   */
+  constructor(kind, message, more = {}) {
+    super(message);
+    this.name = 'WeirError';
+    this.kind = kind;
+    this.status = more.status ?? null;
+    this.retryAfterMs = more.retryAfterMs ?? 0;
+  }
+}
+
+/** Errors that a later attempt may not meet again. */
+const TRANSIENT = new Set(['unavailable', 'network', 'ice']);
+
+/**
+ * Publishes the tracks of `stream` to a WHIP endpoint and keeps doing so until `close()`.
+ *
+ * @param {string|URL} url WHIP endpoint.
+ * @param {MediaStream} stream At most one audio and one video track are usual.
+ * @param {object} [opts]
+ * @param {string} [opts.token] Bearer token.
+ * @param {string} [opts.codec] Video codec name, e.g. `VP9`; without it the browser's order holds.
+ * @param {boolean} [opts.simulcast] Three layers, rids l, m, h (a quarter, half and full size).
+ * @param {number} [opts.maxKbps] Cap of the largest layer.
+ * @param {'trickle'|'full'} [opts.gather] Offer at once and PATCH candidates, or gather first.
+ * @param {RTCIceServer[]} [opts.iceServers]
+ * @returns {Session}
+ */
+export function publish(url, stream, opts = {}) {
+  const session = new Session(url, 'publisher', opts);
+  session.media = stream;
+  session.attach = (pc) => {
+    for (const track of session.media.getTracks()) {
+      const transceiver = pc.addTransceiver(track, {
+        direction: 'sendonly',
+        streams: [session.media],
+        sendEncodings: track.kind === 'video' ? videoEncodings(opts) : undefined,
+      });
+      if (track.kind === 'video' && opts.codec) preferCodec(transceiver, opts.codec);
+    }
+  };
+  session.start();
+  return session;
+}
+
+/**
+ * Plays a WHEP endpoint in `video` and keeps doing so until `close()`. The picture of a lost
+ * session stays until the next one delivers.
+ *
+ * @param {string|URL} url WHEP endpoint.
+ * @param {HTMLMediaElement} video
+ * @param {object} [opts] `token`, `gather`, `iceServers` as in `publish`.
+ * @returns {Session}
+ */
+export function watch(url, video, opts = {}) {
+  const session = new Session(url, 'viewer', opts);
+  session.attach = (pc) => {
+    const media = new MediaStream();
+    const show = () => {
+      if (video.srcObject !== media && session.pc === pc) video.srcObject = media;
+      video.play().catch(() => {
+        // Sound is not allowed before the first click: play muted, the page offers the click.
+        video.muted = true;
+        video.play().catch(() => {});
+      });
+    };
+    pc.addEventListener('track', ({ track }) => {
+      media.addTrack(track);
+      track.addEventListener('unmute', show);
+      if (!video.srcObject) show();
+    });
+    pc.addTransceiver('audio', { direction: 'recvonly' });
+    pc.addTransceiver('video', { direction: 'recvonly' });
+  };
+  session.start();
+  return session;
+}
+
+/** Video codec names this browser can send, in its order of preference. */
+export function sendableVideoCodecs() {
+  const codecs = RTCRtpSender.getCapabilities?.('video')?.codecs ?? [];
+  const names = codecs.map((codec) => codecName(codec));
+  return [...new Set(names)].filter((name) => !/^(rtx|red|ulpfec|flexfec.*)$/i.test(name));
+}
+
+/**
+ * One publication or one viewing, across as many connections as it takes.
+ *
+ * `state` is one of
+ * - `connecting`: first attempt under way;
+ * - `waiting`: (viewer) connected or refused for now, nothing to show yet;
+ * - `live`: media flows;
+ * - `reconnecting`: media stopped or an attempt failed, another follows (`lastError` says why);
+ * - `failed`: given up, trying again would not help without a change;
+ * - `ended`: (publisher) the server ended the session on purpose;
+ * - `closed`: `close()` was called.
+ *
+ * A `state` event follows each change of `state` or `lastError`.
+ */
+export class Session extends EventTarget {
+  /** @type {RTCPeerConnection|null} the connection in use; changes on reconnection */
+  pc = null;
+  state = 'connecting';
+  /** @type {WeirError|null} the latest problem; null again once media flows */
+  lastError = null;
+  /** Milliseconds from the POST of this connection to the first media (viewer) or to connected. */
+  startupMs = null;
+  /** How many times a new session replaced a lost one. */
+  reconnects = 0;
+
+  #url;
+  #role;
+  #opts;
+  #resource = null;
+  #etag = null;
+  #failures = 0;
+  #postedAt = 0;
+  #everLive = false;
+  #timers = new Map();
+  #readStats = null;
+  #patches = Promise.resolve();
+  #candidates = [];
+  #candidatesHeld = true;
+  #trickleRefused = false;
+  #onPageHide = () => this.#leave();
+  #onPageShow = (event) => event.persisted && this.state !== 'closed' && this.retryNow();
+  #onOnline = () => this.state === 'reconnecting' && this.retryNow();
+
+  constructor(url, role, opts) {
+    super();
+    this.#url = new URL(url, location.href);
+    this.#role = role;
+    this.#opts = opts;
+    addEventListener('pagehide', this.#onPageHide);
+    addEventListener('pageshow', this.#onPageShow);
+    addEventListener('online', this.#onOnline);
+  }
+
+  /** Begins the first attempt. `publish` and `watch` call it. */
+  start() {
+    void this.#attempt();
+  }
+
+  /** Ends for good: closes the connection and deletes the session on the server. */
+  close() {
+    removeEventListener('pagehide', this.#onPageHide);
+    removeEventListener('pageshow', this.#onPageShow);
+    removeEventListener('online', this.#onOnline);
+    this.#leave();
+    this.#become('closed', null);
+  }
+
+  /** Starts a new connection now, whatever the state. */
+  retryNow() {
+    if (this.state === 'closed') return;
+    this.#leave();
+    this.#failures = 0;
+    this.#become(this.#everLive ? 'reconnecting' : 'connecting', this.lastError);
+    void this.#attempt();
+  }
+
+  /** Publisher: sends the tracks of another stream from now on, without a new session. */
+  async setMedia(stream) {
+    this.media = stream;
+    for (const { sender } of this.pc?.getTransceivers() ?? []) {
+      const track = stream.getTracks().find((track) => track.kind === sender.track?.kind);
+      if (track && track !== sender.track) await sender.replaceTrack(track);
+    }
+  }
+
+  /** A digest of getStats with rates since the previous call; see `createStatsReader`. */
+  async stats() {
+    return this.#readStats ? this.#readStats() : null;
+  }
+
+  /**
+   * Looks for a new path to the server within the same session (RFC 9725 section 4.3.3).
+   * Resolves to false if the server no longer has the session or cannot restart it.
+   */
+  async restartIce() {
+    const pc = this.pc;
+    if (!pc || !this.#resource) return false;
+    this.#candidatesHeld = true;
+    pc.restartIce();
+    await pc.setLocalDescription();
+    const answer = await this.#patch(fragment(pc, []), '*').catch(() => null);
+    if (this.pc !== pc) return false;
+    if (answer?.status !== 200) {
+      await pc.setLocalDescription({ type: 'rollback' }).catch(() => {});
+      return false;
+    }
+    this.#etag = answer.headers.get('ETag') ?? this.#etag;
+    const sdp = withRestartedIce(pc.remoteDescription.sdp, await answer.text());
+    await pc.setRemoteDescription({ type: 'answer', sdp });
+    this.#releaseCandidates(pc);
+    return true;
+  }
+
+  async #attempt() {
+    const pc = new RTCPeerConnection({
+      iceServers: this.#opts.iceServers ?? [],
+      bundlePolicy: 'max-bundle',
+    });
+    this.pc = pc;
+    this.startupMs = null;
+    this.#readStats = createStatsReader(pc);
+    this.#candidates = [];
+    this.#candidatesHeld = true;
+    try {
+      this.attach(pc);
+      this.#listen(pc);
+      await pc.setLocalDescription();
+      if (this.#opts.gather === 'full') await gathered(pc);
+      if (this.pc !== pc) return;
+      const created = await this.#post(pc.localDescription.sdp);
+      if (this.pc !== pc) {
+        // Closed or retried meanwhile: nobody else knows this session, so delete it here.
+        this.#delete(created.resource);
+        return;
+      }
+      this.#resource = created.resource;
+      this.#etag = created.etag;
+      this.#after('connect', CONNECT_TIMEOUT_MS, () => this.#lost(iceError()));
+      await pc.setRemoteDescription({ type: 'answer', sdp: created.answer });
+      this.#releaseCandidates(pc);
+    } catch (error) {
+      if (this.pc !== pc) return;
+      this.#lost(error instanceof WeirError ? error : new WeirError('protocol', error.message));
+    }
+  }
+
+  async #post(sdp) {
+    this.#postedAt = performance.now();
+    const response = await this.#fetch(this.#url, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/sdp' },
+      body: sdp,
+      signal: AbortSignal.timeout(POST_TIMEOUT_MS),
+    });
+    if (response.status !== 201) throw await refusal(response);
+    const at = response.headers.get('Location');
+    if (!at) throw new WeirError('protocol', 'The server answered without a session address (Location).');
+    return {
+      answer: await response.text(),
+      resource: new URL(at, response.url),
+      etag: response.headers.get('ETag'),
+    };
+  }
+
+  #listen(pc) {
+    pc.addEventListener('icecandidate', ({ candidate }) => {
+      // Everything is bundled on the first section; null and '' both mean the end.
+      if (candidate?.candidate && candidate.sdpMLineIndex !== 0) return;
+      this.#candidates.push(candidate?.candidate || null);
+      if (!this.#candidatesHeld) this.#sendCandidates(pc);
+    });
+    pc.addEventListener('connectionstatechange', () => {
+      if (this.pc !== pc) return;
+      if (pc.connectionState === 'connected') this.#connected(pc);
+      if (pc.connectionState === 'disconnected') this.#pathSilent(pc);
+      if (pc.connectionState === 'failed') this.#lost(this.#everLive ? pathError() : iceError());
+      if (pc.connectionState === 'closed') this.#endedByServer(pc);
+    });
+  }
+
+  #connected(pc) {
+    this.#cancel('connect');
+    this.#cancel('silent');
+    // close_notify of the server shows here first, in some browsers only here.
+    const dtls = (pc.getSenders()[0] ?? pc.getReceivers()[0])?.transport;
+    dtls?.addEventListener('statechange', () => {
+      if (this.pc === pc && dtls.state === 'closed') this.#endedByServer(pc);
+    });
+    if (this.#role === 'publisher') {
+      this.#mediaFlows();
+    } else {
+      this.#become('waiting', null);
+      this.#watchArrivals(pc);
+    }
+  }
+
+  /** Viewer: live while packets arrive, waiting while they do not. */
+  #watchArrivals(pc) {
+    let packets = 0;
+    let arrivedAt = 0;
+    const look = async () => {
+      const report = await pc.getStats().catch(() => null);
+      if (this.pc !== pc || !report) return;
+      let sum = 0;
+      for (const stat of report.values()) {
+        if (stat.type === 'inbound-rtp') sum += stat.packetsReceived ?? 0;
+      }
+      const now = performance.now();
+      if (sum > packets) arrivedAt = now;
+      packets = sum;
+      if (arrivedAt && now - arrivedAt < SILENCE_MS) {
+        if (this.state !== 'live') this.#mediaFlows();
+      } else if (this.state === 'live') {
+        this.#become('waiting', null);
+      }
+      this.#after('arrivals', this.state === 'live' ? 1_000 : 250, look);
+    };
+    void look();
+  }
+
+  #mediaFlows() {
+    this.startupMs ??= Math.round(performance.now() - this.#postedAt);
+    this.#everLive = true;
+    this.#failures = 0;
+    this.#become('live', null);
+  }
+
+  #pathSilent(pc) {
+    this.#become('reconnecting', pathError());
+    this.#after('silent', DISCONNECTED_GRACE_MS, async () => {
+      const restarted = await this.restartIce().catch(() => false);
+      if (this.pc !== pc || pc.connectionState === 'connected') return;
+      if (!restarted) return this.#lost(pathError());
+      this.#after('silent', RESTART_TIMEOUT_MS, () => this.#lost(pathError()));
+    });
+  }
+
+  /**
+   * The server said goodbye (close_notify). A viewer comes back: the stream may return. A publisher
+   * comes back only if the server itself is going away; if it still answers, this session was
+   * taken over or removed, and two publishers must not fight for one name.
+   */
+  async #endedByServer(pc) {
+    if (this.#role === 'viewer') {
+      return this.#lost(new WeirError('unavailable', 'The server ended the stream.'));
+    }
+    const resource = this.#resource;
+    this.#resource = null;
+    this.#dropConnection();
+    this.#become('reconnecting', new WeirError('network', 'The server closed the connection.'));
+    const answers = await this.#fetch(resource, { method: 'HEAD' }).then(
+      (response) => response.status < 500,
+      () => false,
+    );
+    if (this.pc || this.state !== 'reconnecting') return;
+    if (!answers) return this.#retryLater();
+    this.#become(
+      'ended',
+      new WeirError(
+        'ended',
+        'The server ended this session: somebody else went live with this name, or an operator stopped it.',
+      ),
+    );
+  }
+
+  #lost(error) {
+    this.#leave();
+    const wait = TRANSIENT.has(error.kind);
+    if (!wait) return this.#become('failed', error);
+    const waiting = this.#role === 'viewer' && error.kind === 'unavailable';
+    this.#become(waiting ? 'waiting' : 'reconnecting', error);
+    this.#retryLater(error.retryAfterMs);
+  }
+
+  #retryLater(atLeastMs = 0) {
+    const backoff = BACKOFF_MS[Math.min(this.#failures, BACKOFF_MS.length - 1)];
+    this.#failures += 1;
+    this.#after('retry', Math.max(backoff, atLeastMs) * (1 + Math.random() / 5), () => {
+      if (this.#everLive) this.reconnects += 1;
+      void this.#attempt();
+    });
+  }
+
+  /** Leaves the current connection, if any; the server is told even while the page goes away. */
+  #leave() {
+    this.#dropConnection();
+    if (this.#resource) this.#delete(this.#resource);
+    this.#resource = null;
+  }
+
+  #dropConnection() {
+    for (const name of [...this.#timers.keys()]) this.#cancel(name);
+    const pc = this.pc;
+    this.pc = null;
+    pc?.close();
+  }
+
+  #delete(resource) {
+    this.#fetch(resource, { method: 'DELETE', keepalive: true }).catch(() => {});
+  }
+
+  #releaseCandidates(pc) {
+    this.#candidatesHeld = false;
+    if (this.#candidates.length) this.#sendCandidates(pc);
+  }
+
+  /** One PATCH for all candidates found in this turn of the event loop. */
+  #sendCandidates(pc) {
+    if (this.#timers.has('trickle') || this.#trickleRefused) return;
+    this.#after('trickle', 0, async () => {
+      const body = fragment(pc, this.#candidates.splice(0));
+      const answer = await this.#patch(body, this.#etag).catch(() => null);
+      // A server without trickle finds us by our own checks alone.
+      if ([405, 422, 501].includes(answer?.status)) this.#trickleRefused = true;
+    });
+  }
+
+  /** PATCHes go one after the other, so that the server sees them in order. */
+  #patch(body, ifMatch) {
+    const resource = this.#resource;
+    const headers = { 'Content-Type': 'application/trickle-ice-sdpfrag' };
+    if (ifMatch) headers['If-Match'] = ifMatch;
+    const sent = this.#patches.then(() => {
+      const signal = AbortSignal.timeout(RESTART_TIMEOUT_MS);
+      return this.#fetch(resource, { method: 'PATCH', headers, body, signal });
+    });
+    this.#patches = sent.catch(() => {});
+    return sent;
+  }
+
+  async #fetch(url, init) {
+    const headers = new Headers(init.headers);
+    if (this.#opts.token) headers.set('Authorization', `Bearer ${this.#opts.token}`);
+    try {
+      return await fetch(url, { ...init, headers, cache: 'no-store' });
+    } catch (error) {
+      const late = error.name === 'TimeoutError';
+      throw new WeirError('network', late ? 'The server did not answer in time.' : 'The server cannot be reached.');
+    }
+  }
+
+  #become(state, error) {
+    if (this.state === state && this.lastError === error) return;
+    this.state = state;
+    this.lastError = error;
+    this.dispatchEvent(new Event('state'));
+  }
+
+  #after(name, ms, then) {
+    this.#cancel(name);
+    const run = () => {
+      this.#timers.delete(name);
+      void then();
+    };
+    this.#timers.set(name, setTimeout(run, ms));
+  }
+
+  #cancel(name) {
+    clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+}
+
+/** Turns an HTTP refusal into words; problem+json `detail` wins over our own. */
+async function refusal(response) {
+  const problem = await response.json().catch(() => null);
+  const says = problem?.detail || problem?.error || problem?.title;
+  const status = response.status;
+  const retryAfterMs = 1_000 * (Number(response.headers.get('Retry-After')) || 0);
+  const more = { status, retryAfterMs };
+  if (status === 401) return new WeirError('unauthorized', says ?? 'The server wants a token.', more);
+  if (status === 403) return new WeirError('forbidden', says ?? 'The server does not allow this.', more);
+  if (status === 404) return new WeirError('unavailable', says ?? 'There is no such stream yet.', more);
+  if (status === 409) return new WeirError('unavailable', says ?? 'The stream is in use or not live yet.', more);
+  if (status === 408 || status === 429 || status >= 500) {
+    return new WeirError('unavailable', says ?? `The server is busy (HTTP ${status}).`, more);
+  }
+  return new WeirError('refused', says ?? `The server refused the offer (HTTP ${status}).`, more);
+}
+
+const iceError = () =>
+  new WeirError(
+    'ice',
+    'The server answers, but its media port cannot be reached. Check that the UDP port is open in the ' +
+      'firewall and that the server advertises an address you can reach (--advertise).',
+  );
+const pathError = () => new WeirError('network', 'The connection was interrupted.');
+
+/** Encodings for one video track: three sizes, or one. */
+function videoEncodings({ codec, simulcast, maxKbps }) {
+  const cap = maxKbps ? maxKbps * 1_000 : undefined;
+  if (!simulcast) return [cap ? { maxBitrate: cap } : {}];
+  // VP9 and AV1 send all three rids only if each is told to be one spatial layer.
+  const mode = /^(VP9|AV1)$/i.test(codec ?? '') ? { scalabilityMode: 'L1T3' } : {};
+  const layer = (rid, scale, share) => ({
+    rid,
+    scaleResolutionDownBy: scale,
+    ...(cap && { maxBitrate: Math.round(cap * share) }),
+    ...mode,
+  });
+  return [layer('l', 4, 0.1), layer('m', 2, 0.35), layer('h', 1, 1)];
+}
+
+/** Offers only `name` and its helpers, so that the server has no other choice. */
+function preferCodec(transceiver, name) {
+  const all = RTCRtpSender.getCapabilities('video').codecs;
+  const helper = /^video\/(rtx|red|ulpfec)$/i;
+  const wanted = all.filter((codec) => codecName(codec).toUpperCase() === name.toUpperCase());
+  if (!wanted.length) throw new WeirError('refused', `This browser cannot send ${name}.`);
+  transceiver.setCodecPreferences([...wanted, ...all.filter((codec) => helper.test(codec.mimeType))]);
+}
+
+const codecName = (codec) => codec.mimeType.split('/')[1];
+
+function gathered(pc) {
+  return new Promise((done) => {
+    setTimeout(done, GATHER_TIMEOUT_MS);
+    pc.addEventListener('icegatheringstatechange', () => {
+      if (pc.iceGatheringState === 'complete') done();
+    });
+    if (pc.iceGatheringState === 'complete') done();
+  });
+}
+
+/** An RFC 8840 fragment of the first section: credentials, candidates, null for the end. */
+function fragment(pc, candidates) {
+  const sdp = pc.localDescription.sdp;
+  const line = (start) => sdp.split(/\r?\n/).find((line) => line.startsWith(start));
+  const lines = [line('a=ice-ufrag:'), line('a=ice-pwd:'), line('m='), line('a=mid:')];
+  for (const candidate of candidates) lines.push(candidate ? `a=${candidate}` : 'a=end-of-candidates');
+  return lines.filter(Boolean).join('\r\n') + '\r\n';
+}
+
+/** The old answer with the credentials and candidates of an ICE restart fragment. */
+function withRestartedIce(sdp, restarted) {
+  const fresh = restarted.split(/\r?\n/);
+  const value = (start) => fresh.find((line) => line.startsWith(start));
+  const candidates = fresh.filter((line) => /^a=(candidate:|end-of-candidates)/.test(line));
+  const lines = [];
+  let sections = 0;
+  for (const line of sdp.split(/\r?\n/)) {
+    if (/^a=(candidate:|end-of-candidates)/.test(line)) continue;
+    // The candidates of the first section go before the second begins.
+    if (line.startsWith('m=') && ++sections === 2) lines.push(...candidates);
+    const start = /^a=(ice-ufrag|ice-pwd):/.exec(line)?.[0];
+    lines.push((start && value(start)) || line);
+  }
+  if (sections === 1) lines.splice(lines.length - 1, 0, ...candidates);
+  return lines.join('\r\n');
+}
+
+/**
+ * Reads getStats of one connection as a small digest; rates hold since the previous call of the
+ * same reader. Unknown figures are null.
+ *
+ * @returns {() => Promise<{at: number, rttMs: ?number, path: ?string, targetKbps: ?number,
+ *   video: object[], audio: object[]}>}
+ */
+export function createStatsReader(pc) {
+  let before = new Map();
+  return async () => {
+    const report = await pc.getStats();
+    const digest = { at: performance.now(), ...transportOf(report), video: [], audio: [] };
+    const seen = new Map();
+    for (const stat of report.values()) {
+      const describe = { 'outbound-rtp': outbound, 'inbound-rtp': inbound }[stat.type];
+      if (!describe) continue;
+      seen.set(stat.id, stat);
+      const line = describe(stat, before.get(stat.id), report);
+      digest[stat.kind === 'video' ? 'video' : 'audio'].push(line);
+      digest.rttMs ??= line.rttMs ?? null;
+    }
+    before = seen;
+    // Largest layer first, as people think of them.
+    digest.video.sort((a, b) => (b.height ?? 0) - (a.height ?? 0) || 'hml'.indexOf(a.rid) - 'hml'.indexOf(b.rid));
+    return digest;
+  };
+}
+
+function transportOf(report) {
+  const all = [...report.values()];
+  const transport = all.find((stat) => stat.type === 'transport');
+  const pair =
+    report.get(transport?.selectedCandidatePairId) ??
+    all.find((stat) => stat.type === 'candidate-pair' && stat.nominated && stat.state === 'succeeded');
+  const remote = report.get(pair?.remoteCandidateId);
+  const address = remote?.address ?? remote?.ip;
+  return {
+    rttMs: pair?.currentRoundTripTime == null ? null : pair.currentRoundTripTime * 1_000,
+    targetKbps: pair?.availableOutgoingBitrate ? pair.availableOutgoingBitrate / 1_000 : null,
+    path: remote ? `${remote.protocol ?? 'udp'} ${address?.includes(':') ? `[${address}]` : address}:${remote.port}` : null,
+    srtp: transport?.srtpCipher ?? null,
+  };
+}
+
+function common(stat, previous, report, bytes) {
+  const seconds = previous ? (stat.timestamp - previous.timestamp) / 1_000 : 0;
+  const rate = (name) => (seconds > 0 ? Math.max(0, (stat[name] ?? 0) - (previous[name] ?? 0)) / seconds : null);
+  const codec = report.get(stat.codecId);
+  return {
+    rate,
+    line: {
+      rid: stat.rid ?? null,
+      codec: codec ? codecName(codec) : null,
+      kbps: seconds > 0 ? (rate(bytes) * 8) / 1_000 : null,
+      width: stat.frameWidth ?? null,
+      height: stat.frameHeight ?? null,
+      nacks: stat.nackCount ?? 0,
+      plis: stat.pliCount ?? 0,
+    },
+  };
+}
+
+function outbound(stat, previous, report) {
+  const { rate, line } = common(stat, previous, report, 'bytesSent');
+  const remote = report.get(stat.remoteId);
+  return {
+    ...line,
+    active: stat.active ?? true,
+    fps: stat.framesPerSecond ?? rate('framesEncoded'),
+    frames: stat.framesEncoded ?? null,
+    keyframes: stat.keyFramesEncoded ?? null,
+    packets: stat.packetsSent ?? 0,
+    retransmitted: stat.retransmittedPacketsSent ?? 0,
+    limit: stat.qualityLimitationReason ?? null,
+    encoder: stat.encoderImplementation ?? null,
+    lossPct: remote?.fractionLost == null ? null : remote.fractionLost * 100,
+    rttMs: remote?.roundTripTime == null ? null : remote.roundTripTime * 1_000,
+  };
+}
+
+function inbound(stat, previous, report) {
+  const { rate, line } = common(stat, previous, report, 'bytesReceived');
+  const lost = Math.max(0, (stat.packetsLost ?? 0) - (previous?.packetsLost ?? 0));
+  const received = (stat.packetsReceived ?? 0) - (previous?.packetsReceived ?? 0);
+  const emitted = (stat.jitterBufferEmittedCount ?? 0) - (previous?.jitterBufferEmittedCount ?? 0);
+  const delay = (stat.jitterBufferDelay ?? 0) - (previous?.jitterBufferDelay ?? 0);
+  return {
+    ...line,
+    fps: stat.framesPerSecond ?? rate('framesDecoded'),
+    frames: stat.framesDecoded ?? null,
+    keyframes: stat.keyFramesDecoded ?? null,
+    dropped: stat.framesDropped ?? null,
+    freezes: stat.freezeCount ?? null,
+    packets: stat.packetsReceived ?? 0,
+    lost: stat.packetsLost ?? 0,
+    lossPct: received + lost > 0 ? (100 * lost) / (received + lost) : null,
+    discarded: stat.packetsDiscarded ?? 0,
+    jitterMs: stat.jitter == null ? null : stat.jitter * 1_000,
+    bufferMs: emitted > 0 ? (delay / emitted) * 1_000 : null,
+    samples: stat.totalSamplesReceived ?? null,
+    energy: stat.totalAudioEnergy ?? null,
+    concealed: stat.concealedSamples ?? null,
+    decoder: stat.decoderImplementation ?? null,
+  };
+}

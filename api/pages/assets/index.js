@@ -1,1 +1,182 @@
-import '/weir.js';
+// Start page: what runs here, who is live, and the exact addresses and commands for a stream name.
+
+import { $, STREAM_NAME, addCopyButtons, codecWords, kbps, makeTabs, show, write } from './ui.js';
+
+/** How often the list of streams is read while the page is visible. */
+const POLL_MS = 2_000;
+
+const name = $('name');
+
+function showCommands() {
+  const stream = name.value.trim();
+  const valid = STREAM_NAME.test(stream);
+  name.setAttribute('aria-invalid', String(!valid));
+  if (!valid) return;
+
+  const origin = location.origin;
+  const whip = `${origin}/whip/${stream}`;
+  const whep = `${origin}/whep/${stream}`;
+  const watch = `${origin}/watch/${stream}`;
+  $('go-publish').href = `/publish/${stream}`;
+  $('go-watch').href = `/watch/${stream}`;
+  write($('whip-url'), whip);
+  write($('whep-url'), whep);
+  write($('watch-url'), watch);
+  for (const element of document.querySelectorAll('[data-whip]')) write(element, whip);
+
+  write($('ffmpeg-command'), [
+    'ffmpeg -re -f lavfi -i testsrc2=size=1280x720:rate=30 \\',
+    '  -f lavfi -i sine=frequency=440 \\',
+    '  -c:v libx264 -profile:v baseline -pix_fmt yuv420p \\',
+    '  -preset veryfast -tune zerolatency -bf 0 -g 60 -b:v 2500k \\',
+    '  -c:a libopus -ar 48000 -ac 2 \\',
+    `  -f whip ${whip}`,
+  ].join('\n'));
+  write($('gst-command'), [
+    'gst-launch-1.0 whipclientsink name=out \\',
+    `  signaller::whip-endpoint="${whip}" \\`,
+    '  videotestsrc is-live=true ! videoconvert \\',
+    '  ! video/x-raw,width=1280,height=720,framerate=30/1 ! out. \\',
+    '  audiotestsrc is-live=true ! audioconvert ! out.',
+  ].join('\n'));
+  write($('js-publish'), [
+    `import { publish } from '${origin}/weir.js';`,
+    '',
+    'const media = await navigator.mediaDevices',
+    '  .getUserMedia({ audio: true, video: true });',
+    `const session = publish('${whip}', media);`,
+    '// session.close() ends it',
+  ].join('\n'));
+  write($('js-watch'), [
+    `import { watch } from '${origin}/weir.js';`,
+    '',
+    `watch('${whep}',`,
+    "  document.querySelector('video'));",
+  ].join('\n'));
+  write($('embed-code'), `<iframe src="${watch}" width="640" height="360"\n  allow="autoplay; fullscreen"></iframe>`);
+  write($('gst-play'), [
+    'gst-launch-1.0 whepsrc \\',
+    `  whep-endpoint="${whep}" \\`,
+    '  audio-caps=EMPTY \\',
+    '  video-caps="application/x-rtp,media=video,encoding-name=VP8,payload=96,clock-rate=90000" \\',
+    '  ! rtpvp8depay ! vp8dec ! videoconvert ! autovideosink',
+  ].join('\n'));
+}
+
+async function poll() {
+  if (document.visibilityState === 'visible') await readStreams();
+  setTimeout(poll, POLL_MS);
+}
+
+async function readStreams() {
+  let response;
+  try {
+    response = await fetch('/api/v1/streams', { cache: 'no-store' });
+  } catch {
+    return say('failed', 'Server not reachable', 'The server does not answer. This page keeps asking.');
+  }
+  if (response.status === 401 || response.status === 403) {
+    return say('live', 'Running', 'The list of streams is for operators only. Publishing and watching work without it.');
+  }
+  if (!response.ok) return say('failed', 'Running with errors', `The list of streams answers HTTP ${response.status}.`);
+  const body = await response.json();
+  const streams = Array.isArray(body) ? body : (body.streams ?? []);
+  if (!Array.isArray(body) && body.version) write($('version'), body.version);
+  say('live', 'Running', null);
+  showStreams(streams);
+}
+
+function say(state, words, instead) {
+  const server = $('server');
+  server.dataset.state = state;
+  write(server, words);
+  if (instead === null) return;
+  write($('live-count'), '');
+  $('live').replaceChildren(paragraph(instead));
+}
+
+function showStreams(streams) {
+  const live = streams.filter((stream) => stream.publisher);
+  write($('live-count'), live.length ? String(live.length) : '');
+  if (!streams.length) {
+    $('live').replaceChildren(paragraph('Nobody is live. Publish from this browser, or send from other software below.'));
+    return;
+  }
+  let list = $('live').querySelector('ul');
+  if (!list) {
+    list = document.createElement('ul');
+    list.className = 'streams';
+    $('live').replaceChildren(list);
+  }
+  // Rows are kept by name, so that focus and hover survive each poll.
+  const rows = new Map([...list.children].map((row) => [row.dataset.name, row]));
+  const ordered = streams.map((stream) => {
+    const row = rows.get(stream.name) ?? streamRow(stream.name);
+    const count = stream.viewers ?? 0;
+    write(row.querySelector('.viewers'), count === 1 ? '1 viewer' : `${count} viewers`);
+    write(row.querySelector('.facts'), factsOf(stream));
+    return row;
+  });
+  if (ordered.some((row, i) => list.children[i] !== row) || list.children.length !== ordered.length) {
+    list.replaceChildren(...ordered);
+  }
+}
+
+function streamRow(name) {
+  const row = document.createElement('li');
+  row.dataset.name = name;
+  const link = document.createElement('a');
+  link.href = `/watch/${encodeURIComponent(name)}`;
+  link.textContent = name;
+  const viewers = document.createElement('span');
+  viewers.className = 'viewers number';
+  const facts = document.createElement('span');
+  facts.className = 'facts number';
+  row.append(link, viewers, facts);
+  return row;
+}
+
+/** Codec, largest size and bitrate of a publisher, as far as known. */
+function factsOf(stream) {
+  if (!stream.publisher) return 'waiting for a publisher';
+  const tracks = stream.publisher.tracks ?? [];
+  const layers = tracks.flatMap((track) => track.layers ?? []);
+  const sizes = layers.map((layer) => layer.resolution).filter(Boolean).sort((a, b) => b[0] - a[0]);
+  const total = layers.reduce((sum, layer) => sum + (layer.bitrate_bps ?? 0), 0);
+  return [
+    codecWords(tracks.map((track) => track.codec)),
+    sizes.length ? `${sizes[0][0]} × ${sizes[0][1]}` : '',
+    total ? kbps(total / 1_000) : '',
+  ].filter(Boolean).join(' · ') || 'connecting';
+}
+
+function paragraph(text) {
+  const element = document.createElement('p');
+  element.className = 'empty';
+  element.textContent = text;
+  return element;
+}
+
+/** Browsers hand out camera, microphone and screen on https and localhost only. */
+function explainOrigin() {
+  if (isSecureContext) return;
+  const notice = $('insecure');
+  write(
+    notice,
+    `This page came over http from ${location.hostname}, so the browser will not offer camera, ` +
+      'microphone or screen here. Open it over https, or on the server itself as http://localhost. ' +
+      'Watching, and sending from OBS, FFmpeg or GStreamer, work as they are.',
+  );
+  show(notice, true);
+}
+
+name.addEventListener('input', showCommands);
+$('name-form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  if (STREAM_NAME.test(name.value.trim())) location.href = $('go-publish').href;
+});
+for (const list of document.querySelectorAll('[role="tablist"]')) makeTabs(list);
+addCopyButtons($('announce'));
+explainOrigin();
+showCommands();
+void poll();

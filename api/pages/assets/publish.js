@@ -1,1 +1,410 @@
-import '/weir.js';
+// Publish page: gets camera, screen or test card, sends it by WHIP, shows what leaves, records here.
+// Query for automation: video=camera|screen|test|none, audio=0|1, codec, simulcast=1, width, height,
+// fps, bitrate (kbit/s), gather=full, autostart=1. A token may follow as #token=….
+// Next: /weir.js (the session), testcard.js.
+
+import { publish, sendableVideoCodecs } from '../weir.js';
+import { $, Sparkline, clock, codecWords, kbps, ms, percent, show, size } from './ui.js';
+import { streamName, tokenFromFragment, write } from './ui.js';
+import { testCard } from './testcard.js';
+
+/** How often the figures are read. */
+const STATS_MS = 1_000;
+
+const WORDS = {
+  idle: 'Not live',
+  preparing: 'Preparing',
+  connecting: 'Connecting',
+  live: 'Live',
+  reconnecting: 'Reconnecting',
+  failed: 'Not live',
+  ended: 'Ended by the server',
+};
+
+const stream = streamName();
+const query = new URLSearchParams(location.search);
+const preview = $('preview');
+const spark = new Sparkline($('spark'));
+const layerRows = new Map();
+
+let session = null;
+let source = null; // {stream, stop()} of what is being sent
+let recorder = null;
+let state = 'idle';
+let problem = null;
+let liveSince = 0;
+let wakeLock = null;
+
+/** For tests and for the curious: the session behind the page. */
+window.__weir = {
+  get pc() { return session?.pc ?? null; },
+  get state() { return state; },
+  get lastError() { return problem; },
+  get session() { return session; },
+  stats: async () => (session ? session.stats() : null),
+};
+
+const chosen = (group) => document.querySelector(`input[name="${group}"]:checked`).value;
+
+/** What the form says, with what only the query can say. */
+function settings() {
+  const [width, height] = $('size').value.split('x').map(Number);
+  return {
+    video: chosen('video'),
+    camera: $('camera').value,
+    microphone: $('microphone').value,
+    width,
+    height,
+    fps: Number($('fps').value),
+    codec: $('codec').value || undefined,
+    maxKbps: Number($('bitrate').value) || undefined,
+    simulcast: $('simulcast').checked,
+    token: $('token').value || undefined,
+    gather: query.get('gather') ?? undefined,
+  };
+}
+
+async function goLive() {
+  if (session) return;
+  become('preparing', null);
+  const wish = settings();
+  try {
+    source = await capture(wish);
+  } catch (error) {
+    source = null;
+    return become('failed', error);
+  }
+  if (!source.stream.getTracks().length) {
+    return become('failed', new Error('Choose a picture, a microphone, or both.'));
+  }
+  showPreview(wish);
+  watchForEnd(source);
+  void listDevices();
+
+  session = publish(`/whip/${encodeURIComponent(stream)}`, source.stream, {
+    codec: wish.codec,
+    simulcast: wish.simulcast,
+    maxKbps: wish.maxKbps,
+    token: wish.token,
+    gather: wish.gather,
+  });
+  session.addEventListener('state', followSession);
+  followSession();
+  void showStats();
+  void keepAwake();
+}
+
+function followSession() {
+  if (!session) return;
+  if (session.state === 'failed' || session.state === 'ended') {
+    const { state: last, lastError } = session;
+    return stopSending(last, lastError);
+  }
+  if (session.state === 'live' && !liveSince) liveSince = performance.now();
+  become(session.state, session.lastError);
+}
+
+function stopSending(next = 'idle', error = null) {
+  recorder?.stop();
+  session?.removeEventListener('state', followSession);
+  session?.close();
+  session = null;
+  source?.stop();
+  source = null;
+  liveSince = 0;
+  void wakeLock?.release().catch(() => {});
+  wakeLock = null;
+  preview.srcObject = null;
+  become(next, error);
+}
+
+/** Opens what the settings ask for. Errors come out in words. */
+async function capture(wish) {
+  const sound = wish.microphone !== 'none';
+  if (wish.video === 'test') {
+    return testCard({ width: wish.width, height: wish.height, fps: wish.fps, sound, label: stream });
+  }
+  if (!navigator.mediaDevices) {
+    throw new Error(
+      'The browser offers camera, microphone and screen only on https and localhost, and this page came ' +
+        `over http from ${location.hostname}. The test card works here.`,
+    );
+  }
+  const size = { width: { ideal: wish.width }, height: { ideal: wish.height }, frameRate: { ideal: wish.fps } };
+  const audio = sound && (wish.microphone ? { deviceId: { exact: wish.microphone } } : true);
+  try {
+    if (wish.video === 'screen') return await captureScreen(size, audio);
+    const video = wish.video === 'camera' && { ...size, ...(wish.camera && { deviceId: { exact: wish.camera } }) };
+    if (!video && !audio) return asSource(new MediaStream());
+    return asSource(await navigator.mediaDevices.getUserMedia({ audio, video }));
+  } catch (error) {
+    throw new Error(captureProblem(error, wish));
+  }
+}
+
+async function captureScreen(size, audio) {
+  const screen = await navigator.mediaDevices.getDisplayMedia({ video: size, audio: Boolean(audio) });
+  for (const track of screen.getVideoTracks()) track.contentHint = 'detail';
+  // Sound of the shared tab if the user gave it, else the microphone.
+  if (audio && !screen.getAudioTracks().length) {
+    const microphone = await navigator.mediaDevices.getUserMedia({ audio }).catch(() => null);
+    for (const track of microphone?.getTracks() ?? []) screen.addTrack(track);
+  }
+  return asSource(screen);
+}
+
+function asSource(stream) {
+  return { stream, stop: () => stream.getTracks().forEach((track) => track.stop()) };
+}
+
+function captureProblem(error, wish) {
+  const what = wish.video === 'screen' ? 'the screen' : wish.video === 'none' ? 'the microphone' : 'camera and microphone';
+  switch (error.name) {
+    case 'NotAllowedError':
+      return `The browser was not allowed to use ${what}. Allow it in the address bar, then go live again.`;
+    case 'NotFoundError':
+      return `No matching device was found for ${what}. Connect one, or choose the test card or "No sound".`;
+    case 'NotReadableError':
+      return `The device is there but does not answer. Another program may be using ${what}.`;
+    case 'OverconstrainedError':
+      return 'The chosen device is gone or cannot do this. Choose another one.';
+    default:
+      return `The browser could not open ${what}: ${error.message}`;
+  }
+}
+
+/** The user can end a screen share in the browser's own bar; a camera can be pulled out. */
+function watchForEnd(current) {
+  for (const track of current.stream.getTracks()) {
+    track.addEventListener('ended', () => {
+      if (source !== current) return;
+      const gone = track.kind === 'audio' ? 'microphone' : 'picture source';
+      stopSending('failed', new Error(`The ${gone} ended.`));
+    });
+  }
+}
+
+/** A device chosen while live takes over without a new session. */
+async function switchDevices() {
+  if (!session || !source) return;
+  const wish = settings();
+  let next;
+  try {
+    next = await capture(wish);
+  } catch (error) {
+    return become(state, error);
+  }
+  const old = source;
+  source = next;
+  await session.setMedia(next.stream);
+  old.stop();
+  setMuted(false);
+  watchForEnd(next);
+  showPreview(wish);
+}
+
+function showPreview(wish) {
+  preview.srcObject = source.stream;
+  preview.classList.toggle('mirror', wish.video === 'camera');
+  void preview.play().catch(() => {});
+}
+
+function become(next, error) {
+  state = next;
+  problem = error;
+  const badge = $('state');
+  badge.dataset.state = next === 'preparing' ? 'connecting' : next;
+  write(badge, WORDS[next] ?? next);
+  const sending = Boolean(session);
+  show($('error'), Boolean(error));
+  if (error) write($('error'), error.message);
+  show($('start'), !sending);
+  $('start').disabled = next === 'preparing';
+  write($('start'), next === 'failed' || next === 'ended' ? 'Go live again' : 'Go live');
+  show($('stop'), sending);
+  show($('mute'), sending && source.stream.getAudioTracks().length > 0);
+  show($('record'), sending && 'MediaRecorder' in window);
+  show($('stats'), sending);
+  show(preview, sending && source.stream.getVideoTracks().length > 0);
+  show($('hint'), !sending);
+  for (const field of $('settings').elements) {
+    const device = field.id === 'camera' || field.id === 'microphone';
+    const switchable = device && ['camera', 'none'].includes(chosen('video'));
+    field.disabled = (sending || next === 'preparing') && !switchable;
+  }
+  // A track cannot be taken away from a running session; muting is the way to silence.
+  $('microphone').querySelector('[value="none"]').disabled = sending;
+}
+
+function setMuted(muted) {
+  for (const track of source?.stream.getAudioTracks() ?? []) track.enabled = !muted;
+  write($('mute'), muted ? 'Unmute' : 'Mute');
+}
+
+/** Keeps what is sent as a file, in this browser only. */
+function toggleRecording() {
+  if (recorder) return recorder.stop();
+  const type = ['video/mp4', 'video/webm'].find((type) => MediaRecorder.isTypeSupported(type));
+  const parts = [];
+  recorder = new MediaRecorder(source.stream, type ? { mimeType: type } : {});
+  recorder.addEventListener('dataavailable', ({ data }) => parts.push(data));
+  recorder.addEventListener('stop', () => {
+    const file = new Blob(parts, { type: recorder.mimeType });
+    const link = $('download');
+    if (link.href) URL.revokeObjectURL(link.href);
+    link.href = URL.createObjectURL(file);
+    const ending = file.type.includes('mp4') ? 'mp4' : 'webm';
+    link.download = `${stream}-${new Date().toISOString().slice(0, 19).replaceAll(':', '-')}.${ending}`;
+    write(link, `Save recording (${(file.size / 1e6).toFixed(1)} MB)`);
+    show(link, true);
+    recorder = null;
+    showRecording();
+  });
+  recorder.start(1_000);
+  showRecording();
+}
+
+function showRecording() {
+  write($('record'), recorder ? 'Stop recording' : 'Record');
+}
+
+async function showStats() {
+  const current = session;
+  if (!current) return;
+  const digest = await current.stats().catch(() => null);
+  if (session !== current) return;
+  if (digest) drawStats(digest, current);
+  write($('elapsed'), liveSince ? clock((performance.now() - liveSince) / 1_000) : '');
+  setTimeout(showStats, STATS_MS);
+}
+
+function drawStats(digest, current) {
+  const lines = [...digest.video, ...digest.audio];
+  const sum = (name) => lines.reduce((total, line) => total + (line[name] ?? 0), 0);
+  const losses = lines.map((line) => line.lossPct).filter((value) => value != null);
+  write($('m-rate'), kbps(sum('kbps')));
+  write($('m-rtt'), ms(digest.rttMs));
+  write($('m-loss'), losses.length ? percent(Math.max(...losses)) : '–');
+  write($('m-codec'), codecWords([digest.video[0]?.codec, digest.audio[0]?.codec]) || '–');
+  write($('m-resent'), String(sum('retransmitted')));
+  write($('m-startup'), ms(current.startupMs));
+  write($('path'), digest.path ? `Media to ${digest.path}, ${digest.srtp ?? 'encrypted'}` : '');
+  spark.push(sum('kbps'));
+
+  const keys = new Set();
+  for (const line of digest.video) {
+    const key = line.rid ?? '';
+    keys.add(key);
+    if (!layerRows.has(key)) layerRows.set(key, addLayerRow(key));
+    const row = layerRows.get(key);
+    const [, sizeCell, frames, rate, limit] = row.cells;
+    write(sizeCell, size(line));
+    write(frames, line.fps == null ? '–' : `${Math.round(line.fps)}/s`);
+    write(rate, kbps(line.kbps));
+    write(limit, limitWords(line));
+    row.spark.push(line.kbps);
+  }
+  for (const [key, row] of layerRows) {
+    if (keys.has(key)) continue;
+    row.element.remove();
+    layerRows.delete(key);
+  }
+}
+
+function addLayerRow(rid) {
+  const element = $('layers').insertRow();
+  const head = document.createElement('th');
+  head.scope = 'row';
+  head.textContent = { l: 'Low', m: 'Middle', h: 'High', '': 'Video' }[rid] ?? rid;
+  element.append(head);
+  const cells = [head];
+  for (let i = 0; i < 4; i += 1) cells.push(element.insertCell());
+  const canvas = document.createElement('canvas');
+  canvas.setAttribute('aria-hidden', 'true');
+  element.insertCell().append(canvas);
+  return { element, cells, spark: new Sparkline(canvas) };
+}
+
+function limitWords(line) {
+  if (!line.active) return 'switched off';
+  return { none: 'nothing', bandwidth: 'network', cpu: 'this computer', other: 'other' }[line.limit] ?? '–';
+}
+
+async function listDevices() {
+  const devices = (await navigator.mediaDevices?.enumerateDevices().catch(() => [])) ?? [];
+  fill($('camera'), devices.filter((device) => device.kind === 'videoinput'), 'Camera');
+  fill($('microphone'), devices.filter((device) => device.kind === 'audioinput'), 'Microphone');
+}
+
+function fill(select, devices, word) {
+  const before = select.value;
+  for (const option of [...select.options]) if (option.value && option.value !== 'none') option.remove();
+  // Without permission the ids are empty and the labels too: nothing to choose from yet.
+  devices.filter((device) => device.deviceId).forEach((device, i) => {
+    select.add(new Option(device.label || `${word} ${i + 1}`, device.deviceId));
+  });
+  select.value = [...select.options].some((option) => option.value === before) ? before : '';
+}
+
+function listCodecs() {
+  for (const name of sendableVideoCodecs()) $('codec').add(new Option(name, name));
+}
+
+function fitSettings() {
+  const video = chosen('video');
+  show(document.querySelector('[data-for="camera"]'), video === 'camera');
+  const test = video === 'test';
+  write(document.querySelector('label[for="microphone"]'), test ? 'Sound' : 'Microphone');
+  write($('microphone').options[0], test ? 'A short tone each second' : 'Default microphone');
+}
+
+/** A sleeping screen stops the camera on phones. */
+async function keepAwake() {
+  wakeLock = (await navigator.wakeLock?.request('screen').catch(() => null)) ?? null;
+}
+
+/** Puts the query's wishes into the form, adding an option where the form has none. */
+function applyQuery() {
+  const choose = (select, value, label = value) => {
+    if (value == null) return;
+    if (![...select.options].some((option) => option.value === value)) select.add(new Option(label, value));
+    select.value = value;
+  };
+  const video = query.get('video');
+  const radio = video && document.querySelector(`input[name="video"][value="${CSS.escape(video)}"]`);
+  if (radio) radio.checked = true;
+  if (query.get('audio') === '0') $('microphone').value = 'none';
+  if (query.has('width') && query.has('height')) {
+    choose($('size'), `${Number(query.get('width'))}x${Number(query.get('height'))}`);
+  }
+  choose($('fps'), query.get('fps'), `${Number(query.get('fps'))} fps`);
+  const codec = query.get('codec');
+  const known = sendableVideoCodecs().find((name) => name.toUpperCase() === codec?.toUpperCase());
+  choose($('codec'), codec ? (known ?? codec) : null);
+  choose($('bitrate'), query.get('bitrate'), kbps(Number(query.get('bitrate'))));
+  $('simulcast').checked = query.get('simulcast') === '1';
+  $('token').value = tokenFromFragment();
+}
+
+write($('stream-name'), stream);
+document.title = `Publish ${stream} – Weir`;
+$('watch-link').href = `/watch/${encodeURIComponent(stream)}`;
+$('start').addEventListener('click', goLive);
+$('stop').addEventListener('click', () => stopSending());
+$('mute').addEventListener('click', () => setMuted(source.stream.getAudioTracks()[0].enabled));
+$('record').addEventListener('click', toggleRecording);
+$('camera').addEventListener('change', switchDevices);
+$('microphone').addEventListener('change', switchDevices);
+$('settings').addEventListener('submit', (event) => event.preventDefault());
+for (const radio of document.querySelectorAll('input[name="video"]')) radio.addEventListener('change', fitSettings);
+document.addEventListener('visibilitychange', () => {
+  if (document.visibilityState === 'visible' && session) void keepAwake();
+});
+navigator.mediaDevices?.addEventListener?.('devicechange', listDevices);
+
+listCodecs();
+applyQuery();
+fitSettings();
+void listDevices();
+become('idle', null);
+if (query.get('autostart') === '1') void goLive();

@@ -1,1 +1,133 @@
-import '/weir.js';
+// Watch page: plays a stream by WHEP, says in words what is going on, comes back by itself.
+// Query: stats=1 opens the figures, gather=full. A token may follow as #token=….
+// Next: /weir.js (the session).
+
+import { watch } from '../weir.js';
+import { $, Sparkline, codecWords, kbps, ms, percent, show, size } from './ui.js';
+import { streamName, tokenFromFragment, write } from './ui.js';
+
+/** How often the figures are read while they show. */
+const STATS_MS = 1_000;
+
+const WORDS = {
+  connecting: ['Connecting', ''],
+  waiting: ['Waiting for the stream', 'It starts here by itself as soon as somebody goes live.'],
+  live: ['Live', ''],
+  reconnecting: ['Reconnecting', ''],
+  failed: ['Cannot play', ''],
+  closed: ['Stopped', ''],
+};
+
+const stream = streamName();
+const query = new URLSearchParams(location.search);
+const video = $('video');
+const spark = new Sparkline($('spark'));
+
+const session = watch(`/whep/${encodeURIComponent(stream)}`, video, {
+  token: tokenFromFragment() || undefined,
+  gather: query.get('gather') ?? undefined,
+});
+
+/** For tests and for the curious: the session behind the page. */
+window.__weir = {
+  get pc() { return session.pc; },
+  get state() { return session.state; },
+  get lastError() { return session.lastError; },
+  get session() { return session; },
+  stats: () => session.stats(),
+};
+
+function showState() {
+  const { state, lastError } = session;
+  const [title, text] = WORDS[state] ?? [state, ''];
+  const badge = $('state');
+  badge.dataset.state = state;
+  write(badge, title);
+  write($('message-title'), title);
+  write($('message-text'), lastError?.message ?? text);
+  show($('message'), state !== 'live');
+  show($('again'), state === 'failed');
+  showSound();
+}
+
+/** Browsers start with sound off; one click turns it on. */
+function showSound() {
+  show($('sound'), session.state === 'live' && video.muted && hasAudio());
+  write($('mute'), video.muted ? 'Unmute' : 'Mute');
+}
+
+const hasAudio = () => (video.srcObject?.getAudioTracks() ?? []).some((track) => !track.muted);
+
+function setMuted(muted) {
+  video.muted = muted;
+  if (!muted && video.volume === 0) video.volume = 1;
+  void video.play().catch(() => {});
+}
+
+function showPlaying() {
+  write($('play'), video.paused ? 'Play' : 'Pause');
+}
+
+function toggleStats(visible) {
+  show($('overlay'), visible);
+  $('toggle-stats').setAttribute('aria-pressed', String(visible));
+  if (visible) void showStats();
+}
+
+let statsTimer = null;
+async function showStats() {
+  clearTimeout(statsTimer);
+  if ($('overlay').hidden) return;
+  const digest = await session.stats().catch(() => null);
+  const picture = digest?.video[0];
+  const sound = digest?.audio[0];
+  const rate = digest ? (picture?.kbps ?? 0) + (sound?.kbps ?? 0) : null;
+  write($('s-size'), picture?.width ? `${size(picture)}, ${Math.round(picture.fps ?? 0)} frames/s` : '–');
+  write($('s-codec'), codecWords([picture?.codec, sound?.codec]) || '–');
+  write($('s-rate'), kbps(rate));
+  write($('s-buffer'), ms((picture ?? sound)?.bufferMs));
+  write($('s-rtt'), ms(digest?.rttMs));
+  write($('s-loss'), percent((picture ?? sound)?.lossPct));
+  write($('s-frames'), picture ? `${picture.frames ?? 0} shown, ${picture.dropped ?? 0} dropped` : '–');
+  write($('s-freezes'), picture?.freezes == null ? '–' : String(picture.freezes));
+  write($('s-startup'), ms(session.startupMs));
+  write($('s-path'), digest?.path ?? '–');
+  spark.push(rate);
+  statsTimer = setTimeout(showStats, STATS_MS);
+}
+
+async function toggleFullscreen() {
+  // iPhones know only the video element's own full screen.
+  if (document.fullscreenElement) return document.exitFullscreen();
+  if (document.documentElement.requestFullscreen) return document.documentElement.requestFullscreen();
+  video.webkitEnterFullscreen?.();
+}
+
+write($('stream-name'), stream);
+document.title = `${stream} – Weir`;
+document.body.classList.toggle('embedded', window !== window.parent);
+show($('fullscreen'), document.fullscreenEnabled || 'webkitEnterFullscreen' in video);
+show($('pip'), Boolean(document.pictureInPictureEnabled));
+
+session.addEventListener('state', showState);
+$('again').addEventListener('click', () => session.retryNow());
+$('sound').addEventListener('click', () => setMuted(false));
+$('mute').addEventListener('click', () => setMuted(!video.muted));
+$('volume').addEventListener('input', () => {
+  video.volume = Number($('volume').value);
+  video.muted = video.volume === 0;
+});
+$('play').addEventListener('click', () => (video.paused ? video.play().catch(() => {}) : video.pause()));
+$('toggle-stats').addEventListener('click', () => toggleStats($('overlay').hidden));
+$('fullscreen').addEventListener('click', () => void toggleFullscreen().catch(() => {}));
+$('pip').addEventListener('click', () => {
+  const change = document.pictureInPictureElement ? document.exitPictureInPicture() : video.requestPictureInPicture();
+  void change.catch(() => {});
+});
+video.addEventListener('volumechange', showSound);
+for (const change of ['play', 'pause']) video.addEventListener(change, showPlaying);
+video.addEventListener('playing', showSound);
+
+toggleStats(query.get('stats') === '1');
+showState();
+showPlaying();

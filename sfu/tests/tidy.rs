@@ -26,7 +26,8 @@ const FLOORS: &[(&str, u8)] = &[
 ];
 
 /// Neighbours above the ground floor do not know each other, except these (importer, imported).
-const NEIGHBOURS: &[(&str, &str)] = &[("transport", "sdp")];
+const NEIGHBOURS: &[(&str, &str)] =
+    &[("transport", "sdp"), ("router", "sdp"), ("router", "transport")];
 
 /// Rooms that may name the webrtc-rs protocol crates; their types end at these walls.
 const ENGINE_ROOMS: &[&str] = &["transport", "sdp"];
@@ -35,7 +36,7 @@ const ENGINE_ROOMS: &[&str] = &["transport", "sdp"];
 fn every_file_opens_with_a_sign() {
     let bare: Vec<_> = ["sfu/src", "api/src", "loadtest/src"]
         .into_iter()
-        .flat_map(|room| sources(&root().join(room)))
+        .flat_map(|room| files(&root().join(room), "rs"))
         .filter(|path| !read(path).starts_with("//! "))
         .collect();
     assert!(bare.is_empty(), "no `//!` header on the first line of {bare:#?}");
@@ -66,6 +67,42 @@ fn only_the_shell_reads_a_clock() {
         (reads && room != "net").then(|| format!("`{room}` reads a clock; take `now` instead"))
     });
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_papers_link_to_what_exists() {
+    let mut links = 0;
+    for paper in ["README.md", "CHANGELOG.md", "sfu/ARCHITECTURE.md", "sfu/fuzz/README.md"]
+        .into_iter()
+        .map(|name| root().join(name))
+        .chain(files(&root().join("docs"), "md"))
+    {
+        let folder = paper.parent().expect("a file has a folder").to_owned();
+        for link in read(&paper).split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if !target.is_empty() && !target.contains("://") {
+                let exists = folder.join(target).exists();
+                assert!(exists, "{} links to {target}, which is not there", paper.display());
+                links += 1;
+            }
+        }
+    }
+    assert!(links > 10, "only {links} links found");
+}
+
+#[test]
+fn every_dependency_has_its_reason_written_down() {
+    let papers = read(&root().join("docs/DEPENDENCIES.md"));
+    for package in [".", "sfu", "api", "loadtest", "benches"] {
+        let manifest = read(&root().join(package).join("Cargo.toml"));
+        let sections = manifest.split("\n[").filter_map(|section| section.split_once("]\n"));
+        for (_, section) in sections.filter(|(title, _)| title.ends_with("dependencies")) {
+            let names = section.lines().filter_map(|line| line.split_once(['.', ' ', '=']));
+            for (name, _) in names.filter(|(name, _)| !["", "#", "weir-sfu"].contains(name)) {
+                assert!(papers.contains(&format!("| `{name}` ")), "{package} uses {name}: why?");
+            }
+        }
+    }
 }
 
 #[test]
@@ -120,7 +157,7 @@ fn paths_after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a s
 fn offences(rule: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
     let src = root().join("sfu/src");
     let mut found = Vec::new();
-    for path in sources(&src) {
+    for path in files(&src, "rs") {
         let relative = path.strip_prefix(&src).expect("found below src");
         let room = relative.iter().next().and_then(|first| Path::new(first).file_stem());
         let room = room.and_then(|name| name.to_str()).expect("source names are UTF-8");
@@ -161,14 +198,14 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every `.rs` file below `dir`, sorted.
-fn sources(dir: &Path) -> Vec<PathBuf> {
+/// Every file below `dir` whose name ends in `.extension`, sorted.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
         let path = entry.expect("readable directory").path();
         if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|ending| ending == extension) {
             found.push(path);
         }
     }

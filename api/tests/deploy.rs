@@ -1,0 +1,177 @@
+//! The deployment files agree with the binary: flags, ports, paths and metric names.
+//!
+//! No container engine is needed: the files are parsed and compared with `weir --help` and with
+//! the names in `api/src/metrics.rs`. Whether the images build is not tested here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use saphyr::{LoadableYamlNode, YamlOwned};
+
+#[test]
+fn compose_names_files_that_exist_and_opens_nothing() {
+    let compose = yaml("docker-compose.yml");
+    for (name, service) in services(&compose) {
+        assert_eq!(get(service, "network_mode").as_str(), Some("host"), "{name}");
+        assert!(!service.contains_mapping_key("ports"), "{name}: nothing is published");
+        match service.as_mapping_get("build") {
+            Some(build) => exists(get(build, "dockerfile").as_str().expect("a path")),
+            None => {
+                let (_, tag) = get(service, "image").as_str().unwrap().split_once(':').unwrap();
+                assert!(tag.contains('.') && tag != "latest", "{name}: pin the image, not {tag}");
+            }
+        }
+        let volumes = service.as_mapping_get("volumes").and_then(YamlOwned::as_sequence);
+        for volume in volumes.into_iter().flatten().filter_map(YamlOwned::as_str) {
+            let (source, _) = volume.split_once(':').expect("source:target");
+            match source.strip_prefix("./") {
+                Some(path) => exists(path),
+                None => assert!(get(&compose, "volumes").contains_mapping_key(source), "{source}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn containers_use_the_defaults_of_the_binary() {
+    let compose = yaml("docker-compose.yml");
+    let (_, weir) = services(&compose).find(|(name, _)| *name == "weir").expect("a weir service");
+    let command: Vec<_> =
+        get(weir, "command").as_sequence().unwrap().iter().filter_map(YamlOwned::as_str).collect();
+    let [http_flag, http, media_flag, media_port] = command[..] else {
+        panic!("a command of --http and --media-port, not {command:?}");
+    };
+    assert!(http.starts_with("127.0.0.1:"), "loopback only, not {http}");
+    for (flag, value) in [(http_flag, http), (media_flag, media_port)] {
+        let about = about(flag);
+        assert!(about.contains(value), "{value} is not the default of {about}");
+    }
+
+    let (_, http_port) = http.rsplit_once(':').unwrap();
+    let dockerfile = read("api/Dockerfile");
+    assert!(dockerfile.contains(&format!("\nEXPOSE {http_port}/tcp {media_port}/udp\n")));
+    assert!(dockerfile.contains(&format!("/dev/tcp/127.0.0.1/{http_port} ")));
+    assert!(dockerfile.contains("GET /livez "));
+    assert!(dockerfile.contains("\nUSER "), "the image must not run as root");
+    let rust = read("Cargo.toml");
+    let rust = rust.split("rust-version = \"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(dockerfile.contains(&format!("FROM rust:{rust}-")), "the image builds with {rust}");
+
+    let prometheus = yaml("docs/deploy/prometheus.yml");
+    let scrape = &get(&prometheus, "scrape_configs")[0];
+    assert_eq!(scrape["static_configs"][0]["targets"][0].as_str(), Some(http));
+}
+
+#[test]
+fn grafana_finds_prometheus_and_the_dashboard() {
+    let compose = read("docker-compose.yml");
+    let sources = yaml("docs/deploy/grafana/datasources/prometheus.yml");
+    let source = &get(&sources, "datasources")[0];
+    let listen = source["url"].as_str().unwrap().strip_prefix("http://").unwrap();
+    assert!(listen.starts_with("127.0.0.1:"), "loopback only, not {listen}");
+    assert!(compose.contains(&format!("--web.listen-address={listen}\n")));
+    assert!(compose.contains("GF_SERVER_HTTP_ADDR: 127.0.0.1\n"));
+
+    let providers = yaml("docs/deploy/grafana/dashboards/weir.yml");
+    let provider = &get(&providers, "providers")[0];
+    let folder = provider["options"]["path"].as_str().unwrap();
+    assert!(compose.contains("./docs/deploy/grafana:/etc/grafana/provisioning:ro"));
+    assert_eq!(folder, "/etc/grafana/provisioning/dashboards");
+
+    let dashboard = dashboard();
+    let uid = source["uid"].as_str().unwrap();
+    for panel in dashboard["panels"].as_array().unwrap().iter().filter(|p| p["type"] != "row") {
+        assert_eq!(panel["datasource"]["uid"], uid, "{}", panel["title"]);
+        assert!(!panel["targets"].as_array().unwrap().is_empty(), "{}", panel["title"]);
+    }
+}
+
+#[test]
+fn the_dashboard_draws_only_metrics_that_exist() {
+    let exported = names(&read("api/src/metrics.rs"));
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let drawn: BTreeSet<String> = panels
+        .filter_map(|panel| panel["targets"].as_array())
+        .flatten()
+        .flat_map(|target| names(target["expr"].as_str().expect("an expression")))
+        .collect();
+    assert!(drawn.len() >= 15, "only {drawn:?}");
+    let unknown: Vec<_> = drawn.difference(&exported).collect();
+    assert!(unknown.is_empty(), "not in api/src/metrics.rs: {unknown:?}");
+}
+
+#[test]
+fn the_readme_lists_the_flags_that_exist() {
+    let readme = read("README.md");
+    let table: BTreeSet<_> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let told: BTreeSet<_> = table.into_iter().filter_map(flag).collect();
+    let help = help();
+    let offered: BTreeSet<_> = help.lines().map(str::trim_start).filter_map(flag).collect();
+    let offered: BTreeSet<_> =
+        offered.into_iter().filter(|name| !["help", "version"].contains(name)).collect();
+    assert_eq!(told, offered, "left: README, right: weir --help");
+}
+
+/// The long flag that a line of help or of the README's table is about.
+fn flag(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("| `").unwrap_or(line);
+    let short = line.strip_prefix('-').and_then(|rest| rest.split_once(", --")).map(|(_, l)| l);
+    let long = short.or_else(|| line.strip_prefix("--"))?;
+    long.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next()
+}
+
+/// Metric names in a text: words that begin like ours.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = |word: &&str| word.starts_with("weir_") || word.starts_with("process_");
+    words.filter(ours).map(str::to_owned).collect()
+}
+
+/// What `weir --help` says about one flag: its line and those below, up to the next flag.
+fn about(flag: &str) -> String {
+    let help = help();
+    let mut lines = help.lines().skip_while(|line| !line.trim_start().starts_with(flag));
+    let first = lines.next().unwrap_or_else(|| panic!("no {flag} in --help"));
+    let more = lines.take_while(|line| !line.trim_start().starts_with('-'));
+    [first].into_iter().chain(more).collect::<Vec<_>>().join("\n")
+}
+
+fn help() -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_weir")).arg("--help").output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn dashboard() -> serde_json::Value {
+    serde_json::from_str(&read("docs/deploy/grafana/dashboards/weir.json")).unwrap()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn exists(path: &str) {
+    assert!(root().join(path).exists(), "{path} does not exist");
+}
+
+fn yaml(path: &str) -> YamlOwned {
+    let documents = YamlOwned::load_from_str(&read(path));
+    let documents = documents.unwrap_or_else(|error| panic!("{path}: {error}"));
+    documents.into_iter().next().expect("one document")
+}
+
+fn get<'a>(node: &'a YamlOwned, key: &str) -> &'a YamlOwned {
+    node.as_mapping_get(key).unwrap_or_else(|| panic!("no `{key}`"))
+}
+
+fn services(compose: &YamlOwned) -> impl Iterator<Item = (&str, &YamlOwned)> {
+    let services = get(compose, "services").as_mapping().expect("a mapping");
+    services.iter().map(|(name, service)| (name.as_str().expect("a name"), service))
+}

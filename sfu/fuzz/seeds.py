@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""Writes the seed inputs of the fuzz targets into corpus/<target>/, one named file each.
+
+The names tell the story; findings of the fuzzer are added beside them by hand and never overwritten.
+Run it again after a change: the output is the same bytes every time.
+"""
+import hashlib
+import hmac
+import pathlib
+import struct
+import zlib
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+
+
+def write(target, seeds):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in seeds.items():
+        (folder / name).write_bytes(data)
+
+
+# STUN (RFC 8489). The password is the one that fuzz_entry.rs verifies with.
+PASSWORD = b"VOkJxbRl1RmTxUk/WvJxBt"
+COOKIE = 0x2112A442
+
+
+def attribute(kind, value):
+    return struct.pack("!HH", kind, len(value)) + value + bytes(-len(value) % 4)
+
+
+def stun(kind, attributes=b"", length=None, cookie=COOKIE):
+    size = len(attributes) if length is None else length
+    return struct.pack("!HHI", kind, size, cookie) + b"transaction!" + attributes
+
+
+def sealed(kind, attributes):
+    """A message with MESSAGE-INTEGRITY and FINGERPRINT, each counted in the length it covers."""
+    text = stun(kind, attributes, len(attributes) + 24)
+    attributes += attribute(0x0008, hmac.new(PASSWORD, text, hashlib.sha1).digest())
+    text = stun(kind, attributes, len(attributes) + 8)
+    crc = (zlib.crc32(text) ^ 0x5354554E) & 0xFFFFFFFF
+    return text + attribute(0x8028, struct.pack("!I", crc))
+
+
+USERNAME = attribute(0x0006, b"weir:peer")
+CHECK = USERNAME + attribute(0x0024, struct.pack("!I", 0x6E001EFF)) + attribute(0x802A, bytes(8))
+MAPPED = attribute(0x0020, bytes([0, 1, 0x32, 0xBA, 0x5E, 0x12, 0xA4, 0x43]))
+
+write("stun", {
+    "check": sealed(0x0001, CHECK),
+    "check-nominating": sealed(0x0001, CHECK + attribute(0x0025, b"")),
+    "check-without-priority": sealed(0x0001, USERNAME),
+    "success": sealed(0x0101, MAPPED),
+    "error-420": sealed(0x0111, attribute(0x0009, b"\0\0\4\x14Unknown Attribute")),
+    "plain-binding": stun(0x0001),
+    "plain-binding-with-software": stun(0x0001, attribute(0x8022, b"a client 1.0")),
+    "indication": stun(0x0011),
+    "integrity-wrong": sealed(0x0001, CHECK)[:-1] + b"\0",
+    "integrity-not-last": sealed(0x0001, CHECK) + attribute(0x0025, b""),
+    "unknown-attributes": stun(0x0001, b"".join(attribute(0x7F00 + n, b"x") for n in range(12))),
+    "username-without-colon": stun(0x0001, attribute(0x0006, b"weir")),
+    "username-two-colons": stun(0x0001, attribute(0x0006, b"we:ir:peer")),
+    "username-not-utf8": stun(0x0001, attribute(0x0006, b"\xff\xfe:\x80")),
+    "username-empty": stun(0x0001, attribute(0x0006, b"")),
+    "username-twice": stun(0x0001, USERNAME + attribute(0x0006, b"other:peer")),
+    "attribute-past-the-end": stun(0x0001, struct.pack("!HH", 0x0006, 0xFFFF) + b"weir"),
+    "length-not-a-multiple-of-4": stun(0x0001, b"abc"),
+    "length-past-the-end": stun(0x0001, USERNAME, length=1000),
+    "length-short": stun(0x0001, USERNAME, length=4),
+    "cookie-of-rfc-3489": stun(0x0001, cookie=0),
+    "header-only-half": stun(0x0001)[:10],
+})
+
+
+# RTP (RFC 3550), extensions (RFC 8285), payloads of the codecs.
+def rtp(payload, pt=96, extension=b"", csrcs=0, padding=0, marker=0):
+    first = 0x80 | (0x20 if padding else 0) | (0x10 if extension else 0) | csrcs
+    head = struct.pack("!BBHII", first, marker << 7 | pt, 4711, 90000, 0xCAFE)
+    tail = bytes(padding - 1) + bytes([padding & 0xFF]) if padding else b""
+    return head + bytes(4 * csrcs) + extension + payload + tail
+
+
+def extensions(profile, body):
+    body += bytes(-len(body) % 4)
+    return struct.pack("!HH", profile, len(body) // 4) + body
+
+
+def one_byte(*elements):
+    return extensions(0xBEDE, b"".join(bytes([n << 4 | len(v) - 1]) + v for n, v in elements))
+
+
+def two_byte(*elements):
+    return extensions(0x1000, b"".join(bytes([n, len(v)]) + v for n, v in elements))
+
+
+VP8_KEY = bytes([0x90, 0xE0, 0x92, 0x34, 0x05, 0x60]) + b"\x10\x02\0\x9d\x01\x2a\x80\x02\x68\x01" + bytes(8)
+VP9_KEY = bytes([0x8E | 0x20, 0x81, 0x23, 0x01, 0x2A | 0x10, 0x02, 0x80, 0x01, 0x68]) + bytes(12)
+SPS = bytes.fromhex("6742c01fd9014016ec04400000030040000007a3c60c92")
+PPS = bytes.fromhex("68cb83cb20")
+IDR = b"\x65" + bytes(20)
+
+
+def stap(*units):
+    return b"\x78" + b"".join(struct.pack("!H", len(unit)) + unit for unit in units)
+
+
+H265_VPS = b"\x40\x01" + bytes(8)
+AV1_SEQUENCE = b"\x18\x0a\x0b" + bytes.fromhex("000000042aabbfc3710be4") + b"\x32" + bytes(6)
+
+write("rtp", {
+    "bare": rtp(b""),
+    "opus": rtp(b"\xfc\xff\xfe", pt=111, extension=one_byte((1, b"0"), (4, b"\x85"))),
+    "simulcast-extensions": rtp(VP8_KEY, extension=one_byte((1, b"1"), (2, b"h"), (3, b"\x12\x34"))),
+    "two-byte-extensions": rtp(VP8_KEY, extension=two_byte((1, b"1"), (20, b"x" * 40), (21, b""))),
+    "extension-id-15": rtp(b"x", extension=extensions(0xBEDE, b"\xf0a\x10b")),
+    "extension-element-past-the-end": rtp(b"x", extension=extensions(0xBEDE, b"\x1fab")),
+    "extension-two-byte-past-the-end": rtp(b"x", extension=extensions(0x1000, b"\x01\xffab")),
+    "extension-unknown-profile": rtp(b"x", extension=extensions(0xABCD, b"abcd")),
+    "extension-past-the-end": rtp(b"", extension=struct.pack("!HH", 0xBEDE, 0xFFFF)),
+    "extensions-all-padding": rtp(b"x", extension=extensions(0xBEDE, bytes(64))),
+    "extensions-too-many": rtp(b"x", extension=one_byte(*((1 + n % 14, b"v") for n in range(40)))),
+    "csrcs-15": rtp(b"x", csrcs=15),
+    "csrcs-past-the-end": rtp(b"", csrcs=15)[:20],
+    "padding-8": rtp(b"media", padding=8),
+    "padding-only": rtp(b"", padding=255),
+    "padding-zero": b"\xa0" + rtp(b"media\0")[1:],
+    "padding-more-than-there-is": b"\xa0" + rtp(b"\xff")[1:],
+    "version-1": b"\x40" + rtp(b"x")[1:],
+    "vp8-key-15-bit-picture-id": rtp(VP8_KEY, marker=1),
+    "vp8-key-7-bit-picture-id": rtp(bytes([0x90, 0x80, 0x12]) + VP8_KEY[6:]),
+    "vp8-key-no-picture-id": rtp(b"\x10" + VP8_KEY[6:]),
+    "vp8-delta": rtp(bytes([0x80, 0xE0, 0x92, 0x35, 0x06, 0x60, 0x11])),
+    "vp8-descriptor-cut": rtp(b"\x90\xf0\x92"),
+    "vp9-key-with-structure": rtp(VP9_KEY),
+    "vp9-layers-flexible": rtp(bytes([0xF8, 0x81, 0x24, 0x42, 0x03, 0x05]) + bytes(8)),
+    "vp9-structure-cut": rtp(b"\x8a\x81\x23\xff"),
+    "h264-stap-a": rtp(stap(SPS, PPS, IDR), marker=1),
+    "h264-stap-a-nested": rtp(stap(stap(SPS, PPS), b"", IDR)),
+    "h264-stap-a-past-the-end": rtp(b"\x78\xff\xff\x67"),
+    "h264-sps": rtp(SPS),
+    "h264-sps-golomb-zeros": rtp(b"\x67\x64\0\x1f" + bytes(40)),
+    "h264-fu-a-start": rtp(b"\x7c\x85" + bytes(20)),
+    "h264-fu-a-without-start": rtp(b"\x7c\x45" + bytes(20)),
+    "h264-fu-a-cut": rtp(b"\x7c"),
+    "h265-aggregation": rtp(b"\x60\x01" + struct.pack("!H", len(H265_VPS)) + H265_VPS),
+    "h265-fu-start-idr": rtp(b"\x62\x01\x93" + bytes(20)),
+    "h265-sps": rtp(b"\x42\x01\x01\x01\x60" + bytes(30)),
+    "av1-sequence-header": rtp(AV1_SEQUENCE),
+    "av1-leb128-endless": rtp(b"\x00" + b"\xff" * 12),
+    "red-two-blocks": rtp(b"\xef\x01\x40\x03\x6f" + b"old" + b"\xfc\xff\xfe", pt=63),
+    "red-header-past-the-end": rtp(b"\xef\x01\x40", pt=63),
+    "red-block-longer-than-packet": rtp(b"\xef\xff\xff\xff\x6f", pt=63),
+})
+
+
+# RTCP (RFC 3550, 4585, 5104, TWCC draft, REMB draft).
+def rtcp(kind, count, body, words=None):
+    size = len(body) // 4 if words is None else words
+    return struct.pack("!BBH", 0x80 | count, kind, size) + body
+
+
+def feedback(kind, fmt, body, media=0xBEEF):
+    body += bytes(-len(body) % 4)
+    return rtcp(kind, fmt, struct.pack("!II", 0xCAFE, media) + body)
+
+
+def twcc(base, count, chunks, deltas=b"", reference=100):
+    head = struct.pack("!HHI", base, count, (reference & 0xFFFFFF) << 8 | 7)
+    return feedback(205, 15, head + b"".join(struct.pack("!H", c) for c in chunks) + deltas)
+
+
+BLOCK = struct.pack("!IIIIII", 0xBEEF, 0x19000007, 0x00011000, 40, 0x12345678, 0x00010000)
+REPORT = rtcp(200, 1, struct.pack("!IQIII", 0xCAFE, 0xE8000000_80000000, 90000, 10, 12000) + BLOCK)
+SDES = rtcp(202, 1, struct.pack("!I", 0xCAFE) + b"\x01\x05cname\0")
+REMB = b"REMB\x01\x0b\x5d\xc0" + struct.pack("!I", 0xBEEF)
+
+write("rtcp", {
+    "sender-report": REPORT + SDES,
+    "receiver-report": rtcp(201, 2, struct.pack("!I", 0xCAFE) + BLOCK + BLOCK),
+    "receiver-report-empty": rtcp(201, 0, struct.pack("!I", 0xCAFE)),
+    "receiver-report-count-too-high": rtcp(201, 31, struct.pack("!I", 0xCAFE) + BLOCK),
+    "nack": feedback(205, 1, struct.pack("!HH", 65535, 0x8001)),
+    "nack-bomb": feedback(205, 1, b"".join(struct.pack("!HH", n * 17 & 0xFFFF, 0xFFFF) for n in range(300))),
+    "nack-empty": feedback(205, 1, b""),
+    "pli": feedback(206, 1, b""),
+    "fir": feedback(206, 4, struct.pack("!II", 0xBEEF, 7 << 24)),
+    "fir-half-entry": feedback(206, 4, b"\0\0\xbe\xef"),
+    "remb": feedback(206, 15, REMB, media=0),
+    "remb-exponent-63": feedback(206, 15, b"REMB\x01\xff\xff\xff\0\0\xbe\xef", media=0),
+    "remb-count-past-the-end": feedback(206, 15, b"REMB\xff\x0b\x5d\xc0", media=0),
+    "afb-not-remb": feedback(206, 15, b"ABCD\x01\x0b\x5d\xc0", media=0),
+    "twcc-run-length": twcc(10, 5, [0x2005], b"\x04\x08\x0c\x10\x14"),
+    "twcc-vector-1-bit": twcc(65530, 14, [0xBFFF], bytes(range(14))),
+    "twcc-vector-2-bit": twcc(0, 7, [0xD9A4], b"\x04\x80\x00\x08\x7f\xff\x0c"),
+    "twcc-all-lost": twcc(1, 8191, [0x1FFF]),
+    "twcc-claims-65535": twcc(1, 65535, [0x3FFF], b"\x01"),
+    "twcc-no-chunks": twcc(1, 20, []),
+    "twcc-reference-negative": twcc(1, 1, [0x2001], b"\x04", reference=-1),
+    "twcc-reserved-symbol": twcc(1, 3, [0x6003], b"\1\2\3"),
+    "bye": rtcp(203, 1, struct.pack("!I", 0xCAFE)),
+    "bye-reason-past-the-end": rtcp(203, 1, struct.pack("!I", 0xCAFE) + b"\xffbye"),
+    "extended-report": rtcp(207, 0, struct.pack("!I", 0xCAFE) + b"\x04\0\0\2" + bytes(8)),
+    "compound-of-40": feedback(206, 1, b"") * 40,
+    "compound-second-broken": REPORT + SDES[:-2],
+    "length-past-the-end": rtcp(201, 0, struct.pack("!I", 0xCAFE), words=0xFFFF),
+    "length-zero": rtcp(201, 1, b"", words=0) * 8,
+    "padding": b"\xa1" + feedback(206, 1, bytes(3) + b"\4")[1:],
+    "version-0": b"\0" + REPORT[1:],
+})
+
+
+# SDP: fragments and hostile shapes. Offers of real clients are in ../tests/data/offers.
+def text(*lines):
+    return "".join(line + "\r\n" for line in lines).encode()
+
+
+ICE = ("a=ice-ufrag:f75028c3", "a=ice-pwd:7a0f06f7af86063a45a584f04cd5bec8")
+KEY = "a=fingerprint:sha-256 " + ":".join(f"{n:02X}" for n in range(32))
+HEAD = ("v=0", "o=- 1 2 IN IP4 127.0.0.1", "s=-", "t=0 0", "a=group:BUNDLE 0")
+SHARED = ICE + (KEY, "a=setup:actpass", "a=rtcp-mux")
+
+
+def offer(media, *lines, head=HEAD, shared=SHARED):
+    return text(*head, media, "c=IN IP4 0.0.0.0", "a=mid:0", *shared, *lines)
+
+
+OPUS = ("m=audio 9 UDP/TLS/RTP/SAVPF 111", "a=rtpmap:111 opus/48000/2")
+VP8 = ("m=video 9 UDP/TLS/RTP/SAVPF 96 97", "a=rtpmap:96 VP8/90000", "a=rtpmap:97 rtx/90000", "a=fmtp:97 apt=96")
+RIDS = ("a=extmap:1 urn:ietf:params:rtp-hdrext:sdes:mid", "a=extmap:2 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id")
+CANDIDATE = "a=candidate:1 1 udp 2130706431 10.0.0.1 5000 typ host"
+
+write("sdp", {
+    "send-opus": offer(*OPUS, "a=sendonly"),
+    "receive-opus": offer(*OPUS, "a=recvonly"),
+    "send-vp8-simulcast": offer(*VP8, *RIDS, "a=rid:h send", "a=rid:l send", "a=simulcast:send h;~l", "a=sendonly"),
+    "send-vp8-rid-alternatives": offer(*VP8, "a=rid:h send pt=96", "a=simulcast:send h,m;l recv x", "a=sendonly"),
+    "static-payload-types": offer("m=audio 9 UDP/TLS/RTP/SAVPF 0 8 9", "a=sendonly"),
+    "rtx-of-rtx": offer(*VP8, "a=rtpmap:98 rtx/90000", "a=fmtp:98 apt=97", "a=fmtp:97 apt=97", "a=sendonly"),
+    "red-around-opus": offer("m=audio 9 UDP/TLS/RTP/SAVPF 63 111", OPUS[1], "a=rtpmap:63 red/48000/2", "a=fmtp:63 111/111", "a=sendonly"),
+    "port-0-bundle-only": offer("m=video 0 UDP/TLS/RTP/SAVPF 96", VP8[1], "a=bundle-only", "a=recvonly"),
+    "data-channel-only": offer("m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=sctp-port:5000"),
+    "holdconn": offer(*OPUS, "a=sendonly", shared=ICE + (KEY, "a=setup:holdconn", "a=rtcp-mux")),
+    "no-fingerprint": offer(*OPUS, "a=sendonly", shared=ICE + ("a=setup:actpass", "a=rtcp-mux")),
+    "fingerprint-odd": offer(*OPUS, "a=sendonly", shared=ICE + ("a=fingerprint:sha-256 A:BC:", "a=setup:active", "a=rtcp-mux")),
+    "duplicate-mid": offer(*OPUS, "a=sendonly", OPUS[0], "a=mid:0"),
+    "session-level-transport": text(*HEAD, *SHARED, *OPUS[:1], "c=IN IP4 0.0.0.0", "a=mid:0", OPUS[1], "a=sendonly"),
+    "line-feeds-only": offer(*OPUS, "a=sendonly").replace(b"\r\n", b"\n"),
+    "no-final-line-end": offer(*OPUS, "a=sendonly").rstrip(b"\r\n"),
+    "nul-inside": offer(*OPUS, "a=sen\0donly"),
+    "not-utf8": offer(*OPUS, "a=sendonly") + b"a=\xff\xfe\r\n",
+    "ssrc-group-odd": offer(*VP8, "a=ssrc-group:FID 1", "a=ssrc-group:FID 1 2 3", "a=ssrc:4294967296 cname:x", "a=sendonly"),
+    "extmap-odd": offer(*OPUS, "a=extmap:0 urn:x", "a=extmap:256/sendonly urn:y", "a=extmap: ", "a=sendonly"),
+    "fmtp-odd": offer(*VP8, "a=fmtp:96", "a=fmtp:999 x=1", "a=fmtp:96 =;;==;profile-level-id", "a=sendonly"),
+    "mlines-65": text(*HEAD) + text(*OPUS, *SHARED) * 65,
+    "empty-attributes": offer("m=audio", "a=", "a=:", "=", "m="),
+    "fragment-candidate": text(*ICE, "m=audio 9 UDP/TLS/RTP/SAVPF 0", "a=mid:0", CANDIDATE, "a=end-of-candidates"),
+    "fragment-restart": text("a=ice-options:trickle", "a=ice-ufrag:new1", "a=ice-pwd:7a0f06f7af86063a45a584f04cd5bec9"),
+    "fragment-end-only": text("a=mid:0", "a=end-of-candidates"),
+    "fragment-two-sections": text("m=audio 9 RTP/AVP 0", "a=mid:0", CANDIDATE, "m=video 9 RTP/AVP 0", "a=mid:1", CANDIDATE),
+    "fragment-candidate-odd": text(*ICE, "a=candidate:", "a=candidate:1 1 tcp x fe80::1%eth0 99999 typ"),
+    "fragment-candidates-200": text(*ICE, "a=mid:0", *(CANDIDATE for _ in range(200))),
+})

@@ -1,0 +1,142 @@
+//! What each fuzz target does with its bytes, shared by `sfu/fuzz` and the corpus replay test.
+//!
+//! Every parser gets the same bytes as the wire would give it, and what it says is checked: an
+//! index that lies inside the packet, a walk that ends at its limit. A panic is the finding.
+//! Adding a target: a function here, a line in [`TARGETS`], a file in `sfu/fuzz/targets/`, seeds.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use weir_sfu::codec::{Codec, MediaKind};
+use weir_sfu::rtp::codec::{FrameInfo, descriptor_prefix_len, patch_picture_ids, peek};
+use weir_sfu::rtp::packet::{RTP_HEADER_LEN, RtpHeader, classify};
+use weir_sfu::rtp::rtcp::{Rtcp, packets};
+use weir_sfu::rtp::{ext, red};
+use weir_sfu::sdp::{
+    CodecFormat, IceCredentials, LocalTransport, Offer, SourceTrack, SubscribeOptions,
+    answer_publish, answer_subscribe, fragment,
+};
+use weir_sfu::transport::stun::{StunView, plain_binding_reply, server_ufrag};
+
+/// Each target with its name, which is also the name of its corpus folder.
+pub const TARGETS: &[(&str, fn(&[u8]))] =
+    &[("stun", stun), ("rtp", rtp), ("rtcp", rtcp), ("sdp", sdp)];
+
+const VIDEO: [Codec; 5] = [Codec::Vp8, Codec::Vp9, Codec::H264, Codec::H265, Codec::Av1];
+
+/// A datagram that claims to be STUN.
+pub fn stun(data: &[u8]) {
+    let ufrag = server_ufrag(data);
+    let source = SocketAddr::from((Ipv4Addr::LOCALHOST, 5000));
+    let mut reply = [0; 128];
+    let plain = plain_binding_reply(data, source, &mut reply);
+    if let Some(len) = plain {
+        assert!(len <= data.len() + 24, "a reply of {len} bytes amplifies {} bytes", data.len());
+    }
+    let Ok(view) = StunView::parse(data) else {
+        return assert_eq!(plain, None, "answered what does not parse");
+    };
+    if let (Some(cheap), Some((local, _))) = (ufrag, view.username()) {
+        assert_eq!(cheap, local, "the cheap look-up and the parser read different sessions");
+    }
+    let _ = view.has_use_candidate();
+    let _ = view.verify_integrity(b"VOkJxbRl1RmTxUk/WvJxBt");
+}
+
+/// An RTP packet: header, extension block, padding, payload peeks of every codec.
+pub fn rtp(data: &[u8]) {
+    let _ = classify(data);
+    let Ok(header) = RtpHeader::parse(data) else {
+        return payload(data);
+    };
+    assert!((RTP_HEADER_LEN..=data.len()).contains(&header.header_len));
+    if let Some(block) = header.extension {
+        let (start, len) = (usize::from(block.start), usize::from(block.len));
+        assert!(start + len <= header.header_len, "the extension block leaves the header");
+        let elements = ext::elements(block.profile, &data[start..start + len]);
+        assert!(elements.map(|(_, value)| assert!(value.len() <= len)).count() <= 16);
+    }
+    if let Ok(len) = header.payload_len(data) {
+        payload(&data[header.header_len..header.header_len + len]);
+    }
+}
+
+fn payload(bytes: &[u8]) {
+    for codec in VIDEO {
+        let before: FrameInfo = peek(codec, bytes);
+        let prefix_len = descriptor_prefix_len(codec, bytes);
+        assert!(prefix_len <= bytes.len() && prefix_len <= 8);
+        let mut patched = bytes.to_vec();
+        let changed = patch_picture_ids(codec, &mut patched[..prefix_len], 0x1234, 0x56);
+        let after = peek(codec, &patched);
+        assert_eq!(before.keyframe, after.keyframe, "{codec:?}: patching changed the frame");
+        if !changed {
+            assert_eq!(patched, bytes, "{codec:?}: patching refused and yet wrote");
+        }
+        if let Some((id, bits)) = after.picture.and_then(|ids| ids.picture_id).filter(|_| changed) {
+            assert_eq!(id, 0x1234 & ((1 << bits) - 1), "{codec:?}: picture id of {bits} bits");
+        }
+    }
+    let _ = peek(Codec::Opus, bytes);
+    assert!(red::red_prefix_len(bytes) <= bytes.len());
+    let mut red = bytes.to_vec();
+    let _ = red::rewrite_red_payload_types(&mut red, 111);
+    assert_eq!(red::red_prefix_len(bytes), red::red_prefix_len(&red));
+}
+
+/// A compound RTCP packet after decryption.
+pub fn rtcp(data: &[u8]) {
+    let walked = packets(data).take_while(Result::is_ok).flatten().map(|packet| match packet {
+        Rtcp::SenderReport(report) => assert!(report.blocks().count() <= 31),
+        Rtcp::ReceiverReport(report) => assert!(report.blocks().count() <= 31),
+        Rtcp::Nack(nack) => assert!(nack.sequences().count() <= 64 * 17),
+        Rtcp::Twcc(feedback) => {
+            assert!(feedback.statuses().count() <= usize::from(feedback.status_count));
+        }
+        Rtcp::Remb(remb) => assert!(remb.ssrcs().count() <= 255),
+        Rtcp::Fir(fir) => assert!(fir.entries().count() <= data.len() / 8),
+        Rtcp::Pli { .. } | Rtcp::Bye(_) | Rtcp::Other { .. } => {}
+    });
+    assert!(walked.count() <= 32);
+}
+
+/// The body of a POST as an offer of both kinds, and of a PATCH as a fragment.
+pub fn sdp(data: &[u8]) {
+    let _ = fragment::parse(data);
+    let Ok(offer) = Offer::parse(data) else { return };
+    let local = LocalTransport {
+        ice: IceCredentials { ufrag: "weir".into(), pwd: "VOkJxbRl1RmTxUk/WvJxBt".into() },
+        fingerprint_sha256: [7; 32],
+        candidates: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8189))],
+        session_id: 1,
+    };
+    let sections = data.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"m="));
+    let sections = sections.count();
+    let check = |answer: &str| {
+        assert!(answer.starts_with("v=0\r\n") && answer.ends_with("\r\n"));
+        assert_eq!(answer.lines().filter(|line| line.starts_with("m=")).count(), sections);
+    };
+    if let Ok((plan, answer)) = answer_publish(&offer, &local) {
+        check(&answer);
+        assert!(plan.tracks.len() <= sections);
+    }
+    let source = [
+        track(MediaKind::Audio, Codec::Opus, ""),
+        track(MediaKind::Video, Codec::H264, "packetization-mode=1;profile-level-id=42e01f"),
+    ];
+    for source in [None, Some(source.as_slice())] {
+        let mut ssrc = 1000;
+        let mut next_ssrc = || {
+            ssrc += 1;
+            ssrc
+        };
+        let options = SubscribeOptions { source, ssrc_base: &mut next_ssrc, msid: "weir" };
+        if let Ok((plan, answer)) = answer_subscribe(&offer, &local, options) {
+            check(&answer);
+            assert!(plan.tracks.len() <= sections);
+        }
+    }
+}
+
+fn track(kind: MediaKind, codec: Codec, fmtp: &str) -> SourceTrack {
+    SourceTrack { kind, format: CodecFormat { codec, fmtp: fmtp.into() } }
+}

@@ -1,0 +1,214 @@
+//! The house rules that no lint can say, as a test: floors, walls, clocks, file headers.
+//!
+//! Reads the sources as text. The code of a file ends at its `#[cfg(test)] mod` (tests stand at the
+//! foot), so a rule never binds a test. A new room gets its floor in [`FLOORS`] first.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rooms of `weir-sfu` with their floor, as the table in `src/lib.rs` tells it.
+const FLOORS: &[(&str, u8)] = &[
+    ("codec", 0),
+    ("ids", 0),
+    ("units", 0),
+    ("error", 0),
+    ("config", 0),
+    ("rtp", 0),
+    ("media", 0),
+    ("forward", 1),
+    ("repair", 1),
+    ("congestion", 1),
+    ("router", 2),
+    ("transport", 2),
+    ("sdp", 2),
+    ("worker", 3),
+    ("net", 4),
+];
+
+/// Neighbours above the ground floor do not know each other, except these (importer, imported).
+const NEIGHBOURS: &[(&str, &str)] =
+    &[("transport", "sdp"), ("router", "sdp"), ("router", "transport")];
+
+/// Rooms that may name the webrtc-rs protocol crates; their types end at these walls.
+const ENGINE_ROOMS: &[&str] = &["transport", "sdp"];
+
+#[test]
+fn every_file_opens_with_a_sign() {
+    let bare: Vec<_> = ["sfu/src", "api/src", "loadtest/src"]
+        .into_iter()
+        .flat_map(|room| files(&root().join(room), "rs"))
+        .filter(|path| !read(path).starts_with("//! "))
+        .collect();
+    assert!(bare.is_empty(), "no `//!` header on the first line of {bare:#?}");
+}
+
+#[test]
+fn arrows_never_point_upwards() {
+    let broken = offences(|room, line| {
+        let target = paths_after(line, "crate::").find(|target| !may_import(room, target))?;
+        Some(format!("`{room}` must not import `{target}`"))
+    });
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn only_transport_and_sdp_name_the_engine() {
+    let broken = offences(|room, line| {
+        let engine = paths_after(line, "rtc_").next()?;
+        (!ENGINE_ROOMS.contains(&room)).then(|| format!("`{room}` names rtc_{engine}"))
+    });
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn only_the_shell_reads_a_clock() {
+    let broken = offences(|room, line| {
+        let reads = line.contains("Instant::now") || line.contains("SystemTime::now");
+        (reads && room != "net").then(|| format!("`{room}` reads a clock; take `now` instead"))
+    });
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_papers_link_to_what_exists() {
+    let mut links = 0;
+    for paper in ["README.md", "CHANGELOG.md", "sfu/ARCHITECTURE.md", "sfu/fuzz/README.md"]
+        .into_iter()
+        .map(|name| root().join(name))
+        .chain(files(&root().join("docs"), "md"))
+    {
+        let folder = paper.parent().expect("a file has a folder").to_owned();
+        for link in read(&paper).split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if !target.is_empty() && !target.contains("://") {
+                let exists = folder.join(target).exists();
+                assert!(exists, "{} links to {target}, which is not there", paper.display());
+                links += 1;
+            }
+        }
+    }
+    assert!(links > 10, "only {links} links found");
+}
+
+#[test]
+fn every_dependency_has_its_reason_written_down() {
+    let papers = read(&root().join("docs/DEPENDENCIES.md"));
+    for package in [".", "sfu", "api", "loadtest", "benches"] {
+        let manifest = read(&root().join(package).join("Cargo.toml"));
+        let sections = manifest.split("\n[").filter_map(|section| section.split_once("]\n"));
+        for (_, section) in sections.filter(|(title, _)| title.ends_with("dependencies")) {
+            let names = section.lines().filter_map(|line| line.split_once(['.', ' ', '=']));
+            for (name, _) in names.filter(|(name, _)| !["", "#", "weir-sfu"].contains(name)) {
+                assert!(papers.contains(&format!("| `{name}` ")), "{package} uses {name}: why?");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_rules_notice_an_offender() {
+    assert!(may_import("worker", "rtp") && may_import("rtp", "media"));
+    assert!(may_import("transport", "sdp") && !may_import("sdp", "transport"));
+    assert!(!may_import("rtp", "forward") && !may_import("repair", "forward"));
+    assert!(!may_import("worker", "net") && !may_import("worker", "attic"));
+    let group = "use crate::{ids::Role, net::{Sfu, Created}, rtp};";
+    assert_eq!(paths_after(group, "crate::").collect::<Vec<_>>(), ["ids", "net", "rtp"]);
+    let inline = "fn f(r: &crate::sdp::Offer) -> rtc_dtls::Endpoint { mycrate::x() }";
+    assert_eq!(paths_after(inline, "crate::").collect::<Vec<_>>(), ["sdp"]);
+    assert_eq!(paths_after(inline, "rtc_").collect::<Vec<_>>(), ["dtls"]);
+}
+
+/// Whether `room` may import `target`: its own room, a lower floor, or a named neighbour.
+fn may_import(room: &str, target: &str) -> bool {
+    let floor = |name| FLOORS.iter().find(|(room, _)| *room == name).map(|(_, floor)| *floor);
+    match (floor(room), floor(target)) {
+        (Some(0), Some(0)) => true,
+        (Some(own), Some(other)) => {
+            room == target || other < own || NEIGHBOURS.contains(&(room, target))
+        }
+        _ => false,
+    }
+}
+
+/// The names that follow `prefix` in a line of code: `crate::a`, or each head of `crate::{a, b}`.
+fn paths_after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(prefix)
+        .filter(move |(at, _)| !line[..*at].ends_with(word))
+        .flat_map(move |(at, _)| {
+            let rest = &line[at + prefix.len()..];
+            let mut depth = 0;
+            let heads = rest.strip_prefix('{').unwrap_or(rest).split_inclusive(['{', '}', ',']);
+            let heads = heads.filter_map(move |piece| {
+                let head = (depth == 0).then_some(piece);
+                depth += i32::from(piece.ends_with('{')) - i32::from(piece.ends_with('}'));
+                head
+            });
+            let count = if rest.starts_with('{') { usize::MAX } else { 1 };
+            heads.take(count).map(move |head| {
+                let head = head.trim_start();
+                head.split_once(|c: char| !word(c)).map_or(head, |(name, _)| name)
+            })
+        })
+        .filter(|name| !name.is_empty())
+}
+
+/// Runs a rule over every code statement of `weir-sfu`; one message per offence, with its place.
+fn offences(rule: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
+    let src = root().join("sfu/src");
+    let mut found = Vec::new();
+    for path in files(&src, "rs") {
+        let relative = path.strip_prefix(&src).expect("found below src");
+        let room = relative.iter().next().and_then(|first| Path::new(first).file_stem());
+        let room = room.and_then(|name| name.to_str()).expect("source names are UTF-8");
+        if room == "lib" || relative.ends_with("tests.rs") {
+            continue;
+        }
+        for (number, statement) in statements(&read(&path)) {
+            if let Some(message) = rule(room, &statement) {
+                found.push(format!("{}:{number}: {message}", relative.display()));
+            }
+        }
+    }
+    found
+}
+
+/// Lines of code with their number: no comments, no tests, and a `use` of many lines as one.
+fn statements(source: &str) -> Vec<(usize, String)> {
+    let mut found: Vec<(usize, String)> = Vec::new();
+    let mut inside_use = false;
+    let code_end = source.find("\n#[cfg(test)]\nmod ").unwrap_or(source.len());
+    for (index, line) in source[..code_end].lines().enumerate() {
+        let code = line.split_once("//").map_or(line, |(code, _)| code).trim();
+        match found.last_mut() {
+            Some((_, statement)) if inside_use => statement.push_str(code),
+            _ => found.push((index + 1, code.to_owned())),
+        }
+        let opens = code.starts_with("use ") || code.starts_with("pub use ");
+        inside_use = (inside_use || opens) && !code.ends_with(';');
+    }
+    found
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("sfu/ has a parent").to_owned()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every file below `dir` whose name ends in `.extension`, sorted.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
+        let path = entry.expect("readable directory").path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|ending| ending == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,310 @@
+//! The offer as it was written: sections, their attributes, nothing decided.
+//!
+//! Owns reading. Malformed text is refused here (400); what is legal and cannot be served is
+//! refused by `publish.rs`, `subscribe.rs` and `remote.rs` (422). Those three read the fields;
+//! `answer.rs` mirrors the sections.
+//!
+//! `rtc-sdp` splits the text after `scan.rs` has bounded it. It takes every client's offer we
+//! have; of legal SDP it refuses only an `o=` session id past 64 bits, which no client sends.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Cursor;
+
+use rtc_sdp::description::common::Attribute;
+use rtc_sdp::description::media::MediaDescription;
+use rtc_sdp::description::session::SessionDescription;
+use rtc_sdp::direction::Direction;
+
+use super::exts::{self, OfferedExt};
+use super::payload::{self, Payload};
+use super::plan::DeclaredSsrc;
+use super::remote::TransportLines;
+use super::simulcast::{self, OfferedLayer};
+use super::{SdpError, scan};
+use crate::codec::MediaKind;
+use crate::ids::Role;
+
+/// Longest `a=mid` in bytes; a longer one refuses the offer. Those above 16 are served without
+/// the mid header extension.
+const MID_BYTES_MAX: usize = 64;
+
+/// A parsed offer. Its text never shows in `Debug`: it holds the peer's password.
+pub struct Offer {
+    /// All m-sections in order.
+    pub(super) sections: Vec<Section>,
+    /// Each `a=group:BUNDLE` with its mids.
+    pub(super) bundles: Vec<Vec<String>>,
+    /// Transport lines before the first m-section.
+    pub(super) transport: TransportLines,
+    /// `a=extmap-allow-mixed` before the first m-section.
+    pub(super) allow_mixed: bool,
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.sections.iter().map(Section::to_string)).finish()
+    }
+}
+
+impl Offer {
+    /// Reads a POST body.
+    ///
+    /// # Errors
+    /// [`SdpError::Malformed`] when it is not SDP, is over a limit (quality B2), repeats a mid, or
+    /// has an attribute that breaks its grammar.
+    pub fn parse(bytes: &[u8]) -> Result<Self, SdpError> {
+        let text = scan::scan(bytes)?;
+        let mut reader = Cursor::new(text.as_bytes());
+        let sdp = SessionDescription::unmarshal(&mut reader)
+            .map_err(|_| malformed_line(text, reader.position()))?;
+        let session = &sdp.attributes;
+        let mut mids = BTreeSet::new();
+        let mut sections = Vec::with_capacity(sdp.media_descriptions.len());
+        for (index, media) in sdp.media_descriptions.into_iter().enumerate() {
+            let section = Section::read(index, media, session)?;
+            if section.mid.as_ref().is_some_and(|mid| !mids.insert(mid.clone())) {
+                return Err(SdpError::Malformed(format!("{section}: its mid stands twice")));
+            }
+            sections.push(section);
+        }
+        let bundles = values(session, "group")
+            .filter_map(|group| group.strip_prefix("BUNDLE"))
+            .map(|mids| mids.split_whitespace().map(str::to_owned).collect())
+            .collect();
+        let transport = TransportLines::read(session)
+            .map_err(|what| SdpError::Malformed(format!("before the first m-section: {what}")))?;
+        Ok(Self { sections, bundles, transport, allow_mixed: has(session, "extmap-allow-mixed") })
+    }
+}
+
+/// One m-section.
+pub(super) struct Section {
+    /// Its place in the offer, from 0.
+    index: usize,
+    /// The first word of the `m=` line.
+    pub(super) media: String,
+    /// Audio or video; None for anything else.
+    pub(super) kind: Option<MediaKind>,
+    /// The protocol word of the `m=` line.
+    pub(super) proto: String,
+    /// The formats of the `m=` line.
+    pub(super) formats: Vec<String>,
+    /// `a=mid`
+    pub(super) mid: Option<String>,
+    /// Port 0 without `a=bundle-only`: switched off by the offerer (whip-whep C1).
+    disabled: bool,
+    /// Direction, with the session-level default.
+    direction: Direction,
+    /// Transport lines of this section.
+    pub(super) transport: TransportLines,
+    /// `a=bundle-only`
+    pub(super) bundle_only: bool,
+    /// `a=rtcp-mux` or `a=rtcp-mux-only`
+    pub(super) rtcp_mux: bool,
+    /// `a=rtcp-rsize`
+    pub(super) rtcp_rsize: bool,
+    /// `a=extmap-allow-mixed` here or session-wide.
+    pub(super) allow_mixed: bool,
+    /// Payload types in order; empty unless audio or video.
+    pub(super) payloads: Vec<Payload>,
+    /// Known header extensions.
+    pub(super) exts: Vec<OfferedExt>,
+    /// Simulcast streams that the peer can send.
+    pub(super) layers: Vec<Vec<OfferedLayer>>,
+    /// Declared SSRCs with their RTX.
+    pub(super) ssrcs: Vec<DeclaredSsrc>,
+}
+
+/// What a session of some role does with a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Intent {
+    /// Port 0 in the answer: not media, or switched off.
+    Reject,
+    /// Kept, but nothing flows: it asks for a direction that this session does not have.
+    Idle(MediaKind),
+    /// Media flows.
+    Live(MediaKind),
+}
+
+impl Section {
+    fn read(
+        index: usize,
+        media: MediaDescription,
+        session: &[Attribute],
+    ) -> Result<Self, SdpError> {
+        let name = media.media_name;
+        let attributes = &media.attributes;
+        let bundle_only = has(attributes, "bundle-only");
+        let mut section = Self {
+            index,
+            kind: match name.media.as_str() {
+                "audio" => Some(MediaKind::Audio),
+                "video" => Some(MediaKind::Video),
+                _ => None,
+            },
+            media: name.media,
+            proto: name.protos.join("/"),
+            formats: name.formats,
+            mid: None,
+            disabled: name.port.value == 0 && !bundle_only,
+            direction: direction_of(attributes)
+                .or_else(|| direction_of(session))
+                .unwrap_or(Direction::SendRecv),
+            transport: TransportLines::default(),
+            bundle_only,
+            rtcp_mux: has(attributes, "rtcp-mux") || has(attributes, "rtcp-mux-only"),
+            rtcp_rsize: has(attributes, "rtcp-rsize"),
+            allow_mixed: [attributes.as_slice(), session]
+                .iter()
+                .any(|a| has(a, "extmap-allow-mixed")),
+            payloads: Vec::new(),
+            exts: exts::parse(attributes, session),
+            layers: Vec::new(),
+            ssrcs: declared_ssrcs(attributes),
+        };
+        let malformed = |section: &Self, what| SdpError::Malformed(format!("{section}: {what}"));
+        if let Some(mid) = values(attributes, "mid").next() {
+            check_mid(mid).map_err(|what| malformed(&section, what))?;
+            section.mid = Some(mid.to_owned());
+        }
+        section.transport =
+            TransportLines::read(attributes).map_err(|what| malformed(&section, what))?;
+        if let (Some(kind), false) = (section.kind, section.disabled) {
+            section.payloads = payload::parse(kind, &section.formats, attributes)
+                .map_err(|what| malformed(&section, what))?;
+            section.layers = simulcast::parse(attributes)?;
+        }
+        Ok(section)
+    }
+
+    /// What to do with this section, before any codec is looked at.
+    ///
+    /// # Errors
+    /// [`SdpError::Unacceptable`] for media over anything but DTLS-SRTP (whip-whep C22), and for
+    /// a publisher's media that is neither audio nor video (C24). Data channels are not media.
+    pub(super) fn intent(&self, role: Role) -> Result<Intent, SdpError> {
+        let kind = match self.kind {
+            _ if self.disabled => return Ok(Intent::Reject),
+            Some(kind) => kind,
+            None if role == Role::Publisher && self.media != "application" => {
+                return Err(self.unacceptable("only audio and video are forwarded"));
+            }
+            None => return Ok(Intent::Reject),
+        };
+        // The answer repeats the offered profile; older ones mean the same with a fingerprint
+        // (RFC 9429 section 5.1.2).
+        if !self.proto.ends_with("RTP/SAVPF") && !self.proto.ends_with("RTP/SAVP") {
+            return Err(self.unacceptable("offer UDP/TLS/RTP/SAVPF; plain RTP is not served"));
+        }
+        let one_way = match role {
+            Role::Publisher => Direction::SendOnly,
+            Role::Subscriber => Direction::RecvOnly,
+        };
+        let flows = self.direction == one_way || self.direction == Direction::SendRecv;
+        Ok(if flows { Intent::Live(kind) } else { Intent::Idle(kind) })
+    }
+
+    /// The mid for the plan: a lone section without BUNDLE need not have one.
+    pub(super) fn mid_or_index(&self) -> String {
+        self.mid.clone().unwrap_or_else(|| self.index.to_string())
+    }
+
+    /// Refuses the offer because of this section.
+    pub(super) fn unacceptable(&self, what: &str) -> SdpError {
+        SdpError::Unacceptable(format!("{self}: {what}"))
+    }
+
+    /// The offered codecs, for an error text: `VP8, VP9`.
+    pub(super) fn encodings(&self) -> String {
+        const COMPANIONS: [&str; 4] = ["rtx", "red", "ulpfec", "flexfec-03"];
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"-._+".contains(&b);
+        let mut names: Vec<&str> = Vec::new();
+        for payload in &self.payloads {
+            let name = payload.encoding.split('/').next().unwrap_or_default();
+            let shown = !name.is_empty() && name.bytes().all(token) && !COMPANIONS.contains(&name);
+            if shown && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if names.is_empty() { "no codec".into() } else { names.join(", ") }
+    }
+}
+
+/// `m-section 2 (video, mid "1")`
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "m-section {} ({}", self.index.saturating_add(1), self.media)?;
+        match &self.mid {
+            Some(mid) => write!(f, ", mid {mid:?})"),
+            None => write!(f, ")"),
+        }
+    }
+}
+
+/// Names the line at which `rtc-sdp` stopped reading. Its own error text is not shown: it may
+/// quote the line.
+fn malformed_line(text: &str, position: u64) -> SdpError {
+    // It stops inside the bad line, or right behind its line end.
+    let read = usize::try_from(position).unwrap_or(usize::MAX).saturating_sub(1);
+    let before = text.bytes().take(read).filter(|byte| *byte == b'\n').count();
+    let kind: String =
+        text.lines().nth(before).into_iter().flat_map(|l| l.chars().take(2)).collect();
+    SdpError::Malformed(format!(
+        "line {}: `{kind}` is out of place or breaks its grammar (RFC 8866), or the offer ends here",
+        before.saturating_add(1)
+    ))
+}
+
+/// Whether a flag attribute is there.
+fn has(attributes: &[Attribute], key: &str) -> bool {
+    attributes.iter().any(|attribute| attribute.key == key)
+}
+
+/// The values of every attribute of that name.
+pub(super) fn values<'a>(
+    attributes: &'a [Attribute],
+    key: &'static str,
+) -> impl Iterator<Item = &'a str> {
+    attributes
+        .iter()
+        .filter(move |attribute| attribute.key == key)
+        .filter_map(|attribute| attribute.value.as_deref())
+}
+
+fn direction_of(attributes: &[Attribute]) -> Option<Direction> {
+    let mut directions = attributes.iter().map(|attribute| Direction::new(&attribute.key));
+    directions.find(|direction| *direction != Direction::Unspecified)
+}
+
+/// A mid goes back into the answer, so it must be a token (RFC 8866 section 9).
+fn check_mid(mid: &str) -> Result<(), String> {
+    let token = |b: u8| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]".contains(&b);
+    if mid.is_empty() || mid.len() > MID_BYTES_MAX || !mid.bytes().all(token) {
+        return Err(format!("a=mid is 1 to {MID_BYTES_MAX} letters, digits or token marks"));
+    }
+    Ok(())
+}
+
+/// `a=ssrc` and `a=ssrc-group:FID`: media SSRCs in order with their RTX. The RTX of a group needs
+/// no line of its own (whip-whep C7), and lines may repeat (C6).
+fn declared_ssrcs(attributes: &[Attribute]) -> Vec<DeclaredSsrc> {
+    let number = |word: Option<&str>| word.and_then(|word| word.parse::<u32>().ok());
+    let groups: Vec<(u32, u32)> = values(attributes, "ssrc-group")
+        .filter_map(|group| {
+            let mut words = group.split_whitespace().skip_while(|word| *word != "FID").skip(1);
+            Some((number(words.next())?, number(words.next())?))
+        })
+        .filter(|(media, rtx)| media != rtx)
+        .collect();
+    let declared = values(attributes, "ssrc").filter_map(|line| number(line.split(' ').next()));
+    let mut ssrcs: Vec<DeclaredSsrc> = Vec::new();
+    for ssrc in declared.chain(groups.iter().map(|(media, _)| *media)) {
+        let known = ssrcs.iter().any(|seen| seen.ssrc == ssrc);
+        if !known && !groups.iter().any(|(_, rtx)| *rtx == ssrc) {
+            let rtx = groups.iter().find(|(media, _)| *media == ssrc).map(|(_, rtx)| *rtx);
+            ssrcs.push(DeclaredSsrc { ssrc, rtx });
+        }
+    }
+    ssrcs
+}

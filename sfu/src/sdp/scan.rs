@@ -1,0 +1,216 @@
+//! The gate before any parser: size, characters, and how many of each thing.
+//!
+//! Owns every number of quality B2's SDP row that can be checked by walking lines once. Knows no
+//! meaning. Called by `offer.rs` and `fragment.rs`; the text it returns is safe to hand to
+//! `rtc-sdp`: each non-empty line is `x=…`, printable, and nothing is more numerous than we allow.
+
+use super::SdpError;
+
+/// Longest offer or fragment in bytes; longer ones are refused unread.
+pub(super) const BYTES_MAX: usize = 64 * 1024;
+/// Most lines in one body; the body is refused at the first line past it.
+pub(super) const LINES_MAX: usize = 2_000;
+/// Longest line in bytes without its line end; a longer one refuses the body.
+pub(super) const LINE_BYTES_MAX: usize = 4 * 1024;
+/// Most `m=` lines; one more refuses the body.
+pub(super) const MEDIA_LINES_MAX: usize = 64;
+/// Most `a=candidate` lines in the whole body; one more refuses it.
+pub(super) const CANDIDATES_MAX: usize = 128;
+/// Most payload types on one `m=` line; one more refuses the body.
+pub(super) const PAYLOAD_TYPES_MAX: usize = 64;
+/// Most `a=extmap` lines in one m-section (or before the first); one more refuses the body.
+pub(super) const EXTENSIONS_MAX: usize = 32;
+/// Most different SSRCs in one m-section; one more refuses the body.
+pub(super) const SSRCS_MAX: usize = 32;
+/// Most `a=rid` lines in one m-section; one more refuses the body.
+pub(super) const RIDS_MAX: usize = 8;
+
+/// Checks a body once, line by line, and returns it as text.
+///
+/// # Errors
+/// [`SdpError::Malformed`] at the first line that breaks a rule.
+pub(super) fn scan(bytes: &[u8]) -> Result<&str, SdpError> {
+    if bytes.len() > BYTES_MAX {
+        return Err(SdpError::Malformed(format!("the body is larger than {BYTES_MAX} bytes")));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        SdpError::Malformed(format!("the body is not UTF-8 at byte {}", error.valid_up_to()))
+    })?;
+    let mut counts = Counts::default();
+    for (index, line) in text.lines().enumerate() {
+        let number = index.saturating_add(1);
+        counts
+            .line(number, line)
+            .map_err(|what| SdpError::Malformed(format!("line {number}: {what}")))?;
+    }
+    if !counts.any_line {
+        return Err(SdpError::Malformed("the body is empty".into()));
+    }
+    Ok(text)
+}
+
+/// What was counted so far: in the whole body, and in the current m-section.
+#[derive(Default)]
+struct Counts<'a> {
+    any_line: bool,
+    media_lines: usize,
+    candidates: usize,
+    extensions: usize,
+    rids: usize,
+    ssrcs: Vec<&'a str>,
+}
+
+impl<'a> Counts<'a> {
+    fn line(&mut self, number: usize, line: &'a str) -> Result<(), String> {
+        limit(number, LINES_MAX, "lines")?;
+        limit(line.len(), LINE_BYTES_MAX, "bytes in one line")?;
+        if let Some(bad) = line.chars().find(|&c| c.is_control() && c != '\t') {
+            return Err(format!("control character U+{:04X}", u32::from(bad)));
+        }
+        if line.is_empty() {
+            return Ok(());
+        }
+        let Some((b'a'..=b'z', rest)) = line.as_bytes().split_first() else {
+            return Err("not of the form `x=value`".into());
+        };
+        if rest.first() != Some(&b'=') {
+            return Err("not of the form `x=value`".into());
+        }
+        self.any_line = true;
+        if let Some(media) = line.strip_prefix("m=") {
+            self.media_line(media)
+        } else if let Some(attribute) = line.strip_prefix("a=") {
+            self.attribute(attribute)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn media_line(&mut self, media: &str) -> Result<(), String> {
+        self.media_lines = self.media_lines.saturating_add(1);
+        limit(self.media_lines, MEDIA_LINES_MAX, "m= lines")?;
+        self.extensions = 0;
+        self.rids = 0;
+        self.ssrcs.clear();
+        // Kind, port and protocol stand before the payload types.
+        limit(media.split_whitespace().skip(3).count(), PAYLOAD_TYPES_MAX, "payload types")
+    }
+
+    fn attribute(&mut self, attribute: &'a str) -> Result<(), String> {
+        let (name, value) = attribute.split_once(':').unwrap_or((attribute, ""));
+        match name {
+            "candidate" => count(&mut self.candidates, CANDIDATES_MAX, "candidates"),
+            "extmap" => count(&mut self.extensions, EXTENSIONS_MAX, "a=extmap in one m-section"),
+            "rid" => count(&mut self.rids, RIDS_MAX, "a=rid in one m-section"),
+            "ssrc" => self.ssrc(value.split_whitespace().next()),
+            "ssrc-group" => {
+                value.split_whitespace().skip(1).try_for_each(|ssrc| self.ssrc(Some(ssrc)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn ssrc(&mut self, ssrc: Option<&'a str>) -> Result<(), String> {
+        if let Some(ssrc) = ssrc.filter(|ssrc| !self.ssrcs.contains(ssrc)) {
+            self.ssrcs.push(ssrc);
+        }
+        limit(self.ssrcs.len(), SSRCS_MAX, "SSRCs in one m-section")
+    }
+}
+
+fn count(counter: &mut usize, max: usize, what: &str) -> Result<(), String> {
+    *counter = counter.saturating_add(1);
+    limit(*counter, max, what)
+}
+
+fn limit(value: usize, max: usize, what: &str) -> Result<(), String> {
+    if value > max { Err(format!("more than {max} {what}")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n";
+    const MEDIA: &str = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n";
+
+    /// One named limit: `build(n)` makes a body with n of the thing.
+    fn at_and_past(max: usize, word: &str, build: impl Fn(usize) -> String) {
+        let at = build(max);
+        assert_eq!(scan(at.as_bytes()), Ok(at.as_str()), "{word}: at the limit");
+        match scan(build(max + 1).as_bytes()) {
+            Err(SdpError::Malformed(text)) => assert!(text.contains(word), "{text}"),
+            other => panic!("{word}: {other:?}"),
+        }
+    }
+
+    fn repeated(prefix: &str, n: usize, line: impl Fn(usize) -> String) -> String {
+        let mut body = prefix.to_owned();
+        (0..n).for_each(|i| body.push_str(&line(i)));
+        body
+    }
+
+    /// quality B2, the SDP row.
+    #[test]
+    fn every_limit_holds_at_the_number_and_one_past_it() {
+        at_and_past(LINES_MAX, "lines", |n| repeated("", n, |_| "a=x\r\n".into()));
+        at_and_past(LINE_BYTES_MAX, "bytes in one line", |n| {
+            format!("a={}\r\n", "x".repeat(n - 2))
+        });
+        at_and_past(MEDIA_LINES_MAX, "m= lines", |n| repeated(HEAD, n, |_| MEDIA.into()));
+        at_and_past(CANDIDATES_MAX, "candidates", |n| {
+            repeated(HEAD, n, |i| format!("a=candidate:{i} 1 udp 1 192.0.2.1 9 typ host\r\n"))
+        });
+        at_and_past(PAYLOAD_TYPES_MAX, "payload types", |n| {
+            format!("{HEAD}m=video 9 UDP/TLS/RTP/SAVPF{}\r\n", repeated("", n, |i| format!(" {i}")))
+        });
+        let media = format!("{HEAD}{MEDIA}");
+        at_and_past(EXTENSIONS_MAX, "extmap", |n| {
+            repeated(&media, n, |i| format!("a=extmap:{i} urn:x\r\n"))
+        });
+        at_and_past(SSRCS_MAX, "SSRCs", |n| {
+            repeated(&media, n, |i| format!("a=ssrc:{i} cname:x\r\na=ssrc:{i} msid:x\r\n"))
+        });
+        at_and_past(SSRCS_MAX, "SSRCs", |n| {
+            format!("{media}a=ssrc-group:FID{}\r\n", repeated("", n, |i| format!(" {i}")))
+        });
+        at_and_past(RIDS_MAX, "rid", |n| repeated(&media, n, |i| format!("a=rid:{i} send\r\n")));
+    }
+
+    #[test]
+    fn a_body_of_the_largest_size_passes_and_one_byte_more_does_not() {
+        let line = format!("a={}\r\n", "x".repeat(LINE_BYTES_MAX - 4));
+        let body = line.repeat(BYTES_MAX / LINE_BYTES_MAX);
+        assert_eq!(body.len(), BYTES_MAX);
+        assert!(scan(body.as_bytes()).is_ok());
+        assert!(scan(format!("{body}\n").as_bytes()).is_err());
+    }
+
+    /// The per-section counters begin anew with each m-section.
+    #[test]
+    fn counts_of_one_section_do_not_burden_the_next() {
+        let section = repeated(MEDIA, EXTENSIONS_MAX, |i| format!("a=extmap:{i} urn:x\r\n"));
+        assert!(scan(format!("{HEAD}{section}{section}").as_bytes()).is_ok());
+    }
+
+    /// whip-whep C25, quality B4 item 18.
+    #[test]
+    fn what_is_not_lines_of_printable_text_is_refused() {
+        for (bad, word) in [
+            (&b""[..], "empty"),
+            (b"\r\n\r\n", "empty"),
+            (b"v=0\r\na=x\0y\r\n", "line 2: control character U+0000"),
+            (b"v=0\r\na=x\ry\r\n", "U+000D"),
+            (b"v=0\r\na=\xff\r\n", "not UTF-8 at byte 7"),
+            (b"{\"candidate\":\"x\"}", "line 1: not of the form"),
+            (b"hello", "form"),
+            (b"=", "form"),
+            (b"\xef\xbb\xbfv=0\r\n", "form"),
+        ] {
+            let Err(SdpError::Malformed(text)) = scan(bad) else { panic!("{bad:?} passed") };
+            assert!(text.contains(word), "{text:?} for {bad:?}");
+        }
+        assert!(scan(b"v=0\na=x").is_ok(), "LF and no final line end");
+        assert!(scan(b"v=0\r\n\r\na=x\ty\r\n").is_ok(), "blank line and tab");
+    }
+}

@@ -2,225 +2,42 @@
 //!
 //! Pure: no clock, no socket, no randomness (ids and SSRCs come in as arguments). The worker reads
 //! plans, never SDP. Rules and their numbers: `whip-whep.md` sections C, D, G.
+//!
+//! The road of one POST: `scan.rs` (limits, before any parser) → `offer.rs` (what was said, with
+//! `payload.rs`, `exts.rs`, `simulcast.rs`) → `publish.rs` or `subscribe.rs` (what we agree to,
+//! with `remote.rs` for the transport and `matching.rs` for codecs) → `answer.rs` (the text).
+//! A PATCH body goes through [`fragment`]. `rtc-sdp` splits and prints lines; every rule is ours.
 
-use crate::codec::{Codec, MediaKind};
-use crate::rtp::ext::ExtKind;
-use std::net::SocketAddr;
+mod answer;
+mod exts;
+pub mod fragment;
+mod matching;
+mod offer;
+mod payload;
+mod plan;
+mod publish;
+mod remote;
+mod scan;
+mod simulcast;
+mod subscribe;
 
-/// `a=fingerprint` of the peer: any one match suffices (whip-whep C4).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fingerprint {
-    /// Hash function of the certificate digest.
-    pub algorithm: FingerprintAlgorithm,
-    /// The digest bytes.
-    pub digest: Vec<u8>,
-}
+#[cfg(test)]
+mod tests;
 
-/// Hash functions accepted in `a=fingerprint`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FingerprintAlgorithm {
-    /// `sha-256`
-    Sha256,
-    /// `sha-384`
-    Sha384,
-    /// `sha-512`
-    Sha512,
-}
+pub use matching::codec_matches;
+pub use offer::Offer;
+pub use plan::*;
+pub use publish::answer_publish;
+pub use subscribe::{SubscribeOptions, answer_subscribe};
 
-/// Our DTLS role after the answer (whip-whep C2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DtlsRole {
-    /// Offer was actpass or active: we answered `passive`.
-    Server,
-    /// Offer was passive (FFmpeg 8): we answered `active` and send the ClientHello.
-    Client,
-}
-
-/// ICE user fragment and password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct IceCredentials {
-    /// `a=ice-ufrag`
-    pub ufrag: String,
-    /// `a=ice-pwd`, a secret: hidden in `Debug`.
-    pub pwd: String,
-}
-
-impl std::fmt::Debug for IceCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IceCredentials").field("ufrag", &self.ufrag).field("pwd", &"***").finish()
-    }
-}
-
-/// What the offer says about the peer's transport.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemoteTransport {
-    /// The peer's ICE credentials.
-    pub ice: IceCredentials,
-    /// Accepted certificate digests, at least one.
-    pub fingerprints: Vec<Fingerprint>,
-    /// Our role.
-    pub dtls_role: DtlsRole,
-}
-
-/// What our answer says about us.
-#[derive(Debug, Clone)]
-pub struct LocalTransport {
-    /// Our ICE credentials for this session.
-    pub ice: IceCredentials,
-    /// Our certificate's SHA-256 digest.
-    pub fingerprint_sha256: [u8; 32],
-    /// UDP host candidates, the best first: IPv4 before IPv6 (whip-whep C41).
-    pub candidates: Vec<SocketAddr>,
-    /// `o=` session id, decimal.
-    pub session_id: u64,
-}
-
-/// A codec with the parameters that decide a match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CodecFormat {
-    /// Which codec.
-    pub codec: Codec,
-    /// The fmtp parameter line as offered (after the payload type), possibly empty.
-    pub fmtp: String,
-}
-
-/// Which RTCP feedback was negotiated for a payload type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Feedback {
-    /// `nack`
-    pub nack: bool,
-    /// `nack pli`
-    pub pli: bool,
-    /// `ccm fir`
-    pub fir: bool,
-    /// `goog-remb`
-    pub remb: bool,
-    /// `transport-cc`
-    pub transport_cc: bool,
-}
-
-/// Header-extension ids of one m-line, as offered and accepted. At most 16.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ExtMap {
-    entries: Vec<(ExtKind, u8)>,
-    /// `a=extmap-allow-mixed` was agreed: two-byte headers may be used.
-    pub allow_mixed: bool,
-}
-
-impl ExtMap {
-    /// Records an accepted extension.
-    pub fn insert(&mut self, kind: ExtKind, id: u8) {
-        self.entries.push((kind, id));
-    }
-
-    /// The id of `kind` on this m-line.
-    pub fn id(&self, kind: ExtKind) -> Option<u8> {
-        self.entries.iter().find(|(k, _)| *k == kind).map(|(_, id)| *id)
-    }
-
-    /// The kind behind an id on this m-line.
-    pub fn kind(&self, id: u8) -> Option<ExtKind> {
-        self.entries.iter().find(|(_, i)| *i == id).map(|(kind, _)| *kind)
-    }
-
-    /// All accepted extensions.
-    pub fn iter(&self) -> impl Iterator<Item = (ExtKind, u8)> + '_ {
-        self.entries.iter().copied()
-    }
-}
-
-/// An SSRC declared by `a=ssrc`, with the RTX SSRC of its `FID` group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeclaredSsrc {
-    /// The media SSRC.
-    pub ssrc: u32,
-    /// Its RTX SSRC, if an `a=ssrc-group:FID` names one.
-    pub rtx: Option<u32>,
-}
-
-/// One published m-line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublishTrack {
-    /// `a=mid`
-    pub mid: String,
-    /// Audio or video.
-    pub kind: MediaKind,
-    /// The one codec we answered (whip-whep G1).
-    pub format: CodecFormat,
-    /// Its payload type.
-    pub pt: u8,
-    /// Payload type of its RTX.
-    pub rtx_pt: Option<u8>,
-    /// Payload type of RED (RFC 2198) wrapping this codec, audio only.
-    pub red_pt: Option<u8>,
-    /// Feedback we may send.
-    pub feedback: Feedback,
-    /// Accepted header extensions.
-    pub exts: ExtMap,
-    /// Accepted rids in the order of `a=simulcast`; empty without simulcast.
-    pub rids: Vec<String>,
-    /// Declared SSRCs, possibly none (whip-whep D5).
-    pub ssrcs: Vec<DeclaredSsrc>,
-}
-
-/// What a WHIP offer and our answer agreed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublishPlan {
-    /// The publisher's transport.
-    pub transport: RemoteTransport,
-    /// Its m-lines in offer order.
-    pub tracks: Vec<PublishTrack>,
-}
-
-/// One codec a viewer can take on one m-line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SubscribeCodec {
-    /// The codec as the viewer offered it.
-    pub format: CodecFormat,
-    /// The viewer's payload type.
-    pub pt: u8,
-    /// The viewer's RTX payload type.
-    pub rtx_pt: Option<u8>,
-    /// The viewer's RED payload type wrapping this codec.
-    pub red_pt: Option<u8>,
-    /// Feedback the viewer may send.
-    pub feedback: Feedback,
-}
-
-/// One m-line of a viewer that we send on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SubscribeTrack {
-    /// `a=mid`
-    pub mid: String,
-    /// Audio or video.
-    pub kind: MediaKind,
-    /// It takes the n-th published track of its kind (whip-whep G15).
-    pub ordinal: usize,
-    /// Every codec in the answer, best first: one when the publisher is known, all common ones
-    /// otherwise (whip-whep G6).
-    pub codecs: Vec<SubscribeCodec>,
-    /// Accepted header extensions.
-    pub exts: ExtMap,
-    /// Our SSRC, as declared in the answer.
-    pub ssrc: u32,
-    /// Our RTX SSRC; used only with a codec that has an `rtx_pt`.
-    pub rtx_ssrc: u32,
-}
-
-/// What a WHEP offer and our answer agreed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SubscribePlan {
-    /// The viewer's transport.
-    pub transport: RemoteTransport,
-    /// Its live m-lines in offer order (rejected and inactive ones are not here).
-    pub tracks: Vec<SubscribeTrack>,
-}
-
-/// A track that a publisher sends, as the matcher needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceTrack {
-    /// Audio or video.
-    pub kind: MediaKind,
-    /// Its codec.
-    pub format: CodecFormat,
+/// Why an offer or a fragment was refused. The text is for the client: it names the line or the
+/// m-section and what to do, and never repeats a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SdpError {
+    /// Not SDP, or over a limit: 400.
+    #[error("{0}")]
+    Malformed(String),
+    /// SDP that we understand and cannot serve: 422.
+    #[error("{0}")]
+    Unacceptable(String),
 }

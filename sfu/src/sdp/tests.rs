@@ -631,16 +631,22 @@ fn the_nth_section_of_a_kind_takes_the_nth_track() {
     lint(&offer, &answer, "sendonly").unwrap();
 }
 
-/// whip-whep G10
+/// whip-whep G10: a viewer whose offer lists every extension, as a sendrecv one does.
 #[test]
 fn a_viewer_gets_no_rid_and_no_layer_allocation() {
-    let (plan, _) = subscribe(CHROMIUM_WHEP, None).unwrap();
-    for track in &plan.tracks {
-        assert!(track.exts.iter().all(|(kind, _)| super::exts::VIEWER_EXTS.contains(&kind)));
-    }
-    let video = &plan.tracks[1].exts;
-    assert!(video.id(ExtKind::Mid).is_some() && video.id(ExtKind::DependencyDescriptor).is_some());
-    assert_eq!(video.id(ExtKind::Rid), None);
+    let offer = CHROMIUM_SIMULCAST.replace("a=sendonly", "a=sendrecv");
+    let video = subscribe(&offer, None).unwrap().0.tracks.remove(1).exts;
+    let taken: Vec<_> = video.iter().map(|(kind, _)| kind).collect();
+    assert_eq!(
+        taken,
+        [
+            ExtKind::VideoOrientation,
+            ExtKind::TransportCc,
+            ExtKind::PlayoutDelay,
+            ExtKind::Mid,
+            ExtKind::DependencyDescriptor,
+        ]
+    );
 }
 
 /// whip-whep C20
@@ -687,16 +693,14 @@ fn bombs_are_refused_quickly() {
         OBS.replace("a=mid:1", "a=mid:0"),
         OBS.replace("a=mid:1", "a=mid:\0"),
     ] {
-        #[expect(clippy::disallowed_methods, reason = "the item bounds wall time")]
-        let start = Instant::now();
-        malformed(publish(&bomb));
-        assert!(start.elapsed() < Duration::from_millis(10), "{:?}", start.elapsed());
+        let took = fastest_of_five(|| malformed(publish(&bomb)));
+        assert!(took < Duration::from_millis(10), "{took:?}");
     }
     malformed(Offer::parse(b"v=0\r\ns=\xff\xfe\r\n").map(|_| ()));
 }
 
 /// The largest legal offer is answered in bounded time as well (quality B2: 2 ms to parse; the
-/// test allows for a busy machine).
+/// test allows five times that for a busy machine).
 #[test]
 fn the_largest_offer_is_answered_and_all_its_tracks_are_taken() {
     let head = OBS[..OBS.find("m=").unwrap()].replace("BUNDLE 0 1", &{
@@ -711,11 +715,20 @@ fn the_largest_offer_is_answered_and_all_its_tracks_are_taken() {
              a=ice-pwd:+ScG6bTC9/1cyDaM2q4YMI\r\n"
         ));
     }
-    #[expect(clippy::disallowed_methods, reason = "the row bounds wall time")]
-    let start = Instant::now();
-    let (plan, _) = publish(&offer).unwrap();
-    assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
-    assert_eq!(plan.tracks.len(), 64);
+    assert_eq!(publish(&offer).unwrap().0.tracks.len(), 64);
+    let took = fastest_of_five(|| publish(&offer));
+    assert!(took < Duration::from_millis(10), "{took:?}");
+}
+
+/// Wall time of the quickest of five runs: the others may have been preempted.
+fn fastest_of_five<T>(mut run: impl FnMut() -> T) -> Duration {
+    let one = || {
+        #[expect(clippy::disallowed_methods, reason = "the items bound wall time")]
+        let start = Instant::now();
+        std::hint::black_box(run());
+        start.elapsed()
+    };
+    std::iter::repeat_with(one).take(5).min().unwrap()
 }
 
 /// whip-whep C25: an offer may break off anywhere.

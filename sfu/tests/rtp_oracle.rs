@@ -394,7 +394,11 @@ proptest! {
         let info = peek(Codec::Vp9, &payload);
         let starts = theirs.b && theirs.sid == 0;
         prop_assert_eq!(info.starts_frame, starts);
-        prop_assert_eq!(info.keyframe, starts && !theirs.p);
+        if theirs.i || theirs.v {
+            prop_assert_eq!(info.keyframe, starts && !theirs.p);
+        } else {
+            prop_assert!(!info.keyframe || (starts && !theirs.p));
+        }
         prop_assert_eq!(info.temporal_id, theirs.l.then_some(theirs.tid));
         prop_assert_eq!(info.spatial_id, theirs.l.then_some(theirs.sid));
         let picture_id = info.picture.and_then(|p| p.picture_id).map(|(id, _)| id);

@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn layers_come_from_the_extension_header() {
-        let info = peek(&[0x10, 0x34, 0b010_01_000, 0]).unwrap();
+        let info = peek(&[0x10, 0x34, 0x48, 0]).unwrap();
         assert_eq!((info.temporal_id, info.spatial_id), (Some(2), Some(1)));
         let info = peek(&[0x10, 0x30, 0]).unwrap();
         assert_eq!((info.temporal_id, info.spatial_id), (None, None));

@@ -1,5 +1,7 @@
-//! VP9 payload descriptor (RFC 9628 section 4.2). The frame behind it is never looked at.
+//! VP9 payload descriptor (RFC 9628 section 4.2). The frame behind it is looked at only for
+//! senders whose descriptor says next to nothing.
 
+use super::bits::BitReader;
 use super::{FrameInfo, PictureFields};
 use crate::rtp::reader::Reader;
 
@@ -27,9 +29,14 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
     }
     let spatial_id = layers.map(|byte| byte >> 1 & 0x07);
     let starts_frame = first & START_OF_FRAME != 0 && spatial_id.unwrap_or(0) == 0;
+    let mut keyframe = starts_frame && first & INTER_PREDICTED == 0;
+    if keyframe && first & (HAS_PICTURE_ID | HAS_SCALABILITY) == 0 {
+        // FFmpeg's packetizer writes B and E but never P: each of its frames would be a keyframe.
+        keyframe = is_key_frame(rest.0).unwrap_or(false);
+    }
     Some(FrameInfo {
         starts_frame,
-        keyframe: starts_frame && first & INTER_PREDICTED == 0,
+        keyframe,
         resolution: resolution(first, rest),
         temporal_id: layers.map(|byte| byte >> 5),
         spatial_id,
@@ -49,6 +56,19 @@ pub(super) fn picture_fields(payload: &[u8]) -> Option<PictureFields> {
         fields = fields.with_tl0_pic_idx(payload, at)?;
     }
     Some(fields)
+}
+
+/// What the frame's own header says (VP9 bitstream specification section 6.2).
+fn is_key_frame(frame: &[u8]) -> Option<bool> {
+    let mut r = BitReader::plain(frame);
+    let is_vp9 = r.bits(2)? == 2;
+    let profile = r.bit()? | r.bit()? << 1;
+    if profile == 3 {
+        r.skip(1)?; // reserved
+    }
+    let shows_existing_frame = r.flag()?;
+    let inter_frame = r.flag()?;
+    Some(is_vp9 && !shows_existing_frame && !inter_frame)
 }
 
 /// Size of the largest spatial layer, from the scalability structure if it lists sizes. `rest`
@@ -82,15 +102,34 @@ mod tests {
     #[test]
     fn keyframe_begins_at_the_lowest_spatial_layer() {
         for (payload, starts, key, spatial_id) in [
-            (&[0x08, 0][..], true, true, None),
-            (&[0x48, 0], true, false, None),  // predicted
-            (&[0x00, 0], false, false, None), // not the first packet
-            (&[0x28, 0x00, 1], true, true, Some(0)),
-            (&[0x28, 0x03, 1], false, false, Some(1)), // upper layer of the same picture
+            (&[0x88, 5][..], true, true, None),
+            (&[0xc8, 5], true, false, None),  // predicted
+            (&[0x80, 5], false, false, None), // not the first packet
+            (&[0xa8, 5, 0x00, 1], true, true, Some(0)),
+            (&[0xa8, 5, 0x03, 1], false, false, Some(1)), // upper layer of the same picture
         ] {
             let info = peek(payload).unwrap();
             assert_eq!((info.starts_frame, info.keyframe), (starts, key), "{payload:x?}");
             assert_eq!(info.spatial_id, spatial_id, "{payload:x?}");
+        }
+    }
+
+    #[test]
+    fn senders_that_never_set_p_are_judged_by_the_frame_header() {
+        for (payload, key) in [
+            (&[0x08, 0x82, 0x49, 0x83][..], true), // FFmpeg, key frame
+            (&[0x08, 0x86, 0x00, 0x40], false),    // FFmpeg, inter frame
+            (&[0x08, 0x84, 0x00, 0x80], false),    // FFmpeg, inter frame, not shown
+            (&[0x28, 0x00, 1, 0x82], true),
+            (&[0x08, 0x88], false), // shows an existing frame
+            (&[0x08, 0xb0], true),  // profile 3 has one bit more
+            (&[0x08, 0xb2], false),
+            (&[0x08, 0x42], false), // not VP9
+            (&[0x08], false),
+            (&[0x48, 0x82], false), // P is believed where it is set
+        ] {
+            let info = peek(payload).unwrap();
+            assert_eq!((info.starts_frame, info.keyframe), (true, key), "{payload:x?}");
         }
     }
 

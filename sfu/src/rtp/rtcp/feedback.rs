@@ -7,7 +7,7 @@ use super::{REMB_NAME, Reader};
 
 /// Pairs (first number and bitmask of the 16 behind it) read from or written to one NACK
 /// (quality B2); further ones are ignored when reading and refused when writing. 64 pairs name up
-/// to 1,088 packets, as many as the replay cache can hold of a stream worth repairing.
+/// to 1,088 packets.
 pub const MAX_NACK_PAIRS: usize = 64;
 
 /// A generic NACK: packets that did not arrive (RFC 4585 section 6.2.1).

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub mod client_hello;
 pub mod dtls;
+mod flight;
 pub mod ice;
 pub mod srtp;
 pub mod stun;

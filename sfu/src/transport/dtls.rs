@@ -1,59 +1,1184 @@
-//! DTLS behind a trait.
-#![allow(unused_variables, reason = "signatures first")]
-use std::time::Instant;
+//! DTLS behind a small trait: keys out, records in and out.
+//!
+//! Owns the handshake of one session: our choice of SRTP profile, the check of the peer's
+//! certificate against the offered fingerprints before any key leaves, limits, and repeats. The
+//! protocol itself is `rtc-dtls` (DTLS 1.2). Never sees RTP, addresses or ICE; the caller lets only
+//! records from validated pairs in (quality B1). Called by `transport/peer`.
+//! Next: `client_hello.rs`, `flight.rs`.
+//!
+//! Between the wire and `rtc-dtls` the peer's plaintext messages are put together and handed over
+//! a whole flight at a time. Reasons, all seen in version 0.21.1: it stops its own repeats when
+//! half a flight or an old message arrives; it holds up to 2 MB of fragments; it gives up after
+//! seven repeats at a fixed interval, 1 s at 150 ms. So we also time the repeats: doubling, and at
+//! once when the peer shows by repeating itself that it lacks our flight.
 
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest;
+use bytes::BytesMut;
+use rtc_crypto::RTCCryptoProvider;
+use rtc_crypto::providers::AwsLcRsProvider;
+use rtc_dtls::cipher_suite::CipherSuiteId;
+use rtc_dtls::config::{ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig};
+use rtc_dtls::crypto::Certificate;
+use rtc_dtls::endpoint::{Endpoint, EndpointEvent};
+use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
+use rtc_shared::TransportProtocol;
+use rtc_shared::error::Error;
+
+use super::client_hello::{ClientHelloGate, HelloVerdict};
+use super::flight::{self, Messages, Record, content, records};
 use super::srtp::{SrtpKeys, SrtpProfile};
 use crate::error::{CloseReason, DropReason};
-use crate::sdp::{DtlsRole, Fingerprint};
+use crate::sdp::{DtlsRole, Fingerprint, FingerprintAlgorithm};
 
-/// One DTLS association.
-#[allow(missing_docs, reason = "signatures first")]
+/// Time for a handshake from its first record; then it has failed (quality B1).
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
+
+/// Bytes taken from the peer during a handshake; more are dropped and the clock runs out.
+pub const HANDSHAKE_BYTES: usize = 64 * 1024;
+
+/// First wait before our flight is repeated; doubles with each repeat.
+pub const FLIGHT_INTERVAL: Duration = Duration::from_millis(150);
+
+/// Repeats of one flight. `rtc-dtls` counts too, and breaks the handshake off after as many; the
+/// last one leaves after 19 s.
+const FLIGHT_REPEATS: u32 = 7;
+
+/// Bytes of encrypted handshake records taken after the handshake (a client that repeats its last
+/// flight needs some hundred); more are dropped.
+const LATE_HANDSHAKE_BYTES: usize = 16 * 1024;
+
+/// Bytes that the unfinished messages of one flight may claim.
+const FLIGHT_BYTES: usize = 32 * 1024;
+
+/// Longest datagram we write.
+const MTU: usize = 1_200;
+
+/// One DTLS association, free of I/O.
 pub trait Dtls: Send {
+    /// Client: sends the ClientHello, once. Server: nothing.
     fn start(&mut self, now: Instant);
-    fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason>;
-    fn poll_transmit(&mut self) -> Option<bytes::BytesMut>;
-    fn poll_event(&mut self) -> Option<DtlsEvent>;
-    fn next_timeout(&self) -> Option<Instant>;
-    fn handle_timeout(&mut self, now: Instant);
-    fn close(&mut self, now: Instant);
-}
-/// What happened.
-#[derive(Debug)]
-pub enum DtlsEvent {
-    /// Keys are ready, the peer's certificate matched.
-    Connected {
-        /// Chosen profile.
-        profile: SrtpProfile,
-        /// Keys.
-        keys: SrtpKeys,
-    },
-    /// Failed: `FingerprintMismatch` or `DtlsFailed`.
-    Failed(CloseReason),
-    /// close_notify.
-    PeerClosed,
-}
-/// Our certificate.
-#[derive(Clone)]
-pub struct DtlsCertificate(());
-impl DtlsCertificate {
-    /// P-256, self-signed.
+
+    /// Takes one datagram of DTLS records.
     ///
     /// # Errors
-    /// Text.
+    /// Why nothing came of it: [`DropReason::DtlsMalformed`] or [`DropReason::DtlsLimit`]. Never a
+    /// reason to close: that is an event.
+    fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason>;
+
+    /// The next datagram to send. Call until `None` after every other call.
+    fn poll_transmit(&mut self) -> Option<BytesMut>;
+
+    /// The next event. Call until `None` after every other call.
+    fn poll_event(&mut self) -> Option<DtlsEvent>;
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    fn next_timeout(&self) -> Option<Instant>;
+
+    /// Repeats our flight, or ends a handshake that took too long.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// Queues a close_notify and ends the association.
+    fn close(&mut self, now: Instant);
+}
+
+/// What an association tells its session. After `Failed` or `PeerClosed` nothing follows.
+#[derive(Debug)]
+pub enum DtlsEvent {
+    /// The handshake is done and the peer's certificate is the one it promised.
+    Connected {
+        /// The negotiated profile.
+        profile: SrtpProfile,
+        /// Its keys.
+        keys: SrtpKeys,
+    },
+    /// `FingerprintMismatch`, `DtlsTimeout` or `DtlsFailed`.
+    Failed(CloseReason),
+    /// The peer sent close_notify, or a fatal alert after the handshake.
+    PeerClosed,
+}
+
+/// Our certificate: self-signed ECDSA P-256, one per process. Cheap to clone, shared by threads.
+#[derive(Clone)]
+pub struct DtlsCertificate {
+    certificate: Arc<Certificate>,
+    fingerprint_sha256: [u8; 32],
+}
+
+impl DtlsCertificate {
+    /// Makes a new key and certificate.
+    ///
+    /// # Errors
+    /// Text from the cryptographic library, for the operator.
     pub fn generate() -> Result<Self, String> {
-        unimplemented!()
+        let provider = AwsLcRsProvider::new();
+        let certificate =
+            Certificate::generate_self_signed(vec!["weir".to_owned()], provider.crypto())
+                .map_err(|error| error.to_string())?;
+        let der = certificate.certificate.first().ok_or("no certificate was made")?;
+        let digest = digest::digest(&digest::SHA256, der);
+        let fingerprint_sha256 =
+            digest.as_ref().try_into().map_err(|_| "SHA-256 has 32 bytes".to_owned())?;
+        Ok(Self { certificate: Arc::new(certificate), fingerprint_sha256 })
     }
-    /// Digest.
+
+    /// What the answer's `a=fingerprint:sha-256` shows.
     pub fn fingerprint_sha256(&self) -> [u8; 32] {
-        unimplemented!()
+        self.fingerprint_sha256
     }
 }
-/// Makes an association.
+
+/// Makes the association of one session. `fingerprints` are the offer's; any one match suffices
+/// (whip-whep C4). Nothing is sent and no clock runs before [`Dtls::start`] or the first datagram.
 pub fn new_dtls(
     cert: &DtlsCertificate,
     role: DtlsRole,
     fingerprints: Vec<Fingerprint>,
-    now: Instant,
+    _now: Instant,
 ) -> Box<dyn Dtls> {
-    unimplemented!()
+    let inbound = match role {
+        DtlsRole::Server => Inbound::Hello(ClientHelloGate::new()),
+        DtlsRole::Client => Inbound::Flight(Flight::new(role, Messages::new(FLIGHT_BYTES))),
+    };
+    Box::new(RtcDtls {
+        role,
+        certificate: cert.clone(),
+        fingerprints: fingerprints.into(),
+        phase: Phase::Idle,
+        inbound,
+        profile: None,
+        endpoint: Endpoint::new(PEER, TransportProtocol::UDP, None),
+        hello_verify: None,
+        record_number: 0,
+        bytes_in: 0,
+        late_bytes: 0,
+        deadline: None,
+        repeat: None,
+        out: VecDeque::new(),
+        events: VecDeque::new(),
+    })
+}
+
+/// `rtc-dtls` wants an address to tell associations apart; ours has one and moves with ICE.
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+/// DTLS 1.2 by `rtc-dtls`.
+struct RtcDtls {
+    role: DtlsRole,
+    certificate: DtlsCertificate,
+    fingerprints: Arc<[Fingerprint]>,
+    phase: Phase,
+    inbound: Inbound,
+    /// Server: fixed by the first ClientHello.
+    profile: Option<SrtpProfile>,
+    endpoint: Endpoint,
+    /// Our HelloVerifyRequest: it has no repeat timer, the client's repeat asks for it.
+    hello_verify: Option<BytesMut>,
+    record_number: u64,
+    bytes_in: usize,
+    late_bytes: usize,
+    deadline: Option<Instant>,
+    repeat: Option<Repeat>,
+    out: VecDeque<BytesMut>,
+    events: VecDeque<DtlsEvent>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Handshake,
+    Connected,
+    Closed,
+}
+
+/// What collects the peer's plaintext messages.
+enum Inbound {
+    /// Server, until the ClientHello with our cookie.
+    Hello(ClientHelloGate),
+    Flight(Flight),
+}
+
+/// When our flight is sent again.
+struct Repeat {
+    sent: Instant,
+    wait: Duration,
+    left: u32,
+}
+
+impl Dtls for RtcDtls {
+    fn start(&mut self, now: Instant) {
+        if self.role == DtlsRole::Server || self.phase != Phase::Idle {
+            return;
+        }
+        self.begin(now);
+        let config = self.config(&SrtpProfile::PREFERENCE);
+        let connected =
+            config.and_then(|config| self.endpoint.connect(now, PEER, Arc::new(config), None));
+        match connected {
+            Ok(()) => self.flight_sent(now),
+            Err(_) => self.fail(CloseReason::DtlsFailed),
+        }
+    }
+
+    fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
+        if records(datagram).next().is_none() {
+            return Err(DropReason::DtlsMalformed);
+        }
+        match self.phase {
+            Phase::Closed => return Err(DropReason::DtlsLimit),
+            Phase::Connected => return self.handle_connected(now, datagram),
+            Phase::Idle if self.role == DtlsRole::Client => return Err(DropReason::DtlsLimit),
+            Phase::Idle => self.begin(now),
+            Phase::Handshake => {}
+        }
+        let bytes_in = self.bytes_in.saturating_add(datagram.len());
+        if bytes_in > HANDSHAKE_BYTES {
+            return Err(DropReason::DtlsLimit);
+        }
+        self.bytes_in = bytes_in;
+        if self.endpoint.get_connections_keys().next().is_some() && self.take_alerts(datagram) {
+            return Ok(());
+        }
+        match &mut self.inbound {
+            Inbound::Hello(gate) => {
+                let verdict = gate.handle(now, datagram);
+                self.on_hello(now, verdict)
+            }
+            Inbound::Flight(flight) => {
+                let progress = flight.handle(datagram)?;
+                self.on_flight(now, progress);
+                Ok(())
+            }
+        }
+    }
+
+    fn poll_transmit(&mut self) -> Option<BytesMut> {
+        self.out.pop_front()
+    }
+
+    fn poll_event(&mut self) -> Option<DtlsEvent> {
+        self.events.pop_front()
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let repeat = self.repeat.as_ref().map(|repeat| repeat.sent + repeat.wait);
+        [repeat, self.deadline].into_iter().flatten().min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.deadline.is_some_and(|at| at <= now) {
+            self.fail(CloseReason::DtlsTimeout);
+        } else if self.repeat.as_ref().is_some_and(|repeat| repeat.sent + repeat.wait <= now) {
+            self.repeat_flight(now);
+        }
+    }
+
+    fn close(&mut self, now: Instant) {
+        if self.phase != Phase::Closed {
+            self.endpoint.stop(now, PEER);
+            self.drain();
+            self.end();
+        }
+    }
+}
+
+impl RtcDtls {
+    fn begin(&mut self, now: Instant) {
+        self.phase = Phase::Handshake;
+        self.deadline = Some(now + HANDSHAKE_TIME);
+    }
+
+    fn on_hello(&mut self, now: Instant, verdict: HelloVerdict) -> Result<(), DropReason> {
+        let hello = match verdict {
+            HelloVerdict::Incomplete => return Ok(()),
+            HelloVerdict::NotClientHello => return Err(DropReason::DtlsMalformed),
+            HelloVerdict::Refused => return Err(DropReason::DtlsLimit),
+            HelloVerdict::Repeated => {
+                self.out.extend(self.hello_verify.clone());
+                return Ok(());
+            }
+            HelloVerdict::Complete(hello) => hello,
+        };
+        let profile = match self.profile {
+            // The hello with the cookie must still offer what the first one was answered with.
+            Some(profile) => hello.profiles.contains(&profile).then_some(profile),
+            None => hello.profiles.first().copied(),
+        };
+        let Some(profile) = profile else {
+            self.fail(CloseReason::DtlsFailed);
+            return Ok(());
+        };
+        let mut flight = Vec::new();
+        self.number(&mut flight, content::HANDSHAKE, &hello.message);
+        if self.profile.is_none() {
+            self.profile = Some(profile);
+            match self.config(&[profile]) {
+                Ok(config) => self.endpoint.set_server_config(Some(Arc::new(config))),
+                Err(_) => {
+                    self.fail(CloseReason::DtlsFailed);
+                    return Ok(());
+                }
+            }
+            self.feed(now, &flight);
+            self.hello_verify = self.out.back().cloned();
+            self.repeat = None;
+        } else {
+            if let Inbound::Hello(gate) = std::mem::replace(
+                &mut self.inbound,
+                Inbound::Flight(Flight::new(self.role, Messages::new(FLIGHT_BYTES))),
+            ) {
+                let messages = gate.into_messages(FLIGHT_BYTES);
+                self.inbound = Inbound::Flight(Flight::new(self.role, messages));
+            }
+            self.feed(now, &flight);
+        }
+        Ok(())
+    }
+
+    fn on_flight(&mut self, now: Instant, repeated: bool) {
+        // At most twice: the client's view of a server flight, then its encrypted end.
+        while let Inbound::Flight(flight) = &mut self.inbound
+            && self.phase == Phase::Handshake
+            && let Some(ready) = flight.take_ready()
+        {
+            let mut bytes = Vec::new();
+            for message in &ready.messages {
+                self.number(&mut bytes, content::HANDSHAKE, &message.unfragmented());
+            }
+            if let Some(sealed) = ready.sealed {
+                self.number(&mut bytes, content::CHANGE_CIPHER_SPEC, &[1]);
+                bytes.extend_from_slice(&sealed);
+            }
+            self.feed(now, &bytes);
+        }
+        let is_due =
+            |repeat: &Repeat| now.saturating_duration_since(repeat.sent) >= FLIGHT_INTERVAL;
+        if repeated && self.phase == Phase::Handshake && self.repeat.as_ref().is_some_and(is_due) {
+            self.repeat_flight(now);
+        }
+    }
+
+    /// Encrypted records only: nobody without the keys can do anything to a connected association.
+    fn handle_connected(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
+        let mut bytes = Vec::new();
+        for record in records(datagram).filter(|record| record.epoch > 0) {
+            if record.content_type == content::HANDSHAKE {
+                // Only a server's last flight is asked for by the peer's repeat.
+                self.late_bytes = self.late_bytes.saturating_add(record.raw.len());
+                if self.role == DtlsRole::Client || self.late_bytes > LATE_HANDSHAKE_BYTES {
+                    return Err(DropReason::DtlsLimit);
+                }
+            }
+            bytes.extend_from_slice(record.raw);
+        }
+        if bytes.is_empty() {
+            return Err(DropReason::DtlsMalformed);
+        }
+        let result = self.endpoint.read(now, PEER, None, BytesMut::from(&*bytes));
+        self.drain();
+        let closed = match &result {
+            Ok(events) => events.iter().any(|event| matches!(event, EndpointEvent::PeerClosed)),
+            Err(error) => matches!(error, Error::ErrAlertFatalOrClose),
+        };
+        if closed {
+            self.end();
+            self.events.push_back(DtlsEvent::PeerClosed);
+        }
+        result.map(|_| ()).map_err(|_| DropReason::DtlsMalformed)
+    }
+
+    /// Plaintext alerts during the handshake; true when one ended it.
+    fn take_alerts(&mut self, datagram: &[u8]) -> bool {
+        const FATAL: u8 = 2;
+        const CLOSE_NOTIFY: u8 = 0;
+        for record in records(datagram) {
+            match record {
+                Record {
+                    content_type: content::ALERT, epoch: 0, body: [_, CLOSE_NOTIFY], ..
+                } => {
+                    self.end();
+                    self.events.push_back(DtlsEvent::PeerClosed);
+                    return true;
+                }
+                Record { content_type: content::ALERT, epoch: 0, body: [FATAL, _], .. } => {
+                    self.fail(CloseReason::DtlsFailed);
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Gives `rtc-dtls` the peer's records and looks at what became of it.
+    fn feed(&mut self, now: Instant, bytes: &[u8]) {
+        let result = self.endpoint.read(now, PEER, None, BytesMut::from(bytes));
+        let complete = |events: &Vec<EndpointEvent>| {
+            events.iter().any(|event| matches!(event, EndpointEvent::HandshakeComplete))
+        };
+        match result {
+            Ok(events) if complete(&events) => {
+                self.drain();
+                self.on_complete(now);
+            }
+            Ok(_) => self.flight_sent(now),
+            Err(_) => {
+                self.drain();
+                let reason = match self.peer_certificate() {
+                    Some(der) if !matches_any(&self.fingerprints, der) => {
+                        CloseReason::FingerprintMismatch
+                    }
+                    _ => CloseReason::DtlsFailed,
+                };
+                self.fail(reason);
+            }
+        }
+    }
+
+    /// The handshake is done. The fingerprint was checked while it went on, so that the peer got an
+    /// alert; it is checked again here, because from here keys leave.
+    fn on_complete(&mut self, now: Instant) {
+        let matches =
+            self.peer_certificate().is_some_and(|der| matches_any(&self.fingerprints, der));
+        if !matches {
+            self.close(now);
+            self.events.push_back(DtlsEvent::Failed(CloseReason::FingerprintMismatch));
+            return;
+        }
+        match self.export() {
+            Some((profile, keys)) => {
+                self.phase = Phase::Connected;
+                (self.deadline, self.repeat, self.hello_verify) = (None, None, None);
+                self.events.push_back(DtlsEvent::Connected { profile, keys });
+            }
+            None => {
+                self.close(now);
+                self.events.push_back(DtlsEvent::Failed(CloseReason::DtlsFailed));
+            }
+        }
+    }
+
+    /// RFC 5764 section 4.2.
+    fn export(&self) -> Option<(SrtpProfile, SrtpKeys)> {
+        let state = self.endpoint.get_connection_state(PEER)?;
+        let profile = SrtpProfile::from_id(state.srtp_protection_profile() as u16)?;
+        let len = profile.keying_material_len();
+        let material = state.export_keying_material("EXTRACTOR-dtls_srtp", &[], len).ok()?;
+        let is_client = self.role == DtlsRole::Client;
+        Some((profile, SrtpKeys::from_exporter(profile, is_client, material.as_ref())?))
+    }
+
+    fn peer_certificate(&self) -> Option<&[u8]> {
+        let state = self.endpoint.get_connection_state(PEER)?;
+        state.peer_certificates.first().map(Vec::as_slice)
+    }
+
+    /// Appends a plaintext record with the next number: reassembly has made the peer's obsolete.
+    fn number(&mut self, out: &mut Vec<u8>, content_type: u8, body: &[u8]) {
+        flight::write_record(out, content_type, self.record_number, body);
+        self.record_number += 1;
+    }
+
+    /// Takes what `rtc-dtls` wants sent; a new flight gets a new repeat timer.
+    fn flight_sent(&mut self, now: Instant) {
+        if self.drain() > 0 && self.endpoint.poll_timeout(&PEER).is_some() {
+            self.repeat = Some(Repeat { sent: now, wait: FLIGHT_INTERVAL, left: FLIGHT_REPEATS });
+        }
+    }
+
+    fn repeat_flight(&mut self, now: Instant) {
+        let at = self.endpoint.poll_timeout(&PEER);
+        let Some((repeat, at)) = self.repeat.as_mut().filter(|repeat| repeat.left > 0).zip(at)
+        else {
+            self.repeat = None;
+            return;
+        };
+        *repeat = Repeat { sent: now, wait: repeat.wait * 2, left: repeat.left - 1 };
+        // Its timer has a fixed interval; we come later, or earlier when the peer asks.
+        let repeated = self.endpoint.handle_timeout(PEER, now.max(at));
+        self.drain();
+        if repeated.is_err() {
+            self.fail(CloseReason::DtlsFailed);
+        }
+    }
+
+    fn drain(&mut self) -> usize {
+        let before = self.out.len();
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            self.out.push_back(transmit.message);
+        }
+        self.out.len() - before
+    }
+
+    fn fail(&mut self, reason: CloseReason) {
+        self.end();
+        self.events.push_back(DtlsEvent::Failed(reason));
+    }
+
+    fn end(&mut self) {
+        self.phase = Phase::Closed;
+        (self.deadline, self.repeat, self.hello_verify) = (None, None, None);
+    }
+
+    fn config(&self, profiles: &[SrtpProfile]) -> Result<HandshakeConfig, Error> {
+        let fingerprints = Arc::clone(&self.fingerprints);
+        ConfigBuilder::default()
+            .with_crypto_provider(Arc::new(AwsLcRsProvider::new()))
+            .with_certificates(vec![self.certificate.certificate.as_ref().clone()])
+            .with_cipher_suites(vec![
+                CipherSuiteId::Tls_Ecdhe_Ecdsa_With_Aes_128_Gcm_Sha256,
+                CipherSuiteId::Tls_Ecdhe_Rsa_With_Aes_128_Gcm_Sha256,
+                CipherSuiteId::Tls_Ecdhe_Ecdsa_With_ChaCha20_Poly1305_Sha256,
+                CipherSuiteId::Tls_Ecdhe_Rsa_With_ChaCha20_Poly1305_Sha256,
+            ])
+            .with_srtp_protection_profiles(
+                profiles.iter().map(|profile| SrtpProtectionProfile::from(profile.id())).collect(),
+            )
+            .with_client_auth(ClientAuthType::RequireAnyClientCert)
+            // Binds the keys to the whole handshake; as server `rtc-dtls` does not compare the
+            // client's Finished hash, so this must not be optional.
+            .with_extended_master_secret(ExtendedMasterSecretType::Require)
+            // There is no CA: the fingerprint in the SDP is the identity (RFC 8122).
+            .with_insecure_skip_verify(true)
+            .with_verify_peer_certificate(Some(Arc::new(move |chain, _| match chain.first() {
+                Some(der) if matches_any(&fingerprints, der) => Ok(()),
+                _ => Err(Error::ErrInvalidCertificate),
+            })))
+            .with_flight_interval(FLIGHT_INTERVAL)
+            .with_mtu(MTU)
+            .build(self.role == DtlsRole::Client, Some(PEER))
+    }
+}
+
+/// Whether the certificate has one of the promised digests.
+fn matches_any(fingerprints: &[Fingerprint], der: &[u8]) -> bool {
+    fingerprints.iter().any(|promised| {
+        let algorithm = match promised.algorithm {
+            FingerprintAlgorithm::Sha256 => &digest::SHA256,
+            FingerprintAlgorithm::Sha384 => &digest::SHA384,
+            FingerprintAlgorithm::Sha512 => &digest::SHA512,
+        };
+        digest::digest(algorithm, der).as_ref() == promised.digest
+    })
+}
+
+/// The peer's flight behind the hellos, collected until it is whole.
+struct Flight {
+    role: DtlsRole,
+    messages: Messages,
+    whole: Vec<flight::Message>,
+    /// All plaintext messages before the peer's ChangeCipherSpec were handed over or are in `whole`.
+    before_cipher: bool,
+    change_cipher: bool,
+    sealed: Option<Vec<u8>>,
+}
+
+/// A flight, or its encrypted end, to be handed over in one piece.
+struct Ready {
+    messages: Vec<flight::Message>,
+    /// The record with `Finished`, behind a ChangeCipherSpec.
+    sealed: Option<Vec<u8>>,
+}
+
+/// Handshake types (RFC 5246 section 7.4).
+mod kind {
+    pub(super) const HELLO_VERIFY_REQUEST: u8 = 3;
+    pub(super) const CERTIFICATE: u8 = 11;
+    pub(super) const SERVER_HELLO_DONE: u8 = 14;
+    pub(super) const CERTIFICATE_VERIFY: u8 = 15;
+    pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
+}
+
+impl Flight {
+    fn new(role: DtlsRole, messages: Messages) -> Self {
+        Self {
+            role,
+            messages,
+            whole: Vec::new(),
+            before_cipher: false,
+            change_cipher: false,
+            sealed: None,
+        }
+    }
+
+    /// Files one datagram; true when the peer repeats messages that we have.
+    fn handle(&mut self, datagram: &[u8]) -> Result<bool, DropReason> {
+        let mut repeated = false;
+        for record in records(datagram) {
+            match (record.content_type, record.epoch) {
+                (content::HANDSHAKE, 0) => {
+                    let added = self.messages.add(record.body);
+                    repeated |= added.map_err(|_| DropReason::DtlsLimit)?;
+                }
+                (content::CHANGE_CIPHER_SPEC, 0) => self.change_cipher = true,
+                (content::HANDSHAKE, 1) if self.sealed.is_none() => {
+                    self.sealed = Some(record.raw.to_vec());
+                }
+                _ => {}
+            }
+        }
+        Ok(repeated)
+    }
+
+    fn take_ready(&mut self) -> Option<Ready> {
+        while !self.before_cipher
+            && let Some(message) = self.messages.pop()
+        {
+            let kind = message.kind;
+            self.whole.push(message);
+            match self.role {
+                DtlsRole::Client if kind == kind::HELLO_VERIFY_REQUEST => return self.take(None),
+                DtlsRole::Client if kind == kind::SERVER_HELLO_DONE => {
+                    self.before_cipher = true;
+                    return self.take(None);
+                }
+                DtlsRole::Client => {}
+                DtlsRole::Server => self.before_cipher = self.client_flight_is_whole(),
+            }
+        }
+        if !self.before_cipher || !self.change_cipher {
+            return None;
+        }
+        let sealed = self.sealed.take()?;
+        self.take(Some(sealed))
+    }
+
+    fn take(&mut self, sealed: Option<Vec<u8>>) -> Option<Ready> {
+        Some(Ready { messages: std::mem::take(&mut self.whole), sealed })
+    }
+
+    /// Certificate, ClientKeyExchange, and CertificateVerify unless the certificate list is empty,
+    /// which is refused later.
+    fn client_flight_is_whole(&self) -> bool {
+        const EMPTY_LIST: usize = 3;
+        let has = |kind| self.whole.iter().any(|message| message.kind == kind);
+        let with_certificate = self
+            .whole
+            .iter()
+            .any(|message| message.kind == kind::CERTIFICATE && message.body.len() > EMPTY_LIST);
+        has(kind::CLIENT_KEY_EXCHANGE) && (!with_certificate || has(kind::CERTIFICATE_VERIFY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::flight::shatter;
+    use crate::transport::srtp::{SrtpReceiver, SrtpSender};
+
+    #[expect(clippy::disallowed_methods, reason = "the root of a virtual clock")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn promise(algorithm: FingerprintAlgorithm, der: &[u8]) -> Fingerprint {
+        let with = match algorithm {
+            FingerprintAlgorithm::Sha256 => &digest::SHA256,
+            FingerprintAlgorithm::Sha384 => &digest::SHA384,
+            FingerprintAlgorithm::Sha512 => &digest::SHA512,
+        };
+        Fingerprint { algorithm, digest: digest::digest(with, der).as_ref().to_vec() }
+    }
+
+    fn der(certificate: &DtlsCertificate) -> &[u8] {
+        certificate.certificate.certificate.first().unwrap()
+    }
+
+    fn sha256(certificate: &DtlsCertificate) -> Vec<Fingerprint> {
+        vec![promise(FingerprintAlgorithm::Sha256, der(certificate))]
+    }
+
+    /// The other side: `rtc-dtls` itself, as browsers would be.
+    struct Oracle {
+        endpoint: Endpoint,
+        certificate: DtlsCertificate,
+        is_client: bool,
+        connected: bool,
+        closed: bool,
+    }
+
+    impl Oracle {
+        fn config(
+            certificate: &DtlsCertificate,
+            is_client: bool,
+            profiles: &[u16],
+        ) -> Arc<HandshakeConfig> {
+            let config = ConfigBuilder::default()
+                .with_crypto_provider(Arc::new(AwsLcRsProvider::new()))
+                .with_certificates(vec![certificate.certificate.as_ref().clone()])
+                .with_srtp_protection_profiles(profiles.iter().map(|&id| id.into()).collect())
+                .with_client_auth(ClientAuthType::RequireAnyClientCert)
+                .with_insecure_skip_verify(true)
+                .build(is_client, Some(PEER));
+            Arc::new(config.unwrap())
+        }
+
+        fn client(now: Instant, profiles: &[u16]) -> Self {
+            let certificate = DtlsCertificate::generate().unwrap();
+            let mut endpoint = Endpoint::new(PEER, TransportProtocol::UDP, None);
+            let config = Self::config(&certificate, true, profiles);
+            endpoint.connect(now, PEER, config, None).unwrap();
+            Self { endpoint, certificate, is_client: true, connected: false, closed: false }
+        }
+
+        fn server(profiles: &[u16]) -> Self {
+            let certificate = DtlsCertificate::generate().unwrap();
+            let config = Self::config(&certificate, false, profiles);
+            let endpoint = Endpoint::new(PEER, TransportProtocol::UDP, Some(config));
+            Self { endpoint, certificate, is_client: false, connected: false, closed: false }
+        }
+
+        fn sent(&mut self) -> Vec<Vec<u8>> {
+            std::iter::from_fn(|| self.endpoint.poll_transmit())
+                .map(|transmit| transmit.message.to_vec())
+                .collect()
+        }
+
+        fn handle(&mut self, now: Instant, datagram: &[u8]) {
+            let events = self.endpoint.read(now, PEER, None, datagram.into()).unwrap_or_default();
+            for event in events {
+                self.connected |= matches!(event, EndpointEvent::HandshakeComplete);
+                self.closed |= matches!(event, EndpointEvent::PeerClosed);
+            }
+        }
+
+        fn keys(&self) -> (SrtpProfile, SrtpKeys) {
+            let state = self.endpoint.get_connection_state(PEER).unwrap();
+            let profile = SrtpProfile::from_id(state.srtp_protection_profile() as u16).unwrap();
+            let material = state
+                .export_keying_material("EXTRACTOR-dtls_srtp", &[], profile.keying_material_len())
+                .unwrap();
+            let keys = SrtpKeys::from_exporter(profile, self.is_client, material.as_ref());
+            (profile, keys.unwrap())
+        }
+    }
+
+    /// Both sides and the network between them, which a story may spoil.
+    struct Line {
+        ours: Box<dyn Dtls>,
+        oracle: Oracle,
+        now: Instant,
+        events: Vec<DtlsEvent>,
+    }
+
+    type Spoil<'a> = dyn FnMut(bool, Vec<u8>) -> Vec<Vec<u8>> + 'a;
+
+    impl Line {
+        fn with_client(profiles: &[u16]) -> Self {
+            let now = start();
+            let oracle = Oracle::client(now, profiles);
+            let fingerprints = sha256(&oracle.certificate);
+            Self::new(DtlsRole::Server, oracle, fingerprints, now)
+        }
+
+        fn new(
+            role: DtlsRole,
+            oracle: Oracle,
+            fingerprints: Vec<Fingerprint>,
+            now: Instant,
+        ) -> Self {
+            let certificate = DtlsCertificate::generate().unwrap();
+            let mut ours = new_dtls(&certificate, role, fingerprints, now);
+            ours.start(now);
+            Self { ours, oracle, now, events: Vec::new() }
+        }
+
+        fn sent_by_us(&mut self) -> Vec<Vec<u8>> {
+            std::iter::from_fn(|| self.ours.poll_transmit()).map(|d| d.to_vec()).collect()
+        }
+
+        /// Carries datagrams until both are silent. `spoil(to_us, datagram)` says what arrives.
+        fn carry(&mut self, spoil: &mut Spoil<'_>) {
+            loop {
+                let to_us: Vec<_> =
+                    self.oracle.sent().into_iter().flat_map(|d| spoil(true, d)).collect();
+                for datagram in &to_us {
+                    let _ = self.ours.handle(self.now, datagram);
+                }
+                let to_oracle: Vec<_> =
+                    self.sent_by_us().into_iter().flat_map(|d| spoil(false, d)).collect();
+                for datagram in &to_oracle {
+                    self.oracle.handle(self.now, datagram);
+                }
+                self.events.extend(std::iter::from_fn(|| self.ours.poll_event()));
+                if to_us.is_empty() && to_oracle.is_empty() {
+                    return;
+                }
+            }
+        }
+
+        /// As [`carry`](Self::carry), and lets time pass in steps of 50 ms for repeats.
+        fn carry_for(&mut self, span: Duration, spoil: &mut Spoil<'_>) {
+            let end = self.now + span;
+            while self.now < end {
+                self.carry(spoil);
+                self.now += Duration::from_millis(50);
+                if self.ours.next_timeout().is_some_and(|at| at <= self.now) {
+                    self.ours.handle_timeout(self.now);
+                }
+                let _ = self.oracle.endpoint.handle_timeout(PEER, self.now);
+            }
+            self.carry(spoil);
+        }
+
+        /// The profile, once the keys of both sides have opened each other's packets.
+        fn connected_profile(&mut self) -> SrtpProfile {
+            let event = self.events.pop();
+            let Some(DtlsEvent::Connected { profile, keys }) = event else {
+                panic!("{event:?}");
+            };
+            assert!(self.oracle.connected && self.events.is_empty());
+            let (their_profile, theirs) = self.oracle.keys();
+            assert_eq!(profile, their_profile);
+            for (local, remote) in [(&keys.local, &theirs.remote), (&theirs.local, &keys.remote)] {
+                let mut packet = [0u8; 64];
+                packet[..2].copy_from_slice(&[0x80, 201]);
+                let len = SrtpSender::new(profile, local).seal_rtcp(&mut packet, 8, 0).unwrap();
+                let mut receiver = SrtpReceiver::new(profile, remote);
+                assert_eq!(receiver.open_rtcp(&mut packet[..len]), Ok(8));
+            }
+            profile
+        }
+    }
+
+    fn faithful(_to_us: bool, datagram: Vec<u8>) -> Vec<Vec<u8>> {
+        vec![datagram]
+    }
+
+    // whip-whep C56, clients finding 10
+    #[test]
+    fn as_server_we_take_gcm_from_whatever_order_the_client_has() {
+        use SrtpProfile::{AeadAes128Gcm, AeadAes256Gcm, Aes128CmHmacSha1_80};
+        let cases: [(&[u16], SrtpProfile); 4] = [
+            (&[1, 8, 7], AeadAes128Gcm),
+            (&[1, 8], AeadAes256Gcm),
+            (&[2, 1], Aes128CmHmacSha1_80),
+            (&[7], AeadAes128Gcm),
+        ];
+        for (offered, expected) in cases {
+            let mut line = Line::with_client(offered);
+            line.carry(&mut faithful);
+            assert_eq!(line.connected_profile(), expected);
+            assert_eq!(line.ours.next_timeout(), None);
+        }
+    }
+
+    #[test]
+    fn as_client_we_offer_gcm_first() {
+        for (known, expected) in [
+            (&[1, 8, 7][..], SrtpProfile::AeadAes128Gcm),
+            (&[1, 8], SrtpProfile::AeadAes256Gcm),
+            (&[1], SrtpProfile::Aes128CmHmacSha1_80),
+        ] {
+            let oracle = Oracle::server(known);
+            let fingerprints = sha256(&oracle.certificate);
+            let mut line = Line::new(DtlsRole::Client, oracle, fingerprints, start());
+            line.carry(&mut faithful);
+            assert_eq!(line.connected_profile(), expected);
+        }
+    }
+
+    #[test]
+    fn without_a_common_profile_the_handshake_fails() {
+        let mut line = Line::with_client(&[2]);
+        line.carry(&mut faithful);
+        assert!(matches!(line.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+    }
+
+    // whip-whep C4
+    #[test]
+    fn any_one_matching_fingerprint_suffices() {
+        use FingerprintAlgorithm::{Sha256, Sha384, Sha512};
+        for algorithm in [Sha256, Sha384, Sha512] {
+            let now = start();
+            let oracle = Oracle::client(now, &[7]);
+            let wrong = promise(Sha256, b"another certificate");
+            let right = promise(algorithm, der(&oracle.certificate));
+            let mut line = Line::new(DtlsRole::Server, oracle, vec![wrong, right], now);
+            line.carry(&mut faithful);
+            line.connected_profile();
+        }
+    }
+
+    // whip-whep C55
+    #[test]
+    fn a_certificate_that_nobody_promised_gets_no_keys() {
+        for role in [DtlsRole::Server, DtlsRole::Client] {
+            let now = start();
+            let oracle = match role {
+                DtlsRole::Server => Oracle::client(now, &[7]),
+                DtlsRole::Client => Oracle::server(&[7]),
+            };
+            let wrong = vec![promise(FingerprintAlgorithm::Sha256, b"another certificate")];
+            let mut line = Line::new(role, oracle, wrong, now);
+            line.carry(&mut faithful);
+            let [DtlsEvent::Failed(CloseReason::FingerprintMismatch)] = line.events[..] else {
+                panic!("{:?}", line.events);
+            };
+            assert!(!line.oracle.connected);
+            assert_eq!(line.ours.next_timeout(), None);
+        }
+    }
+
+    #[test]
+    fn a_client_without_a_certificate_gets_no_keys() {
+        let now = start();
+        let mut oracle = Oracle::client(now, &[7]);
+        let config = ConfigBuilder::default()
+            .with_crypto_provider(Arc::new(AwsLcRsProvider::new()))
+            .with_srtp_protection_profiles(vec![SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm])
+            .with_insecure_skip_verify(true)
+            .build(true, Some(PEER))
+            .unwrap();
+        oracle.endpoint = Endpoint::new(PEER, TransportProtocol::UDP, None);
+        oracle.endpoint.connect(now, PEER, Arc::new(config), None).unwrap();
+        let fingerprints = sha256(&oracle.certificate);
+        let mut line = Line::new(DtlsRole::Server, oracle, fingerprints, now);
+        line.carry(&mut faithful);
+        assert!(matches!(line.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+    }
+
+    fn is_plain_handshake(datagram: &[u8]) -> bool {
+        records(datagram).all(|record| record.epoch == 0 && record.content_type == 22)
+    }
+
+    // whip-whep C52
+    #[test]
+    fn hellos_in_reordered_and_repeated_fragments_are_understood() {
+        let mut line = Line::with_client(&[1, 7]);
+        line.carry(&mut |to_us, datagram| {
+            if !to_us || !is_plain_handshake(&datagram) {
+                return vec![datagram];
+            }
+            let mut fragments = shatter(&datagram, 40);
+            assert!(fragments.len() > 3);
+            fragments.reverse();
+            fragments.extend(fragments.clone());
+            fragments
+        });
+        assert_eq!(line.connected_profile(), SrtpProfile::AeadAes128Gcm);
+    }
+
+    // whip-whep C52: "the first one lost"
+    #[test]
+    fn a_hello_whose_first_fragment_is_lost_completes_with_the_clients_repeat() {
+        let mut line = Line::with_client(&[1, 7]);
+        let mut lost = false;
+        line.carry_for(Duration::from_secs(3), &mut |to_us, datagram| {
+            if !to_us || !is_plain_handshake(&datagram) {
+                return vec![datagram];
+            }
+            let skip = usize::from(!std::mem::replace(&mut lost, true));
+            shatter(&datagram, 100).into_iter().skip(skip).collect()
+        });
+        assert_eq!(line.connected_profile(), SrtpProfile::AeadAes128Gcm);
+    }
+
+    /// Our client and our server on a line that loses; the oracle cannot stand in here, for its own
+    /// repeats stop (see the head of this file). The result of both sides after `span`.
+    fn connect_ourselves(span: Duration, mut lose: impl FnMut() -> bool) -> [bool; 2] {
+        let mut now = start();
+        let certificates = [(); 2].map(|()| DtlsCertificate::generate().unwrap());
+        let promised = [sha256(&certificates[1]), sha256(&certificates[0])];
+        let roles = [DtlsRole::Client, DtlsRole::Server];
+        let mut sides: Vec<_> = certificates
+            .iter()
+            .zip(roles)
+            .zip(promised)
+            .map(|((certificate, role), promised)| new_dtls(certificate, role, promised, now))
+            .collect();
+        sides[0].start(now);
+        let mut connected = [false; 2];
+        let end = now + span;
+        while now < end {
+            let mut quiet = false;
+            while !quiet {
+                quiet = true;
+                for from in [0, 1] {
+                    while let Some(datagram) = sides[from].poll_transmit() {
+                        quiet = false;
+                        if !lose() {
+                            let _ = sides[1 - from].handle(now, &datagram);
+                        }
+                    }
+                }
+            }
+            for (side, connected) in sides.iter_mut().zip(&mut connected) {
+                while let Some(event) = side.poll_event() {
+                    *connected = matches!(event, DtlsEvent::Connected { .. });
+                }
+            }
+            let next = sides.iter().filter_map(|side| side.next_timeout()).min();
+            now = next.unwrap_or(end).min(end);
+            for side in &mut sides {
+                side.handle_timeout(now);
+            }
+        }
+        connected
+    }
+
+    #[test]
+    fn any_one_lost_datagram_is_repaired_within_a_third_of_a_second() {
+        for lost in 1..=6 {
+            let mut n = 0;
+            let connected = connect_ourselves(Duration::from_millis(330), || {
+                n += 1;
+                n == lost
+            });
+            assert_eq!(connected, [true; 2], "{lost}");
+            assert!(n > lost);
+        }
+    }
+
+    #[test]
+    fn a_line_that_loses_a_quarter_connects_within_the_time() {
+        for seed in 1..=40u32 {
+            let mut state = seed;
+            let connected = connect_ourselves(HANDSHAKE_TIME, || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state >> 24 < 64
+            });
+            assert_eq!(connected, [true; 2], "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn our_last_flight_is_sent_again_when_the_client_repeats_its_own() {
+        let mut line = Line::with_client(&[7]);
+        let mut last = Vec::new();
+        line.carry(&mut |to_us, datagram| {
+            let has_sealed = records(&datagram).any(|record| record.epoch == 1);
+            if to_us || !has_sealed {
+                return vec![datagram];
+            }
+            last = datagram;
+            Vec::new()
+        });
+        assert!(!last.is_empty() && !line.oracle.connected);
+        assert!(matches!(line.events[..], [DtlsEvent::Connected { .. }]));
+        line.carry_for(Duration::from_secs(2), &mut faithful);
+        assert_eq!(line.connected_profile(), SrtpProfile::AeadAes128Gcm);
+    }
+
+    // quality B1, B4 item 5
+    #[test]
+    fn a_silent_client_costs_eight_flights_and_ends_after_thirty_seconds() {
+        let mut line = Line::with_client(&[7]);
+        let (mut flights, mut quiet) = (0, false);
+        let begin = line.now;
+        line.carry(&mut |to_us, datagram| {
+            flights += usize::from(!to_us);
+            quiet |= flights == 2;
+            if quiet { Vec::new() } else { vec![datagram] }
+        });
+        assert_eq!(flights, 2);
+        let mut ended_at = None;
+        while let Some(at) = line.ours.next_timeout() {
+            line.now = at;
+            line.ours.handle_timeout(at);
+            flights += line.sent_by_us().len();
+            if let Some(DtlsEvent::Failed(reason)) = line.ours.poll_event() {
+                assert_eq!(reason, CloseReason::DtlsTimeout);
+                ended_at = Some(at - begin);
+            }
+        }
+        assert_eq!(flights, 2 + FLIGHT_REPEATS as usize);
+        assert_eq!(ended_at, Some(HANDSHAKE_TIME));
+    }
+
+    #[test]
+    fn sixty_four_kilobytes_are_taken_and_no_more() {
+        let mut line = Line::with_client(&[7]);
+        let mut filler = Vec::new();
+        flight::write_record(&mut filler, 23, 0, &[0; 1_011]);
+        assert_eq!(filler.len(), 1_024);
+        for _ in 0..HANDSHAKE_BYTES / 1_024 {
+            assert_eq!(line.ours.handle(line.now, &filler), Err(DropReason::DtlsMalformed));
+        }
+        assert_eq!(line.ours.handle(line.now, &filler), Err(DropReason::DtlsLimit));
+        line.now += HANDSHAKE_TIME;
+        line.ours.handle_timeout(line.now);
+        assert!(matches!(line.ours.poll_event(), Some(DtlsEvent::Failed(_))));
+    }
+
+    // whip-whep C61
+    #[test]
+    fn close_notify_is_told_and_heard() {
+        let mut line = Line::with_client(&[7]);
+        line.carry(&mut faithful);
+        line.connected_profile();
+        line.ours.close(line.now);
+        line.carry(&mut faithful);
+        assert!(line.oracle.closed);
+        assert_eq!(line.ours.handle(line.now, &[22; 20]), Err(DropReason::DtlsMalformed));
+
+        let mut line = Line::with_client(&[7]);
+        line.carry(&mut faithful);
+        line.connected_profile();
+        line.oracle.endpoint.close(line.now).unwrap();
+        line.carry(&mut faithful);
+        assert!(matches!(line.events[..], [DtlsEvent::PeerClosed]));
+    }
+
+    #[test]
+    fn a_connected_association_ignores_everything_in_plaintext() {
+        let mut line = Line::with_client(&[7]);
+        let mut seen = Vec::new();
+        line.carry(&mut |to_us, datagram| {
+            if to_us && is_plain_handshake(&datagram) {
+                seen.push(datagram.clone());
+            }
+            vec![datagram]
+        });
+        line.connected_profile();
+        for body in [[2, 0], [2, 40], [1, 0]] {
+            let mut alert = Vec::new();
+            flight::write_record(&mut alert, content::ALERT, 999, &body);
+            seen.push(alert);
+        }
+        for datagram in &seen {
+            assert_eq!(line.ours.handle(line.now, datagram), Err(DropReason::DtlsMalformed));
+        }
+        assert!(line.ours.poll_event().is_none() && line.ours.poll_transmit().is_none());
+    }
+
+    // D1: the hello after HelloVerifyRequest must not change the profile
+    #[test]
+    fn the_second_hello_cannot_take_the_chosen_profile_back() {
+        let mut line = Line::with_client(&[7]);
+        let mut hellos = 0;
+        line.carry(&mut |to_us, mut datagram| {
+            hellos += usize::from(to_us);
+            if to_us && hellos == 2 {
+                let offer = [0, 14, 0, 5, 0, 2, 0, 7, 0];
+                let at = datagram.windows(9).position(|window| window == offer).unwrap();
+                datagram[at + 7] = 1;
+            }
+            vec![datagram]
+        });
+        assert!(matches!(line.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+    }
+
+    // quality B4 item 8
+    #[test]
+    fn every_short_length_of_junk_is_refused_without_a_panic() {
+        for fill in [0u8, 20, 21, 22, 23, 0xfe, 0xff] {
+            for len in 0..=64 {
+                let mut line = Line::with_client(&[7]);
+                let mut junk = vec![fill; len];
+                assert_eq!(line.ours.handle(line.now, &junk), Err(DropReason::DtlsMalformed));
+                // With a right header in front.
+                if let Some(header) = junk.first_chunk_mut::<13>() {
+                    *header = [22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, len as u8 - 13];
+                    let _ = line.ours.handle(line.now, &junk);
+                }
+                line.carry(&mut faithful);
+                line.connected_profile();
+            }
+        }
+    }
 }

@@ -1,0 +1,298 @@
+//! The peer's plaintext handshake messages, put together from fragments (RFC 6347 section 4.2.3).
+//!
+//! Owns reassembly with hard limits: fragments may come in any order, overlap, repeat or lie about
+//! their lengths. The DTLS backend behind us then sees each message once, whole and in order, so
+//! hostile fragments never reach it. Never reads what a message says. Called by `client_hello.rs`
+//! and `dtls.rs`.
+
+/// Bytes of a DTLS record header.
+const RECORD_HEADER: usize = 13;
+/// Bytes of a handshake message header.
+const MESSAGE_HEADER: usize = 12;
+
+/// Messages beyond the next one that are kept when they arrive early; later ones are dropped and
+/// come again with the peer's next repeat.
+const MAX_AHEAD: u16 = 8;
+
+/// Record content types (RFC 6347 section 4.1).
+pub(super) mod content {
+    pub(in crate::transport) const CHANGE_CIPHER_SPEC: u8 = 20;
+    pub(in crate::transport) const ALERT: u8 = 21;
+    pub(in crate::transport) const HANDSHAKE: u8 = 22;
+}
+
+/// One record of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Record<'a> {
+    pub(super) content_type: u8,
+    /// 0 is plaintext.
+    pub(super) epoch: u16,
+    /// Header and body.
+    pub(super) raw: &'a [u8],
+    pub(super) body: &'a [u8],
+}
+
+/// The records of a datagram, up to the first one that is cut short or not DTLS 1.0 to 1.2.
+pub(super) fn records(mut datagram: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    std::iter::from_fn(move || {
+        let header: &[u8; RECORD_HEADER] = datagram.first_chunk()?;
+        let &[content_type, 0xfe, _, epoch_high, epoch_low, .., len_high, len_low] = header else {
+            return None;
+        };
+        let len = usize::from(u16::from_be_bytes([len_high, len_low]));
+        let (raw, rest) = datagram.split_at_checked(RECORD_HEADER.checked_add(len)?)?;
+        datagram = rest;
+        let epoch = u16::from_be_bytes([epoch_high, epoch_low]);
+        Some(Record { content_type, epoch, raw, body: raw.get(RECORD_HEADER..)? })
+    })
+}
+
+/// Appends a plaintext record with our own numbering.
+pub(super) fn write_record(out: &mut Vec<u8>, content_type: u8, number: u64, body: &[u8]) {
+    out.extend_from_slice(&[content_type, 0xfe, 0xfd]);
+    out.extend_from_slice(&(number & 0xffff_ffff_ffff).to_be_bytes());
+    out.extend_from_slice(&u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes());
+    out.extend_from_slice(body);
+}
+
+/// A whole handshake message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    /// Handshake type.
+    pub(super) kind: u8,
+    /// `message_seq`.
+    pub(super) sequence: u16,
+    /// Without the header.
+    pub(super) body: Vec<u8>,
+}
+
+impl Message {
+    /// The message as one unfragmented handshake record body.
+    pub(super) fn unfragmented(&self) -> Vec<u8> {
+        let len = (self.body.len() as u32).to_be_bytes();
+        let sequence = self.sequence.to_be_bytes();
+        let [_, l0, l1, l2] = len;
+        let [s0, s1] = sequence;
+        let mut out = vec![self.kind, l0, l1, l2, s0, s1, 0, 0, 0, l0, l1, l2];
+        out.extend_from_slice(&self.body);
+        out
+    }
+}
+
+/// The record claims more than the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooLarge;
+
+/// Collects fragments into messages in the order of their `message_seq`.
+#[derive(Debug)]
+pub(super) struct Messages {
+    next: u16,
+    partial: Vec<Partial>,
+    /// Bytes that all unfinished messages may claim together.
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Partial {
+    message: Message,
+    have: Vec<bool>,
+    missing: usize,
+}
+
+impl Messages {
+    /// Waits for message 0.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { next: 0, partial: Vec::new(), limit }
+    }
+
+    /// Goes on with another limit.
+    pub(super) fn with_limit(self, limit: usize) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// Whether no fragment waits for others.
+    pub(super) fn is_empty(&self) -> bool {
+        self.partial.is_empty()
+    }
+
+    /// Forgets unfinished messages.
+    pub(super) fn clear(&mut self) {
+        self.partial.clear();
+    }
+
+    /// Adds the fragments in one handshake record's body. True when one of them belongs to a
+    /// message that was taken before: the peer repeats itself. Fragments that contradict
+    /// themselves or what is there are skipped.
+    pub(super) fn add(&mut self, mut body: &[u8]) -> Result<bool, TooLarge> {
+        let mut repeated = false;
+        while let Some((fragment, rest)) = Fragment::read(body) {
+            body = rest;
+            let ahead = fragment.sequence.wrapping_sub(self.next);
+            if ahead > MAX_AHEAD {
+                repeated |= ahead > u16::MAX / 2;
+                continue;
+            }
+            self.add_fragment(&fragment)?;
+        }
+        Ok(repeated)
+    }
+
+    fn add_fragment(&mut self, fragment: &Fragment<'_>) -> Result<(), TooLarge> {
+        let found = self.partial.iter().position(|p| p.message.sequence == fragment.sequence);
+        let index = match found {
+            Some(index) => index,
+            None => {
+                let held: usize = self.partial.iter().map(|p| p.have.len()).sum();
+                if fragment.message_len > self.limit.saturating_sub(held) {
+                    return Err(TooLarge);
+                }
+                self.partial.push(Partial {
+                    message: Message {
+                        kind: fragment.kind,
+                        sequence: fragment.sequence,
+                        body: vec![0; fragment.message_len],
+                    },
+                    have: vec![false; fragment.message_len],
+                    missing: fragment.message_len,
+                });
+                self.partial.len() - 1
+            }
+        };
+        if let Some(partial) = self.partial.get_mut(index)
+            && partial.message.kind == fragment.kind
+            && partial.have.len() == fragment.message_len
+        {
+            partial.put(fragment);
+        }
+        Ok(())
+    }
+
+    /// The next message in order, once it is whole.
+    pub(super) fn pop(&mut self) -> Option<Message> {
+        let next = self.next;
+        let whole = |p: &Partial| p.message.sequence == next && p.missing == 0;
+        let index = self.partial.iter().position(whole)?;
+        self.next = next.wrapping_add(1);
+        Some(self.partial.swap_remove(index).message)
+    }
+
+    /// Takes a message back that [`pop`](Self::pop) gave out, as if it never came: the true one
+    /// with its number may follow.
+    pub(super) fn reject(&mut self, message: &Message) {
+        self.next = message.sequence;
+    }
+}
+
+impl Partial {
+    fn put(&mut self, fragment: &Fragment<'_>) {
+        let end = fragment.offset.saturating_add(fragment.data.len());
+        let (Some(to), Some(have)) = (
+            self.message.body.get_mut(fragment.offset..end),
+            self.have.get_mut(fragment.offset..end),
+        ) else {
+            return;
+        };
+        for ((to, have), from) in to.iter_mut().zip(have).zip(fragment.data) {
+            // The first copy of a byte stays.
+            if !std::mem::replace(have, true) {
+                *to = *from;
+                self.missing = self.missing.saturating_sub(1);
+            }
+        }
+    }
+}
+
+struct Fragment<'a> {
+    kind: u8,
+    message_len: usize,
+    sequence: u16,
+    offset: usize,
+    data: &'a [u8],
+}
+
+impl<'a> Fragment<'a> {
+    fn read(body: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let header: &[u8; MESSAGE_HEADER] = body.first_chunk()?;
+        let &[kind, l0, l1, l2, s0, s1, o0, o1, o2, f0, f1, f2] = header;
+        let u24 = |a, b, c| u32::from_be_bytes([0, a, b, c]) as usize;
+        let (data, rest) = body.get(MESSAGE_HEADER..)?.split_at_checked(u24(f0, f1, f2))?;
+        let fragment = Self {
+            kind,
+            message_len: u24(l0, l1, l2),
+            sequence: u16::from_be_bytes([s0, s1]),
+            offset: u24(o0, o1, o2),
+            data,
+        };
+        Some((fragment, rest))
+    }
+}
+
+/// Splits every handshake message in a datagram's plaintext records into fragments of `size`
+/// bytes, one datagram each; the tests' bad network.
+#[cfg(test)]
+pub(super) fn shatter(datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    for record in records(datagram).filter(|r| r.content_type == content::HANDSHAKE) {
+        assert_eq!(record.epoch, 0);
+        let (header, body) = record.body.split_at(MESSAGE_HEADER);
+        for (n, data) in body.chunks(size).enumerate() {
+            let mut fragment = header.to_vec();
+            fragment[6..9].copy_from_slice(&((n * size) as u32).to_be_bytes()[1..]);
+            fragment[9..12].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+            fragment.extend_from_slice(data);
+            let mut datagram = Vec::new();
+            write_record(&mut datagram, content::HANDSHAKE, 1_000 + out.len() as u64, &fragment);
+            out.push(datagram);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fragment(sequence: u16, len: usize, offset: usize, data: &[u8]) -> Vec<u8> {
+        let mut out = vec![11];
+        out.extend_from_slice(&(len as u32).to_be_bytes()[1..]);
+        out.extend_from_slice(&sequence.to_be_bytes());
+        out.extend_from_slice(&(offset as u32).to_be_bytes()[1..]);
+        out.extend_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+        out.extend_from_slice(data);
+        out
+    }
+
+    #[test]
+    fn messages_come_out_whole_in_order_and_once() {
+        let mut messages = Messages::new(1_000);
+        assert_eq!(messages.add(&fragment(1, 2, 0, b"no")), Ok(false));
+        assert_eq!(messages.add(&fragment(0, 6, 3, b"def")), Ok(false));
+        assert_eq!(messages.add(&fragment(0, 6, 2, b"cd")), Ok(false));
+        assert_eq!(messages.pop(), None);
+        let both = [fragment(0, 6, 0, b"ab"), fragment(2, 0, 0, b"")].concat();
+        assert_eq!(messages.add(&both), Ok(false));
+        let bodies: Vec<_> =
+            std::iter::from_fn(|| messages.pop()).map(|m| (m.sequence, m.body)).collect();
+        assert_eq!(bodies, [(0, b"abcdef".to_vec()), (1, b"no".to_vec()), (2, vec![])]);
+        assert_eq!(messages.add(&fragment(1, 2, 0, b"no")), Ok(true));
+        assert!(messages.is_empty());
+    }
+
+    // quality B4 item 5
+    #[test]
+    fn lying_fragments_cost_no_more_than_the_limit() {
+        let mut messages = Messages::new(100);
+        assert_eq!(messages.add(&fragment(0, 101, 0, b"")), Err(TooLarge));
+        assert_eq!(messages.add(&fragment(0, 0xff_ffff, 0, b"x")), Err(TooLarge));
+        assert_eq!(messages.add(&fragment(0, 60, 0, b"")), Ok(false));
+        assert_eq!(messages.add(&fragment(1, 41, 0, b"")), Err(TooLarge));
+        assert_eq!(messages.add(&fragment(0, 60, 59, b"xy")), Ok(false));
+        assert_eq!(messages.add(&fragment(0, 61, 0, &[7; 61])), Ok(false));
+        assert_eq!(messages.add(&fragment(MAX_AHEAD + 1, 1, 0, b"x")), Ok(false));
+        for _ in 0..10_000 {
+            assert_eq!(messages.add(&fragment(0, 60, 30, b"")), Ok(false));
+        }
+        assert_eq!((messages.partial.len(), messages.partial[0].missing), (1, 60));
+        assert_eq!(messages.pop(), None);
+    }
+}

@@ -31,6 +31,9 @@ use crate::worker::{Command, Event, Lobby, NewSession, Plan};
 /// `Retry-After` of a refusal for lack of room.
 const RETRY_AFTER_S: u32 = 5;
 
+/// One media stream id in all sections (whip-whep C38), and the CNAME of our SDES.
+pub(crate) const MSID: &str = "weir";
+
 /// PATCH requests per second and session (whip-whep B19).
 pub(super) const PATCHES_PER_SECOND: u32 = 20;
 
@@ -217,7 +220,7 @@ impl Control {
             let options = SubscribeOptions {
                 source: sources.as_deref(),
                 ssrc_base: &mut fresh_ssrc,
-                msid: name.as_str(),
+                msid: MSID,
             };
             let (plan, answer) = answer_subscribe(&offer, &local, options).map_err(refuse)?;
             let worker = self.place(state);

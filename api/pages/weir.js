@@ -97,7 +97,10 @@ export function watch(url, video, opts = {}) {
     };
     pc.addEventListener('track', ({ track }) => {
       media.addTrack(track);
-      track.addEventListener('unmute', show);
+      track.addEventListener('unmute', () => {
+        show();
+        video.requestVideoFrameCallback?.(() => session.mediaArrived(pc));
+      });
       if (!video.srcObject) show();
     });
     pc.addTransceiver('audio', { direction: 'recvonly' });
@@ -134,7 +137,7 @@ export class Session extends EventTarget {
   state = 'connecting';
   /** @type {WeirError|null} the latest problem; null again once media flows */
   lastError = null;
-  /** Milliseconds from the POST of this connection to the first media (viewer) or to connected. */
+  /** Milliseconds from the POST of this connection to the first picture (viewer) or to connected. */
   startupMs = null;
   /** How many times a new session replaced a lost one. */
   reconnects = 0;
@@ -225,6 +228,11 @@ export class Session extends EventTarget {
     await pc.setRemoteDescription({ type: 'answer', sdp });
     this.#releaseCandidates(pc);
     return true;
+  }
+
+  /** Told by `watch` when the first picture of `pc` shows: sooner than statistics can tell. */
+  mediaArrived(pc) {
+    if (this.pc === pc && this.state !== 'live') this.#mediaFlows();
   }
 
   async #attempt() {
@@ -325,6 +333,7 @@ export class Session extends EventTarget {
       if (sum > packets) arrivedAt = now;
       packets = sum;
       if (arrivedAt && now - arrivedAt < SILENCE_MS) {
+        // Sound alone, or a browser that cannot tell when a frame shows.
         if (this.state !== 'live') this.#mediaFlows();
       } else if (this.state === 'live') {
         this.#become('waiting', null);

@@ -126,7 +126,8 @@ $('pip').addEventListener('click', () => {
 });
 video.addEventListener('volumechange', showSound);
 for (const change of ['play', 'pause']) video.addEventListener(change, showPlaying);
-video.addEventListener('playing', showSound);
+// Sound may begin after the picture; nothing else tells.
+video.addEventListener('timeupdate', showSound);
 
 toggleStats(query.get('stats') === '1');
 showState();

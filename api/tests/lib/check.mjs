@@ -1,0 +1,55 @@
+// Counting of checks, and bounded waiting. Called by every scenario.
+
+/** Prints each check as it is made and counts. */
+export class Checks {
+  passed = 0;
+  failed = 0;
+  scenario = '';
+
+  /** One line per check: what should hold, whether it did, with which figures. */
+  check(what, ok, figures = '') {
+    if (ok) this.passed += 1;
+    else this.failed += 1;
+    const mark = ok ? 'ok  ' : 'FAIL';
+    console.log(`${mark} ${this.scenario}: ${what}${figures === '' ? '' : `  [${figures}]`}`);
+    return Boolean(ok);
+  }
+
+  equal(what, got, wanted) {
+    return this.check(what, got === wanted, got === wanted ? String(got) : `${got}, wanted ${wanted}`);
+  }
+
+  note(text) {
+    console.log(`     ${this.scenario}: ${text}`);
+  }
+
+  /** Adds what a run in another process counted. */
+  add(passed, failed) {
+    this.passed += passed;
+    this.failed += failed;
+  }
+}
+
+export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+/**
+ * Asks `probe` until it returns something truthy, and returns that. Past the time it throws, saying
+ * what was waited for and what `probe` said last.
+ */
+export async function until(what, probe, timeoutMs = 30_000, everyMs = 250) {
+  const deadline = Date.now() + timeoutMs;
+  let last;
+  for (;;) {
+    try {
+      last = await probe();
+      if (last) return last;
+    } catch (error) {
+      last = error.message.split('\n')[0];
+    }
+    if (Date.now() > deadline) throw new Error(`waited ${timeoutMs / 1_000} s for ${what}; last: ${last}`);
+    await sleep(everyMs);
+  }
+}
+
+/** Like `until`, but gives null instead of throwing: for a wait that is itself the check. */
+export const soon = (what, probe, timeoutMs, everyMs) => until(what, probe, timeoutMs, everyMs).catch(() => null);

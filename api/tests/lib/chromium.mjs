@@ -1,0 +1,138 @@
+// Chromium with a fake camera, and what its statistics say. Called by most scenarios.
+
+import { chromium } from 'playwright-core';
+import { adopt, signal } from './child.mjs';
+import { until } from './check.mjs';
+
+/** Debian's Chromium unless told otherwise. */
+const EXECUTABLE = process.env.CHROMIUM ?? '/usr/bin/chromium';
+
+const FLAGS = [
+  '--headless=new',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--disable-dev-shm-usage',
+  // Pages that are not in front must keep decoding and drawing.
+  '--disable-background-timer-throttling',
+  '--disable-backgrounding-occluded-windows',
+  '--disable-renderer-backgrounding',
+  '--use-fake-device-for-media-stream=fps=30',
+  '--use-fake-ui-for-media-stream',
+  '--autoplay-policy=no-user-gesture-required',
+  '--allow-loopback-in-peer-connection',
+  '--disable-features=WebRtcHideLocalIpsWithMdns,LocalNetworkAccessChecks',
+];
+
+/** Starts a browser of its own; `kill()` is kill -9 of all its processes. */
+export async function launch() {
+  const host = await chromium.launchServer({
+    executablePath: EXECUTABLE,
+    headless: true,
+    args: FLAGS,
+    ignoreDefaultArgs: ['--headless', '--mute-audio'],
+  });
+  const child = adopt(host.process());
+  const browser = await chromium.connect(host.wsEndpoint());
+  return {
+    browser,
+    version: () => browser.version(),
+    /** A page in a context (cookies, cache) of its own. */
+    async page(url, options = {}) {
+      const context = await browser.newContext({ viewport: { width: 960, height: 720 }, ...options });
+      const page = await context.newPage();
+      page.problems = [];
+      page.on('pageerror', (error) => page.problems.push(error.message));
+      if (url) await page.goto(url);
+      return page;
+    },
+    async close() {
+      await browser.close().catch(() => {});
+      await host.close().catch(() => {});
+    },
+    async kill() {
+      signal(child, 'SIGKILL');
+      await child.ended;
+    },
+  };
+}
+
+/** A publish page's address: fake camera and microphone, small enough for two slow cores. */
+export function publishUrl(server, stream, wish = {}) {
+  const query = new URLSearchParams({ autostart: '1', video: 'camera', width: '640', height: '360', fps: '30', ...wish });
+  return `${server.url}/publish/${stream}?${query}`;
+}
+
+export const watchUrl = (server, stream, query = '') => `${server.url}/watch/${stream}${query}`;
+
+/** Waits until the page's session says `live`. */
+export function live(page, timeoutMs = 30_000) {
+  const words = async () => JSON.stringify(await state(page).catch(String));
+  return until('a live page', async () => (await state(page)).state === 'live', timeoutMs).catch(async (error) => {
+    throw new Error(`${error.message}; the page says ${await words()}`);
+  });
+}
+
+/** Turns the sound on as a viewer would; a muted element counts no audio energy. */
+export function listen(page) {
+  return until('the sound button', () => page.evaluate(() => {
+    const button = document.getElementById('sound');
+    if (!button.hidden) button.click();
+    return !document.getElementById('video').muted;
+  }));
+}
+
+export const state = (page) =>
+  page.evaluate(() => ({ state: __weir.state, error: __weir.lastError?.message ?? null }));
+
+/** Sums of what matters from getStats, with the time they hold for. */
+export function counters(page) {
+  return page.evaluate(async () => {
+    const report = await __weir.pc.getStats();
+    const sum = { at: performance.now(), state: __weir.state, width: 0, height: 0, codec: null, layers: 0 };
+    const add = (name, value) => (sum[name] = (sum[name] ?? 0) + (value ?? 0));
+    for (const stat of report.values()) {
+      if (stat.type !== 'inbound-rtp' && stat.type !== 'outbound-rtp') continue;
+      if (stat.kind === 'audio') {
+        add('audioPackets', stat.packetsReceived ?? stat.packetsSent);
+        add('audioLost', stat.packetsLost);
+        add('audioDiscarded', stat.packetsDiscarded);
+        add('audioSamples', stat.totalSamplesReceived);
+        add('audioEnergy', stat.totalAudioEnergy);
+        add('audioConcealed', stat.concealedSamples);
+        continue;
+      }
+      if (stat.frameHeight > sum.height) {
+        sum.width = stat.frameWidth;
+        sum.height = stat.frameHeight;
+        // Of several layers the largest is what a viewer should get.
+        sum.topFramesEncoded = stat.framesEncoded;
+      }
+      if (stat.framesEncoded > 0) sum.layers += 1;
+      sum.codec ??= report.get(stat.codecId)?.mimeType.split('/')[1] ?? null;
+      add('framesEncoded', stat.framesEncoded);
+      add('framesReceived', stat.framesReceived);
+      add('framesDecoded', stat.framesDecoded);
+      add('framesDropped', stat.framesDropped);
+      add('keyframes', stat.keyFramesDecoded ?? stat.keyFramesEncoded);
+      add('videoLost', stat.packetsLost);
+      add('nacks', stat.nackCount);
+      add('plis', stat.pliCount);
+      add('freezes', stat.freezeCount);
+    }
+    return sum;
+  });
+}
+
+/** Difference of two readings, counter by counter. */
+export function since(before, after) {
+  const delta = {};
+  for (const [name, value] of Object.entries(after)) {
+    if (typeof value === 'number') delta[name] = value - (before[name] ?? 0);
+  }
+  return delta;
+}

@@ -1,0 +1,79 @@
+// One Weir server on free ports: started, asked by its API, stopped.
+
+import fs from 'node:fs';
+import path from 'node:path';
+import readline from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { end, start } from './child.mjs';
+
+export const OUT = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'out');
+
+/** From start to the ready line. */
+const READY_TIMEOUT_MS = 20_000;
+
+/**
+ * @param {string} binary
+ * @param {{log: string, args?: string[]}} options `log` names the file in out/.
+ */
+export async function startServer(binary, { log, args = [] }) {
+  const logFile = path.join(OUT, `${log}.server.log`);
+  const out = fs.openSync(logFile, 'w');
+  const command = ['--http', '127.0.0.1:0', '--media-port', '0', ...args];
+  const child = start(binary, command, { stdio: ['ignore', 'pipe', out] });
+  fs.closeSync(out);
+  const line = await readyLine(child).catch(async (error) => {
+    await end(child);
+    throw new Error(`${error.message}; its log ends: ${tail(logFile)}`);
+  });
+  const [, http, media] = /^weir ready http=(\S+) media=(\S+)$/.exec(line) ?? [];
+  if (!http) throw new Error(`unexpected ready line: ${line}`);
+  return new Server(child, `http://${http}`, media, logFile);
+}
+
+function readyLine(child) {
+  return new Promise((done, fail) => {
+    const timer = setTimeout(() => fail(new Error('no ready line from the server')), READY_TIMEOUT_MS);
+    readline.createInterface({ input: child.stdout }).on('line', (line) => {
+      clearTimeout(timer);
+      if (line.startsWith('weir ready ')) done(line);
+    });
+    child.ended.then(({ code, error }) => fail(new Error(error?.message ?? `the server ended with code ${code}`)));
+  });
+}
+
+const tail = (file) => fs.readFileSync(file, 'utf8').trim().split('\n').slice(-3).join(' | ');
+
+class Server {
+  constructor(child, url, media, logFile) {
+    this.child = child;
+    this.url = url;
+    this.media = media;
+    this.logFile = logFile;
+  }
+
+  whip = (stream) => `${this.url}/whip/${stream}`;
+  whep = (stream) => `${this.url}/whep/${stream}`;
+
+  /** GET of an API path as JSON. */
+  async api(path) {
+    const response = await fetch(`${this.url}${path}`);
+    if (!response.ok) throw new Error(`GET ${path}: HTTP ${response.status}`);
+    return response.json();
+  }
+
+  /** One stream of the list, or null. */
+  async stream(name) {
+    const { streams } = await this.api('/api/v1/streams');
+    return streams.find((stream) => stream.name === name) ?? null;
+  }
+
+  logged(pattern) {
+    return fs.readFileSync(this.logFile, 'utf8').split('\n').filter((line) => pattern.test(line));
+  }
+
+  async stop() {
+    const startedAt = Date.now();
+    const { code } = await end(this.child);
+    return { code, ms: Date.now() - startedAt };
+  }
+}

@@ -1,0 +1,84 @@
+// Runs Weir against real clients, one scenario after the other, each on a fresh server.
+//
+//   node run.mjs --server PATH [--loadtest PATH] [--only name[,name]]
+//
+// Prints one line per check with its figures and closes with "N passed, M failed"; the exit code is
+// 0 only if nothing failed. Server logs and pictures go to out/. Next: lib/check.mjs, scenarios/.
+
+import fs from 'node:fs';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { Checks } from './lib/check.mjs';
+import { endAllChildren } from './lib/child.mjs';
+import { OUT, startServer } from './lib/server.mjs';
+
+/** In this order; the cheap ones first, so that a broken server shows soon. */
+const SCENARIOS = ['http', 'chromium', 'obs', 'ffmpeg', 'lifecycle', 'firefox', 'load', 'screenshots'];
+/** No scenario may take longer; past it the run goes on with the next one. */
+const SCENARIO_TIMEOUT_MS = 15 * 60_000;
+
+const { values: args } = parseArgs({
+  options: {
+    server: { type: 'string' },
+    loadtest: { type: 'string' },
+    only: { type: 'string' },
+    help: { type: 'boolean' },
+  },
+});
+
+if (args.help || !args.server) {
+  console.log(`usage: node run.mjs --server PATH [--loadtest PATH] [--only ${SCENARIOS.join('|')}]`);
+  process.exit(args.help ? 0 : 2);
+}
+args.server = path.resolve(args.server);
+if (args.loadtest) args.loadtest = path.resolve(args.loadtest);
+const wanted = args.only ? args.only.split(',') : SCENARIOS;
+const unknown = wanted.filter((name) => !SCENARIOS.includes(name));
+if (unknown.length) {
+  console.error(`no scenario named ${unknown.join(', ')}; there are ${SCENARIOS.join(', ')}`);
+  process.exit(2);
+}
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(signal, () => endAllChildren().then(() => process.exit(130)));
+}
+
+fs.mkdirSync(OUT, { recursive: true });
+const checks = new Checks();
+for (const name of SCENARIOS.filter((name) => wanted.includes(name))) await runOne(name);
+console.log(`${checks.passed} passed, ${checks.failed} failed`);
+// Native WebRTC threads of a client under test must not keep the process alive.
+process.exit(checks.failed ? 1 : 0);
+
+async function runOne(name) {
+  const startedAt = Date.now();
+  checks.scenario = name;
+  const scenario = await import(`./scenarios/${name}.mjs`);
+  let server = null;
+  let timer;
+  try {
+    if (!scenario.bringsOwnServer) server = await startServer(args.server, { log: name });
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error('scenario timeout')), SCENARIO_TIMEOUT_MS);
+    });
+    await Promise.race([scenario.run({ server, checks, args }), late]);
+  } catch (error) {
+    checks.check('runs to its end', false, error.message.split('\n')[0]);
+    console.log(indent(error.stack));
+  } finally {
+    clearTimeout(timer);
+    // Browsers first: a server that still has sessions must stop within its drain time, too.
+    await endAllChildren({ except: server?.child });
+    if (server) {
+      const stopped = await server.stop();
+      checks.check('server stops with exit code 0 on SIGTERM', stopped.code === 0, `code ${stopped.code}, ${stopped.ms} ms`);
+      const panics = server.logged(/panicked at/);
+      if (panics.length) checks.check('no panic in the server log', false, panics[0]);
+    }
+  }
+  console.log(`     ${name}: ${Math.round((Date.now() - startedAt) / 1000)} s`);
+}
+
+function indent(text) {
+  return text.split('\n').map((line) => `       ${line}`).join('\n');
+}

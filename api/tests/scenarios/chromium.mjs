@@ -1,0 +1,104 @@
+// Chromium publishes, Chromium watches: every codec, an early and a late viewer, simulcast.
+
+import { sleep, until } from '../lib/check.mjs';
+import { counters, launch, listen, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
+
+/** Software encoders of VP9 and AV1 need the lower frame rate on slow machines. */
+const CODECS = [
+  { codec: 'VP8', fps: '30' },
+  { codec: 'H264', fps: '30' },
+  { codec: 'VP9', fps: '20' },
+  { codec: 'AV1', fps: '20' },
+];
+const WINDOW_MS = 20_000;
+const LATE_MS = 5_000;
+/** The encoder ramps up to full size in this time, also on a slow machine. */
+const FULL_SIZE_TIMEOUT_MS = 60_000;
+
+export async function run({ server, checks }) {
+  const chromium = await launch();
+  checks.note(`Chromium ${chromium.version()}`);
+  for (const { codec, fps } of CODECS) await oneCodec(server, checks, chromium, codec, fps);
+  await simulcast(server, checks, chromium);
+  await chromium.close();
+}
+
+async function oneCodec(server, checks, chromium, codec, fps) {
+  const stream = codec.toLowerCase();
+  // The early viewer is there before the publisher (whip-whep G6).
+  const early = await chromium.page(watchUrl(server, stream));
+  await until('the early viewer to wait', () => early.evaluate(() => __weir.state === 'waiting' && __weir.pc?.connectionState === 'connected'));
+  const publisher = await chromium.page(publishUrl(server, stream, { codec, fps }));
+  await live(publisher);
+  await live(early);
+  await sleep(LATE_MS);
+  const late = await chromium.page(watchUrl(server, stream));
+  await live(late);
+  for (const page of [early, late]) {
+    await listen(page);
+    await fullSize(page, 640, 360);
+  }
+  // The late viewer's own start is not part of the window.
+  await sleep(2_000);
+
+  const pages = [publisher, early, late];
+  const before = await Promise.all(pages.map(counters));
+  await sleep(WINDOW_MS);
+  const after = await Promise.all(pages.map(counters));
+  const sent = since(before[0], after[0]);
+  for (const [i, who] of [[1, 'early viewer'], [2, 'late viewer']]) {
+    const startup = await pages[i].evaluate(() => __weir.session.startupMs);
+    judge(checks, `${codec}, ${who}`, after[i], since(before[i], after[i]), sent.framesEncoded);
+    checks.note(`${codec}, ${who}: first picture ${startup} ms after the POST, ${after[i].freezes} freezes in all`);
+  }
+  checks.equal(`${codec}: what the viewer decodes`, after[1].codec, codec);
+  for (const page of pages) {
+    if (page.problems.length) checks.check(`${codec}: no script error`, false, page.problems[0]);
+    await page.context().close();
+  }
+}
+
+/** What a viewer should see in a window without network trouble. */
+function judge(checks, who, reading, got, encoded) {
+  const share = encoded ? (100 * got.framesDecoded) / encoded : 0;
+  checks.check(`${who}: decodes at least 95 % of the frames`, encoded > 0 && share >= 95,
+    `${got.framesDecoded} of ${encoded}, ${share.toFixed(1)} %, ${reading.width}x${reading.height}`);
+  checks.check(`${who}: sound arrives`, got.audioSamples > 0 && got.audioEnergy > 0,
+    `${got.audioSamples} samples, energy ${got.audioEnergy.toExponential(1)}`);
+  checks.check(`${who}: no packet is missing or late`,
+    got.videoLost === 0 && got.audioLost === 0 && got.audioDiscarded === 0 && got.nacks <= 1,
+    `lost ${got.videoLost}+${got.audioLost}, discarded ${got.audioDiscarded}, nacks ${got.nacks}, freezes ${got.freezes}`);
+}
+
+async function fullSize(page, width, height) {
+  let seen;
+  await until(`${width}x${height}`, async () => {
+    seen = await counters(page);
+    return seen.width >= width && seen.height >= height;
+  }, FULL_SIZE_TIMEOUT_MS).catch((error) => {
+    throw new Error(`${error.message} (${seen?.width}x${seen?.height}, ${seen?.framesDecoded} frames)`);
+  });
+}
+
+async function simulcast(server, checks, chromium) {
+  const publisher = await chromium.page(
+    publishUrl(server, 'layers', { codec: 'VP8', simulcast: '1', width: '1280', height: '720', fps: '20' }));
+  await live(publisher);
+  const layers = await until('three layers', async () => {
+    const { layers } = await counters(publisher);
+    return layers === 3 && layers;
+  }, FULL_SIZE_TIMEOUT_MS);
+  checks.equal('simulcast: layers that the publisher encodes', layers, 3);
+  const viewer = await chromium.page(watchUrl(server, 'layers'));
+  await live(viewer);
+  await listen(viewer);
+  await fullSize(viewer, 1280, 720);
+  const before = await Promise.all([publisher, viewer].map(counters));
+  await sleep(WINDOW_MS / 2);
+  const after = await Promise.all([publisher, viewer].map(counters));
+  judge(checks, 'simulcast, viewer', after[1], since(before[1], after[1]), after[0].topFramesEncoded - before[0].topFramesEncoded);
+  const info = await server.stream('layers');
+  const rids = info?.publisher?.tracks.flatMap((track) => track.layers.map((layer) => layer.rid)).filter(Boolean);
+  checks.equal('simulcast: rids in the API', rids?.sort().join(' '), 'h l m');
+  for (const page of [publisher, viewer]) await page.context().close();
+}

@@ -1,0 +1,78 @@
+// Firefox publishes and Chromium watches, then the other way round, inside a network namespace.
+
+import readline from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { end, start } from '../lib/child.mjs';
+import { sleep, until } from '../lib/check.mjs';
+import { counters, launch as launchChromium, listen, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
+import { launch as launchFirefox } from '../lib/firefox.mjs';
+import { ADDRESS, withNamespace } from '../lib/netns.mjs';
+import { startServer } from '../lib/server.mjs';
+
+/** The server must live in the namespace too. */
+export const bringsOwnServer = true;
+
+const INSIDE = 'WEIR_TEST_INSIDE_NAMESPACE';
+const WINDOW_MS = 15_000;
+
+export async function run({ checks, args }) {
+  if (process.env[INSIDE]) return inside(checks, args);
+  await withNamespace((name) => startAgain(name, checks, args));
+}
+
+/** Runs this scenario once more, inside, and takes over its lines and its counts. */
+async function startAgain(name, checks, args) {
+  const main = fileURLToPath(new URL('../run.mjs', import.meta.url));
+  const command = ['netns', 'exec', name, process.execPath, main, '--only', 'firefox', '--server', args.server];
+  const child = start('ip', command, { env: { ...process.env, [INSIDE]: '1' }, stdio: ['ignore', 'pipe', 'inherit'] });
+  let counted = false;
+  for await (const line of readline.createInterface({ input: child.stdout })) {
+    const [, passed, failed] = /^(\d+) passed, (\d+) failed$/.exec(line) ?? [];
+    if (passed) {
+      checks.add(Number(passed), Number(failed));
+      counted = true;
+    } else {
+      console.log(line);
+    }
+  }
+  await end(child);
+  if (!counted) throw new Error('the run inside the namespace broke off');
+}
+
+async function inside(checks, args) {
+  const server = await startServer(args.server, { log: 'firefox', args: ['--advertise', ADDRESS] });
+  const firefox = await launchFirefox();
+  const chromium = await launchChromium();
+  checks.note(`${await firefox.version()}, Chromium ${chromium.version()}`);
+
+  await pair(checks, server, 'firefox-to-chromium', firefox, chromium);
+  await pair(checks, server, 'chromium-to-firefox', chromium, firefox);
+
+  await chromium.close();
+  await firefox.close();
+  const stopped = await server.stop();
+  checks.check('server stops with exit code 0 on SIGTERM', stopped.code === 0, `code ${stopped.code}`);
+}
+
+async function pair(checks, server, stream, from, to) {
+  const what = stream.replaceAll('-', ' ');
+  const publisher = await from.page(publishUrl(server, stream, { codec: 'VP8', fps: '20' }));
+  await live(publisher);
+  const viewer = await to.page(watchUrl(server, stream));
+  await live(viewer);
+  await listen(viewer);
+  await until('frames', async () => (await counters(viewer)).framesDecoded > 20, 30_000);
+  const before = await Promise.all([publisher, viewer].map(counters));
+  await sleep(WINDOW_MS);
+  const after = await Promise.all([publisher, viewer].map(counters));
+  const sent = since(before[0], after[0]);
+  const got = since(before[1], after[1]);
+  checks.check(`${what}: at least 95 % of the frames`, sent.framesEncoded > 0 && got.framesDecoded >= 0.95 * sent.framesEncoded,
+    `${got.framesDecoded} of ${sent.framesEncoded}, ${after[1].width}x${after[1].height} ${after[1].codec}`);
+  checks.check(`${what}: sound arrives`, got.audioPackets > 0 && got.audioSamples > 0, `${got.audioPackets} packets, ${got.audioSamples} samples`);
+  checks.check(`${what}: no packet is missing`, got.videoLost === 0 && got.audioLost === 0, `lost ${got.videoLost}+${got.audioLost}, nacks ${got.nacks}`);
+  for (const page of [publisher, viewer]) {
+    if (page.problems.length) checks.check(`${what}: no script error`, false, page.problems[0]);
+    await page.close();
+  }
+}

@@ -1,0 +1,60 @@
+// OBS's habits (whip-whep A23, A25, A54, B17, C33): zero candidates in the offer, no PATCH, a new
+// POST while the old session lives, PeerConnection closed before the DELETE. Chromium watches.
+
+import { sleep, soon, until } from '../lib/check.mjs';
+import { counters, launch, listen, live, since, watchUrl } from '../lib/chromium.mjs';
+import { Obs } from '../lib/obs.mjs';
+
+const WINDOW_MS = 10_000;
+
+export async function run({ server, checks }) {
+  const chromium = await launch();
+  const first = new Obs();
+  const posted = await first.publish(server.whip('obs'));
+  checks.check('the offer has no candidate', !first.offer.includes('a=candidate'), `${first.offer.length} bytes`);
+  checks.equal('POST with a bearer token on an open server', posted.status, 201);
+  checks.check('the answer starts with v=0 and ends with CRLF', posted.answer.startsWith('v=0\r\n') && posted.answer.endsWith('\r\n'));
+  checks.check('the answer names its setup role', /a=setup:passive\r\n/.test(posted.answer));
+  await first.connected();
+  first.send();
+  const viewer = await chromium.page(watchUrl(server, 'obs'));
+  await live(viewer);
+  await listen(viewer);
+  await decodes(checks, viewer, first, 'H264 and Opus of libdatachannel');
+
+  // The network dropped, OBS comes again before the server can know (whip-whep A54).
+  const pc = await viewer.evaluateHandle(() => __weir.pc);
+  const second = new Obs();
+  const again = await second.publish(server.whip('obs'));
+  checks.equal('a second POST takes the stream over', again.status, 201);
+  await second.connected();
+  second.send();
+  const ended = await soon('the first session to end', () => ['closed', 'failed', 'disconnected'].includes(first.state), 10_000);
+  checks.check('the first session is closed by the server', ended, first.state);
+  first.closeConnection();
+  checks.equal('DELETE of the session that was taken over', await first.delete(), 200);
+  await decodes(checks, viewer, second, 'the same viewer after the takeover');
+  checks.check('the viewer kept its session', await viewer.evaluate((pc) => pc === __weir.pc && __weir.session.reconnects === 0, pc));
+
+  second.closeConnection();
+  const gone = await soon('the publisher to be gone', async () => !(await server.stream('obs'))?.publisher, 10_000);
+  checks.check('close_notify frees the stream before any DELETE', gone);
+  checks.equal('DELETE after the connection was closed', await second.delete(), 200);
+  checks.equal('and once more', await second.delete(), 200);
+  await chromium.close();
+}
+
+async function decodes(checks, viewer, obs, what) {
+  const start = await counters(viewer);
+  await until(`${what}: decoding`, async () => since(start, await counters(viewer)).framesDecoded > 30, 20_000);
+  const sentBefore = obs.framesSent;
+  const before = await counters(viewer);
+  await sleep(WINDOW_MS);
+  const sent = obs.framesSent - sentBefore;
+  const after = await counters(viewer);
+  const got = since(before, after);
+  checks.check(`${what}: at least 95 % of the frames`, got.framesDecoded >= 0.95 * sent,
+    `${got.framesDecoded} of ${sent}, ${after.width}x${after.height}`);
+  checks.check(`${what}: sound arrives`, got.audioSamples > 0 && got.audioEnergy > 0, `${got.audioSamples} samples`);
+  checks.check(`${what}: no packet is missing`, got.videoLost === 0 && got.audioLost === 0, `lost ${got.videoLost}+${got.audioLost}, nacks ${got.nacks}`);
+}

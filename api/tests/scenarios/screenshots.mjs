@@ -1,0 +1,50 @@
+// Pictures of the three pages with a live stream, desktop and phone, light and dark, into out/.
+// Checks what a picture can be checked for: nothing wider than the screen, no script error, no
+// refusal by the content security policy.
+
+import path from 'node:path';
+import { sleep } from '../lib/check.mjs';
+import { launch, live, publishUrl, watchUrl } from '../lib/chromium.mjs';
+import { OUT } from '../lib/server.mjs';
+
+const DEVICES = {
+  desktop: { viewport: { width: 1280, height: 800 } },
+  phone: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true },
+  narrow: { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true },
+};
+
+export async function run({ server, checks }) {
+  const chromium = await launch();
+  const wish = { video: 'test', width: '1280', height: '720', fps: '20', simulcast: '1' };
+  const publisher = await chromium.page(publishUrl(server, 'demo', wish), DEVICES.desktop);
+  await live(publisher);
+  for (const [device, options] of Object.entries(DEVICES)) {
+    for (const colorScheme of ['light', 'dark']) {
+      const pages = {
+        start: await shot(chromium, `${server.url}/`, { ...options, colorScheme }),
+        watch: await shot(chromium, watchUrl(server, 'demo', '?stats=1'), { ...options, colorScheme }),
+        publish: await shot(chromium, publishUrl(server, `${device}-${colorScheme}`, wish), { ...options, colorScheme }),
+      };
+      for (const name of ['watch', 'publish']) await live(pages[name], 60_000);
+      await sleep(8_000);
+      for (const [name, page] of Object.entries(pages)) {
+        const what = `${name}-${device}-${colorScheme}`;
+        await page.screenshot({ path: path.join(OUT, `${what}.png`), fullPage: name !== 'watch' && device !== 'desktop' });
+        const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        checks.check(`${what}: nothing is wider than the screen`, over <= 0, `${over} px`);
+        checks.check(`${what}: no script error, no refused content`, page.problems.length === 0, page.problems[0] ?? '');
+        await page.context().close();
+      }
+    }
+  }
+  await chromium.close();
+}
+
+async function shot(chromium, url, options) {
+  const page = await chromium.page(null, options);
+  page.on('console', (message) => {
+    if (/Content.Security.Policy/i.test(message.text())) page.problems.push(message.text());
+  });
+  await page.goto(url);
+  return page;
+}

@@ -100,6 +100,13 @@ pub struct Feedback {
     pub transport_cc: bool,
 }
 
+impl Feedback {
+    /// Whether a keyframe can be asked for at all, by PLI or by FIR.
+    pub fn asks_keyframes(self) -> bool {
+        self.pli || self.fir
+    }
+}
+
 /// Header-extension ids of one m-line, as offered and accepted. At most 16.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExtMap {

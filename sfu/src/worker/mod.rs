@@ -60,6 +60,9 @@ const RTCP_PER_SECOND: u32 = 500;
 /// Fresh packets of one stream that are forwarded before more datagrams are read.
 const FRESH_MAX: usize = 256;
 
+/// The least time between two timeouts of one session.
+const TIMER_TICK: Duration = Duration::from_millis(1);
+
 /// Strays taken per turn; the rest waits in its ring.
 const STRAYS_PER_TURN: usize = 256;
 
@@ -253,6 +256,14 @@ impl Worker {
             self.guarded(now, key, egress, |worker, egress| {
                 worker.session_timeout(now, key, egress)
             });
+            // A deadline that stays in the past must cost a timer tick, not the whole core.
+            if let Some(session) = self.sessions.get_mut(key)
+                && session.scheduled.is_some_and(|at| at <= now)
+            {
+                let later = now + TIMER_TICK;
+                session.scheduled = Some(later);
+                self.timers.schedule(later, key);
+            }
         }
         if self.next_sweep.is_none_or(|at| at <= now) {
             self.next_sweep = Some(now + SWEEP_INTERVAL);

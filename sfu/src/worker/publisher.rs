@@ -360,6 +360,9 @@ impl Publisher {
             return;
         }
         for (track_index, track) in (0u8..).zip(&mut self.tracks) {
+            if !track.plan.feedback.asks_keyframes() {
+                continue;
+            }
             for (layer_index, layer) in (0u8..).zip(&mut track.layers) {
                 if wishes.contains(track_index, layer_index) {
                     layer.keyframes.want(now);
@@ -407,7 +410,7 @@ impl Publisher {
             for layer in &mut track.layers {
                 let Some(ssrc) = layer.ssrc() else { continue };
                 layer.nack.poll(now, rtt, &mut list);
-                if layer.nack.take_keyframe_wish() {
+                if layer.nack.take_keyframe_wish() && track.plan.feedback.asks_keyframes() {
                     layer.keyframes.want(now);
                 }
                 if list.is_empty() || !track.plan.feedback.nack {
@@ -431,7 +434,7 @@ impl Publisher {
         let rtt = self.rtt.unwrap_or(RTT_UNKNOWN);
         for track in &mut self.tracks {
             let feedback = track.plan.feedback;
-            if !feedback.pli && !feedback.fir {
+            if !feedback.asks_keyframes() {
                 continue;
             }
             for layer in &mut track.layers {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use weir_sfu::sdp::{DtlsRole, Fingerprint, FingerprintAlgorithm};
-use weir_sfu::transport::dtls::{Dtls, DtlsCertificate, DtlsEvent, new_dtls};
+use weir_sfu::transport::dtls::{Dtls, DtlsCertificate, DtlsBackend, DtlsEvent};
 use weir_sfu::transport::srtp::{SrtpKeys, SrtpProfile, SrtpReceiver, SrtpSender};
 
 const PROFILES: &str = "SRTP_AES128_CM_SHA1_80:SRTP_AEAD_AES_256_GCM:SRTP_AEAD_AES_128_GCM";
@@ -121,7 +121,7 @@ fn handshake(name: &str, new_key: &[&str], role: DtlsRole) -> SrtpProfile {
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     spawn(&mut peer, role, &socket);
     let certificate = DtlsCertificate::generate().unwrap();
-    let mut dtls = new_dtls(&certificate, role, vec![fingerprint], Instant::now());
+    let mut dtls = certificate.associate(role, vec![fingerprint]);
     let connected = run(dtls.as_mut(), &socket);
     let (profile, keys) = connected.unwrap_or_else(|| panic!("{name}: no handshake"));
 

@@ -275,7 +275,7 @@ mod tests {
             for n in 0..600u32 {
                 let captured = MS * 50 * n;
                 let arrives = SERVER.plus(captured + MS * delay_ms(n));
-                let sender_ntp = publisher_clock.add(captured).0;
+                let sender_ntp = publisher_clock.plus(captured).0;
                 let audio_rtp = audio_zero.wrapping_add(48 * 50 * n);
                 let video_rtp = video_zero.wrapping_add(90 * 50 * n);
                 audio.on_packet(arrives, audio_rtp, 48_000);
@@ -426,8 +426,8 @@ mod tests {
             assert_eq!(anchor.rtp_at(anchor.ntp.plus(span), 90_000), later);
             assert_near(anchor.ntp_of(later, 90_000), anchor.ntp.plus(span), 0.001);
             let earlier = anchor.rtp.wrapping_sub(ticks);
-            assert_eq!(anchor.rtp_at(anchor.ntp.sub(span), 90_000), earlier);
-            assert_near(anchor.ntp_of(earlier, 90_000), anchor.ntp.sub(span), 0.001);
+            assert_eq!(anchor.rtp_at(anchor.ntp.minus(span), 90_000), earlier);
+            assert_near(anchor.ntp_of(earlier, 90_000), anchor.ntp.minus(span), 0.001);
         }
     }
 }

@@ -407,9 +407,9 @@ mod tests {
         }
         let at_once = round_trip(sent, sent.middle(), 10);
         assert_eq!(at_once, Some(Duration::ZERO), "rounding on loopback");
-        let far = sent.add(MAX_RTT);
+        let far = sent.plus(MAX_RTT);
         assert!(round_trip(far, sent.middle(), 0).is_some());
-        assert_eq!(round_trip(far.add(MS), sent.middle(), 0), None);
+        assert_eq!(round_trip(far.plus(MS), sent.middle(), 0), None);
     }
 
     #[test]
@@ -419,7 +419,7 @@ mod tests {
         for ms in [80, 160] {
             let report =
                 ReportBlock { lsr: sent.middle(), fraction_lost: 64, ..Default::default() };
-            stats.on_report(sent.add(MS * ms), &report);
+            stats.on_report(sent.plus(MS * ms), &report);
         }
         assert!(stats.rtt().unwrap().abs_diff(90 * MS) < MS);
         assert_eq!(stats.loss(), 0.25);

@@ -147,7 +147,7 @@ impl Sfu {
             let worker = WorkerConfig {
                 clock,
                 entropy: Box::new(OsEntropy),
-                certificate: certificate.clone(),
+                dtls: Arc::new(certificate.clone()),
                 lobby: Arc::clone(&lobby),
                 port,
                 pool_packets: config.pool_packets,

@@ -132,13 +132,24 @@ impl DtlsCertificate {
     }
 }
 
-/// Makes the association of one session. `fingerprints` are the offer's; any one match suffices
-/// (whip-whep C4). Nothing is sent and no clock runs before [`Dtls::start`] or the first datagram.
-pub fn new_dtls(
+/// Makes the association of one session. [`DtlsCertificate`] is the real one; a simulation puts
+/// associations with preset keys here.
+pub trait DtlsBackend: Send + Sync {
+    /// `fingerprints` are the offer's; any one match suffices (whip-whep C4). Nothing is sent and no
+    /// clock runs before [`Dtls::start`] or the first datagram.
+    fn associate(&self, role: DtlsRole, fingerprints: Vec<Fingerprint>) -> Box<dyn Dtls>;
+}
+
+impl DtlsBackend for DtlsCertificate {
+    fn associate(&self, role: DtlsRole, fingerprints: Vec<Fingerprint>) -> Box<dyn Dtls> {
+        associate(self, role, fingerprints)
+    }
+}
+
+fn associate(
     cert: &DtlsCertificate,
     role: DtlsRole,
     fingerprints: Vec<Fingerprint>,
-    _now: Instant,
 ) -> Box<dyn Dtls> {
     let inbound = match role {
         DtlsRole::Server => Inbound::Hello(ClientHelloGate::new()),
@@ -782,7 +793,7 @@ mod tests {
             now: Instant,
         ) -> Self {
             let certificate = DtlsCertificate::generate().unwrap();
-            let mut ours = new_dtls(&certificate, role, fingerprints, now);
+            let mut ours = associate(&certificate, role, fingerprints);
             ours.start(now);
             Self { ours, oracle, now, events: Vec::new() }
         }
@@ -989,7 +1000,7 @@ mod tests {
             .iter()
             .zip(roles)
             .zip(promised)
-            .map(|((certificate, role), promised)| new_dtls(certificate, role, promised, now))
+            .map(|((certificate, role), promised)| associate(certificate, role, promised))
             .collect();
         sides[0].start(now);
         let mut connected = [false; 2];

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::dtls::{Dtls, DtlsCertificate, DtlsEvent, new_dtls};
+use super::dtls::{Dtls, DtlsBackend, DtlsEvent};
 use super::egress::{Egress, Transmit};
 use super::ice::{IceAgent, IceConfig};
 use super::srtp::{Opened, SrtpProfile, SrtpReceiver, SrtpSender};
@@ -74,13 +74,13 @@ impl Peer {
         role: Role,
         local: IceCredentials,
         remote: &RemoteTransport,
-        certificate: &DtlsCertificate,
+        dtls: &dyn DtlsBackend,
         now: Instant,
     ) -> Self {
         let config = IceConfig { local, remote: remote.ice.clone(), kind: role };
         Self {
             ice: IceAgent::new(config, now),
-            dtls: new_dtls(certificate, remote.dtls_role, remote.fingerprints.clone(), now),
+            dtls: dtls.associate(remote.dtls_role, remote.fingerprints.clone()),
             dtls_role: remote.dtls_role,
             state: PeerState::WaitingIce,
             deadline: Some((now + ICE_TIMEOUT, CloseReason::NoIce)),

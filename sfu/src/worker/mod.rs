@@ -44,7 +44,7 @@ use crate::media::packet::PACKET_BYTES_MAX;
 use crate::router::{MediaItem, RingPort, StreamId, StreamShared};
 use crate::rtp::packet::{PacketClass, classify};
 use crate::sdp::IceCredentials;
-use crate::transport::dtls::DtlsCertificate;
+use crate::transport::dtls::DtlsBackend;
 use crate::transport::egress::{Egress, Transmit};
 use crate::transport::peer::{Peer, PeerEvent};
 use crate::transport::stun::{self, StunView};
@@ -72,8 +72,8 @@ pub struct WorkerConfig {
     pub clock: ClockBase,
     /// Randomness.
     pub entropy: Box<dyn Entropy>,
-    /// The server's certificate.
-    pub certificate: DtlsCertificate,
+    /// Makes DTLS associations under the server's certificate.
+    pub dtls: Arc<dyn DtlsBackend>,
     /// Sessions waiting for their first check, shared by all workers.
     pub lobby: Arc<Lobby>,
     /// This worker's ends of the rings.
@@ -128,7 +128,7 @@ pub enum Event {
 /// One core's world.
 pub struct Worker {
     context: Context,
-    certificate: DtlsCertificate,
+    dtls: Arc<dyn DtlsBackend>,
     lobby: Arc<Lobby>,
     sessions: Sessions,
     by_id: HashMap<SessionId, SessionKey>,
@@ -159,7 +159,7 @@ impl Worker {
                 report: WorkerReport::default(),
                 scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             },
-            certificate: config.certificate,
+            dtls: config.dtls,
             lobby: config.lobby,
             sessions: Sessions::default(),
             by_id: HashMap::new(),
@@ -573,7 +573,7 @@ impl Worker {
     /// Takes a session in: from the lobby (publisher) or by order (viewer).
     fn adopt(&mut self, now: Instant, new: NewSession, egress: &mut dyn Egress) -> SessionKey {
         let peer =
-            Peer::new(new.role(), new.local.clone(), new.remote(), &self.certificate, new.created);
+            Peer::new(new.role(), new.local.clone(), new.remote(), &*self.dtls, new.created);
         let ufrag: Box<str> = new.local.ufrag.as_str().into();
         let stream = Arc::clone(&new.stream);
         let role = match new.plan {

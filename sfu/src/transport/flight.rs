@@ -1,9 +1,11 @@
-//! The peer's plaintext handshake messages, put together from fragments (RFC 6347 section 4.2.3).
+//! The peer's handshake flights, put together from fragments (RFC 6347 section 4.2.3).
 //!
 //! Owns reassembly with hard limits: fragments may come in any order, overlap, repeat or lie about
 //! their lengths. The DTLS backend behind us then sees each message once, whole and in order, so
-//! hostile fragments never reach it. Never reads what a message says. Called by `client_hello.rs`
+//! hostile fragments never reach it. Looks at message types only. Called by `client_hello.rs`
 //! and `dtls.rs`.
+
+use crate::sdp::DtlsRole;
 
 /// Bytes of a DTLS record header.
 const RECORD_HEADER: usize = 13;
@@ -224,6 +226,104 @@ impl<'a> Fragment<'a> {
             data,
         };
         Some((fragment, rest))
+    }
+}
+
+/// The peer's flight behind the hellos, collected until it is whole.
+#[derive(Debug)]
+pub(super) struct Flight {
+    role: DtlsRole,
+    messages: Messages,
+    whole: Vec<Message>,
+    /// All plaintext messages before the peer's ChangeCipherSpec were handed over or are in `whole`.
+    before_cipher: bool,
+    change_cipher: bool,
+    sealed: Option<Vec<u8>>,
+}
+
+/// A flight, or its encrypted end, to be handed over in one piece.
+pub(super) struct Ready {
+    pub(super) messages: Vec<Message>,
+    /// The record with `Finished`, behind a ChangeCipherSpec.
+    pub(super) sealed: Option<Vec<u8>>,
+}
+
+/// Handshake types (RFC 5246 section 7.4).
+mod kind {
+    pub(super) const HELLO_VERIFY_REQUEST: u8 = 3;
+    pub(super) const CERTIFICATE: u8 = 11;
+    pub(super) const SERVER_HELLO_DONE: u8 = 14;
+    pub(super) const CERTIFICATE_VERIFY: u8 = 15;
+    pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
+}
+
+impl Flight {
+    pub(super) fn new(role: DtlsRole, messages: Messages) -> Self {
+        Self {
+            role,
+            messages,
+            whole: Vec::new(),
+            before_cipher: false,
+            change_cipher: false,
+            sealed: None,
+        }
+    }
+
+    /// Files one datagram; true when the peer repeats messages that we have.
+    pub(super) fn handle(&mut self, datagram: &[u8]) -> Result<bool, TooLarge> {
+        let mut repeated = false;
+        for record in records(datagram) {
+            match (record.content_type, record.epoch) {
+                (content::HANDSHAKE, 0) => {
+                    repeated |= self.messages.add(record.body)?;
+                }
+                (content::CHANGE_CIPHER_SPEC, 0) => self.change_cipher = true,
+                (content::HANDSHAKE, 1) if self.sealed.is_none() => {
+                    self.sealed = Some(record.raw.to_vec());
+                }
+                _ => {}
+            }
+        }
+        Ok(repeated)
+    }
+
+    pub(super) fn take_ready(&mut self) -> Option<Ready> {
+        while !self.before_cipher
+            && let Some(message) = self.messages.pop()
+        {
+            let kind = message.kind;
+            self.whole.push(message);
+            match self.role {
+                DtlsRole::Client if kind == kind::HELLO_VERIFY_REQUEST => return self.take(None),
+                DtlsRole::Client if kind == kind::SERVER_HELLO_DONE => {
+                    self.before_cipher = true;
+                    return self.take(None);
+                }
+                DtlsRole::Client => {}
+                DtlsRole::Server => self.before_cipher = self.client_flight_is_whole(),
+            }
+        }
+        if !self.before_cipher || !self.change_cipher {
+            return None;
+        }
+        let sealed = self.sealed.take()?;
+        self.take(Some(sealed))
+    }
+
+    fn take(&mut self, sealed: Option<Vec<u8>>) -> Option<Ready> {
+        Some(Ready { messages: std::mem::take(&mut self.whole), sealed })
+    }
+
+    /// Certificate, ClientKeyExchange, and CertificateVerify unless the certificate list is empty,
+    /// which is refused later.
+    fn client_flight_is_whole(&self) -> bool {
+        const EMPTY_LIST: usize = 3;
+        let has = |kind| self.whole.iter().any(|message| message.kind == kind);
+        let with_certificate = self
+            .whole
+            .iter()
+            .any(|message| message.kind == kind::CERTIFICATE && message.body.len() > EMPTY_LIST);
+        has(kind::CLIENT_KEY_EXCHANGE) && (!with_certificate || has(kind::CERTIFICATE_VERIFY))
     }
 }
 

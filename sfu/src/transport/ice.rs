@@ -502,6 +502,9 @@ impl IceAgent {
         self.selected = Some(path);
         self.target = None;
         self.previous = None;
+        if let Some(consent) = &mut self.consent {
+            consent.current = true;
+        }
     }
 
     fn begin_confirm(&mut self, now: Instant, path: Path) {
@@ -1060,9 +1063,16 @@ mod tests {
             story.answer_all(path(1));
             (story.local, story.remote) = (credentials("server2"), credentials("client2"));
             story.agent.restart(story.local.clone(), story.remote.clone(), story.now);
+            // A consent check with the old credentials is under way when the new ones take over.
+            story.now += Duration::from_secs(6);
+            let old = story.our_checks();
+            assert_eq!(old.len(), usize::from(kind == Role::Subscriber));
             story.ping(path(1)).unwrap();
             assert_eq!(story.agent.selected(), Some(path(1)));
             assert_eq!(story.agent.previous_local_ufrag(), None);
+            story.now += Duration::from_secs(1);
+            assert_eq!(story.answer_all(path(1)), old.len());
+            assert!(story.agent.next_timeout().unwrap() > story.now);
         }
     }
 }

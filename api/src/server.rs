@@ -131,15 +131,15 @@ impl Connection {
                 std::future::pending::<()>().await;
             }
         };
-        tokio::select! {
-            ended = watcher.watch(serving) => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "connection ended");
-                }
-            }
-            () = silent => {
-                let _ = stream.0.try_write(TOO_SLOW);
-            }
+        let too_slow = tokio::select! {
+            ended = watcher.watch(serving) => ended.is_err_and(|error| {
+                tracing::debug!(%error, "connection ended");
+                error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
+            }),
+            () = silent => true,
+        };
+        if too_slow && !asked.load(Ordering::Relaxed) {
+            let _ = stream.0.try_write(TOO_SLOW);
         }
         drop(seat);
     }

@@ -1,5 +1,5 @@
 //! The binary as operators and scripts meet it: help, exit codes, ready line, signals.
-#![expect(clippy::disallowed_methods, reason = "a test root")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

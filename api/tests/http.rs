@@ -2,7 +2,7 @@
 //!
 //! Item numbers (A1, B4, …) are those of the conformance checklist in the design notes. No media
 //! flows here.
-#![expect(clippy::disallowed_methods, reason = "a test root")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::worker::PublisherLimits;
+use crate::units::Bitrate;
 
 /// Most workers a server may have: a ring pair costs about 100 KiB, and there is one per two of them.
 pub const WORKERS_MAX: usize = 64;
@@ -53,6 +53,21 @@ impl Default for Config {
             pool_packets: 65_536,
             publisher_limits: PublisherLimits::default(),
         }
+    }
+}
+
+/// What one publisher layer may send; the rest is dropped (`DropReason::PublisherRate`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublisherLimits {
+    /// Bits per second.
+    pub bitrate: Bitrate,
+    /// Packets per second.
+    pub packets_per_second: u32,
+}
+
+impl Default for PublisherLimits {
+    fn default() -> Self {
+        Self { bitrate: Bitrate::kbps(25_000), packets_per_second: 4_000 }
     }
 }
 

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use weir_sfu::sdp::{DtlsRole, Fingerprint, FingerprintAlgorithm};
-use weir_sfu::transport::dtls::{Dtls, DtlsCertificate, DtlsBackend, DtlsEvent};
+use weir_sfu::transport::dtls::{Dtls, DtlsBackend, DtlsCertificate, DtlsEvent};
 use weir_sfu::transport::srtp::{SrtpKeys, SrtpProfile, SrtpReceiver, SrtpSender};
 
 const PROFILES: &str = "SRTP_AES128_CM_SHA1_80:SRTP_AEAD_AES_256_GCM:SRTP_AEAD_AES_128_GCM";

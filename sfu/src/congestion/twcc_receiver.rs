@@ -212,7 +212,6 @@ impl TwccReceiver {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "virtual time starts at some instant")]
 mod tests {
     use super::*;
 

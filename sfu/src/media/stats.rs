@@ -300,7 +300,6 @@ fn bucket_index(start: Instant, now: Instant) -> u64 {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "virtual time starts at some instant")]
 mod tests {
     use super::*;
 

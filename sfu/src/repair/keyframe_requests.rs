@@ -129,7 +129,6 @@ impl KeyframeRequests {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "virtual time starts at some instant")]
 mod tests {
     use super::*;
 

@@ -427,7 +427,6 @@ impl NackList {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "virtual time starts at some instant")]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 

@@ -207,7 +207,6 @@ mod tests {
         datagram
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the root of a virtual clock")]
     fn start() -> Instant {
         Instant::now()
     }

@@ -583,7 +583,6 @@ mod tests {
     use crate::transport::flight::shatter;
     use crate::transport::srtp::{SrtpReceiver, SrtpSender};
 
-    #[expect(clippy::disallowed_methods, reason = "the root of a virtual clock")]
     fn start() -> Instant {
         Instant::now()
     }

@@ -640,7 +640,6 @@ mod tests {
     }
 
     impl Story {
-        #[expect(clippy::disallowed_methods, reason = "the root of a virtual clock")]
         fn new(kind: Role) -> Self {
             let (local, remote) = (credentials("server"), credentials("client"));
             let now = Instant::now();

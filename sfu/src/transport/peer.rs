@@ -22,8 +22,8 @@ pub const ICE_TIMEOUT: Duration = Duration::from_secs(10);
 /// DTLS must be done this long after the first valid check.
 pub const DTLS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Largest STUN message we write.
-const STUN_BYTES_MAX: usize = 256;
+/// Largest STUN message we write: a check with two user fragments of 256 bytes.
+const STUN_BYTES_MAX: usize = 700;
 
 /// How far the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,6 @@ impl Peer {
     ) -> Result<(), DropReason> {
         let mut reply = [0; STUN_BYTES_MAX];
         let event = self.ice.handle_stun(now, path, datagram, &mut reply)?;
-        self.ice.on_datagram(path, datagram.len());
         if let Some(reply) = reply.get(..event.reply_len).filter(|reply| !reply.is_empty()) {
             egress.send(Transmit { path, contents: reply, segment_size: None });
         }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::report::WorkerReport;
+use crate::config::PublisherLimits;
 use crate::media::PacketPool;
 use crate::router::RingPort;
 use crate::transport::Entropy;
@@ -24,21 +25,6 @@ pub(super) struct Context {
     pub report: WorkerReport,
     /// Where RTCP is written before it is sealed.
     pub scratch: Box<[u8]>,
-}
-
-/// What one publisher layer may send; the rest is dropped (`DropReason::PublisherRate`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublisherLimits {
-    /// Bits per second.
-    pub bitrate: crate::units::Bitrate,
-    /// Packets per second.
-    pub packets_per_second: u32,
-}
-
-impl Default for PublisherLimits {
-    fn default() -> Self {
-        Self { bitrate: crate::units::Bitrate::kbps(25_000), packets_per_second: 4_000 }
-    }
 }
 
 impl std::fmt::Debug for Context {

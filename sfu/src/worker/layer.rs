@@ -4,8 +4,8 @@
 
 use std::time::Instant;
 
-use super::context::PublisherLimits;
 use super::report::LayerInfo;
+use crate::config::PublisherLimits;
 use crate::error::DropReason;
 use crate::media::PacketMeta;
 use crate::media::source_clock::TrackClock;

@@ -23,7 +23,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use context::PublisherLimits;
 pub use lobby::{Knock, Lobby};
 pub use report::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo, WorkerReport};
 pub use session::{NewSession, Plan};
@@ -37,6 +36,7 @@ use stream::LocalStream;
 use subscriber::Subscriber;
 use timers::Timers;
 
+use crate::config::PublisherLimits;
 use crate::error::{CloseReason, DropReason};
 use crate::ids::{Role, SessionId};
 use crate::media::PacketPool;
@@ -572,8 +572,7 @@ impl Worker {
 
     /// Takes a session in: from the lobby (publisher) or by order (viewer).
     fn adopt(&mut self, now: Instant, new: NewSession, egress: &mut dyn Egress) -> SessionKey {
-        let peer =
-            Peer::new(new.role(), new.local.clone(), new.remote(), &*self.dtls, new.created);
+        let peer = Peer::new(new.role(), new.local.clone(), new.remote(), &*self.dtls, new.created);
         let ufrag: Box<str> = new.local.ufrag.as_str().into();
         let stream = Arc::clone(&new.stream);
         let role = match new.plan {

@@ -2,3 +2,4 @@
 
 pub mod keyframe_requests;
 pub mod nack_generator;
+pub mod rtt;

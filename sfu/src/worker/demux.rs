@@ -60,6 +60,11 @@ impl Demux {
         self.by_ufrag.insert(ufrag.into(), key);
     }
 
+    /// No session answers to this ufrag any more.
+    pub(super) fn forget_ufrag(&mut self, ufrag: &str) {
+        self.by_ufrag.remove(ufrag);
+    }
+
     /// Forgets everything about a session.
     pub(super) fn forget(&mut self, key: SessionKey, ufrags: &[Box<str>]) {
         for ufrag in ufrags {

@@ -1,4 +1,4 @@
-//! One incoming layer of a publisher (an SSRC and its RTX), and the table that finds it by SSRC.
+//! One incoming layer of a publisher: an SSRC and its RTX.
 //!
 //! Called by `publisher.rs` for each packet. Knows nothing of viewers.
 
@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use super::report::LayerInfo;
 use crate::config::PublisherLimits;
-use crate::error::DropReason;
 use crate::media::PacketMeta;
 use crate::media::source_clock::TrackClock;
 use crate::media::stats::{RateMeter, ReceiverStats};
@@ -15,9 +14,6 @@ use crate::repair::nack_generator::NackGenerator;
 use crate::rtp::seq::SeqUnwrapper;
 use crate::sdp::PublishTrack;
 use crate::units::Ntp;
-
-/// SSRCs learned from one publisher (quality B2); more are dropped (`DropReason::TooManySsrcs`).
-pub(super) const SSRCS_MAX: usize = 32;
 
 /// When a layer's SSRC changes its numbers start anew this far above the old ones, so that no cache
 /// or viewer mistakes them for repairs.
@@ -107,6 +103,11 @@ impl Layer {
         Some(ext_seq)
     }
 
+    /// The extended number behind a sequence number of late.
+    pub(super) fn near(&self, sequence: u16) -> u64 {
+        self.unwrapper.peek(sequence) + self.base
+    }
+
     /// Counts a packet on the wire; false if the layer is above its limits.
     pub(super) fn within(&mut self, limits: PublisherLimits, now: Instant, bytes: usize) -> bool {
         let above = self.rate.bitrate(now) > limits.bitrate
@@ -124,10 +125,13 @@ impl Layer {
         server: Ntp,
         meta: &PacketMeta,
         clock_rate: u32,
+        rtx: bool,
     ) {
         let bytes = usize::from(meta.payload_len);
         self.stats.on_packet(now, meta.ext_seq, meta.timestamp, clock_rate, bytes);
-        self.clock.on_packet(server, meta.timestamp, clock_rate);
+        if !rtx {
+            self.clock.on_packet(server, meta.timestamp, clock_rate);
+        }
         if meta.frame.resolution.is_some() {
             self.resolution = meta.frame.resolution;
         }
@@ -162,64 +166,5 @@ impl Layer {
             repairs: self.repairs,
             resolution: self.resolution,
         })
-    }
-}
-
-/// Where a packet belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Target {
-    /// Track index.
-    pub track: u8,
-    /// Layer index.
-    pub layer: u8,
-    /// It is a retransmission of that layer.
-    pub rtx: bool,
-}
-
-/// What is known of a publisher's SSRCs. A linear scan: there are a handful.
-#[derive(Debug, Default)]
-pub(super) struct SsrcTable {
-    known: Vec<(u32, Target)>,
-    declared: Vec<(u32, u8)>,
-}
-
-impl SsrcTable {
-    /// Takes the SSRCs that the offer declared.
-    pub(super) fn declared<'a>(plans: impl Iterator<Item = &'a PublishTrack>) -> Self {
-        let mut table = Self::default();
-        for (track, plan) in (0u8..).zip(plans) {
-            for declared in plan.ssrcs.iter().take(SSRCS_MAX) {
-                table.declared.push((declared.ssrc, track));
-                table.declared.extend(declared.rtx.map(|rtx| (rtx, track)));
-            }
-        }
-        table
-    }
-
-    /// Where packets of this SSRC belong, if one came before.
-    pub(super) fn known(&self, ssrc: u32) -> Option<Target> {
-        self.known.iter().find(|(known, _)| *known == ssrc).map(|(_, target)| *target)
-    }
-
-    /// The track that the offer declared for this SSRC.
-    pub(super) fn declared_track(&self, ssrc: u32) -> Option<u8> {
-        self.declared.iter().find(|(known, _)| *known == ssrc).map(|(_, track)| *track)
-    }
-
-    /// Remembers where packets of this SSRC belong.
-    ///
-    /// # Errors
-    /// [`DropReason::TooManySsrcs`] at the limit.
-    pub(super) fn learn(&mut self, ssrc: u32, target: Target) -> Result<(), DropReason> {
-        if self.known.len() >= SSRCS_MAX {
-            return Err(DropReason::TooManySsrcs);
-        }
-        self.known.push((ssrc, target));
-        Ok(())
-    }
-
-    /// Any media SSRC, to fill the media field of transport-wide feedback.
-    pub(super) fn any_media(&self) -> Option<u32> {
-        self.known.iter().find(|(_, target)| !target.rtx).map(|(ssrc, _)| *ssrc)
     }
 }

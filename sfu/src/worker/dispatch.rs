@@ -1,0 +1,204 @@
+//! From a datagram to the session it belongs to: by address, by ICE ufrag, or on to another worker.
+//!
+//! Part of the hallway: finds, adopts, passes on; what a packet means is `publisher.rs`'s and
+//! `subscriber.rs`'s business.
+
+use std::time::Instant;
+
+use super::session::{RoleState, SessionKey};
+use super::{Event, Knock, Worker};
+use crate::error::DropReason;
+use crate::media::packet::PACKET_BYTES_MAX;
+use crate::rtp::packet::{PacketClass, classify};
+use crate::transport::Path;
+use crate::transport::egress::{Egress, Transmit};
+use crate::transport::stun::{self, StunView};
+
+impl Worker {
+    pub(super) fn dispatch(
+        &mut self,
+        now: Instant,
+        path: Path,
+        datagram: &mut [u8],
+        stray: bool,
+        egress: &mut dyn Egress,
+    ) -> Result<(), DropReason> {
+        if datagram.len() > PACKET_BYTES_MAX {
+            return Err(DropReason::Oversized);
+        }
+        let class = classify(datagram);
+        let key = match class {
+            PacketClass::Unknown => return Err(DropReason::UnknownProtocol),
+            PacketClass::Stun => self.session_of_stun(now, path, datagram, stray, egress)?,
+            PacketClass::Dtls | PacketClass::Rtp | PacketClass::Rtcp => {
+                match self.demux.session_at(path) {
+                    Some(key) => Some(key),
+                    None => self.pass_on(path, datagram, stray)?,
+                }
+            }
+        };
+        let Some(key) = key else { return Ok(()) };
+        let mut outcome = Ok(());
+        self.guarded(now, key, egress, |worker, egress| {
+            outcome = worker.session_datagram(now, key, path, class, datagram, egress);
+        });
+        outcome
+    }
+
+    /// Finds (or adopts) the session that a STUN message belongs to. `None` if it was answered or
+    /// passed on.
+    pub(super) fn session_of_stun(
+        &mut self,
+        now: Instant,
+        path: Path,
+        datagram: &[u8],
+        stray: bool,
+        egress: &mut dyn Egress,
+    ) -> Result<Option<SessionKey>, DropReason> {
+        let Some(ufrag) = stun::server_ufrag(datagram) else {
+            // A response to a check of ours, or a plain Binding request (whip-whep H1, H3).
+            if let Some(key) = self.demux.session_at(path) {
+                return Ok(Some(key));
+            }
+            if self.demux.stray_owner(path.remote).is_some() {
+                return self.pass_on(path, datagram, stray);
+            }
+            if !self.demux.allow_unknown_stun(now) {
+                return Err(DropReason::StunRateLimited);
+            }
+            let mut reply = [0; 64];
+            let len = stun::plain_binding_reply(datagram, path.remote, &mut reply)
+                .ok_or(DropReason::StunMalformed)?;
+            let contents = reply.get(..len).ok_or(DropReason::StunMalformed)?;
+            egress.send(Transmit { path, contents, segment_size: None });
+            return Ok(None);
+        };
+        if let Some(key) = self.demux.session_named(ufrag) {
+            return Ok(Some(key));
+        }
+        if !self.demux.allow_unknown_stun(now) {
+            return Err(DropReason::StunRateLimited);
+        }
+        let view = StunView::parse(datagram).map_err(|_| DropReason::StunMalformed)?;
+        match self.lobby.knock(ufrag, &view, self.context.port.index) {
+            Knock::Adopt(session) => {
+                let id = session.id;
+                let key = self.adopt(now, *session, egress);
+                self.events.push(Event::Adopted(id));
+                Ok(Some(key))
+            }
+            Knock::Elsewhere(worker) if !stray && worker != self.context.port.index => {
+                self.demux.learn_stray(path.remote, worker);
+                self.send_stray(worker, path, datagram)?;
+                Ok(None)
+            }
+            Knock::Elsewhere(_) | Knock::Unknown => Err(DropReason::StunUnknownUfrag),
+            Knock::BadIntegrity => Err(DropReason::StunBadIntegrity),
+        }
+    }
+
+    /// Passes a datagram of another worker's session on, once.
+    pub(super) fn pass_on(
+        &mut self,
+        path: Path,
+        datagram: &[u8],
+        stray: bool,
+    ) -> Result<Option<SessionKey>, DropReason> {
+        let owner = self.demux.stray_owner(path.remote).filter(|_| !stray);
+        let owner = owner.ok_or(DropReason::UnvalidatedAddress)?;
+        self.send_stray(owner, path, datagram)?;
+        Ok(None)
+    }
+
+    pub(super) fn send_stray(
+        &mut self,
+        worker: usize,
+        path: Path,
+        datagram: &[u8],
+    ) -> Result<(), DropReason> {
+        match self.context.port.send_stray(worker, path, datagram) {
+            true => Ok(()),
+            false => Err(DropReason::StrayLimited),
+        }
+    }
+
+    pub(super) fn session_datagram(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        path: Path,
+        class: PacketClass,
+        datagram: &mut [u8],
+        egress: &mut dyn Egress,
+    ) -> Result<(), DropReason> {
+        let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
+        assert!(self.inject_panic != Some(session.id), "injected panic");
+        match class {
+            PacketClass::Stun => {
+                session.peer.handle_stun(now, path, datagram, egress)?;
+                self.demux.learn_path(path, key);
+                self.after_session(now, key, egress);
+            }
+            PacketClass::Dtls => {
+                let outcome = session.peer.handle_dtls(now, path, datagram);
+                self.after_session(now, key, egress);
+                outcome?;
+            }
+            PacketClass::Rtp => {
+                let RoleState::Publisher(publisher) = &mut session.role else {
+                    return Err(DropReason::WrongDirection);
+                };
+                let id = session.stream.id;
+                let stream = self.streams.get_mut(id).ok_or(DropReason::UnknownTrack)?;
+                publisher.handle_rtp(
+                    now,
+                    path,
+                    datagram,
+                    &mut session.peer,
+                    stream,
+                    &mut self.context,
+                )?;
+                self.note_fresh(now, id, egress);
+                self.schedule(key);
+            }
+            PacketClass::Rtcp => self.session_rtcp(now, key, path, datagram, egress)?,
+            PacketClass::Unknown => return Err(DropReason::UnknownProtocol),
+        }
+        Ok(())
+    }
+
+    pub(super) fn session_rtcp(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        path: Path,
+        datagram: &mut [u8],
+        egress: &mut dyn Egress,
+    ) -> Result<(), DropReason> {
+        let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
+        if !session.rtcp_budget.take(now) {
+            return Err(DropReason::RtcpRateLimited);
+        }
+        let len = session.peer.open_rtcp(now, path, datagram)?;
+        let compound = datagram.get(..len).ok_or(DropReason::RtcpMalformed)?;
+        match &mut session.role {
+            RoleState::Publisher(publisher) => {
+                publisher.handle_rtcp(now, compound, &mut self.context);
+            }
+            RoleState::Subscriber(subscriber) => {
+                let stream =
+                    self.streams.get_mut(session.stream.id).ok_or(DropReason::UnknownTrack)?;
+                subscriber.handle_rtcp(
+                    now,
+                    compound,
+                    stream,
+                    &mut session.peer,
+                    &mut self.batch,
+                    &mut self.context,
+                    egress,
+                );
+            }
+        }
+        Ok(())
+    }
+}

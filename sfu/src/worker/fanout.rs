@@ -1,0 +1,77 @@
+//! Fresh packets to the viewers of this worker, one viewer after the other.
+//!
+//! Part of the hallway: packets come from a publisher here or from another worker's ring, and leave
+//! as one batch per viewer.
+
+use std::time::Instant;
+
+use super::session::{RoleState, Session};
+use super::{FRESH_MAX, Worker};
+use crate::error::DropReason;
+use crate::router::{MediaItem, StreamId};
+use crate::transport::egress::Egress;
+
+impl Worker {
+    pub(super) fn take_media(&mut self, item: MediaItem) {
+        match item {
+            MediaItem::Packet { stream: id, epoch, track, layer, packet } => {
+                let pool = &mut self.context.pool;
+                let taken = match self.streams.get_mut(id) {
+                    Some(stream) => stream.accept(epoch, track, layer, packet, pool),
+                    None => Err(DropReason::UnknownTrack),
+                };
+                match taken {
+                    Ok(()) => self.mark_fresh(id),
+                    Err(reason) => self.context.report.dropped.count(reason),
+                }
+            }
+            MediaItem::Clock { stream: id, epoch, track, layer, anchor } => {
+                if let Some(stream) = self.streams.get_mut(id) {
+                    stream.set_anchor(epoch, track, layer, anchor);
+                }
+            }
+        }
+    }
+
+    pub(super) fn mark_fresh(&mut self, id: StreamId) {
+        if !self.fresh_streams.contains(&id) {
+            self.fresh_streams.push(id);
+        }
+    }
+
+    pub(super) fn note_fresh(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
+        self.mark_fresh(id);
+        let full = self.streams.get_mut(id).is_some_and(|s| s.fresh.len() >= FRESH_MAX);
+        if full {
+            self.serve(now, id, egress);
+        }
+    }
+
+    /// Subscriber-major: each viewer gets all fresh packets of the stream as one batch.
+    pub(super) fn serve(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.select(now);
+        let mut serving = std::mem::take(&mut self.serving);
+        serving.clear();
+        serving.extend_from_slice(&stream.viewers);
+        for key in serving.iter().copied() {
+            self.guarded(now, key, egress, |worker, egress| {
+                let Some(stream) = worker.streams.get(id) else { return };
+                let Some(session) = worker.sessions.get_mut(key) else { return };
+                assert!(worker.inject_panic != Some(session.id), "injected panic");
+                let Session { peer, role, .. } = session;
+                let RoleState::Subscriber(subscriber) = role else { return };
+                let (batch, context) = (&mut worker.batch, &mut worker.context);
+                subscriber.forward(now, stream, peer, batch, context, egress);
+                let wants = subscriber.next_timeout();
+                if wants.is_some_and(|at| session.scheduled.is_none_or(|set| at < set)) {
+                    worker.schedule(key);
+                }
+            });
+        }
+        self.serving = serving;
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.fresh.clear();
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What goes back to a publisher: transport-wide feedback, NACK, keyframe requests, receiver reports,
+//! REMB. Each has its own pace; all are written into the worker's scratch and sealed from there.
+//!
+//! The other half of `publisher.rs`. When to ask for what is decided in `repair/` and `congestion/`.
+
+use std::time::{Duration, Instant};
+
+use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
+use super::publisher::Publisher;
+use crate::repair::nack_generator::NackList;
+use crate::router::StreamShared;
+use crate::rtp::rtcp::{ReportBlock, RtcpWriter};
+use crate::transport::egress::Egress;
+use crate::transport::peer::Peer;
+
+/// Assumed until a repair was timed: most publishers are nearer.
+const RTT_UNKNOWN: Duration = Duration::from_millis(100);
+
+/// How often keyframe wishes are looked at while nothing else wakes this publisher.
+const WISH_INTERVAL: Duration = Duration::from_millis(20);
+
+impl Publisher {
+    /// Sends the feedback that is due.
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        stream: &StreamShared,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        self.take_wishes(now, stream);
+        self.send_twcc(now, peer, context, egress);
+        self.send_nacks(now, peer, context, egress);
+        self.send_keyframe_requests(now, peer, context, egress);
+        if self.next_report <= now {
+            self.next_report = now + REPORT_INTERVAL;
+            self.send_reports(now, peer, context, egress);
+        }
+    }
+
+    fn take_wishes(&mut self, now: Instant, stream: &StreamShared) {
+        if now < self.next_wishes {
+            return;
+        }
+        self.next_wishes = now + WISH_INTERVAL;
+        // During a takeover the wishes are for the publisher that holds the stream.
+        let holds = stream.source.load().as_ref().is_none_or(|s| s.epoch == self.source.epoch);
+        if !holds {
+            return;
+        }
+        let wishes = stream.take_keyframe_wishes();
+        if wishes.is_empty() {
+            return;
+        }
+        for (track_index, track) in (0u8..).zip(&mut self.tracks) {
+            if !track.plan.feedback.asks_keyframes() {
+                continue;
+            }
+            for (layer_index, layer) in (0u8..).zip(&mut track.layers) {
+                if wishes.contains(track_index, layer_index) {
+                    layer.keyframes.want(now);
+                }
+            }
+        }
+    }
+
+    fn send_twcc(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let media_ssrc = self.ssrcs.any_media().unwrap_or(0);
+        while let Some(report) = self.twcc.poll(now) {
+            let mut writer = rtcp_writer(context);
+            let written = writer.twcc(
+                self.our_ssrc,
+                media_ssrc,
+                report.base_seq,
+                report.feedback_count,
+                report.reference_time_64ms,
+                report.arrivals,
+            );
+            if !written {
+                return;
+            }
+            let len = writer.len();
+            peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
+        }
+    }
+
+    fn send_nacks(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let rtt = self.rtt.get().unwrap_or(RTT_UNKNOWN);
+        let mut list = NackList::new();
+        for track in &mut self.tracks {
+            for layer in &mut track.layers {
+                let Some(ssrc) = layer.ssrc() else { continue };
+                layer.nack.poll(now, rtt, &mut list);
+                if layer.nack.take_keyframe_wish() && track.plan.feedback.asks_keyframes() {
+                    layer.keyframes.want(now);
+                }
+                if list.is_empty() || !track.plan.feedback.nack {
+                    continue;
+                }
+                if let Some(first) = list.as_slice().first() {
+                    self.rtt.on_asked(now, layer.near(*first));
+                }
+                let mut writer = rtcp_writer(context);
+                writer.nack(self.our_ssrc, ssrc, list.as_slice());
+                let len = writer.len();
+                peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
+            }
+        }
+    }
+
+    fn send_keyframe_requests(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let rtt = self.rtt.get().unwrap_or(RTT_UNKNOWN);
+        for track in &mut self.tracks {
+            let feedback = track.plan.feedback;
+            if !feedback.asks_keyframes() {
+                continue;
+            }
+            for layer in &mut track.layers {
+                let Some(ssrc) = layer.ssrc() else { continue };
+                if !layer.keyframes.poll(now, rtt) {
+                    continue;
+                }
+                let mut writer = rtcp_writer(context);
+                if feedback.pli {
+                    writer.pli(self.our_ssrc, ssrc);
+                } else {
+                    writer.fir(self.our_ssrc, ssrc, layer.next_fir());
+                }
+                let len = writer.len();
+                peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
+                context.report.keyframe_requests += 1;
+            }
+        }
+    }
+
+    /// Receiver reports for every layer, and REMB for stacks that read nothing else.
+    fn send_reports(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let mut blocks = [ReportBlock::default(); BLOCKS_MAX];
+        let mut count = 0;
+        let mut remb = [0; BLOCKS_MAX];
+        let mut remb_count = 0;
+        for track in &mut self.tracks {
+            for layer in &mut track.layers {
+                let Some(ssrc) = layer.ssrc() else { continue };
+                if let Some(block) = layer.stats.report_block(now, ssrc)
+                    && let Some(slot) = blocks.get_mut(count)
+                {
+                    *slot = block;
+                    count += 1;
+                }
+                if track.plan.feedback.remb
+                    && let Some(slot) = remb.get_mut(remb_count)
+                {
+                    *slot = ssrc;
+                    remb_count += 1;
+                }
+            }
+        }
+        let bitrate = context.publisher_limits.bitrate.0;
+        let mut writer = rtcp_writer(context);
+        writer.receiver_report(self.our_ssrc, blocks.get(..count).unwrap_or(&[]));
+        writer.sdes_cname(self.our_ssrc, "weir");
+        if remb_count > 0 {
+            // A ceiling, not an estimate: transport-wide feedback carries the real signal.
+            writer.remb(self.our_ssrc, bitrate, remb.get(..remb_count).unwrap_or(&[]));
+        }
+        let len = writer.len();
+        peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
+    }
+}
+
+/// Report blocks in one packet (RFC 3550 section 6.4.1).
+const BLOCKS_MAX: usize = 31;
+
+fn rtcp_writer(context: &mut Context) -> RtcpWriter<'_> {
+    let end = RTCP_BYTES_MAX.min(context.scratch.len());
+    RtcpWriter::new(context.scratch.get_mut(..end).unwrap_or(&mut []))
+}

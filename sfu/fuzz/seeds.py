@@ -95,8 +95,23 @@ def two_byte(*elements):
 
 
 VP8_KEY = bytes([0x90, 0xE0, 0x92, 0x34, 0x05, 0x60]) + b"\x10\x02\0\x9d\x01\x2a\x80\x02\x68\x01" + bytes(8)
-VP9_KEY = bytes([0x8E | 0x20, 0x81, 0x23, 0x01, 0x2A | 0x10, 0x02, 0x80, 0x01, 0x68]) + bytes(12)
-SPS = bytes.fromhex("6742c01fd9014016ec04400000030040000007a3c60c92")
+VP9_KEY = bytes([0xAE, 0x81, 0x23, 0x00, 0x3A, 0x10, 0x02, 0x80, 0x01, 0x68]) + bytes(12)
+
+
+def golomb(value):
+    digits = f"{value + 1:b}"
+    return "0" * (len(digits) - 1) + digits
+
+
+def h264_sps(fields):
+    """Baseline, level 3.0; the fields after seq_parameter_set_id as numbers (ue) and flags (bool)."""
+    bits = golomb(0) + "".join(str(int(f)) if isinstance(f, bool) else golomb(f) for f in fields) + "1"
+    bits += "0" * (-len(bits) % 8)
+    return b"\x67\x42\xc0\x1e" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+# 40 x 23 macroblocks, cropped by 4 x 2 lines at the bottom: 640 x 360.
+SPS = h264_sps([0, 2, 1, False, 39, 22, True, True, True, 0, 0, 0, 4, False])
 PPS = bytes.fromhex("68cb83cb20")
 IDR = b"\x65" + bytes(20)
 

@@ -177,8 +177,7 @@ fn offences(rule: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
 fn statements(source: &str) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     let mut inside_use = false;
-    let code_end = source.find("\n#[cfg(test)]\nmod ").unwrap_or(source.len());
-    for (index, line) in source[..code_end].lines().enumerate() {
+    for (index, line) in source[..code_len(source)].lines().enumerate() {
         let code = line.split_once("//").map_or(line, |(code, _)| code).trim();
         match found.last_mut() {
             Some((_, statement)) if inside_use => statement.push_str(code),
@@ -188,6 +187,16 @@ fn statements(source: &str) -> Vec<(usize, String)> {
         inside_use = (inside_use || opens) && !code.ends_with(';');
     }
     found
+}
+
+/// Where the test module at the foot begins; other attributes may stand between it and its `cfg`.
+fn code_len(source: &str) -> usize {
+    let is_module = |at: &usize| {
+        let item = source[*at..].lines().skip(2).find(|line| line.starts_with(char::is_alphabetic));
+        item.is_some_and(|item| item.starts_with("mod "))
+    };
+    let mut tests = source.match_indices("\n#[cfg(test)]\n").map(|(at, _)| at);
+    tests.find(is_module).unwrap_or(source.len())
 }
 
 fn root() -> PathBuf {

@@ -84,8 +84,8 @@ pub(super) struct StreamState {
     /// Taken out of the directory; look the name up again.
     gone: bool,
     epochs: u32,
-    /// Publisher sessions, connected or not.
-    publishers: usize,
+    /// Publisher sessions, connected or not, oldest first.
+    publishers: Vec<SessionId>,
     pub publisher: Option<Arc<SourceInfo>>,
     /// Viewers and their workers.
     pub viewers: HashMap<SessionId, usize>,
@@ -154,6 +154,14 @@ impl StreamIds {
     }
 }
 
+impl StreamState {
+    /// The publisher to show: the live one, else the latest that is still connecting.
+    pub(super) fn shown_publisher(&self) -> Option<SessionId> {
+        let live = self.publisher.as_ref().map(|source| source.publisher);
+        live.or_else(|| self.publishers.last().copied())
+    }
+}
+
 impl SessionEntry {
     pub(super) fn lock(&self) -> MutexGuard<'_, SessionState> {
         lock(&self.state)
@@ -190,7 +198,7 @@ impl Control {
                 return Err(OfferError::Conflict);
             }
             state.epochs += 1;
-            state.publishers += 1;
+            state.publishers.push(id);
             let source = Arc::new(source_info(state.epochs, id, &plan));
             Ok((Arc::clone(stream), source))
         })?;
@@ -334,7 +342,7 @@ impl Control {
         let mut state = stream.lock();
         match entry.role {
             Role::Publisher => {
-                state.publishers = state.publishers.saturating_sub(1);
+                state.publishers.retain(|publisher| *publisher != id);
                 if state.publisher.as_ref().is_some_and(|source| source.publisher == id) {
                     state.publisher = None;
                     stream.shared.source.store(None);
@@ -548,7 +556,7 @@ impl Control {
     /// Takes a stream that nobody publishes or watches out of the directory. Its lock is held, so no
     /// session can enter it in between.
     fn drop_if_unused(&self, stream: &Stream, state: &mut StreamState) {
-        let unused = state.publishers == 0 && state.viewers.is_empty();
+        let unused = state.publishers.is_empty() && state.viewers.is_empty();
         if unused && !std::mem::replace(&mut state.gone, true) {
             self.streams.remove(&stream.shared.name);
             lock(&self.stream_ids).give(stream.shared.id);

@@ -329,14 +329,18 @@ impl Sfu {
             workers: control.workers.len() as u64,
             ..SfuStats::default()
         };
+        for session in &control.sessions {
+            match session.role {
+                Role::Publisher => stats.publishers += 1,
+                Role::Subscriber => stats.subscribers += 1,
+            }
+        }
         let mut dropped = DropCounters::default();
         let mut latency = LatencyWindow::default();
         for worker in 0..control.workers.len() {
             let report =
                 |worker: &mut Worker, shell: &ShellReport, _| (worker.report(), shell.clone());
             let Some((report, shell)) = self.inspect(worker, report).await else { continue };
-            stats.publishers += report.publishers;
-            stats.subscribers += report.subscribers;
             stats.packets_in += report.packets_in;
             stats.bytes_in += report.bytes_in;
             stats.packets_out += report.packets_out;
@@ -395,7 +399,7 @@ impl Sfu {
     async fn stream_info(&self, stream: &Stream) -> StreamInfo {
         let (publisher, mut viewer_ids, viewers) = {
             let state = stream.lock();
-            let publisher = state.publisher.as_ref().map(|source| source.publisher);
+            let publisher = state.shown_publisher();
             let ids: Vec<SessionId> = state.viewers.keys().copied().take(VIEWER_IDS_MAX).collect();
             (publisher, ids, state.viewers.len())
         };
@@ -509,9 +513,9 @@ pub struct StreamInfo {
 /// Totals over all workers; counters are cumulative.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SfuStats {
-    /// Live publishers.
+    /// Publisher sessions, connected or connecting.
     pub publishers: u64,
-    /// Live viewers.
+    /// Viewer sessions, connected or connecting.
     pub subscribers: u64,
     /// Live streams.
     pub streams: u64,

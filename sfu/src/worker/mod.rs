@@ -44,7 +44,7 @@ use timers::Timers;
 
 use crate::config::PublisherLimits;
 use crate::error::CloseReason;
-use crate::ids::{Role, SessionId};
+use crate::ids::SessionId;
 use crate::media::PacketPool;
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::router::{RingPort, StreamId, StreamShared};
@@ -284,12 +284,6 @@ impl Worker {
     /// Cumulative counters, with what is cached now.
     pub fn report(&self) -> WorkerReport {
         let mut report = self.context.report.clone();
-        for session in self.sessions.iter() {
-            match session.kind() {
-                Role::Publisher => report.publishers += 1,
-                Role::Subscriber => report.subscribers += 1,
-            }
-        }
         for stream in self.streams.iter().filter(|stream| stream.is_owned()) {
             let (packets, bytes) = stream.cached();
             report.cache_packets += packets as u64;

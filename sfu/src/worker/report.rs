@@ -88,10 +88,6 @@ pub struct DecisionInfo {
 /// One worker's cumulative counters.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerReport {
-    /// Live publishers here.
-    pub publishers: u64,
-    /// Live viewers here.
-    pub subscribers: u64,
     /// RTP packets received from publishers.
     pub packets_in: u64,
     /// Their bytes on the wire.

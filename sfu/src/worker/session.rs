@@ -206,11 +206,6 @@ impl Sessions {
         self.len
     }
 
-    /// All live sessions.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.slots.iter().filter_map(|(_, session)| session.as_deref())
-    }
-
     /// Keys of all live sessions.
     pub(super) fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
         self.slots.iter().enumerate().filter(|(_, (_, session))| session.is_some()).map(

@@ -140,17 +140,19 @@ fn about(flag: &str) -> String {
 }
 
 fn help() -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_weir")).arg("--help").output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_weir")).arg("--help").output();
+    let output = output.expect("the binary runs");
     assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("help is text")
 }
 
 fn dashboard() -> serde_json::Value {
-    serde_json::from_str(&read("docs/deploy/grafana/dashboards/weir.json")).unwrap()
+    let text = read("docs/deploy/grafana/dashboards/weir.json");
+    serde_json::from_str(&text).expect("a dashboard is JSON")
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("api/ has a parent").to_owned()
 }
 
 fn read(path: &str) -> String {

@@ -61,8 +61,6 @@ pub struct ConfigError {
 
 /// Keys that a running server can take over from the file; the others need a restart.
 const LIVE_KEYS: [&str; 4] = ["public-url", "strict", "post-rate", "log"];
-/// More workers than this is taken for a slip of the finger.
-const WORKERS_MAX: usize = 256;
 
 impl Config {
     /// Merges what `cli` and its file say, and checks it. `rust_log` is `RUST_LOG`.
@@ -97,11 +95,16 @@ impl Config {
         let advertise = settings.advertise.as_deref().map(Advertise::parse).transpose();
         let advertise = advertise.or_else(|problem| bad("advertise", problem))?;
         let workers = match settings.workers {
-            Some(n) if !(1..=WORKERS_MAX).contains(&n) => {
-                return bad("workers", format!("is {n}; give 1 to {WORKERS_MAX}"));
+            Some(n) if !(1..=weir_sfu::config::WORKERS_MAX).contains(&n) => {
+                return bad(
+                    "workers",
+                    format!("is {n}; give 1 to {weir_sfu::config::WORKERS_MAX}"),
+                );
             }
             Some(n) => n,
-            None => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
+            None => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(weir_sfu::config::WORKERS_MAX),
         };
         let log = settings.log.unwrap_or_else(|| "info".into());
         if let Err(problem) = tracing_subscriber::EnvFilter::try_new(&log) {

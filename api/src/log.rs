@@ -16,7 +16,7 @@ pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
 
 /// Starts logging; call once. `filter` has been checked by `config.rs`; a bad one logs errors only.
 pub fn init(filter: &str, format: LogFormat) -> LogFilter {
-    let (filter, handle) = reload::Layer::new(EnvFilter::new(filter));
+    let (filter, handle) = reload::Layer::new(env_filter(filter));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
@@ -29,8 +29,18 @@ pub fn init(filter: &str, format: LogFormat) -> LogFilter {
 impl LogFilter {
     /// Uses another filter from now on.
     pub fn set(&self, filter: &str) {
-        if let Err(error) = self.0.reload(EnvFilter::new(filter)) {
+        if let Err(error) = self.0.reload(env_filter(filter)) {
             tracing::error!(%error, "the log filter stays as it was");
         }
+    }
+}
+
+/// The DTLS library warns of every extension it does not know, several per handshake of a browser;
+/// unless it is named in the filter, only its errors are shown.
+fn env_filter(filter: &str) -> EnvFilter {
+    if filter.contains("rtc_dtls") {
+        EnvFilter::new(filter)
+    } else {
+        EnvFilter::new(format!("{filter},rtc_dtls=error"))
     }
 }

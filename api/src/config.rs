@@ -12,6 +12,8 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::de::DeserializeOwned;
 
+use weir_sfu::config::WORKERS_MAX;
+
 use crate::advertise::{Advertise, Interface};
 use crate::cli::{Cli, LogFormat, Settings};
 
@@ -95,16 +97,11 @@ impl Config {
         let advertise = settings.advertise.as_deref().map(Advertise::parse).transpose();
         let advertise = advertise.or_else(|problem| bad("advertise", problem))?;
         let workers = match settings.workers {
-            Some(n) if !(1..=weir_sfu::config::WORKERS_MAX).contains(&n) => {
-                return bad(
-                    "workers",
-                    format!("is {n}; give 1 to {weir_sfu::config::WORKERS_MAX}"),
-                );
+            Some(n) if !(1..=WORKERS_MAX).contains(&n) => {
+                return bad("workers", format!("is {n}; give 1 to {WORKERS_MAX}"));
             }
             Some(n) => n,
-            None => std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(weir_sfu::config::WORKERS_MAX),
+            None => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
         };
         let log = settings.log.unwrap_or_else(|| "info".into());
         if let Err(problem) = tracing_subscriber::EnvFilter::try_new(&log) {

@@ -71,6 +71,7 @@ fn render(stats: &SfuStats, ready: bool, uptime: Duration, process: &Process) ->
     }
     p.gauge("weir_ready", "1 while new sessions are taken.", u8::from(ready));
     p.gauge("weir_uptime_seconds", "Seconds since the start.", uptime.as_secs_f64());
+    p.gauge("weir_tasks", "Tasks of the control plane and of HTTP connections.", process.tasks);
     p.family("weir_build_info", "Version of this server.", "gauge");
     p.sample("weir_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     if let Some(bytes) = process.resident_bytes {
@@ -130,6 +131,7 @@ struct Process {
     resident_bytes: Option<u64>,
     cpu_seconds: Option<f64>,
     open_files: Option<usize>,
+    tasks: usize,
 }
 
 /// Unit of CPU times in `/proc`: Linux shows them to user space in 1/100 s on every architecture.
@@ -146,6 +148,8 @@ impl Process {
                 .and_then(|text| cpu_ticks(&text))
                 .map(|n| n as f64 / TICKS_PER_SECOND),
             open_files: std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count),
+            tasks: tokio::runtime::Handle::try_current()
+                .map_or(0, |runtime| runtime.metrics().num_alive_tasks()),
         }
     }
 }
@@ -178,8 +182,12 @@ mod tests {
             forward_latency_us: [40, 900, 1_500],
             ..SfuStats::default()
         };
-        let process =
-            Process { resident_bytes: Some(4_096), cpu_seconds: Some(1.25), open_files: None };
+        let process = Process {
+            resident_bytes: Some(4_096),
+            cpu_seconds: Some(1.25),
+            open_files: None,
+            tasks: 3,
+        };
         let text = render(&stats, true, Duration::from_millis(1_500), &process);
         for line in [
             "weir_publishers 2",
@@ -191,6 +199,7 @@ mod tests {
             "weir_forward_latency_microseconds{quantile=\"0.99\"} 900",
             "weir_uptime_seconds 1.5",
             "weir_ready 1",
+            "weir_tasks 3",
             "process_resident_memory_bytes 4096",
             "process_cpu_seconds_total 1.25",
         ] {

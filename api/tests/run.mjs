@@ -1,6 +1,6 @@
 // Runs Weir against real clients, one scenario after the other, each on a fresh server.
 //
-//   node run.mjs --server PATH [--loadtest PATH] [--only name[,name]]
+//   node run.mjs --server PATH --loadtest PATH [--only name[,name]]
 //
 // Prints one line per check with its figures and closes with "N passed, M failed"; the exit code is
 // 0 only if nothing failed. Server logs and pictures go to out/. Next: lib/check.mjs, scenarios/.
@@ -13,7 +13,7 @@ import { endAllChildren } from './lib/child.mjs';
 import { OUT, startServer } from './lib/server.mjs';
 
 /** In this order; the cheap ones first, so that a broken server shows soon. */
-const SCENARIOS = ['http', 'chromium', 'obs', 'ffmpeg', 'lifecycle', 'firefox', 'load', 'screenshots'];
+const SCENARIOS = ['http', 'chromium', 'obs', 'ffmpeg', 'lifecycle', 'firefox', 'load', 'churn', 'screenshots'];
 /** No scenario may take longer; past it the run goes on with the next one. */
 const SCENARIO_TIMEOUT_MS = 15 * 60_000;
 
@@ -26,12 +26,12 @@ const { values: args } = parseArgs({
   },
 });
 
-if (args.help || !args.server) {
-  console.log(`usage: node run.mjs --server PATH [--loadtest PATH] [--only ${SCENARIOS.join('|')}]`);
+if (args.help || !args.server || !args.loadtest) {
+  console.log(`usage: node run.mjs --server PATH --loadtest PATH [--only ${SCENARIOS.join('|')}]`);
   process.exit(args.help ? 0 : 2);
 }
 args.server = path.resolve(args.server);
-if (args.loadtest) args.loadtest = path.resolve(args.loadtest);
+args.loadtest = path.resolve(args.loadtest);
 const wanted = args.only ? args.only.split(',') : SCENARIOS;
 const unknown = wanted.filter((name) => !SCENARIOS.includes(name));
 if (unknown.length) {

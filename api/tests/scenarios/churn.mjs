@@ -1,0 +1,77 @@
+// 200 viewers and 20 publishers come and go, a quarter of them by kill -9: nothing of them stays.
+
+import fs from 'node:fs';
+import { sleep, soon } from '../lib/check.mjs';
+import { signal, start } from '../lib/child.mjs';
+
+const ROUNDS = 20;
+const VIEWERS = 10;
+/** Every so many rounds the clients are killed in the middle instead of leaving. */
+const KILL_EVERY = 4;
+/** The server closes idle HTTP connections after 5 s. */
+const IDLE_CONNECTION_MS = 7_000;
+/** Consent runs out after 30 s (whip-whep C60); the cache is aged each second. */
+const GONE_WITHIN_MS = 45_000;
+
+export async function run({ server, checks, args }) {
+  await round(server, args, 'warm', false);
+  checks.check('after one round nobody is left', await empty(server), JSON.stringify(await left(server)));
+  const before = await footprint(server);
+
+  let served = 0;
+  for (let n = 0; n < ROUNDS; n += 1) {
+    served += (await round(server, args, `churn${n}`, n % KILL_EVERY === KILL_EVERY - 1)) ? 1 : 0;
+  }
+  checks.equal('rounds that ended by themselves were served without fault', served, ROUNDS - ROUNDS / KILL_EVERY);
+  const stats = await server.api('/api/v1/stats');
+  const [publishers, subscribers] = stats.sessions_total;
+  checks.check('sessions accepted', subscribers >= ROUNDS * VIEWERS && publishers >= ROUNDS, `${publishers} publishers, ${subscribers} viewers`);
+
+  const gone = await empty(server);
+  checks.check('every session, stream and cached packet is gone', gone, JSON.stringify(await left(server)));
+  const after = await footprint(server);
+  checks.equal('descriptors are back to the start value', after.descriptors, before.descriptors);
+  checks.equal('tasks are back to the start value', after.tasks, before.tasks);
+  checks.equal('threads are back to the start value', after.threads, before.threads);
+  checks.note(`resident: ${before.rssKb} KiB after the first round, ${after.rssKb} KiB after ${ROUNDS} more`);
+}
+
+/** One publisher and its viewers for a second; true if the load generator was content. */
+async function round(server, args, name, kill) {
+  const load = start(args.loadtest, [
+    '--whip', server.whip(name), '--whep', server.whep(name), '--publishers', '1', '--viewers', String(VIEWERS),
+    '--video-kbps', '500', '--audio', '--duration', '1', '--verify', 'all',
+  ]);
+  for (const stream of [load.stdout, load.stderr]) stream.resume();
+  if (kill) {
+    await soon('the viewers to come', async () => (await server.stream(name))?.viewers === VIEWERS, 10_000);
+    signal(load, 'SIGKILL');
+    await load.ended;
+    return false;
+  }
+  return (await load.ended).code === 0;
+}
+
+async function left(server) {
+  const { publishers, subscribers, streams, cache_packets, cache_bytes } = await server.api('/api/v1/stats');
+  return { publishers, subscribers, streams, cache_packets, cache_bytes };
+}
+
+function empty(server) {
+  return soon('the server to be empty', async () => Object.values(await left(server)).every((n) => n === 0), GONE_WITHIN_MS, 500);
+}
+
+/** What the server process holds, as the kernel and its own metrics tell, once our requests' connections are closed. */
+async function footprint(server) {
+  await sleep(IDLE_CONNECTION_MS);
+  const proc = `/proc/${server.child.pid}`;
+  const status = fs.readFileSync(`${proc}/status`, 'utf8');
+  const descriptors = fs.readdirSync(`${proc}/fd`).length;
+  const metrics = await (await fetch(`${server.url}/metrics`)).text();
+  return {
+    descriptors,
+    tasks: Number(/^weir_tasks (\d+)$/m.exec(metrics)[1]),
+    threads: Number(/^Threads:\s+(\d+)/m.exec(status)[1]),
+    rssKb: Number(/^VmRSS:\s+(\d+)/m.exec(status)[1]),
+  };
+}

@@ -43,7 +43,8 @@ impl Identity {
         let provider = rtc_crypto::default_provider()?;
         let certificate =
             Certificate::generate_self_signed(vec!["weir-loadtest".to_owned()], provider.crypto())?;
-        let der = certificate.certificate.first().ok_or_else(|| anyhow::anyhow!("no certificate"))?;
+        let der =
+            certificate.certificate.first().ok_or_else(|| anyhow::anyhow!("no certificate"))?;
         let fingerprint = fingerprint(der);
         Ok(Self { provider, certificate, fingerprint })
     }
@@ -153,7 +154,9 @@ impl Dtls {
     pub(crate) fn handle(&mut self, now: Instant, datagram: &[u8]) -> anyhow::Result<Progress> {
         for event in self.endpoint.read(now, self.remote, None, datagram.into())? {
             match event {
-                EndpointEvent::HandshakeComplete => return Ok(Progress::Keys(Box::new(self.keys()?))),
+                EndpointEvent::HandshakeComplete => {
+                    return Ok(Progress::Keys(Box::new(self.keys()?)));
+                }
                 EndpointEvent::PeerClosed => return Ok(Progress::Closed),
                 _ => {}
             }
@@ -174,7 +177,9 @@ impl Dtls {
         let profile = match state.srtp_protection_profile() {
             SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm => ProtectionProfile::AeadAes128Gcm,
             SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm => ProtectionProfile::AeadAes256Gcm,
-            SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
+            SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80 => {
+                ProtectionProfile::Aes128CmHmacSha1_80
+            }
             _ => anyhow::bail!("the server chose no SRTP profile that was offered"),
         };
         let mut config = Config { profile, ..Default::default() };

@@ -221,7 +221,8 @@ impl Frames {
         };
         if self.stamped && stamp.is_none() {
             // Its first packet was lost with the stamp in it, or the stamp was defaced.
-            return self.broken(if current.after_gap { Flaw::Incomplete } else { Flaw::Altered }, out);
+            return self
+                .broken(if current.after_gap { Flaw::Incomplete } else { Flaw::Altered }, out);
         }
         if let (Some(stamp), Some(last)) = (stamp, self.last) {
             let step = stamp.frame.wrapping_sub(last.frame);
@@ -264,7 +265,9 @@ impl Current {
             24 if !self.fragment_open => {
                 let mut rest = body;
                 while let Some((length, after)) = rest.split_first_chunk::<2>() {
-                    let Some((nal, after)) = after.split_at_checked(u16::from_be_bytes(*length).into()) else {
+                    let Some((nal, after)) =
+                        after.split_at_checked(u16::from_be_bytes(*length).into())
+                    else {
                         return false;
                     };
                     self.nal(&[], nal);
@@ -322,14 +325,19 @@ impl Current {
 
     fn inspect_h264(&self) -> Result<Content, Flaw> {
         let ends = self.nals.iter().skip(1).map(|begin| begin - 4).chain([self.data.len()]);
-        let nals: Vec<&[u8]> =
-            self.nals.iter().zip(ends).filter_map(|(begin, end)| self.data.get(*begin..end)).collect();
+        let nals: Vec<&[u8]> = self
+            .nals
+            .iter()
+            .zip(ends)
+            .filter_map(|(begin, end)| self.data.get(*begin..end))
+            .collect();
         let kind = |nal: &&[u8]| nal.first().map_or(0, |header| header & 0x1f);
         let key = nals.iter().any(|nal| kind(nal) == 5);
         if !nals.iter().any(|nal| (1..=5).contains(&kind(nal))) {
             return Err(Flaw::Incomplete);
         }
-        let (sps, pps) = (nals.iter().find(|nal| kind(nal) == 7), nals.iter().find(|nal| kind(nal) == 8));
+        let (sps, pps) =
+            (nals.iter().find(|nal| kind(nal) == 7), nals.iter().find(|nal| kind(nal) == 8));
         if key && (sps.is_none() || pps.is_none()) {
             return Err(Flaw::ParameterSets);
         }
@@ -346,7 +354,8 @@ impl Current {
             return Err(Flaw::Altered);
         }
         let ours = |sps: &[u8]| crate::video::SIZES.iter().any(|size| sps == h264::sps(*size));
-        if key && !(sps.is_some_and(|sps| ours(sps)) && pps.is_some_and(|pps| *pps == h264::pps())) {
+        if key && !(sps.is_some_and(|sps| ours(sps)) && pps.is_some_and(|pps| *pps == h264::pps()))
+        {
             return Err(Flaw::ParameterSets);
         }
         Ok(Content { key, stamp: Some(stamp) })
@@ -358,7 +367,11 @@ impl Current {
         if key && self.data.get(3..6) != Some(&[0x9d, 0x01, 0x2a]) {
             return Err(Flaw::Altered);
         }
-        let stamp = self.data.len().checked_sub(stamp::LEN).and_then(|at| Stamp::read(self.data.get(at..)?));
+        let stamp = self
+            .data
+            .len()
+            .checked_sub(stamp::LEN)
+            .and_then(|at| Stamp::read(self.data.get(at..)?));
         let Some((stamp, sent_crc)) = stamp else {
             return Ok(Content { key, stamp: None });
         };
@@ -472,7 +485,11 @@ mod tests {
                 road.arrive(&packets);
                 road.send(false);
                 road.send(true);
-                assert_eq!(road.story(), ["key", "incomplete", "reference", "key"], "{codec:?} {lost}");
+                assert_eq!(
+                    road.story(),
+                    ["key", "incomplete", "reference", "key"],
+                    "{codec:?} {lost}"
+                );
             }
         }
     }
@@ -487,7 +504,11 @@ mod tests {
             road.send(false);
             road.send(true);
             road.send(false);
-            assert_eq!(road.story(), ["key", "missing", "missing", "reference", "key", "ok"], "{codec:?}");
+            assert_eq!(
+                road.story(),
+                ["key", "missing", "missing", "reference", "key", "ok"],
+                "{codec:?}"
+            );
         }
     }
 
@@ -553,8 +574,11 @@ mod tests {
     fn change_of_layer_at_a_keyframe_may_leave_out_frames() {
         let mut frames = Frames::new(Codec::H264, true);
         let mut out = Vec::new();
-        let mut layers = [(320, 180), (640, 360)].map(|size| Source::new(Codec::H264, size, 700, 30));
-        for (layer, frame, key) in [(0, 0, true), (0, 1, false), (1, 5, true), (1, 6, false), (0, 7, false)] {
+        let mut layers =
+            [(320, 180), (640, 360)].map(|size| Source::new(Codec::H264, size, 700, 30));
+        for (layer, frame, key) in
+            [(0, 0, true), (0, 1, false), (1, 5, true), (1, 6, false), (0, 7, false)]
+        {
             let stamp = Stamp { run: 1, frame, sent_us: 0, layer: layer as u8, key };
             let packets = layers[layer].next(stamp);
             for (n, payload) in packets.iter().enumerate() {
@@ -564,6 +588,10 @@ mod tests {
             }
         }
         let shown: Vec<_> = out.iter().map(|v| matches!(v, Verdict::Decodable { .. })).collect();
-        assert_eq!(shown, [true, true, true, true, false], "the last changed layer without a keyframe");
+        assert_eq!(
+            shown,
+            [true, true, true, true, false],
+            "the last changed layer without a keyframe"
+        );
     }
 }

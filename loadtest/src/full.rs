@@ -9,14 +9,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use reqwest::Url;
 use rtc::interceptor::{Attribute, Interceptor, Packet, Slot, StreamInfo, TaggedPacket};
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::configuration::interceptor_registry::register_default_interceptors;
-use rtc::peer_connection::configuration::media_engine::{MIME_TYPE_H264, MIME_TYPE_OPUS, MIME_TYPE_VP8};
+use rtc::peer_connection::configuration::media_engine::{
+    MIME_TYPE_H264, MIME_TYPE_OPUS, MIME_TYPE_VP8,
+};
 use rtc::rtp_transceiver::rtp_sender::{
-    RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+    RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters,
+    RtpCodecKind,
 };
 use rtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
 use rtc::sansio::Protocol;
@@ -52,6 +54,9 @@ const QUEUE: usize = 512;
 
 const AUDIO_PT: u8 = 111;
 
+/// Behind every interceptor of the stack, so that each has seen the feedback before it is handed up.
+const APPLICATION_SLOT: usize = 14_000;
+
 /// One full publisher from POST to DELETE.
 pub(crate) async fn publish(
     context: Arc<Context>,
@@ -86,7 +91,8 @@ pub(crate) async fn watch(
     let mut connected = None;
     let result = async {
         let connection = Connection::open(&context).await?;
-        let watched = Watched { receiver: &mut receiver, connected: &mut connected, settled: Some(settled) };
+        let watched =
+            Watched { receiver: &mut receiver, connected: &mut connected, settled: Some(settled) };
         let result = connection.watch(&context, index, &mut phases, watched).await;
         connection.close(&context).await;
         result
@@ -181,8 +187,13 @@ fn track(kind: RtpCodecKind, codec: RTCRtpCodec, ssrc: u32) -> Arc<TrackLocalSta
         ..Default::default()
     };
     let name = if kind == RtpCodecKind::Video { "video" } else { "audio" };
-    let track =
-        MediaStreamTrack::new("load".to_owned(), name.to_owned(), name.to_owned(), kind, vec![coding]);
+    let track = MediaStreamTrack::new(
+        "load".to_owned(),
+        name.to_owned(),
+        name.to_owned(),
+        kind,
+        vec![coding],
+    );
     Arc::new(TrackLocalStaticRTP::new(track))
 }
 
@@ -194,11 +205,15 @@ impl Connection {
         let video = RTCRtpCodecParameters { rtp_codec, payload_type, ..Default::default() };
         engine.register_codec(video, RtpCodecKind::Video)?;
         if options.audio {
-            let audio = RTCRtpCodecParameters { rtp_codec: opus(), payload_type: AUDIO_PT, ..Default::default() };
+            let audio = RTCRtpCodecParameters {
+                rtp_codec: opus(),
+                payload_type: AUDIO_PT,
+                ..Default::default()
+            };
             engine.register_codec(audio, RtpCodecKind::Audio)?;
         }
         let registry = register_default_interceptors(Registry::new(), &mut engine)?
-            .with(Slot::Application, KeyframeRequests::default());
+            .with(Slot::Custom(APPLICATION_SLOT), KeyframeRequests::default());
         let (tell, events) = mpsc::channel(QUEUE);
         let pc = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::default().build())
@@ -221,11 +236,14 @@ impl Connection {
         let offer = self.pc.create_offer(None).await?;
         self.pc.set_local_description(offer).await?;
         let mut events = self.events.lock().await;
-        let gathered = async {
-            while !matches!(events.recv().await, Some(Event::Gathered) | None) {}
-        };
+        let gathered =
+            async { while !matches!(events.recv().await, Some(Event::Gathered) | None) {} };
         tokio::time::timeout(GATHER_TIMEOUT, gathered).await?;
-        let offer = self.pc.local_description().await.ok_or_else(|| Over("no local description".to_owned()))?;
+        let offer = self
+            .pc
+            .local_description()
+            .await
+            .ok_or_else(|| Over("no local description".to_owned()))?;
         let created = context.http.post(url, offer.sdp).await?;
         *self.session.lock().expect("nobody panics while holding it") = Some(created.session);
         self.pc.set_remote_description(RTCSessionDescription::answer(created.answer)?).await?;
@@ -233,7 +251,9 @@ impl Connection {
             loop {
                 match events.recv().await {
                     Some(Event::Connected) => return Ok(()),
-                    Some(Event::Gone(state)) => return Err(Over(format!("the connection is {state}"))),
+                    Some(Event::Gone(state)) => {
+                        return Err(Over(format!("the connection is {state}")));
+                    }
                     Some(Event::Track(track)) => self.read(track),
                     Some(_) => {}
                     None => return Err(Over("the connection is gone".to_owned())),
@@ -375,11 +395,13 @@ impl Connection {
         });
 
         let start = Instant::now();
-        let (mut video_beat, mut audio_beat) = (Beat::new(start, options.fps), Beat::new(start, 50));
+        let (mut video_beat, mut audio_beat) =
+            (Beat::new(start, options.fps), Beat::new(start, 50));
         let mut keyframes = Keyframes::new(options.codec, options.fps);
         let (size, kbps) = publisher::layers(options).last().copied().expect("there is a layer");
         let mut source = Source::new(options.codec, size, kbps, options.fps);
-        let (mut video_sequence, mut audio_sequence) = (rand::random::<u16>(), rand::random::<u16>());
+        let (mut video_sequence, mut audio_sequence) =
+            (rand::random::<u16>(), rand::random::<u16>());
         let mut frame = 0;
         let mut events = self.events.lock().await;
         let mut counting = *phases.borrow_and_update() == Phase::Count;
@@ -478,7 +500,8 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for KeyframeRequests {
     fn handle_read(&mut self, mut message: TaggedPacket) -> Result<(), Self::Error> {
         if let Packet::Rtcp(packets) = &message.message.packet
             && packets.iter().any(|packet| {
-                packet.as_any().is::<PictureLossIndication>() || packet.as_any().is::<FullIntraRequest>()
+                packet.as_any().is::<PictureLossIndication>()
+                    || packet.as_any().is::<FullIntraRequest>()
             })
         {
             message.message.add(Attribute::DeliverToApplication);

@@ -243,7 +243,8 @@ mod tests {
         let check = ours.handle_timeout(now, crypto).expect("builds").expect("is due");
         let (heard, answer) = theirs.handle(now, addr(2), &check, crypto).expect("is valid");
         assert_eq!(heard, Heard::Nothing);
-        let (heard, _) = ours.handle(now, addr(1), &answer.expect("is answered"), crypto).expect("is valid");
+        let (heard, _) =
+            ours.handle(now, addr(1), &answer.expect("is answered"), crypto).expect("is valid");
         assert_eq!(heard, Heard::Connected);
         assert!(!ours.is_dead(now + Duration::from_secs(29)));
         assert!(ours.is_dead(now + Duration::from_secs(31)));

@@ -33,6 +33,10 @@ mod video;
 mod viewer;
 mod whip;
 
+#[cfg(test)]
+#[path = "../tests/support/ffmpeg.rs"]
+mod ffmpeg;
+
 /// The shape of every clock in this crate: microseconds since the process began, one epoch for sender and receiver.
 pub(crate) fn since_start_us(now: std::time::Instant) -> u64 {
     static EPOCH: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();

@@ -22,10 +22,15 @@ async fn main() -> anyhow::Result<ExitCode> {
     match options.json.as_deref() {
         Some(path) if path.as_os_str() == "-" => println!("{json}"),
         Some(path) => {
-            std::fs::write(path, json + "\n").map_err(|error| anyhow::anyhow!("--json {}: {error}", path.display()))?;
+            std::fs::write(path, json + "\n")
+                .map_err(|error| anyhow::anyhow!("--json {}: {error}", path.display()))?;
             println!("{report}");
         }
         None => println!("{report}"),
     }
-    Ok(if report.all_well() || options.allow_failures { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if report.all_well() || options.allow_failures {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }

@@ -146,14 +146,22 @@ impl Options {
     pub fn check(&self) -> Result<(), String> {
         let need = |count: u32, url: &str, role: &str| match (count, url) {
             (0, _) => Ok(()),
-            (_, "") => Err(format!("--{role} URL is needed (or --{} 0)", if role == "whip" { "publishers" } else { "viewers" })),
+            (_, "") => Err(format!(
+                "--{role} URL is needed (or --{} 0)",
+                if role == "whip" { "publishers" } else { "viewers" }
+            )),
             (_, url) if url.starts_with("http://") => Ok(()),
-            (_, url) => Err(format!("--{role} {url}: only http:// URLs are served (put the load beside the TLS proxy)")),
+            (_, url) => Err(format!(
+                "--{role} {url}: only http:// URLs are served (put the load beside the TLS proxy)"
+            )),
         };
         need(self.publishers, &self.whip, "whip")?;
         need(self.viewers, &self.whep, "whep")?;
         if self.publishers > 1 && !self.whip.contains("{n}") {
-            return Err("--publishers above 1 needs {n} in --whip, or they would fight over one stream".to_owned());
+            return Err(
+                "--publishers above 1 needs {n} in --whip, or they would fight over one stream"
+                    .to_owned(),
+            );
         }
         if self.publishers == 0 && self.viewers == 0 {
             return Err("nothing to do: --publishers 0 and --viewers 0".to_owned());
@@ -189,13 +197,45 @@ mod tests {
     #[test]
     fn plain_flags_form_of_the_contract_is_accepted() {
         let options = parse(&[
-            "--whip", "http://h/whip/a{n}", "--whep", "http://h/whep/a{n}", "--publishers", "3", "--viewers", "7", "--video-kbps",
-            "900", "--fps", "25", "--codec", "vp8", "--simulcast", "3", "--audio", "--duration", "9", "--ramp", "12.5", "--verify",
-            "sample", "--client", "light", "--token", "t", "--server-pid", "1", "--json", "x.json", "--allow-failures",
+            "--whip",
+            "http://h/whip/a{n}",
+            "--whep",
+            "http://h/whep/a{n}",
+            "--publishers",
+            "3",
+            "--viewers",
+            "7",
+            "--video-kbps",
+            "900",
+            "--fps",
+            "25",
+            "--codec",
+            "vp8",
+            "--simulcast",
+            "3",
+            "--audio",
+            "--duration",
+            "9",
+            "--ramp",
+            "12.5",
+            "--verify",
+            "sample",
+            "--client",
+            "light",
+            "--token",
+            "t",
+            "--server-pid",
+            "1",
+            "--json",
+            "x.json",
+            "--allow-failures",
         ]);
         assert_eq!(options.check(), Ok(()));
         assert_eq!(options.whip_url(2), "http://h/whip/a2");
-        assert_eq!((0..7).map(|v| options.whep_url(v)).filter(|u| u == "http://h/whep/a0").count(), 3);
+        assert_eq!(
+            (0..7).map(|v| options.whep_url(v)).filter(|u| u == "http://h/whep/a0").count(),
+            3
+        );
         assert_eq!(options.ramp, 12.5);
     }
 
@@ -207,7 +247,19 @@ mod tests {
             (&["--whip", "https://h/a", "--viewers", "0"], "http://"),
             (&["--whip", "http://h/a", "--viewers", "0", "--publishers", "2"], "{n}"),
             (&["--publishers", "0", "--viewers", "0"], "nothing"),
-            (&["--whip", "http://h/a", "--whep", "http://h/b", "--verify", "none", "--record", "x"], "--record"),
+            (
+                &[
+                    "--whip",
+                    "http://h/a",
+                    "--whep",
+                    "http://h/b",
+                    "--verify",
+                    "none",
+                    "--record",
+                    "x",
+                ],
+                "--record",
+            ),
         ] {
             let error = parse(args).check().expect_err("must be refused");
             assert!(error.contains(word), "{error}");

@@ -105,7 +105,11 @@ impl Peer {
     /// If the connection is over.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), Over> {
         if self.srtp.is_none() && now >= self.give_up {
-            let at = if self.dtls.is_some() { "DTLS handshake not finished" } else { "no answer to ICE checks" };
+            let at = if self.dtls.is_some() {
+                "DTLS handshake not finished"
+            } else {
+                "no answer to ICE checks"
+            };
             return Err(Over(format!("{at} within {} s", CONNECT_TIMEOUT.as_secs())));
         }
         if self.ice.is_dead(now) {
@@ -125,7 +129,12 @@ impl Peer {
     ///
     /// # Errors
     /// If the connection is over. Anything merely wrong with a single datagram is ignored, as anyone could have sent it.
-    pub(crate) fn handle(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<Incoming, Over> {
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<Incoming, Over> {
         // RFC 7983: the first byte tells the protocol.
         match datagram {
             [0..=3, ..] => {
@@ -218,7 +227,8 @@ impl Peer {
     fn flush_dtls(&mut self) {
         let to = self.ice.remote_addr();
         if let Some(dtls) = &mut self.dtls {
-            self.outbox.extend(std::iter::from_fn(|| dtls.poll_transmit()).map(|datagram| (datagram, to)));
+            self.outbox
+                .extend(std::iter::from_fn(|| dtls.poll_transmit()).map(|datagram| (datagram, to)));
         }
     }
 }

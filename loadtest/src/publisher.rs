@@ -264,7 +264,11 @@ impl Publisher {
             let largest = self.layers.len() - 1;
             let mut index = 0;
             self.layers.retain(|layer| {
-                let keep = if wanted.is_empty() { index == largest } else { wanted.iter().any(|rid| rid == layer.rid) };
+                let keep = if wanted.is_empty() {
+                    index == largest
+                } else {
+                    wanted.iter().any(|rid| rid == layer.rid)
+                };
                 index += 1;
                 keep
             });
@@ -277,7 +281,8 @@ impl Publisher {
         for (n, layer) in self.layers.iter_mut().enumerate() {
             let key = layer.keyframes.next(now);
             let sent_us = crate::since_start_us(Instant::now());
-            let stamp = Stamp { run: self.context.run, frame: self.frame, sent_us, layer: n as u8, key };
+            let stamp =
+                Stamp { run: self.context.run, frame: self.frame, sent_us, layer: n as u8, key };
             let payloads = layer.source.next(stamp);
             // The clock of 90 kHz; it wraps.
             let timestamp = layer.line.timestamp.wrapping_add((tick * 90_000 / fps) as u32);
@@ -308,7 +313,15 @@ impl Publisher {
         let timestamp = line.timestamp.wrapping_add((tick * 960) as u32);
         let extensions = extensions(&[(media.mid_id, &media.mid)]);
         let (pt, opus) = (media.payload_type, self.opus.clone());
-        peer.send_rtp(&Outgoing::new(pt, sequence, timestamp, line.ssrc, tick == 0, &extensions, opus))?;
+        peer.send_rtp(&Outgoing::new(
+            pt,
+            sequence,
+            timestamp,
+            line.ssrc,
+            tick == 0,
+            &extensions,
+            opus,
+        ))?;
         self.sent += u64::from(self.counting);
         Ok(())
     }
@@ -337,7 +350,10 @@ impl Publisher {
                 text: Bytes::from_static(b"weir-loadtest"),
             };
             let chunk = SourceDescriptionChunk { source: line.ssrc, items: vec![name] };
-            peer.send_rtcp(&[Box::new(report), Box::new(SourceDescription { chunks: vec![chunk] })])?;
+            peer.send_rtcp(&[
+                Box::new(report),
+                Box::new(SourceDescription { chunks: vec![chunk] }),
+            ])?;
         }
         Ok(())
     }
@@ -346,7 +362,9 @@ impl Publisher {
         let any = packet.as_any();
         if let Some(nack) = any.downcast_ref::<TransportLayerNack>() {
             let Some(media) = &self.video else { return Ok(()) };
-            if let Some(layer) = self.layers.iter_mut().find(|layer| layer.line.ssrc == nack.media_ssrc) {
+            if let Some(layer) =
+                self.layers.iter_mut().find(|layer| layer.line.ssrc == nack.media_ssrc)
+            {
                 for wanted in nack.nacks.iter().flat_map(|pair| pair.packet_list()) {
                     layer.send_again(wanted, media, peer)?;
                 }
@@ -451,7 +469,8 @@ mod tests {
     use clap::Parser;
 
     fn options(args: &[&str]) -> Options {
-        Options::try_parse_from([&["weir-loadtest", "--whip", "http://h"], args].concat()).expect("parses")
+        Options::try_parse_from([&["weir-loadtest", "--whip", "http://h"], args].concat())
+            .expect("parses")
     }
 
     #[test]

@@ -165,7 +165,13 @@ impl Receiver {
     }
 
     /// A video packet; `payload` if it was opened. `length` is that of the packet in the clear.
-    pub(crate) fn video(&mut self, now: Instant, view: &View, payload: Option<Bytes>, length: usize) {
+    pub(crate) fn video(
+        &mut self,
+        now: Instant,
+        view: &View,
+        payload: Option<Bytes>,
+        length: usize,
+    ) {
         let View { timestamp, marker, sequence, .. } = *view;
         let inserted = self.video.insert(now, sequence, Piece { timestamp, marker, payload });
         self.arrived(inserted, length);
@@ -367,7 +373,8 @@ mod tests {
         fn frame(&mut self, lost: impl Fn(usize) -> bool) -> &mut Self {
             let sent_us = crate::since_start_us(self.now);
             let key = self.frame.is_multiple_of(60);
-            let packets = self.source.next(Stamp { run: 1, frame: self.frame, sent_us, layer: 0, key });
+            let packets =
+                self.source.next(Stamp { run: 1, frame: self.frame, sent_us, layer: 0, key });
             self.frame += 1;
             self.now += Duration::from_millis(2);
             for (n, payload) in packets.iter().enumerate() {

@@ -141,7 +141,11 @@ pub(crate) fn latencies() -> Latencies {
 
 impl Report {
     /// The sum of the parts over a window of `window_s` seconds.
-    pub(crate) fn sum(window_s: f64, publishers: Vec<PublisherPart>, viewers: Vec<ViewerPart>) -> Self {
+    pub(crate) fn sum(
+        window_s: f64,
+        publishers: Vec<PublisherPart>,
+        viewers: Vec<ViewerPart>,
+    ) -> Self {
         let mut report = Self { window_s, ..Self::default() };
         for part in publishers {
             report.figures.packets_sent += part.packets_sent;
@@ -212,7 +216,9 @@ impl Report {
     /// Whether the exit code is 0: nobody failed and no frame was broken.
     #[must_use]
     pub fn all_well(&self) -> bool {
-        self.figures.viewers_failed == 0 && self.figures.frames_broken == 0 && self.publishers_failed == 0
+        self.figures.viewers_failed == 0
+            && self.figures.frames_broken == 0
+            && self.publishers_failed == 0
     }
 }
 
@@ -228,21 +234,34 @@ fn percentiles(mut values: Vec<f64>) -> Option<JoinTimes> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { packets_sent, packets_received, packets_lost, bytes_received, .. } = self.figures;
+        let Figures { packets_sent, packets_received, packets_lost, bytes_received, .. } =
+            self.figures;
         let figures = &self.figures;
         let per_s = |count: u64| count as f64 / self.window_s.max(f64::MIN_POSITIVE);
         let share = |part: u64, whole: u64| 100.0 * part as f64 / (whole.max(1)) as f64;
         writeln!(f, "{}", if self.all_well() { "All well." } else { "NOT well, see below." })?;
-        writeln!(f, "viewers    {} connected, {} failed", figures.viewers_connected, figures.viewers_failed)?;
+        writeln!(
+            f,
+            "viewers    {} connected, {} failed",
+            figures.viewers_connected, figures.viewers_failed
+        )?;
         if let Some(join) = figures.join_ms {
-            writeln!(f, "join       {:.1} ms median, {:.1} ms p95, {:.1} ms p99", join.p50, join.p95, join.p99)?;
+            writeln!(
+                f,
+                "join       {:.1} ms median, {:.1} ms p95, {:.1} ms p99",
+                join.p50, join.p95, join.p99
+            )?;
         }
         if let Some(first) = figures.first_frame_ms {
             let JoinTimes { p50, p95, p99 } = first;
             writeln!(f, "1st frame  {p50:.1} ms median, {p95:.1} ms p95, {p99:.1} ms p99")?;
         }
         writeln!(f, "window     {:.1} s", self.window_s)?;
-        writeln!(f, "sent       {packets_sent} packets ({:.0}/s) by the publishers", per_s(packets_sent))?;
+        writeln!(
+            f,
+            "sent       {packets_sent} packets ({:.0}/s) by the publishers",
+            per_s(packets_sent)
+        )?;
         writeln!(
             f,
             "received   {packets_received} packets ({:.0}/s, {:.1} Mbit/s) by the viewers",
@@ -275,7 +294,8 @@ impl fmt::Display for Report {
             writeln!(f, "latency    {p50:.2} ms median, {p99:.2} ms p99, {p999:.2} ms p99.9")?;
         }
         if let (Some(cpu), Some(rss)) = (figures.server_cpu_s, figures.server_rss_bytes) {
-            let (cores, mib) = (cpu / self.window_s.max(f64::MIN_POSITIVE), rss as f64 / f64::from(1 << 20));
+            let (cores, mib) =
+                (cpu / self.window_s.max(f64::MIN_POSITIVE), rss as f64 / f64::from(1 << 20));
             write!(f, "server     {cpu:.2} s CPU ({cores:.2} cores), {mib:.1} MiB resident")?;
             if let Some(ns) = figures.cpu_ns_per_packet {
                 write!(f, ", {ns:.0} ns per packet received")?;
@@ -320,7 +340,8 @@ mod tests {
     #[test]
     fn counts_are_sums_and_times_are_percentiles_over_viewers() {
         let viewers = (1..=100).map(|n| viewer(n, None)).collect();
-        let mut report = Report::sum(10.0, vec![PublisherPart { packets_sent: 7, failure: None }], viewers);
+        let mut report =
+            Report::sum(10.0, vec![PublisherPart { packets_sent: 7, failure: None }], viewers);
         report.add_server(0.00505, 9);
         let json = serde_json::to_value(&report.figures).expect("is JSON");
         assert_eq!(json["packets_sent"], 7);

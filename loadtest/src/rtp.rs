@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn view_reads_what_was_built_and_finds_the_payload_behind_extensions() {
         let extensions = [(1, Bytes::from_static(b"0")), (2, Bytes::from_static(b"high"))];
-        let built = Outgoing::new(102, 65_535, 90_000, 7, true, &extensions, Bytes::from_static(b"media"));
+        let built =
+            Outgoing::new(102, 65_535, 90_000, 7, true, &extensions, Bytes::from_static(b"media"));
         let bytes = built.bytes().expect("marshals").freeze();
         let view = View::parse(&bytes).expect("parses");
         assert_eq!((view.payload_type, view.sequence, view.timestamp), (102, 65_535, 90_000));
@@ -162,7 +163,10 @@ mod tests {
     fn retransmission_carries_the_original_number_in_front() {
         let original = Outgoing::new(102, 0x1234, 1, 7, true, &[], Bytes::from_static(b"media"));
         let rtx = original.as_rtx(103, 5, 8, &[]);
-        assert_eq!((rtx.header.payload_type, rtx.header.sequence_number, rtx.header.ssrc), (103, 5, 8));
+        assert_eq!(
+            (rtx.header.payload_type, rtx.header.sequence_number, rtx.header.ssrc),
+            (103, 5, 8)
+        );
         assert_eq!(rtx.payload.as_ref(), b"\x12\x34media");
     }
 

@@ -37,7 +37,10 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// If the run could not begin; whatever happens in it is part of the report.
 pub async fn run(options: &Options) -> anyhow::Result<Report> {
     if let Some(pid) = options.server_pid {
-        anyhow::ensure!(procfs::cpu_s(pid).is_some(), "--server-pid {pid}: there is no such process");
+        anyhow::ensure!(
+            procfs::cpu_s(pid).is_some(),
+            "--server-pid {pid}: there is no such process"
+        );
     }
     let context = Arc::new(Context {
         options: options.clone(),
@@ -101,7 +104,8 @@ impl Conductor {
         let (viewers_in_all, publishers_in_all) = (viewers.len(), publishers.len());
         let viewer_parts = self.leave(&watch_phase, viewers).await;
         let publisher_parts = self.leave(&publish_phase, publishers).await;
-        let vanished = (viewers_in_all - viewer_parts.len(), publishers_in_all - publisher_parts.len());
+        let vanished =
+            (viewers_in_all - viewer_parts.len(), publishers_in_all - publisher_parts.len());
         self.line.clear();
         let mut report = Report::sum(window_s, publisher_parts, viewer_parts);
         report.add_vanished(vanished);
@@ -123,7 +127,8 @@ impl Conductor {
         let began = Instant::now();
         for n in 0..count {
             start(n, settled.clone());
-            let next = began + Duration::from_secs_f64(f64::from(n + 1) / self.context.options.ramp);
+            let next =
+                began + Duration::from_secs_f64(f64::from(n + 1) / self.context.options.ramp);
             let left = next.saturating_duration_since(Instant::now());
             self.pause(left, phase).await;
         }
@@ -170,7 +175,11 @@ impl Conductor {
     }
 
     /// Tells everybody to leave, and collects their parts.
-    async fn leave<T: 'static + Send>(&mut self, phase: &watch::Sender<Phase>, mut sessions: JoinSet<T>) -> Vec<T> {
+    async fn leave<T: 'static + Send>(
+        &mut self,
+        phase: &watch::Sender<Phase>,
+        mut sessions: JoinSet<T>,
+    ) -> Vec<T> {
         phase.send_replace(Phase::Stop);
         let mut parts = Vec::with_capacity(sessions.len());
         let all = async {

@@ -179,7 +179,10 @@ pub(crate) fn parse_answer(text: &str) -> anyhow::Result<Answer> {
         .map_err(|error| anyhow::anyhow!("the answer is no SDP: {error}"))?;
     let sections = &session.media_descriptions;
     // The first section that is in use carries the transport; the session may state parts of it for all.
-    let live = sections.iter().find(|m| accepted(m)).ok_or_else(|| anyhow::anyhow!("the answer rejects all media"))?;
+    let live = sections
+        .iter()
+        .find(|m| accepted(m))
+        .ok_or_else(|| anyhow::anyhow!("the answer rejects all media"))?;
     let find = |key: &str| {
         live.attribute(key).flatten().or_else(|| session.attribute(key).map(String::as_str))
     };
@@ -188,7 +191,11 @@ pub(crate) fn parse_answer(text: &str) -> anyhow::Result<Answer> {
     let all_values = |key: &str| -> Vec<&str> {
         let of_session = session.attributes.iter();
         let of_media = sections.iter().flat_map(|m| m.attributes.iter());
-        of_session.chain(of_media).filter(|a| a.key == key).filter_map(|a| a.value.as_deref()).collect()
+        of_session
+            .chain(of_media)
+            .filter(|a| a.key == key)
+            .filter_map(|a| a.value.as_deref())
+            .collect()
     };
     let fingerprints: Vec<String> = all_values("fingerprint")
         .iter()
@@ -200,13 +207,15 @@ pub(crate) fn parse_answer(text: &str) -> anyhow::Result<Answer> {
 
     let mut candidates: Vec<(bool, SocketAddr)> = Vec::new();
     for (is_host, addr) in all_values("candidate").into_iter().filter_map(candidate) {
-        if candidates.len() < CANDIDATES_MAX && !candidates.iter().any(|(_, known)| *known == addr) {
+        if candidates.len() < CANDIDATES_MAX && !candidates.iter().any(|(_, known)| *known == addr)
+        {
             candidates.push((is_host, addr));
         }
     }
     candidates.sort_by_key(|(is_host, _)| !is_host);
 
-    let of_kind = |kind: &str| sections.iter().find(|m| m.media_name.media == kind && accepted(m)).map(media);
+    let of_kind =
+        |kind: &str| sections.iter().find(|m| m.media_name.media == kind && accepted(m)).map(media);
     Ok(Answer {
         credentials: Credentials {
             ufrag: need("ice-ufrag")?.to_owned(),
@@ -244,7 +253,8 @@ fn media(section: &MediaDescription) -> Media {
         let of_key = section.attributes.iter().filter(move |a| a.key == *key);
         of_key.filter_map(|a| a.value.clone()).collect::<Vec<_>>()
     };
-    let payload_type = section.media_name.formats.first().and_then(|pt| pt.parse().ok()).unwrap_or(0);
+    let payload_type =
+        section.media_name.formats.first().and_then(|pt| pt.parse().ok()).unwrap_or(0);
     let id_of = |uri: &str| {
         values("extmap").iter().find_map(|line| {
             let (id, rest) = line.split_once(' ')?;
@@ -319,7 +329,9 @@ mod tests {
     fn rejected_section_is_no_media_and_incomplete_answers_are_refused() {
         let rejected = ANSWER.replace("m=video 9", "m=video 0");
         assert_eq!(parse_answer(&rejected).expect("parses").video, None);
-        for (line, word) in [("a=setup:passive\r\n", "setup"), ("a=ice-pwd:0123456789012345678901\r\n", "ice-pwd")] {
+        for (line, word) in
+            [("a=setup:passive\r\n", "setup"), ("a=ice-pwd:0123456789012345678901\r\n", "ice-pwd")]
+        {
             let error = parse_answer(&ANSWER.replace(line, "")).expect_err("is incomplete");
             assert!(error.to_string().contains(word), "{error}");
         }
@@ -331,7 +343,8 @@ mod tests {
         let identity = Identity::new().expect("generates");
         let credentials = Credentials::random();
         let one = offer(&wish(1), &credentials, &identity);
-        let parsed = SessionDescription::unmarshal(&mut Cursor::new(one.as_bytes())).expect("parses");
+        let parsed =
+            SessionDescription::unmarshal(&mut Cursor::new(one.as_bytes())).expect("parses");
         assert_eq!(parsed.media_descriptions.len(), 2);
         assert!(one.contains("a=ssrc-group:FID 10 20\r\n") && !one.contains("simulcast"));
         let three = offer(&wish(3), &credentials, &identity);

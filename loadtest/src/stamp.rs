@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_and_contains_no_zero_byte() {
-        let stamp = Stamp { run: 0xdead_beef, frame: 77, sent_us: 123_456_789, layer: 2, key: true };
+        let stamp =
+            Stamp { run: 0xdead_beef, frame: 77, sent_us: 123_456_789, layer: 2, key: true };
         let mut bytes = stamp.write();
         assert!(!bytes.contains(&0), "a zero byte would need escaping in H264");
         fill_crc(&mut bytes, 0, 0x0102_0304);

@@ -175,7 +175,9 @@ impl<T> Stream<T> {
             return wanted;
         }
         let Some(next) = self.next else { return wanted };
-        for (number, slot) in std::iter::successors(Some(next), |n| Some(n.wrapping_add(1))).zip(&mut self.window) {
+        for (number, slot) in
+            std::iter::successors(Some(next), |n| Some(n.wrapping_add(1))).zip(&mut self.window)
+        {
             let Slot::Missing { since, asked, .. } = slot else { continue };
             let due = asked.map_or(*since + NACK_DELAY, |asked| asked + NACK_INTERVAL);
             if now >= due && wanted.len() < NACKS_MAX {

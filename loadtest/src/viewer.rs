@@ -11,7 +11,9 @@ use rtc_rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc_rtcp::receiver_report::ReceiverReport;
 use rtc_rtcp::reception_report::ReceptionReport;
 use rtc_rtcp::sender_report::SenderReport;
-use rtc_rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
+use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
+    TransportLayerNack, nack_pairs_from_sequence_numbers,
+};
 use tokio::sync::watch;
 
 use crate::live::Live;
@@ -88,6 +90,27 @@ pub(crate) fn part(
 /// The end of a viewer that never saw anything.
 pub(crate) fn no_first_frame() -> Over {
     Over(format!("no whole keyframe within {} s of connecting", FIRST_FRAME_TIMEOUT.as_secs()))
+}
+
+/// A file of frames that any decoder reads: Annex B for H264 as it is, IVF for VP8.
+pub(crate) fn container(codec: Codec, fps: u32, frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = Vec::new();
+    if codec == Codec::Vp8 {
+        // A header of 32 bytes (the size is only a hint, 640x360), and 12 before each frame.
+        file.extend_from_slice(b"DKIF\0\0\x20\0VP80\x80\x02\x68\x01");
+        file.extend_from_slice(&fps.to_le_bytes());
+        file.extend_from_slice(&1u32.to_le_bytes());
+        file.extend_from_slice(&(frames.len() as u32).to_le_bytes());
+        file.extend_from_slice(&[0; 4]);
+    }
+    for (n, frame) in frames.iter().enumerate() {
+        if codec == Codec::Vp8 {
+            file.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+            file.extend_from_slice(&(n as u64).to_le_bytes());
+        }
+        file.extend_from_slice(frame);
+    }
+    file
 }
 
 struct Viewer {
@@ -169,22 +192,8 @@ impl Viewer {
 
     async fn write_recording(&self) {
         let Some(path) = &self.context.options.record else { return };
-        let mut file = Vec::new();
-        if self.context.options.codec == Codec::Vp8 {
-            // IVF: a header of 32 bytes, and 12 before each frame.
-            file.extend_from_slice(b"DKIF\0\0\x20\0VP80\x80\x02\x68\x01");
-            file.extend_from_slice(&self.context.options.fps.to_le_bytes());
-            file.extend_from_slice(&1u32.to_le_bytes());
-            file.extend_from_slice(&(self.recording.len() as u32).to_le_bytes());
-            file.extend_from_slice(&[0; 4]);
-        }
-        for (n, frame) in self.recording.iter().enumerate() {
-            if self.context.options.codec == Codec::Vp8 {
-                file.extend_from_slice(&(frame.len() as u32).to_le_bytes());
-                file.extend_from_slice(&(n as u64).to_le_bytes());
-            }
-            file.extend_from_slice(frame);
-        }
+        let options = &self.context.options;
+        let file = container(options.codec, options.fps, &self.recording);
         if let Err(error) = tokio::task::block_in_place(|| std::fs::write(path, file)) {
             tracing::error!("--record {}: {error}", path.display());
         }
@@ -273,7 +282,8 @@ impl Role for Viewer {
 
     fn deadline(&self) -> Option<Instant> {
         let connected = self.connected?;
-        let first = self.receiver.first_frame().is_none().then_some(connected + FIRST_FRAME_TIMEOUT);
+        let first =
+            self.receiver.first_frame().is_none().then_some(connected + FIRST_FRAME_TIMEOUT);
         self.receiver.deadline().into_iter().chain(first).chain([self.next_report]).min()
     }
 

@@ -46,16 +46,26 @@ impl Http {
     /// # Errors
     /// A sentence with the status, for the report.
     pub(crate) async fn post(&self, url: &str, offer: String) -> anyhow::Result<Created> {
-        let request = self.client.post(url).header(header::CONTENT_TYPE, "application/sdp").body(offer);
-        let mut response = self.authorized(request).send().await.map_err(|error| {
-            anyhow::anyhow!("POST failed: {}", root_cause(&error))
-        })?;
+        let request =
+            self.client.post(url).header(header::CONTENT_TYPE, "application/sdp").body(offer);
+        let mut response = self
+            .authorized(request)
+            .send()
+            .await
+            .map_err(|error| anyhow::anyhow!("POST failed: {}", root_cause(&error)))?;
         let (status, base) = (response.status(), response.url().clone());
-        let location = response.headers().get(header::LOCATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let location = response
+            .headers()
+            .get(header::LOCATION)
+            .and_then(|v| v.to_str().ok())
+            .map(str::to_owned);
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             bytes.extend_from_slice(&chunk);
-            anyhow::ensure!(bytes.len() <= ANSWER_MAX, "the answer has more than {ANSWER_MAX} bytes");
+            anyhow::ensure!(
+                bytes.len() <= ANSWER_MAX,
+                "the answer has more than {ANSWER_MAX} bytes"
+            );
         }
         let body = String::from_utf8_lossy(&bytes).into_owned();
         if status != StatusCode::CREATED {
@@ -81,5 +91,7 @@ impl Http {
 
 /// The innermost reason: `connection refused` says more than `error sending request`.
 fn root_cause(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).last().map_or_else(String::new, ToString::to_string)
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .map_or_else(String::new, ToString::to_string)
 }

@@ -72,7 +72,9 @@ mod tests {
 
     #[test]
     fn exp_golomb_codes_are_those_of_table_9_2() {
-        for (value, bits) in [(0, "1"), (1, "010"), (2, "011"), (3, "00100"), (7, "0001000"), (30, "000011111")] {
+        for (value, bits) in
+            [(0, "1"), (1, "010"), (2, "011"), (3, "00100"), (7, "0001000"), (30, "000011111")]
+        {
             let mut writer = BitWriter::default();
             writer.ue(value);
             let text: String = writer.bytes.iter().map(|byte| format!("{byte:08b}")).collect();

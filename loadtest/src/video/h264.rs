@@ -43,7 +43,13 @@ impl Encoder {
     /// An encoder for pictures of `size`; sides are even numbers.
     pub(crate) fn new(size: Size) -> Self {
         let (wide, high) = in_macroblocks(size);
-        Self { sps: sps(size), pps: pps(), macroblocks: (wide * high) as usize, frame_num: 0, idr_pic_id: 0 }
+        Self {
+            sps: sps(size),
+            pps: pps(),
+            macroblocks: (wide * high) as usize,
+            frame_num: 0,
+            idr_pic_id: 0,
+        }
     }
 
     /// The frame of `stamp` in about `budget` bytes of payload, as RTP payloads.
@@ -64,7 +70,8 @@ impl Encoder {
         if stamp.key {
             let mut aggregate = vec![0x60 | NAL_TYPE_STAP_A];
             for nal in [&self.sps, &self.pps, &sei.nal] {
-                let length = u16::try_from(nal.len()).expect("parameter sets and stamp fit one packet");
+                let length =
+                    u16::try_from(nal.len()).expect("parameter sets and stamp fit one packet");
                 aggregate.extend_from_slice(&length.to_be_bytes());
                 aggregate.extend_from_slice(nal);
             }
@@ -203,7 +210,13 @@ fn packetize(nal: &[u8], packets: &mut Vec<Bytes>) {
     let pieces = body.chunks(PAYLOAD_MAX - 2);
     let last = pieces.len() - 1;
     for (n, piece) in pieces.enumerate() {
-        let flags = if n == 0 { 0x80 } else if n == last { 0x40 } else { 0 };
+        let flags = if n == 0 {
+            0x80
+        } else if n == last {
+            0x40
+        } else {
+            0
+        };
         let mut packet = vec![(header & 0xe0) | NAL_TYPE_FU_A, flags | (header & 0x1f)];
         packet.extend_from_slice(piece);
         packets.push(packet.into());

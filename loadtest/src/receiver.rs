@@ -181,7 +181,8 @@ impl Receiver {
     /// A video packet sent again, opened: the number it had first, and the payload behind it (RFC 4588 section 4).
     pub(crate) fn video_again(&mut self, now: Instant, view: &View, payload: &Bytes) {
         let Some(original) = payload.first_chunk::<2>() else { return };
-        let view = View { sequence: u16::from_be_bytes(*original), ..*view };
+        let mut view = *view;
+        view.sequence = u16::from_be_bytes(*original);
         let rest = payload.slice(2..);
         // Probes and padding carry nothing.
         if !rest.is_empty() {

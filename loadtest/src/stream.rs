@@ -201,11 +201,6 @@ impl<T> Stream<T> {
         self.counts
     }
 
-    /// The counts so far.
-    pub(crate) fn counts(&self) -> Counts {
-        self.counts
-    }
-
     /// For a receiver report: highest number seen, numbers passed and lost since the beginning.
     pub(crate) fn reception(&self) -> Option<(u16, u64, u64)> {
         let newest = self.next?.wrapping_add(self.window.len() as u16).wrapping_sub(1);
@@ -331,7 +326,7 @@ mod tests {
         let mut scene = Scene::counting();
         scene.gets(&[5, 40_000, 40_001]).gets(&[5]);
         assert_eq!(scene.delivered(), "5 restart 40000 40001 restart 5");
-        assert_eq!(scene.stream.counts().lost, 0);
+        assert_eq!(scene.stream.settle().lost, 0);
     }
 
     #[test]

@@ -202,14 +202,10 @@ impl Connection {
         let options = &context.options;
         let mut engine = MediaEngine::default();
         let (payload_type, rtp_codec) = codec(options.codec);
-        let video = RTCRtpCodecParameters { rtp_codec, payload_type, ..Default::default() };
+        let video = RTCRtpCodecParameters { rtp_codec, payload_type };
         engine.register_codec(video, RtpCodecKind::Video)?;
         if options.audio {
-            let audio = RTCRtpCodecParameters {
-                rtp_codec: opus(),
-                payload_type: AUDIO_PT,
-                ..Default::default()
-            };
+            let audio = RTCRtpCodecParameters { rtp_codec: opus(), payload_type: AUDIO_PT };
             engine.register_codec(audio, RtpCodecKind::Audio)?;
         }
         let registry = register_default_interceptors(Registry::new(), &mut engine)?

@@ -15,8 +15,8 @@ Examples:
   One publisher, one hundred viewers, half a minute:
     weir-loadtest --whip http://127.0.0.1:8080/whip/demo --whep http://127.0.0.1:8080/whep/demo --viewers 100
 
-  Ten rooms of twenty viewers ({n} is the publisher's index, from 0; viewers are dealt round robin):
-    weir-loadtest --whip 'http://127.0.0.1:8080/whip/room{n}' --whep 'http://127.0.0.1:8080/whep/room{n}' \\
+  Ten rooms of twenty viewers ({#n} is the publisher's index, from 0; viewers are dealt round robin):
+    weir-loadtest --whip 'http://127.0.0.1:8080/whip/room{#n}' --whep 'http://127.0.0.1:8080/whep/room{#n}' \\
         --publishers 10 --viewers 200
 
   CPU per forwarded packet of a server on this machine, figures into a file:
@@ -37,10 +37,10 @@ Exit code: 0 all well; 1 a viewer or publisher failed or a frame was broken (not
 #[derive(Debug, Clone, Parser)]
 #[command(name = "weir-loadtest", version, after_help = EXAMPLES)]
 pub struct Options {
-    /// WHIP endpoint for the publishers; `{n}` becomes the publisher's index, from 0
+    /// WHIP endpoint for the publishers; `{#n}` becomes the publisher's index, from 0
     #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
     pub whip: String,
-    /// WHEP endpoint for the viewers; `{n}` becomes the index of the publisher they watch
+    /// WHEP endpoint for the viewers; `{#n}` becomes the index of the publisher they watch
     #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
     pub whep: String,
     /// Publishers to run (0: somebody else publishes)

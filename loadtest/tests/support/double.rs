@@ -143,8 +143,7 @@ fn engine(offer: &str) -> (MediaEngine, RTCRtpCodec, RTCRtpCodec) {
     for (payload_type, codec, kind) in
         [(payload_type, &video, RtpCodecKind::Video), (111, &audio, RtpCodecKind::Audio)]
     {
-        let codec =
-            RTCRtpCodecParameters { rtp_codec: codec.clone(), payload_type, ..Default::default() };
+        let codec = RTCRtpCodecParameters { rtp_codec: codec.clone(), payload_type };
         engine.register_codec(codec, kind).expect("the codec is accepted");
     }
     (engine, video, audio)

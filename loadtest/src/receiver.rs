@@ -25,6 +25,9 @@ const FREEZE_MEMORY: usize = 30;
 /// A gap this much above the mean is a freeze, if it is three times the mean as well.
 const FREEZE_ABOVE_MEAN_S: f64 = 0.150;
 
+/// A viewer to whom nothing was sent for so long at the end of the window was cut off.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
 /// One in so many viewers is checked fully with `--verify sample`.
 const SAMPLE: u32 = 10;
 
@@ -71,6 +74,8 @@ pub(crate) struct Measured {
     pub(crate) flaws: BTreeMap<&'static str, u64>,
     pub(crate) repair: Repair,
     pub(crate) latency_us: Latencies,
+    /// Nothing at all came for [`SILENCE_MAX`] before the window ended.
+    pub(crate) silent_at_end: bool,
 }
 
 /// The media of one viewer.
@@ -81,12 +86,15 @@ pub(crate) struct Receiver {
     audio: Stream<()>,
     frames: Frames,
     verdicts: Vec<Verdict>,
+    /// A loss was counted: the frame it broke counts too, though its last packet may come after the window.
+    owes_verdict: bool,
     counting: bool,
     measured: Measured,
     /// All packets since the beginning, for the progress line.
     packets_in_all: u64,
     /// All broken frames since the first one that was shown.
     broken_in_all: u64,
+    last_packet: Instant,
     first_frame: Option<Instant>,
     last_frame: Option<Instant>,
     gaps_s: VecDeque<f64>,
@@ -105,6 +113,7 @@ impl Receiver {
             audio: Stream::new(),
             frames: Frames::new(codec, stamped),
             verdicts: Vec::new(),
+            owes_verdict: false,
             counting: false,
             measured: Measured {
                 packets: Counts::default(),
@@ -115,7 +124,9 @@ impl Receiver {
                 flaws: BTreeMap::new(),
                 repair: Repair::default(),
                 latency_us: latencies(),
+                silent_at_end: false,
             },
+            last_packet: now,
             packets_in_all: 0,
             broken_in_all: 0,
             first_frame: None,
@@ -155,9 +166,13 @@ impl Receiver {
 
     /// Opens or closes the counted window.
     pub(crate) fn count(&mut self, now: Instant, counting: bool) {
-        if self.counting && !counting && self.level != Level::Counts {
-            // A picture that stands still at the end stands still.
-            self.judge_gap(now);
+        if self.counting && !counting {
+            self.measured.silent_at_end =
+                now.saturating_duration_since(self.last_packet) >= SILENCE_MAX;
+            if self.level != Level::Counts {
+                // A picture that stands still at the end stands still.
+                self.judge_gap(now);
+            }
         }
         self.counting = counting;
         self.video.count(counting);
@@ -174,7 +189,7 @@ impl Receiver {
     ) {
         let View { timestamp, marker, sequence, .. } = *view;
         let inserted = self.video.insert(now, sequence, Piece { timestamp, marker, payload });
-        self.arrived(inserted, length);
+        self.arrived(now, inserted, length);
         self.advance(now);
     }
 
@@ -194,7 +209,7 @@ impl Receiver {
     /// An audio packet.
     pub(crate) fn audio(&mut self, now: Instant, view: &View, length: usize) {
         let inserted = self.audio.insert(now, view.sequence, ());
-        self.arrived(inserted, length);
+        self.arrived(now, inserted, length);
         while self.audio.pop(now).is_some() {}
     }
 
@@ -253,7 +268,8 @@ impl Receiver {
         self.first_frame.is_none() || (self.level == Level::Frames && self.frames.needs_keyframe())
     }
 
-    fn arrived(&mut self, inserted: Inserted, length: usize) {
+    fn arrived(&mut self, now: Instant, inserted: Inserted, length: usize) {
+        self.last_packet = now;
         if inserted != Inserted::Useless {
             self.packets_in_all += 1;
             if self.counting {
@@ -269,21 +285,39 @@ impl Receiver {
             if !judge {
                 continue;
             }
-            match delivery {
+            let counted = match delivery {
                 // Padding on the media's own numbering.
-                Delivery::Packet(Piece { payload: Some(payload), .. }) if payload.is_empty() => {}
-                Delivery::Packet(piece) => self.frames.piece(&piece, &mut self.verdicts),
-                Delivery::Lost => self.frames.lost(),
-                Delivery::Restart => self.frames.restart(&mut self.verdicts),
+                Delivery::Packet { packet: Piece { payload: Some(payload), .. }, .. }
+                    if payload.is_empty() =>
+                {
+                    continue;
+                }
+                Delivery::Packet { packet, counted } => {
+                    self.frames.piece(&packet, &mut self.verdicts);
+                    counted
+                }
+                Delivery::Lost { counted } => {
+                    self.frames.lost();
+                    self.owes_verdict |= counted;
+                    continue;
+                }
+                Delivery::Restart => {
+                    self.frames.restart(&mut self.verdicts);
+                    self.counting
+                }
+            };
+            if self.verdicts.is_empty() {
+                continue;
             }
+            let counted = counted | std::mem::take(&mut self.owes_verdict);
             for at in 0..self.verdicts.len() {
-                self.verdict(now, self.verdicts[at]);
+                self.verdict(now, self.verdicts[at], counted);
             }
             self.verdicts.clear();
         }
     }
 
-    fn verdict(&mut self, now: Instant, verdict: Verdict) {
+    fn verdict(&mut self, now: Instant, verdict: Verdict, counted: bool) {
         match verdict {
             Verdict::Decodable { key, stamp } => {
                 if self.first_frame.is_none() && !key {
@@ -300,7 +334,7 @@ impl Receiver {
                 if let Some(recording) = &mut self.recording {
                     recording.push(self.frames.shown().to_vec());
                 }
-                if !self.counting {
+                if !counted {
                     return;
                 }
                 self.measured.decodable += 1;
@@ -311,7 +345,7 @@ impl Receiver {
             }
             Verdict::Broken(flaw) => {
                 self.broken_in_all += u64::from(self.first_frame.is_some());
-                if self.counting {
+                if counted {
                     self.measured.broken += 1;
                     *self.measured.flaws.entry(name(flaw)).or_default() += 1;
                 }
@@ -418,6 +452,7 @@ mod tests {
         scene.frames(10).window(true).frames(20).window(false).frames(5);
         let measured = scene.receiver.finish();
         assert_eq!((measured.decodable, measured.broken, measured.freezes), (20, 0, 0));
+        assert!(!measured.silent_at_end);
         assert_eq!(measured.bytes, measured.packets.received * 1000);
         let latency = measured.latency_us.value_at_quantile(0.5);
         assert!(latency.abs_diff(2000) < 50, "the road takes 2 ms, measured {latency} us");
@@ -468,6 +503,16 @@ mod tests {
     }
 
     #[test]
+    fn loss_at_the_very_end_of_the_window_breaks_its_frame_too() {
+        let mut scene = Scene::at(Level::Frames);
+        scene.frames(3).window(true).frames(3).frame(|n| n == 1).window(false).frames(3);
+        scene.now += GIVE_UP;
+        scene.receiver.handle_timeout(scene.now);
+        let measured = scene.receiver.finish();
+        assert_eq!((measured.decodable, measured.broken, measured.packets.lost), (3, 1, 1));
+    }
+
+    #[test]
     fn picture_that_stands_still_is_a_freeze_and_also_at_the_end() {
         let mut scene = Scene::at(Level::Frames);
         scene.frames(30).window(true).frames(10);
@@ -477,7 +522,9 @@ mod tests {
         scene.frames(10);
         scene.now += Duration::from_secs(2);
         scene.window(false);
-        assert_eq!(scene.receiver.finish().freezes, 2, "120 ms is none, 200 ms is, the end is");
+        let measured = scene.receiver.finish();
+        assert_eq!(measured.freezes, 2, "120 ms is none, 200 ms is, the end is");
+        assert!(measured.silent_at_end, "two seconds are more than a freeze");
     }
 
     #[test]

@@ -27,9 +27,17 @@ const JUMP_MAX: u16 = 3000;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Delivery<T> {
     /// The next packet.
-    Packet(T),
+    Packet {
+        /// What was inserted.
+        packet: T,
+        /// Whether its number was first seen in the counted window.
+        counted: bool,
+    },
     /// A packet that never came.
-    Lost,
+    Lost {
+        /// Whether the gap was first seen in the counted window.
+        counted: bool,
+    },
     /// The source began to count anew; what came before and after is not connected.
     Restart,
 }
@@ -62,7 +70,7 @@ pub(crate) struct Counts {
 
 #[derive(Debug)]
 enum Slot<T> {
-    Here(T),
+    Here { packet: T, counted: bool },
     Missing { since: Instant, asked: Option<Instant>, counted: bool },
 }
 
@@ -123,17 +131,16 @@ impl<T> Stream<T> {
                 self.window.push_back(Slot::Missing { since: now, asked: None, counted });
                 self.missing += 1;
             }
-            self.window.push_back(Slot::Here(packet));
+            self.window.push_back(Slot::Here { packet, counted: self.counting });
             self.counts.received += u64::from(self.counting);
             return Inserted::New;
         }
         match self.window.get_mut(index) {
             Some(slot @ Slot::Missing { .. }) => {
-                if let Slot::Missing { counted: true, .. } = slot {
-                    self.counts.received += 1;
-                    self.counts.filled += 1;
-                }
-                *slot = Slot::Here(packet);
+                let counted = matches!(slot, Slot::Missing { counted: true, .. });
+                self.counts.received += u64::from(counted);
+                self.counts.filled += u64::from(counted);
+                *slot = Slot::Here { packet, counted };
                 self.missing -= 1;
                 Inserted::Filled
             }
@@ -158,12 +165,12 @@ impl<T> Stream<T> {
         self.next = self.next.map(|next| next.wrapping_add(1));
         self.passed += 1;
         match self.window.pop_front()? {
-            Slot::Here(packet) => Some(Delivery::Packet(packet)),
+            Slot::Here { packet, counted } => Some(Delivery::Packet { packet, counted }),
             Slot::Missing { counted, .. } => {
                 self.missing -= 1;
                 self.lost_in_all += 1;
                 self.counts.lost += u64::from(counted);
-                Some(Delivery::Lost)
+                Some(Delivery::Lost { counted })
             }
         }
     }
@@ -256,8 +263,8 @@ mod tests {
 
         fn delivered(&self) -> String {
             let text = |d: &Delivery<u16>| match d {
-                Delivery::Packet(n) => n.to_string(),
-                Delivery::Lost => "lost".to_owned(),
+                Delivery::Packet { packet, .. } => packet.to_string(),
+                Delivery::Lost { .. } => "lost".to_owned(),
                 Delivery::Restart => "restart".to_owned(),
             };
             self.out.iter().map(text).collect::<Vec<_>>().join(" ")

@@ -68,6 +68,8 @@ pub(crate) fn part(
     let mut failure = over.err().map(|over| over.0);
     if failure.is_none() && counted && measured.packets.received == 0 {
         failure = Some("no media in the window".to_owned());
+    } else if failure.is_none() && measured.silent_at_end {
+        failure = Some("media stopped before the window ended".to_owned());
     }
     Live::add(&live.failed, u64::from(failure.is_some()));
     ViewerPart {

@@ -67,13 +67,13 @@ async fn healthy_server_is_all_well_and_the_picture_decodes() {
             "{report}"
         );
         assert!((170..=190).contains(&figures.frames_decodable), "{report}");
-        assert!(figures.packets_received >= figures.packets_sent * 2 * 98 / 100, "{report}");
+        // At the window's edges the two sides may differ by a keyframe.
+        assert!(figures.packets_received + 2 * 40 >= figures.packets_sent * 2, "{report}");
         assert!(figures.latency_us.is_some_and(|l| l.p50 > 0 && l.p50 < 100_000), "{report}");
-        assert!(
-            figures
-                .first_frame_ms
-                .is_some_and(|f| f.p50 >= figures.join_ms.unwrap_or_default().p50)
-        );
+        let (join, first) =
+            (figures.join_ms.expect("joined"), figures.first_frame_ms.expect("saw"));
+        assert!(first.p50 >= join.p50, "{report}");
+        assert!(first.p99 < 1500.0, "the publisher answers keyframe requests: {report}");
         assert_eq!(server.sessions(), 0, "every session was deleted");
 
         let recording = std::fs::read(&path).expect("was recorded");

@@ -94,7 +94,9 @@ impl Double {
 
 struct Handler {
     gathered: mpsc::Sender<()>,
+    /// Of a publisher: where its packets go, and what asks it for keyframes.
     stream: Option<Stream>,
+    wanted: tokio::sync::Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 #[async_trait::async_trait]
@@ -107,8 +109,20 @@ impl PeerConnectionEventHandler for Handler {
 
     async fn on_track(&self, track: Arc<dyn TrackRemote>) {
         let Some(stream) = self.stream.clone() else { return };
+        let is_video = track.kind().await == RtpCodecKind::Video;
+        if is_video
+            && let Some(mut wanted) = self.wanted.lock().await.take()
+            && let Some(media_ssrc) = track.ssrcs().await.first().copied()
+        {
+            let track = track.clone();
+            tokio::spawn(async move {
+                while wanted.recv().await.is_some() {
+                    let pli = PictureLossIndication { sender_ssrc: 0, media_ssrc };
+                    let _ = track.write_rtcp(vec![Box::new(pli)]).await;
+                }
+            });
+        }
         tokio::spawn(async move {
-            let is_video = track.kind().await == RtpCodecKind::Video;
             while let Some(event) = track.poll().await {
                 if let TrackRemoteEvent::OnRtpPacket(packet) = event {
                     let _ = stream.packets.send((is_video, packet));
@@ -151,22 +165,24 @@ fn engine(offer: &str) -> (MediaEngine, RTCRtpCodec, RTCRtpCodec) {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Answers an offer; `add` may add tracks first.
+/// Answers an offer, of a publisher or of a viewer who gets `tracks`.
 async fn answer(
     state: &Shared,
     offer: String,
     port: u16,
-    stream: Option<Stream>,
+    publisher: Option<(Stream, mpsc::Receiver<()>)>,
     tracks: &[Arc<TrackLocalStaticRTP>],
 ) -> Result<Response, Failure> {
     let (gathered, mut wait) = mpsc::channel(1);
+    let (stream, wanted) = publisher.unzip();
+    let handler = Handler { gathered, stream, wanted: wanted.into() };
     let (mut engine, _, _) = engine(&offer);
     let registry = register_default_interceptors(Registry::new(), &mut engine)?;
     let pc: Arc<dyn PeerConnection> = Arc::new(
         PeerConnectionBuilder::new()
             .with_media_engine(engine)
             .with_interceptor_registry(registry)
-            .with_handler(Arc::new(Handler { gathered, stream }))
+            .with_handler(Arc::new(handler))
             .with_udp_addrs(vec![SocketAddr::from(([127, 0, 0, 1], port))])
             .build()
             .await?,
@@ -196,41 +212,11 @@ async fn whip(
     Path(name): Path<String>,
     offer: String,
 ) -> Response {
-    let (packets, mut arriving) = broadcast::channel(2048);
-    let (keyframe, mut wanted) = mpsc::channel(1);
+    let (packets, _) = broadcast::channel(2048);
+    let (keyframe, wanted) = mpsc::channel(1);
     let stream = Stream { packets, keyframe };
     state.streams.lock().expect("not poisoned").insert(name, stream.clone());
-    let response = match answer(&state, offer, 0, Some(stream), &[]).await {
-        Ok(response) => response,
-        Err(error) => return refused(error),
-    };
-    // Asks the publisher for a keyframe when a viewer comes.
-    let sessions = state.clone();
-    let id = response.headers()[header::LOCATION]
-        .to_str()
-        .unwrap_or_default()
-        .rsplit('/')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    tokio::spawn(async move {
-        while wanted.recv().await.is_some() {
-            let Some(pc) = sessions.sessions.lock().expect("not poisoned").get(&id).cloned() else {
-                return;
-            };
-            while let Ok((is_video, packet)) = arriving.recv().await {
-                if is_video {
-                    let pli =
-                        PictureLossIndication { sender_ssrc: 0, media_ssrc: packet.header.ssrc };
-                    for receiver in pc.get_receivers().await {
-                        let _ = receiver.track().write_rtcp(vec![Box::new(pli.clone())]).await;
-                    }
-                    break;
-                }
-            }
-        }
-    });
-    response
+    answer(&state, offer, 0, Some((stream, wanted)), &[]).await.unwrap_or_else(refused)
 }
 
 async fn whep(

@@ -1,0 +1,45 @@
+//! `weir-loadtest`: publishers and viewers for any WHIP/WHEP server, and an honest count of what arrived.
+//!
+//! It shares no code with the server it was written beside: its ICE, SRTP use, packetizers and checks are its own,
+//! so a mistake made there is not repeated here. It opens clocks and sockets freely; it is a client.
+//!
+//! The way through: [`options`] (what to do) → [`run`] (publishers, ramp, window, drain) → `publisher` and `viewer`
+//! (one session each, on `peer`: `ice`, `dtls`, SRTP) → `receiver` (`stream`: order and loss; `frames`: what a decoder
+//! would say) → [`report`] (sum, JSON, summary). `full` is the same with a complete WebRTC stack instead of `peer`.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a load generator is all shell: it owns clocks and sockets, and carries nobody's media but its own"
+)]
+
+pub mod options;
+pub mod report;
+pub mod run;
+
+mod dtls;
+mod frames;
+mod full;
+mod ice;
+mod live;
+mod peer;
+mod procfs;
+mod publisher;
+mod receiver;
+mod rtp;
+mod sdp;
+mod session;
+mod stamp;
+mod stream;
+mod video;
+mod viewer;
+mod whip;
+
+#[cfg(test)]
+#[path = "../tests/support/ffmpeg.rs"]
+mod ffmpeg;
+
+/// The shape of every clock in this crate: microseconds since the process began, one epoch for sender and receiver.
+pub(crate) fn since_start_us(now: std::time::Instant) -> u64 {
+    static EPOCH: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    let epoch = *EPOCH.get_or_init(std::time::Instant::now);
+    u64::try_from(now.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
+}

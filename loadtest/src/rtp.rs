@@ -1,0 +1,189 @@
+//! RTP packets (RFC 3550): a cheap view of the clear header of one received, and the building of one to send.
+//!
+//! Knows no codec. Called by `publisher` and `viewer`.
+
+use bytes::{Bytes, BytesMut};
+use rtc_rtp::header::{EXTENSION_PROFILE_ONE_BYTE, Extension, Header};
+use rtc_shared::marshal::{Marshal, MarshalSize};
+
+/// The largest payload we put into one packet: with headers, extensions, SRTP tag and a retransmission's two bytes the
+/// datagram stays under 1230 bytes, like a browser's.
+pub(crate) const PAYLOAD_MAX: usize = 1160;
+
+/// The header fields of a received packet; they are in the clear in SRTP as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct View {
+    /// Last packet of a frame.
+    pub(crate) marker: bool,
+    /// Payload type.
+    pub(crate) payload_type: u8,
+    /// Sequence number.
+    pub(crate) sequence: u16,
+    /// Media timestamp in clock-rate units.
+    pub(crate) timestamp: u32,
+    /// Source.
+    pub(crate) ssrc: u32,
+    /// Where the payload begins.
+    pub(crate) payload_at: usize,
+    has_padding: bool,
+}
+
+impl View {
+    /// Reads the header; `None` if the bytes are no RTP packet.
+    pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
+        let fixed: &[u8; 12] = packet.first_chunk()?;
+        let [b0, b1, s0, s1, t0, t1, t2, t3, c0, c1, c2, c3] = *fixed;
+        if b0 >> 6 != 2 {
+            return None;
+        }
+        let mut payload_at = 12 + usize::from(b0 & 0x0f) * 4;
+        if b0 & 0x10 != 0 {
+            let words: [u8; 2] = packet.get(payload_at + 2..payload_at + 4)?.try_into().ok()?;
+            payload_at += 4 + usize::from(u16::from_be_bytes(words)) * 4;
+        }
+        (payload_at <= packet.len()).then_some(Self {
+            marker: b1 & 0x80 != 0,
+            payload_type: b1 & 0x7f,
+            sequence: u16::from_be_bytes([s0, s1]),
+            timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
+            ssrc: u32::from_be_bytes([c0, c1, c2, c3]),
+            payload_at,
+            has_padding: b0 & 0x20 != 0,
+        })
+    }
+
+    /// The view of a header that somebody else has parsed.
+    pub(crate) fn of(header: &Header) -> Self {
+        Self {
+            marker: header.marker,
+            payload_type: header.payload_type,
+            sequence: header.sequence_number,
+            timestamp: header.timestamp,
+            ssrc: header.ssrc,
+            payload_at: header.marshal_size(),
+            has_padding: false,
+        }
+    }
+
+    /// The payload of the *decrypted* packet this view was read from, without padding; `None` if the padding is wrong.
+    pub(crate) fn payload(&self, mut packet: Bytes) -> Option<Bytes> {
+        if self.has_padding {
+            let padding = usize::from(*packet.last()?);
+            let end = packet.len().checked_sub(padding)?;
+            if padding == 0 || end < self.payload_at {
+                return None;
+            }
+            packet.truncate(end);
+        }
+        (self.payload_at <= packet.len()).then(|| packet.slice(self.payload_at..))
+    }
+}
+
+/// A packet to send, in the clear.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    /// The header, extensions included.
+    pub(crate) header: Header,
+    /// The payload.
+    pub(crate) payload: Bytes,
+}
+
+impl Outgoing {
+    /// A packet with one-byte header extensions `(id, value)` (RFC 8285 section 4.2).
+    pub(crate) fn new(
+        payload_type: u8,
+        sequence_number: u16,
+        timestamp: u32,
+        ssrc: u32,
+        marker: bool,
+        extensions: &[(u8, Bytes)],
+        payload: Bytes,
+    ) -> Self {
+        let header = Header {
+            version: 2,
+            marker,
+            payload_type,
+            sequence_number,
+            timestamp,
+            ssrc,
+            extension: !extensions.is_empty(),
+            extension_profile: EXTENSION_PROFILE_ONE_BYTE,
+            extensions: extensions
+                .iter()
+                .map(|(id, value)| Extension { id: *id, payload: value.clone() })
+                .collect(),
+            ..Default::default()
+        };
+        Self { header, payload }
+    }
+
+    /// The bytes of the packet.
+    ///
+    /// # Errors
+    /// If an extension does not fit the one-byte form.
+    pub(crate) fn bytes(&self) -> anyhow::Result<BytesMut> {
+        let mut out = BytesMut::from(self.header.marshal()?.as_ref());
+        out.extend_from_slice(&self.payload);
+        Ok(out)
+    }
+
+    /// The same packet as retransmission (RFC 4588 section 4): other source and numbering, the original number in front.
+    pub(crate) fn as_rtx(
+        &self,
+        payload_type: u8,
+        sequence: u16,
+        ssrc: u32,
+        extensions: &[(u8, Bytes)],
+    ) -> Self {
+        let mut payload = BytesMut::with_capacity(2 + self.payload.len());
+        payload.extend_from_slice(&self.header.sequence_number.to_be_bytes());
+        payload.extend_from_slice(&self.payload);
+        let Header { timestamp, marker, .. } = self.header;
+        Self::new(payload_type, sequence, timestamp, ssrc, marker, extensions, payload.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn view_reads_what_was_built_and_finds_the_payload_behind_extensions() {
+        let extensions = [(1, Bytes::from_static(b"0")), (2, Bytes::from_static(b"high"))];
+        let built =
+            Outgoing::new(102, 65_535, 90_000, 7, true, &extensions, Bytes::from_static(b"media"));
+        let bytes = built.bytes().expect("marshals").freeze();
+        let view = View::parse(&bytes).expect("parses");
+        assert_eq!((view.payload_type, view.sequence, view.timestamp), (102, 65_535, 90_000));
+        assert_eq!((view.ssrc, view.marker), (7, true));
+        assert_eq!(view.payload(bytes).as_deref(), Some(&b"media"[..]));
+    }
+
+    #[test]
+    fn retransmission_carries_the_original_number_in_front() {
+        let original = Outgoing::new(102, 0x1234, 1, 7, true, &[], Bytes::from_static(b"media"));
+        let rtx = original.as_rtx(103, 5, 8, &[]);
+        assert_eq!(
+            (rtx.header.payload_type, rtx.header.sequence_number, rtx.header.ssrc),
+            (103, 5, 8)
+        );
+        assert_eq!(rtx.payload.as_ref(), b"\x12\x34media");
+    }
+
+    #[test]
+    fn padding_is_cut_off_and_impossible_padding_refused() {
+        let mut packet = vec![0xa0, 102, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7];
+        packet.extend_from_slice(b"ab\0\0\x03");
+        let view = View::parse(&packet).expect("parses");
+        assert_eq!(view.payload(Bytes::from(packet.clone())).as_deref(), Some(&b"ab"[..]));
+        *packet.last_mut().expect("has bytes") = 200;
+        assert_eq!(view.payload(Bytes::from(packet)), None);
+    }
+
+    #[test]
+    fn short_or_foreign_bytes_are_not_rtp() {
+        assert_eq!(View::parse(&[0x80; 11]), None);
+        assert_eq!(View::parse(&[0x00; 20]), None);
+        assert_eq!(View::parse(&[0x9f; 20]), None, "extension runs past the end");
+    }
+}

@@ -1,0 +1,356 @@
+//! The offers of publishers and viewers, and what matters in the answer.
+//!
+//! Offers look like a browser's with one codec: BUNDLE, rtcp-mux, `actpass`, RTX, NACK, PLI. Called by `session`.
+
+use std::io::Cursor;
+use std::net::SocketAddr;
+
+use rtc_sdp::description::media::MediaDescription;
+use rtc_sdp::description::session::SessionDescription;
+
+use crate::dtls::Identity;
+use crate::ice::Credentials;
+use crate::options::Codec;
+
+/// Header extension id of the MID in our offers (RFC 9143).
+const MID_ID: u8 = 1;
+/// Header extension id of the RID (RFC 8852).
+const RID_ID: u8 = 2;
+/// Header extension id of the repaired RID (RFC 8852).
+const RRID_ID: u8 = 3;
+
+const MID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
+const RID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
+const RRID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id";
+
+/// Simulcast layers by name, smallest first.
+pub(crate) const RIDS: [&str; 3] = ["l", "m", "h"];
+
+/// Candidates that are tried.
+const CANDIDATES_MAX: usize = 8;
+
+const AUDIO_PT: u8 = 111;
+
+/// What an offer is to contain.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    /// The video codec.
+    pub(crate) codec: Codec,
+    /// Whether there is audio beside the video.
+    pub(crate) audio: bool,
+    /// What a publisher sends; `None` for a viewer.
+    pub(crate) sends: Option<Sources>,
+}
+
+/// The sources of a publisher.
+#[derive(Debug, Clone)]
+pub(crate) struct Sources {
+    /// Audio source.
+    pub(crate) audio: u32,
+    /// Video and retransmission source of each layer, smallest first. They are named in the offer if there is one layer only;
+    /// with several the rids name them.
+    pub(crate) video: Vec<(u32, u32)>,
+}
+
+/// What the answer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// The server's ICE credentials.
+    pub(crate) credentials: Credentials,
+    /// The server's `sha-256` fingerprints, upper case.
+    pub(crate) fingerprints: Vec<String>,
+    /// The server waits for our ClientHello.
+    pub(crate) server_is_passive: bool,
+    /// UDP host candidates, then the others, in the server's order.
+    pub(crate) candidates: Vec<SocketAddr>,
+    /// Video, if it was accepted.
+    pub(crate) video: Option<Media>,
+    /// Audio, if it was accepted.
+    pub(crate) audio: Option<Media>,
+}
+
+/// An accepted media section.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Media {
+    /// `a=mid`.
+    pub(crate) mid: String,
+    /// Payload type of the codec.
+    pub(crate) payload_type: u8,
+    /// Payload type of retransmissions, if negotiated.
+    pub(crate) rtx: Option<u8>,
+    /// Whether the other side answers or sends NACKs.
+    pub(crate) nack: bool,
+    /// Header extension ids that were accepted.
+    pub(crate) mid_id: Option<u8>,
+    /// As above.
+    pub(crate) rid_id: Option<u8>,
+    /// As above.
+    pub(crate) rrid_id: Option<u8>,
+    /// The source that the other side announced, if it did.
+    pub(crate) ssrc: Option<u32>,
+    /// Layers the server takes, in our names; empty without simulcast.
+    pub(crate) rids: Vec<String>,
+}
+
+/// The offer.
+pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> String {
+    let id = rand::random::<u64>() >> 2;
+    let mids = if wish.audio { "0 1" } else { "0" };
+    let mut sdp = format!(
+        "v=0\r\no=- {id} 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE {mids}\r\n\
+         a=extmap-allow-mixed\r\na=msid-semantic: WMS load\r\n"
+    );
+    let mut mid = 0;
+    let mut section = |kind: &str, formats: &str, lines: &[String]| {
+        let port = if mid == 0 { "9" } else { "0" };
+        sdp += &format!("m={kind} {port} UDP/TLS/RTP/SAVPF {formats}\r\nc=IN IP4 0.0.0.0\r\n");
+        if mid > 0 {
+            sdp += "a=bundle-only\r\n";
+        }
+        sdp += &format!(
+            "a=ice-ufrag:{}\r\na=ice-pwd:{}\r\na=ice-options:trickle ice2\r\n\
+             a=fingerprint:sha-256 {}\r\na=setup:actpass\r\na=mid:{mid}\r\na=extmap:{MID_ID} {MID_URI}\r\n\
+             a=rtcp-mux\r\na=rtcp-mux-only\r\na=rtcp-rsize\r\n",
+            local.ufrag, local.password, identity.fingerprint
+        );
+        for line in lines {
+            sdp += &format!("a={line}\r\n");
+        }
+        mid += 1;
+    };
+
+    let direction = if wish.sends.is_some() { "sendonly" } else { "recvonly" };
+    if wish.audio {
+        let mut lines = vec![
+            direction.to_owned(),
+            format!("rtpmap:{AUDIO_PT} opus/48000/2"),
+            format!("fmtp:{AUDIO_PT} minptime=10;useinbandfec=1"),
+        ];
+        if let Some(sources) = &wish.sends {
+            lines.push("msid:load audio".to_owned());
+            lines.push(format!("ssrc:{} cname:weir-loadtest", sources.audio));
+        }
+        section("audio", &AUDIO_PT.to_string(), &lines);
+    }
+
+    let (pt, rtx, name) = match wish.codec {
+        Codec::H264 => (102, 103, "H264"),
+        Codec::Vp8 => (96, 97, "VP8"),
+    };
+    let mut lines = vec![direction.to_owned(), format!("rtpmap:{pt} {name}/90000")];
+    for feedback in ["nack", "nack pli", "ccm fir"] {
+        lines.push(format!("rtcp-fb:{pt} {feedback}"));
+    }
+    if wish.codec == Codec::H264 {
+        lines.push(format!(
+            "fmtp:{pt} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"
+        ));
+    }
+    lines.push(format!("rtpmap:{rtx} rtx/90000"));
+    lines.push(format!("fmtp:{rtx} apt={pt}"));
+    match wish.sends.as_ref().map(|sources| sources.video.as_slice()) {
+        None | Some([]) => {}
+        Some([(media, repair)]) => {
+            lines.push("msid:load video".to_owned());
+            lines.push(format!("ssrc-group:FID {media} {repair}"));
+            for ssrc in [media, repair] {
+                lines.push(format!("ssrc:{ssrc} cname:weir-loadtest"));
+            }
+        }
+        Some(layers) => {
+            lines.push("msid:load video".to_owned());
+            lines.push(format!("extmap:{RID_ID} {RID_URI}"));
+            lines.push(format!("extmap:{RRID_ID} {RRID_URI}"));
+            let rids = &RIDS[..layers.len().min(RIDS.len())];
+            lines.extend(rids.iter().map(|rid| format!("rid:{rid} send")));
+            lines.push(format!("simulcast:send {}", rids.join(";")));
+        }
+    }
+    section("video", &format!("{pt} {rtx}"), &lines);
+    sdp
+}
+
+/// Reads the answer.
+///
+/// # Errors
+/// A sentence about what is missing.
+pub(crate) fn parse_answer(text: &str) -> anyhow::Result<Answer> {
+    let session = SessionDescription::unmarshal(&mut Cursor::new(text.as_bytes()))
+        .map_err(|error| anyhow::anyhow!("the answer is no SDP: {error}"))?;
+    let sections = &session.media_descriptions;
+    // The first section that is in use carries the transport; the session may state parts of it for all.
+    let live = sections
+        .iter()
+        .find(|m| accepted(m))
+        .ok_or_else(|| anyhow::anyhow!("the answer rejects all media"))?;
+    let find = |key: &str| {
+        live.attribute(key).flatten().or_else(|| session.attribute(key).map(String::as_str))
+    };
+    let need = |key: &str| find(key).ok_or_else(|| anyhow::anyhow!("the answer has no a={key}"));
+
+    let all_values = |key: &str| -> Vec<&str> {
+        let of_session = session.attributes.iter();
+        let of_media = sections.iter().flat_map(|m| m.attributes.iter());
+        of_session
+            .chain(of_media)
+            .filter(|a| a.key == key)
+            .filter_map(|a| a.value.as_deref())
+            .collect()
+    };
+    let fingerprints: Vec<String> = all_values("fingerprint")
+        .iter()
+        .filter_map(|value| value.split_once(' '))
+        .filter(|(hash, _)| hash.eq_ignore_ascii_case("sha-256"))
+        .map(|(_, print)| print.trim().to_ascii_uppercase())
+        .collect();
+    anyhow::ensure!(!fingerprints.is_empty(), "the answer has no sha-256 fingerprint");
+
+    let mut candidates: Vec<(bool, SocketAddr)> = Vec::new();
+    for (is_host, addr) in all_values("candidate").into_iter().filter_map(candidate) {
+        if candidates.len() < CANDIDATES_MAX && !candidates.iter().any(|(_, known)| *known == addr)
+        {
+            candidates.push((is_host, addr));
+        }
+    }
+    candidates.sort_by_key(|(is_host, _)| !is_host);
+
+    let of_kind =
+        |kind: &str| sections.iter().find(|m| m.media_name.media == kind && accepted(m)).map(media);
+    Ok(Answer {
+        credentials: Credentials {
+            ufrag: need("ice-ufrag")?.to_owned(),
+            password: need("ice-pwd")?.to_owned(),
+        },
+        fingerprints,
+        server_is_passive: match need("setup")? {
+            "passive" => true,
+            "active" => false,
+            other => anyhow::bail!("the answer has a=setup:{other}"),
+        },
+        candidates: candidates.into_iter().map(|(_, addr)| addr).collect(),
+        video: of_kind("video"),
+        audio: of_kind("audio"),
+    })
+}
+
+/// Port 0 rejects a section, unless it rides on another by BUNDLE (which an answer writes with a real port or `bundle-only`).
+fn accepted(section: &MediaDescription) -> bool {
+    let rejected = section.media_name.port.value == 0 && !section.has_attribute("bundle-only");
+    !rejected && !section.has_attribute("inactive")
+}
+
+/// `candidate:1 1 udp 2130706431 127.0.0.1 8189 typ host`: whether it is a host candidate, and the address.
+fn candidate(value: &str) -> Option<(bool, SocketAddr)> {
+    let fields: Vec<&str> = value.split_ascii_whitespace().collect();
+    let [_, "1", transport, _, ip, port, "typ", kind, ..] = *fields.as_slice() else { return None };
+    let udp = transport.eq_ignore_ascii_case("udp");
+    let addr = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
+    (udp && kind != "relay").then_some((kind == "host", addr))
+}
+
+fn media(section: &MediaDescription) -> Media {
+    let values = |key: &str| {
+        let of_key = section.attributes.iter().filter(move |a| a.key == *key);
+        of_key.filter_map(|a| a.value.clone()).collect::<Vec<_>>()
+    };
+    let payload_type =
+        section.media_name.formats.first().and_then(|pt| pt.parse().ok()).unwrap_or(0);
+    let id_of = |uri: &str| {
+        values("extmap").iter().find_map(|line| {
+            let (id, rest) = line.split_once(' ')?;
+            let id = id.split('/').next()?;
+            rest.split(' ').next().filter(|found| *found == uri)?;
+            id.parse::<u8>().ok().filter(|id| (1..=14).contains(id))
+        })
+    };
+    let apt = format!("apt={payload_type}");
+    let rtx = values("fmtp").iter().find_map(|line| {
+        let (pt, parameters) = line.split_once(' ')?;
+        parameters.split(';').any(|p| p.trim() == apt).then(|| pt.parse().ok())?
+    });
+    let nack = values("rtcp-fb").iter().any(|line| {
+        matches!(line.split_once(' '), Some((pt, "nack")) if pt == "*" || pt.parse() == Ok(payload_type))
+    });
+    let simulcast = values("simulcast").first().map_or_else(Vec::new, |line| {
+        let list = line.strip_prefix("recv ").unwrap_or_default();
+        list.split([';', ',']).map(|rid| rid.trim_start_matches('~').to_owned()).collect()
+    });
+    Media {
+        mid: section.attribute("mid").flatten().unwrap_or_default().to_owned(),
+        payload_type,
+        rtx,
+        nack,
+        mid_id: id_of(MID_URI),
+        rid_id: id_of(RID_URI),
+        rrid_id: id_of(RRID_URI),
+        ssrc: values("ssrc").first().and_then(|line| line.split(' ').next()?.parse().ok()),
+        rids: simulcast,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(layers: usize) -> Wish {
+        let video = (0..layers as u32).map(|n| (10 + n, 20 + n)).collect();
+        Wish { codec: Codec::H264, audio: true, sends: Some(Sources { audio: 5, video }) }
+    }
+
+    const ANSWER: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-lite\r\na=group:BUNDLE 0 1\r\n\
+        m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=ice-ufrag:abcd\r\n\
+        a=ice-pwd:0123456789012345678901\r\na=fingerprint:sha-256 aa:bb\r\na=setup:passive\r\na=rtcp-mux\r\na=recvonly\r\n\
+        a=rtpmap:111 opus/48000/2\r\n\
+        a=candidate:1 1 udp 99 2.2.2.2 9 typ srflx raddr 0.0.0.0 rport 0\r\n\
+        a=candidate:2 1 tcp 99 127.0.0.1 9 typ host tcptype passive\r\n\
+        a=candidate:3 1 UDP 99 127.0.0.1 8189 typ host\r\na=end-of-candidates\r\n\
+        m=video 9 UDP/TLS/RTP/SAVPF 102 103\r\nc=IN IP4 0.0.0.0\r\na=mid:1\r\na=ice-ufrag:abcd\r\n\
+        a=ice-pwd:0123456789012345678901\r\na=fingerprint:sha-256 aa:bb\r\na=setup:passive\r\na=rtcp-mux\r\na=recvonly\r\n\
+        a=extmap:1 urn:ietf:params:rtp-hdrext:sdes:mid\r\na=extmap:2/sendonly urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\r\n\
+        a=rtpmap:102 H264/90000\r\na=rtcp-fb:102 nack\r\na=rtcp-fb:102 nack pli\r\na=rtpmap:103 rtx/90000\r\n\
+        a=fmtp:103 apt=102\r\na=rid:l recv\r\na=rid:m recv\r\na=simulcast:recv l;~m\r\n";
+
+    #[test]
+    fn answer_gives_transport_and_numbers() {
+        let answer = parse_answer(ANSWER).expect("parses");
+        assert!(answer.server_is_passive);
+        assert_eq!(answer.credentials.ufrag, "abcd");
+        assert_eq!(answer.fingerprints.first().map(String::as_str), Some("AA:BB"));
+        let addrs: Vec<_> = answer.candidates.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(addrs, ["127.0.0.1:8189", "2.2.2.2:9"], "host first, TCP never");
+        let video = answer.video.expect("was accepted");
+        assert_eq!((video.payload_type, video.rtx, video.nack), (102, Some(103), true));
+        assert_eq!((video.mid_id, video.rid_id, video.rrid_id), (Some(1), Some(2), None));
+        assert_eq!(video.rids, ["l", "m"]);
+        assert_eq!(answer.audio.expect("was accepted").payload_type, 111);
+    }
+
+    #[test]
+    fn rejected_section_is_no_media_and_incomplete_answers_are_refused() {
+        let rejected = ANSWER.replace("m=video 9", "m=video 0");
+        assert_eq!(parse_answer(&rejected).expect("parses").video, None);
+        for (line, word) in
+            [("a=setup:passive\r\n", "setup"), ("a=ice-pwd:0123456789012345678901\r\n", "ice-pwd")]
+        {
+            let error = parse_answer(&ANSWER.replace(line, "")).expect_err("is incomplete");
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        assert!(parse_answer("hello").is_err());
+    }
+
+    #[test]
+    fn offers_are_valid_sdp_with_sources_or_rids() {
+        let identity = Identity::new().expect("generates");
+        let credentials = Credentials::random();
+        let one = offer(&wish(1), &credentials, &identity);
+        let parsed =
+            SessionDescription::unmarshal(&mut Cursor::new(one.as_bytes())).expect("parses");
+        assert_eq!(parsed.media_descriptions.len(), 2);
+        assert!(one.contains("a=ssrc-group:FID 10 20\r\n") && !one.contains("simulcast"));
+        let three = offer(&wish(3), &credentials, &identity);
+        assert!(three.contains("a=simulcast:send l;m;h\r\n") && !three.contains("a=ssrc:10"));
+        let viewer = Wish { sends: None, ..wish(1) };
+        let viewer = offer(&viewer, &credentials, &identity);
+        assert!(viewer.contains("a=recvonly") && !viewer.contains("a=ssrc"));
+    }
+}

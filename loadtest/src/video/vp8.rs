@@ -1,0 +1,94 @@
+//! VP8 to publish: clips of 60 frames made once with an encoder, looped, filled up to the bitrate; and the packetizer (RFC 7741).
+//!
+//! A VP8 frame's last partition runs to the end of the frame and a decoder stops reading where its symbols end, so filler and
+//! stamp stand behind it and no decoder minds. A clip begins with its only keyframe: a keyframe asked for restarts it, and one
+//! that falls due by itself comes at the loop's end at the latest. The clips are `testsrc` of ffmpeg, 30 frames/s, libvpx.
+
+use bytes::Bytes;
+
+use super::Size;
+use crate::rtp::PAYLOAD_MAX;
+use crate::stamp::{self, Stamp};
+
+const IVF_HEADER: usize = 32;
+const IVF_FRAME_HEADER: usize = 12;
+
+/// Frames in a clip: a keyframe and 59 that follow it.
+pub(crate) const CLIP_FRAMES: u32 = 60;
+
+/// Length of our payload descriptor: flags, extension flags, picture id of 15 bits.
+const DESCRIPTOR: usize = 4;
+
+/// Fills up frames.
+const FILLER: u8 = 0x55;
+
+/// One layer's clip.
+pub(crate) struct Encoder {
+    frames: Vec<&'static [u8]>,
+    next: usize,
+    picture_id: u16,
+}
+
+impl Encoder {
+    /// The clip of `size` (320x180, 1280x720, else 640x360).
+    pub(crate) fn new(size: Size) -> Self {
+        let mut file: &'static [u8] = match size {
+            (320, 180) => include_bytes!("../../clips/vp8-l.ivf"),
+            (1280, 720) => include_bytes!("../../clips/vp8-h.ivf"),
+            _ => include_bytes!("../../clips/vp8-m.ivf"),
+        };
+        let mut frames = Vec::new();
+        file = &file[IVF_HEADER..];
+        while let Some((length, _)) = file.split_first_chunk::<4>() {
+            let end = IVF_FRAME_HEADER + u32::from_le_bytes(*length) as usize;
+            frames.push(&file[IVF_FRAME_HEADER..end]);
+            file = &file[end..];
+        }
+        Self { frames, next: 0, picture_id: 0x1000 }
+    }
+
+    /// The frame of `stamp` in `budget` bytes of payload, or in as few as it needs. If the stamp does not say keyframe, the clip
+    /// must not be at its end: the caller asks for a keyframe every [`CLIP_FRAMES`] at the latest.
+    pub(crate) fn encode(&mut self, stamp: Stamp, budget: usize) -> Vec<Bytes> {
+        if stamp.key {
+            self.next = 0;
+        }
+        let mut frame = self.frames[self.next % self.frames.len()].to_vec();
+        self.next += 1;
+        let packets = budget.div_ceil(PAYLOAD_MAX).max(1);
+        let filled = budget.saturating_sub(packets * DESCRIPTOR + stamp::LEN);
+        frame.resize(frame.len().max(filled), FILLER);
+        let stamp_at = frame.len();
+        frame.extend_from_slice(&stamp.write());
+        let crc = crc32fast::hash(&frame[..frame.len() - stamp::CRC_LEN]);
+        stamp::fill_crc(&mut frame, stamp_at, crc);
+
+        self.picture_id = self.picture_id.wrapping_add(1) | 0x8000;
+        let [id_high, id_low] = self.picture_id.to_be_bytes();
+        frame
+            .chunks(PAYLOAD_MAX - DESCRIPTOR)
+            .enumerate()
+            .map(|(n, piece)| {
+                let start = if n == 0 { 0x10 } else { 0 };
+                let mut packet = vec![0x80 | start, 0x80, id_high, id_low];
+                packet.extend_from_slice(piece);
+                packet.into()
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clips_have_sixty_frames_of_which_only_the_first_is_a_keyframe() {
+        for size in [(320, 180), (640, 360), (1280, 720)] {
+            let frames = Encoder::new(size).frames;
+            assert_eq!(frames.len(), CLIP_FRAMES as usize);
+            let keys: Vec<_> = frames.iter().map(|f| f[0] & 1 == 0).collect();
+            assert!(keys[0] && !keys[1..].contains(&true));
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! A light viewer: takes what the server sends, gives the feedback a browser would, and hands everything to `receiver`.
+//!
+//! NACK for gaps, PLI while it waits for a keyframe, a receiver report each second. Spawned by `run`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rtc_rtcp::packet::Packet as RtcpPacket;
+use rtc_rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtc_rtcp::receiver_report::ReceiverReport;
+use rtc_rtcp::reception_report::ReceptionReport;
+use rtc_rtcp::sender_report::SenderReport;
+use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
+    TransportLayerNack, nack_pairs_from_sequence_numbers,
+};
+use tokio::sync::watch;
+
+use crate::live::Live;
+use crate::options::Codec;
+use crate::peer::{Over, Peer};
+use crate::receiver::{Level, Receiver};
+use crate::report::ViewerPart;
+use crate::rtp::View;
+use crate::sdp::{Answer, Media, Wish};
+use crate::session::{Context, Phase, Role, Session, Settled};
+
+/// A viewer that saw no whole keyframe this long after it was connected has failed.
+pub(crate) const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two receiver reports.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One viewer from POST to DELETE.
+pub(crate) async fn watch(
+    context: Arc<Context>,
+    index: u32,
+    settled: Settled,
+    mut phases: watch::Receiver<Phase>,
+) -> ViewerPart {
+    let started = Instant::now();
+    let mut role = Viewer::new(&context, index, settled);
+    let wish = Wish { codec: context.options.codec, audio: context.options.audio, sends: None };
+    let over = match Session::open(&context, &context.options.whep_url(index), &wish).await {
+        Ok(session) => {
+            role.answer(&session.answer);
+            session.run(&mut role, &mut phases).await
+        }
+        Err(over) => Err(over),
+    };
+    role.finish(started, over).await
+}
+
+/// A viewer's part of the report. `counted`: the window was open while it was there.
+pub(crate) fn part(
+    live: &Live,
+    receiver: Receiver,
+    started: Instant,
+    connected: Option<Instant>,
+    counted: bool,
+    over: Result<(), Over>,
+) -> ViewerPart {
+    let ms = |at: Option<Instant>| {
+        at.map(|at| at.saturating_duration_since(started).as_secs_f64() * 1000.0)
+    };
+    let first_frame_ms = ms(receiver.first_frame());
+    let measured = receiver.finish();
+    let mut failure = over.err().map(|over| over.0);
+    if failure.is_none() && counted && measured.packets.received == 0 {
+        failure = Some("no media in the window".to_owned());
+    } else if failure.is_none() && measured.silent_at_end {
+        failure = Some("media stopped before the window ended".to_owned());
+    }
+    Live::add(&live.failed, u64::from(failure.is_some()));
+    ViewerPart {
+        connected: connected.is_some(),
+        failure,
+        join_ms: ms(connected),
+        first_frame_ms,
+        packets_received: measured.packets.received,
+        packets_lost: measured.packets.lost,
+        bytes_received: measured.bytes,
+        frames_decodable: measured.decodable,
+        frames_broken: measured.broken,
+        freezes: measured.freezes,
+        flaws: measured.flaws,
+        repair: measured.repair,
+        latency_us: measured.latency_us,
+    }
+}
+
+/// The end of a viewer that never saw anything.
+pub(crate) fn no_first_frame() -> Over {
+    Over(format!("no whole keyframe within {} s of connecting", FIRST_FRAME_TIMEOUT.as_secs()))
+}
+
+/// A file of frames that any decoder reads: Annex B for H264 as it is, IVF for VP8.
+pub(crate) fn container(codec: Codec, fps: u32, frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = Vec::new();
+    if codec == Codec::Vp8 {
+        // A header of 32 bytes (the size is only a hint, 640x360), and 12 before each frame.
+        file.extend_from_slice(b"DKIF\0\0\x20\0VP80\x80\x02\x68\x01");
+        file.extend_from_slice(&fps.to_le_bytes());
+        file.extend_from_slice(&1u32.to_le_bytes());
+        file.extend_from_slice(&(frames.len() as u32).to_le_bytes());
+        file.extend_from_slice(&[0; 4]);
+    }
+    for (n, frame) in frames.iter().enumerate() {
+        if codec == Codec::Vp8 {
+            file.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+            file.extend_from_slice(&(n as u64).to_le_bytes());
+        }
+        file.extend_from_slice(frame);
+    }
+    file
+}
+
+struct Viewer {
+    context: Arc<Context>,
+    receiver: Receiver,
+    video: Media,
+    audio: Media,
+    settled: Option<Settled>,
+    connected: Option<Instant>,
+    counted: bool,
+    /// Our own source, for feedback.
+    ssrc: u32,
+    video_source: Source,
+    audio_source: Source,
+    next_report: Instant,
+    shown_in_line: (u64, u64),
+    records: bool,
+    recording: Vec<Vec<u8>>,
+}
+
+/// What is known of a source from its own reports.
+#[derive(Debug, Default)]
+struct Source {
+    ssrc: Option<u32>,
+    /// Middle 32 bits of the last sender report's NTP time, and when it came.
+    last_report: Option<(u32, Instant)>,
+    /// Passed and lost at the last report, for the fraction.
+    before: (u64, u64),
+    cycles: u32,
+    newest: u16,
+}
+
+/// Frames kept for `--record`: five minutes at 30 per second.
+const RECORD_MAX: usize = 9000;
+
+impl Viewer {
+    fn new(context: &Arc<Context>, index: u32, settled: Settled) -> Self {
+        let options = &context.options;
+        let level = Level::of(options.verify, index);
+        let stamped = options.publishers > 0;
+        let now = Instant::now();
+        let mut receiver = Receiver::new(now, level, options.codec, stamped, context.run);
+        let records = index == 0 && options.record.is_some();
+        if records {
+            receiver.record();
+        }
+        Self {
+            context: context.clone(),
+            receiver,
+            video: Media::default(),
+            audio: Media::default(),
+            settled: Some(settled),
+            connected: None,
+            counted: false,
+            ssrc: rand::random(),
+            video_source: Source::default(),
+            audio_source: Source::default(),
+            next_report: now + REPORT_INTERVAL,
+            shown_in_line: (0, 0),
+            records,
+            recording: Vec::new(),
+        }
+    }
+
+    fn answer(&mut self, answer: &Answer) {
+        self.video = answer.video.clone().unwrap_or_default();
+        self.audio = answer.audio.clone().unwrap_or_default();
+        self.video_source.ssrc = self.video.ssrc;
+        self.audio_source.ssrc = self.audio.ssrc;
+    }
+
+    async fn finish(mut self, started: Instant, over: Result<(), Over>) -> ViewerPart {
+        if self.records {
+            self.recording.extend(self.receiver.take_recording());
+            self.write_recording().await;
+        }
+        part(&self.context.live, self.receiver, started, self.connected, self.counted, over)
+    }
+
+    async fn write_recording(&self) {
+        let Some(path) = &self.context.options.record else { return };
+        let options = &self.context.options;
+        let file = container(options.codec, options.fps, &self.recording);
+        if let Err(error) = tokio::task::block_in_place(|| std::fs::write(path, file)) {
+            tracing::error!("--record {}: {error}", path.display());
+        }
+    }
+
+    fn media(&mut self, now: Instant, peer: &mut Peer, datagram: &[u8]) -> Option<()> {
+        let view = View::parse(datagram)?;
+        let pt = Some(view.payload_type);
+        let is_rtx = pt == self.video.rtx;
+        if !is_rtx && !self.receiver.wants_payload() {
+            // By the header alone; the tag at the end is not counted.
+            let length = datagram.len().saturating_sub(16);
+            if view.payload_type == self.video.payload_type {
+                self.video_source.ssrc = Some(view.ssrc);
+                self.receiver.video(now, &view, None, length);
+            } else if view.payload_type == self.audio.payload_type {
+                self.audio_source.ssrc = Some(view.ssrc);
+                self.receiver.audio(now, &view, length);
+            }
+            return Some(());
+        }
+        let Some(clear) = peer.open(datagram) else {
+            self.receiver.unauthentic();
+            return None;
+        };
+        let length = clear.len();
+        let payload = view.payload(clear)?;
+        if is_rtx {
+            self.receiver.video_again(now, &view, &payload);
+        } else if view.payload_type == self.video.payload_type {
+            self.video_source.ssrc = Some(view.ssrc);
+            self.receiver.video(now, &view, Some(payload), length);
+        } else if view.payload_type == self.audio.payload_type {
+            self.audio_source.ssrc = Some(view.ssrc);
+            self.receiver.audio(now, &view, length);
+        }
+        Some(())
+    }
+
+    fn report(&mut self, now: Instant, peer: &mut Peer) -> Result<(), Over> {
+        let [video, audio] = self.receiver.reception();
+        let reports: Vec<_> = [(&mut self.video_source, video), (&mut self.audio_source, audio)]
+            .into_iter()
+            .filter_map(|(source, reception)| source.report(now, reception?))
+            .collect();
+        let report = ReceiverReport { ssrc: self.ssrc, reports, ..Default::default() };
+        peer.send_rtcp(&[Box::new(report)])
+    }
+
+    /// Tells the progress line what is new.
+    fn show(&mut self) {
+        let (packets, broken) = self.receiver.in_all();
+        Live::add(&self.context.live.packets, packets - self.shown_in_line.0);
+        Live::add(&self.context.live.broken, broken - self.shown_in_line.1);
+        self.shown_in_line = (packets, broken);
+    }
+}
+
+impl Role for Viewer {
+    fn connected(&mut self, now: Instant) {
+        self.connected = Some(now);
+        self.next_report = now + REPORT_INTERVAL;
+        Live::add(&self.context.live.watching, 1);
+    }
+
+    fn rtp(&mut self, now: Instant, peer: &mut Peer, datagram: &[u8]) -> Result<(), Over> {
+        self.media(now, peer, datagram);
+        if self.settled.is_some() && self.receiver.first_frame().is_some() {
+            self.settled = None;
+        }
+        Ok(())
+    }
+
+    fn rtcp(&mut self, now: Instant, _: &mut Peer, mut rtcp: Bytes) -> Result<(), Over> {
+        for packet in rtc_rtcp::packet::unmarshal(&mut rtcp).unwrap_or_default() {
+            if let Some(report) = packet.as_any().downcast_ref::<SenderReport>() {
+                for source in [&mut self.video_source, &mut self.audio_source] {
+                    if source.ssrc == Some(report.ssrc) {
+                        source.last_report = Some(((report.ntp_time >> 16) as u32, now));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let connected = self.connected?;
+        let first =
+            self.receiver.first_frame().is_none().then_some(connected + FIRST_FRAME_TIMEOUT);
+        self.receiver.deadline().into_iter().chain(first).chain([self.next_report]).min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, peer: &mut Peer) -> Result<(), Over> {
+        let Some(connected) = self.connected else { return Ok(()) };
+        if self.receiver.first_frame().is_none() && now >= connected + FIRST_FRAME_TIMEOUT {
+            return Err(no_first_frame());
+        }
+        let wants = self.receiver.handle_timeout(now);
+        if let Some(media_ssrc) = self.video_source.ssrc {
+            let sender_ssrc = self.ssrc;
+            let mut feedback: Vec<Box<dyn RtcpPacket>> = Vec::new();
+            if !wants.packets.is_empty() && self.video.nack {
+                let nacks = nack_pairs_from_sequence_numbers(&wants.packets);
+                feedback.push(Box::new(TransportLayerNack { sender_ssrc, media_ssrc, nacks }));
+            }
+            if wants.keyframe {
+                feedback.push(Box::new(PictureLossIndication { sender_ssrc, media_ssrc }));
+            }
+            if !feedback.is_empty() {
+                peer.send_rtcp(&feedback)?;
+            }
+        }
+        if now >= self.next_report {
+            self.next_report = now + REPORT_INTERVAL;
+            self.report(now, peer)?;
+            self.show();
+            if self.records && self.recording.len() < RECORD_MAX {
+                self.recording.extend(self.receiver.take_recording());
+            }
+        }
+        Ok(())
+    }
+
+    fn phase(&mut self, now: Instant, phase: Phase) {
+        self.counted |= phase == Phase::Count;
+        self.receiver.count(now, phase == Phase::Count);
+    }
+}
+
+impl Source {
+    /// A report block (RFC 3550 section 6.4.1) from highest number, numbers passed and lost.
+    fn report(&mut self, now: Instant, reception: (u16, u64, u64)) -> Option<ReceptionReport> {
+        let (newest, passed, lost) = reception;
+        let ssrc = self.ssrc?;
+        self.cycles += u32::from(newest < self.newest && self.newest - newest > 0x8000);
+        self.newest = newest;
+        let (passed_now, lost_now) = (passed - self.before.0, lost - self.before.1);
+        self.before = (passed, lost);
+        let (last_sender_report, delay) = self.last_report.map_or((0, 0), |(ntp, at)| {
+            let delay = now.saturating_duration_since(at).as_secs_f64() * 65_536.0;
+            (ntp, delay as u32)
+        });
+        Some(ReceptionReport {
+            ssrc,
+            fraction_lost: (lost_now * 256).checked_div(passed_now).unwrap_or(0).min(255) as u8,
+            total_lost: u32::try_from(lost).unwrap_or(u32::MAX).min(0x7f_ffff),
+            last_sequence_number: (self.cycles << 16) | u32::from(newest),
+            jitter: 0,
+            last_sender_report,
+            delay,
+        })
+    }
+}

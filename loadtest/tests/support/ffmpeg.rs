@@ -1,0 +1,45 @@
+//! FFmpeg as an independent judge of what the generator sends and receives.
+//!
+//! Found as `$FFMPEG`, in the path, or in Python's `imageio_ffmpeg`. Without any the check is skipped, and says so.
+
+use std::process::{Command, Stdio};
+
+/// Decodes `file` (`extension` tells its format); every one of `frames` frames must come out, and not one complaint.
+pub(crate) fn assert_decodes(file: &[u8], extension: &str, frames: usize) {
+    let Some(ffmpeg) = find() else {
+        eprintln!("SKIPPED: no ffmpeg to decode with (pip install imageio-ffmpeg==0.8.1)");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a directory for the recording");
+    let path = dir.path().join(format!("recording.{extension}"));
+    std::fs::write(&path, file).expect("the recording is written");
+    let output = Command::new(ffmpeg)
+        .args(["-nostdin", "-v", "warning", "-err_detect", "explode", "-i"])
+        .arg(&path)
+        .args(["-fps_mode", "passthrough", "-f", "framemd5", "-"])
+        .output()
+        .expect("ffmpeg runs");
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let decoded = String::from_utf8_lossy(&output.stdout);
+    let count = decoded.lines().filter(|line| !line.starts_with('#')).count();
+    assert!(output.status.success() && complaints.trim().is_empty(), "{extension}: {complaints}");
+    assert_eq!(count, frames, "{extension}: frames decoded");
+}
+
+fn find() -> Option<String> {
+    let python = || {
+        let script = "import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())";
+        let output = Command::new("python3").args(["-c", script]).output().ok()?;
+        String::from_utf8(output.stdout).ok().map(|path| path.trim().to_owned())
+    };
+    let runs = |path: &String| {
+        let mut command = Command::new(path);
+        command.arg("-version").stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    std::env::var("FFMPEG")
+        .ok()
+        .filter(runs)
+        .or_else(|| Some("ffmpeg".to_owned()).filter(runs))
+        .or_else(|| python().filter(runs))
+}

@@ -1,0 +1,12 @@
+//! Shared pieces of the benches: a stopwatch, a publisher, viewers, and the worker between them.
+//!
+//! Measures nothing itself: each file beside `src/` asks one question. [`stopwatch`] says how time
+//! is taken, [`session`] connects peers under preset keys, [`encoder`] makes packets, [`world`]
+//! drives a whole worker, [`floor`] is the least that any forwarder must do.
+
+pub mod encoder;
+pub mod floor;
+pub mod session;
+pub mod stopwatch;
+pub mod viewer;
+pub mod world;

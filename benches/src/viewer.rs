@@ -1,0 +1,32 @@
+//! One viewer's forwarder without a worker: attached to the encoder's only layer, ready for its first
+//! keyframe. Used by `rewrite.rs` and `srtp.rs`.
+
+use std::time::Instant;
+
+use weir_sfu::codec::Codec;
+use weir_sfu::forward::forwarder::LayerContext;
+use weir_sfu::forward::{Forwarder, LineConfig, OutgoingFormat, Reason};
+
+use crate::encoder::{Encoder, MID, PT};
+
+/// The layer that the encoder's packets come on.
+pub const LAYER: LayerContext =
+    LayerContext { epoch: 1, layer: 0, anchor: None, inband_parameter_sets: false };
+
+/// A forwarder as a browser's viewer has it: mid and transport-cc, NACKs are answered.
+pub fn forwarder(number: u32, codec: Codec, now: Instant) -> Forwarder {
+    let config = LineConfig {
+        ssrc: 2 * number,
+        rtx_ssrc: 2 * number + 1,
+        mid: MID.as_bytes().into(),
+        exts: Encoder::exts().iter().collect(),
+        two_byte_exts: false,
+        remember: true,
+        first_sequence: 100,
+        first_timestamp: 1_000,
+    };
+    let mut forwarder = Forwarder::new(config, now);
+    forwarder.attach(now, OutgoingFormat { codec, pt: PT, rtx_pt: Some(PT + 1), red_pt: None });
+    forwarder.set_target(LAYER.epoch, LAYER.layer, Reason::LargestLiveLayer);
+    forwarder
+}

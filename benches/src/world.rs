@@ -1,0 +1,277 @@
+//! One worker with one publisher and its viewers, driven as the shell drives it, under virtual time.
+//!
+//! What is measured is [`World::forward`]: the publisher's datagrams in, one flush per turn. What a
+//! turn needs beside it is apart: [`World::prepare`] seals the publisher's packets with `rtc-srtp`,
+//! [`World::settle`] runs timers and answers our checks. Used by `fanout.rs` and `allocations.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rtc_srtp::context::Context;
+use weir_sfu::codec::Codec;
+use weir_sfu::config::PublisherLimits;
+use weir_sfu::ids::{SessionId, StreamName};
+use weir_sfu::router::table::SourceTrackInfo;
+use weir_sfu::router::{SourceInfo, StreamId, StreamShared, WakeFlag, Waker, mesh};
+use weir_sfu::sdp::{
+    Feedback, PublishPlan, PublishTrack, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack,
+};
+use weir_sfu::transport::srtp::SrtpProfile;
+use weir_sfu::units::ClockBase;
+use weir_sfu::worker::{Command, Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport};
+
+use crate::encoder::{Encoder, MID, PT};
+use crate::session::{Client, PresetKeys, Sequence, Sink};
+use crate::stopwatch::epoch;
+
+/// The publisher's session; viewers follow.
+const PUBLISHER: Client = Client(0);
+
+/// Datagrams of a block are sealed before it is timed; more would not stay in the cache, as they do
+/// when the kernel has just written them.
+const BLOCK_PACKETS: usize = 128;
+
+/// What is sent and to how many.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene {
+    /// Viewers of the stream.
+    pub viewers: usize,
+    /// Codec of its only track.
+    pub codec: Codec,
+    /// Payload bytes of each packet.
+    pub payload_len: usize,
+    /// Packets of a frame; a turn of the loop forwards one frame.
+    pub frame_packets: usize,
+    /// Profile of all sessions.
+    pub profile: SrtpProfile,
+}
+
+impl Default for Scene {
+    fn default() -> Self {
+        Self {
+            viewers: 100,
+            codec: Codec::H264,
+            payload_len: 1200,
+            frame_packets: 1,
+            profile: SrtpProfile::AeadAes128Gcm,
+        }
+    }
+}
+
+impl Scene {
+    /// Turns that are measured at once.
+    pub fn turns(&self) -> usize {
+        (BLOCK_PACKETS / self.frame_packets).max(1)
+    }
+}
+
+/// See the head of this file.
+pub struct World {
+    scene: Scene,
+    worker: Worker,
+    lobby: Arc<Lobby>,
+    stream: Arc<StreamShared>,
+    sink: Sink,
+    encoder: Encoder,
+    sealer: Context,
+    now: Instant,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("scene", &self.scene).finish_non_exhaustive()
+    }
+}
+
+struct Awake;
+
+impl Waker for Awake {
+    fn wake(&self) {}
+}
+
+impl World {
+    /// Connects the publisher and all viewers and forwards two seconds, until everything is in
+    /// place.
+    ///
+    /// # Panics
+    /// When something did not reach every viewer, which is a bug.
+    pub fn new(scene: Scene) -> Self {
+        let mut world = Self::without_viewers(scene);
+        for viewer in 1..=scene.viewers {
+            world.join(Client(viewer as u32));
+        }
+        let until = world.now + Duration::from_secs(2);
+        while world.now < until {
+            let mut block = world.prepare();
+            world.forward(&mut block);
+            world.settle();
+        }
+        world
+    }
+
+    /// A publisher that nobody watches yet.
+    pub fn without_viewers(scene: Scene) -> Self {
+        let now = epoch();
+        let id = StreamId { index: 0, generation: 0 };
+        let name = StreamName::new("bench").expect("the name is valid");
+        let stream = StreamShared::new(id, name);
+        let lobby = Arc::new(Lobby::default());
+        let mut ports = mesh(&[WakeFlag::new(Arc::new(Awake))]);
+        let worker = Worker::new(WorkerConfig {
+            clock: ClockBase::new(now, Duration::from_secs(1_800_000_000)),
+            entropy: Box::new(Sequence::default()),
+            dtls: Arc::new(PresetKeys(scene.profile)),
+            lobby: Arc::clone(&lobby),
+            port: ports.pop().expect("one worker, one port"),
+            pool_packets: 65_536,
+            publisher_limits: PublisherLimits::default(),
+        });
+        let encoder = Encoder::new(scene.codec, scene.payload_len, scene.frame_packets);
+        let sealer = PUBLISHER.sealer(scene.profile);
+        let sink = Sink::default();
+        let mut world = Self { scene, worker, lobby, stream, sink, encoder, sealer, now };
+        world.publish();
+        world
+    }
+
+    fn publish(&mut self) {
+        let (format, kind) = (self.encoder.format(), self.scene.codec.kind());
+        let track = PublishTrack {
+            mid: MID.to_owned(),
+            kind,
+            format: format.clone(),
+            pt: PT,
+            rtx_pt: None,
+            red_pt: None,
+            feedback: feedback(),
+            exts: Encoder::exts(),
+            rids: Vec::new(),
+            ssrcs: Vec::new(),
+        };
+        let source = SourceTrackInfo {
+            source: SourceTrack { kind, format },
+            rids: Vec::new(),
+            exts: Encoder::exts(),
+        };
+        let publisher = SessionId(PUBLISHER.0.into());
+        let source = Arc::new(SourceInfo { epoch: 1, publisher, tracks: vec![source] });
+        self.stream.source.store(Some(Arc::clone(&source)));
+        let plan = PublishPlan { transport: PUBLISHER.remote(), tracks: vec![track] };
+        let session = self.session(PUBLISHER, Plan::Publish { plan, source });
+        self.lobby.wait(session);
+        self.receive(PUBLISHER, &mut PUBLISHER.check());
+        self.settle();
+    }
+
+    /// A viewer subscribes and connects.
+    pub fn join(&mut self, viewer: Client) {
+        let codec = SubscribeCodec {
+            format: self.encoder.format(),
+            pt: PT,
+            rtx_pt: Some(PT + 1),
+            red_pt: None,
+            feedback: feedback(),
+        };
+        let track = SubscribeTrack {
+            mid: MID.to_owned(),
+            kind: self.scene.codec.kind(),
+            ordinal: 0,
+            codecs: vec![codec],
+            exts: Encoder::exts(),
+            ssrc: 2 * viewer.0,
+            rtx_ssrc: 2 * viewer.0 + 1,
+        };
+        let plan = SubscribePlan { transport: viewer.remote(), tracks: vec![track] };
+        let session = self.session(viewer, Plan::Subscribe { plan });
+        self.lobby.own(&session.local, 0);
+        self.worker.handle_command(self.now, Command::Subscribe(session), &mut self.sink);
+        self.receive(viewer, &mut viewer.check());
+        self.settle();
+    }
+
+    fn session(&self, client: Client, plan: Plan) -> Box<NewSession> {
+        Box::new(NewSession {
+            id: SessionId(client.0.into()),
+            stream: Arc::clone(&self.stream),
+            local: client.local(),
+            created: self.now,
+            plan,
+        })
+    }
+
+    /// The publisher's next frames, sealed.
+    ///
+    /// # Panics
+    /// When sealing fails, which it cannot.
+    pub fn prepare(&mut self) -> Block {
+        let mut seal = || {
+            let plaintext = self.encoder.next_rtp();
+            self.sealer.encrypt_rtp(&plaintext).expect("sealing works").to_vec()
+        };
+        let frame = |_| (0..self.scene.frame_packets).map(|_| seal()).collect();
+        Block((0..self.scene.turns()).map(frame).collect())
+    }
+
+    /// The measured part: each frame in, one flush after it. How many packets came in.
+    #[inline(never)] // so that a profiler can tell it apart
+    pub fn forward(&mut self, block: &mut Block) -> u64 {
+        let mut received = 0;
+        let path = PUBLISHER.path();
+        for frame in &mut block.0 {
+            self.now += self.encoder.frame_interval();
+            for datagram in frame {
+                received += 1;
+                self.worker.handle_datagram(self.now, path, datagram, &mut self.sink);
+            }
+            self.worker.flush(self.now, &mut self.sink);
+        }
+        received
+    }
+
+    /// Timers that are due.
+    pub fn timers(&mut self) {
+        self.worker.handle_timeout(self.now, &mut self.sink);
+    }
+
+    /// Answers our checks, as viewers do.
+    pub fn answer_checks(&mut self) {
+        while let Some((path, check)) = self.sink.next_check() {
+            let client = Client::at(path);
+            self.receive(client, &mut client.answer(&check));
+        }
+        self.worker.drain_events(|_| true);
+    }
+
+    /// Everything that a turn does beside forwarding.
+    pub fn settle(&mut self) {
+        self.timers();
+        self.answer_checks();
+    }
+
+    fn receive(&mut self, client: Client, datagram: &mut [u8]) {
+        self.worker.handle_datagram(self.now, client.path(), datagram, &mut self.sink);
+    }
+
+    /// What was sent so far.
+    pub fn sent(&self) -> &Sink {
+        &self.sink
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The worker's own counters.
+    pub fn report(&self) -> WorkerReport {
+        self.worker.report()
+    }
+}
+
+/// Sealed frames, one per turn.
+#[derive(Debug)]
+pub struct Block(Vec<Vec<Vec<u8>>>);
+
+fn feedback() -> Feedback {
+    Feedback { nack: true, pli: true, transport_cc: true, ..Feedback::default() }
+}

@@ -299,7 +299,7 @@ function drawStats(digest, current) {
     const row = layerRows.get(key);
     const [, sizeCell, frames, rate, limit] = row.cells;
     write(sizeCell, size(line));
-    write(frames, line.fps == null ? '–' : `${Math.round(line.fps)}/s`);
+    write(frames, line.fps == null ? '–' : String(Math.round(line.fps)));
     write(rate, kbps(line.kbps));
     write(limit, limitWords(line));
     row.spark.push(line.kbps);
@@ -309,6 +309,9 @@ function drawStats(digest, current) {
     row.element.remove();
     layerRows.delete(key);
   }
+  // Sizes become known one by one; the digest is in order, the rows follow it.
+  const ordered = [...keys].map((key) => layerRows.get(key).element);
+  if (ordered.some((element, i) => element !== $('layers').rows[i])) $('layers').append(...ordered);
 }
 
 function addLayerRow(rid) {

@@ -44,12 +44,16 @@ export function codecWords(names) {
   return known.map((name) => words[name.toLowerCase()] ?? name).join(' + ');
 }
 
-export const ms = (value) => (value == null ? '–' : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`);
+export function ms(value) {
+  if (value == null) return '–';
+  return value < 1 ? '< 1 ms' : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+}
+
 export const percent = (value) => (value == null ? '–' : `${value < 10 ? value.toFixed(1) : Math.round(value)} %`);
 
 export function size(line) {
   if (!line?.width) return '–';
-  return `${line.width} × ${line.height}`;
+  return `${line.width}×${line.height}`;
 }
 
 export function clock(seconds) {

@@ -82,7 +82,7 @@ async function showStats() {
   const picture = digest?.video[0];
   const sound = digest?.audio[0];
   const rate = digest ? (picture?.kbps ?? 0) + (sound?.kbps ?? 0) : null;
-  write($('s-size'), picture?.width ? `${size(picture)}, ${Math.round(picture.fps ?? 0)} frames/s` : '–');
+  write($('s-size'), picture?.width ? `${size(picture)} at ${Math.round(picture.fps ?? 0)} fps` : '–');
   write($('s-codec'), codecWords([picture?.codec, sound?.codec]) || '–');
   write($('s-rate'), kbps(rate));
   write($('s-buffer'), ms((picture ?? sound)?.bufferMs));

@@ -11,7 +11,8 @@ export class Checks {
     if (ok) this.passed += 1;
     else this.failed += 1;
     const mark = ok ? 'ok  ' : 'FAIL';
-    console.log(`${mark} ${this.scenario}: ${what}${figures === '' ? '' : `  [${figures}]`}`);
+    const shown = String(figures).trim().replaceAll(/\s*\n\s*/g, ' | ');
+    console.log(`${mark} ${this.scenario}: ${what}${shown && `  [${shown}]`}`);
     return Boolean(ok);
   }
 

@@ -94,7 +94,11 @@ export function counters(page) {
   return page.evaluate(async () => {
     const report = await __weir.pc.getStats();
     const sum = { at: performance.now(), state: __weir.state, width: 0, height: 0, codec: null, layers: 0 };
-    const add = (name, value) => (sum[name] = (sum[name] ?? 0) + (value ?? 0));
+    // A stream that has not begun counts as zero, not as unknown.
+    const names = 'audioPackets audioLost audioDiscarded audioSamples audioEnergy audioConcealed topFramesEncoded '
+      + 'framesEncoded framesReceived framesDecoded framesDropped keyframes videoLost nacks plis freezes';
+    for (const name of names.split(' ')) sum[name] = 0;
+    const add = (name, value) => (sum[name] += value ?? 0);
     for (const stat of report.values()) {
       if (stat.type !== 'inbound-rtp' && stat.type !== 'outbound-rtp') continue;
       if (stat.kind === 'audio') {
@@ -110,7 +114,7 @@ export function counters(page) {
         sum.width = stat.frameWidth;
         sum.height = stat.frameHeight;
         // Of several layers the largest is what a viewer should get.
-        sum.topFramesEncoded = stat.framesEncoded;
+        sum.topFramesEncoded = stat.framesEncoded ?? 0;
       }
       if (stat.framesEncoded > 0) sum.layers += 1;
       sum.codec ??= report.get(stat.codecId)?.mimeType.split('/')[1] ?? null;

@@ -13,12 +13,13 @@ const READY_TIMEOUT_MS = 20_000;
 
 /**
  * @param {string} binary
- * @param {{log: string, args?: string[]}} options `log` names the file in out/.
+ * @param {{log: string, args?: string[], http?: string, mediaPort?: string}} options
+ *   `log` names the file in out/; ports are chosen by the system unless given.
  */
-export async function startServer(binary, { log, args = [] }) {
+export async function startServer(binary, { log, args = [], http: listen = '127.0.0.1:0', mediaPort = '0' }) {
   const logFile = path.join(OUT, `${log}.server.log`);
   const out = fs.openSync(logFile, 'w');
-  const command = ['--http', '127.0.0.1:0', '--media-port', '0', ...args];
+  const command = ['--http', listen, '--media-port', mediaPort, ...args];
   const child = start(binary, command, { stdio: ['ignore', 'pipe', out] });
   fs.closeSync(out);
   const line = await readyLine(child).catch(async (error) => {

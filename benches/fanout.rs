@@ -75,7 +75,7 @@ fn measure(group: &mut BenchmarkGroup<'_, CpuTime>, name: &str, scene: Scene) {
         forward(world.get_or_insert_with(|| World::new(scene)), scene, stopwatch)
     });
     if let Some(world) = &world {
-        check(world);
+        check(world, scene.viewers);
     }
 }
 
@@ -88,9 +88,9 @@ fn forward(world: &mut World, scene: Scene, stopwatch: &mut Stopwatch) -> u64 {
 }
 
 /// A worker that drops is fast: nothing may have been lost.
-fn check(world: &World) {
+fn check(world: &World, viewers: usize) {
     let report = world.report();
-    let (sent, due) = (report.packets_out, report.packets_in * report.subscribers);
+    let (sent, due) = (report.packets_out, report.packets_in * viewers as u64);
     assert_eq!((sent, world.sent().packets), (due, due), "dropped: {:?}", report.dropped);
 }
 
@@ -114,7 +114,7 @@ fn table() {
                     stopwatch.time(|| (0..scene.turns()).map(|_| floor.turn(frame_packets)).sum())
                 },
             );
-            check(&world);
+            check(&world, viewers);
             println!(
                 "| {viewers} | {frame_packets} | {:.0} | {:.0} | {:.2} | {:.2} M | {:.1} |",
                 found.candidate_ns,

@@ -87,8 +87,8 @@ pub(super) struct StreamState {
     /// Publisher sessions, connected or not, oldest first.
     publishers: Vec<SessionId>,
     pub publisher: Option<Arc<SourceInfo>>,
-    /// Viewers and their workers.
-    pub viewers: HashMap<SessionId, usize>,
+    /// Viewers and, once their first check came, their workers.
+    pub viewers: HashMap<SessionId, Option<usize>>,
     /// Since when there is no publisher, while there are viewers.
     waiting_since: Option<Instant>,
 }
@@ -209,9 +209,9 @@ impl Control {
             created: Instant::now(),
             plan: Plan::Publish { plan, source: Arc::clone(&source) },
         };
-        let created = self.enter(&new, stream, local, answer, Some(source), None);
+        let created = self.enter(&new, stream, local, answer, Some(source));
         self.totals.publishers.fetch_add(1, Ordering::Relaxed);
-        self.lobby.wait(Box::new(new));
+        self.lobby.wait(Box::new(new), None);
         Ok(created)
     }
 
@@ -239,24 +239,13 @@ impl Control {
                 created: Instant::now(),
                 plan: Plan::Subscribe { plan },
             };
-            self.lobby.own(&local.ice, worker);
-            let created =
-                self.enter(&new, Arc::clone(stream), local.clone(), answer, None, Some(worker));
+            let created = self.enter(&new, Arc::clone(stream), local, answer, None);
             if state.publisher.is_none() {
                 state.waiting_since.get_or_insert(new.created);
             }
-            state.viewers.insert(id, worker);
-            publish_route(stream, state);
+            state.viewers.insert(id, None);
             self.totals.subscribers.fetch_add(1, Ordering::Relaxed);
-            let command = Message::Command(Command::Subscribe(Box::new(new)));
-            let queued = self.workers.get(worker).is_some_and(|w| w.send(command).is_ok());
-            if !queued {
-                state.viewers.remove(&id);
-                publish_route(stream, state);
-                self.leave(id, CloseReason::Refused);
-                self.lobby.remove(&local.ice.ufrag);
-                return Err(OfferError::Unavailable { retry_after_s: RETRY_AFTER_S });
-            }
+            self.lobby.wait(Box::new(new), Some(worker));
             Ok(created)
         })
     }
@@ -305,9 +294,7 @@ impl Control {
     pub(super) fn on_event(&self, worker: usize, event: Event) -> Option<SessionId> {
         match event {
             Event::Adopted(id) => {
-                if let Some(entry) = self.sessions.get(&id) {
-                    entry.lock().worker = Some(worker);
-                }
+                self.on_adopted(id, worker);
                 None
             }
             Event::Connected(id) => self.on_connected(id),
@@ -315,6 +302,19 @@ impl Control {
                 self.on_closed(id, reason);
                 None
             }
+        }
+    }
+
+    /// A waiting session came to a worker.
+    fn on_adopted(&self, id: SessionId, worker: usize) {
+        let Some(entry) = self.sessions.get(&id).map(|entry| Arc::clone(entry.value())) else {
+            return;
+        };
+        entry.lock().worker = Some(worker);
+        let mut state = entry.stream.lock();
+        if let Some(viewer) = state.viewers.get_mut(&id) {
+            *viewer = Some(worker);
+            publish_route(&entry.stream, &state);
         }
     }
 
@@ -440,7 +440,6 @@ impl Control {
         local: LocalTransport,
         answer: String,
         source: Option<Arc<SourceInfo>>,
-        worker: Option<usize>,
     ) -> Created {
         let mut random = [0; 24];
         OsEntropy.fill(&mut random);
@@ -457,7 +456,7 @@ impl Control {
             created: new.created,
             source,
             state: Mutex::new(SessionState {
-                worker,
+                worker: None,
                 connected: false,
                 local,
                 remote: new.remote().ice.clone(),
@@ -545,7 +544,8 @@ impl Control {
             .publisher
             .as_ref()
             .and_then(|source| self.sessions.get(&source.publisher)?.lock().worker);
-        let mut workers: Vec<usize> = state.viewers.values().copied().chain(home).collect();
+        let viewers = state.viewers.values().copied().flatten();
+        let mut workers: Vec<usize> = viewers.chain(home).collect();
         workers.sort_unstable();
         workers.dedup();
         for worker in workers.iter().filter_map(|worker| self.workers.get(*worker)) {
@@ -565,7 +565,7 @@ impl Control {
 }
 
 fn publish_route(stream: &Stream, state: &StreamState) {
-    let mut destinations: Vec<usize> = state.viewers.values().copied().collect();
+    let mut destinations: Vec<usize> = state.viewers.values().copied().flatten().collect();
     destinations.sort_unstable();
     destinations.dedup();
     if stream.shared.route.load().destinations != destinations {

@@ -127,15 +127,10 @@ impl NackGenerator {
         self.close_hole(now, ext_seq)
     }
 
-    /// A keyframe starts at this number: nothing before it is worth asking for any more, and what
-    /// was lost before it needs no further keyframe.
-    pub fn on_keyframe(&mut self, ext_seq: u64) {
-        for hole in self.holes.iter_mut().take_while(|hole| hole.seq < ext_seq) {
-            if hole.state == HoleState::Open {
-                hole.state = HoleState::Closed;
-                self.counters.given_up += 1;
-            }
-        }
+    /// A keyframe came: what was given up before it needs no further one. Holes before it are still
+    /// asked for while they are young: the keyframe's own first packet may be among them, and the
+    /// pictures before it are still shown.
+    pub fn on_keyframe(&mut self) {
         self.keyframe_wish = false;
     }
 
@@ -721,18 +716,15 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_before_a_keyframe_is_forgotten_without_a_wish() {
+    fn a_keyframe_ends_the_wish_but_its_own_lost_packet_is_asked_for() {
         let start = Instant::now();
         let mut generator = NackGenerator::new();
         generator.on_packet(start, 70_000);
-        generator.on_packet(start, 70_002);
-        generator.on_packet(start, 70_005);
-        generator.on_keyframe(70_004);
-        assert_eq!(poll(&mut generator, start), [(70_004 % 65_536) as u16]);
-        generator.on_packet(start + 50 * MS, 70_004);
-        assert_eq!(poll(&mut generator, start + 700 * MS), [0; 0]);
+        generator.on_packet(start, 71_000);
+        generator.on_packet(start, 71_002); // 71,001 was the keyframe's parameter sets
+        generator.on_keyframe();
         assert!(!generator.take_keyframe_wish());
-        assert_eq!(generator.counters().given_up, 2);
+        assert_eq!(poll(&mut generator, start), [(71_001 % 65_536) as u16]);
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Layer {
             self.last_keyframe_ts = Some(meta.timestamp);
             self.keyframes_seen += 1;
             self.keyframes.on_keyframe(now);
-            self.nack.on_keyframe(meta.ext_seq);
+            self.nack.on_keyframe();
         }
     }
 

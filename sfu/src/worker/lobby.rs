@@ -18,8 +18,9 @@ pub struct Lobby {
 
 #[derive(Debug)]
 enum Door {
-    /// Nobody owns it yet: the worker where a valid check lands adopts it.
-    Waiting(Box<NewSession>),
+    /// Nobody owns it yet. The worker where a valid check lands adopts it, or the one it is meant
+    /// for, if it was placed.
+    Waiting { session: Box<NewSession>, placed: Option<usize> },
     /// A worker owns it; checks elsewhere are verified with the password and passed on.
     Owned { worker: usize, pwd: String },
 }
@@ -38,12 +39,14 @@ pub enum Knock {
 }
 
 impl Lobby {
-    /// Lets a session wait for its first check (publishers).
-    pub fn wait(&self, session: Box<NewSession>) {
-        self.doors.insert(session.local.ufrag.as_str().into(), Door::Waiting(session));
+    /// Lets a session wait for its first check: a viewer for the worker it was placed on, a publisher
+    /// for whichever its checks reach, so that its media does not cross threads.
+    pub fn wait(&self, session: Box<NewSession>, placed: Option<usize>) {
+        let ufrag = session.local.ufrag.as_str().into();
+        self.doors.insert(ufrag, Door::Waiting { session, placed });
     }
 
-    /// Names the owner of a session (viewers, and new credentials after an ICE restart).
+    /// Names the owner of new credentials, after an ICE restart.
     pub fn own(&self, local: &IceCredentials, worker: usize) {
         let door = Door::Owned { worker, pwd: local.pwd.clone() };
         self.doors.insert(local.ufrag.as_str().into(), door);
@@ -55,35 +58,39 @@ impl Lobby {
             return Knock::Unknown;
         };
         let pwd = match entry.get() {
-            Door::Waiting(session) => &session.local.pwd,
+            Door::Waiting { session, .. } => &session.local.pwd,
             Door::Owned { pwd, .. } => pwd,
         };
         if !request.verify_integrity(pwd.as_bytes()) {
             return Knock::BadIntegrity;
         }
-        if let Door::Owned { worker, .. } = entry.get() {
-            return Knock::Elsewhere(*worker);
+        match entry.get() {
+            Door::Owned { worker, .. } => return Knock::Elsewhere(*worker),
+            Door::Waiting { placed: Some(placed), .. } if *placed != worker => {
+                return Knock::Elsewhere(*placed);
+            }
+            Door::Waiting { .. } => {}
         }
         let owned = Door::Owned { worker, pwd: pwd.clone() };
         match entry.insert(owned) {
-            Door::Waiting(session) => Knock::Adopt(session),
+            Door::Waiting { session, .. } => Knock::Adopt(session),
             Door::Owned { .. } => Knock::Unknown,
         }
     }
 
     /// Changes a session that still waits; false if it does not. Its credentials may change.
     pub fn edit_waiting(&self, ufrag: &str, edit: impl FnOnce(&mut NewSession)) -> bool {
-        let waiting = self.doors.remove_if(ufrag, |_, door| matches!(door, Door::Waiting(_)));
-        let Some((_, Door::Waiting(mut session))) = waiting else { return false };
+        let waiting = self.doors.remove_if(ufrag, |_, door| matches!(door, Door::Waiting { .. }));
+        let Some((_, Door::Waiting { mut session, placed })) = waiting else { return false };
         edit(&mut session);
-        self.wait(session);
+        self.wait(session, placed);
         true
     }
 
     /// Forgets a ufrag; returns the session if it still waited.
     pub fn remove(&self, ufrag: &str) -> Option<Box<NewSession>> {
         match self.doors.remove(ufrag)?.1 {
-            Door::Waiting(session) => Some(session),
+            Door::Waiting { session, .. } => Some(session),
             Door::Owned { .. } => None,
         }
     }

@@ -90,8 +90,6 @@ pub struct WorkerConfig {
 /// Orders from the control plane.
 #[derive(Debug)]
 pub enum Command {
-    /// A viewer that this worker shall own.
-    Subscribe(Box<NewSession>),
     /// The publisher of this stream changed; read it from the shared state.
     Refresh(Arc<StreamShared>),
     /// ICE restart: new credentials of both sides.
@@ -212,9 +210,6 @@ impl Worker {
     /// One order.
     pub fn handle_command(&mut self, now: Instant, command: Command, egress: &mut dyn Egress) {
         match command {
-            Command::Subscribe(session) => {
-                self.adopt(now, *session, egress);
-            }
             Command::Refresh(shared) => self.refresh(now, shared.id, egress),
             Command::Restart { id, local, remote } => self.restart_ice(now, id, local, remote),
             Command::Close { id, reason } => {

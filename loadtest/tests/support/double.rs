@@ -26,7 +26,7 @@ use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler,
-    RTCIceGatheringState, RTCSessionDescription, Registry,
+    RTCIceGatheringState, RTCPeerConnectionState, RTCSessionDescription, Registry,
 };
 
 /// What the server does wrong.
@@ -97,6 +97,8 @@ struct Handler {
     /// Of a publisher: where its packets go, and what asks it for keyframes.
     stream: Option<Stream>,
     wanted: tokio::sync::Mutex<Option<mpsc::Receiver<()>>>,
+    /// Of a viewer: asks its publisher for a keyframe.
+    ask: Option<mpsc::Sender<()>>,
 }
 
 #[async_trait::async_trait]
@@ -104,6 +106,13 @@ impl PeerConnectionEventHandler for Handler {
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
         if state == RTCIceGatheringState::Complete {
             let _ = self.gathered.try_send(());
+        }
+    }
+
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        if let Some(ask) = self.ask.as_ref().filter(|_| state == RTCPeerConnectionState::Connected)
+        {
+            let _ = ask.try_send(());
         }
     }
 
@@ -171,11 +180,12 @@ async fn answer(
     offer: String,
     port: u16,
     publisher: Option<(Stream, mpsc::Receiver<()>)>,
+    ask: Option<mpsc::Sender<()>>,
     tracks: &[Arc<TrackLocalStaticRTP>],
 ) -> Result<Response, Failure> {
     let (gathered, mut wait) = mpsc::channel(1);
     let (stream, wanted) = publisher.unzip();
-    let handler = Handler { gathered, stream, wanted: wanted.into() };
+    let handler = Handler { gathered, stream, wanted: wanted.into(), ask };
     let (mut engine, _, _) = engine(&offer);
     let registry = register_default_interceptors(Registry::new(), &mut engine)?;
     let pc: Arc<dyn PeerConnection> = Arc::new(
@@ -216,7 +226,7 @@ async fn whip(
     let (keyframe, wanted) = mpsc::channel(1);
     let stream = Stream { packets, keyframe };
     state.streams.lock().expect("not poisoned").insert(name, stream.clone());
-    answer(&state, offer, 0, Some((stream, wanted)), &[]).await.unwrap_or_else(refused)
+    answer(&state, offer, 0, Some((stream, wanted)), None, &[]).await.unwrap_or_else(refused)
 }
 
 async fn whep(
@@ -246,7 +256,16 @@ async fn whep(
     let video = track(RtpCodecKind::Video, video, 1111, "video");
     let audio = track(RtpCodecKind::Audio, audio, 2222, "audio");
     let tracks = if with_audio { vec![audio.clone(), video.clone()] } else { vec![video.clone()] };
-    let response = match answer(&state, offer, state.viewer_port, None, &tracks).await {
+    let response = match answer(
+        &state,
+        offer,
+        state.viewer_port,
+        None,
+        Some(stream.keyframe.clone()),
+        &tracks,
+    )
+    .await
+    {
         Ok(response) => response,
         Err(error) => return refused(error),
     };
@@ -254,7 +273,6 @@ async fn whep(
     tokio::spawn(async move {
         let mut packets = stream.packets.subscribe();
         let mut line = Line::default();
-        let mut asked = false;
         while let Ok((is_video, mut packet)) = packets.recv().await {
             let out = if is_video { &video } else { &audio };
             packet.header.extensions.clear();
@@ -266,12 +284,8 @@ async fn whep(
             if !is_video {
                 packet.header.sequence_number = packet.header.sequence_number.wrapping_add(7);
             }
-            if out.write_rtp(packet).await.is_ok()
-                && is_video
-                && !std::mem::replace(&mut asked, true)
-            {
-                let _ = stream.keyframe.try_send(());
-            }
+            // Fails until the viewer is connected, and after it has left.
+            let _ = out.write_rtp(packet).await;
         }
     });
     response

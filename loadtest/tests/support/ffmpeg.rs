@@ -1,15 +1,14 @@
 //! FFmpeg as an independent judge of what the generator sends and receives.
 //!
-//! Found as `$FFMPEG`, in the path, or in Python's `imageio_ffmpeg`. Without any the check is skipped, and says so.
+//! Found as `$FFMPEG`, in the path, or in Python's `imageio_ffmpeg`. Without any the test fails.
 
 use std::process::{Command, Stdio};
 
 /// Decodes `file` (`extension` tells its format); every one of `frames` frames must come out, and not one complaint.
 pub(crate) fn assert_decodes(file: &[u8], extension: &str, frames: usize) {
-    let Some(ffmpeg) = find() else {
-        eprintln!("SKIPPED: no ffmpeg to decode with (pip install imageio-ffmpeg==0.8.1)");
-        return;
-    };
+    let ffmpeg = find().expect(
+        "an ffmpeg to decode with: pip install imageio-ffmpeg==0.8.1, or name one in FFMPEG",
+    );
     let dir = tempfile::tempdir().expect("a directory for the recording");
     let path = dir.path().join(format!("recording.{extension}"));
     std::fs::write(&path, file).expect("the recording is written");

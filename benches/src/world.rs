@@ -18,7 +18,7 @@ use weir_sfu::sdp::{
 };
 use weir_sfu::transport::srtp::SrtpProfile;
 use weir_sfu::units::ClockBase;
-use weir_sfu::worker::{Command, Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport};
+use weir_sfu::worker::{Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport};
 
 use crate::encoder::{Encoder, MID, PT};
 use crate::session::{Client, PresetKeys, Sequence, Sink};
@@ -158,7 +158,7 @@ impl World {
         self.stream.source.store(Some(Arc::clone(&source)));
         let plan = PublishPlan { transport: PUBLISHER.remote(), tracks: vec![track] };
         let session = self.session(PUBLISHER, Plan::Publish { plan, source });
-        self.lobby.wait(session);
+        self.lobby.wait(session, None);
         self.receive(PUBLISHER, &mut PUBLISHER.check());
         self.settle();
     }
@@ -183,8 +183,7 @@ impl World {
         };
         let plan = SubscribePlan { transport: viewer.remote(), tracks: vec![track] };
         let session = self.session(viewer, Plan::Subscribe { plan });
-        self.lobby.own(&session.local, 0);
-        self.worker.handle_command(self.now, Command::Subscribe(session), &mut self.sink);
+        self.lobby.wait(session, Some(0));
         self.receive(viewer, &mut viewer.check());
         self.settle();
     }

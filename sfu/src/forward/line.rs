@@ -425,3 +425,34 @@ impl IssuedWindow {
         word & (1 << (number % 64)) != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_issued_at_most_once() {
+        let mut window = IssuedWindow::new(1 << 15);
+        let first = 1 << 15;
+        assert!(window.issue(first) && !window.issue(first));
+        assert!(window.issue(first + 500));
+        assert!(window.issue(first + 499) && !window.issue(first + 499));
+        assert!(!window.issue(first), "still remembered");
+        let far = first + 500 + IssuedWindow::SPAN;
+        assert!(window.issue(far));
+        assert!(!window.issue(far - IssuedWindow::SPAN - 1), "behind the window: refused unseen");
+        assert!(window.issue(far - IssuedWindow::SPAN + 1));
+        assert!(window.issue(far + 10 * IssuedWindow::SPAN));
+        for number in far + 9 * IssuedWindow::SPAN + 1..far + 10 * IssuedWindow::SPAN {
+            assert!(window.issue(number), "a jump leaves no stale marks");
+        }
+    }
+
+    #[test]
+    fn an_index_is_found_again_by_its_low_bits() {
+        let mut window = IssuedWindow::new(0);
+        window.issue((1 << 33) + 5);
+        assert_eq!(window.widen(5), (1 << 33) + 5);
+        assert_eq!(window.widen(u32::MAX), (1 << 33) - 1);
+    }
+}

@@ -57,7 +57,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self { meta: None, bytes: vec![0; bytes].into_boxed_slice() }
     }
 

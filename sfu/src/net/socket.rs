@@ -4,7 +4,7 @@
 //! IPv4 everywhere else. Send errors are counted by kind and survived.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit as UdpTransmit, UdpSocketState};
@@ -45,7 +45,13 @@ pub(super) struct MediaSocket {
 impl MediaSocket {
     /// Binds one socket per worker to the same address; port 0 is chosen by the first.
     pub(super) fn bind_group(addr: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
-        let first = Self::bind(addr)?;
+        let first = match Self::bind(addr) {
+            // A host without IPv6: the IPv4 half of the wildcard is all there is.
+            Err(_) if addr.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+                Self::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port()))?
+            }
+            first => first?,
+        };
         let bound = first.local_addr()?;
         let mut group = vec![first];
         for _ in 1..count {
@@ -185,5 +191,68 @@ impl ReceiveBuffers {
                 handle(path, datagram);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receive(socket: &mut MediaSocket) -> Vec<(Path, Vec<u8>)> {
+        let mut buffers = socket.receive_buffers();
+        let mut got = Vec::new();
+        while let Ok(count) = socket.receive(&mut buffers) {
+            buffers.for_each(count, |path, datagram| got.push((path, datagram.to_vec())));
+        }
+        got
+    }
+
+    #[test]
+    fn a_group_shares_one_port_and_a_message_of_segments_arrives_as_datagrams() {
+        let group = MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let ports: Vec<_> = group.iter().map(|s| s.local_addr().unwrap().port()).collect();
+        assert_eq!(ports[0], ports[1]);
+        let [mut sender, mut receiver] = [0, 1]
+            .map(|_| MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0));
+        let from = sender.local_addr().unwrap();
+        let path = Path { local: Some(from.ip()), remote: receiver.local_addr().unwrap() };
+        let contents: Vec<u8> = (0..250).collect();
+        sender.send(Transmit { path, contents: &contents, segment_size: Some(100) });
+        let got = receive(&mut receiver);
+        assert_eq!(got.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [100, 100, 50]);
+        assert!(got.iter().all(|(p, _)| p.remote == from && p.local == Some(path.remote.ip())));
+        let stats = sender.stats();
+        assert_eq!((stats.send_calls, stats.datagrams_out), (1, 3));
+    }
+
+    #[test]
+    fn errors_of_the_send_call_are_counted_and_survived() {
+        let mut sender =
+            MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let mut receiver =
+            MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let path = Path { local: None, remote: receiver.local_addr().unwrap() };
+        let oversized = vec![0; 70_000]; // EMSGSIZE
+        sender.send(Transmit { path, contents: &oversized, segment_size: None });
+        let wrong_family = Path { local: None, remote: "[::1]:9".parse().unwrap() };
+        sender.send(Transmit { path: wrong_family, contents: b"x", segment_size: None });
+        assert_eq!(sender.stats().send_errors, 2);
+        sender.send(Transmit { path, contents: b"still alive", segment_size: None });
+        assert_eq!(receive(&mut receiver).len(), 1);
+    }
+
+    #[test]
+    fn a_dual_stack_socket_shows_ipv4_as_ipv4() {
+        let mut dual = MediaSocket::bind_group("[::]:0".parse().unwrap(), 1).unwrap().remove(0);
+        let port = dual.local_addr().unwrap().port();
+        let mut v4 = MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let to_dual = Path { local: None, remote: SocketAddr::new([127, 0, 0, 1].into(), port) };
+        v4.send(Transmit { path: to_dual, contents: b"ping", segment_size: None });
+        let got = receive(&mut dual);
+        let (path, _) = got.first().expect("it arrived");
+        assert_eq!(path.remote, v4.local_addr().unwrap());
+        assert_eq!(path.local, Some([127, 0, 0, 1].into()));
+        dual.send(Transmit { path: *path, contents: b"pong", segment_size: None });
+        assert_eq!(receive(&mut v4).first().map(|(p, _)| p.remote), Some(to_dual.remote));
     }
 }

@@ -14,7 +14,10 @@ const PARTS = 5;
 
 export async function run({ server, checks }) {
   const chromium = await launch();
-  for (const version of ['9.0.2', '8.0']) await oneVersion(server, checks, chromium, version);
+  for (const version of ['9.0.2', '8.0']) {
+    // One build that fails must not hide what the other does.
+    await oneVersion(server, checks, chromium, version).catch((error) => checks.check(`FFmpeg ${version}: plays`, false, error.message));
+  }
   await chromium.close();
 }
 
@@ -26,7 +29,8 @@ async function oneVersion(server, checks, chromium, version) {
     await live(viewer);
     await listen(viewer);
   } catch (error) {
-    throw new Error(`FFmpeg ${version}: ${error.message}; FFmpeg says: ${publisher.log.slice(-400)}`);
+    await end(publisher);
+    throw new Error(`${error.message}; FFmpeg says: ${publisher.log.slice(-400)}`);
   }
   let before = await counters(viewer);
   const first = before;

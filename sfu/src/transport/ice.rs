@@ -36,6 +36,11 @@ pub const STUN_PER_SECOND: u32 = 50;
 /// Bytes we may send to an unconfirmed pair per byte that came from it.
 pub const UNCONFIRMED_FACTOR: u64 = 3;
 
+/// What the handshake with a publisher may cost beyond that, per pair: eight ClientHellos. FFmpeg as
+/// DTLS server loses the first one, which it reads while it still waits for ICE, and has sent no more
+/// than one check of 100 bytes until a repeat reaches it.
+pub const HANDSHAKE_ALLOWANCE: u64 = 2_048;
+
 /// Own checks of a viewer are spaced by this plus up to [`CONSENT_JITTER`] (RFC 7675 section 5.1).
 const CONSENT_MIN: Duration = Duration::from_secs(4);
 const CONSENT_JITTER: Duration = Duration::from_secs(2);
@@ -352,14 +357,18 @@ impl IceAgent {
 
     /// Whether `bytes` more may leave on the selected path, and counts them if so. False is
     /// [`DropReason::UnconfirmedEgress`]: the path is not confirmed and 3 × the bytes received from
-    /// it would be exceeded. A publisher is free of this once keys exist.
+    /// it would be exceeded. A publisher has [`HANDSHAKE_ALLOWANCE`] more, and is free of this once
+    /// keys exist.
     pub fn may_send(&mut self, bytes: usize) -> bool {
-        let free = self.kind == Role::Publisher && self.authenticated;
+        let publisher = self.kind == Role::Publisher;
+        let free = publisher && self.authenticated;
         let Some(pair) = self.selected.and_then(|path| self.pair_mut(path)) else {
             return false;
         };
         let sent = pair.sent.saturating_add(bytes as u64);
-        if !free && !pair.confirmed && sent > pair.received.saturating_mul(UNCONFIRMED_FACTOR) {
+        let handshake = if publisher { HANDSHAKE_ALLOWANCE } else { 0 };
+        let budget = pair.received.saturating_mul(UNCONFIRMED_FACTOR).saturating_add(handshake);
+        if !free && !pair.confirmed && sent > budget {
             return false;
         }
         pair.sent = sent;
@@ -911,6 +920,20 @@ mod tests {
         assert!(!story.agent.may_send(10_000));
         story.agent.on_authenticated(story.now, path(1));
         assert!(story.agent.may_send(10_000));
+    }
+
+    // whip-whep C54, clients finding 1
+    #[test]
+    fn eight_client_hellos_reach_a_publisher_of_one_check_and_no_more_than_that() {
+        let mut story = Story::new(Role::Publisher);
+        story.nominate(path(1)).unwrap();
+        assert!((0..8).all(|_| story.agent.may_send(151)));
+        let rest = std::iter::repeat_with(|| story.agent.may_send(151)).take(100);
+        assert!(rest.filter(|sent| *sent).count() < 10, "bounded");
+        let mut viewer = Story::new(Role::Subscriber);
+        viewer.nominate(path(1)).unwrap();
+        let sent = std::iter::repeat_with(|| viewer.agent.may_send(151)).take(8);
+        assert!(sent.filter(|sent| *sent).count() < 4, "a viewer answers our checks instead");
     }
 
     // RFC 7675, whip-whep C60

@@ -34,6 +34,10 @@ const RETRY_AFTER_S: u32 = 5;
 /// One media stream id in all sections (whip-whep C38), and the CNAME of our SDES.
 pub(crate) const MSID: &str = "weir";
 
+/// A session without worker that the lobby does not know is ended this much after its ICE timeout: its
+/// adoption would have been told by then.
+const LOST_AFTER: Duration = Duration::from_secs(2);
+
 /// PATCH requests per second and session (whip-whep B19).
 pub(super) const PATCHES_PER_SECOND: u32 = 20;
 
@@ -103,6 +107,8 @@ pub(super) struct SessionEntry {
     /// What it becomes when it connects (publishers).
     source: Option<Arc<SourceInfo>>,
     state: Mutex<SessionState>,
+    /// Held over a whole PATCH or DELETE, so that they follow one another.
+    pub order: tokio::sync::Mutex<()>,
 }
 
 pub(super) struct SessionState {
@@ -258,11 +264,12 @@ impl Control {
         if let Some(mut url) = self.urls.get_mut(entry.secret.expose()) {
             url.ended.get_or_insert_with(Instant::now);
         }
+        let _order = entry.order.lock().await;
         let (worker, ufrag) = {
             let state = entry.lock();
             (state.worker, state.local.ice.ufrag.clone())
         };
-        if self.lobby.remove(&ufrag).is_some() {
+        if self.lobby.take_waiting(&ufrag).is_some() {
             self.on_closed(id, reason);
             return true;
         }
@@ -275,6 +282,43 @@ impl Control {
             self.order(worker, || Command::Close { id, reason }).await;
         }
         true
+    }
+
+    /// Gives a session new credentials, where it waits or at its worker; false if neither could be
+    /// reached, and nothing changed then. The caller holds the session's order.
+    pub(super) async fn restart(
+        &self,
+        entry: &SessionEntry,
+        old: &IceCredentials,
+        local: &IceCredentials,
+        remote: &IceCredentials,
+    ) -> bool {
+        /// How long the news of an adoption may be on its way.
+        const ADOPTION_TRIES: u32 = 100;
+        let waited = self.lobby.edit_waiting(&old.ufrag, |session| {
+            session.local = local.clone();
+            session.remote_mut().ice = remote.clone();
+        });
+        if waited {
+            return true;
+        }
+        for _ in 0..ADOPTION_TRIES {
+            let worker = entry.lock().worker;
+            let Some(worker) = worker else {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            };
+            self.lobby.own(local, worker);
+            let (local, remote) = (local.clone(), remote.clone());
+            let restart =
+                || Command::Restart { id: entry.id, local: local.clone(), remote: remote.clone() };
+            let told = self.order(worker, restart).await;
+            if !told {
+                self.lobby.remove(&local.ufrag);
+            }
+            return told;
+        }
+        false
     }
 
     /// Sends an order, waiting for room in the queue.
@@ -362,19 +406,22 @@ impl Control {
 
     /// Ends what waited too long. Returns viewers to be closed.
     pub(super) fn reap(&self, now: Instant) -> Vec<SessionId> {
-        let stale: Vec<(SessionId, String)> = self
+        let stale: Vec<Arc<SessionEntry>> = self
             .sessions
             .iter()
             .filter(|entry| now.saturating_duration_since(entry.created) >= ICE_TIMEOUT)
-            .filter_map(|entry| {
-                let state = entry.lock();
-                let waits = state.worker.is_none() && !state.connected;
-                waits.then(|| (entry.id, state.local.ice.ufrag.clone()))
-            })
+            .filter(|entry| entry.lock().worker.is_none())
+            .map(|entry| Arc::clone(entry.value()))
             .collect();
-        for (id, ufrag) in stale {
-            if self.lobby.remove(&ufrag).is_some() {
-                self.on_closed(id, CloseReason::NoIce);
+        for entry in stale {
+            // One that is being patched is looked at again in half a second.
+            let Ok(_order) = entry.order.try_lock() else { continue };
+            let ufrag = entry.lock().local.ice.ufrag.clone();
+            let waited = self.lobby.take_waiting(&ufrag).is_some();
+            let lost = !self.lobby.knows(&ufrag)
+                && now.saturating_duration_since(entry.created) >= ICE_TIMEOUT + LOST_AFTER;
+            if waited || lost {
+                self.on_closed(entry.id, CloseReason::NoIce);
             }
         }
         self.urls.retain(|_, url| {
@@ -383,12 +430,12 @@ impl Control {
         let mut ended = Vec::new();
         for stream in self.all_streams() {
             let state = stream.lock();
-            let over = state.waiting_since.is_some_and(|since| {
-                now.saturating_duration_since(since) >= self.config.viewer_wait
-            });
-            if over {
-                ended.extend(state.viewers.keys().copied());
-            }
+            let Some(since) = state.waiting_since else { continue };
+            ended.extend(state.viewers.keys().copied().filter(|viewer| {
+                // Each viewer has its full time, also one that came late to a stream that waits.
+                let came = self.sessions.get(viewer).map_or(since, |entry| entry.created);
+                now.saturating_duration_since(came.max(since)) >= self.config.viewer_wait
+            }));
         }
         ended
     }
@@ -462,6 +509,7 @@ impl Control {
                 remote: new.remote().ice.clone(),
                 patches: PatchBudget::default(),
             }),
+            order: tokio::sync::Mutex::default(),
         };
         self.half_open.fetch_add(1, Ordering::Relaxed);
         self.urls.insert(secret.expose().into(), url);

@@ -225,7 +225,8 @@ impl Sfu {
             let (SdpError::Malformed(text) | SdpError::Unacceptable(text)) = error;
             PatchError::Malformed(text)
         })?;
-        let (id, worker, old, local, remote) = {
+        let _order = entry.order.lock().await;
+        let (old, remote) = {
             let mut state = entry.lock();
             if !state.patches.take(Instant::now()) {
                 return Err(PatchError::RateLimited);
@@ -242,26 +243,16 @@ impl Sfu {
                 .filter(|ice| ice.ufrag != state.remote.ufrag && ice.pwd != state.remote.pwd);
             // We are ICE-lite: remote candidates tell us nothing that a check does not.
             let Some(remote) = changed else { return Ok(Patched::Trickled) };
-            let local =
-                LocalTransport { ice: self.control.local_transport().ice, ..state.local.clone() };
-            let old = std::mem::replace(&mut state.local, local.clone());
-            state.remote = remote.clone();
-            (entry.id, state.worker, old, local, remote)
+            (state.local.clone(), remote)
         };
-        let (body, etag) = (fragment::render(&local), SessionEntry::etag(&local));
-        let waited = self.control.lobby.edit_waiting(&old.ice.ufrag, |session| {
-            session.local = local.ice.clone();
-            session.remote_mut().ice = remote.clone();
-        });
-        if !waited {
-            let worker = worker.ok_or(PatchError::Unavailable)?;
-            self.control.lobby.own(&local.ice, worker);
-            let restart =
-                || Command::Restart { id, local: local.ice.clone(), remote: remote.clone() };
-            if !self.control.order(worker, restart).await {
-                return Err(PatchError::Unavailable);
-            }
+        let local = LocalTransport { ice: self.control.local_transport().ice, ..old.clone() };
+        if !self.control.restart(&entry, &old.ice, &local.ice, &remote).await {
+            return Err(PatchError::Unavailable);
         }
+        let (body, etag) = (fragment::render(&local), SessionEntry::etag(&local));
+        let mut state = entry.lock();
+        state.local = local;
+        state.remote = remote;
         Ok(Patched::Restarted { body, etag })
     }
 

@@ -350,6 +350,11 @@ impl IceAgent {
         self.pairs.iter().any(|pair| pair.path == path)
     }
 
+    /// When the peer last proved to be alive.
+    pub fn last_life(&self) -> Instant {
+        self.last_life
+    }
+
     /// The path we send on: before any confirmation the first validated pair.
     pub fn selected(&self) -> Option<Path> {
         self.selected

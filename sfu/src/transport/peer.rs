@@ -19,8 +19,9 @@ use crate::sdp::{DtlsRole, IceCredentials, RemoteTransport};
 /// A session whose peer sends no valid check for this long after the answer is ended (quality B2).
 pub const ICE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// DTLS must be done this long after the first valid check.
-pub const DTLS_TIMEOUT: Duration = Duration::from_secs(30);
+/// DTLS must be done this long after the first valid check, or the session is ended: nobody holds a
+/// half-open place for long (quality B2).
+pub const DTLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest STUN message we write: a check with two user fragments of 256 bytes.
 const STUN_BYTES_MAX: usize = 700;
@@ -103,6 +104,16 @@ impl Peer {
     /// Where we send now.
     pub fn selected(&self) -> Option<Path> {
         self.ice.selected()
+    }
+
+    /// Whether this pair is one of the session's, and the session proved to be alive within `span`.
+    pub fn holds(&self, path: Path, now: Instant, span: Duration) -> bool {
+        self.ice.is_validated(path) && now.saturating_duration_since(self.ice.last_life()) < span
+    }
+
+    /// Whether a valid check came from this pair.
+    pub fn is_validated(&self, path: Path) -> bool {
+        self.ice.is_validated(path)
     }
 
     /// Round-trip time of our own checks.

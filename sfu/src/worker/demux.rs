@@ -1,20 +1,23 @@
 //! Whose datagram is it: by address for what was seen before, by ICE ufrag for STUN, else by the
 //! worker that owns the address. Owns the maps of one worker; decides nothing about sessions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::session::{Budget, SessionKey};
 use crate::transport::Path;
 
-/// STUN checked per second for addresses that belong to no session here (quality B2). More is
-/// dropped (`DropReason::StunRateLimited`).
-pub(super) const UNKNOWN_STUN_PER_SECOND: u32 = 5_000;
+/// Checks of sessions elsewhere that are verified per second, and plain Binding requests answered per
+/// second (quality B2). More is dropped (`DropReason::StunRateLimited`). Unknown names cost neither.
+pub(super) const FOREIGN_STUN_PER_SECOND: u32 = 5_000;
 
-/// Addresses remembered as belonging to another worker's session; at the limit all are forgotten and
-/// learned anew from their next check.
-pub(super) const STRAY_ADDRESSES_MAX: usize = 4_096;
+/// Addresses remembered as belonging to another worker's session; at the limit the oldest is forgotten
+/// and learned anew from its next check.
+pub(super) const STRAY_ADDRESSES_MAX: usize = 16_384;
+
+/// Entries of the order of strays, those already forgotten included.
+const STRAYS_ORDERED_MAX: usize = 2 * STRAY_ADDRESSES_MAX;
 
 /// Address and name maps of one worker.
 #[derive(Debug)]
@@ -22,7 +25,10 @@ pub(super) struct Demux {
     by_path: HashMap<Path, SessionKey>,
     by_ufrag: HashMap<Box<str>, SessionKey>,
     strays: HashMap<SocketAddr, usize>,
-    unknown_stun: Budget,
+    /// Strays from the oldest to the newest.
+    stray_order: VecDeque<SocketAddr>,
+    foreign_checks: Budget,
+    plain_stun: Budget,
 }
 
 impl Default for Demux {
@@ -31,7 +37,9 @@ impl Default for Demux {
             by_path: HashMap::new(),
             by_ufrag: HashMap::new(),
             strays: HashMap::new(),
-            unknown_stun: Budget::per_second(UNKNOWN_STUN_PER_SECOND),
+            stray_order: VecDeque::new(),
+            foreign_checks: Budget::per_second(FOREIGN_STUN_PER_SECOND),
+            plain_stun: Budget::per_second(FOREIGN_STUN_PER_SECOND),
         }
     }
 }
@@ -49,9 +57,14 @@ impl Demux {
 
     /// A check for this session was valid on this pair: it is its from now on.
     pub(super) fn learn_path(&mut self, path: Path, key: SessionKey) {
-        if self.by_path.get(&path) != Some(&key) {
-            self.by_path.insert(path, key);
-            self.strays.remove(&path.remote);
+        self.by_path.insert(path, key);
+        self.forget_stray(path.remote);
+    }
+
+    /// The pair is not this session's any more.
+    pub(super) fn forget_path(&mut self, path: Path, key: SessionKey) {
+        if self.by_path.get(&path) == Some(&key) {
+            self.by_path.remove(&path);
         }
     }
 
@@ -66,28 +79,44 @@ impl Demux {
     }
 
     /// Forgets everything about a session.
-    pub(super) fn forget(&mut self, key: SessionKey, ufrags: &[Box<str>]) {
+    pub(super) fn forget(&mut self, key: SessionKey, ufrags: &[Box<str>], paths: &[Path]) {
         for ufrag in ufrags {
             self.by_ufrag.remove(ufrag);
         }
-        self.by_path.retain(|_, owner| *owner != key);
+        for path in paths {
+            self.forget_path(*path, key);
+        }
     }
 
-    /// Whether one more STUN message from an unknown address may be looked at now.
-    pub(super) fn allow_unknown_stun(&mut self, now: Instant) -> bool {
-        self.unknown_stun.take(now)
+    /// Whether one more check of a session that is not here may be verified now.
+    pub(super) fn allow_foreign_check(&mut self, now: Instant) -> bool {
+        self.foreign_checks.take(now)
+    }
+
+    /// Whether one more plain Binding request may be answered now.
+    pub(super) fn allow_plain_stun(&mut self, now: Instant) -> bool {
+        self.plain_stun.take(now)
     }
 
     /// A valid check showed that another worker owns this address.
     pub(super) fn learn_stray(&mut self, remote: SocketAddr, worker: usize) {
-        if self.strays.len() >= STRAY_ADDRESSES_MAX {
-            self.strays.clear();
+        if self.strays.insert(remote, worker).is_none() {
+            self.stray_order.push_back(remote);
         }
-        self.strays.insert(remote, worker);
+        while self.strays.len() > STRAY_ADDRESSES_MAX || self.stray_order.len() > STRAYS_ORDERED_MAX
+        {
+            let Some(oldest) = self.stray_order.pop_front() else { break };
+            self.strays.remove(&oldest);
+        }
     }
 
     /// The worker that owns this address, if it is not us.
     pub(super) fn stray_owner(&self, remote: SocketAddr) -> Option<usize> {
         self.strays.get(&remote).copied()
+    }
+
+    fn forget_stray(&mut self, remote: SocketAddr) {
+        // Its place in the order stays and is skipped when it comes up.
+        self.strays.remove(&remote);
     }
 }

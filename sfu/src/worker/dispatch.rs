@@ -3,9 +3,9 @@
 //! Part of the hallway: finds, adopts, passes on; what a packet means is `publisher.rs`'s and
 //! `subscriber.rs`'s business.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::session::{RoleState, SessionKey};
+use super::session::{RoleState, Session, SessionKey};
 use super::{Event, Knock, Worker};
 use crate::error::DropReason;
 use crate::media::packet::PACKET_BYTES_MAX;
@@ -13,6 +13,9 @@ use crate::rtp::packet::{PacketClass, classify};
 use crate::transport::Path;
 use crate::transport::egress::{Egress, Transmit};
 use crate::transport::stun::{self, StunView};
+
+/// A session that proved to be alive this lately keeps its address pair.
+const PATH_HELD: Duration = Duration::from_secs(7);
 
 impl Worker {
     pub(super) fn dispatch(
@@ -63,7 +66,7 @@ impl Worker {
             if self.demux.stray_owner(path.remote).is_some() {
                 return self.pass_on(path, datagram, stray);
             }
-            if !self.demux.allow_unknown_stun(now) {
+            if !self.demux.allow_plain_stun(now) {
                 return Err(DropReason::StunRateLimited);
             }
             let mut reply = [0; 64];
@@ -76,7 +79,15 @@ impl Worker {
         if let Some(key) = self.demux.session_named(ufrag) {
             return Ok(Some(key));
         }
-        if !self.demux.allow_unknown_stun(now) {
+        // A flood of made-up names must not use up what honest checks need, so that the cheap look
+        // comes first, and an address known to be another worker's is passed on at once.
+        if !self.lobby.knows(ufrag) {
+            return Err(DropReason::StunUnknownUfrag);
+        }
+        if !stray && self.demux.stray_owner(path.remote).is_some() {
+            return self.pass_on(path, datagram, stray);
+        }
+        if !self.demux.allow_foreign_check(now) {
             return Err(DropReason::StunRateLimited);
         }
         let view = StunView::parse(datagram).map_err(|_| DropReason::StunMalformed)?;
@@ -136,7 +147,7 @@ impl Worker {
         match class {
             PacketClass::Stun => {
                 session.peer.handle_stun(now, path, datagram, egress)?;
-                self.demux.learn_path(path, key);
+                self.learn_path(now, path, key);
                 self.after_session(now, key, egress);
             }
             PacketClass::Dtls => {
@@ -200,5 +211,30 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Notes that a session's check was valid on this pair. A session that is alive there keeps it:
+    /// somebody else's well-signed check from a borrowed address must not cut it off.
+    fn learn_path(&mut self, now: Instant, path: Path, key: SessionKey) {
+        if let Some(owner) = self.demux.session_at(path) {
+            let held = |session: &Session| session.peer.holds(path, now, PATH_HELD);
+            if owner == key || self.sessions.get(owner).is_some_and(held) {
+                return;
+            }
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if !session.peer.is_validated(path) {
+            return;
+        }
+        let (peer, demux) = (&session.peer, &mut self.demux);
+        session.paths.retain(|known| {
+            let kept = peer.is_validated(*known);
+            if !kept {
+                demux.forget_path(*known, key);
+            }
+            kept
+        });
+        session.paths.push(path);
+        self.demux.learn_path(path, key);
     }
 }

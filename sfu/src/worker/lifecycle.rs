@@ -52,6 +52,7 @@ impl Worker {
             created: new.created,
             scheduled: None,
             ufrags: vec![ufrag.clone()],
+            paths: Vec::new(),
             rtcp_budget: Budget::per_second(RTCP_PER_SECOND),
         });
         self.by_id.insert(new.id, key);
@@ -135,7 +136,7 @@ impl Worker {
         let Some(mut session) = self.sessions.remove(key) else { return };
         session.peer.close(now, egress);
         self.by_id.remove(&session.id);
-        self.demux.forget(key, &session.ufrags);
+        self.demux.forget(key, &session.ufrags, &session.paths);
         for ufrag in &session.ufrags {
             self.lobby.remove(ufrag);
         }
@@ -191,7 +192,11 @@ impl Worker {
         local: IceCredentials,
         remote: IceCredentials,
     ) {
-        let Some(key) = self.by_id.get(&id).copied() else { return };
+        let Some(key) = self.by_id.get(&id).copied() else {
+            // It ended meanwhile: nothing answers to the new name.
+            self.lobby.remove(&local.ufrag);
+            return;
+        };
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.ufrags.push(local.ufrag.as_str().into());
         if session.ufrags.len() > UFRAGS_MAX {

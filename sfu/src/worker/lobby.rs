@@ -87,12 +87,23 @@ impl Lobby {
         true
     }
 
-    /// Forgets a ufrag; returns the session if it still waited.
-    pub fn remove(&self, ufrag: &str) -> Option<Box<NewSession>> {
-        match self.doors.remove(ufrag)?.1 {
-            Door::Waiting { session, .. } => Some(session),
-            Door::Owned { .. } => None,
+    /// Whether anybody answers to this ufrag.
+    pub fn knows(&self, ufrag: &str) -> bool {
+        self.doors.contains_key(ufrag)
+    }
+
+    /// Takes a session that still waits out; `None` if a worker owns it or nobody knows it.
+    pub fn take_waiting(&self, ufrag: &str) -> Option<Box<NewSession>> {
+        let waiting = self.doors.remove_if(ufrag, |_, door| matches!(door, Door::Waiting { .. }));
+        match waiting {
+            Some((_, Door::Waiting { session, .. })) => Some(session),
+            _ => None,
         }
+    }
+
+    /// Forgets a ufrag.
+    pub fn remove(&self, ufrag: &str) {
+        self.doors.remove(ufrag);
     }
 
     /// Ufrags known now.

@@ -8,6 +8,7 @@ use super::subscriber::Subscriber;
 use crate::ids::{Role, SessionId};
 use crate::router::{SourceInfo, StreamShared};
 use crate::sdp::{IceCredentials, PublishPlan, RemoteTransport, SubscribePlan};
+use crate::transport::Path;
 use crate::transport::peer::Peer;
 
 /// A session as the control plane hands it over: agreed in SDP, not yet connected.
@@ -92,6 +93,8 @@ pub(super) struct Session {
     pub scheduled: Option<Instant>,
     /// Keys under which it is known to the lobby: one, or two after an ICE restart.
     pub ufrags: Vec<Box<str>>,
+    /// Address pairs that lead here: those its ICE agent knows, so at most eight.
+    pub(super) paths: Vec<Path>,
     /// RTCP packets it may still send in this second (quality B2).
     pub rtcp_budget: Budget,
 }

@@ -23,7 +23,7 @@ export async function run({ checks, args }) {
 /** Runs this scenario once more, inside, and takes over its lines and its counts. */
 async function startAgain(name, checks, args) {
   const main = fileURLToPath(new URL('../run.mjs', import.meta.url));
-  const command = ['netns', 'exec', name, process.execPath, main, '--only', 'firefox', '--server', args.server];
+  const command = ['netns', 'exec', name, process.execPath, main, '--only', 'firefox', '--server', args.server, '--loadtest', args.loadtest];
   const child = start('ip', command, { env: { ...process.env, [INSIDE]: '1' }, stdio: ['ignore', 'pipe', 'inherit'] });
   let counted = false;
   for await (const line of readline.createInterface({ input: child.stdout })) {

@@ -14,7 +14,7 @@ use crate::media::{Packet, PacketMeta};
 use crate::rtp::codec::{PictureIds, patch_picture_ids};
 use crate::rtp::ext::{ExtKind, ExtWriter};
 use crate::rtp::packet::RTP_HEADER_LEN;
-use crate::rtp::red::rewrite_red_payload_types;
+use crate::rtp::red::{red_primary, rewrite_red_payload_types};
 
 /// Longest mid or rid we carry (quality B2).
 pub const MID_BYTES_MAX: usize = 16;
@@ -258,7 +258,7 @@ impl Line {
     ) -> Option<Plaintext<'a>> {
         let format = self.format?;
         let meta = packet.meta().filter(|meta| meta.ext_seq == record.source.ext_seq())?;
-        let pt = if meta.red { format.red_pt? } else { format.pt };
+        let pt = if meta.red { format.red_pt.unwrap_or(format.pt) } else { format.pt };
         let sequence = record.out as u16;
         let ids = (pt, sequence, self.config.ssrc);
         let header_len =
@@ -359,6 +359,9 @@ fn copy_prefix<'a>(
     meta: &PacketMeta,
     out: &mut [u8],
 ) -> Option<(usize, &'a [u8])> {
+    if meta.red && format.red_pt.is_none() {
+        return Some((0, red_primary(packet.payload())?));
+    }
     let prefix_len = usize::from(meta.prefix_len);
     let (prefix, rest) = packet.payload().split_at_checked(prefix_len)?;
     let copied = out.get_mut(..prefix_len)?;

@@ -24,6 +24,19 @@ pub fn red_prefix_len(payload: &[u8]) -> usize {
     0
 }
 
+/// The primary block: the audio without headers and redundancy, for a viewer that takes no RED.
+/// `None` if the lengths do not hold together.
+pub fn red_primary(payload: &[u8]) -> Option<&[u8]> {
+    let headers = payload.get(..red_prefix_len(payload)).filter(|headers| !headers.is_empty())?;
+    let redundant: usize = headers
+        .chunks_exact(REDUNDANT_HEADER_LEN)
+        .filter_map(|header| header.last_chunk::<2>())
+        // The length is the low ten bits (RFC 2198 section 3).
+        .map(|low| usize::from(u16::from_be_bytes(*low) & 0x3ff))
+        .sum();
+    payload.get(headers.len() + redundant..)
+}
+
 /// Sets every inner payload type to `to` (7 bits). The bytes behind the headers are not needed:
 /// `payload` may end after [`red_prefix_len`]. False, and nothing changed, if these are no RED
 /// headers.
@@ -51,6 +64,15 @@ mod tests {
         assert_eq!(payload, [0x80 | 109, 0x0f, 0x00, 0x03, 109, 1, 2, 3, 4, 5]);
         assert!(rewrite_red_payload_types(&mut payload[..5], 0xff), "the prefix is enough");
         assert_eq!(payload[..5], [0xff, 0x0f, 0x00, 0x03, 0x7f], "only seven bits");
+    }
+
+    #[test]
+    fn the_primary_block_is_what_is_left_without_redundancy() {
+        let payload = [0x80 | 111, 0x0f, 0x00, 0x03, 111, 1, 2, 3, 4, 5];
+        assert_eq!(red_primary(&payload), Some(&[4, 5][..]));
+        assert_eq!(red_primary(&[111, 9, 8]), Some(&[9, 8][..]));
+        assert_eq!(red_primary(&payload[..7]), None, "cut short");
+        assert_eq!(red_primary(&[]), None);
     }
 
     #[test]

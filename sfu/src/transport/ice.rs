@@ -209,11 +209,6 @@ impl IceAgent {
         view: &StunView<'_>,
         reply: &mut [u8],
     ) -> Result<IceEvent, DropReason> {
-        if let Some(pair) = self.pair_mut(path)
-            && !pair.take_turn(now)
-        {
-            return Err(DropReason::StunRateLimited);
-        }
         let (ufrag, _) = view.username().ok_or(DropReason::StunUnknownUfrag)?;
         let is_current = ufrag == self.current.local.ufrag;
         let generation = if is_current { Some(&self.current) } else { self.previous.as_ref() }
@@ -222,6 +217,11 @@ impl IceAgent {
         let key = generation.local.pwd.as_bytes();
         if !view.verify_integrity(key) {
             return Err(DropReason::StunBadIntegrity);
+        }
+        // Behind the integrity check: forged requests must not use up the peer's share.
+        let pair = self.pairs.iter_mut().find(|pair| pair.path == path);
+        if pair.is_some_and(|pair| !pair.take_turn(now)) {
+            return Err(DropReason::StunRateLimited);
         }
         let id = view.transaction_id();
         if !view.unknown_attributes().is_empty() {
@@ -432,7 +432,17 @@ impl IceAgent {
             tie_breaker,
             key: generation.remote.pwd.as_bytes(),
         };
-        Some((check.path, stun::write_check(out, &request)?))
+        let path = check.path;
+        let len = stun::write_check(out, &request)?;
+        // Our checks are bytes to an unconfirmed address like any others; one that does not fit counts
+        // as lost.
+        let pair = self.pair_mut(path)?;
+        let sent = pair.sent.saturating_add(len as u64);
+        if !pair.confirmed && sent > pair.received.saturating_mul(UNCONFIRMED_FACTOR) {
+            return None;
+        }
+        pair.sent = sent;
+        Some((path, len))
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) and then

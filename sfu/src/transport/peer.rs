@@ -21,7 +21,7 @@ pub const ICE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// DTLS must be done this long after the first valid check, or the session is ended: nobody holds a
 /// half-open place for long (quality B2).
-pub const DTLS_TIMEOUT: Duration = Duration::from_secs(10);
+pub const DTLS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Largest STUN message we write: a check with two user fragments of 256 bytes.
 const STUN_BYTES_MAX: usize = 700;

@@ -187,10 +187,10 @@ impl Worker {
         egress: &mut dyn Egress,
     ) -> Result<(), DropReason> {
         let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
+        let len = session.peer.open_rtcp(now, path, datagram)?;
         if !session.rtcp_budget.take(now) {
             return Err(DropReason::RtcpRateLimited);
         }
-        let len = session.peer.open_rtcp(now, path, datagram)?;
         let compound = datagram.get(..len).ok_or(DropReason::RtcpMalformed)?;
         match &mut session.role {
             RoleState::Publisher(publisher) => {

@@ -2,7 +2,7 @@
 //!
 //! Called by `publisher.rs` for each packet. Knows nothing of viewers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::report::LayerInfo;
 use crate::config::PublisherLimits;
@@ -14,6 +14,9 @@ use crate::repair::nack_generator::NackGenerator;
 use crate::rtp::seq::SeqUnwrapper;
 use crate::sdp::PublishTrack;
 use crate::units::Ntp;
+
+/// An SSRC that was left before is taken up again only after this silence of the present one.
+const SILENT_AFTER: Duration = Duration::from_millis(100);
 
 /// When a layer's SSRC changes its numbers start anew this far above the old ones, so that no cache
 /// or viewer mistakes them for repairs.
@@ -33,6 +36,7 @@ pub(super) struct Layer {
     pub anchored_at: Option<Instant>,
     /// Packets that came as RTX.
     pub repairs: u64,
+    last_media: Option<Instant>,
     rid: String,
     ssrc: Option<u32>,
     unwrapper: SeqUnwrapper,
@@ -62,6 +66,7 @@ impl Layer {
             clock: TrackClock::new(),
             anchored_at: None,
             repairs: 0,
+            last_media: None,
             rid,
             ssrc: None,
             unwrapper: SeqUnwrapper::new(),
@@ -90,6 +95,11 @@ impl Layer {
             self.stats = ReceiverStats::new();
             self.clock = TrackClock::new();
         }
+    }
+
+    /// Whether its present SSRC sent nothing lately, so that another one may take its place.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.last_media.is_none_or(|at| now.saturating_duration_since(at) > SILENT_AFTER)
     }
 
     /// Extends a sequence number to 64 bits. `None` for an RTX packet before any media packet.
@@ -127,6 +137,7 @@ impl Layer {
         clock_rate: u32,
         rtx: bool,
     ) {
+        self.last_media = Some(now);
         let bytes = usize::from(meta.payload_len);
         self.stats.on_packet(now, meta.ext_seq, meta.timestamp, clock_rate, bytes);
         if !rtx {

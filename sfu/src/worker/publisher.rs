@@ -148,7 +148,7 @@ impl Publisher {
 
         let plaintext = packet.buffer().get(..opened.len).ok_or(DropReason::RtpMalformed)?;
         let payload_len = header.payload_len(plaintext).map_err(|_| DropReason::RtpMalformed)?;
-        let target = self.find_target(header, plaintext)?;
+        let target = self.find_target(now, header, plaintext)?;
         let track =
             self.tracks.get_mut(usize::from(target.track)).ok_or(DropReason::UnknownTrack)?;
         if let Some(sequence) = transport_sequence(&track.plan, header, plaintext) {
@@ -156,9 +156,6 @@ impl Publisher {
         }
         let layer =
             track.layers.get_mut(usize::from(target.layer)).ok_or(DropReason::UnknownTrack)?;
-        if !layer.within(context.publisher_limits, now, datagram.len()) {
-            return Err(DropReason::PublisherRate);
-        }
         let payload_start = header.header_len;
         let original = if target.rtx {
             // RFC 4588: two bytes of original sequence number, then the payload. Nothing after them
@@ -185,6 +182,10 @@ impl Publisher {
             Arrival::Repaired => self.rtt.on_repair(now, ext_seq),
             Arrival::InOrder | Arrival::Reordered => {}
         }
+        // Only now: what the limit drops has arrived and must not be asked for again.
+        if !layer.within(context.publisher_limits, now, datagram.len()) {
+            return Err(DropReason::PublisherRate);
+        }
         let meta = describe(&track.plan, header, plaintext, &original, ext_seq, now)?;
         let clock_rate = track.plan.format.codec.clock_rate();
         layer.on_media(now, context.clock.ntp(now), &meta, clock_rate, target.rtx);
@@ -194,15 +195,32 @@ impl Publisher {
 
     /// Which track and layer a packet belongs to: MID and RID extensions, then what is known or was
     /// declared of its SSRC, then a payload type that only one m-line has (whip-whep C58).
-    fn find_target(&mut self, header: &RtpHeader, plaintext: &[u8]) -> Result<Target, DropReason> {
+    fn find_target(
+        &mut self,
+        now: Instant,
+        header: &RtpHeader,
+        plaintext: &[u8],
+    ) -> Result<Target, DropReason> {
         if let Some(target) = self.ssrcs.known(header.ssrc) {
-            let track = self.tracks.get(usize::from(target.track));
-            let plan = &track.ok_or(DropReason::UnknownTrack)?.plan;
+            let track = self.tracks.get_mut(usize::from(target.track));
+            let Track { plan, layers } = track.ok_or(DropReason::UnknownTrack)?;
             let fits = match target.rtx {
                 true => plan.rtx_pt == Some(header.payload_type),
                 false => is_media(plan, header.payload_type),
             };
-            return if fits { Ok(target) } else { Err(DropReason::UnknownPayloadType) };
+            if !fits {
+                return Err(DropReason::UnknownPayloadType);
+            }
+            let layer = layers.get_mut(usize::from(target.layer));
+            let layer = layer.ok_or(DropReason::UnknownTrack)?;
+            if !target.rtx && layer.ssrc() != Some(header.ssrc) {
+                // A late packet of an SSRC that was left, or the encoder went back to it.
+                if !layer.is_silent(now) {
+                    return Err(DropReason::UnknownTrack);
+                }
+                layer.bind(header.ssrc, header.sequence);
+            }
+            return Ok(target);
         }
         let target = resolve(&self.tracks, &self.ssrcs, header, plaintext)?;
         self.ssrcs.learn(header.ssrc, target)?;

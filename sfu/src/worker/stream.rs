@@ -148,7 +148,12 @@ impl LocalStream {
         let layer_state = self
             .tracks
             .get_mut(usize::from(track))
-            .and_then(|track| track.layers.get_mut(usize::from(layer)))
+            .and_then(|track| {
+                // The first layer that sends anything is the best until more is known, so that its
+                // first keyframe is not missed.
+                track.best.get_or_insert(layer);
+                track.layers.get_mut(usize::from(layer))
+            })
             .filter(|_| current);
         let (Some(state), Some(meta)) = (layer_state, packet.meta().copied()) else {
             release(owned, pool, packet);

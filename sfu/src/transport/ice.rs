@@ -432,17 +432,7 @@ impl IceAgent {
             tie_breaker,
             key: generation.remote.pwd.as_bytes(),
         };
-        let path = check.path;
-        let len = stun::write_check(out, &request)?;
-        // Our checks are bytes to an unconfirmed address like any others; one that does not fit counts
-        // as lost.
-        let pair = self.pair_mut(path)?;
-        let sent = pair.sent.saturating_add(len as u64);
-        if !pair.confirmed && sent > pair.received.saturating_mul(UNCONFIRMED_FACTOR) {
-            return None;
-        }
-        pair.sent = sent;
-        Some((path, len))
+        Some((check.path, stun::write_check(out, &request)?))
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) and then

@@ -60,6 +60,8 @@ struct SubTrack {
     reason: Reason,
     nacks: u64,
     repairs: u64,
+    /// The keyframe that was asked for: publisher epoch and layer.
+    asked: Option<(u32, u8)>,
 }
 
 impl Subscriber {
@@ -77,6 +79,7 @@ impl Subscriber {
                 reason: Reason::NoPublisher,
                 nacks: 0,
                 repairs: 0,
+                asked: None,
             })
             .collect();
         Self {
@@ -198,9 +201,10 @@ impl Subscriber {
             }
         }
         batch.flush(path, egress);
+        self.ask_keyframes(stream);
     }
 
-    /// Follows the best layer of each track, and asks for the keyframe that a change needs.
+    /// Follows the best layer of each track.
     fn choose_layers(&mut self, now: Instant, stream: &LocalStream) {
         let Some(epoch) = self.epoch else { return };
         for track in &mut self.tracks {
@@ -211,13 +215,21 @@ impl Subscriber {
                 .current_layer()
                 .is_some_and(|layer| layer != best && !stream.is_live(source, layer, now));
             let reason = if left { Reason::LayerStopped } else { Reason::LargestLiveLayer };
-            let waited = track.forwarder.awaits_keyframe();
             track.forwarder.set_target(epoch, best, reason);
             track.reason = track.forwarder.decisions().last().map_or(reason, |last| last.reason);
-            let waits = track.forwarder.awaits_keyframe();
-            if waits.is_some() && waits != waited {
-                stream.shared.wish_keyframe(source, best);
+        }
+    }
+
+    /// Asks once for the keyframe that a start or a change of layer waits for, unless it just came.
+    fn ask_keyframes(&mut self, stream: &LocalStream) {
+        for track in &mut self.tracks {
+            let awaited = self.epoch.zip(track.forwarder.awaits_keyframe());
+            if let Some(((_, layer), source)) = awaited.zip(track.source)
+                && track.asked != awaited
+            {
+                stream.shared.wish_keyframe(source, layer);
             }
+            track.asked = awaited;
         }
     }
 

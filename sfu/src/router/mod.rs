@@ -8,6 +8,6 @@ pub mod ring;
 pub mod table;
 pub mod wake;
 
-pub use ring::{MediaItem, RingPort, mesh};
+pub use ring::{LayerNote, MediaItem, RingPort, mesh};
 pub use table::{Route, SourceInfo, StreamId, StreamShared};
 pub use wake::{WakeFlag, Waker};

@@ -37,8 +37,8 @@ pub enum MediaItem {
         /// The packet, shared.
         packet: Arc<Packet>,
     },
-    /// A layer's timestamps against server time; the latest wins.
-    Clock {
+    /// What is known of a layer beyond its packets; the latest wins.
+    Layer {
         /// Its stream.
         stream: StreamId,
         /// Publisher epoch.
@@ -47,9 +47,19 @@ pub enum MediaItem {
         track: u8,
         /// Layer index.
         layer: u8,
-        /// The relation.
-        anchor: ClockAnchor,
+        /// What is known.
+        note: LayerNote,
     },
+}
+
+/// What a publisher's worker knows of a layer and the others cannot see: they may have come after the
+/// keyframe that told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerNote {
+    /// Its timestamps against server time.
+    pub anchor: Option<ClockAnchor>,
+    /// Width and height of its last keyframe that told them.
+    pub resolution: Option<(u16, u16)>,
 }
 
 /// One worker's ends of all its rings.

@@ -25,9 +25,9 @@ impl Worker {
                     Err(reason) => self.context.report.dropped.count(reason),
                 }
             }
-            MediaItem::Clock { stream: id, epoch, track, layer, anchor } => {
+            MediaItem::Layer { stream: id, epoch, track, layer, note } => {
                 if let Some(stream) = self.streams.get_mut(id) {
-                    stream.set_anchor(epoch, track, layer, anchor);
+                    stream.note_layer(epoch, track, layer, note);
                 }
             }
         }

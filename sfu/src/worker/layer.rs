@@ -32,7 +32,7 @@ pub(super) struct Layer {
     pub keyframes: KeyframeRequests,
     /// Its timestamps against server time.
     pub clock: TrackClock,
-    /// When viewers were last told of [`Self::clock`].
+    /// When other workers were last told what is known of it.
     pub anchored_at: Option<Instant>,
     /// Packets that came as RTX.
     pub repairs: u64,
@@ -143,8 +143,9 @@ impl Layer {
         if !rtx {
             self.clock.on_packet(server, meta.timestamp, clock_rate);
         }
-        if meta.frame.resolution.is_some() {
+        if meta.frame.resolution.is_some() && meta.frame.resolution != self.resolution {
             self.resolution = meta.frame.resolution;
+            self.anchored_at = None;
         }
         // Parameter sets and pictures of one access unit come as several keyframe packets.
         if meta.frame.keyframe && self.last_keyframe_ts != Some(meta.timestamp) {
@@ -153,6 +154,11 @@ impl Layer {
             self.keyframes.on_keyframe(now);
             self.nack.on_keyframe();
         }
+    }
+
+    /// Width and height of its last keyframe that told them.
+    pub(super) fn resolution(&self) -> Option<(u16, u16)> {
+        self.resolution
     }
 
     /// The next FIR command number (RFC 5104 section 4.3.1.1).

@@ -21,7 +21,7 @@ use crate::media::Packet;
 use crate::media::source_clock::PublisherClock;
 use crate::repair::nack_generator::Arrival;
 use crate::repair::rtt::RepairRtt;
-use crate::router::{MediaItem, Route, SourceInfo, StreamShared};
+use crate::router::{LayerNote, MediaItem, Route, SourceInfo, StreamShared};
 use crate::rtp::ext::ExtKind;
 use crate::rtp::packet::RtpHeader;
 use crate::rtp::rtcp::Rtcp;
@@ -29,7 +29,7 @@ use crate::sdp::{PublishPlan, PublishTrack};
 use crate::transport::Path;
 use crate::transport::peer::Peer;
 
-/// How often other workers are told how a layer's timestamps relate to server time.
+/// How often other workers are told what is known of a layer.
 const ANCHOR_INTERVAL: Duration = Duration::from_millis(200);
 
 type RouteCache = Cache<RouteOf, Arc<Route>>;
@@ -251,17 +251,17 @@ impl Publisher {
             context.pool.give(packet);
             return Err(DropReason::UnknownTrack);
         }
-        let anchor = self.due_anchor(now, track, layer);
-        if let Some(anchor) = anchor {
-            stream.set_anchor(epoch, track, layer, anchor);
+        let note = self.due_note(now, track, layer);
+        if let Some(note) = note {
+            stream.note_layer(epoch, track, layer, note);
         }
         let id = stream.shared.id;
         for &worker in &self.route.load().destinations {
             if worker == context.port.index {
                 continue;
             }
-            if let Some(anchor) = anchor {
-                let item = MediaItem::Clock { stream: id, epoch, track, layer, anchor };
+            if let Some(note) = note {
+                let item = MediaItem::Layer { stream: id, epoch, track, layer, note };
                 context.port.send_media(worker, item);
             }
             let packet = Arc::clone(&packet);
@@ -273,12 +273,7 @@ impl Publisher {
         stream.accept(epoch, track, layer, packet, &mut context.pool)
     }
 
-    fn due_anchor(
-        &mut self,
-        now: Instant,
-        track: u8,
-        layer: u8,
-    ) -> Option<crate::media::source_clock::ClockAnchor> {
+    fn due_note(&mut self, now: Instant, track: u8, layer: u8) -> Option<LayerNote> {
         let layer = self.tracks.get_mut(usize::from(track))?.layers.get_mut(usize::from(layer))?;
         let due =
             layer.anchored_at.is_none_or(|at| now.saturating_duration_since(at) >= ANCHOR_INTERVAL);
@@ -286,7 +281,7 @@ impl Publisher {
             return None;
         }
         layer.anchored_at = Some(now);
-        layer.clock.anchor(&self.clock)
+        Some(LayerNote { anchor: layer.clock.anchor(&self.clock), resolution: layer.resolution() })
     }
 
     /// One decrypted RTCP compound.

@@ -13,7 +13,7 @@ use crate::forward::selector::{LAYER_DEAD_AFTER_MS, LayerView, largest_live};
 use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
 use crate::media::{Packet, PacketPool, ReplayRing};
-use crate::router::{SourceInfo, StreamShared};
+use crate::router::{LayerNote, SourceInfo, StreamShared};
 
 /// How often the best layer is chosen anew.
 const SELECT_INTERVAL: Duration = Duration::from_millis(50);
@@ -161,10 +161,7 @@ impl LocalStream {
         };
         state.last_packet = Some(meta.arrival);
         state.rate.add(meta.arrival, usize::from(meta.payload_len));
-        if let Some((width, height)) = meta.frame.resolution {
-            state.pixels = Some(u32::from(width) * u32::from(height));
-            state.inband_parameter_sets = true;
-        }
+        state.learn_size(meta.frame.resolution);
         if !state.ring.insert(packet, |packet| release(owned, pool, packet)) {
             return Err(DropReason::TooOld);
         }
@@ -174,13 +171,14 @@ impl LocalStream {
         Ok(())
     }
 
-    /// Notes a layer's timestamps against server time.
-    pub(super) fn set_anchor(&mut self, epoch: u32, track: u8, layer: u8, anchor: ClockAnchor) {
+    /// Takes what the publisher's worker knows of a layer.
+    pub(super) fn note_layer(&mut self, epoch: u32, track: u8, layer: u8, note: LayerNote) {
         if self.epoch() == Some(epoch)
             && let Some(track) = self.tracks.get_mut(usize::from(track))
             && let Some(layer) = track.layers.get_mut(usize::from(layer))
         {
-            layer.anchor = Some(anchor);
+            layer.anchor = note.anchor.or(layer.anchor);
+            layer.learn_size(note.resolution);
         }
     }
 
@@ -252,6 +250,15 @@ impl LocalStream {
 
     fn layer(&self, track: u8, layer: u8) -> Option<&LocalLayer> {
         self.tracks.get(usize::from(track))?.layers.get(usize::from(layer))
+    }
+}
+
+impl LocalLayer {
+    fn learn_size(&mut self, resolution: Option<(u16, u16)>) {
+        if let Some((width, height)) = resolution {
+            self.pixels = Some(u32::from(width) * u32::from(height));
+            self.inband_parameter_sets = true;
+        }
     }
 }
 

@@ -36,10 +36,11 @@ pub const STUN_PER_SECOND: u32 = 50;
 /// Bytes we may send to an unconfirmed pair per byte that came from it.
 pub const UNCONFIRMED_FACTOR: u64 = 3;
 
-/// What the handshake with a publisher may cost beyond that, per pair: eight ClientHellos. FFmpeg as
-/// DTLS server loses the first one, which it reads while it still waits for ICE, and has sent no more
-/// than one check of 100 bytes until a repeat reaches it.
-pub const HANDSHAKE_ALLOWANCE: u64 = 2_048;
+/// What the handshake with a publisher may cost beyond that, per pair: some repeats of a flight of one
+/// kilobyte. FFmpeg as DTLS server loses the first ClientHello, which it reads while it still waits for
+/// ICE, and has sent no more than one check of 100 bytes until a repeat reaches it; and on a bad
+/// network flights are lost that nobody answered yet.
+pub const HANDSHAKE_ALLOWANCE: u64 = 8_192;
 
 /// Own checks of a viewer are spaced by this plus up to [`CONSENT_JITTER`] (RFC 7675 section 5.1).
 const CONSENT_MIN: Duration = Duration::from_secs(4);
@@ -929,12 +930,12 @@ mod tests {
 
     // whip-whep C54, clients finding 1
     #[test]
-    fn eight_client_hellos_reach_a_publisher_of_one_check_and_no_more_than_that() {
+    fn a_publisher_of_one_check_gets_the_repeats_of_a_handshake_and_no_more() {
         let mut story = Story::new(Role::Publisher);
         story.nominate(path(1)).unwrap();
         assert!((0..8).all(|_| story.agent.may_send(151)));
         let rest = std::iter::repeat_with(|| story.agent.may_send(151)).take(100);
-        assert!(rest.filter(|sent| *sent).count() < 10, "bounded");
+        assert!(rest.filter(|sent| *sent).count() < 60, "bounded");
         let mut viewer = Story::new(Role::Subscriber);
         viewer.nominate(path(1)).unwrap();
         let sent = std::iter::repeat_with(|| viewer.agent.may_send(151)).take(8);

@@ -1,0 +1,326 @@
+//! The control plane of the model: what `net/control.rs` does with events, without HTTP, tokio or SDP.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_sfu::error::CloseReason;
+use weir_sfu::ids::{Role, SessionId, StreamName};
+use weir_sfu::router::table::SourceTrackInfo;
+use weir_sfu::router::{Route, SourceInfo, StreamId, StreamShared};
+use weir_sfu::sdp::{IceCredentials, PublishPlan, SourceTrack, SubscribeCodec, codec_matches};
+use weir_sfu::codec::MediaKind;
+use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan};
+
+use super::link::credentials;
+
+/// A publisher that nobody adopted for this long is forgotten.
+const LOBBY_TIME: Duration = Duration::from_secs(10);
+
+/// An order for a worker.
+pub(crate) type Order = (usize, Command);
+
+pub(crate) struct Control {
+    pub lobby: Arc<Lobby>,
+    pub streams: BTreeMap<String, Stream>,
+    pub sessions: BTreeMap<SessionId, Session>,
+    /// Every session that ended, in order.
+    pub closed: Vec<(SessionId, CloseReason)>,
+    workers: usize,
+    free_ids: Vec<StreamId>,
+    next_stream: u32,
+    next_session: u64,
+}
+
+pub(crate) struct Stream {
+    pub shared: Arc<StreamShared>,
+    epochs: u32,
+    publishers: usize,
+    pub publisher: Option<Arc<SourceInfo>>,
+    pub viewers: BTreeMap<SessionId, usize>,
+}
+
+pub(crate) struct Session {
+    pub role: Role,
+    pub stream: String,
+    pub worker: Option<usize>,
+    pub connected: bool,
+    pub local: IceCredentials,
+    created: Instant,
+    source: Option<Arc<SourceInfo>>,
+}
+
+impl Control {
+    pub(crate) fn new(lobby: Arc<Lobby>, workers: usize) -> Self {
+        Self {
+            lobby,
+            workers,
+            streams: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            closed: Vec::new(),
+            free_ids: Vec::new(),
+            next_stream: 0,
+            next_session: 0,
+        }
+    }
+
+    fn open_stream(&mut self, name: &str) -> &mut Stream {
+        if !self.streams.contains_key(name) {
+            let id = self.free_ids.pop().unwrap_or_else(|| {
+                self.next_stream += 1;
+                StreamId { index: self.next_stream - 1, generation: 0 }
+            });
+            let shared = StreamShared::new(id, StreamName::new(name).expect("a sound name"));
+            let stream = Stream {
+                shared,
+                epochs: 0,
+                publishers: 0,
+                publisher: None,
+                viewers: BTreeMap::new(),
+            };
+            self.streams.insert(name.to_owned(), stream);
+        }
+        self.streams.get_mut(name).expect("it is there")
+    }
+
+    fn next_id(&mut self) -> (SessionId, IceCredentials) {
+        self.next_session += 1;
+        (SessionId(self.next_session), credentials("server", self.next_session, 0))
+    }
+
+    /// WHIP POST: the session and the server's credentials.
+    pub(crate) fn publish(
+        &mut self,
+        now: Instant,
+        name: &str,
+        plan: PublishPlan,
+    ) -> (SessionId, IceCredentials) {
+        let (id, local) = self.next_id();
+        let stream = self.open_stream(name);
+        stream.epochs += 1;
+        stream.publishers += 1;
+        let tracks = plan.tracks.iter().map(|track| SourceTrackInfo {
+            source: SourceTrack { kind: track.kind, format: track.format.clone() },
+            rids: track.rids.clone(),
+            exts: track.exts.clone(),
+        });
+        let source = SourceInfo { epoch: stream.epochs, publisher: id, tracks: tracks.collect() };
+        let source = Arc::new(source);
+        let session = NewSession {
+            id,
+            stream: Arc::clone(&stream.shared),
+            local: local.clone(),
+            created: now,
+            plan: Plan::Publish { plan, source: Arc::clone(&source) },
+        };
+        self.enter(id, Role::Publisher, name, None, &local, now, Some(source));
+        self.lobby.wait(Box::new(session));
+        (id, local)
+    }
+
+    /// The codecs a viewer's answer holds: all, or the one of the publisher that is there.
+    pub(crate) fn answer_codecs(
+        &self,
+        name: &str,
+        kind: MediaKind,
+        ordinal: usize,
+        offered: Vec<SubscribeCodec>,
+    ) -> Vec<SubscribeCodec> {
+        let source = self.streams.get(name).and_then(|stream| stream.publisher.as_ref());
+        let tracks = source.iter().flat_map(|source| &source.tracks);
+        let Some(track) = tracks.filter(|t| t.source.kind == kind).nth(ordinal) else {
+            return offered;
+        };
+        let fits =
+            offered.iter().find(|c| codec_matches(&track.source.format, &c.format).is_some());
+        fits.into_iter().cloned().collect()
+    }
+
+    /// WHEP POST.
+    pub(crate) fn subscribe(
+        &mut self,
+        now: Instant,
+        name: &str,
+        plan: weir_sfu::sdp::SubscribePlan,
+        worker: Option<usize>,
+    ) -> (SessionId, IceCredentials, Order) {
+        let (id, local) = self.next_id();
+        let worker = worker.unwrap_or_else(|| self.place(name));
+        let stream = self.open_stream(name);
+        stream.viewers.insert(id, worker);
+        stream.publish_route();
+        let session = NewSession {
+            id,
+            stream: Arc::clone(&stream.shared),
+            local: local.clone(),
+            created: now,
+            plan: Plan::Subscribe { plan },
+        };
+        self.lobby.own(&local, worker);
+        self.enter(id, Role::Subscriber, name, Some(worker), &local, now, None);
+        (id, local, (worker, Command::Subscribe(Box::new(session))))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one entry")]
+    fn enter(
+        &mut self,
+        id: SessionId,
+        role: Role,
+        stream: &str,
+        worker: Option<usize>,
+        local: &IceCredentials,
+        created: Instant,
+        source: Option<Arc<SourceInfo>>,
+    ) {
+        let session = Session {
+            role,
+            stream: stream.to_owned(),
+            worker,
+            connected: false,
+            local: local.clone(),
+            created,
+            source,
+        };
+        self.sessions.insert(id, session);
+    }
+
+    fn place(&self, name: &str) -> usize {
+        let home = self
+            .streams
+            .get(name)
+            .and_then(|stream| stream.publisher.as_ref())
+            .and_then(|source| self.sessions.get(&source.publisher)?.worker);
+        home.unwrap_or_else(|| {
+            let load = |worker| {
+                self.sessions.values().filter(|session| session.worker == Some(worker)).count()
+            };
+            (0..self.workers).min_by_key(|worker| load(*worker)).unwrap_or(0)
+        })
+    }
+
+    /// PATCH with new credentials: those of the server, and what the worker must do.
+    pub(crate) fn restart(
+        &mut self,
+        id: SessionId,
+        generation: u64,
+        remote: IceCredentials,
+    ) -> (IceCredentials, Option<Order>) {
+        let local = credentials("server", id.0, generation);
+        let session = self.sessions.get_mut(&id).expect("a live session");
+        let old = std::mem::replace(&mut session.local, local.clone());
+        let waited = self.lobby.edit_waiting(&old.ufrag, |session| {
+            session.local = local.clone();
+            session.remote_mut().ice = remote.clone();
+        });
+        if waited {
+            return (local, None);
+        }
+        let worker = session.worker.expect("it was adopted");
+        self.lobby.own(&local, worker);
+        (local.clone(), Some((worker, Command::Restart { id, local, remote })))
+    }
+
+    /// DELETE, or a kick.
+    pub(crate) fn close(&mut self, id: SessionId, reason: CloseReason) -> Vec<Order> {
+        let Some(session) = self.sessions.get(&id) else { return Vec::new() };
+        if self.lobby.remove(&session.local.ufrag).is_some() {
+            return self.on_closed(id, reason);
+        }
+        let workers = session.worker.map_or(0..self.workers, |worker| worker..worker + 1);
+        workers.map(|worker| (worker, Command::Close { id, reason })).collect()
+    }
+
+    pub(crate) fn on_event(&mut self, worker: usize, event: Event) -> Vec<Order> {
+        match event {
+            Event::Adopted(id) => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.worker = Some(worker);
+                }
+                Vec::new()
+            }
+            Event::Connected(id) => self.on_connected(id),
+            Event::Closed(id, reason) => self.on_closed(id, reason),
+        }
+    }
+
+    fn on_connected(&mut self, id: SessionId) -> Vec<Order> {
+        let Some(session) = self.sessions.get_mut(&id) else { return Vec::new() };
+        session.connected = true;
+        let Some(source) = session.source.clone() else { return Vec::new() };
+        let name = session.stream.clone();
+        let stream = self.streams.get_mut(&name).expect("a session keeps its stream");
+        let replaced = stream.publisher.replace(Arc::clone(&source));
+        stream.shared.source.store(Some(source));
+        let mut orders = self.refresh(&name);
+        if let Some(old) = replaced.map(|old| old.publisher).filter(|old| *old != id) {
+            orders.extend(self.close(old, CloseReason::TakenOver));
+        }
+        orders
+    }
+
+    fn on_closed(&mut self, id: SessionId, reason: CloseReason) -> Vec<Order> {
+        let Some(session) = self.sessions.remove(&id) else { return Vec::new() };
+        self.closed.push((id, reason));
+        let mut orders = Vec::new();
+        let stream = self.streams.get_mut(&session.stream).expect("a session keeps its stream");
+        match session.role {
+            Role::Publisher => {
+                stream.publishers -= 1;
+                if stream.publisher.as_ref().is_some_and(|source| source.publisher == id) {
+                    stream.publisher = None;
+                    stream.shared.source.store(None);
+                    orders = self.refresh(&session.stream);
+                }
+            }
+            Role::Subscriber => {
+                stream.viewers.remove(&id);
+                stream.publish_route();
+            }
+        }
+        let stream = &self.streams[&session.stream];
+        if stream.publishers == 0 && stream.viewers.is_empty() {
+            let id = stream.shared.id;
+            self.free_ids.push(StreamId { generation: id.generation + 1, ..id });
+            self.streams.remove(&session.stream);
+        }
+        orders
+    }
+
+    fn refresh(&self, name: &str) -> Vec<Order> {
+        let stream = &self.streams[name];
+        let home = stream
+            .publisher
+            .as_ref()
+            .and_then(|source| self.sessions.get(&source.publisher)?.worker);
+        let mut workers: Vec<usize> = stream.viewers.values().copied().chain(home).collect();
+        workers.sort_unstable();
+        workers.dedup();
+        let order = |worker| (worker, Command::Refresh(Arc::clone(&stream.shared)));
+        workers.into_iter().map(order).collect()
+    }
+
+    /// Forgets publishers that nobody adopted in time.
+    pub(crate) fn reap(&mut self, now: Instant) {
+        let stale: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.worker.is_none() && !session.connected)
+            .filter(|(_, session)| now.saturating_duration_since(session.created) >= LOBBY_TIME)
+            .map(|(id, session)| (*id, session.local.ufrag.clone()))
+            .collect();
+        for (id, ufrag) in stale {
+            if self.lobby.remove(&ufrag).is_some() {
+                self.on_closed(id, CloseReason::NoIce);
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn publish_route(&self) {
+        let mut destinations: Vec<usize> = self.viewers.values().copied().collect();
+        destinations.sort_unstable();
+        destinations.dedup();
+        self.shared.route.store(Arc::new(Route { destinations }));
+    }
+}

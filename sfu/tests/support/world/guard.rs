@@ -1,0 +1,414 @@
+//! The egress guard (quality A2.4): looks at every packet that leaves the server for one viewer.
+//!
+//! It sees what was sent, whether or not the network loses it, and fails at the first violation: a
+//! number used twice for different bytes, time that runs back, a frame torn without a gap, a picture
+//! number that jumps, a wrong mid, payload type or extension, a sender report beside the media.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use rtc_rtcp::sender_report::SenderReport;
+use weir_sfu::codec::{Codec, MediaKind};
+use weir_sfu::rtp::ext::ExtKind;
+use weir_sfu::sdp::{SubscribePlan, SubscribeTrack};
+
+use super::media::Stamp;
+use super::publisher::RtpHead;
+
+/// What became of one packet.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    /// Index of the line (m-section).
+    pub line: usize,
+    /// Extended outgoing number of the media line.
+    pub seq: u64,
+    pub stamp: Option<Stamp>,
+    pub rtx: bool,
+    /// The same ciphertext again.
+    pub again: bool,
+    pub head: RtpHead,
+    /// Bytes of the packet on the wire.
+    pub wire_len: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub lines: Vec<Line>,
+    next_twcc: Option<u16>,
+    /// Packets on media SSRCs without repeats, by RTX, and repeated as they were.
+    pub media: u64,
+    pub rtx: u64,
+    pub again: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub plan: SubscribeTrack,
+    packets: BTreeMap<u64, Sent>,
+    segments: Vec<Segment>,
+    octets: u64,
+    next_rtx: Option<u16>,
+    rtx_bytes: HashMap<u16, u64>,
+    /// Of each sender report: its wall time minus capture time of the media it points at, in ns.
+    pub report_offsets: Vec<i64>,
+    pub reports: u32,
+    /// Sources that reports were checked against; a change of publisher changes the clocks.
+    pub report_sources: Vec<u32>,
+}
+
+#[derive(Debug, Clone)]
+struct Sent {
+    timestamp: u32,
+    marker: bool,
+    ciphertext: u64,
+    payload: u64,
+    stamp: Option<Stamp>,
+    picture: Option<Picture>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Picture {
+    id: u16,
+    bits: u8,
+    tl0: u8,
+}
+
+/// A run of numbers from one source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment {
+    pub source: u32,
+    /// Outgoing number minus serial.
+    delta: i64,
+    pub first_serial: u64,
+    pub last_serial: u64,
+}
+
+impl Guard {
+    pub(crate) fn new(plan: &SubscribePlan) -> Self {
+        let lines = plan.tracks.iter().map(|plan| Line {
+            plan: plan.clone(),
+            packets: BTreeMap::new(),
+            segments: Vec::new(),
+            octets: 0,
+            next_rtx: None,
+            rtx_bytes: HashMap::new(),
+            report_offsets: Vec::new(),
+            reports: 0,
+            report_sources: Vec::new(),
+        });
+        Self { lines: lines.collect(), next_twcc: None, media: 0, rtx: 0, again: 0 }
+    }
+
+    /// The line of a kind.
+    pub(crate) fn line(&self, kind: MediaKind) -> &Line {
+        self.lines.iter().find(|line| line.plan.kind == kind).expect("such a line")
+    }
+
+    /// One RTP packet: as it was on the wire, and opened.
+    pub(crate) fn on_rtp(&mut self, wire: &[u8], plaintext: &[u8]) -> Seen {
+        let head = RtpHead::of(plaintext);
+        assert!(!head.padding, "the server never pads");
+        let line = self
+            .lines
+            .iter()
+            .position(|line| [line.plan.ssrc, line.plan.rtx_ssrc].contains(&head.ssrc))
+            .unwrap_or_else(|| panic!("SSRC {} was never promised", head.ssrc));
+        let rtx = self.lines[line].plan.rtx_ssrc == head.ssrc;
+        let (seen, twcc) = match rtx {
+            true => self.lines[line].on_rtx(line, wire, plaintext, head),
+            false => self.lines[line].on_media(line, wire, plaintext, head),
+        };
+        match (seen.rtx, seen.again) {
+            (_, true) => self.again += 1,
+            (true, _) => self.rtx += 1,
+            (false, _) => self.media += 1,
+        }
+        if let Some(twcc) = twcc.filter(|_| !seen.again) {
+            let expected = self.next_twcc.unwrap_or(twcc);
+            assert_eq!(twcc, expected, "transport-wide numbers have no holes");
+            self.next_twcc = Some(twcc.wrapping_add(1));
+        }
+        seen
+    }
+
+    pub(crate) fn on_sender_report(&mut self, report: &SenderReport) {
+        let line = self.lines.iter_mut().find(|line| line.plan.ssrc == report.ssrc);
+        line.expect("a report of one of its lines").on_report(report);
+    }
+
+    /// At the end: nothing that reached the server in the middle of a run is missing, and all
+    /// reports of one publisher agree within 1 ms.
+    pub(crate) fn finish(&self, delivered: &HashMap<u32, HashSet<u64>>, complete: bool) {
+        for line in &self.lines {
+            for segment in line.segments.iter().filter(|_| complete) {
+                let Some(reached) = delivered.get(&segment.source) else { continue };
+                for serial in segment.first_serial..=segment.last_serial {
+                    let out = serial.wrapping_add_signed(segment.delta);
+                    let sent = line.packets.contains_key(&out);
+                    let here = reached.contains(&serial);
+                    assert!(
+                        !here || sent,
+                        "{} packet {serial} of source {} reached the server, but not the viewer",
+                        line.plan.mid,
+                        segment.source
+                    );
+                    assert!(here || !sent, "packet {serial} came from nowhere");
+                }
+            }
+        }
+    }
+
+    /// How far the reports' idea of time differs at most, over all lines, in ms.
+    pub(crate) fn report_spread_ms(&self) -> f64 {
+        let offsets = || self.lines.iter().flat_map(|line| &line.report_offsets);
+        let spread = offsets().max().zip(offsets().min()).map_or(0, |(max, min)| max - min);
+        spread as f64 / 1e6
+    }
+}
+
+impl Line {
+    fn video(&self) -> bool {
+        self.plan.kind == MediaKind::Video
+    }
+
+    pub(crate) fn sent(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// The runs of numbers so far.
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// What was sent, in order: source, serial and payload hash.
+    pub(crate) fn contents(&self) -> Vec<(Option<Stamp>, u64)> {
+        self.packets.values().map(|sent| (sent.stamp, sent.payload)).collect()
+    }
+
+    pub(crate) fn last_timestamp(&self) -> Option<u32> {
+        self.packets.last_key_value().map(|(_, sent)| sent.timestamp)
+    }
+
+    fn codec(&self, pt: u8) -> Option<(Codec, bool)> {
+        self.plan.codecs.iter().find_map(|codec| match pt {
+            _ if codec.pt == pt => Some((codec.format.codec, false)),
+            _ if codec.red_pt == Some(pt) => Some((codec.format.codec, true)),
+            _ => None,
+        })
+    }
+
+    /// Mid right, every id negotiated; the transport-wide number.
+    fn check_exts(&self, head: &RtpHead) -> Option<u16> {
+        for (id, _) in &head.exts {
+            let kind = self.plan.exts.kind(*id);
+            assert!(kind.is_some(), "extension id {id} was not negotiated");
+            assert!(!matches!(kind, Some(ExtKind::Rid | ExtKind::RepairedRid)), "no rid to viewers");
+        }
+        let value = |kind| {
+            let id = self.plan.exts.id(kind)?;
+            let found = head.exts.iter().find(|(element, _)| *element == id);
+            Some(&found.unwrap_or_else(|| panic!("{kind:?} is missing")).1)
+        };
+        if let Some(mid) = value(ExtKind::Mid) {
+            assert_eq!(mid, self.plan.mid.as_bytes(), "the viewer's mid");
+        }
+        value(ExtKind::TransportCc).map(|data| u16::from_be_bytes([data[0], data[1]]))
+    }
+
+    fn on_media(
+        &mut self,
+        line: usize,
+        wire: &[u8],
+        plaintext: &[u8],
+        head: RtpHead,
+    ) -> (Seen, Option<u16>) {
+        let twcc = self.check_exts(&head);
+        let (codec, red) = self
+            .codec(head.pt)
+            .unwrap_or_else(|| panic!("payload type {} was not negotiated", head.pt));
+        let mut payload = &plaintext[head.len..];
+        if red {
+            let inner = self.plan.codecs.iter().find(|c| c.red_pt == Some(head.pt)).expect("found");
+            assert_eq!((payload[0], payload[4]), (0x80 | inner.pt, inner.pt), "inner payload types");
+            payload = &payload[5..];
+        }
+        let sent = Sent {
+            timestamp: head.timestamp,
+            marker: head.marker,
+            ciphertext: hash(wire),
+            payload: hash(payload),
+            stamp: Stamp::find(payload),
+            picture: if codec == Codec::Vp8 { picture(payload) } else { None },
+        };
+        let seq = self.extend(head.seq);
+        let mut seen = Seen {
+            line,
+            seq,
+            stamp: sent.stamp,
+            rtx: false,
+            again: false,
+            head,
+            wire_len: wire.len(),
+        };
+        if let Some(before) = self.packets.get(&seq) {
+            assert_eq!(before.ciphertext, sent.ciphertext, "number {seq} with different bytes");
+            seen.again = true;
+            return (seen, twcc);
+        }
+        self.check_place(seq, &sent, codec);
+        self.check_neighbours(seq, &sent);
+        self.octets += (plaintext.len() - seen.head.len) as u64;
+        self.packets.insert(seq, sent);
+        (seen, twcc)
+    }
+
+    /// The extended number nearest to the newest.
+    fn extend(&self, seq: u16) -> u64 {
+        match self.packets.last_key_value() {
+            None => u64::from(seq),
+            Some((newest, _)) => {
+                let ahead = seq.wrapping_sub(*newest as u16) as i16;
+                newest.checked_add_signed(ahead.into()).expect("nothing precedes the first number")
+            }
+        }
+    }
+
+    fn check_place(&mut self, seq: u64, sent: &Sent, codec: Codec) {
+        let Some(stamp) = sent.stamp else { return };
+        let delta = seq as i64 - stamp.serial as i64;
+        let known = self
+            .segments
+            .iter_mut()
+            .rev()
+            .find(|segment| segment.source == stamp.source && segment.delta == delta);
+        let newest = self.packets.last_key_value().map(|(seq, sent)| (*seq, sent.clone()));
+        if let Some(segment) = known {
+            segment.last_serial = segment.last_serial.max(stamp.serial);
+            assert!(stamp.serial >= segment.first_serial, "from before the run began");
+            self.check_picture_in_segment(stamp, sent);
+            return;
+        }
+        let begins = stamp.index == 0 && (stamp.key || codec.kind() == MediaKind::Audio);
+        assert!(begins, "a run begins with {stamp:?}, which is no start of a keyframe");
+        if let Some((highest, before)) = newest {
+            let torn = self.video() && !before.marker;
+            assert_eq!(
+                seq,
+                highest + 1 + u64::from(torn),
+                "after {before:?} (torn: {torn}) comes {sent:?}"
+            );
+            let ahead = sent.timestamp.wrapping_sub(before.timestamp) as i32;
+            assert!(ahead > 0, "time went back over the splice by {ahead}");
+            if let Some((old, new)) = before.picture.zip(sent.picture) {
+                let bits = old.bits.min(new.bits);
+                assert_eq!(low(new.id, bits), low(old.id.wrapping_add(1), bits), "picture id");
+                assert_eq!(new.tl0, old.tl0.wrapping_add(1), "TL0PICIDX over the splice");
+            }
+        }
+        let (source, first_serial) = (stamp.source, stamp.serial);
+        self.segments.push(Segment { source, delta, first_serial, last_serial: first_serial });
+    }
+
+    /// Picture numbers move with the source's frames.
+    fn check_picture_in_segment(&self, stamp: Stamp, sent: &Sent) {
+        let Some(picture) = sent.picture else { return };
+        let reference = self.packets.values().rev().find_map(|before| {
+            let other = before.stamp.filter(|other| other.source == stamp.source)?;
+            Some((other, before.picture?))
+        });
+        let Some((other, before)) = reference else { return };
+        let frames = stamp.frame.wrapping_sub(other.frame);
+        let id = low(before.id.wrapping_add(frames as u16), picture.bits);
+        assert_eq!(picture.id, id, "picture id of {stamp:?} after {other:?}");
+        assert_eq!(picture.tl0, before.tl0.wrapping_add(frames as u8), "TL0PICIDX of {stamp:?}");
+    }
+
+    fn check_neighbours(&self, seq: u64, sent: &Sent) {
+        let before = self.packets.range(..seq).next_back();
+        let after = self.packets.range(seq + 1..).next();
+        for (earlier, later) in
+            [(before, Some((&seq, sent))), (Some((&seq, sent)), after)]
+        {
+            let Some(((first, a), (second, b))) = earlier.zip(later) else { continue };
+            let ahead = b.timestamp.wrapping_sub(a.timestamp) as i32;
+            assert!(ahead >= 0, "time went back by {ahead} from {first} to {second}: {a:?} {b:?}");
+            if self.video() && first + 1 == *second {
+                let same = a.timestamp == b.timestamp;
+                assert_ne!(a.marker, same, "a frame is one timestamp up to its marker: {a:?} {b:?}");
+            }
+        }
+    }
+
+    fn on_rtx(
+        &mut self,
+        line: usize,
+        wire: &[u8],
+        plaintext: &[u8],
+        head: RtpHead,
+    ) -> (Seen, Option<u16>) {
+        let twcc = self.check_exts(&head);
+        let rtx_pts: Vec<_> = self.plan.codecs.iter().filter_map(|codec| codec.rtx_pt).collect();
+        assert!(rtx_pts.contains(&head.pt), "RTX payload type {}", head.pt);
+        let first = self.rtx_bytes.insert(head.seq, hash(wire)).is_none();
+        assert!(first, "RTX number {} twice", head.seq);
+        let expected = self.next_rtx.unwrap_or(head.seq);
+        assert_eq!(head.seq, expected, "RTX numbers have no holes");
+        self.next_rtx = Some(head.seq.wrapping_add(1));
+        let original = plaintext.get(head.len..head.len + 2).expect("an original number");
+        let seq = self.extend(u16::from_be_bytes([original[0], original[1]]));
+        let before = self.packets.get(&seq).expect("repeats what was sent");
+        let payload = &plaintext[head.len + 2..];
+        assert_eq!(before.payload, hash(payload), "the same payload again");
+        assert_eq!((before.timestamp, before.marker), (head.timestamp, head.marker));
+        let stamp = before.stamp;
+        (Seen { line, seq, stamp, rtx: true, again: false, head, wire_len: wire.len() }, twcc)
+    }
+
+    fn on_report(&mut self, report: &SenderReport) {
+        self.reports += 1;
+        assert_eq!(report.packet_count, self.packets.len() as u32, "packets in the report");
+        assert_eq!(report.octet_count, self.octets as u32, "octets in the report");
+        let Some((_, last)) = self.packets.last_key_value() else {
+            panic!("a report before any packet")
+        };
+        let Some(stamp) = last.stamp else { return };
+        let rate = f64::from(self.plan.codecs[0].format.codec.clock_rate());
+        let since = f64::from(report.rtp_time.wrapping_sub(last.timestamp) as i32) / rate * 1e9;
+        let pointed_at = stamp.captured_ns as i64 + since as i64;
+        self.report_offsets.push(ntp_to_ns(report.ntp_time) - pointed_at);
+        if self.report_sources.last() != Some(&stamp.source) {
+            self.report_sources.push(stamp.source);
+        }
+    }
+}
+
+/// NTP to ns since an arbitrary recent second.
+fn ntp_to_ns(ntp: u64) -> i64 {
+    const BASE_S: i64 = 2_208_988_800 + 1_700_000_000;
+    let seconds = (ntp >> 32) as i64 - BASE_S;
+    let fraction = ((u128::from(ntp & 0xffff_ffff) * 1_000_000_000) >> 32) as i64;
+    seconds * 1_000_000_000 + fraction
+}
+
+/// VP8 picture numbers of a payload that the model wrote (all of I, L, T present, or none).
+fn picture(payload: &[u8]) -> Option<Picture> {
+    if *payload.first()? & 0x80 == 0 || *payload.get(1)? & 0xc0 != 0xc0 {
+        return None;
+    }
+    let first = *payload.get(2)?;
+    let (id, bits, at) = match first & 0x80 {
+        0 => (u16::from(first), 7, 3),
+        _ => (u16::from_be_bytes([first & 0x7f, *payload.get(3)?]), 15, 4),
+    };
+    Some(Picture { id, bits, tl0: *payload.get(at)? })
+}
+
+fn low(id: u16, bits: u8) -> u16 {
+    id & ((1u32 << bits) - 1) as u16
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}

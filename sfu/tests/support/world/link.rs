@@ -1,0 +1,307 @@
+//! A client's end of one connection: ICE as the controlling agent, DTLS, SRTP contexts.
+//!
+//! What it says and leaves unsaid is public, so that a story can break it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rtc_srtp::context::Context;
+use rtc_stun::message::{BINDING_REQUEST, BINDING_SUCCESS};
+use weir_sfu::sdp::{DtlsRole, Fingerprint, IceCredentials, RemoteTransport};
+
+use super::dtls::{self, GOODBYE, HELLO, Identity, RealDtls};
+use super::spec::DtlsMode;
+use super::wire::{self, Check, Class};
+
+/// Checks until the first answer.
+const CHECK_SOON: Duration = Duration::from_millis(50);
+
+/// Checks afterwards, as libwebrtc paces them.
+const CHECK_LATER: Duration = Duration::from_millis(2_500);
+
+/// Which packet of which source a datagram carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub source: u32,
+    pub serial: u64,
+}
+
+/// One datagram to the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    pub from: SocketAddr,
+    pub bytes: Vec<u8>,
+    pub note: Option<Note>,
+}
+
+pub(crate) struct Link {
+    /// Where it is now.
+    pub addr: SocketAddr,
+    /// Everywhere it has been; datagrams to places it left are lost.
+    pub addrs: Vec<SocketAddr>,
+    pub local: IceCredentials,
+    pub server: IceCredentials,
+    /// Sends checks.
+    pub checks: bool,
+    /// Answers the server's checks.
+    pub answers: bool,
+    /// Says and hears anything at all.
+    pub alive: bool,
+    pub fingerprint: Fingerprint,
+    pub connected_at: Option<Instant>,
+    pub closed_by_server: bool,
+    /// Every check it sent, for those who record.
+    pub sent_checks: Vec<Vec<u8>>,
+    /// Checks of the server that it answered.
+    pub server_checks: u32,
+    /// Answers to its own checks.
+    pub answered_checks: u32,
+    pub out: Vec<Outgoing>,
+    mode: DtlsMode,
+    real: Option<RealDtls>,
+    seal: Option<Context>,
+    open: Option<Context>,
+    number: u64,
+    next_check: Instant,
+    next_hello: Option<Instant>,
+    check_count: u64,
+    waiting_for: Option<[u8; 12]>,
+    path_works: bool,
+}
+
+impl Link {
+    pub(crate) fn new(number: u64, addr: SocketAddr, mode: DtlsMode, now: Instant) -> Self {
+        let (fingerprint, real) = match mode {
+            DtlsMode::Preset(profile) => (dtls::preset_fingerprint(number, profile), None),
+            DtlsMode::Client | DtlsMode::Server => {
+                let identity = Identity::generate();
+                let real = RealDtls::new(&identity, mode == DtlsMode::Client, &[7, 8, 1]);
+                (identity.fingerprint, Some(real))
+            }
+        };
+        let (seal, open) = match mode {
+            DtlsMode::Preset(_) => {
+                let (seal, open) = dtls::preset_keys(&fingerprint);
+                (Some(seal), Some(open))
+            }
+            _ => (None, None),
+        };
+        Self {
+            addr,
+            addrs: vec![addr],
+            local: credentials("client", number, 0),
+            server: IceCredentials { ufrag: String::new(), pwd: String::new() },
+            checks: true,
+            answers: true,
+            alive: true,
+            fingerprint,
+            connected_at: None,
+            closed_by_server: false,
+            sent_checks: Vec::new(),
+            server_checks: 0,
+            answered_checks: 0,
+            out: Vec::new(),
+            mode,
+            real,
+            seal,
+            open,
+            number,
+            next_check: now,
+            next_hello: None,
+            check_count: 0,
+            waiting_for: None,
+            path_works: false,
+        }
+    }
+
+    /// Its side of the offer.
+    pub(crate) fn offer(&self) -> RemoteTransport {
+        let dtls_role = match self.mode {
+            DtlsMode::Server => DtlsRole::Client,
+            DtlsMode::Preset(_) | DtlsMode::Client => DtlsRole::Server,
+        };
+        let fingerprints = vec![self.fingerprint.clone()];
+        RemoteTransport { ice: self.local.clone(), fingerprints, dtls_role }
+    }
+
+    /// New credentials for an ICE restart; the next check uses them.
+    pub(crate) fn restart(&mut self, now: Instant, generation: u64, server: IceCredentials) {
+        self.local = credentials("client", self.number, generation);
+        self.server = server;
+        self.path_works = false;
+        self.next_check = now;
+    }
+
+    /// Moves to another address (a NAT that rebinds, Wi-Fi to mobile) and checks from there.
+    pub(crate) fn move_to(&mut self, now: Instant, addr: SocketAddr) {
+        self.addr = addr;
+        self.addrs.push(addr);
+        self.next_check = now;
+        self.path_works = false;
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected_at.is_some()
+    }
+
+    /// A check as it would send it now, under a fresh transaction id.
+    pub(crate) fn fresh_check(&mut self, use_candidate: bool) -> Vec<u8> {
+        self.check_count += 1;
+        let mut id = [0; 12];
+        id[..4].copy_from_slice(&(self.number as u32).to_be_bytes());
+        id[4..].copy_from_slice(&self.check_count.to_be_bytes());
+        Check {
+            id,
+            to_ufrag: &self.server.ufrag,
+            from_ufrag: &self.local.ufrag,
+            pwd: &self.server.pwd,
+            use_candidate,
+        }
+        .bytes()
+    }
+
+    pub(crate) fn seal_rtp(&mut self, plaintext: &[u8]) -> Option<Vec<u8>> {
+        Some(self.seal.as_mut()?.encrypt_rtp(plaintext).expect("sealing works").to_vec())
+    }
+
+    pub(crate) fn seal_rtcp(&mut self, plaintext: &[u8]) -> Option<Vec<u8>> {
+        Some(self.seal.as_mut()?.encrypt_rtcp(plaintext).expect("sealing works").to_vec())
+    }
+
+    /// What the server sealed for us; `None` while there are no keys.
+    pub(crate) fn open_rtp(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let opened = self.open.as_mut()?.decrypt_rtp(bytes);
+        Some(opened.unwrap_or_else(|error| panic!("SRTP of the server: {error}")).to_vec())
+    }
+
+    pub(crate) fn open_rtcp(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let opened = self.open.as_mut()?.decrypt_rtcp(bytes);
+        Some(opened.unwrap_or_else(|error| panic!("SRTCP of the server: {error}")).to_vec())
+    }
+
+    pub(crate) fn send(&mut self, bytes: Vec<u8>, note: Option<Note>) {
+        if self.alive {
+            self.out.push(Outgoing { from: self.addr, bytes, note });
+        }
+    }
+
+    pub(crate) fn send_rtcp(&mut self, plaintext: &[u8]) {
+        if self.is_connected()
+            && let Some(sealed) = self.seal_rtcp(plaintext)
+        {
+            self.send(sealed, None);
+        }
+    }
+
+    /// Says goodbye as DTLS does.
+    pub(crate) fn say_goodbye(&mut self) {
+        assert!(self.real.is_none(), "only a preset peer says goodbye");
+        self.send(GOODBYE.to_vec(), None);
+    }
+
+    /// A STUN or DTLS datagram that came to `at`.
+    pub(crate) fn handle(&mut self, now: Instant, at: SocketAddr, server: SocketAddr, bytes: &[u8]) {
+        match wire::class(bytes) {
+            Class::Stun => self.handle_stun(now, at, server, bytes),
+            Class::Dtls => self.handle_dtls(now, bytes),
+            Class::Rtp | Class::Rtcp | Class::Junk => panic!("the server sent {bytes:02x?}"),
+        }
+    }
+
+    fn handle_stun(&mut self, now: Instant, at: SocketAddr, server: SocketAddr, bytes: &[u8]) {
+        let mut message = wire::parse_stun(bytes).expect("the server's STUN parses");
+        if message.typ == BINDING_REQUEST {
+            assert!(wire::is_signed(&mut message, &self.local.pwd), "a check with a wrong password");
+            if self.answers {
+                self.server_checks += 1;
+                let reply = wire::answer(&message, server, &self.local);
+                self.out.push(Outgoing { from: at, bytes: reply, note: None });
+            }
+            return;
+        }
+        assert_eq!(message.typ, BINDING_SUCCESS, "the server refused a sound check");
+        if self.waiting_for != Some(message.transaction_id.0) {
+            return;
+        }
+        assert!(wire::is_signed(&mut message, &self.server.pwd), "an answer with a wrong password");
+        self.answered_checks += 1;
+        self.waiting_for = None;
+        if !std::mem::replace(&mut self.path_works, true) {
+            self.next_check = now + CHECK_LATER;
+            if let Some(real) = &mut self.real {
+                real.start(now);
+                self.pump(now);
+            } else if !self.is_connected() {
+                self.next_hello = Some(now);
+            }
+        }
+    }
+
+    fn handle_dtls(&mut self, now: Instant, bytes: &[u8]) {
+        if let Some(real) = &mut self.real {
+            real.handle(now, bytes);
+            self.closed_by_server |= real.closed;
+            self.pump(now);
+            return;
+        }
+        self.next_hello = None;
+        if bytes == GOODBYE {
+            self.closed_by_server = true;
+        } else {
+            self.connected_at.get_or_insert(now);
+        }
+    }
+
+    fn pump(&mut self, now: Instant) {
+        let Some(real) = &mut self.real else { return };
+        let sent = real.sent();
+        if real.connected && self.seal.is_none() {
+            let (seal, open) = real.keys().expect("a finished handshake has keys");
+            (self.seal, self.open) = (Some(seal), Some(open));
+            self.connected_at = Some(now);
+        }
+        for bytes in sent {
+            self.send(bytes, None);
+        }
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        if !self.alive {
+            return None;
+        }
+        let real = self.real.as_ref().and_then(RealDtls::next_timeout);
+        let check = self.checks.then_some(self.next_check);
+        [check, self.next_hello, real].into_iter().flatten().min()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if !self.alive {
+            return;
+        }
+        if self.checks && self.next_check <= now {
+            self.next_check = now + if self.path_works { CHECK_LATER } else { CHECK_SOON };
+            let check = self.fresh_check(true);
+            self.waiting_for = wire::parse_stun(&check).map(|message| message.transaction_id.0);
+            self.sent_checks.push(check.clone());
+            self.send(check, None);
+        }
+        if self.next_hello.is_some_and(|at| at <= now) {
+            self.next_hello = Some(now + Duration::from_millis(100));
+            self.send(HELLO.to_vec(), None);
+        }
+        if let Some(real) = &mut self.real
+            && real.next_timeout().is_some_and(|at| at <= now)
+        {
+            real.handle_timeout(now);
+            self.pump(now);
+        }
+    }
+}
+
+/// Credentials with a name that tells whose they are.
+pub(crate) fn credentials(side: &str, number: u64, generation: u64) -> IceCredentials {
+    IceCredentials {
+        ufrag: format!("{side}{number}g{generation}"),
+        pwd: format!("{side}-{number}-{generation}-password-of-22-chars"),
+    }
+}

@@ -1,0 +1,178 @@
+//! Payloads that tell what they are: a stamp behind a real codec descriptor, and a filler that shows
+//! every damaged byte.
+
+use weir_sfu::codec::Codec;
+
+/// What a packet carries beside its codec's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// One encoder run: a layer of a publisher until its numbers start anew.
+    pub source: u32,
+    /// The source's extended sequence number.
+    pub serial: u64,
+    /// Frame number of the source, from 0.
+    pub frame: u32,
+    /// Position in the frame.
+    pub index: u16,
+    /// Packets of the frame.
+    pub count: u16,
+    /// It belongs to a keyframe.
+    pub key: bool,
+    /// When it was captured, in ns of true time since the world began.
+    pub captured_ns: u64,
+}
+
+const MAGIC: [u8; 4] = *b"\xa5Wei";
+const STAMP_BYTES: usize = 4 + 4 + 8 + 4 + 2 + 2 + 1 + 8;
+
+impl Stamp {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend(MAGIC);
+        out.extend(self.source.to_be_bytes());
+        out.extend(self.serial.to_be_bytes());
+        out.extend(self.frame.to_be_bytes());
+        out.extend(self.index.to_be_bytes());
+        out.extend(self.count.to_be_bytes());
+        out.push(u8::from(self.key));
+        out.extend(self.captured_ns.to_be_bytes());
+    }
+
+    /// Finds the stamp in a payload and checks the filler behind it.
+    pub(crate) fn find(payload: &[u8]) -> Option<Self> {
+        let at = payload.windows(4).take(96).position(|window| window == MAGIC)?;
+        let bytes = payload.get(at + 4..at + STAMP_BYTES)?;
+        let u32_at = |n: usize| u32::from_be_bytes(bytes[n..n + 4].try_into().expect("4 bytes"));
+        let u64_at = |n: usize| u64::from_be_bytes(bytes[n..n + 8].try_into().expect("8 bytes"));
+        let u16_at = |n: usize| u16::from_be_bytes(bytes[n..n + 2].try_into().expect("2 bytes"));
+        let stamp = Self {
+            source: u32_at(0),
+            serial: u64_at(4),
+            frame: u32_at(12),
+            index: u16_at(16),
+            count: u16_at(18),
+            key: bytes[20] == 1,
+            captured_ns: u64_at(21),
+        };
+        let filler = &payload[at + STAMP_BYTES..];
+        let intact = filler.iter().enumerate().all(|(n, byte)| *byte == stamp.filler(n));
+        assert!(intact, "payload of {stamp:?} was damaged on its way");
+        Some(stamp)
+    }
+
+    fn filler(&self, n: usize) -> u8 {
+        (self.serial as u8).wrapping_mul(31).wrapping_add(n as u8) & 0x5f
+    }
+}
+
+/// VP8 picture numbers of a frame.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Picture {
+    pub id: u16,
+    /// 15, 7, or 0 for none.
+    pub bits: u8,
+    pub tl0: u8,
+}
+
+/// The payload of one packet, `bytes` long or a little more.
+pub(crate) fn payload(
+    codec: Codec,
+    stamp: &Stamp,
+    picture: Picture,
+    size: (u16, u16),
+    bytes: usize,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes + 16);
+    let first = stamp.index == 0;
+    match codec {
+        Codec::Vp8 => {
+            let start = if first { 0x10 } else { 0 };
+            match picture.bits {
+                0 => out.push(start),
+                bits => {
+                    out.extend([0x80 | start, 0xe0]);
+                    match bits {
+                        7 => out.push(picture.id as u8 & 0x7f),
+                        _ => out.extend((picture.id | 0x8000).to_be_bytes()),
+                    }
+                    out.extend([picture.tl0, 0]);
+                }
+            }
+            if first {
+                let (width, height) = size;
+                match stamp.key {
+                    true => {
+                        out.extend([0x10, 0, 0, 0x9d, 0x01, 0x2a]);
+                        out.extend(width.to_le_bytes());
+                        out.extend(height.to_le_bytes());
+                    }
+                    false => out.extend([0x11, 0, 0]),
+                }
+            } else {
+                out.push(0x01);
+            }
+        }
+        Codec::H264 => match (stamp.key, first) {
+            // SPS, PPS and an SEI that holds the stamp, as one STAP-A.
+            (true, true) => {
+                let sps = h264_sps(size);
+                out.push(0x78);
+                out.extend((sps.len() as u16).to_be_bytes());
+                out.extend(sps);
+                out.extend([0, 4, 0x68, 0xce, 0x3c, 0x80]);
+                let sei = (STAMP_BYTES + 1 + 8) as u16;
+                out.extend(sei.to_be_bytes());
+                out.push(0x06);
+                stamp.write(&mut out);
+                out.extend((0..8).map(|n| stamp.filler(n)));
+                return out;
+            }
+            (true, false) => out.push(0x65),
+            (false, _) => out.push(0x41),
+        },
+        Codec::Opus => out.push(0x78),
+        _ => out.push(0x55),
+    }
+    stamp.write(&mut out);
+    let filler = bytes.saturating_sub(out.len());
+    out.extend((0..filler).map(|n| stamp.filler(n)));
+    out
+}
+
+/// A baseline SPS of this size, which must be in whole macroblocks.
+fn h264_sps((width, height): (u16, u16)) -> Vec<u8> {
+    let mut bits = Bits::default();
+    bits.ue(0); // seq_parameter_set_id
+    bits.ue(0); // log2_max_frame_num_minus4
+    bits.ue(2); // pic_order_cnt_type
+    bits.ue(1); // max_num_ref_frames
+    bits.push(0, 1);
+    bits.ue(u32::from(width) / 16 - 1);
+    bits.ue(u32::from(height) / 16 - 1);
+    bits.push(0b110, 3); // frames only, direct 8x8, no cropping
+    bits.push(0b01, 2); // no VUI, stop bit
+    let mut sps = vec![0x67, 0x42, 0xe0, 0x1f];
+    sps.extend(bits.bytes());
+    sps
+}
+
+#[derive(Default)]
+struct Bits(Vec<bool>);
+
+impl Bits {
+    fn push(&mut self, value: u32, count: u32) {
+        self.0.extend((0..count).rev().map(|bit| value >> bit & 1 == 1));
+    }
+
+    fn ue(&mut self, value: u32) {
+        let len = 32 - (value + 1).leading_zeros();
+        self.push(0, len - 1);
+        self.push(value + 1, len);
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.0
+            .chunks(8)
+            .map(|chunk| (0..8).fold(0, |byte, n| byte << 1 | u8::from(chunk.get(n) == Some(&true))))
+            .collect()
+    }
+}

@@ -1,0 +1,653 @@
+//! The world: workers, clients and the network between them, one event after the other.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use weir_sfu::config::PublisherLimits;
+use weir_sfu::error::{CloseReason, DropReason};
+use weir_sfu::ids::SessionId;
+use weir_sfu::router::{WakeFlag, Waker, mesh};
+use weir_sfu::transport::dtls::DtlsCertificate;
+use weir_sfu::transport::egress::{Egress, Transmit};
+use weir_sfu::transport::{Entropy, Path};
+use weir_sfu::units::ClockBase;
+use weir_sfu::worker::{Command, Lobby, SessionInfo, Worker, WorkerConfig, WorkerReport};
+
+use super::control::{Control, Order};
+use super::dtls::Backend;
+use super::link::{Link, Note, Outgoing};
+use super::publisher::Publisher;
+use super::spec::{PublisherSpec, ViewerSpec};
+use super::viewer::Viewer;
+use super::wire::{self, Class};
+
+/// The least step of time when a worker wants to be called again at once.
+const STEP_MIN: Duration = Duration::from_millis(1);
+
+/// A client of the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ClientId(pub usize);
+
+#[derive(Debug, Clone)]
+pub(crate) struct WorldConfig {
+    pub workers: usize,
+    pub pool_packets: usize,
+    pub limits: PublisherLimits,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        Self { workers: 1, pool_packets: 8_192, limits: PublisherLimits::default() }
+    }
+}
+
+/// Says of a datagram whether the network loses it.
+pub(crate) type Loss = Box<dyn FnMut(&[u8]) -> bool>;
+
+pub(crate) struct Client {
+    pub id: SessionId,
+    pub link: Link,
+    pub role: Role,
+    /// Still part of the world.
+    active: bool,
+    up_loss: Option<Loss>,
+    down_loss: Option<Loss>,
+    latency: Duration,
+    generation: u64,
+}
+
+pub(crate) enum Role {
+    Publisher(Box<Publisher>),
+    Viewer(Box<Viewer>),
+}
+
+/// What went to one address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SentTo {
+    pub datagrams: u64,
+    pub bytes: u64,
+    /// RTP and RTCP among them.
+    pub media: u64,
+}
+
+struct Flight {
+    to: Destination,
+    bytes: Vec<u8>,
+    lost: bool,
+}
+
+enum Destination {
+    Server { from: SocketAddr, note: Option<Note> },
+    Client { client: usize, at: SocketAddr },
+}
+
+pub(crate) struct World {
+    pub now: Instant,
+    /// When true time began.
+    pub epoch: Instant,
+    pub server: SocketAddr,
+    pub workers: Vec<Worker>,
+    pub control: Control,
+    pub clients: Vec<Client>,
+    /// Addresses whose datagrams come in at this worker, whatever the hash says.
+    pub doors: HashMap<SocketAddr, usize>,
+    /// Egress by address.
+    pub sent_to: HashMap<SocketAddr, SentTo>,
+    /// Datagrams to addresses that are no client's.
+    pub to_strangers: Vec<(SocketAddr, Vec<u8>)>,
+    /// Serials that reached the server, by source.
+    pub delivered: HashMap<u32, HashSet<u64>>,
+    /// A worker may have panicked.
+    pub panics_allowed: bool,
+    /// Packets may be dropped by the server in the middle of a run.
+    pub drops_allowed: bool,
+    /// Workers that do not take their turn.
+    pub stalled: HashSet<usize>,
+    owners: HashMap<SocketAddr, usize>,
+    flights: BinaryHeap<Reverse<(Instant, u64)>>,
+    in_flight: HashMap<u64, Flight>,
+    next_flight: u64,
+    next_reap: Instant,
+    hosts: u32,
+}
+
+#[derive(Default)]
+struct Outbox(Vec<(Path, Vec<u8>)>);
+
+impl Egress for Outbox {
+    fn send(&mut self, transmit: Transmit<'_>) {
+        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        assert!(transmit.segments() <= 64, "more than a kernel takes in one message");
+        self.0.extend(transmit.contents.chunks(size).map(|chunk| (transmit.path, chunk.to_vec())));
+    }
+}
+
+struct SeededEntropy(u64);
+
+impl Entropy for SeededEntropy {
+    fn fill(&mut self, out: &mut [u8]) {
+        for byte in out {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = (self.0 >> 33) as u8;
+        }
+    }
+}
+
+struct NoWaker;
+
+impl Waker for NoWaker {
+    fn wake(&self) {}
+}
+
+fn certificate() -> DtlsCertificate {
+    static CERTIFICATE: OnceLock<DtlsCertificate> = OnceLock::new();
+    CERTIFICATE.get_or_init(|| DtlsCertificate::generate().expect("a certificate")).clone()
+}
+
+impl World {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self::with(WorldConfig { workers, ..WorldConfig::default() })
+    }
+
+    pub(crate) fn with(config: WorldConfig) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "virtual time needs one real instant")]
+        let now = Instant::now() + Duration::from_secs(1_000);
+        let lobby = Arc::new(Lobby::default());
+        let wakes: Vec<_> =
+            (0..config.workers).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
+        let workers = (1..).zip(mesh(&wakes)).map(|(seed, port)| {
+            Worker::new(WorkerConfig {
+                clock: ClockBase::new(now, Duration::from_secs(1_700_000_000)),
+                entropy: Box::new(SeededEntropy(seed)),
+                dtls: Arc::new(Backend(certificate())),
+                lobby: Arc::clone(&lobby),
+                port,
+                pool_packets: config.pool_packets,
+                publisher_limits: config.limits,
+            })
+        });
+        Self {
+            now,
+            epoch: now,
+            server: "192.0.2.1:8189".parse().expect("an address"),
+            workers: workers.collect(),
+            control: Control::new(lobby, config.workers),
+            clients: Vec::new(),
+            doors: HashMap::new(),
+            sent_to: HashMap::new(),
+            to_strangers: Vec::new(),
+            delivered: HashMap::new(),
+            panics_allowed: false,
+            drops_allowed: false,
+            stalled: HashSet::new(),
+            owners: HashMap::new(),
+            flights: BinaryHeap::new(),
+            in_flight: HashMap::new(),
+            next_flight: 0,
+            next_reap: now + Duration::from_secs(1),
+            hosts: 0,
+        }
+    }
+
+    /// An address that nobody had before.
+    pub(crate) fn fresh_addr(&mut self) -> SocketAddr {
+        self.hosts += 1;
+        let [_, a, b, c] = self.hosts.to_be_bytes();
+        SocketAddr::from(([10, a, b, c], 40_000 + (self.hosts % 20_000) as u16))
+    }
+
+    /// A publisher posts its offer; its checks start at once.
+    pub(crate) fn publish(&mut self, stream: &str, spec: PublisherSpec) -> ClientId {
+        let number = self.clients.len() as u64 + 1;
+        let addr = self.fresh_addr();
+        let mut link = Link::new(number, addr, spec.dtls, self.now);
+        let latency = spec.latency;
+        let publisher = Publisher::new(spec, number, self.now);
+        let (id, server) = self.control.publish(self.now, stream, publisher.plan(&link));
+        link.server = server;
+        self.enter(id, link, Role::Publisher(Box::new(publisher)), latency)
+    }
+
+    /// A viewer posts its offer.
+    pub(crate) fn watch(&mut self, stream: &str, spec: ViewerSpec) -> ClientId {
+        let number = self.clients.len() as u64 + 1;
+        let addr = self.fresh_addr();
+        let mut link = Link::new(number, addr, spec.dtls, self.now);
+        let control = &self.control;
+        let plan = Viewer::plan(&spec, number, &link, |kind, ordinal, offered| {
+            control.answer_codecs(stream, kind, ordinal, offered)
+        });
+        let (latency, worker) = (spec.latency, spec.worker);
+        let viewer = Viewer::new(spec, &plan, number, self.now);
+        let (id, server, order) = self.control.subscribe(self.now, stream, plan, worker);
+        link.server = server;
+        let client = self.enter(id, link, Role::Viewer(Box::new(viewer)), latency);
+        self.carry_out(vec![order]);
+        client
+    }
+
+    fn enter(&mut self, id: SessionId, link: Link, role: Role, latency: Duration) -> ClientId {
+        let index = self.clients.len();
+        self.owners.insert(link.addr, index);
+        self.clients.push(Client {
+            id,
+            link,
+            role,
+            active: true,
+            up_loss: None,
+            down_loss: None,
+            latency,
+            generation: 0,
+        });
+        ClientId(index)
+    }
+
+    pub(crate) fn client(&mut self, client: ClientId) -> &mut Client {
+        &mut self.clients[client.0]
+    }
+
+    pub(crate) fn link(&mut self, client: ClientId) -> &mut Link {
+        &mut self.clients[client.0].link
+    }
+
+    pub(crate) fn publisher(&mut self, client: ClientId) -> &mut Publisher {
+        match &mut self.clients[client.0].role {
+            Role::Publisher(publisher) => publisher,
+            Role::Viewer(_) => panic!("{client:?} watches"),
+        }
+    }
+
+    pub(crate) fn viewer(&mut self, client: ClientId) -> &mut Viewer {
+        match &mut self.clients[client.0].role {
+            Role::Viewer(viewer) => viewer,
+            Role::Publisher(_) => panic!("{client:?} publishes"),
+        }
+    }
+
+    /// Both at once, for what a publisher does by itself.
+    pub(crate) fn with_publisher<T>(
+        &mut self,
+        client: ClientId,
+        act: impl FnOnce(&mut Publisher, &mut Link) -> T,
+    ) -> T {
+        let client = &mut self.clients[client.0];
+        match &mut client.role {
+            Role::Publisher(publisher) => act(publisher, &mut client.link),
+            Role::Viewer(_) => panic!("it watches"),
+        }
+    }
+
+    pub(crate) fn with_viewer<T>(
+        &mut self,
+        client: ClientId,
+        act: impl FnOnce(&mut Viewer, &mut Link) -> T,
+    ) -> T {
+        let client = &mut self.clients[client.0];
+        match &mut client.role {
+            Role::Viewer(viewer) => act(viewer, &mut client.link),
+            Role::Publisher(_) => panic!("it publishes"),
+        }
+    }
+
+    /// Loses datagrams on their way up.
+    pub(crate) fn lose_up(&mut self, client: ClientId, loss: impl FnMut(&[u8]) -> bool + 'static) {
+        self.client(client).up_loss = Some(Box::new(loss));
+    }
+
+    /// Loses datagrams on their way down.
+    pub(crate) fn lose_down(&mut self, client: ClientId, loss: impl FnMut(&[u8]) -> bool + 'static) {
+        self.client(client).down_loss = Some(Box::new(loss));
+    }
+
+    pub(crate) fn lose_nothing(&mut self, client: ClientId) {
+        self.client(client).up_loss = None;
+        self.client(client).down_loss = None;
+    }
+
+    /// The client falls silent without a word.
+    pub(crate) fn kill(&mut self, client: ClientId) {
+        self.link(client).alive = false;
+    }
+
+    /// The client is gone from another address.
+    pub(crate) fn move_client(&mut self, client: ClientId) -> SocketAddr {
+        let addr = self.fresh_addr();
+        let now = self.now;
+        self.link(client).move_to(now, addr);
+        self.owners.insert(addr, client.0);
+        addr
+    }
+
+    /// DELETE on the session's URL.
+    pub(crate) fn delete(&mut self, client: ClientId) {
+        let id = self.clients[client.0].id;
+        let orders = self.control.close(id, CloseReason::Deleted);
+        self.carry_out(orders);
+        self.clients[client.0].active = false;
+    }
+
+    /// PATCH with new ICE credentials.
+    pub(crate) fn restart_ice(&mut self, client: ClientId) {
+        let now = self.now;
+        let target = &mut self.clients[client.0];
+        target.generation += 1;
+        let (id, generation) = (target.id, target.generation);
+        let server = target.link.server.clone();
+        target.link.restart(now, generation, server);
+        let remote = target.link.local.clone();
+        let (server, order) = self.control.restart(id, generation, remote);
+        self.clients[client.0].link.server = server;
+        self.carry_out(order.into_iter().collect());
+    }
+
+    /// Gives a worker an order.
+    pub(crate) fn command(&mut self, worker: usize, command: Command) {
+        self.carry_out(vec![(worker, command)]);
+    }
+
+    fn carry_out(&mut self, orders: Vec<Order>) {
+        for (worker, command) in orders {
+            let mut outbox = Outbox::default();
+            self.workers[worker].handle_command(self.now, command, &mut outbox);
+            self.post(outbox);
+        }
+    }
+
+    /// Why a client's session ended, if it did.
+    pub(crate) fn closed(&self, client: ClientId) -> Option<CloseReason> {
+        let id = self.clients[client.0].id;
+        self.control.closed.iter().find(|(closed, _)| *closed == id).map(|(_, reason)| *reason)
+    }
+
+    pub(crate) fn worker_of(&self, client: ClientId) -> Option<usize> {
+        self.control.sessions.get(&self.clients[client.0].id)?.worker
+    }
+
+    /// What the API would show of a client's session.
+    pub(crate) fn info(&mut self, client: ClientId) -> Option<SessionInfo> {
+        let (id, now) = (self.clients[client.0].id, self.now);
+        let worker = self.worker_of(client)?;
+        self.workers[worker].session_info(id, now)
+    }
+
+    pub(crate) fn report(&self, worker: usize) -> WorkerReport {
+        self.workers[worker].report()
+    }
+
+    /// Packets dropped for a reason, by all workers.
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        self.workers.iter().map(|worker| worker.report().dropped.get(reason)).sum()
+    }
+
+    pub(crate) fn sent_to(&self, addr: SocketAddr) -> SentTo {
+        self.sent_to.get(&addr).copied().unwrap_or_default()
+    }
+
+    /// The worker whose socket gets datagrams from this address.
+    pub(crate) fn door(&self, from: SocketAddr) -> usize {
+        let chosen = self.doors.get(&from).copied();
+        chosen.unwrap_or_else(|| {
+            let IpAddr::V4(ip) = from.ip() else { return 0 };
+            let bytes = ip.octets().into_iter().chain(from.port().to_be_bytes());
+            let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+            (hash >> 32) as usize % self.workers.len()
+        })
+    }
+
+    /// A datagram appears at the server now, from wherever its source claims to be.
+    pub(crate) fn inject(&mut self, from: SocketAddr, bytes: &[u8]) {
+        let worker = self.door(from);
+        let path = Path { local: Some(self.server.ip()), remote: from };
+        let mut outbox = Outbox::default();
+        self.workers[worker].handle_datagram(self.now, path, &mut bytes.to_vec(), &mut outbox);
+        self.post(outbox);
+    }
+
+    /// As [`Self::inject`], and lets the workers finish with it.
+    pub(crate) fn inject_and_settle(&mut self, from: SocketAddr, bytes: &[u8]) {
+        self.inject(from, bytes);
+        self.work();
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        self.turn();
+        while let Some(at) = self.next_event().filter(|at| *at <= end) {
+            let stuck = at <= self.now;
+            self.now = if stuck { self.now + STEP_MIN } else { at };
+            if self.now > end {
+                break;
+            }
+            self.turn();
+        }
+        self.now = end;
+    }
+
+    pub(crate) fn run_ms(&mut self, ms: u64) {
+        self.run(Duration::from_millis(ms));
+    }
+
+    pub(crate) fn run_s(&mut self, seconds: u64) {
+        self.run(Duration::from_secs(seconds));
+    }
+
+    /// Lets time pass until this holds, at most so long; whether it did.
+    pub(crate) fn run_until(
+        &mut self,
+        limit: Duration,
+        mut holds: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
+        let end = self.now + limit;
+        while !holds(self) {
+            if self.now >= end {
+                return false;
+            }
+            self.run(Duration::from_millis(5));
+        }
+        true
+    }
+
+    fn next_event(&self) -> Option<Instant> {
+        let flight = self.flights.peek().map(|Reverse((at, _))| *at);
+        let workers = self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !self.stalled.contains(index))
+            .filter_map(|(_, worker)| worker.next_timeout());
+        let clients = self.clients.iter().filter(|client| client.active).filter_map(|client| {
+            let link = client.link.next_timeout()?;
+            let role = match &client.role {
+                _ if !client.link.is_connected() => None,
+                Role::Publisher(publisher) => publisher.next_timeout(),
+                Role::Viewer(viewer) => viewer.next_timeout(),
+            };
+            Some(role.map_or(link, |at| at.min(link)))
+        });
+        flight.into_iter().chain(workers).chain(clients).chain([self.next_reap]).min()
+    }
+
+    fn turn(&mut self) {
+        for index in 0..self.clients.len() {
+            if self.clients[index].active {
+                self.serve_client(index);
+            }
+        }
+        while let Some(Reverse((at, number))) = self.flights.peek().copied() {
+            if at > self.now {
+                break;
+            }
+            self.flights.pop();
+            let flight = self.in_flight.remove(&number).expect("each flight lands once");
+            self.land(flight);
+        }
+        if self.next_reap <= self.now {
+            self.next_reap = self.now + Duration::from_secs(1);
+            self.control.reap(self.now);
+        }
+        self.work();
+    }
+
+    /// Every worker takes turns until nothing is left to do now.
+    fn work(&mut self) {
+        for _ in 0..8 {
+            let mut orders = Vec::new();
+            for index in 0..self.workers.len() {
+                if self.stalled.contains(&index) {
+                    continue;
+                }
+                let mut outbox = Outbox::default();
+                let worker = &mut self.workers[index];
+                worker.handle_rings(self.now, &mut outbox);
+                worker.handle_timeout(self.now, &mut outbox);
+                worker.flush(self.now, &mut outbox);
+                let mut events = Vec::new();
+                worker.drain_events(|event| {
+                    events.push(event);
+                    true
+                });
+                self.post(outbox);
+                for event in events {
+                    orders.extend(self.control.on_event(index, event));
+                }
+            }
+            let idle = orders.is_empty()
+                && !self
+                    .workers
+                    .iter()
+                    .enumerate()
+                    .any(|(index, worker)| !self.stalled.contains(&index) && worker.has_ring_work());
+            self.carry_out(orders);
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn serve_client(&mut self, index: usize) {
+        let (now, epoch) = (self.now, self.epoch);
+        let client = &mut self.clients[index];
+        if client.link.alive {
+            client.link.handle_timeout(now);
+            if client.link.is_connected() {
+                match &mut client.role {
+                    Role::Publisher(publisher) => {
+                        publisher.handle_timeout(now, epoch, &mut client.link);
+                    }
+                    Role::Viewer(viewer) => viewer.handle_timeout(now, &mut client.link),
+                }
+            }
+        }
+        self.send_from(index);
+    }
+
+    /// Puts what a client wants sent onto the wire.
+    pub(crate) fn send_from(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let out = std::mem::take(&mut client.link.out);
+        let at = self.now + client.latency;
+        for Outgoing { from, bytes, note } in out {
+            let client = &mut self.clients[index];
+            let lost = client.up_loss.as_mut().is_some_and(|loss| loss(&bytes));
+            if !lost {
+                self.fly(at, Flight { to: Destination::Server { from, note }, bytes, lost });
+            }
+        }
+    }
+
+    fn fly(&mut self, at: Instant, flight: Flight) {
+        self.flights.push(Reverse((at, self.next_flight)));
+        self.in_flight.insert(self.next_flight, flight);
+        self.next_flight += 1;
+    }
+
+    fn land(&mut self, Flight { to, bytes, lost }: Flight) {
+        match to {
+            Destination::Server { from, note } => {
+                if let Some(note) = note {
+                    self.delivered.entry(note.source).or_default().insert(note.serial);
+                }
+                self.inject(from, &bytes);
+            }
+            Destination::Client { client, at } => self.receive(client, at, &bytes, lost),
+        }
+    }
+
+    /// Egress of the server: counted, and on its way to whoever lives there.
+    fn post(&mut self, outbox: Outbox) {
+        for (path, bytes) in outbox.0 {
+            assert!(bytes.len() <= 1_472, "a datagram of {} bytes", bytes.len());
+            assert_eq!(path.local, Some(self.server.ip()), "from the address the peer came to");
+            let count = self.sent_to.entry(path.remote).or_default();
+            count.datagrams += 1;
+            count.bytes += bytes.len() as u64;
+            count.media += u64::from(matches!(wire::class(&bytes), Class::Rtp | Class::Rtcp));
+            let Some(&index) = self.owners.get(&path.remote) else {
+                self.to_strangers.push((path.remote, bytes));
+                continue;
+            };
+            let client = &mut self.clients[index];
+            let lost = client.down_loss.as_mut().is_some_and(|loss| loss(&bytes))
+                || client.link.addr != path.remote;
+            let at = self.now + client.latency;
+            let to = Destination::Client { client: index, at: path.remote };
+            self.fly(at, Flight { to, bytes, lost });
+        }
+    }
+
+    fn receive(&mut self, index: usize, at: SocketAddr, bytes: &[u8], lost: bool) {
+        let (now, server) = (self.now, self.server);
+        let client = &mut self.clients[index];
+        let lost = lost || !client.link.alive;
+        match (wire::class(bytes), &mut client.role) {
+            (Class::Stun | Class::Dtls, _) if lost => {}
+            (Class::Stun | Class::Dtls, _) => client.link.handle(now, at, server, bytes),
+            (Class::Rtp, Role::Viewer(viewer)) => {
+                let opened = client.link.open_rtp(bytes).expect("no media before the handshake");
+                let seen = viewer.guard.on_rtp(bytes, &opened);
+                if !lost {
+                    viewer.on_rtp(now, &seen);
+                }
+            }
+            (Class::Rtcp, Role::Viewer(viewer)) => {
+                let opened = client.link.open_rtcp(bytes).expect("no media before the handshake");
+                viewer.on_rtcp(now, &opened);
+            }
+            (Class::Rtcp, Role::Publisher(publisher)) => {
+                let opened = client.link.open_rtcp(bytes).expect("no media before the handshake");
+                if !lost {
+                    publisher.handle_rtcp(now, &opened, &mut client.link);
+                }
+            }
+            (class, _) => panic!("{class:?} to a client that takes none"),
+        }
+        self.send_from(index);
+    }
+
+    /// What every story ends with.
+    fn check(&self) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            let panics = worker.report().panics;
+            assert!(panics == 0 || self.panics_allowed, "worker {index} panicked {panics} times");
+        }
+        for client in &self.clients {
+            if let Role::Viewer(viewer) = &client.role {
+                viewer.guard.finish(&self.delivered, !self.drops_allowed);
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check();
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What clients offer: sections, payload types, extension ids, and the numbers they start with.
+
+use std::time::Duration;
+
+use weir_sfu::codec::{Codec, MediaKind};
+use weir_sfu::rtp::ext::ExtKind;
+use weir_sfu::sdp::{CodecFormat, ExtMap, Feedback};
+use weir_sfu::transport::srtp::SrtpProfile;
+
+/// How a client does DTLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DtlsMode {
+    /// Keys known beforehand.
+    Preset(SrtpProfile),
+    /// `rtc-dtls` as client (offer `actpass`).
+    Client,
+    /// `rtc-dtls` as server (offer `passive`, as FFmpeg does).
+    Server,
+}
+
+pub(crate) const GCM: DtlsMode = DtlsMode::Preset(SrtpProfile::AeadAes128Gcm);
+pub(crate) const SHA1: DtlsMode = DtlsMode::Preset(SrtpProfile::Aes128CmHmacSha1_80);
+
+pub(crate) const ALL_FEEDBACK: Feedback =
+    Feedback { nack: true, pli: true, fir: true, remb: true, transport_cc: true };
+
+/// One section of a publisher.
+#[derive(Debug, Clone)]
+pub(crate) struct PublishTrackSpec {
+    pub mid: &'static str,
+    pub codec: Codec,
+    pub pt: u8,
+    pub rtx_pt: Option<u8>,
+    pub red_pt: Option<u8>,
+    /// Sends RED instead of the bare codec.
+    pub sends_red: bool,
+    pub feedback: Feedback,
+    pub exts: Vec<(ExtKind, u8)>,
+    /// Elements it sends beside mid, rid and transport-cc: id and bytes, negotiated or not.
+    pub extra_exts: Vec<(u8, Vec<u8>)>,
+    /// It writes mid and rid into packets.
+    pub sends_mid: bool,
+    /// Declares its SSRCs in SDP.
+    pub declares: bool,
+    /// Simulcast layers with rid, size and packets per frame; one with an empty rid without simulcast.
+    pub layers: Vec<LayerSpec>,
+    pub frame_every: Duration,
+    pub bytes: usize,
+    /// 15, 7 or 0 (none) bits of VP8 picture id.
+    pub picture_bits: u8,
+    pub first_seq: u16,
+    pub first_timestamp: u32,
+    pub first_picture: u16,
+    /// From capture to sending.
+    pub encode_delay: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct LayerSpec {
+    pub rid: &'static str,
+    pub size: (u16, u16),
+    pub packets: u16,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct PublisherSpec {
+    pub tracks: Vec<PublishTrackSpec>,
+    pub dtls: DtlsMode,
+    /// Its wall clock minus true time, in seconds.
+    pub clock_ahead_s: f64,
+    /// How much faster its clocks run, parts per million.
+    pub clock_ppm: f64,
+    pub sends_reports: bool,
+    /// Answers NACK (by RTX where it has it, else by the same packet again).
+    pub answers_nack: bool,
+    pub answers_pli: bool,
+    pub latency: Duration,
+}
+
+impl PublisherSpec {
+    /// A browser: Opus and VP8 with RTX and transport-wide numbers.
+    pub(crate) fn browser() -> Self {
+        Self::of(vec![opus(), video(Codec::Vp8)])
+    }
+
+    pub(crate) fn of(tracks: Vec<PublishTrackSpec>) -> Self {
+        Self {
+            tracks,
+            dtls: GCM,
+            clock_ahead_s: 0.0,
+            clock_ppm: 0.0,
+            sends_reports: true,
+            answers_nack: true,
+            answers_pli: true,
+            latency: Duration::from_millis(10),
+        }
+    }
+
+    pub(crate) fn video_only() -> Self {
+        Self::of(vec![video(Codec::Vp8)])
+    }
+
+    pub(crate) fn simulcast(codec: Codec) -> Self {
+        let mut track = video(codec);
+        track.layers = vec![
+            LayerSpec { rid: "q", size: (320, 176), packets: 1 },
+            LayerSpec { rid: "h", size: (640, 352), packets: 2 },
+            LayerSpec { rid: "f", size: (1280, 704), packets: 4 },
+        ];
+        Self::of(vec![opus(), track])
+    }
+
+    /// Changes the first section of a kind.
+    pub(crate) fn with(mut self, kind: MediaKind, edit: impl FnOnce(&mut PublishTrackSpec)) -> Self {
+        let track = self.tracks.iter_mut().find(|track| track.codec.kind() == kind);
+        edit(track.expect("it has such a section"));
+        self
+    }
+}
+
+pub(crate) fn opus() -> PublishTrackSpec {
+    PublishTrackSpec {
+        mid: "0",
+        codec: Codec::Opus,
+        pt: 111,
+        rtx_pt: None,
+        red_pt: None,
+        sends_red: false,
+        feedback: Feedback { transport_cc: true, ..Feedback::default() },
+        exts: vec![(ExtKind::Mid, 4), (ExtKind::TransportCc, 3), (ExtKind::AudioLevel, 1)],
+        extra_exts: vec![(1, vec![0x9f])],
+        sends_mid: true,
+        declares: true,
+        layers: vec![LayerSpec { rid: "", size: (0, 0), packets: 1 }],
+        frame_every: Duration::from_millis(20),
+        bytes: 120,
+        picture_bits: 0,
+        first_seq: 1_000,
+        first_timestamp: 5_000,
+        first_picture: 0,
+        encode_delay: Duration::ZERO,
+    }
+}
+
+pub(crate) fn video(codec: Codec) -> PublishTrackSpec {
+    let (pt, rtx_pt) = if codec == Codec::H264 { (102, 103) } else { (96, 97) };
+    PublishTrackSpec {
+        mid: "1",
+        codec,
+        pt,
+        rtx_pt: Some(rtx_pt),
+        feedback: ALL_FEEDBACK,
+        exts: vec![
+            (ExtKind::Mid, 4),
+            (ExtKind::TransportCc, 3),
+            (ExtKind::Rid, 10),
+            (ExtKind::RepairedRid, 11),
+            (ExtKind::VideoOrientation, 13),
+        ],
+        extra_exts: vec![(13, vec![0x01])],
+        layers: vec![LayerSpec { rid: "", size: (640, 352), packets: 3 }],
+        frame_every: Duration::from_nanos(33_333_333),
+        bytes: 900,
+        picture_bits: if codec == Codec::Vp8 { 15 } else { 0 },
+        first_seq: 20_000,
+        first_timestamp: 900_000,
+        first_picture: 700,
+        ..opus()
+    }
+}
+
+pub(crate) fn format(codec: Codec) -> CodecFormat {
+    let fmtp = match codec {
+        Codec::H264 => "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
+        Codec::Opus => "minptime=10;useinbandfec=1",
+        _ => "",
+    };
+    CodecFormat { codec, fmtp: fmtp.to_owned() }
+}
+
+pub(crate) fn ext_map(exts: &[(ExtKind, u8)], allow_mixed: bool) -> ExtMap {
+    let mut map = ExtMap::default();
+    map.allow_mixed = allow_mixed;
+    for &(kind, id) in exts {
+        map.insert(kind, id);
+    }
+    map
+}
+
+/// One section of a viewer.
+#[derive(Debug, Clone)]
+pub(crate) struct WatchTrackSpec {
+    pub mid: &'static str,
+    pub kind: MediaKind,
+    pub codecs: Vec<WatchCodec>,
+    pub exts: Vec<(ExtKind, u8)>,
+    pub allow_mixed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WatchCodec {
+    pub codec: Codec,
+    pub pt: u8,
+    pub rtx_pt: Option<u8>,
+    pub red_pt: Option<u8>,
+    pub nack: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ViewerSpec {
+    pub tracks: Vec<WatchTrackSpec>,
+    pub dtls: DtlsMode,
+    /// Asks for what is missing.
+    pub sends_nack: bool,
+    pub sends_reports: bool,
+    pub latency: Duration,
+    /// Which worker gets it; else the control plane chooses.
+    pub worker: Option<usize>,
+}
+
+impl ViewerSpec {
+    /// A browser with other payload types, mids and extension ids than any publisher.
+    pub(crate) fn browser() -> Self {
+        let codec = |codec, pt, rtx_pt| WatchCodec { codec, pt, rtx_pt, red_pt: None, nack: true };
+        Self {
+            tracks: vec![
+                WatchTrackSpec {
+                    mid: "snd",
+                    kind: MediaKind::Audio,
+                    codecs: vec![WatchCodec { nack: false, ..codec(Codec::Opus, 109, None) }],
+                    exts: vec![
+                        (ExtKind::Mid, 7),
+                        (ExtKind::TransportCc, 6),
+                        (ExtKind::AudioLevel, 8),
+                    ],
+                    allow_mixed: false,
+                },
+                WatchTrackSpec {
+                    mid: "pic",
+                    kind: MediaKind::Video,
+                    codecs: vec![
+                        codec(Codec::Vp8, 120, Some(121)),
+                        codec(Codec::H264, 126, Some(127)),
+                    ],
+                    exts: vec![
+                        (ExtKind::Mid, 7),
+                        (ExtKind::TransportCc, 6),
+                        (ExtKind::VideoOrientation, 9),
+                    ],
+                    allow_mixed: false,
+                },
+            ],
+            dtls: GCM,
+            sends_nack: true,
+            sends_reports: true,
+            latency: Duration::from_millis(10),
+            worker: None,
+        }
+    }
+
+    pub(crate) fn on_worker(worker: usize) -> Self {
+        Self { worker: Some(worker), ..Self::browser() }
+    }
+
+    /// No RTX: repeats come as the same packet again.
+    pub(crate) fn without_rtx(mut self) -> Self {
+        for codec in self.tracks.iter_mut().flat_map(|track| &mut track.codecs) {
+            codec.rtx_pt = None;
+        }
+        self
+    }
+
+    /// Only these video codecs.
+    pub(crate) fn only(mut self, codecs: &[Codec]) -> Self {
+        for track in self.tracks.iter_mut().filter(|track| track.kind == MediaKind::Video) {
+            track.codecs.retain(|codec| codecs.contains(&codec.codec));
+        }
+        self
+    }
+
+    pub(crate) fn video_only(mut self) -> Self {
+        self.tracks.retain(|track| track.kind == MediaKind::Video);
+        self
+    }
+}

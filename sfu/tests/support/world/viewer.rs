@@ -1,0 +1,306 @@
+//! A viewer: repairs what it can, counts what it could show, reports.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use rtc_rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtc_rtcp::receiver_report::ReceiverReport;
+use rtc_rtcp::reception_report::ReceptionReport;
+use rtc_rtcp::sender_report::SenderReport;
+use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
+    TransportLayerNack, nack_pairs_from_sequence_numbers,
+};
+use rtc_shared::marshal::Marshal;
+use weir_sfu::codec::{Codec, MediaKind};
+use weir_sfu::sdp::{SubscribeCodec, SubscribePlan, SubscribeTrack, Feedback};
+
+use super::guard::{Guard, Seen};
+use super::link::Link;
+use super::spec::{ViewerSpec, ext_map, format};
+
+/// Between two requests for the same number.
+const NACK_EVERY: Duration = Duration::from_millis(60);
+const NACK_TRIES: u8 = 6;
+
+pub(crate) struct Viewer {
+    pub spec: ViewerSpec,
+    pub guard: Guard,
+    lines: Vec<Line>,
+    /// Complete frames in the order they became complete.
+    pub frames: Vec<Frame>,
+    got: HashMap<(u32, u32), u16>,
+    pub nacks_sent: u64,
+    next_report: Instant,
+    number: u64,
+    ssrc: u32,
+    /// Packets that came.
+    pub received: u64,
+    /// When the last packet came.
+    pub last_at: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame {
+    pub at: Instant,
+    pub kind: MediaKind,
+    pub source: u32,
+    pub number: u32,
+    pub key: bool,
+    pub codec: Codec,
+}
+
+#[derive(Default)]
+struct Line {
+    highest: Option<u64>,
+    received: HashSet<u64>,
+    missing: BTreeMap<u64, (Instant, u8)>,
+    report: Option<(u32, Instant)>,
+}
+
+impl Viewer {
+    /// `codecs` cuts the spec's codecs down to what the answer holds.
+    pub(crate) fn plan(
+        spec: &ViewerSpec,
+        number: u64,
+        link: &Link,
+        mut codecs: impl FnMut(MediaKind, usize, Vec<SubscribeCodec>) -> Vec<SubscribeCodec>,
+    ) -> SubscribePlan {
+        let mut tracks: Vec<SubscribeTrack> = Vec::new();
+        for (index, track) in (0u32..).zip(&spec.tracks) {
+            let offered = track.codecs.iter().map(|codec| SubscribeCodec {
+                format: format(codec.codec),
+                pt: codec.pt,
+                rtx_pt: codec.rtx_pt,
+                red_pt: codec.red_pt,
+                feedback: Feedback { nack: codec.nack, pli: true, ..Feedback::default() },
+            });
+            let ordinal = tracks.iter().filter(|other| other.kind == track.kind).count();
+            let ssrc = 0x7000_0000 + number as u32 * 100 + index * 10;
+            tracks.push(SubscribeTrack {
+                mid: track.mid.to_owned(),
+                kind: track.kind,
+                ordinal,
+                codecs: codecs(track.kind, ordinal, offered.collect()),
+                exts: ext_map(&track.exts, track.allow_mixed),
+                ssrc,
+                rtx_ssrc: ssrc + 1,
+            });
+        }
+        SubscribePlan { transport: link.offer(), tracks }
+    }
+
+    pub(crate) fn new(spec: ViewerSpec, plan: &SubscribePlan, number: u64, now: Instant) -> Self {
+        Self {
+            lines: plan.tracks.iter().map(|_| Line::default()).collect(),
+            guard: Guard::new(plan),
+            spec,
+            frames: Vec::new(),
+            got: HashMap::new(),
+            nacks_sent: 0,
+            next_report: now + Duration::from_millis(number % 900),
+            number,
+            ssrc: 0x6000_0000 + number as u32,
+            received: 0,
+            last_at: None,
+        }
+    }
+
+    /// A packet that the guard saw and the network carried.
+    pub(crate) fn on_rtp(&mut self, now: Instant, seen: &Seen) {
+        self.received += 1;
+        self.last_at = Some(now);
+        let line = &mut self.lines[seen.line];
+        if !line.received.insert(seen.seq) {
+            return;
+        }
+        line.missing.remove(&seen.seq);
+        let next = line.highest.map_or(seen.seq, |highest| highest + 1);
+        if seen.seq >= next {
+            for missing in next..seen.seq {
+                line.missing.insert(missing, (now, 0));
+            }
+            line.highest = Some(seen.seq);
+        }
+        let Some(stamp) = seen.stamp else { return };
+        let got = self.got.entry((stamp.source, stamp.frame)).or_default();
+        *got += 1;
+        if *got == stamp.count {
+            let plan = &self.guard.lines[seen.line].plan;
+            let codec = plan.codecs.iter().find(|codec| {
+                [Some(codec.pt), codec.rtx_pt, codec.red_pt].contains(&Some(seen.head.pt))
+            });
+            self.frames.push(Frame {
+                at: now,
+                kind: plan.kind,
+                source: stamp.source,
+                number: stamp.frame,
+                key: stamp.key,
+                codec: codec.expect("the guard checked it").format.codec,
+            });
+        }
+    }
+
+    pub(crate) fn on_rtcp(&mut self, now: Instant, compound: &[u8]) {
+        for packet in rtc_rtcp::packet::unmarshal(&mut &compound[..]).expect("their RTCP parses") {
+            let Some(report) = packet.as_any().downcast_ref::<SenderReport>() else { continue };
+            self.guard.on_sender_report(report);
+            let line = self.guard.lines.iter().position(|line| line.plan.ssrc == report.ssrc);
+            let line = line.expect("the guard checked it");
+            self.lines[line].report = Some(((report.ntp_time >> 16) as u32, now));
+        }
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        let nack = self
+            .lines
+            .iter()
+            .flat_map(|line| line.missing.values())
+            .filter(|(_, tries)| self.spec.sends_nack && *tries < NACK_TRIES)
+            .map(|(at, _)| *at)
+            .min();
+        nack.into_iter().chain(self.spec.sends_reports.then_some(self.next_report)).min()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant, link: &mut Link) {
+        for index in 0..self.lines.len() {
+            if !self.spec.sends_nack {
+                break;
+            }
+            let due: Vec<u16> = self.lines[index]
+                .missing
+                .iter_mut()
+                .filter(|(_, (at, tries))| *at <= now && *tries < NACK_TRIES)
+                .map(|(seq, (at, tries))| {
+                    (*at, *tries) = (now + NACK_EVERY, *tries + 1);
+                    *seq as u16
+                })
+                .collect();
+            let answered = self.guard.lines[index].plan.codecs.iter().any(|c| c.feedback.nack);
+            if !due.is_empty() && answered {
+                self.nack(index, &due, link);
+            }
+        }
+        if self.next_report <= now {
+            self.next_report = now + Duration::from_secs(1);
+            if self.spec.sends_reports {
+                self.report(now, link);
+            }
+        }
+    }
+
+    /// Asks for numbers of a line.
+    pub(crate) fn nack(&mut self, line: usize, numbers: &[u16], link: &mut Link) {
+        self.nacks_sent += numbers.len() as u64;
+        let nack = TransportLayerNack {
+            sender_ssrc: self.ssrc,
+            media_ssrc: self.guard.lines[line].plan.ssrc,
+            nacks: nack_pairs_from_sequence_numbers(numbers),
+        };
+        link.send_rtcp(&nack.marshal().expect("a NACK fits"));
+    }
+
+    /// Asks for a keyframe of the video line.
+    pub(crate) fn pli(&mut self, link: &mut Link) {
+        let media_ssrc = self.guard.line(MediaKind::Video).plan.ssrc;
+        let pli = PictureLossIndication { sender_ssrc: self.ssrc, media_ssrc };
+        link.send_rtcp(&pli.marshal().expect("a PLI fits"));
+    }
+
+    fn report(&mut self, now: Instant, link: &mut Link) {
+        let reports = self.lines.iter().zip(&self.guard.lines).filter_map(|(line, sent)| {
+            let highest = line.highest?;
+            let (last_sender_report, delay) = match line.report {
+                Some((middle, at)) => {
+                    (middle, (now.saturating_duration_since(at).as_micros() * 65_536 / 1_000_000))
+                }
+                None => (0, 0),
+            };
+            Some(ReceptionReport {
+                ssrc: sent.plan.ssrc,
+                last_sequence_number: highest as u32,
+                total_lost: line.missing.len() as u32,
+                last_sender_report,
+                delay: delay as u32,
+                ..ReceptionReport::default()
+            })
+        });
+        let report = ReceiverReport {
+            ssrc: self.ssrc,
+            reports: reports.collect(),
+            ..ReceiverReport::default()
+        };
+        link.send_rtcp(&report.marshal().expect("a report fits"));
+    }
+
+    /// Complete frames of a kind.
+    pub(crate) fn count(&self, kind: MediaKind) -> usize {
+        self.frames.iter().filter(|frame| frame.kind == kind).count()
+    }
+
+    pub(crate) fn video_frames(&self) -> usize {
+        self.count(MediaKind::Video)
+    }
+
+    pub(crate) fn audio_frames(&self) -> usize {
+        self.count(MediaKind::Audio)
+    }
+
+    /// Video frames that a decoder could not show: incomplete, or built on one that is missing.
+    /// Those still under way at the very end are not counted.
+    pub(crate) fn broken_frames(&self) -> usize {
+        let mut runs: BTreeMap<usize, (u32, BTreeMap<u32, bool>)> = BTreeMap::new();
+        let mut order: Vec<u32> = Vec::new();
+        for frame in self.frames.iter().filter(|frame| frame.kind == MediaKind::Video) {
+            let place = order.iter().position(|source| *source == frame.source);
+            let place = place.unwrap_or_else(|| {
+                order.push(frame.source);
+                order.len() - 1
+            });
+            runs.entry(place).or_insert((frame.source, BTreeMap::new())).1.insert(
+                frame.number,
+                frame.key,
+            );
+        }
+        let mut broken = 0;
+        for (_, (_, frames)) in runs {
+            let mut previous: Option<u32> = None;
+            for (number, key) in frames {
+                let follows = previous.is_some_and(|previous| previous + 1 == number);
+                if !key && !follows {
+                    broken += 1;
+                    // Everything up to the next keyframe is broken too.
+                    continue;
+                }
+                previous = Some(number);
+            }
+        }
+        broken
+    }
+
+    /// Numbers that never came, of all lines.
+    pub(crate) fn missing(&self) -> usize {
+        self.lines.iter().map(|line| line.missing.len()).sum()
+    }
+
+    /// The sources whose video frames it showed, in order of appearance.
+    pub(crate) fn video_sources(&self) -> Vec<u32> {
+        let mut sources = Vec::new();
+        for frame in self.frames.iter().filter(|frame| frame.kind == MediaKind::Video) {
+            if sources.last() != Some(&frame.source) {
+                sources.push(frame.source);
+            }
+        }
+        sources
+    }
+
+    /// The longest time without a new video frame after the first one.
+    pub(crate) fn longest_freeze(&self) -> Duration {
+        let times: Vec<_> = self
+            .frames
+            .iter()
+            .filter(|frame| frame.kind == MediaKind::Video)
+            .map(|frame| frame.at)
+            .collect();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+}

@@ -1,7 +1,11 @@
 //! Publishing and watching, on one worker and on several.
 
+use weir_sfu::codec::Codec;
+use weir_sfu::codec::MediaKind::{Audio, Video};
+
+use crate::flows;
 use crate::world::World;
-use crate::world::spec::{PublisherSpec, ViewerSpec};
+use crate::world::spec::{DtlsMode, PublisherSpec, SHA1, ViewerSpec, opus, video};
 
 #[test]
 fn one_publisher_one_viewer_on_one_worker() {
@@ -11,9 +15,160 @@ fn one_publisher_one_viewer_on_one_worker() {
     let viewer = world.watch("live", ViewerSpec::browser());
     world.run_s(10);
     assert!(world.link(publisher).is_connected());
-    let frames = world.viewer(viewer);
-    assert!(frames.video_frames() > 285, "{}", frames.video_frames());
-    assert!(frames.audio_frames() > 480, "{}", frames.audio_frames());
-    assert_eq!((frames.broken_frames(), frames.missing()), (0, 0));
-    assert!(frames.guard.report_spread_ms() < 1.0, "{}", frames.guard.report_spread_ms());
+    let watched = world.viewer(viewer);
+    assert!(watched.video_frames() > 285, "{}", watched.video_frames());
+    assert!(watched.audio_frames() > 480, "{}", watched.audio_frames());
+    assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+    assert_eq!(watched.nacks_sent, 0);
+    assert!(watched.guard.report_spread_ms() < 1.0, "{}", watched.guard.report_spread_ms());
+}
+
+#[test]
+fn the_first_picture_comes_within_a_round_trip_and_a_keyframe() {
+    let mut world = World::new(1);
+    world.publish("live", PublisherSpec::browser());
+    world.run_s(3);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    // Check, DTLS and request: 10 ms each way; wishes are read every 100 ms, frames come every 33.
+    assert!(world.run_until(crate::ms(300), |world| world.viewer(viewer).video_frames() > 0));
+    assert!(world.viewer(viewer).frames[0].kind == Audio, "sound needs no keyframe");
+}
+
+#[test]
+fn viewer_on_another_worker_gets_the_same() {
+    let mut world = World::new(2);
+    let publisher = world.publish("live", PublisherSpec::browser());
+    world.run_s(1);
+    let home = world.worker_of(publisher).expect("adopted");
+    let near = world.watch("live", ViewerSpec::on_worker(home));
+    let far = world.watch("live", ViewerSpec::on_worker(1 - home));
+    world.run_s(5);
+    for viewer in [near, far] {
+        let watched = world.viewer(viewer);
+        assert!(watched.video_frames() > 140 && watched.audio_frames() > 240);
+        assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+        assert!(watched.guard.report_spread_ms() < 1.0);
+    }
+    let contents = |world: &mut World, viewer| world.viewer(viewer).guard.line(Video).contents();
+    assert_eq!(contents(&mut world, near), contents(&mut world, far));
+}
+
+#[test]
+fn two_workers_equal_one() {
+    let tell = |workers: usize, apart: usize| {
+        let mut world = World::new(workers);
+        let publisher = world.publish("live", PublisherSpec::simulcast(Codec::Vp8));
+        world.run_ms(500);
+        let home = world.worker_of(publisher).expect("adopted");
+        let viewer = world.watch("live", ViewerSpec::on_worker((home + apart) % workers));
+        world.run_s(4);
+        world.publisher(publisher).video().layers[2].active = false;
+        world.run_s(3);
+        world.publisher(publisher).restart_encoder(Video, 1);
+        world.run_s(3);
+        let lines = &world.viewer(viewer).guard;
+        assert!(lines.line(Video).segments().len() >= 3, "{:?}", lines.line(Video).segments());
+        (lines.line(Audio).contents(), lines.line(Video).contents())
+    };
+    let alone = tell(1, 0);
+    assert!(alone == tell(2, 1), "the same packets, wherever the viewer lives");
+    assert!(alone == tell(3, 2));
+}
+
+// whip-whep G6
+#[test]
+fn viewer_before_publisher() {
+    for codec in [Codec::Vp8, Codec::H264] {
+        let mut world = World::new(2);
+        let viewer = world.watch("live", ViewerSpec::browser());
+        world.run_s(20);
+        assert!(world.link(viewer).is_connected());
+        let publisher = world.publish("live", PublisherSpec::of(vec![opus(), video(codec)]));
+        world.run_s(3);
+        let watched = world.viewer(viewer);
+        assert!(watched.video_frames() > 80, "{codec:?}: {}", watched.video_frames());
+        assert!(watched.frames.iter().all(|frame| frame.kind == Audio || frame.codec == codec));
+        assert_eq!(watched.broken_frames(), 0);
+        assert!(world.link(publisher).is_connected() && world.closed(viewer).is_none());
+    }
+}
+
+#[test]
+fn a_keyframe_is_asked_for_when_the_first_one_was_missed() {
+    let mut world = World::new(1);
+    let publisher = world.publish("live", PublisherSpec::browser());
+    world.run_s(5);
+    assert!(world.publisher(publisher).feedback.keyframe_requests.is_empty());
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.run_s(1);
+    assert_eq!(world.publisher(publisher).feedback.keyframe_requests.len(), 1);
+    assert!(world.viewer(viewer).video_frames() > 20);
+}
+
+#[test]
+fn every_codec_pair_and_every_profile_pair_flows() {
+    for (codec, publisher_dtls, viewer_dtls) in [
+        (Codec::Vp8, SHA1, ViewerSpec::browser().dtls),
+        (Codec::H264, ViewerSpec::browser().dtls, SHA1),
+        (Codec::H264, SHA1, SHA1),
+    ] {
+        let mut world = World::new(1);
+        let mut spec = PublisherSpec::of(vec![opus(), video(codec)]);
+        spec.dtls = publisher_dtls;
+        world.publish("live", spec);
+        let viewer = world.watch("live", ViewerSpec { dtls: viewer_dtls, ..ViewerSpec::browser() });
+        world.run_s(3);
+        let watched = world.viewer(viewer);
+        assert!(watched.video_frames() > 80, "{codec:?}: {}", watched.video_frames());
+        assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+    }
+}
+
+#[test]
+fn real_dtls_in_every_role() {
+    for (publishes, watches) in [
+        (DtlsMode::Client, DtlsMode::Client),
+        (DtlsMode::Server, DtlsMode::Server),
+        (DtlsMode::Client, ViewerSpec::browser().dtls),
+    ] {
+        let mut world = World::new(2);
+        let spec = PublisherSpec { dtls: publishes, ..PublisherSpec::browser() };
+        let publisher = world.publish("live", spec);
+        let viewer = world.watch("live", ViewerSpec { dtls: watches, ..ViewerSpec::browser() });
+        world.run_s(4);
+        assert!(world.link(publisher).is_connected(), "{publishes:?}");
+        assert!(world.viewer(viewer).video_frames() > 90, "{publishes:?} {watches:?}");
+        assert_eq!(world.viewer(viewer).broken_frames(), 0);
+    }
+}
+
+#[test]
+fn real_dtls_survives_a_bad_network() {
+    let mut world = World::new(1);
+    let mut connected = 0;
+    for seed in 0..10 {
+        let spec = PublisherSpec { dtls: DtlsMode::Client, ..PublisherSpec::browser() };
+        let publisher = world.publish(&format!("live{seed}"), spec);
+        let mut dice = crate::Dice(seed);
+        world.lose_up(publisher, move |_| dice.chance(20));
+        let mut dice = crate::Dice(seed + 100);
+        world.lose_down(publisher, move |_| dice.chance(20));
+        world.run_s(6);
+        connected += usize::from(world.link(publisher).is_connected());
+        world.delete(publisher);
+    }
+    assert!(connected >= 9, "{connected} of 10 at 20 % loss both ways");
+}
+
+#[test]
+fn a_viewer_that_says_goodbye_is_gone_and_others_stay() {
+    let mut world = World::new(2);
+    world.publish("live", PublisherSpec::browser());
+    let leaves = world.watch("live", ViewerSpec::on_worker(0));
+    let stays = world.watch("live", ViewerSpec::on_worker(1));
+    world.run_s(2);
+    world.link(leaves).say_goodbye();
+    world.run_s(1);
+    assert_eq!(world.closed(leaves), Some(weir_sfu::error::CloseReason::PeerClosed));
+    assert!(flows(&mut world, stays, 100));
 }

@@ -1,16 +1,71 @@
 //! Stories about the real `Worker`, played in memory under a virtual clock.
 //!
-//! `cargo test --release -p weir-sfu --test sim`; one test per scenario, named by what a viewer,
-//! a publisher or an attacker would tell. The stage is `tests/support/world`.
+//! `cargo test --release -p weir-sfu --test sim`; one test per scenario, named by what a viewer, a
+//! publisher or an attacker would tell. The stage is `tests/support/world`; behind every viewer of
+//! every story stands its egress guard.
 
 #[path = "../support/world/mod.rs"]
 mod world;
 
 mod basics;
+mod changes;
+mod clocks;
+mod feedback;
+mod forgery;
+mod headers;
+mod life;
+mod limits;
+mod numbers;
+mod paths;
+mod repair;
+mod simulcast;
 
 use std::time::Duration;
+
+use weir_sfu::codec::MediaKind::Video;
+
+use world::spec::{PublisherSpec, ViewerSpec};
+use world::{ClientId, World};
 
 /// Milliseconds.
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
+}
+
+/// One publisher and one viewer who has watched for a second.
+fn watched(workers: usize, publisher: PublisherSpec, viewer: ViewerSpec) -> (World, ClientId, ClientId) {
+    let mut world = World::new(workers);
+    let publisher = world.publish("live", publisher);
+    world.run_ms(200);
+    let viewer = world.watch("live", viewer);
+    world.run_s(1);
+    assert!(world.viewer(viewer).video_frames() > 15, "the picture flows");
+    (world, publisher, viewer)
+}
+
+/// The picture moves: at least `percent` of the frames of the next second come.
+fn flows(world: &mut World, viewer: ClientId, percent: usize) -> bool {
+    let before = world.viewer(viewer).count(Video);
+    world.run_s(1);
+    let frames = world.viewer(viewer).count(Video) - before;
+    frames * 100 >= 30 * percent - 100
+}
+
+/// A small generator with a fixed start, so that each run is the same.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+
+    /// True `percent` times of 100.
+    fn chance(&mut self, percent: u64) -> bool {
+        self.next() % 100 < percent
+    }
 }

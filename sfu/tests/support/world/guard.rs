@@ -52,6 +52,8 @@ pub(crate) struct Line {
     /// Of each sender report: its wall time minus capture time of the media it points at, in ns.
     pub report_offsets: Vec<i64>,
     pub reports: u32,
+    /// The last value of each extension.
+    pub exts: HashMap<ExtKind, Vec<u8>>,
     /// Sources that reports were checked against; a change of publisher changes the clocks.
     pub report_sources: Vec<u32>,
 }
@@ -94,6 +96,7 @@ impl Guard {
             rtx_bytes: HashMap::new(),
             report_offsets: Vec::new(),
             reports: 0,
+            exts: HashMap::new(),
             report_sources: Vec::new(),
         });
         Self { lines: lines.collect(), next_twcc: None, media: 0, rtx: 0, again: 0 }
@@ -185,6 +188,11 @@ impl Line {
         self.packets.values().map(|sent| (sent.stamp, sent.payload)).collect()
     }
 
+    /// The newest number.
+    pub(crate) fn last_seq(&self) -> Option<u16> {
+        self.packets.last_key_value().map(|(seq, _)| *seq as u16)
+    }
+
     pub(crate) fn last_timestamp(&self) -> Option<u32> {
         self.packets.last_key_value().map(|(_, sent)| sent.timestamp)
     }
@@ -198,11 +206,12 @@ impl Line {
     }
 
     /// Mid right, every id negotiated; the transport-wide number.
-    fn check_exts(&self, head: &RtpHead) -> Option<u16> {
-        for (id, _) in &head.exts {
+    fn check_exts(&mut self, head: &RtpHead) -> Option<u16> {
+        for (id, data) in &head.exts {
             let kind = self.plan.exts.kind(*id);
-            assert!(kind.is_some(), "extension id {id} was not negotiated");
-            assert!(!matches!(kind, Some(ExtKind::Rid | ExtKind::RepairedRid)), "no rid to viewers");
+            let kind = kind.unwrap_or_else(|| panic!("extension id {id} was not negotiated"));
+            assert!(!matches!(kind, ExtKind::Rid | ExtKind::RepairedRid), "no rid to viewers");
+            self.exts.insert(kind, data.clone());
         }
         let value = |kind| {
             let id = self.plan.exts.id(kind)?;

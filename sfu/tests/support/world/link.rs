@@ -45,6 +45,8 @@ pub(crate) struct Link {
     pub checks: bool,
     /// Answers the server's checks.
     pub answers: bool,
+    /// Begins the DTLS handshake once its path works.
+    pub speaks_dtls: bool,
     /// Says and hears anything at all.
     pub alive: bool,
     pub fingerprint: Fingerprint,
@@ -93,6 +95,7 @@ impl Link {
             server: IceCredentials { ufrag: String::new(), pwd: String::new() },
             checks: true,
             answers: true,
+            speaks_dtls: true,
             alive: true,
             fingerprint,
             connected_at: None,
@@ -226,7 +229,7 @@ impl Link {
         assert!(wire::is_signed(&mut message, &self.server.pwd), "an answer with a wrong password");
         self.answered_checks += 1;
         self.waiting_for = None;
-        if !std::mem::replace(&mut self.path_works, true) {
+        if !std::mem::replace(&mut self.path_works, true) && self.speaks_dtls {
             self.next_check = now + CHECK_LATER;
             if let Some(real) = &mut self.real {
                 real.start(now);

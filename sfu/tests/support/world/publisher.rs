@@ -15,7 +15,7 @@ use rtc_rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc;
 use rtc_rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack;
 use rtc_rtp::header::Header;
 use rtc_shared::marshal::Marshal;
-use weir_sfu::codec::{Codec, MediaKind};
+use weir_sfu::codec::MediaKind;
 use weir_sfu::rtp::ext::ExtKind;
 use weir_sfu::sdp::{DeclaredSsrc, PublishPlan, PublishTrack};
 
@@ -403,6 +403,13 @@ impl Publisher {
         }
     }
 
+    /// The media clock of a track jumps.
+    pub(crate) fn shift_timestamps(&mut self, kind: MediaKind, by: u32) {
+        for layer in &mut self.track(kind).layers {
+            layer.timestamp_base = layer.timestamp_base.wrapping_add(by);
+        }
+    }
+
     /// The encoder of this layer starts anew: other SSRC, numbers, timestamps, pictures.
     pub(crate) fn restart_encoder(&mut self, kind: MediaKind, layer: usize) {
         let encoder = &mut self.track(kind).layers[layer];
@@ -499,9 +506,4 @@ fn ntp_of(unix_s: f64, span: Duration) -> u64 {
     let nanos = ((unix_s - whole) * 1e9) as u128 + span.as_nanos();
     let fixed = (nanos << 32) / 1_000_000_000;
     (((UNIX_IN_NTP + whole as u128) << 32) + fixed) as u64
-}
-
-/// Whether a codec's frames have a beginning that a decoder needs.
-pub(crate) fn needs_keyframe(codec: Codec) -> bool {
-    codec.kind() == MediaKind::Video
 }

@@ -14,7 +14,7 @@ use weir_sfu::transport::dtls::DtlsCertificate;
 use weir_sfu::transport::egress::{Egress, Transmit};
 use weir_sfu::transport::{Entropy, Path};
 use weir_sfu::units::ClockBase;
-use weir_sfu::worker::{Command, Lobby, SessionInfo, Worker, WorkerConfig, WorkerReport};
+use weir_sfu::worker::{Command, Event, Lobby, SessionInfo, Worker, WorkerConfig, WorkerReport};
 
 use super::control::{Control, Order};
 use super::dtls::Backend;
@@ -51,8 +51,6 @@ pub(crate) struct Client {
     pub id: SessionId,
     pub link: Link,
     pub role: Role,
-    /// Still part of the world.
-    active: bool,
     up_loss: Option<Loss>,
     down_loss: Option<Loss>,
     latency: Duration,
@@ -104,8 +102,10 @@ pub(crate) struct World {
     pub panics_allowed: bool,
     /// Packets may be dropped by the server in the middle of a run.
     pub drops_allowed: bool,
-    /// Workers that do not take their turn.
-    pub stalled: HashSet<usize>,
+    /// Workers that do not take their turn; their datagrams wait in the socket.
+    stalled: HashMap<usize, Vec<(SocketAddr, Vec<u8>)>>,
+    /// Clients still part of the world.
+    active: Vec<usize>,
     owners: HashMap<SocketAddr, usize>,
     flights: BinaryHeap<Reverse<(Instant, u64)>>,
     in_flight: HashMap<u64, Flight>,
@@ -182,7 +182,8 @@ impl World {
             delivered: HashMap::new(),
             panics_allowed: false,
             drops_allowed: false,
-            stalled: HashSet::new(),
+            stalled: HashMap::new(),
+            active: Vec::new(),
             owners: HashMap::new(),
             flights: BinaryHeap::new(),
             in_flight: HashMap::new(),
@@ -201,11 +202,22 @@ impl World {
 
     /// A publisher posts its offer; its checks start at once.
     pub(crate) fn publish(&mut self, stream: &str, spec: PublisherSpec) -> ClientId {
+        self.publish_as(stream, spec, |_| {})
+    }
+
+    /// The same, with an offer that `forge` changed.
+    pub(crate) fn publish_as(
+        &mut self,
+        stream: &str,
+        spec: PublisherSpec,
+        forge: impl FnOnce(&mut Link),
+    ) -> ClientId {
         let number = self.clients.len() as u64 + 1;
         let addr = self.fresh_addr();
         let mut link = Link::new(number, addr, spec.dtls, self.now);
         let latency = spec.latency;
         let publisher = Publisher::new(spec, number, self.now);
+        forge(&mut link);
         let (id, server) = self.control.publish(self.now, stream, publisher.plan(&link));
         link.server = server;
         self.enter(id, link, Role::Publisher(Box::new(publisher)), latency)
@@ -232,11 +244,11 @@ impl World {
     fn enter(&mut self, id: SessionId, link: Link, role: Role, latency: Duration) -> ClientId {
         let index = self.clients.len();
         self.owners.insert(link.addr, index);
+        self.active.push(index);
         self.clients.push(Client {
             id,
             link,
             role,
-            active: true,
             up_loss: None,
             down_loss: None,
             latency,
@@ -321,12 +333,19 @@ impl World {
         addr
     }
 
+    /// The client speaks from an address that others had before.
+    pub(crate) fn reuse_addr(&mut self, client: ClientId, addr: SocketAddr) {
+        let link = &mut self.clients[client.0].link;
+        (link.addr, link.addrs) = (addr, vec![addr]);
+        self.owners.insert(addr, client.0);
+    }
+
     /// DELETE on the session's URL.
     pub(crate) fn delete(&mut self, client: ClientId) {
         let id = self.clients[client.0].id;
         let orders = self.control.close(id, CloseReason::Deleted);
         self.carry_out(orders);
-        self.clients[client.0].active = false;
+        self.active.retain(|index| *index != client.0);
     }
 
     /// PATCH with new ICE credentials.
@@ -402,6 +421,10 @@ impl World {
     /// A datagram appears at the server now, from wherever its source claims to be.
     pub(crate) fn inject(&mut self, from: SocketAddr, bytes: &[u8]) {
         let worker = self.door(from);
+        if let Some(socket) = self.stalled.get_mut(&worker) {
+            socket.push((from, bytes.to_vec()));
+            return;
+        }
         let path = Path { local: Some(self.server.ip()), remote: from };
         let mut outbox = Outbox::default();
         self.workers[worker].handle_datagram(self.now, path, &mut bytes.to_vec(), &mut outbox);
@@ -412,6 +435,17 @@ impl World {
     pub(crate) fn inject_and_settle(&mut self, from: SocketAddr, bytes: &[u8]) {
         self.inject(from, bytes);
         self.work();
+    }
+
+    /// A worker's thread gets no time until [`Self::wake`].
+    pub(crate) fn stall(&mut self, worker: usize) {
+        self.stalled.entry(worker).or_default();
+    }
+
+    pub(crate) fn wake(&mut self, worker: usize) {
+        for (from, bytes) in self.stalled.remove(&worker).unwrap_or_default() {
+            self.inject(from, &bytes);
+        }
     }
 
     /// Lets time pass.
@@ -459,9 +493,10 @@ impl World {
             .workers
             .iter()
             .enumerate()
-            .filter(|(index, _)| !self.stalled.contains(index))
+            .filter(|(index, _)| !self.stalled.contains_key(index))
             .filter_map(|(_, worker)| worker.next_timeout());
-        let clients = self.clients.iter().filter(|client| client.active).filter_map(|client| {
+        let clients = self.active.iter().filter_map(|index| {
+            let client = &self.clients[*index];
             let link = client.link.next_timeout()?;
             let role = match &client.role {
                 _ if !client.link.is_connected() => None,
@@ -474,10 +509,8 @@ impl World {
     }
 
     fn turn(&mut self) {
-        for index in 0..self.clients.len() {
-            if self.clients[index].active {
-                self.serve_client(index);
-            }
+        for index in self.active.clone() {
+            self.serve_client(index);
         }
         while let Some(Reverse((at, number))) = self.flights.peek().copied() {
             if at > self.now {
@@ -499,7 +532,7 @@ impl World {
         for _ in 0..8 {
             let mut orders = Vec::new();
             for index in 0..self.workers.len() {
-                if self.stalled.contains(&index) {
+                if self.stalled.contains_key(&index) {
                     continue;
                 }
                 let mut outbox = Outbox::default();
@@ -514,6 +547,9 @@ impl World {
                 });
                 self.post(outbox);
                 for event in events {
+                    if let Event::Closed(id, _) = event {
+                        self.active.retain(|client| self.clients[*client].id != id);
+                    }
                     orders.extend(self.control.on_event(index, event));
                 }
             }
@@ -522,7 +558,9 @@ impl World {
                     .workers
                     .iter()
                     .enumerate()
-                    .any(|(index, worker)| !self.stalled.contains(&index) && worker.has_ring_work());
+                    .any(|(index, worker)| {
+                        !self.stalled.contains_key(&index) && worker.has_ring_work()
+                    });
             self.carry_out(orders);
             if idle {
                 return;

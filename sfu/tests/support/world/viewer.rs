@@ -33,6 +33,8 @@ pub(crate) struct Viewer {
     next_report: Instant,
     number: u64,
     ssrc: u32,
+    /// Numbers it gave up, and asked for a keyframe instead.
+    pub given_up: u64,
     /// Packets that came.
     pub received: u64,
     /// When the last packet came.
@@ -100,6 +102,7 @@ impl Viewer {
             next_report: now + Duration::from_millis(number % 900),
             number,
             ssrc: 0x6000_0000 + number as u32,
+            given_up: 0,
             received: 0,
             last_at: None,
         }
@@ -155,7 +158,7 @@ impl Viewer {
             .lines
             .iter()
             .flat_map(|line| line.missing.values())
-            .filter(|(_, tries)| self.spec.sends_nack && *tries < NACK_TRIES)
+            .filter(|_| self.spec.sends_nack)
             .map(|(at, _)| *at)
             .min();
         nack.into_iter().chain(self.spec.sends_reports.then_some(self.next_report)).min()
@@ -180,11 +183,27 @@ impl Viewer {
                 self.nack(index, &due, link);
             }
         }
+        self.give_up(now, link);
         if self.next_report <= now {
             self.next_report = now + Duration::from_secs(1);
             if self.spec.sends_reports {
                 self.report(now, link);
             }
+        }
+    }
+
+    /// What was asked for often enough is lost: a video line needs a keyframe.
+    fn give_up(&mut self, now: Instant, link: &mut Link) {
+        let mut needs_keyframe = false;
+        for (line, sent) in self.lines.iter_mut().zip(&self.guard.lines) {
+            let before = line.missing.len();
+            line.missing.retain(|_, (at, tries)| *tries < NACK_TRIES || *at > now);
+            let lost = before - line.missing.len();
+            self.given_up += lost as u64;
+            needs_keyframe |= lost > 0 && sent.plan.kind == MediaKind::Video;
+        }
+        if needs_keyframe {
+            self.pli(link);
         }
     }
 

@@ -1,0 +1,192 @@
+//! What goes back to publishers: keyframe requests, REMB, transport-wide feedback, reports.
+
+use weir_sfu::codec::MediaKind::Video;
+use weir_sfu::error::DropReason;
+use weir_sfu::sdp::Feedback;
+
+use crate::world::World;
+use crate::world::spec::{PublisherSpec, ViewerSpec};
+use crate::{flows, ms, watched};
+
+// whip-whep G13, quality B4 item 25
+#[test]
+fn pli_from_1000_viewers_is_one_request() {
+    let mut world = World::new(2);
+    let publisher = world.publish("live", PublisherSpec::video_only());
+    world.run_s(1);
+    let spec = ViewerSpec { sends_reports: false, ..ViewerSpec::browser().video_only() };
+    let viewers: Vec<_> = (0..1_000)
+        .map(|n| world.watch("live", ViewerSpec { worker: Some(n % 2), ..spec.clone() }))
+        .collect();
+    let begin = world.now;
+    world.run_ms(600);
+    let requests = &world.publisher(publisher).feedback.keyframe_requests;
+    let joins = requests.iter().filter(|(at, _)| *at > begin).count();
+    assert!((1..=2).contains(&joins), "a thousand joins made {joins} requests");
+    for viewer in &viewers {
+        assert!(world.viewer(*viewer).video_frames() > 5, "p100 of the first picture");
+    }
+    world.run_ms(600);
+    let before = world.publisher(publisher).feedback.keyframe_requests.len();
+    for viewer in &viewers {
+        world.with_viewer(*viewer, |viewer, link| viewer.pli(link));
+    }
+    world.run_ms(450);
+    let after = world.publisher(publisher).feedback.keyframe_requests.len();
+    assert_eq!(after - before, 1);
+}
+
+// quality B4 item 11
+#[test]
+fn a_flood_of_plis_is_one_request_per_half_second() {
+    let (mut world, publisher, viewer) =
+        watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+    world.run_s(1);
+    let before = world.publisher(publisher).feedback.keyframe_requests.len();
+    for _ in 0..1_000 {
+        for _ in 0..10 {
+            world.with_viewer(viewer, |viewer, link| viewer.pli(link));
+        }
+        world.run_ms(10);
+    }
+    let requests = world.publisher(publisher).feedback.keyframe_requests[before..].to_vec();
+    let gaps = requests.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    assert!(gaps.clone().all(|gap| gap >= ms(499)), "{:?}", gaps.min());
+    assert!(requests.len() <= 21, "{} in 10 s", requests.len());
+    assert!(flows(&mut world, viewer, 95));
+}
+
+// quality A2.3: a publisher that ignores PLI is asked ever more slowly
+#[test]
+fn a_publisher_that_ignores_pli_is_not_nagged() {
+    let spec = PublisherSpec { answers_pli: false, ..PublisherSpec::browser() };
+    let mut world = World::new(1);
+    let publisher = world.publish("live", spec);
+    world.run_s(1);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.run_s(60);
+    let asked = world.publisher(publisher).feedback.keyframe_requests.len();
+    assert!((5..=18).contains(&asked), "{asked} requests in a minute");
+    assert_eq!(world.viewer(viewer).video_frames(), 0);
+    world.publisher(publisher).video().layers[0].wants_key = true;
+    assert!(flows(&mut world, viewer, 90), "its own keyframe starts the picture");
+}
+
+// whip-whep G13
+#[test]
+fn where_only_fir_was_negotiated_fir_is_sent() {
+    let spec = PublisherSpec::browser()
+        .with(Video, |track| track.feedback = Feedback { fir: true, ..Feedback::default() });
+    let mut world = World::new(1);
+    let publisher = world.publish("live", spec);
+    world.run_s(1);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.run_s(1);
+    assert!(world.publisher(publisher).feedback.firs > 0);
+    assert!(world.viewer(viewer).video_frames() > 20);
+}
+
+#[test]
+fn where_nothing_was_negotiated_nothing_is_asked() {
+    let spec = PublisherSpec::browser().with(Video, |track| {
+        track.feedback = Feedback::default();
+        track.exts.clear();
+        track.extra_exts.clear();
+    });
+    let (mut world, publisher, _) = watched(1, spec.clone(), ViewerSpec::browser());
+    let mut dice = crate::Dice(3);
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && dice.chance(10));
+    world.run_s(3);
+    let feedback = &world.publisher(publisher).feedback;
+    assert!(feedback.nacked.is_empty() && feedback.keyframe_requests.is_empty());
+    assert!(feedback.rembs.is_empty());
+    assert!(!feedback.reports.is_empty(), "receiver reports always come");
+}
+
+#[test]
+fn remb_and_twcc_are_sent_upstream() {
+    let (mut world, publisher, _) =
+        watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+    world.run_s(1);
+    world.publisher(publisher).feedback = Default::default();
+    let ssrc = world.publisher(publisher).video().layers[0].ssrc;
+    let first = world.publisher(publisher).next_twcc;
+    let mut lost = 0;
+    world.lose_up(publisher, move |bytes| {
+        lost += 1;
+        bytes[0] >= 128 && bytes[1] & 0x7f == 111 && lost % 10 == 0
+    });
+    world.run_s(10);
+    world.lose_nothing(publisher);
+    world.run_s(1);
+    let numbered = u64::from(world.publisher(publisher).next_twcc.wrapping_sub(first));
+    let feedback = &world.publisher(publisher).feedback;
+    assert_eq!(feedback.rembs.len(), 11, "one a second");
+    for (bitrate, ssrcs) in &feedback.rembs {
+        assert!((*bitrate - 25e6).abs() < 1e5 && *ssrcs == [ssrc], "{bitrate} for {ssrcs:?}");
+    }
+    // 20 ms are under way.
+    assert!(feedback.twcc_received + feedback.twcc_missing + 30 >= numbered);
+    assert!(feedback.twcc_missing > 20, "{}", feedback.twcc_missing);
+    assert!((90..=240).contains(&feedback.twcc_packets), "{} in 11 s", feedback.twcc_packets);
+    let told = feedback.reports.iter().rfind(|report| report.ssrc != ssrc).expect("audio too");
+    assert!(told.total_lost > 20, "{told:?}");
+    assert!(feedback.reports.iter().all(|report| report.last_sender_report != 0));
+}
+
+// quality B2: 500 a second from one peer
+#[test]
+fn rtcp_flood_is_limited() {
+    for floods_viewer in [true, false] {
+        let (mut world, publisher, viewer) =
+            watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+        let other = world.watch("live", ViewerSpec::browser());
+        world.run_s(1);
+        for _ in 0..200 {
+            for _ in 0..20 {
+                let who = if floods_viewer { viewer } else { publisher };
+                // An empty receiver report.
+                world.link(who).send_rtcp(&[0x80, 201, 0, 1, 0, 0, 0, 9]);
+            }
+            world.run_ms(5);
+        }
+        let dropped = world.dropped(DropReason::RtcpRateLimited);
+        assert!((2_900..=3_600).contains(&dropped), "{dropped} of 4,000");
+        assert!(flows(&mut world, other, 100));
+        assert_eq!((world.closed(viewer), world.closed(publisher)), (None, None));
+    }
+}
+
+// quality B4 item 9
+#[test]
+fn rtcp_bombs_cost_nothing_but_themselves() {
+    let (mut world, publisher, viewer) =
+        watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+    let media = world.viewer(viewer).guard.lines[1].plan.ssrc;
+    let word = |n: u32| n.to_be_bytes();
+    let mut everything = vec![0x81, 205, 1, 0];
+    everything.extend([word(1), word(media)].concat());
+    everything.extend((0..254u16).flat_map(|n| [(n * 17).to_be_bytes(), [0xff; 2]].concat()));
+    let bye = [0x81, 203, 0, 1, 0, 0, 0, 1].repeat(100);
+    // 31 blocks are announced, one is there.
+    let reports = [&[0x9f, 201, 0, 7, 0, 0, 0, 1][..], &[0xff; 24]].concat().repeat(20);
+    let remb = |exponent: u8| {
+        let mut remb = vec![0x8f, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0];
+        remb.extend(b"REMB\x01");
+        remb.extend([exponent << 2 | 3, 0xff, 0xff, 0, 0, 0, 1]);
+        remb
+    };
+    let lied_length = [0x80, 201, 0xff, 0xff, 0, 0, 0, 1];
+    for bomb in [&everything[..], &bye, &reports, &remb(0), &remb(63), &lied_length] {
+        for who in [viewer, publisher] {
+            for _ in 0..40 {
+                world.link(who).send_rtcp(&bomb[..bomb.len().min(1_200)]);
+                world.run_ms(5);
+            }
+        }
+    }
+    assert!(flows(&mut world, viewer, 95));
+    assert_eq!((world.closed(viewer), world.closed(publisher)), (None, None), "BYE ends nothing");
+    let guard = &world.viewer(viewer).guard;
+    assert!(guard.rtx <= 5 * guard.line(Video).sent() as u64);
+}

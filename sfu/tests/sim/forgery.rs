@@ -1,0 +1,484 @@
+//! What strangers send: one story for each lesson of quality B1 that concerns the media port.
+
+use std::net::SocketAddr;
+
+use weir_sfu::codec::MediaKind::Video;
+use weir_sfu::error::{CloseReason, DropReason};
+
+use crate::world::dtls::{HELLO, Identity, RealDtls};
+use crate::world::spec::{DtlsMode, PublisherSpec, SHA1, ViewerSpec};
+use crate::world::wire::{self, Check};
+use crate::world::{ClientId, World};
+use crate::{Dice, flows, ms, watched};
+
+/// A publisher, a viewer who has watched for a second, and the last RTP and RTCP of both.
+struct Scene {
+    world: World,
+    publisher: ClientId,
+    viewer: ClientId,
+    /// Sealed packets that the publisher sent in the last second.
+    captured: Vec<Vec<u8>>,
+}
+
+fn scene(dtls: DtlsMode) -> Scene {
+    let spec = PublisherSpec { dtls, ..PublisherSpec::browser() };
+    let (mut world, publisher, viewer) = watched(1, spec, ViewerSpec::browser());
+    let captured = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let tape = std::rc::Rc::clone(&captured);
+    world.lose_up(publisher, move |bytes| {
+        if bytes[0] >= 128 {
+            tape.borrow_mut().push(bytes.to_vec());
+        }
+        false
+    });
+    world.run_s(1);
+    world.lose_nothing(publisher);
+    world.run_ms(20);
+    let captured = captured.borrow().clone();
+    assert!(captured.len() > 100);
+    Scene { world, publisher, viewer, captured }
+}
+
+fn is_rtp(packet: &[u8]) -> bool {
+    wire::class(packet) == wire::Class::Rtp
+}
+
+// quality B1: RTP bleed
+#[test]
+fn dtls_srtp_and_srtcp_from_an_unvalidated_address_are_not_looked_at() {
+    let Scene { mut world, publisher, viewer, captured } = scene(SHA1);
+    let stranger = world.fresh_addr();
+    let before = world.report(0);
+    for packet in captured.iter().chain([&HELLO.to_vec()]) {
+        world.inject_and_settle(stranger, packet);
+    }
+    // Also what is fresh: sealed with the right keys, sent from the wrong place.
+    let fresh = world.with_publisher(publisher, |publisher, link| {
+        publisher.repeat(publisher.tracks[1].layers[0].ssrc, 0, link);
+        link.seal_rtcp(&[0x80, 201, 0, 1, 0, 0, 0, 9]).expect("keys")
+    });
+    world.inject_and_settle(stranger, &fresh);
+    let refused = captured.len() as u64 + 2;
+    let after = world.report(0).dropped;
+    let reason = DropReason::UnvalidatedAddress;
+    assert_eq!(after.get(reason) - before.dropped.get(reason), refused);
+    assert_eq!(world.sent_to(stranger).datagrams, 0);
+    assert!(flows(&mut world, viewer, 100));
+}
+
+// CVE-2023-49786 and its kin; quality B4 item 4
+#[test]
+fn a_client_hello_from_another_address_wins_no_race() {
+    let time_to_connect = |attacks: bool| {
+        let mut world = World::new(2);
+        let spec = PublisherSpec { dtls: DtlsMode::Client, ..PublisherSpec::browser() };
+        let publisher = world.publish("live", spec);
+        let attacker = world.fresh_addr();
+        let mut dtls = RealDtls::new(&Identity::generate(), true, &[7, 1]);
+        dtls.start(world.now);
+        let hellos = dtls.sent();
+        let begin = world.now;
+        while !world.link(publisher).is_connected() {
+            assert!(world.now < begin + ms(5_000), "the real peer connects");
+            for hello in hellos.iter().filter(|_| attacks) {
+                world.inject_and_settle(attacker, hello);
+            }
+            world.run_ms(1);
+        }
+        assert_eq!(world.sent_to(attacker).datagrams, 0);
+        world.run_s(1);
+        assert_eq!(world.closed(publisher), None);
+        world.link(publisher).connected_at.expect("it is") - begin
+    };
+    let (alone, attacked) = (time_to_connect(false), time_to_connect(true));
+    assert!(attacked <= alone + ms(100), "{attacked:?} instead of {alone:?}");
+}
+
+/// The same from the validated address itself, which a spoofer can claim: the handshake may not be
+/// hijacked, and the peer gets through.
+#[test]
+fn a_client_hello_forged_in_the_peers_name_does_not_complete_its_handshake() {
+    let mut world = World::new(1);
+    let spec = PublisherSpec { dtls: DtlsMode::Client, ..PublisherSpec::browser() };
+    let publisher = world.publish("live", spec);
+    let at = world.link(publisher).addr;
+    let mut dtls = RealDtls::new(&Identity::generate(), true, &[7, 1]);
+    dtls.start(world.now);
+    let hellos = dtls.sent();
+    world.run_ms(15);
+    for hello in &hellos {
+        world.inject_and_settle(at, hello);
+    }
+    world.run_s(8);
+    let connected = world.link(publisher).is_connected();
+    let closed = world.closed(publisher);
+    // Whoever can speak in the peer's name may spoil a handshake, but never own it.
+    assert!(connected || closed != Some(CloseReason::FingerprintMismatch), "{closed:?}");
+    let holds = world.control.streams.get("live").is_some_and(|s| s.publisher.is_some());
+    assert_eq!(holds, connected, "no stranger publishes");
+}
+
+// quality B1: session hijack
+#[test]
+fn a_wrong_password_or_name_is_met_with_silence() {
+    let mut world = World::new(2);
+    let waiting = world.publish("live", PublisherSpec::browser());
+    world.link(waiting).checks = false;
+    let (mut live, _, viewer) = watched(2, PublisherSpec::browser(), ViewerSpec::browser());
+    let stranger = world.fresh_addr();
+    for (world, client) in [(&mut world, waiting), (&mut live, viewer)] {
+        let server = world.link(client).server.clone();
+        for n in 0..10_000u64 {
+            let mut id = [7; 12];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            let right_name = n % 2 == 0;
+            let check = Check {
+                id,
+                to_ufrag: if right_name { &server.ufrag } else { "nobody" },
+                from_ufrag: "me",
+                pwd: "not-the-password-of-anybody",
+                use_candidate: true,
+            };
+            world.inject_and_settle(stranger, &check.bytes());
+            if n % 100 == 0 {
+                world.run_ms(1);
+            }
+        }
+        assert_eq!(world.sent_to(stranger).datagrams, 0);
+        assert!(world.dropped(DropReason::StunBadIntegrity) > 100);
+        assert!(world.dropped(DropReason::StunUnknownUfrag) > 100);
+    }
+    assert!(flows(&mut live, viewer, 100));
+    world.link(waiting).checks = true;
+    world.run_s(1);
+    assert!(world.link(waiting).is_connected(), "10,000 wrong guesses changed nothing");
+}
+
+// whip-whep C55
+#[test]
+fn a_certificate_that_was_not_promised_publishes_nothing() {
+    for mode in [DtlsMode::Client, DtlsMode::Server] {
+        let mut world = World::new(1);
+        let viewer = world.watch("live", ViewerSpec::browser());
+        let publisher =
+            world.publish_as("live", PublisherSpec { dtls: mode, ..PublisherSpec::browser() }, |link| {
+                link.fingerprint = Identity::generate().fingerprint;
+            });
+        world.run_s(5);
+        assert_eq!(world.closed(publisher), Some(CloseReason::FingerprintMismatch), "{mode:?}");
+        assert_eq!(world.viewer(viewer).received, 0);
+    }
+}
+
+// mediasoup#437
+#[test]
+fn random_ssrcs_leave_no_state() {
+    let Scene { mut world, publisher, viewer, captured } = scene(SHA1);
+    let at = world.link(publisher).addr;
+    let mut dice = Dice(3);
+    for n in 0..10_000 {
+        let mut forged = captured[n % captured.len()].clone();
+        if is_rtp(&forged) {
+            forged[8..12].copy_from_slice(&(dice.next() as u32).to_be_bytes());
+        } else {
+            forged[4..8].copy_from_slice(&(dice.next() as u32).to_be_bytes());
+        }
+        world.inject_and_settle(at, &forged);
+        if n % 50 == 0 {
+            world.run_ms(10);
+        }
+    }
+    assert!(world.dropped(DropReason::SrtpAuth) > 5_000);
+    assert_eq!(world.dropped(DropReason::TooManySsrcs), 0);
+    // There is room for the real one's next SSRC.
+    world.publisher(publisher).restart_encoder(Video, 0);
+    world.run_s(1);
+    assert_eq!(world.viewer(viewer).video_sources().len(), 2);
+    assert!(flows(&mut world, viewer, 100));
+}
+
+// siphon-ai#360
+#[test]
+fn forged_numbers_do_not_poison_the_replay_window() {
+    for dtls in [SHA1, PublisherSpec::browser().dtls] {
+        let Scene { mut world, publisher, viewer, captured } = scene(dtls);
+        let at = world.link(publisher).addr;
+        let before = world.viewer(viewer).missing();
+        for step in (0..=u16::MAX).step_by(61) {
+            let mut forged = captured[usize::from(step) % captured.len()].clone();
+            if is_rtp(&forged) {
+                forged[2..4].copy_from_slice(&step.to_be_bytes());
+            }
+            let end = forged.len() - 1;
+            forged[end] ^= 1;
+            world.inject_and_settle(at, &forged);
+        }
+        world.run_s(2);
+        assert_eq!(world.viewer(viewer).broken_frames(), 0);
+        assert_eq!(world.viewer(viewer).missing(), before);
+        assert!(world.publisher(publisher).feedback.nacked.is_empty(), "and nobody misses anything");
+        assert!(flows(&mut world, viewer, 100));
+    }
+}
+
+// quality B4 item 7
+#[test]
+fn a_second_replayed_100_000_times_is_forwarded_not_once() {
+    let Scene { mut world, publisher, viewer, captured } = scene(SHA1);
+    world.publisher(publisher).sends = false;
+    world.run_s(1);
+    let at = world.link(publisher).addr;
+    let rtp: Vec<_> = captured.iter().filter(|packet| is_rtp(packet)).collect();
+    let before = (world.report(0).packets_in, world.viewer(viewer).guard.media);
+    for packet in rtp.iter().cycle().take(100_000) {
+        world.inject(at, packet);
+    }
+    world.run_ms(100);
+    let after = (world.report(0).packets_in, world.viewer(viewer).guard.media);
+    assert_eq!(before, after);
+    assert_eq!(world.dropped(DropReason::SrtpReplay), 100_000);
+    world.publisher(publisher).sends = true;
+    world.run_s(1);
+    assert!(flows(&mut world, viewer, 100), "the window is where it was");
+    assert_eq!(world.viewer(viewer).broken_frames(), 0);
+}
+
+// quality B4 item 8
+#[test]
+fn every_short_length_of_everything_is_survived() {
+    let Scene { mut world, publisher, viewer, captured } = scene(PublisherSpec::browser().dtls);
+    let addresses: Vec<SocketAddr> = vec![
+        world.link(publisher).addr,
+        world.link(viewer).addr,
+        world.fresh_addr(),
+    ];
+    let check = world.link(publisher).fresh_check(true);
+    let rtp = captured.iter().find(|packet| is_rtp(packet)).expect("one").clone();
+    let rtcp = captured.iter().find(|packet| !is_rtp(packet)).expect("one").clone();
+    let firsts: Vec<Vec<u8>> = (0..=255u8).map(|first| [vec![first], vec![0xc8; 64]].concat()).collect();
+    for whole in [&check, &rtp, &rtcp, &HELLO.to_vec()].into_iter().chain(&firsts) {
+        for len in 0..=64.min(whole.len() - 1) {
+            for at in &addresses {
+                world.inject_and_settle(*at, &whole[..len]);
+            }
+        }
+    }
+    // And everything the receive buffer can hold.
+    for first in 0..=255u8 {
+        for len in [1_472, 1_500, 1_501] {
+            world.inject_and_settle(addresses[0], &vec![first; len]);
+        }
+    }
+    assert_eq!(world.sent_to(addresses[2]).datagrams, 0);
+    assert!(flows(&mut world, viewer, 100));
+    assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
+}
+
+// quality B4 items 1 and 2
+#[test]
+fn junk_and_stun_floods_keep_no_state_and_harm_nobody() {
+    let Scene { mut world, publisher: _, viewer, captured: _ } = scene(SHA1);
+    let lobby = world.control.lobby.len();
+    let mut dice = Dice(9);
+    let mut sent_bytes = 0u64;
+    for n in 0..50_000u64 {
+        let [_, a, b, c] = (dice.next() as u32).to_be_bytes();
+        let from = SocketAddr::from(([11, a, b, c], dice.next() as u16 | 1));
+        let datagram = match n % 3 {
+            0 => {
+                let len = 1 + dice.next() as usize % 200;
+                dice.bytes(len)
+            }
+            1 => {
+                let id = dice.bytes(12).try_into().expect("12 bytes");
+                wire::plain_request(id)
+            }
+            _ => Check {
+                id: dice.bytes(12).try_into().expect("12 bytes"),
+                to_ufrag: "server1g0",
+                from_ufrag: "x",
+                pwd: "wrong-wrong-wrong-wrong",
+                use_candidate: true,
+            }
+            .bytes(),
+        };
+        sent_bytes += datagram.len() as u64;
+        world.inject(from, &datagram);
+        if n % 100 == 0 {
+            world.run_ms(1);
+        }
+    }
+    let replied: u64 = world.to_strangers.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    assert!(replied < sent_bytes / 4, "{replied} bytes for {sent_bytes}");
+    assert_eq!(world.control.lobby.len(), lobby);
+    assert_eq!(world.workers[0].session_count(), 2);
+    assert!(world.dropped(DropReason::StunRateLimited) > 0);
+    assert!(flows(&mut world, viewer, 100));
+    assert_eq!(world.viewer(viewer).broken_frames(), 0);
+}
+
+/// A plain Binding request deserves its answer (whip-whep H1); nothing else from a stranger does.
+// quality B1: coturn#1829
+#[test]
+fn answers_to_strangers_are_no_amplifier() {
+    let Scene { mut world, publisher, .. } = scene(SHA1);
+    let stranger = world.fresh_addr();
+    let request = wire::plain_request([5; 12]);
+    world.inject_and_settle(stranger, &request);
+    // The mapped address: 12 bytes more than the 48 of IP, UDP and STUN that asked.
+    assert_eq!(world.sent_to(stranger).bytes, request.len() as u64 + 12);
+    // A request with as much as an address in it gets no more back than it brought.
+    let padded = [&[0, 1, 0, 12][..], &request[4..], &[0x80, 0x22, 0, 8], b"software"].concat();
+    let before = world.sent_to(stranger).bytes;
+    world.inject_and_settle(stranger, &padded);
+    assert!(world.sent_to(stranger).bytes - before <= padded.len() as u64);
+    // Unknown attributes are told, and not more than asked.
+    let strange: Vec<u8> = (0..10u8).flat_map(|n| [0x7f, n, 0, 0]).collect();
+    let strange = [&[0, 1, 0, 40][..], &request[4..], &strange].concat();
+    let before = world.sent_to(stranger).bytes;
+    world.inject_and_settle(stranger, &strange);
+    assert!(world.sent_to(stranger).bytes - before <= strange.len() as u64);
+    // Answers, indications and refusals get nothing.
+    let before = world.sent_to(stranger).bytes;
+    for class in [[0x01, 0x01], [0x00, 0x11], [0x01, 0x11], [0x00, 0x03]] {
+        let message = [&class[..], &request[2..]].concat();
+        world.inject_and_settle(stranger, &message);
+    }
+    assert_eq!(world.sent_to(stranger).bytes, before);
+    assert_eq!(world.closed(publisher), None);
+}
+
+// quality B4 item 5
+#[test]
+fn dtls_fragments_of_every_kind_end_in_time() {
+    let mut world = World::new(1);
+    let spec = PublisherSpec { dtls: DtlsMode::Client, ..PublisherSpec::browser() };
+    let publisher = world.publish("live", spec);
+    world.link(publisher).speaks_dtls = false;
+    world.run_ms(100);
+    let at = world.link(publisher).addr;
+    let mut dice = Dice(1);
+    let begin = world.now;
+    let fragment = |total: u32, offset: u32, body: &[u8]| {
+        let [_, t0, t1, t2] = total.to_be_bytes();
+        let [_, o0, o1, o2] = offset.to_be_bytes();
+        let [_, l0, l1, l2] = (body.len() as u32).to_be_bytes();
+        let handshake =
+            [&[1, t0, t1, t2, 0, 0, o0, o1, o2, l0, l1, l2][..], body].concat();
+        let len = (handshake.len() as u16).to_be_bytes();
+        [&[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0][..], &len, &handshake].concat()
+    };
+    for n in 0..10_000u32 {
+        let datagram = match n % 4 {
+            0 => fragment(1_000, 0, &[]),
+            1 => fragment(16_000_000, n * 100, &[n as u8; 100]),
+            2 => fragment(2_000, n % 1_900, &[n as u8; 90]),
+            _ => {
+                let len = 13 + dice.next() as usize % 300;
+                let mut noise = dice.bytes(len);
+                noise[..3].copy_from_slice(&[20 + (n % 6) as u8, 0xfe, 0xfd]);
+                noise
+            }
+        };
+        world.inject(at, &datagram);
+        if n % 300 == 0 {
+            world.run_s(1);
+        }
+        if world.closed(publisher).is_some() {
+            break;
+        }
+    }
+    assert!(world.run_until(ms(31_000), |world| world.closed(publisher).is_some()));
+    assert!(world.now - begin <= ms(31_000), "{:?}", world.now - begin);
+}
+
+/// Forged RTCP in a viewer's name may not silence the viewer: who has no key takes no share of it.
+// quality B1, B2
+#[test]
+fn forged_rtcp_does_not_spend_the_viewers_budget() {
+    let Scene { mut world, viewer, .. } = scene(SHA1);
+    let at = world.link(viewer).addr;
+    let mut forged = vec![0x80, 201, 0, 1];
+    forged.extend([9; 60]);
+    let mut dice = Dice(4);
+    world.lose_down(viewer, move |bytes| bytes[0] >= 128 && dice.chance(10));
+    for _ in 0..300 {
+        for _ in 0..10 {
+            world.inject(at, &forged);
+        }
+        world.run_ms(10);
+    }
+    world.lose_nothing(viewer);
+    world.run_s(1);
+    let watched = world.viewer(viewer);
+    assert!(watched.nacks_sent > 20);
+    assert_eq!((watched.broken_frames(), watched.given_up), (0, 0), "its NACKs were not heard");
+}
+
+/// Junk STUN in a publisher's name may not keep its checks from being answered: its browser would
+/// give up after 30 s.
+// quality B1, B2
+#[test]
+fn forged_stun_does_not_spend_the_peers_budget() {
+    let Scene { mut world, publisher, .. } = scene(SHA1);
+    let at = world.link(publisher).addr;
+    let before = world.link(publisher).answered_checks;
+    for _ in 0..3_000 {
+        world.inject(at, &wire::plain_request([3; 12]));
+        world.run_ms(10);
+    }
+    let answered = world.link(publisher).answered_checks - before;
+    assert!(answered >= 11, "{answered} of 12 checks in 30 s were answered");
+}
+
+/// A viewer with good credentials of its own names a publisher's address in its checks.
+// quality B1
+#[test]
+fn nobody_takes_over_the_address_of_a_live_session() {
+    let Scene { mut world, publisher, viewer, .. } = scene(SHA1);
+    let thief = world.watch("live", ViewerSpec::browser());
+    world.run_s(1);
+    let at = world.link(publisher).addr;
+    let before = world.viewer(viewer).video_frames();
+    for _ in 0..100 {
+        let check = world.link(thief).fresh_check(true);
+        world.inject_and_settle(at, &check);
+        world.run_ms(100);
+    }
+    let frames = world.viewer(viewer).video_frames() - before;
+    assert!(frames > 285, "{frames} of 300 frames while somebody else claims the address");
+}
+
+#[test]
+fn media_sealed_for_another_session_is_refused() {
+    let mut world = World::new(1);
+    let first = world.publish("one", PublisherSpec::browser());
+    let second = world.publish("two", PublisherSpec::browser());
+    let viewer = world.watch("two", ViewerSpec::browser());
+    world.run_s(1);
+    let at = world.link(second).addr;
+    for _ in 0..100 {
+        let foreign = world.with_publisher(first, |publisher, link| {
+            let ssrc = publisher.tracks[1].layers[0].ssrc;
+            let seq = publisher.tracks[1].layers[0].next_seq - 1;
+            publisher.repeat(ssrc, seq as u16, link);
+            link.out.pop().expect("kept").bytes
+        });
+        world.inject_and_settle(at, &foreign);
+        world.run_ms(10);
+    }
+    assert_eq!(world.dropped(DropReason::SrtpAuth), 100);
+    assert_eq!(world.viewer(viewer).video_sources().len(), 1);
+    assert!(flows(&mut world, viewer, 100));
+}
+
+#[test]
+fn a_viewer_that_sends_media_is_not_heard() {
+    let Scene { mut world, viewer, .. } = scene(SHA1);
+    let packet = [0x80, 96, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 1, 2, 3, 4];
+    let sealed = world.link(viewer).seal_rtp(&packet).expect("keys");
+    let at = world.link(viewer).addr;
+    world.inject_and_settle(at, &sealed);
+    assert_eq!(world.dropped(DropReason::WrongDirection), 1);
+    assert!(flows(&mut world, viewer, 100));
+}

@@ -1,0 +1,104 @@
+//! Header fields that differ per viewer: extensions, mids, payload types inside RED.
+
+use weir_sfu::codec::MediaKind::{Audio, Video};
+use weir_sfu::rtp::ext::ExtKind;
+
+use crate::world::spec::{PublisherSpec, ViewerSpec};
+use crate::{flows, watched};
+
+// whip-whep G10
+#[test]
+fn header_extensions_are_remapped() {
+    let (mut world, _, viewer) = watched(2, PublisherSpec::browser(), ViewerSpec::browser());
+    let guard = &world.viewer(viewer).guard;
+    // The guard refuses ids that were not negotiated, rids, and a foreign mid.
+    assert_eq!(guard.line(Audio).exts[&ExtKind::AudioLevel], [0x9f]);
+    assert_eq!(guard.line(Video).exts[&ExtKind::VideoOrientation], [0x01]);
+    assert_eq!(guard.line(Video).exts[&ExtKind::Mid], b"pic");
+    assert_eq!(guard.line(Audio).exts[&ExtKind::Mid], b"snd");
+    assert!(flows(&mut world, viewer, 100));
+}
+
+// whip-whep G10
+#[test]
+fn an_extension_that_one_side_did_not_negotiate_is_left_out() {
+    let mut spec = ViewerSpec::browser();
+    spec.tracks[0].exts.retain(|(kind, _)| *kind != ExtKind::AudioLevel);
+    let publisher = PublisherSpec::browser()
+        .with(Video, |track| track.exts.retain(|(kind, _)| *kind != ExtKind::VideoOrientation));
+    let (mut world, _, viewer) = watched(1, publisher, spec);
+    let guard = &world.viewer(viewer).guard;
+    assert!(!guard.line(Audio).exts.contains_key(&ExtKind::AudioLevel));
+    assert!(!guard.line(Video).exts.contains_key(&ExtKind::VideoOrientation));
+}
+
+// whip-whep G10
+#[test]
+fn ids_above_14_use_two_byte_headers_where_they_may() {
+    let mut spec = ViewerSpec::browser();
+    for track in &mut spec.tracks {
+        track.allow_mixed = true;
+        track.exts = vec![(ExtKind::Mid, 15), (ExtKind::TransportCc, 200), (ExtKind::AudioLevel, 99)];
+    }
+    let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), spec);
+    let guard = &world.viewer(viewer).guard;
+    assert_eq!(guard.line(Audio).exts[&ExtKind::AudioLevel], [0x9f]);
+    assert!(flows(&mut world, viewer, 100));
+}
+
+#[test]
+fn a_viewer_without_any_extension_gets_bare_headers() {
+    let mut spec = ViewerSpec::browser();
+    for track in &mut spec.tracks {
+        track.exts.clear();
+    }
+    let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), spec);
+    assert!(world.viewer(viewer).guard.lines.iter().all(|line| line.exts.is_empty()));
+    assert!(flows(&mut world, viewer, 100));
+}
+
+fn red_publisher() -> PublisherSpec {
+    PublisherSpec::browser().with(Audio, |track| {
+        track.red_pt = Some(63);
+        track.sends_red = true;
+    })
+}
+
+// whip-whep G9
+#[test]
+fn red_inner_payload_types_are_rewritten() {
+    let mut spec = ViewerSpec::browser();
+    spec.tracks[0].codecs[0].red_pt = Some(65);
+    let (mut world, _, viewer) = watched(2, red_publisher(), spec);
+    // The guard reads the payload types inside.
+    assert!(world.viewer(viewer).audio_frames() > 40);
+    assert!(flows(&mut world, viewer, 100));
+}
+
+// whip-whep G9: "rewrite or strip RED"
+#[test]
+fn a_viewer_without_red_hears_the_publisher_all_the_same() {
+    let (mut world, _, viewer) = watched(1, red_publisher(), ViewerSpec::browser());
+    assert!(world.viewer(viewer).audio_frames() > 40, "{}", world.viewer(viewer).audio_frames());
+}
+
+// whip-whep G15
+#[test]
+fn the_nth_section_takes_the_nth_track_of_its_kind() {
+    let mut second = crate::world::spec::video(weir_sfu::codec::Codec::H264);
+    second.mid = "2";
+    let mut spec = PublisherSpec::browser();
+    spec.tracks.push(second);
+    let mut viewer = ViewerSpec::browser();
+    let mut screen = viewer.tracks[1].clone();
+    screen.mid = "scr";
+    viewer.tracks.push(screen);
+    let (mut world, publisher, viewer) = watched(2, spec, viewer);
+    world.run_s(1);
+    let sources: Vec<u32> =
+        world.publisher(publisher).tracks.iter().map(|track| track.layers[0].source).collect();
+    for (line, source) in sources.iter().enumerate() {
+        let segments = world.viewer(viewer).guard.lines[line].segments();
+        assert!(segments.len() == 1 && segments[0].source == *source, "{segments:?}");
+    }
+}

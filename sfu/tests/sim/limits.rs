@@ -1,0 +1,171 @@
+//! Edges: rings, pools, rates and stalls. What is over is dropped, counted and left behind.
+
+use weir_sfu::codec::MediaKind::Video;
+use weir_sfu::config::PublisherLimits;
+use weir_sfu::error::DropReason;
+use weir_sfu::units::Bitrate;
+
+use crate::world::spec::{PublisherSpec, ViewerSpec};
+use crate::world::{ClientId, World, WorldConfig};
+use crate::{flows, ms};
+
+/// A publisher with viewers on its own worker and on the other.
+fn near_and_far(spec: PublisherSpec) -> (World, ClientId, ClientId, ClientId, usize) {
+    let mut world = World::new(2);
+    let publisher = world.publish("live", spec);
+    world.run_s(1);
+    let home = world.worker_of(publisher).expect("adopted");
+    let near = world.watch("live", ViewerSpec::on_worker(home));
+    let far = world.watch("live", ViewerSpec::on_worker(1 - home));
+    for viewer in [near, far] {
+        let addr = world.link(viewer).addr;
+        let own = if viewer == near { home } else { 1 - home };
+        world.doors.insert(addr, own);
+    }
+    world.run_s(1);
+    (world, publisher, near, far, 1 - home)
+}
+
+fn heavy() -> PublisherSpec {
+    PublisherSpec::browser().with(Video, |track| track.layers[0].packets = 30)
+}
+
+#[test]
+fn ring_overflow_drops_and_counts() {
+    let (mut world, _, near, far, far_worker) = near_and_far(heavy());
+    world.drops_allowed = true;
+    world.stall(far_worker);
+    world.run_s(3);
+    assert!(world.dropped(DropReason::RingFull) > 500, "{}", world.dropped(DropReason::RingFull));
+    world.wake(far_worker);
+    world.run_s(2);
+    assert!(flows(&mut world, far, 95), "it goes on after a keyframe");
+    assert_eq!(world.viewer(near).broken_frames(), 0, "others saw nothing of it");
+    assert!(world.viewer(near).longest_freeze() < ms(100));
+}
+
+// quality B4 item 28
+#[test]
+fn a_worker_that_stalls_for_200_ms_loses_nothing() {
+    let (mut world, _, near, far, far_worker) = near_and_far(PublisherSpec::browser());
+    for worker in [far_worker, 1 - far_worker] {
+        world.stall(worker);
+        world.run_ms(200);
+        world.wake(worker);
+        world.run_s(1);
+    }
+    for viewer in [near, far] {
+        let watched = world.viewer(viewer);
+        assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+        assert!(watched.longest_freeze() < ms(500));
+    }
+}
+
+// quality B4 item 28
+#[test]
+fn a_server_that_sleeps_for_5_s_disconnects_nobody() {
+    let (mut world, publisher, near, far, far_worker) = near_and_far(PublisherSpec::browser());
+    world.drops_allowed = true;
+    for worker in [far_worker, 1 - far_worker] {
+        world.stall(worker);
+    }
+    world.run_s(5);
+    for worker in [far_worker, 1 - far_worker] {
+        world.wake(worker);
+    }
+    world.run_s(2);
+    assert!(world.control.closed.is_empty());
+    assert!(world.link(publisher).is_connected());
+    for viewer in [near, far] {
+        assert!(flows(&mut world, viewer, 95));
+    }
+}
+
+// quality B2
+#[test]
+fn publisher_over_rate_limit_is_cut() {
+    let limits = PublisherLimits { bitrate: Bitrate::kbps(400), packets_per_second: 4_000 };
+    let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });
+    world.drops_allowed = true;
+    let spec = PublisherSpec::browser().with(Video, |track| track.layers[0].packets = 6);
+    let over = world.publish("over", spec.clone());
+    let within = world.publish("within", PublisherSpec::browser().with(Video, |t| t.bytes = 200));
+    world.run_s(1);
+    let viewer = world.watch("over", ViewerSpec { sends_nack: false, ..ViewerSpec::browser() });
+    let other = world.watch("within", ViewerSpec::browser());
+    world.run_s(1);
+    let before = world.viewer(viewer).received;
+    world.publisher(over).feedback = Default::default();
+    world.run_s(5);
+    assert!(world.dropped(DropReason::PublisherRate) > 500);
+    let packets = (world.viewer(viewer).received - before) / 5;
+    assert!(packets < 50 + 400_000 / 8 / 900 + 20, "{packets} packets a second");
+    assert!(flows(&mut world, other, 100));
+    assert_eq!(world.closed(over), None);
+    assert_eq!(world.closed(within), None);
+    // What the server itself refused must not be asked for again: that would only add to it.
+    let nacked = world.publisher(over).feedback.nacked.len();
+    assert!(nacked < 100, "asked for {nacked} packets of a publisher that sends too much");
+}
+
+// quality B2
+#[test]
+fn packets_per_second_are_limited_too() {
+    let limits = PublisherLimits { bitrate: Bitrate::kbps(25_000), packets_per_second: 100 };
+    let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });
+    world.drops_allowed = true;
+    let spec = PublisherSpec::browser().with(Video, |track| {
+        track.layers[0].packets = 20;
+        track.bytes = 60;
+    });
+    world.publish("live", spec);
+    let viewer = world.watch("live", ViewerSpec { sends_nack: false, ..ViewerSpec::browser() });
+    world.run_s(2);
+    let before = world.viewer(viewer).received;
+    world.run_s(2);
+    let video = (world.viewer(viewer).received - before) / 2;
+    assert!(video < 100 + 50 + 20, "{video}");
+}
+
+#[test]
+fn a_pool_that_is_too_small_drops_and_recovers() {
+    let mut world = World::with(WorldConfig { pool_packets: 256, ..WorldConfig::default() });
+    world.drops_allowed = true;
+    // 900 packets a second for 1.5 s of cache do not fit into 256 buffers.
+    let heavy = world.publish("heavy", heavy());
+    world.run_s(3);
+    assert!(world.dropped(DropReason::PoolExhausted) > 100);
+    world.delete(heavy);
+    world.run_s(1);
+    world.publish("light", PublisherSpec::browser());
+    let viewer = world.watch("light", ViewerSpec::browser());
+    world.run_s(1);
+    let before = world.dropped(DropReason::PoolExhausted);
+    assert!(flows(&mut world, viewer, 100));
+    assert_eq!(world.dropped(DropReason::PoolExhausted), before);
+}
+
+/// Packets as large as a datagram may be: either they go out whole or not at all, and count.
+#[test]
+fn packets_too_large_for_the_way_out_are_counted() {
+    let mut world = World::new(1);
+    world.drops_allowed = true;
+    let mut spec = PublisherSpec::browser().with(Video, |track| track.bytes = 1_440);
+    spec.dtls = crate::world::spec::SHA1;
+    world.publish("live", spec);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.run_s(2);
+    assert!(world.dropped(DropReason::TooLargeToSend) > 0);
+    assert!(world.viewer(viewer).audio_frames() > 60);
+    assert_eq!(world.closed(viewer), None);
+}
+
+#[test]
+fn a_cache_holds_no_more_than_a_second_and_a_half() {
+    let mut world = World::new(1);
+    world.publish("live", heavy());
+    world.run_s(10);
+    let report = world.report(0);
+    assert!(report.cache_packets < 2_048 + 100 && report.cache_packets > 1_000);
+    assert!(report.cache_bytes <= 2 * 1024 * 1024 + 20_000, "{}", report.cache_bytes);
+}

@@ -1,0 +1,124 @@
+//! Sequence numbers and timestamps that wrap and jump (quality B4 item 12).
+
+use weir_sfu::codec::Codec;
+use weir_sfu::codec::MediaKind::{Audio, Video};
+
+use crate::world::World;
+use crate::world::spec::{PublisherSpec, ViewerSpec, opus, video};
+use crate::{flows, ms, watched};
+
+#[test]
+fn sequence_wrap_at_join() {
+    for first in (65_500..=65_535).step_by(5).chain([0, 1, 32_767, 32_768]) {
+        let spec = PublisherSpec::browser()
+            .with(Video, |track| track.first_seq = first)
+            .with(Audio, |track| track.first_seq = first);
+        let mut world = World::new(1);
+        world.publish("live", spec);
+        let early = world.watch("live", ViewerSpec::browser());
+        world.run_ms(137);
+        let late = world.watch("live", ViewerSpec::browser());
+        world.run_s(2);
+        for viewer in [early, late] {
+            let watched = world.viewer(viewer);
+            assert!(watched.video_frames() > 45, "{first}: {}", watched.video_frames());
+            assert_eq!((watched.broken_frames(), watched.missing()), (0, 0), "{first}");
+        }
+    }
+}
+
+/// The publisher's numbers wrapped before the server heard of it: its SRTP count is 1 already.
+#[test]
+fn a_publisher_that_wrapped_before_its_first_packet_came_through() {
+    let spec = PublisherSpec::browser().with(Video, |track| track.first_seq = 65_534);
+    let mut world = World::new(1);
+    let publisher = world.publish("live", spec);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    let start = world.now + ms(300);
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && bytes.get(2) == Some(&255));
+    while world.now < start {
+        world.run_ms(10);
+    }
+    world.lose_nothing(publisher);
+    world.publisher(publisher).video().layers[0].wants_key = true;
+    assert!(flows(&mut world, viewer, 80));
+}
+
+/// Many wraps: both SRTP counts go on.
+#[test]
+fn numbers_wrap_three_times() {
+    let spec = PublisherSpec::video_only().with(Video, |track| {
+        track.layers[0].packets = 40;
+        track.bytes = 60;
+    });
+    let (mut world, _, viewer) = watched(2, spec, ViewerSpec::browser().video_only());
+    world.run_s(170);
+    let watched = world.viewer(viewer);
+    assert!(watched.guard.line(Video).sent() > 3 * 65_536);
+    assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+}
+
+#[test]
+fn timestamp_wrap() {
+    for codec in [Codec::Vp8, Codec::H264] {
+        let spec = PublisherSpec::of(vec![opus(), video(codec)])
+            .with(Video, |track| track.first_timestamp = u32::MAX - 90_000 * 2)
+            .with(Audio, |track| track.first_timestamp = u32::MAX - 48_000 * 3);
+        let (mut world, _, viewer) = watched(1, spec, ViewerSpec::browser());
+        world.run_s(5);
+        let watched = world.viewer(viewer);
+        assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+        assert!(watched.longest_freeze() < ms(60));
+        assert!(watched.guard.report_spread_ms() < 1.0, "{}", watched.guard.report_spread_ms());
+    }
+}
+
+/// Jumps beyond 300 packets are a new start: nobody asks for what was never sent.
+#[test]
+fn sequence_jump_is_not_asked_back() {
+    for jump in [301, 5_000, 30_000, 32_767] {
+        let (mut world, publisher, viewer) =
+            watched(2, PublisherSpec::browser(), ViewerSpec::browser());
+        let nacked = world.publisher(publisher).feedback.nacked.len();
+        let asked = world.publisher(publisher).feedback.keyframe_requests.len();
+        for track in &mut world.publisher(publisher).tracks {
+            track.layers[0].next_seq += jump;
+        }
+        world.run_s(2);
+        let feedback = &world.publisher(publisher).feedback;
+        assert_eq!(feedback.nacked.len(), nacked, "jump of {jump}");
+        assert!(feedback.keyframe_requests.len() > asked, "a keyframe heals it");
+        let watched = world.viewer(viewer);
+        assert_eq!(watched.nacks_sent, 0, "the viewer sees no hole after a jump of {jump}");
+        assert!(watched.longest_freeze() < ms(700), "{:?}", watched.longest_freeze());
+        assert!(flows(&mut world, viewer, 95), "jump of {jump}");
+    }
+}
+
+#[test]
+fn a_jump_of_up_to_300_is_loss_and_asked_back() {
+    let (mut world, publisher, _viewer) =
+        watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+    world.publisher(publisher).video().layers[0].next_seq += 100;
+    world.run_ms(200);
+    let asked = world.publisher(publisher).feedback.nacked.len();
+    assert!(asked >= 100, "{asked}");
+    // A real hole of this size is never filled: after 600 ms it is given up for a keyframe.
+    world.run_s(2);
+    assert!(!world.publisher(publisher).feedback.keyframe_requests.is_empty());
+    let asked = world.publisher(publisher).feedback.nacked.len();
+    assert!(asked <= 100 * 10, "at most ten tries each: {asked}");
+}
+
+/// Time may jump at the publisher; the viewer's never goes back.
+#[test]
+fn timestamp_jump_does_not_turn_the_viewers_time_back() {
+    for jump in [1u32 << 31, 0x4000_0000, 0xC000_0000, 90_000 * 20] {
+        let (mut world, publisher, viewer) =
+            watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+        world.publisher(publisher).shift_timestamps(Video, jump);
+        world.publisher(publisher).video().layers[0].wants_key = true;
+        world.run_s(3);
+        assert!(flows(&mut world, viewer, 95), "jump of {jump:#x}");
+    }
+}

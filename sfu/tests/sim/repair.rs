@@ -1,0 +1,269 @@
+//! Loss on both hops: who is asked for what, how often, and what comes back.
+
+use std::collections::HashSet;
+
+use weir_sfu::codec::Codec;
+use weir_sfu::codec::MediaKind::Video;
+use weir_sfu::error::DropReason;
+
+use crate::world::spec::{PublisherSpec, SHA1, ViewerSpec, opus, video};
+use crate::world::{ClientId, World};
+use crate::{Dice, flows, ms, watched};
+
+/// A viewer that asks for nothing by itself.
+fn quiet() -> ViewerSpec {
+    ViewerSpec { sends_nack: false, ..ViewerSpec::browser() }
+}
+
+fn ask(world: &mut World, viewer: ClientId, numbers: &[u16]) {
+    world.with_viewer(viewer, |viewer, link| viewer.nack(1, numbers, link));
+    // 10 ms each way, and a little.
+    world.run_ms(25);
+}
+
+fn last_seq(world: &mut World, viewer: ClientId) -> u16 {
+    world.viewer(viewer).guard.line(Video).last_seq().expect("something was sent")
+}
+
+// whip-whep G11, quality A3.2
+#[test]
+fn nack_is_answered_by_rtx_once_per_rtt() {
+    let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), quiet());
+    world.run_s(2);
+    assert!(world.info(viewer).and_then(|info| info.rtt_ms).is_some_and(|rtt| (rtt - 20.0).abs() < 3.0));
+    let wanted = last_seq(&mut world, viewer);
+    world.with_viewer(viewer, |viewer, link| {
+        for _ in 0..10 {
+            viewer.nack(1, &[wanted], link);
+        }
+    });
+    world.run_ms(25);
+    assert_eq!(world.viewer(viewer).guard.rtx, 1, "ten requests at once, one repeat");
+    for repeats in 2..=5 {
+        ask(&mut world, viewer, &[wanted]);
+        assert_eq!(world.viewer(viewer).guard.rtx, repeats);
+    }
+    ask(&mut world, viewer, &[wanted]);
+    assert_eq!(world.viewer(viewer).guard.rtx, 5, "five times in all");
+    assert_eq!(world.dropped(DropReason::RepairLimited), 9 + 1);
+    assert_eq!(world.viewer(viewer).guard.again, 0);
+}
+
+// architecture D1, the GCM rule
+#[test]
+fn nack_without_rtx_gets_identical_bytes() {
+    for dtls in [ViewerSpec::browser().dtls, SHA1] {
+        let spec = ViewerSpec { dtls, ..quiet().without_rtx() };
+        let (mut world, _, viewer) = watched(2, PublisherSpec::browser(), spec);
+        for round in 1..=20 {
+            let newest = last_seq(&mut world, viewer);
+            world.run_ms(50);
+            ask(&mut world, viewer, &[newest, newest.wrapping_sub(1)]);
+            // The guard compares ciphertexts.
+            assert_eq!(world.viewer(viewer).guard.again, 2 * round);
+        }
+        assert_eq!(world.viewer(viewer).guard.rtx, 0);
+    }
+}
+
+#[test]
+fn what_was_never_sent_or_is_long_gone_is_not_repeated() {
+    let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), quiet());
+    let newest = last_seq(&mut world, viewer);
+    ask(&mut world, viewer, &[newest.wrapping_add(500), newest.wrapping_sub(5_000)]);
+    let old = last_seq(&mut world, viewer);
+    world.run_s(3);
+    ask(&mut world, viewer, &[old]);
+    assert_eq!(world.viewer(viewer).guard.rtx, 0);
+    assert_eq!(world.dropped(DropReason::RepairExpired), 3);
+}
+
+#[test]
+fn repeats_from_before_a_takeover_are_not_mixed_up_with_the_new_publisher() {
+    for without_rtx in [false, true] {
+        let spec = if without_rtx { quiet().without_rtx() } else { quiet() };
+        let (mut world, first, viewer) = watched(1, PublisherSpec::browser(), spec);
+        let old = last_seq(&mut world, viewer);
+        world.delete(first);
+        world.publish("live", PublisherSpec::browser());
+        world.run_ms(400);
+        ask(&mut world, viewer, &(0..20).map(|n| old.wrapping_sub(n)).collect::<Vec<_>>());
+        let guard = &world.viewer(viewer).guard;
+        assert_eq!(guard.rtx + guard.again, 0, "the old publisher's packets are gone");
+    }
+}
+
+#[test]
+fn loss_downstream_is_repaired() {
+    for (spec, percent) in [
+        (ViewerSpec::browser(), 5),
+        (ViewerSpec::browser(), 20),
+        (ViewerSpec::browser().without_rtx(), 5),
+        (ViewerSpec { dtls: SHA1, ..ViewerSpec::browser() }, 10),
+    ] {
+        let (mut world, _, viewer) = watched(2, PublisherSpec::browser(), spec);
+        let mut dice = Dice(percent);
+        world.lose_down(viewer, move |bytes| bytes[0] >= 128 && dice.chance(percent));
+        world.run_s(10);
+        world.lose_nothing(viewer);
+        world.run_s(1);
+        let watched = world.viewer(viewer);
+        assert!(watched.nacks_sent > 30);
+        assert_eq!(watched.broken_frames(), 0, "{percent} %");
+        assert_eq!(watched.given_up, 0);
+    }
+}
+
+/// Every wave of loss is asked for and repaired, and the publisher is not made to repeat itself.
+#[test]
+fn loss_upstream_is_nacked_and_repaired() {
+    for codec in [Codec::Vp8, Codec::H264] {
+        let spec = PublisherSpec::of(vec![opus(), video(codec)]);
+        let video_pt = spec.tracks[1].pt;
+        let (mut world, publisher, viewer) = watched(2, spec, ViewerSpec::browser());
+        let mut dice = Dice(7);
+        let lost = std::rc::Rc::new(std::cell::Cell::new(0u64));
+        let count = std::rc::Rc::clone(&lost);
+        world.lose_up(publisher, move |bytes| {
+            let loses = bytes[0] >= 128 && bytes[1] & 0x7f == video_pt && dice.chance(5);
+            count.set(count.get() + u64::from(loses));
+            loses
+        });
+        world.run_s(20);
+        world.lose_nothing(publisher);
+        world.run_s(1);
+        let asked = world.publisher(publisher).feedback.nacked.clone();
+        assert!(lost.get() > 60, "{}", lost.get());
+        let distinct: HashSet<_> = asked.iter().map(|(_, ssrc, seq)| (*ssrc, *seq)).collect();
+        assert_eq!(distinct.len() as u64, lost.get(), "what was lost, and nothing else");
+        assert!(asked.len() <= distinct.len() * 11 / 10, "{} for {}", asked.len(), distinct.len());
+        assert_eq!(world.viewer(viewer).broken_frames(), 0);
+    }
+}
+
+/// OBS has no RTX: it sends the same packet again on the primary SSRC.
+// whip-whep C57
+#[test]
+fn a_publisher_without_rtx_repairs_on_its_primary_ssrc() {
+    let spec = PublisherSpec::of(vec![opus(), video(Codec::H264)])
+        .with(Video, |track| track.rtx_pt = None);
+    let (mut world, publisher, viewer) = watched(2, spec, ViewerSpec::browser());
+    let mut dice = Dice(11);
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && dice.chance(5));
+    world.run_s(10);
+    world.lose_nothing(publisher);
+    world.run_s(1);
+    assert!(!world.publisher(publisher).feedback.nacked.is_empty());
+    assert_eq!(world.viewer(viewer).broken_frames(), 0);
+}
+
+#[test]
+fn both_hops_lose_and_the_picture_is_whole() {
+    let (mut world, publisher, viewer) =
+        watched(2, PublisherSpec::browser(), ViewerSpec::browser());
+    let (mut up, mut down) = (Dice(1), Dice(2));
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && up.chance(5));
+    world.lose_down(viewer, move |bytes| bytes[0] >= 128 && down.chance(5));
+    world.run_s(10);
+    world.lose_nothing(publisher);
+    world.lose_nothing(viewer);
+    world.run_s(1);
+    assert_eq!(world.viewer(viewer).broken_frames(), 0);
+}
+
+#[test]
+fn a_publisher_that_repairs_nothing_is_asked_for_a_keyframe() {
+    let spec = PublisherSpec { answers_nack: false, ..PublisherSpec::browser() };
+    let (mut world, publisher, viewer) = watched(1, spec, ViewerSpec::browser());
+    let before = world.publisher(publisher).feedback.keyframe_requests.len();
+    let mut left = 3;
+    world.lose_up(publisher, move |bytes| {
+        let loses = left > 0 && bytes[0] >= 128 && bytes[1] & 0x7f == 96;
+        left -= i32::from(loses);
+        loses
+    });
+    world.run_s(3);
+    assert!(world.publisher(publisher).feedback.keyframe_requests.len() > before);
+    assert!(flows(&mut world, viewer, 95));
+}
+
+// whip-whep G11
+#[test]
+fn rtx_padding_is_not_forwarded() {
+    let (mut world, publisher, viewer) =
+        watched(2, PublisherSpec::browser(), ViewerSpec::browser());
+    for _ in 0..50 {
+        world.run_ms(20);
+        world.with_publisher(publisher, |publisher, link| publisher.send_rtx_padding(link));
+    }
+    world.run_s(1);
+    let watched = world.viewer(viewer);
+    assert_eq!((watched.guard.rtx, watched.guard.again, watched.missing()), (0, 0, 0));
+    // The guard knows every packet that a publisher stamped; nothing else came.
+    assert!(watched.guard.line(Video).contents().iter().all(|(stamp, _)| stamp.is_some()));
+    assert!(world.publisher(publisher).feedback.nacked.is_empty(), "padding opens no hole");
+}
+
+/// A packet of the first keyframe overtakes the one before it: the viewer must get both.
+#[test]
+fn a_keyframe_whose_packets_come_in_disorder_starts_the_picture() {
+    let mut world = World::new(1);
+    let publisher = world.publish("live", PublisherSpec::browser());
+    world.run_s(2);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.run_ms(60);
+    assert_eq!(world.viewer(viewer).video_frames(), 0);
+    let from = world.link(publisher).addr;
+    // The next frames by hand, each with its first two packets swapped.
+    for _ in 0..30 {
+        world.publisher(publisher).sends = false;
+        let (now, epoch) = (world.now, world.epoch);
+        let out = world.with_publisher(publisher, |publisher, link| {
+            publisher.video().layers[0].next_frame = now;
+            publisher.send_frame(1, 0, now, epoch, link);
+            std::mem::take(&mut link.out)
+        });
+        let mut packets: Vec<_> = out.into_iter().collect();
+        packets.swap(0, 1);
+        for packet in packets {
+            let note = packet.note.expect("media");
+            world.delivered.entry(note.source).or_default().insert(note.serial);
+            world.inject_and_settle(from, &packet.bytes);
+        }
+        world.run_ms(33);
+    }
+    world.run_s(1);
+    let watched = world.viewer(viewer);
+    assert!(watched.video_frames() > 20, "{}", watched.video_frames());
+    assert_eq!(watched.broken_frames(), 0);
+    assert_eq!(watched.frames.iter().find(|f| f.kind == Video).map(|f| f.key), Some(true));
+}
+
+#[test]
+fn reordered_packets_are_forwarded_in_their_places() {
+    let (mut world, publisher, viewer) =
+        watched(2, PublisherSpec::browser(), ViewerSpec::browser());
+    let from = world.link(publisher).addr;
+    world.publisher(publisher).sends = false;
+    world.run_ms(100);
+    for round in 0..60 {
+        let (now, epoch) = (world.now, world.epoch);
+        let mut packets = world.with_publisher(publisher, |publisher, link| {
+            publisher.send_frame(1, 0, now, epoch, link);
+            std::mem::take(&mut link.out)
+        });
+        if round % 3 == 1 {
+            packets.rotate_left(1);
+        }
+        for packet in packets {
+            let note = packet.note.expect("media");
+            world.delivered.entry(note.source).or_default().insert(note.serial);
+            world.inject_and_settle(from, &packet.bytes);
+            world.run_ms(1);
+        }
+        world.run_ms(30);
+    }
+    world.run(ms(300));
+    let watched = world.viewer(viewer);
+    assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+}

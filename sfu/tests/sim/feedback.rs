@@ -93,7 +93,11 @@ fn where_nothing_was_negotiated_nothing_is_asked() {
         track.exts.clear();
         track.extra_exts.clear();
     });
-    let (mut world, publisher, _) = watched(1, spec.clone(), ViewerSpec::browser());
+    let mut world = World::new(1);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    let publisher = world.publish("live", spec);
+    world.run_s(1);
+    assert!(world.viewer(viewer).video_frames() > 20, "it began with a keyframe");
     let mut dice = crate::Dice(3);
     world.lose_up(publisher, move |bytes| bytes[0] >= 128 && dice.chance(10));
     world.run_s(3);

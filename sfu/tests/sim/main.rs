@@ -12,6 +12,7 @@ mod changes;
 mod clocks;
 mod feedback;
 mod forgery;
+mod guarding;
 mod headers;
 mod life;
 mod limits;

@@ -25,7 +25,11 @@ use super::wire;
 /// What a preset client says and a preset server answers: a record header that reads as DTLS.
 pub(crate) const HELLO: &[u8] = b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\x05hello";
 const WELCOME: &[u8] = b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\x07welcome";
-pub(crate) const GOODBYE: &[u8] = b"\x15\xfe\xfd\0\x01\0\0\0\0\0\0\0\x02\x01\0";
+
+/// A close_notify that only the two ends can say.
+pub(crate) fn goodbye(fingerprint: &[u8]) -> Vec<u8> {
+    [b"\x15\xfe\xfd\0\x01\0\0\0\0\0\0\0\x20", fingerprint].concat()
+}
 
 const PRESET: &[u8; 6] = b"preset";
 
@@ -98,7 +102,7 @@ impl Dtls for Preset {
                 }
                 Ok(())
             }
-            GOODBYE if self.connected => {
+            _ if self.connected && datagram == goodbye(&self.digest) => {
                 self.events.push_back(DtlsEvent::PeerClosed);
                 Ok(())
             }
@@ -121,7 +125,7 @@ impl Dtls for Preset {
     fn handle_timeout(&mut self, _now: Instant) {}
 
     fn close(&mut self, _now: Instant) {
-        self.out.push_back(GOODBYE.into());
+        self.out.push_back(goodbye(&self.digest)[..].into());
     }
 }
 

@@ -9,7 +9,7 @@ use rtc_srtp::context::Context;
 use rtc_stun::message::{BINDING_REQUEST, BINDING_SUCCESS};
 use weir_sfu::sdp::{DtlsRole, Fingerprint, IceCredentials, RemoteTransport};
 
-use super::dtls::{self, GOODBYE, HELLO, Identity, RealDtls};
+use super::dtls::{self, HELLO, Identity, RealDtls, goodbye};
 use super::spec::DtlsMode;
 use super::wire::{self, Check, Class};
 
@@ -40,6 +40,8 @@ pub(crate) struct Link {
     /// Everywhere it has been; datagrams to places it left are lost.
     pub addrs: Vec<SocketAddr>,
     pub local: IceCredentials,
+    /// Its credentials before a restart; checks with them are answered until the new pair works.
+    previous: Option<IceCredentials>,
     pub server: IceCredentials,
     /// Sends checks.
     pub checks: bool,
@@ -58,6 +60,10 @@ pub(crate) struct Link {
     pub server_checks: u32,
     /// Answers to its own checks.
     pub answered_checks: u32,
+    /// Datagrams that were not for it: signed or sealed with other keys.
+    pub foreign: u32,
+    /// Media that came before the end of a real handshake.
+    pub early: Vec<Vec<u8>>,
     pub out: Vec<Outgoing>,
     mode: DtlsMode,
     real: Option<RealDtls>,
@@ -92,6 +98,7 @@ impl Link {
             addr,
             addrs: vec![addr],
             local: credentials("client", number, 0),
+            previous: None,
             server: IceCredentials { ufrag: String::new(), pwd: String::new() },
             checks: true,
             answers: true,
@@ -103,6 +110,8 @@ impl Link {
             sent_checks: Vec::new(),
             server_checks: 0,
             answered_checks: 0,
+            foreign: 0,
+            early: Vec::new(),
             out: Vec::new(),
             mode,
             real,
@@ -129,7 +138,8 @@ impl Link {
 
     /// New credentials for an ICE restart; the next check uses them.
     pub(crate) fn restart(&mut self, now: Instant, generation: u64, server: IceCredentials) {
-        self.local = credentials("client", self.number, generation);
+        let fresh = credentials("client", self.number, generation);
+        self.previous = Some(std::mem::replace(&mut self.local, fresh));
         self.server = server;
         self.path_works = false;
         self.next_check = now;
@@ -164,22 +174,26 @@ impl Link {
     }
 
     pub(crate) fn seal_rtp(&mut self, plaintext: &[u8]) -> Option<Vec<u8>> {
-        Some(self.seal.as_mut()?.encrypt_rtp(plaintext).expect("sealing works").to_vec())
+        Some(self.seal.as_mut()?.encrypt_rtp(plaintext).ok()?.to_vec())
     }
 
     pub(crate) fn seal_rtcp(&mut self, plaintext: &[u8]) -> Option<Vec<u8>> {
-        Some(self.seal.as_mut()?.encrypt_rtcp(plaintext).expect("sealing works").to_vec())
+        Some(self.seal.as_mut()?.encrypt_rtcp(plaintext).ok()?.to_vec())
     }
 
-    /// What the server sealed for us; `None` while there are no keys.
-    pub(crate) fn open_rtp(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let opened = self.open.as_mut()?.decrypt_rtp(bytes);
-        Some(opened.unwrap_or_else(|error| panic!("SRTP of the server: {error}")).to_vec())
-    }
-
-    pub(crate) fn open_rtcp(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let opened = self.open.as_mut()?.decrypt_rtcp(bytes);
-        Some(opened.unwrap_or_else(|error| panic!("SRTCP of the server: {error}")).to_vec())
+    /// Opens SRTP or SRTCP of the server. `None` for what is not for it, and while a real handshake
+    /// runs: then it is kept for later.
+    pub(crate) fn open(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let Some(open) = self.open.as_mut() else {
+            self.early.push(bytes.to_vec());
+            return None;
+        };
+        let opened = match wire::class(bytes) {
+            Class::Rtp => open.decrypt_rtp(bytes),
+            _ => open.decrypt_rtcp(bytes),
+        };
+        self.foreign += u32::from(opened.is_err());
+        Some(opened.ok()?.to_vec())
     }
 
     pub(crate) fn send(&mut self, bytes: Vec<u8>, note: Option<Note>) {
@@ -199,7 +213,8 @@ impl Link {
     /// Says goodbye as DTLS does.
     pub(crate) fn say_goodbye(&mut self) {
         assert!(self.real.is_none(), "only a preset peer says goodbye");
-        self.send(GOODBYE.to_vec(), None);
+        let goodbye = goodbye(&self.fingerprint.digest);
+        self.send(goodbye, None);
     }
 
     /// A STUN or DTLS datagram that came to `at`.
@@ -214,10 +229,15 @@ impl Link {
     fn handle_stun(&mut self, now: Instant, at: SocketAddr, server: SocketAddr, bytes: &[u8]) {
         let mut message = wire::parse_stun(bytes).expect("the server's STUN parses");
         if message.typ == BINDING_REQUEST {
-            assert!(wire::is_signed(&mut message, &self.local.pwd), "a check with a wrong password");
+            let own = std::iter::once(&self.local).chain(&self.previous);
+            let key = own.into_iter().find(|own| wire::is_signed(&mut message, &own.pwd)).cloned();
+            let Some(key) = key else {
+                self.foreign += 1;
+                return;
+            };
             if self.answers {
                 self.server_checks += 1;
-                let reply = wire::answer(&message, server, &self.local);
+                let reply = wire::answer(&message, server, &key);
                 self.out.push(Outgoing { from: at, bytes: reply, note: None });
             }
             return;
@@ -226,7 +246,10 @@ impl Link {
         if self.waiting_for != Some(message.transaction_id.0) {
             return;
         }
-        assert!(wire::is_signed(&mut message, &self.server.pwd), "an answer with a wrong password");
+        if !wire::is_signed(&mut message, &self.server.pwd) {
+            self.foreign += 1;
+            return;
+        }
         self.answered_checks += 1;
         self.waiting_for = None;
         if !std::mem::replace(&mut self.path_works, true) && self.speaks_dtls {
@@ -247,8 +270,11 @@ impl Link {
             self.pump(now);
             return;
         }
+        if !bytes.starts_with(&[22]) && !bytes.starts_with(&[21]) {
+            return;
+        }
         self.next_hello = None;
-        if bytes == GOODBYE {
+        if bytes == goodbye(&self.fingerprint.digest) {
             self.closed_by_server = true;
         } else {
             self.connected_at.get_or_insert(now);

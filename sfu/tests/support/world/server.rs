@@ -100,6 +100,8 @@ pub(crate) struct World {
     pub delivered: HashMap<u32, HashSet<u64>>,
     /// A worker may have panicked.
     pub panics_allowed: bool,
+    /// Clients may get what is meant for others, because they share an address.
+    pub foreign_allowed: bool,
     /// Packets may be dropped by the server in the middle of a run.
     pub drops_allowed: bool,
     /// Workers that do not take their turn; their datagrams wait in the socket.
@@ -181,6 +183,7 @@ impl World {
             to_strangers: Vec::new(),
             delivered: HashMap::new(),
             panics_allowed: false,
+            foreign_allowed: false,
             drops_allowed: false,
             stalled: HashMap::new(),
             active: Vec::new(),
@@ -573,13 +576,11 @@ impl World {
         let client = &mut self.clients[index];
         if client.link.alive {
             client.link.handle_timeout(now);
-            if client.link.is_connected() {
-                match &mut client.role {
-                    Role::Publisher(publisher) => {
-                        publisher.handle_timeout(now, epoch, &mut client.link);
-                    }
-                    Role::Viewer(viewer) => viewer.handle_timeout(now, &mut client.link),
+            match &mut client.role {
+                Role::Publisher(publisher) => {
+                    publisher.handle_timeout(now, epoch, &mut client.link);
                 }
+                Role::Viewer(viewer) => viewer.handle_timeout(now, &mut client.link),
             }
         }
         self.send_from(index);
@@ -643,29 +644,42 @@ impl World {
         let (now, server) = (self.now, self.server);
         let client = &mut self.clients[index];
         let lost = lost || !client.link.alive;
-        match (wire::class(bytes), &mut client.role) {
-            (Class::Stun | Class::Dtls, _) if lost => {}
-            (Class::Stun | Class::Dtls, _) => client.link.handle(now, at, server, bytes),
+        let class = wire::class(bytes);
+        if !matches!(class, Class::Rtp | Class::Rtcp) {
+            if !lost {
+                client.link.handle(now, at, server, bytes);
+                self.send_from(index);
+                self.receive_early(index);
+            }
+            return;
+        }
+        let Some(opened) = client.link.open(bytes) else { return };
+        match (class, &mut client.role) {
+            (_, Role::Viewer(viewer)) if !viewer.guard.watches => {}
             (Class::Rtp, Role::Viewer(viewer)) => {
-                let opened = client.link.open_rtp(bytes).expect("no media before the handshake");
                 let seen = viewer.guard.on_rtp(bytes, &opened);
                 if !lost {
                     viewer.on_rtp(now, &seen);
                 }
             }
-            (Class::Rtcp, Role::Viewer(viewer)) => {
-                let opened = client.link.open_rtcp(bytes).expect("no media before the handshake");
-                viewer.on_rtcp(now, &opened);
+            (_, Role::Viewer(viewer)) => viewer.on_rtcp(now, &opened),
+            (Class::Rtcp, Role::Publisher(publisher)) if !lost => {
+                publisher.handle_rtcp(now, &opened, &mut client.link);
             }
-            (Class::Rtcp, Role::Publisher(publisher)) => {
-                let opened = client.link.open_rtcp(bytes).expect("no media before the handshake");
-                if !lost {
-                    publisher.handle_rtcp(now, &opened, &mut client.link);
-                }
-            }
-            (class, _) => panic!("{class:?} to a client that takes none"),
+            (Class::Rtcp, Role::Publisher(_)) => {}
+            (_, Role::Publisher(_)) => panic!("media to a publisher"),
         }
         self.send_from(index);
+    }
+
+    /// A real handshake has ended: what came too early is looked at now.
+    fn receive_early(&mut self, index: usize) {
+        if self.clients[index].link.is_connected() {
+            for bytes in std::mem::take(&mut self.clients[index].link.early) {
+                let at = self.clients[index].link.addr;
+                self.receive(index, at, &bytes, false);
+            }
+        }
     }
 
     /// What every story ends with.
@@ -675,6 +689,8 @@ impl World {
             assert!(panics == 0 || self.panics_allowed, "worker {index} panicked {panics} times");
         }
         for client in &self.clients {
+            let foreign = client.link.foreign;
+            assert!(foreign == 0 || self.foreign_allowed, "{foreign} datagrams with wrong keys");
             if let Role::Viewer(viewer) = &client.role {
                 viewer.guard.finish(&self.delivered, !self.drops_allowed);
             }

@@ -118,9 +118,13 @@ impl Viewer {
         }
         line.missing.remove(&seen.seq);
         let next = line.highest.map_or(seen.seq, |highest| highest + 1);
+        let repairable = self.guard.lines[seen.line].plan.codecs.iter().any(|c| c.feedback.nack);
         if seen.seq >= next {
             for missing in next..seen.seq {
-                line.missing.insert(missing, (now, 0));
+                match repairable {
+                    true => _ = line.missing.insert(missing, (now, 0)),
+                    false => self.given_up += 1,
+                }
             }
             line.highest = Some(seen.seq);
         }
@@ -178,8 +182,7 @@ impl Viewer {
                     *seq as u16
                 })
                 .collect();
-            let answered = self.guard.lines[index].plan.codecs.iter().any(|c| c.feedback.nack);
-            if !due.is_empty() && answered {
+            if !due.is_empty() {
                 self.nack(index, &due, link);
             }
         }

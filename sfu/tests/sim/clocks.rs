@@ -39,7 +39,8 @@ fn without_reports_of_the_publisher_arrival_tells_the_time() {
     let (mut world, _, viewer) = watched(1, spec, ViewerSpec::browser());
     world.run_s(10);
     assert!(world.viewer(viewer).guard.report_spread_ms() < 1.0);
-    let reports: Vec<_> = world.viewer(viewer).guard.lines.iter().map(|line| line.reports).collect();
+    let reports: Vec<_> =
+        world.viewer(viewer).guard.lines.iter().map(|line| line.reports).collect();
     assert!(reports.iter().all(|count| (10..=13).contains(count)), "{reports:?}");
 }
 

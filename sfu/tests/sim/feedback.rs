@@ -109,8 +109,7 @@ fn where_nothing_was_negotiated_nothing_is_asked() {
 
 #[test]
 fn remb_and_twcc_are_sent_upstream() {
-    let (mut world, publisher, _) =
-        watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+    let (mut world, publisher, _) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     world.run_s(1);
     world.publisher(publisher).feedback = Default::default();
     let ssrc = world.publisher(publisher).video().layers[0].ssrc;

@@ -49,10 +49,7 @@ fn story() -> (Guard, Made) {
     (guard, made)
 }
 
-fn plan(
-    world: &mut World,
-    viewer: crate::world::ClientId,
-) -> weir_sfu::sdp::SubscribePlan {
+fn plan(world: &mut World, viewer: crate::world::ClientId) -> weir_sfu::sdp::SubscribePlan {
     let tracks = world.viewer(viewer).guard.lines.iter().map(|line| line.plan.clone()).collect();
     weir_sfu::sdp::SubscribePlan { transport: world.link(viewer).offer(), tracks }
 }

@@ -34,7 +34,11 @@ fn ms(ms: u64) -> Duration {
 }
 
 /// One publisher and one viewer who has watched for a second.
-fn watched(workers: usize, publisher: PublisherSpec, viewer: ViewerSpec) -> (World, ClientId, ClientId) {
+fn watched(
+    workers: usize,
+    publisher: PublisherSpec,
+    viewer: ViewerSpec,
+) -> (World, ClientId, ClientId) {
     let mut world = World::new(workers);
     let publisher = world.publish("live", publisher);
     world.run_ms(200);
@@ -57,7 +61,8 @@ struct Dice(u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 

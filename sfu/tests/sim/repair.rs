@@ -30,7 +30,9 @@ fn last_seq(world: &mut World, viewer: ClientId) -> u16 {
 fn nack_is_answered_by_rtx_once_per_rtt() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), quiet());
     world.run_s(2);
-    assert!(world.info(viewer).and_then(|info| info.rtt_ms).is_some_and(|rtt| (rtt - 20.0).abs() < 3.0));
+    assert!(
+        world.info(viewer).and_then(|info| info.rtt_ms).is_some_and(|rtt| (rtt - 20.0).abs() < 3.0)
+    );
     let wanted = last_seq(&mut world, viewer);
     world.with_viewer(viewer, |viewer, link| {
         for _ in 0..10 {

@@ -138,11 +138,9 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub(crate) fn generate() -> Self {
-        let certificate = Certificate::generate_self_signed(
-            vec!["peer".to_owned()],
-            wire::provider().crypto(),
-        )
-        .expect("a certificate can be made");
+        let certificate =
+            Certificate::generate_self_signed(vec!["peer".to_owned()], wire::provider().crypto())
+                .expect("a certificate can be made");
         let der = certificate.certificate.first().expect("it has one");
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref().to_vec();
         let fingerprint = Fingerprint { algorithm: FingerprintAlgorithm::Sha256, digest };

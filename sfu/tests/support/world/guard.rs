@@ -256,7 +256,11 @@ impl Line {
         let mut payload = &plaintext[head.len..];
         if red {
             let inner = self.plan.codecs.iter().find(|c| c.red_pt == Some(head.pt)).expect("found");
-            assert_eq!((payload[0], payload[4]), (0x80 | inner.pt, inner.pt), "inner payload types");
+            assert_eq!(
+                (payload[0], payload[4]),
+                (0x80 | inner.pt, inner.pt),
+                "inner payload types"
+            );
             payload = &payload[5..];
         }
         let sent = Sent {
@@ -353,15 +357,16 @@ impl Line {
     fn check_neighbours(&self, seq: u64, sent: &Sent) {
         let before = self.packets.range(..seq).next_back();
         let after = self.packets.range(seq + 1..).next();
-        for (earlier, later) in
-            [(before, Some((&seq, sent))), (Some((&seq, sent)), after)]
-        {
+        for (earlier, later) in [(before, Some((&seq, sent))), (Some((&seq, sent)), after)] {
             let Some(((first, a), (second, b))) = earlier.zip(later) else { continue };
             let ahead = b.timestamp.wrapping_sub(a.timestamp) as i32;
             assert!(ahead >= 0, "time went back by {ahead} from {first} to {second}: {a:?} {b:?}");
             if self.video() && first + 1 == *second {
                 let same = a.timestamp == b.timestamp;
-                assert_ne!(a.marker, same, "a frame is one timestamp up to its marker: {a:?} {b:?}");
+                assert_ne!(
+                    a.marker, same,
+                    "a frame is one timestamp up to its marker: {a:?} {b:?}"
+                );
             }
         }
     }

@@ -218,7 +218,13 @@ impl Link {
     }
 
     /// A STUN or DTLS datagram that came to `at`.
-    pub(crate) fn handle(&mut self, now: Instant, at: SocketAddr, server: SocketAddr, bytes: &[u8]) {
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        at: SocketAddr,
+        server: SocketAddr,
+        bytes: &[u8],
+    ) {
         match wire::class(bytes) {
             Class::Stun => self.handle_stun(now, at, server, bytes),
             Class::Dtls => self.handle_dtls(now, bytes),

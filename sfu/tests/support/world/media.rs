@@ -172,7 +172,9 @@ impl Bits {
     fn bytes(&self) -> Vec<u8> {
         self.0
             .chunks(8)
-            .map(|chunk| (0..8).fold(0, |byte, n| byte << 1 | u8::from(chunk.get(n) == Some(&true))))
+            .map(|chunk| {
+                (0..8).fold(0, |byte, n| byte << 1 | u8::from(chunk.get(n) == Some(&true)))
+            })
             .collect()
     }
 }

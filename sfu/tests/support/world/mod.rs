@@ -12,10 +12,10 @@ pub(crate) mod guard;
 pub(crate) mod link;
 pub(crate) mod media;
 pub(crate) mod publisher;
+mod server;
 pub(crate) mod spec;
 pub(crate) mod viewer;
 pub(crate) mod wire;
-mod server;
 
 #[allow(unused_imports, reason = "each user of the model needs a part of it")]
 pub(crate) use server::{ClientId, World, WorldConfig};

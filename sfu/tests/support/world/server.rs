@@ -158,8 +158,7 @@ impl World {
         #[expect(clippy::disallowed_methods, reason = "virtual time needs one real instant")]
         let now = Instant::now() + Duration::from_secs(1_000);
         let lobby = Arc::new(Lobby::default());
-        let wakes: Vec<_> =
-            (0..config.workers).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
+        let wakes: Vec<_> = (0..config.workers).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
         let workers = (1..).zip(mesh(&wakes)).map(|(seed, port)| {
             Worker::new(WorkerConfig {
                 clock: ClockBase::new(now, Duration::from_secs(1_700_000_000)),
@@ -237,11 +236,9 @@ impl World {
         });
         let (latency, worker) = (spec.latency, spec.worker);
         let viewer = Viewer::new(spec, &plan, number, self.now);
-        let (id, server, order) = self.control.subscribe(self.now, stream, plan, worker);
+        let (id, server) = self.control.subscribe(self.now, stream, plan, worker);
         link.server = server;
-        let client = self.enter(id, link, Role::Viewer(Box::new(viewer)), latency);
-        self.carry_out(vec![order]);
-        client
+        self.enter(id, link, Role::Viewer(Box::new(viewer)), latency)
     }
 
     fn enter(&mut self, id: SessionId, link: Link, role: Role, latency: Duration) -> ClientId {
@@ -313,7 +310,11 @@ impl World {
     }
 
     /// Loses datagrams on their way down.
-    pub(crate) fn lose_down(&mut self, client: ClientId, loss: impl FnMut(&[u8]) -> bool + 'static) {
+    pub(crate) fn lose_down(
+        &mut self,
+        client: ClientId,
+        loss: impl FnMut(&[u8]) -> bool + 'static,
+    ) {
         self.client(client).down_loss = Some(Box::new(loss));
     }
 
@@ -557,13 +558,9 @@ impl World {
                 }
             }
             let idle = orders.is_empty()
-                && !self
-                    .workers
-                    .iter()
-                    .enumerate()
-                    .any(|(index, worker)| {
-                        !self.stalled.contains_key(&index) && worker.has_ring_work()
-                    });
+                && !self.workers.iter().enumerate().any(|(index, worker)| {
+                    !self.stalled.contains_key(&index) && worker.has_ring_work()
+                });
             self.carry_out(orders);
             if idle {
                 return;

@@ -111,7 +111,11 @@ impl PublisherSpec {
     }
 
     /// Changes the first section of a kind.
-    pub(crate) fn with(mut self, kind: MediaKind, edit: impl FnOnce(&mut PublishTrackSpec)) -> Self {
+    pub(crate) fn with(
+        mut self,
+        kind: MediaKind,
+        edit: impl FnOnce(&mut PublishTrackSpec),
+    ) -> Self {
         let track = self.tracks.iter_mut().find(|track| track.codec.kind() == kind);
         edit(track.expect("it has such a section"));
         self

@@ -12,7 +12,7 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
 };
 use rtc_shared::marshal::Marshal;
 use weir_sfu::codec::{Codec, MediaKind};
-use weir_sfu::sdp::{SubscribeCodec, SubscribePlan, SubscribeTrack, Feedback};
+use weir_sfu::sdp::{Feedback, SubscribeCodec, SubscribePlan, SubscribeTrack};
 
 use super::guard::{Guard, Seen};
 use super::link::Link;
@@ -278,10 +278,10 @@ impl Viewer {
                 order.push(frame.source);
                 order.len() - 1
             });
-            runs.entry(place).or_insert((frame.source, BTreeMap::new())).1.insert(
-                frame.number,
-                frame.key,
-            );
+            runs.entry(place)
+                .or_insert((frame.source, BTreeMap::new()))
+                .1
+                .insert(frame.number, frame.key);
         }
         let mut broken = 0;
         for (_, (_, frames)) in runs {

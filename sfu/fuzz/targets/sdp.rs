@@ -4,4 +4,4 @@
 #[path = "../../tests/support/fuzz_entry.rs"]
 mod fuzz_entry;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_entry::sdp(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_entry::run("sdp", data));

@@ -2,7 +2,12 @@
 //!
 //! Every parser gets the same bytes as the wire would give it, and what it says is checked: an
 //! index that lies inside the packet, a walk that ends at its limit. A panic is the finding.
-//! Adding a target: a function here, a line in [`TARGETS`], a file in `sfu/fuzz/targets/`, seeds.
+//! Adding a target: a function here, an arm in [`run`], a file in `sfu/fuzz/targets/`, seeds.
+
+#[path = "fuzz_datagram.rs"]
+mod fuzz_datagram;
+#[path = "world/mod.rs"]
+mod world;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -17,14 +22,22 @@ use weir_sfu::sdp::{
 };
 use weir_sfu::transport::stun::{StunView, plain_binding_reply, server_ufrag};
 
-/// Each target with its name, which is also the name of its corpus folder.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
-    &[("stun", stun), ("rtp", rtp), ("rtcp", rtcp), ("sdp", sdp)];
+/// Gives `data` to a target; its name is also the name of its corpus folder.
+pub(crate) fn run(target: &str, data: &[u8]) {
+    match target {
+        "stun" => stun(data),
+        "rtp" => rtp(data),
+        "rtcp" => rtcp(data),
+        "sdp" => sdp(data),
+        "datagram" => fuzz_datagram::datagram(data),
+        _ => panic!("no target {target}"),
+    }
+}
 
 const VIDEO: [Codec; 5] = [Codec::Vp8, Codec::Vp9, Codec::H264, Codec::H265, Codec::Av1];
 
 /// A datagram that claims to be STUN.
-pub fn stun(data: &[u8]) {
+fn stun(data: &[u8]) {
     let ufrag = server_ufrag(data);
     let source = SocketAddr::from((Ipv4Addr::LOCALHOST, 5000));
     let mut reply = [0; 128];
@@ -43,7 +56,7 @@ pub fn stun(data: &[u8]) {
 }
 
 /// An RTP packet: header, extension block, padding, payload peeks of every codec.
-pub fn rtp(data: &[u8]) {
+fn rtp(data: &[u8]) {
     let _ = classify(data);
     let Ok(header) = RtpHeader::parse(data) else {
         return payload(data);
@@ -84,7 +97,7 @@ fn payload(bytes: &[u8]) {
 }
 
 /// A compound RTCP packet after decryption.
-pub fn rtcp(data: &[u8]) {
+fn rtcp(data: &[u8]) {
     let walked = packets(data).take_while(Result::is_ok).flatten().map(|packet| match packet {
         Rtcp::SenderReport(report) => assert!(report.blocks().count() <= 31),
         Rtcp::ReceiverReport(report) => assert!(report.blocks().count() <= 31),
@@ -100,7 +113,7 @@ pub fn rtcp(data: &[u8]) {
 }
 
 /// The body of a POST as an offer of both kinds, and of a PATCH as a fragment.
-pub fn sdp(data: &[u8]) {
+fn sdp(data: &[u8]) {
     let _ = fragment::parse(data);
     let Ok(offer) = Offer::parse(data) else { return };
     let local = LocalTransport {

@@ -245,6 +245,69 @@ VP8 = ("m=video 9 UDP/TLS/RTP/SAVPF 96 97", "a=rtpmap:96 VP8/90000", "a=rtpmap:9
 RIDS = ("a=extmap:1 urn:ietf:params:rtp-hdrext:sdes:mid", "a=extmap:2 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id")
 CANDIDATE = "a=candidate:1 1 udp 2130706431 10.0.0.1 5000 typ host"
 
+# Scenarios for a whole server: see the table of steps in fuzz_datagram.rs.
+PUBLISHER, VIEWER, STRANGER, BAD_RTP, BAD_RTCP, BAD_FEEDBACK, TIME, BAD_CHECK = range(8)
+
+
+def step(kind, data):
+    return bytes([kind]) + struct.pack("!H", len(data)) + data
+
+
+def wait(ms):
+    return bytes([TIME, min(ms // 4, 255)])
+
+
+def media(seq, payload, ssrc, pt=96, time=0, extension=b"", padding=False):
+    flags = 0x80 | (0x10 if extension else 0) | (0x20 if padding else 0)
+    return struct.pack("!BBHII", flags, pt, seq & 0xFFFF, time & 0xFFFFFFFF, ssrc) + extension + payload
+
+
+# SSRCs of the hostile publisher (the third client), and of the lines to the hostile viewer (the fourth).
+SOUND, PICTURE, REPEATS = 301010, 302010, 302507
+SOUND_LINE, PICTURE_LINE = 0x70000000 + 400, 0x70000000 + 410
+KEYFRAME = bytes([0x90, 0xE0, 0x81, 2, 9, 0, 0x10, 0, 0, 0x9D, 1, 0x2A, 0x40, 1, 0xB0, 0]) + bytes(40)
+DELTA = bytes([0x90, 0xE0, 0x81, 3, 10, 0, 0x11, 0, 0]) + bytes(40)
+CLOCKS = struct.pack("!BBHIQIII", 0x80, 200, 6, PICTURE, 0xE8000000 << 32, 90000, 3, 300)
+MID = struct.pack("!HH", 0xBEDE, 1) + b"\x40\x31\x00\x00"
+
+
+def flow(count, first=100, ssrc=PICTURE):
+    return b"".join(
+        step(BAD_RTP, media(first + n, KEYFRAME if n == 0 else DELTA, ssrc, time=3000 * n)) + wait(32)
+        for n in range(count)
+    )
+
+
+def nack(ssrc, *pairs):
+    body = b"".join(struct.pack("!HH", *pair) for pair in pairs)
+    return struct.pack("!BBHII", 0x81, 205, 2 + len(pairs), 1, ssrc) + body
+
+
+PLI = struct.pack("!BBHII", 0x81, 206, 2, 1, PICTURE_LINE)
+
+write("datagram", {
+    "nothing": b"",
+    "junk-in-every-name": b"".join(step(kind, bytes([first]) * 40) for kind in (0, 1, 2) for first in range(0, 256, 9)),
+    "stun-in-every-name": b"".join(step(kind, stun(0x0001, CHECK)) for kind in (0, 1, 2)) * 10,
+    "dtls-in-every-name": b"".join(step(kind, b"\x16\xfe\xfd" + bytes(8) + b"\0\x05hello") for kind in (0, 1, 2)),
+    "checks-from-everywhere": b"".join(bytes([BAD_CHECK, how]) + wait(20) for how in range(16)) + wait(1000),
+    "a-stream": step(BAD_RTCP, CLOCKS) + flow(12) + step(BAD_FEEDBACK, PLI) + flow(4, 112),
+    "numbers-jump": flow(3) + flow(3, 5000) + flow(3, 40000) + flow(3, 65534),
+    "times-jump": flow(2) + b"".join(step(BAD_RTP, media(102 + n, KEYFRAME, PICTURE, time=n << 30)) for n in range(6)),
+    "repeats": flow(3) + b"".join(step(BAD_RTP, media(7 + n, struct.pack("!H", 90 + n) + DELTA, REPEATS, pt=97)) for n in range(30)),
+    "repeats-first": step(BAD_RTP, media(7, struct.pack("!H", 1) + KEYFRAME, REPEATS, pt=97)) + flow(3),
+    "padding-only": flow(2) + step(BAD_RTP, media(102, bytes(19) + b"\x14", PICTURE, padding=True)) + step(BAD_RTP, media(8, bytes(31) + b"\x20", REPEATS, pt=97, padding=True)),
+    "padding-wrong": step(BAD_RTP, media(1, b"\x00", PICTURE, padding=True)) + step(BAD_RTP, media(2, b"\xff", PICTURE, padding=True)) + step(BAD_RTP, media(3, b"", PICTURE, padding=True)),
+    "forty-ssrcs": b"".join(step(BAD_RTP, media(n, KEYFRAME, 1000 + n, extension=MID)) for n in range(40)) + flow(2),
+    "another-ssrc": flow(3) + flow(3, 9, 4242) + flow(3, 103) + flow(3, 12, 4242),
+    "payload-types-mixed": flow(2) + b"".join(step(BAD_RTP, media(102 + pt, KEYFRAME, PICTURE, pt=pt)) for pt in (0, 97, 111, 96, 127)),
+    "sound": b"".join(step(BAD_RTP, media(n, bytes(80), SOUND, pt=111, time=960 * n)) + wait(20) for n in range(20)),
+    "nack-storm": flow(6) + step(BAD_FEEDBACK, nack(PICTURE_LINE, *[(n * 17, 0xFFFF) for n in range(64)])) * 5 + wait(40) + step(BAD_FEEDBACK, nack(SOUND_LINE, (1, 1))),
+    "rtcp-odd": step(BAD_FEEDBACK, b"\x80\xc9\xff\xff" + bytes(8)) + step(BAD_RTCP, b"\x9f\xc8\0\1" + bytes(8)) + step(BAD_RTCP, b"\x81\xcb\0\1" + bytes(4)) + step(BAD_FEEDBACK, PLI * 40),
+    "empty-payloads": b"".join(step(BAD_RTP, media(n, b"", PICTURE)) for n in range(5)) + flow(2),
+    "ten-seconds-of-silence": wait(1020) * 10,
+})
+
 write("sdp", {
     "send-opus": offer(*OPUS, "a=sendonly"),
     "receive-opus": offer(*OPUS, "a=recvonly"),

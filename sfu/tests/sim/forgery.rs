@@ -398,7 +398,6 @@ fn dtls_fragments_of_every_kind_end_in_time() {
 /// Forged RTCP in a viewer's name may not silence the viewer: who has no key takes no share of it.
 // quality B1, B2
 #[test]
-#[ignore = "finding: the RTCP budget is spent before authentication"]
 fn forged_rtcp_does_not_spend_the_viewers_budget() {
     let Scene { mut world, viewer, .. } = scene(SHA1);
     let at = world.link(viewer).addr;
@@ -423,7 +422,6 @@ fn forged_rtcp_does_not_spend_the_viewers_budget() {
 /// give up after 30 s.
 // quality B1, B2
 #[test]
-#[ignore = "finding: the STUN budget of a pair is spent before the integrity check"]
 fn forged_stun_does_not_spend_the_peers_budget() {
     let Scene { mut world, publisher, .. } = scene(SHA1);
     let at = world.link(publisher).addr;
@@ -439,7 +437,6 @@ fn forged_stun_does_not_spend_the_peers_budget() {
 /// A viewer with good credentials of its own names a publisher's address in its checks.
 // quality B1
 #[test]
-#[ignore = "finding: any session's valid check claims any address in the worker's map"]
 fn nobody_takes_over_the_address_of_a_live_session() {
     let Scene { mut world, publisher, viewer, .. } = scene(SHA1);
     let thief = world.watch("live", ViewerSpec::browser());

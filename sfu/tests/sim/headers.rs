@@ -3,6 +3,7 @@
 use weir_sfu::codec::MediaKind::{Audio, Video};
 use weir_sfu::rtp::ext::ExtKind;
 
+use crate::world::World;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::{flows, watched};
 
@@ -78,10 +79,21 @@ fn red_inner_payload_types_are_rewritten() {
 
 // whip-whep G9: "rewrite or strip RED"
 #[test]
-#[ignore = "finding: RED is neither stripped nor refused, the viewer hears nothing"]
 fn a_viewer_without_red_hears_the_publisher_all_the_same() {
-    let (mut world, _, viewer) = watched(1, red_publisher(), ViewerSpec::browser());
+    let mut world = World::new(1);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.viewer(viewer).guard.counts_in_reports = false;
+    world.publish("live", red_publisher());
+    world.run_s(1);
     assert!(world.viewer(viewer).audio_frames() > 40, "{}", world.viewer(viewer).audio_frames());
+}
+
+/// Sender reports count the octets that this viewer was sent (RFC 3550 section 6.4.1).
+#[test]
+#[ignore = "finding: the report counts the octets that came, not those that went"]
+fn octets_of_stripped_red_are_those_that_were_sent() {
+    let (mut world, _, viewer) = watched(1, red_publisher(), ViewerSpec::browser());
+    assert!(flows(&mut world, viewer, 100));
 }
 
 // whip-whep G15

@@ -1,6 +1,7 @@
 //! How sessions begin and end: reaping, consent, panics, and thousands that come and go.
 
 use weir_sfu::error::{CloseReason, DropReason};
+use weir_sfu::transport::peer::DTLS_TIMEOUT;
 use weir_sfu::worker::Command;
 
 use crate::world::spec::{DtlsMode, PublisherSpec, ViewerSpec};
@@ -45,8 +46,9 @@ fn session_reaped_without_dtls() {
         for client in [publisher, viewer] {
             world.link(client).speaks_dtls = false;
         }
+        let limit = DTLS_TIMEOUT.as_secs();
         let after = closed_after(&mut world, publisher, 60);
-        assert!(after.is_some_and(|s| (15..=16).contains(&s)), "{after:?}");
+        assert!(after.is_some_and(|s| (limit..=limit + 1).contains(&s)), "{after:?}");
         world.run_s(1);
         assert_eq!(world.closed(publisher), Some(CloseReason::DtlsTimeout));
         assert_eq!(world.closed(viewer), Some(CloseReason::DtlsTimeout));
@@ -212,7 +214,6 @@ fn churn_leaves_nothing() {
     for worker in 0..2 {
         let report = world.report(worker);
         assert_eq!(world.workers[worker].session_count(), 0);
-
         assert_eq!((report.cache_packets, report.cache_bytes), (0, 0));
     }
     assert!(world.control.lobby.is_empty() && world.control.streams.is_empty());
@@ -249,7 +250,6 @@ fn two_hundred_viewers_join_and_leave_one_stream() {
 /// A client may restart ICE twenty times a second: its old names must not pile up.
 // quality B2: no map without an edge
 #[test]
-#[ignore = "finding: each ICE restart leaves its ufrag in the lobby and in the worker's map"]
 fn restarts_leave_no_old_names_behind() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::browser(), ViewerSpec::browser());

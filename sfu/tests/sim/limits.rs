@@ -83,7 +83,6 @@ fn a_server_that_sleeps_for_5_s_disconnects_nobody() {
 
 // quality B2
 #[test]
-#[ignore = "finding: what the rate limit drops is asked for again by NACK"]
 fn publisher_over_rate_limit_is_cut() {
     let limits = PublisherLimits { bitrate: Bitrate::kbps(400), packets_per_second: 4_000 };
     let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });

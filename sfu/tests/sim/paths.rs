@@ -189,10 +189,8 @@ fn stray_datagrams_find_their_owner() {
     }
 }
 
-/// An address that belonged to another worker's session is used by a new client.
-#[test]
-#[ignore = "finding: a dead session keeps its address for 30 s if the new one lives on another worker"]
-fn an_address_that_is_used_again_belongs_to_the_newcomer() {
+/// Viewers of alternating workers come from one address, each after the other left.
+fn one_after_the_other(mut leave: impl FnMut(&mut World, ClientId), patience_s: u64) {
     let mut world = World::new(2);
     world.foreign_allowed = true;
     world.publish("live", PublisherSpec::browser());
@@ -203,15 +201,25 @@ fn an_address_that_is_used_again_belongs_to_the_newcomer() {
         world.doors.insert(at, 0);
         world.reuse_addr(viewer, at);
         let shows = |world: &mut World| world.viewer(viewer).video_frames() > 15;
-        assert!(world.run_until(ms(7_000), shows), "round {round}: the old session is in the way");
-        match round % 3 {
-            0 => world.delete(viewer),
-            1 => world.link(viewer).say_goodbye(),
-            // The next one comes while this one is not yet known to be gone.
-            _ => world.kill(viewer),
-        }
+        let patience = std::time::Duration::from_secs(patience_s);
+        assert!(world.run_until(patience, shows), "round {round}: the old session is in the way");
+        leave(&mut world, viewer);
         world.run_ms(50);
     }
+}
+
+#[test]
+#[ignore = "finding: a check of a waiting viewer is passed on to the worker that had its address before"]
+fn an_address_whose_session_said_goodbye_belongs_to_the_next() {
+    one_after_the_other(|world, viewer| world.link(viewer).say_goodbye(), 2);
+    one_after_the_other(World::delete, 2);
+}
+
+/// The next one comes while the last one is not yet known to be gone.
+#[test]
+#[ignore = "finding: the same, and the old session's address hides the new one's media for 30 s"]
+fn an_address_whose_session_fell_silent_belongs_to_the_next_soon() {
+    one_after_the_other(World::kill, 12);
 }
 
 // whip-whep B9

@@ -4,6 +4,11 @@
 //! index that lies inside the packet, a walk that ends at its limit. A panic is the finding.
 //! Adding a target: a function here, an arm in [`run`], a file in `sfu/fuzz/targets/`, seeds.
 
+#[path = "fuzz_datagram.rs"]
+mod fuzz_datagram;
+#[path = "world/mod.rs"]
+mod world;
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use weir_sfu::codec::{Codec, MediaKind};
@@ -24,6 +29,7 @@ pub(crate) fn run(target: &str, data: &[u8]) {
         "rtp" => rtp(data),
         "rtcp" => rtcp(data),
         "sdp" => sdp(data),
+        "datagram" => fuzz_datagram::datagram(data),
         _ => panic!("no target {target}"),
     }
 }

@@ -14,7 +14,7 @@ use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan};
 
 use super::link::credentials;
 
-/// A publisher that nobody adopted for this long is forgotten.
+/// A session that nobody adopted for this long is forgotten.
 const LOBBY_TIME: Duration = Duration::from_secs(10);
 
 /// An order for a worker.
@@ -37,7 +37,8 @@ pub(crate) struct Stream {
     epochs: u32,
     publishers: usize,
     pub publisher: Option<Arc<SourceInfo>>,
-    pub viewers: BTreeMap<SessionId, usize>,
+    /// Viewers and, once adopted, their workers.
+    pub viewers: BTreeMap<SessionId, Option<usize>>,
 }
 
 pub(crate) struct Session {
@@ -113,7 +114,7 @@ impl Control {
             created: now,
             plan: Plan::Publish { plan, source: Arc::clone(&source) },
         };
-        self.enter(id, Role::Publisher, name, None, &local, now, Some(source));
+        self.enter(id, Role::Publisher, name, &local, now, Some(source));
         self.lobby.wait(Box::new(session), None);
         (id, local)
     }
@@ -147,8 +148,7 @@ impl Control {
         let (id, local) = self.next_id();
         let worker = worker.unwrap_or_else(|| self.place(name));
         let stream = self.open_stream(name);
-        stream.viewers.insert(id, worker);
-        stream.publish_route();
+        stream.viewers.insert(id, None);
         let session = NewSession {
             id,
             stream: Arc::clone(&stream.shared),
@@ -156,18 +156,16 @@ impl Control {
             created: now,
             plan: Plan::Subscribe { plan },
         };
+        self.enter(id, Role::Subscriber, name, &local, now, None);
         self.lobby.wait(Box::new(session), Some(worker));
-        self.enter(id, Role::Subscriber, name, None, &local, now, None);
         (id, local)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one entry")]
     fn enter(
         &mut self,
         id: SessionId,
         role: Role,
         stream: &str,
-        worker: Option<usize>,
         local: &IceCredentials,
         created: Instant,
         source: Option<Arc<SourceInfo>>,
@@ -175,7 +173,7 @@ impl Control {
         let session = Session {
             role,
             stream: stream.to_owned(),
-            worker,
+            worker: None,
             connected: false,
             local: local.clone(),
             created,
@@ -233,13 +231,21 @@ impl Control {
     pub(crate) fn on_event(&mut self, worker: usize, event: Event) -> Vec<Order> {
         match event {
             Event::Adopted(id) => {
-                if let Some(session) = self.sessions.get_mut(&id) {
-                    session.worker = Some(worker);
-                }
+                self.on_adopted(id, worker);
                 Vec::new()
             }
             Event::Connected(id) => self.on_connected(id),
             Event::Closed(id, reason) => self.on_closed(id, reason),
+        }
+    }
+
+    fn on_adopted(&mut self, id: SessionId, worker: usize) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.worker = Some(worker);
+        let stream = self.streams.get_mut(&session.stream).expect("a session keeps its stream");
+        if let Some(viewer) = stream.viewers.get_mut(&id) {
+            *viewer = Some(worker);
+            stream.publish_route();
         }
     }
 
@@ -292,14 +298,15 @@ impl Control {
             .publisher
             .as_ref()
             .and_then(|source| self.sessions.get(&source.publisher)?.worker);
-        let mut workers: Vec<usize> = stream.viewers.values().copied().chain(home).collect();
+        let viewers = stream.viewers.values().copied().flatten();
+        let mut workers: Vec<usize> = viewers.chain(home).collect();
         workers.sort_unstable();
         workers.dedup();
         let order = |worker| (worker, Command::Refresh(Arc::clone(&stream.shared)));
         workers.into_iter().map(order).collect()
     }
 
-    /// Forgets publishers that nobody adopted in time.
+    /// Forgets sessions that nobody adopted in time.
     pub(crate) fn reap(&mut self, now: Instant) {
         let stale: Vec<_> = self
             .sessions
@@ -318,7 +325,7 @@ impl Control {
 
 impl Stream {
     fn publish_route(&self) {
-        let mut destinations: Vec<usize> = self.viewers.values().copied().collect();
+        let mut destinations: Vec<usize> = self.viewers.values().copied().flatten().collect();
         destinations.sort_unstable();
         destinations.dedup();
         self.shared.route.store(Arc::new(Route { destinations }));

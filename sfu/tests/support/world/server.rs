@@ -573,13 +573,11 @@ impl World {
         let client = &mut self.clients[index];
         if client.link.alive {
             client.link.handle_timeout(now);
-            if client.link.is_connected() {
-                match &mut client.role {
-                    Role::Publisher(publisher) => {
-                        publisher.handle_timeout(now, epoch, &mut client.link);
-                    }
-                    Role::Viewer(viewer) => viewer.handle_timeout(now, &mut client.link),
+            match &mut client.role {
+                Role::Publisher(publisher) => {
+                    publisher.handle_timeout(now, epoch, &mut client.link);
                 }
+                Role::Viewer(viewer) => viewer.handle_timeout(now, &mut client.link),
             }
         }
         self.send_from(index);

@@ -148,16 +148,8 @@ impl World {
             rids: Vec::new(),
             ssrcs: Vec::new(),
         };
-        let source = SourceTrackInfo {
-            source: SourceTrack { kind, format },
-            rids: Vec::new(),
-            exts: Encoder::exts(),
-        };
-        let publisher = SessionId(PUBLISHER.0.into());
-        let source = Arc::new(SourceInfo { epoch: 1, publisher, tracks: vec![source] });
-        self.stream.source.store(Some(Arc::clone(&source)));
         let plan = PublishPlan { transport: PUBLISHER.remote(), tracks: vec![track] };
-        let session = self.session(PUBLISHER, Plan::Publish { plan, source });
+        let session = self.session(PUBLISHER, Plan::Publish { plan });
         self.lobby.wait(session, None);
         self.receive(PUBLISHER, &mut PUBLISHER.check());
         self.settle();

@@ -17,11 +17,10 @@ use super::thread::{Message, WorkerHandle};
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
-use crate::router::table::SourceTrackInfo;
 use crate::router::{Route, SourceInfo, StreamId, StreamShared};
 use crate::sdp::{
-    IceCredentials, LocalTransport, Offer, PublishPlan, SdpError, SourceTrack, SubscribeOptions,
-    answer_publish, answer_subscribe,
+    IceCredentials, LocalTransport, Offer, SdpError, SourceTrack, SubscribeOptions, answer_publish,
+    answer_subscribe,
 };
 use crate::transport::dtls::DtlsCertificate;
 use crate::transport::peer::ICE_TIMEOUT;
@@ -87,7 +86,6 @@ pub(super) struct Stream {
 pub(super) struct StreamState {
     /// Taken out of the directory; look the name up again.
     gone: bool,
-    epochs: u32,
     /// Publisher sessions, connected or not, oldest first.
     publishers: Vec<SessionId>,
     pub publisher: Option<Arc<SourceInfo>>,
@@ -104,8 +102,6 @@ pub(super) struct SessionEntry {
     pub stream: Arc<Stream>,
     pub secret: SessionSecret,
     pub created: Instant,
-    /// What it becomes when it connects (publishers).
-    source: Option<Arc<SourceInfo>>,
     state: Mutex<SessionState>,
     /// Held over a whole PATCH or DELETE, so that they follow one another.
     pub order: tokio::sync::Mutex<()>,
@@ -199,23 +195,21 @@ impl Control {
         let local = self.local_transport();
         let (plan, answer) = answer_publish(&offer, &local).map_err(refuse)?;
         let id = random_id();
-        let (stream, source) = self.with_stream(&name, |stream, state| {
+        let stream = self.with_stream(&name, |stream, state| {
             if state.publisher.is_some() && !self.config.takeover {
                 return Err(OfferError::Conflict);
             }
-            state.epochs += 1;
             state.publishers.push(id);
-            let source = Arc::new(source_info(state.epochs, id, &plan));
-            Ok((Arc::clone(stream), source))
+            Ok(Arc::clone(stream))
         })?;
         let new = NewSession {
             id,
             stream: Arc::clone(&stream.shared),
             local: local.ice.clone(),
             created: Instant::now(),
-            plan: Plan::Publish { plan, source: Arc::clone(&source) },
+            plan: Plan::Publish { plan },
         };
-        let created = self.enter(&new, stream, local, answer, Some(source));
+        let created = self.enter(&new, stream, local, answer);
         self.totals.publishers.fetch_add(1, Ordering::Relaxed);
         self.lobby.wait(Box::new(new), None);
         Ok(created)
@@ -245,7 +239,7 @@ impl Control {
                 created: Instant::now(),
                 plan: Plan::Subscribe { plan },
             };
-            let created = self.enter(&new, Arc::clone(stream), local, answer, None);
+            let created = self.enter(&new, Arc::clone(stream), local, answer);
             if state.publisher.is_none() {
                 state.waiting_since.get_or_insert(new.created);
             }
@@ -370,13 +364,19 @@ impl Control {
         }
         let stream = &entry.stream;
         tracing::info!(session = %id, role = ?entry.role, stream = %stream.shared.name, "connected");
-        let source = entry.source.as_ref()?;
+        if entry.role != Role::Publisher {
+            return None;
+        }
         let mut state = stream.lock();
-        let replaced = state.publisher.replace(Arc::clone(source));
+        // It is gone already, and the news of that is on its way.
+        let source = stream.shared.source.load_full()?;
         state.waiting_since = None;
-        stream.shared.source.store(Some(Arc::clone(source)));
+        let holder = source.publisher;
+        let replaced = state.publisher.replace(source);
         self.refresh(stream, &state);
-        replaced.map(|old| old.publisher).filter(|old| *old != id)
+        // Of two that connected at once, the news of the first may come last.
+        let replaced = if holder == id { replaced.map(|old| old.publisher) } else { Some(id) };
+        replaced.filter(|old| *old != holder)
     }
 
     /// A session is over.
@@ -387,11 +387,12 @@ impl Control {
         match entry.role {
             Role::Publisher => {
                 state.publishers.retain(|publisher| *publisher != id);
+                // Its worker did so already, unless it was lost.
+                stream.shared.disconnect(id);
                 if state.publisher.as_ref().is_some_and(|source| source.publisher == id) {
-                    state.publisher = None;
-                    stream.shared.source.store(None);
+                    state.publisher = stream.shared.source.load_full();
                     self.refresh(stream, &state);
-                    if !state.viewers.is_empty() {
+                    if state.publisher.is_none() && !state.viewers.is_empty() {
                         state.waiting_since = Some(Instant::now());
                     }
                 }
@@ -486,7 +487,6 @@ impl Control {
         stream: Arc<Stream>,
         local: LocalTransport,
         answer: String,
-        source: Option<Arc<SourceInfo>>,
     ) -> Created {
         let mut random = [0; 24];
         OsEntropy.fill(&mut random);
@@ -501,7 +501,6 @@ impl Control {
             stream,
             secret: secret.clone(),
             created: new.created,
-            source,
             state: Mutex::new(SessionState {
                 worker: None,
                 connected: false,
@@ -619,19 +618,6 @@ fn publish_route(stream: &Stream, state: &StreamState) {
     if stream.shared.route.load().destinations != destinations {
         stream.shared.route.store(Arc::new(Route { destinations }));
     }
-}
-
-fn source_info(epoch: u32, publisher: SessionId, plan: &PublishPlan) -> SourceInfo {
-    let tracks = plan
-        .tracks
-        .iter()
-        .map(|track| SourceTrackInfo {
-            source: SourceTrack { kind: track.kind, format: track.format.clone() },
-            rids: track.rids.clone(),
-            exts: track.exts.clone(),
-        })
-        .collect();
-    SourceInfo { epoch, publisher, tracks }
 }
 
 fn refuse(error: SdpError) -> OfferError {

@@ -1,17 +1,18 @@
 //! One stream's shared state: its route (which workers have viewers), its publisher, and the
 //! keyframe wishes that travel back.
 //!
-//! The control plane writes, workers read. A packet is routed by the old snapshot or the new one,
+//! The control plane writes the route, the worker where a publisher connects or ends writes the source,
+//! all read. A packet is routed by the old snapshot or the new one,
 //! never by a mix (`arc-swap`). One snapshot per stream, not one for all: a join on one stream then
 //! copies nothing of the others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::ids::{SessionId, StreamName};
-use crate::sdp::{ExtMap, SourceTrack};
+use crate::sdp::{ExtMap, PublishPlan, SourceTrack};
 
 /// Tracks of one publisher; an offer with more is refused (whip-whep C23).
 pub const TRACKS_MAX: usize = 8;
@@ -39,7 +40,7 @@ pub struct Route {
 /// The publisher behind a stream, as viewers need it. Immutable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceInfo {
-    /// Grows with each publisher of the stream.
+    /// Grows with each publisher of the stream that connects; 0 until then.
     pub epoch: u32,
     /// The publisher's session.
     pub publisher: SessionId,
@@ -59,6 +60,16 @@ pub struct SourceTrackInfo {
 }
 
 impl SourceInfo {
+    /// What a publisher offers, before it connects.
+    pub fn offered(publisher: SessionId, plan: &PublishPlan) -> Self {
+        let tracks = plan.tracks.iter().map(|track| SourceTrackInfo {
+            source: SourceTrack { kind: track.kind, format: track.format.clone() },
+            rids: track.rids.clone(),
+            exts: track.exts.clone(),
+        });
+        Self { epoch: 0, publisher, tracks: tracks.collect() }
+    }
+
     /// The tracks as the SDP matcher takes them.
     pub fn source_tracks(&self) -> Vec<SourceTrack> {
         self.tracks.iter().map(|track| track.source.clone()).collect()
@@ -74,8 +85,11 @@ pub struct StreamShared {
     pub name: StreamName,
     /// Read by the publisher's worker for each packet, through a cache.
     pub route: ArcSwap<Route>,
-    /// The live publisher. Level-triggered: a worker that missed the hint sees it at its next sweep.
+    /// The live publisher: the one that connected last. Level-triggered: a worker that missed the hint
+    /// sees it with the publisher's first packet, or at its next sweep.
     pub source: ArcSwapOption<SourceInfo>,
+    /// Publishers that connected so far.
+    epochs: AtomicU32,
     /// Bit `track * LAYERS_MAX + layer`: a viewer needs a keyframe of that layer.
     keyframe_wishes: AtomicU64,
 }
@@ -88,8 +102,27 @@ impl StreamShared {
             name,
             route: ArcSwap::from_pointee(Route::default()),
             source: ArcSwapOption::empty(),
+            epochs: AtomicU32::new(0),
             keyframe_wishes: AtomicU64::new(0),
         })
+    }
+
+    /// A publisher connected: it is the stream's from now on, whoever was there before. Returns it with
+    /// its epoch.
+    pub fn connect(&self, offered: &SourceInfo) -> Arc<SourceInfo> {
+        let epoch = self.epochs.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let source = Arc::new(SourceInfo { epoch, ..offered.clone() });
+        // Two may connect at once on two workers: the later number wins.
+        self.source.rcu(|now| match now {
+            Some(now) if now.epoch > epoch => Some(Arc::clone(now)),
+            _ => Some(Arc::clone(&source)),
+        });
+        source
+    }
+
+    /// A publisher ended. One that took the stream over stays.
+    pub fn disconnect(&self, publisher: SessionId) {
+        self.source.rcu(|now| now.clone().filter(|now| now.publisher != publisher));
     }
 
     /// A viewer needs a keyframe of this layer. Cheap to repeat: it only writes when it is news.
@@ -134,6 +167,21 @@ fn wish_bit(track: u8, layer: u8) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_publisher_that_connected_last_holds_the_stream() {
+        let id = StreamId { index: 0, generation: 0 };
+        let stream = StreamShared::new(id, StreamName::new("a").unwrap());
+        let offer = |n| SourceInfo { epoch: 0, publisher: SessionId(n), tracks: Vec::new() };
+        let holder = || stream.source.load_full().map(|source| (source.publisher.0, source.epoch));
+        assert_eq!(stream.connect(&offer(2)).epoch, 1);
+        assert_eq!(stream.connect(&offer(1)).epoch, 2);
+        assert_eq!(holder(), Some((1, 2)));
+        stream.disconnect(SessionId(2));
+        assert_eq!(holder(), Some((1, 2)), "who was replaced takes nothing along");
+        stream.disconnect(SessionId(1));
+        assert_eq!(holder(), None);
+    }
 
     #[test]
     fn wishes_are_taken_once_and_never_mixed_up() {

@@ -12,9 +12,13 @@ use crate::router::{MediaItem, StreamId};
 use crate::transport::egress::Egress;
 
 impl Worker {
-    pub(super) fn take_media(&mut self, item: MediaItem) {
+    pub(super) fn take_media(&mut self, now: Instant, item: MediaItem, egress: &mut dyn Egress) {
         match item {
             MediaItem::Packet { stream: id, epoch, track, layer, packet } => {
+                if self.streams.get(id).is_some_and(|stream| stream.epoch() < Some(epoch)) {
+                    // The first packet of a new publisher is here before the news of it.
+                    self.refresh(now, id, egress);
+                }
                 let pool = &mut self.context.pool;
                 let taken = match self.streams.get_mut(id) {
                     Some(stream) => stream.accept(epoch, track, layer, packet, pool),

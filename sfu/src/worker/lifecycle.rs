@@ -32,11 +32,11 @@ impl Worker {
         let ufrag: Box<str> = new.local.ufrag.as_str().into();
         let stream = Arc::clone(&new.stream);
         let role = match new.plan {
-            Plan::Publish { plan, source } => {
+            Plan::Publish { plan } => {
                 let mut ssrc = [0; 4];
                 self.context.entropy.fill(&mut ssrc);
                 let ssrc = u32::from_be_bytes(ssrc) | 1;
-                let publisher = Publisher::new(plan, source, &stream, ssrc, now);
+                let publisher = Publisher::new(new.id, plan, &stream, ssrc, now);
                 RoleState::Publisher(Box::new(publisher))
             }
             Plan::Subscribe { plan } => {
@@ -91,12 +91,9 @@ impl Worker {
         let id = session.stream.id;
         match &mut session.role {
             RoleState::Publisher(publisher) => {
-                // Ours at once: its packets follow the handshake. The control plane tells the others.
-                let source = Arc::clone(publisher.source());
-                if let Some(stream) = self.streams.get_mut(id) {
-                    stream.install(Some(source), true, &mut self.context.pool);
-                }
-                self.apply_source(now, id, egress);
+                // Here at once: its packets follow the handshake. The control plane tells the others.
+                publisher.on_connected(&session.stream);
+                self.refresh(now, id, egress);
             }
             RoleState::Subscriber(subscriber) => subscriber.on_connected(),
         }
@@ -142,15 +139,13 @@ impl Worker {
         }
         let id = session.stream.id;
         if let Some(stream) = self.streams.get_mut(id) {
-            match &session.role {
-                RoleState::Publisher(publisher) => {
+            match session.kind() {
+                Role::Publisher => {
                     stream.publishers = stream.publishers.saturating_sub(1);
-                    if stream.epoch() == Some(publisher.source().epoch) {
-                        stream.install(None, false, &mut self.context.pool);
-                        self.apply_source(now, id, egress);
-                    }
+                    session.stream.disconnect(session.id);
+                    self.refresh(now, id, egress);
                 }
-                RoleState::Subscriber(_) => stream.viewers.retain(|viewer| *viewer != key),
+                Role::Subscriber => stream.viewers.retain(|viewer| *viewer != key),
             }
             self.streams.close_unused(id, &mut self.context.pool);
         }

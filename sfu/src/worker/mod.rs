@@ -31,7 +31,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use lobby::{Knock, Lobby};
+pub use lobby::{Home, Knock, Lobby};
 pub use report::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo, WorkerReport};
 pub use session::{NewSession, Plan};
 
@@ -194,7 +194,7 @@ impl Worker {
     pub fn handle_rings(&mut self, now: Instant, egress: &mut dyn Egress) {
         for _ in 0..crate::router::ring::MEDIA_RING_ITEMS {
             let Some(item) = self.context.port.receive_media() else { break };
-            self.take_media(item);
+            self.take_media(now, item, egress);
         }
         let mut buffer = std::mem::take(&mut self.stray_buffer);
         for _ in 0..STRAYS_PER_TURN {

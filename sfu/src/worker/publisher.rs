@@ -17,6 +17,7 @@ use super::ssrcs::{SsrcTable, Target};
 use super::stream::LocalStream;
 use crate::congestion::twcc_receiver::TwccReceiver;
 use crate::error::DropReason;
+use crate::ids::SessionId;
 use crate::media::Packet;
 use crate::media::source_clock::PublisherClock;
 use crate::repair::nack_generator::Arrival;
@@ -47,6 +48,7 @@ impl std::ops::Deref for RouteOf {
 
 /// One publisher.
 pub(super) struct Publisher {
+    /// What it publishes, with the epoch it has once it is connected.
     pub(super) source: Arc<SourceInfo>,
     pub(super) tracks: Vec<Track>,
     pub(super) ssrcs: SsrcTable,
@@ -67,12 +69,13 @@ pub(super) struct Track {
 impl Publisher {
     /// A publisher that has not sent anything. `our_ssrc` signs its feedback.
     pub(super) fn new(
+        id: SessionId,
         plan: PublishPlan,
-        source: Arc<SourceInfo>,
         stream: &Arc<StreamShared>,
         our_ssrc: u32,
         now: Instant,
     ) -> Self {
+        let source = Arc::new(SourceInfo::offered(id, &plan));
         let tracks: Vec<Track> = plan
             .tracks
             .into_iter()
@@ -93,9 +96,9 @@ impl Publisher {
         }
     }
 
-    /// What it publishes.
-    pub(super) fn source(&self) -> &Arc<SourceInfo> {
-        &self.source
+    /// Its keys are known: the stream is its from now on.
+    pub(super) fn on_connected(&mut self, stream: &StreamShared) {
+        self.source = stream.connect(&self.source);
     }
 
     /// One SRTP packet from a validated path.

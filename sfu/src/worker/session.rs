@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::publisher::Publisher;
 use super::subscriber::Subscriber;
 use crate::ids::{Role, SessionId};
-use crate::router::{SourceInfo, StreamShared};
+use crate::router::StreamShared;
 use crate::sdp::{IceCredentials, PublishPlan, RemoteTransport, SubscribePlan};
 use crate::transport::Path;
 use crate::transport::peer::Peer;
@@ -29,12 +29,10 @@ pub struct NewSession {
 /// What was agreed, by role.
 #[derive(Debug)]
 pub enum Plan {
-    /// WHIP: the tracks, and how viewers will know them.
+    /// WHIP.
     Publish {
         /// The answered offer.
         plan: PublishPlan,
-        /// What becomes the stream's source when it connects.
-        source: Arc<SourceInfo>,
     },
     /// WHEP.
     Subscribe {
@@ -47,7 +45,7 @@ impl NewSession {
     /// The peer's side of the transport.
     pub fn remote(&self) -> &RemoteTransport {
         match &self.plan {
-            Plan::Publish { plan, .. } => &plan.transport,
+            Plan::Publish { plan } => &plan.transport,
             Plan::Subscribe { plan } => &plan.transport,
         }
     }
@@ -55,7 +53,7 @@ impl NewSession {
     /// The peer's side of the transport, for an ICE restart before anyone adopted the session.
     pub fn remote_mut(&mut self) -> &mut RemoteTransport {
         match &mut self.plan {
-            Plan::Publish { plan, .. } => &mut plan.transport,
+            Plan::Publish { plan } => &mut plan.transport,
             Plan::Subscribe { plan } => &mut plan.transport,
         }
     }

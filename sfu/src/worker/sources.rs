@@ -22,11 +22,7 @@ impl Worker {
         let source = stream.shared.source.load_full();
         let owned =
             source.as_ref().is_some_and(|source| self.by_id.contains_key(&source.publisher));
-        // A publisher of ours that just connected is ahead of the shared state.
-        let ahead = stream.is_owned()
-            && stream.epoch() > source.as_ref().map(|source| source.epoch)
-            && stream.publishers > 0;
-        !ahead && stream.install(source, owned, &mut self.context.pool)
+        stream.install(source, owned, &mut self.context.pool)
     }
 
     /// Tells the viewers here of the stream's publisher, and ends those that cannot take its codec.

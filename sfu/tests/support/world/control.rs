@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use weir_sfu::codec::MediaKind;
 use weir_sfu::error::CloseReason;
 use weir_sfu::ids::{Role, SessionId, StreamName};
-use weir_sfu::router::table::SourceTrackInfo;
 use weir_sfu::router::{Route, SourceInfo, StreamId, StreamShared};
-use weir_sfu::sdp::{IceCredentials, PublishPlan, SourceTrack, SubscribeCodec, codec_matches};
+use weir_sfu::sdp::{IceCredentials, PublishPlan, SubscribeCodec, codec_matches};
 use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan};
 
 use super::link::credentials;
@@ -34,7 +33,6 @@ pub(crate) struct Control {
 
 pub(crate) struct Stream {
     pub shared: Arc<StreamShared>,
-    epochs: u32,
     publishers: usize,
     pub publisher: Option<Arc<SourceInfo>>,
     /// Viewers and, once adopted, their workers.
@@ -48,7 +46,6 @@ pub(crate) struct Session {
     pub connected: bool,
     pub local: IceCredentials,
     created: Instant,
-    source: Option<Arc<SourceInfo>>,
 }
 
 impl Control {
@@ -72,13 +69,8 @@ impl Control {
                 StreamId { index: self.next_stream - 1, generation: 0 }
             });
             let shared = StreamShared::new(id, StreamName::new(name).expect("a sound name"));
-            let stream = Stream {
-                shared,
-                epochs: 0,
-                publishers: 0,
-                publisher: None,
-                viewers: BTreeMap::new(),
-            };
+            let stream =
+                Stream { shared, publishers: 0, publisher: None, viewers: BTreeMap::new() };
             self.streams.insert(name.to_owned(), stream);
         }
         self.streams.get_mut(name).expect("it is there")
@@ -98,23 +90,15 @@ impl Control {
     ) -> (SessionId, IceCredentials) {
         let (id, local) = self.next_id();
         let stream = self.open_stream(name);
-        stream.epochs += 1;
         stream.publishers += 1;
-        let tracks = plan.tracks.iter().map(|track| SourceTrackInfo {
-            source: SourceTrack { kind: track.kind, format: track.format.clone() },
-            rids: track.rids.clone(),
-            exts: track.exts.clone(),
-        });
-        let source = SourceInfo { epoch: stream.epochs, publisher: id, tracks: tracks.collect() };
-        let source = Arc::new(source);
         let session = NewSession {
             id,
             stream: Arc::clone(&stream.shared),
             local: local.clone(),
             created: now,
-            plan: Plan::Publish { plan, source: Arc::clone(&source) },
+            plan: Plan::Publish { plan },
         };
-        self.enter(id, Role::Publisher, name, &local, now, Some(source));
+        self.enter(id, Role::Publisher, name, &local, now);
         self.lobby.wait(Box::new(session), None);
         (id, local)
     }
@@ -156,7 +140,7 @@ impl Control {
             created: now,
             plan: Plan::Subscribe { plan },
         };
-        self.enter(id, Role::Subscriber, name, &local, now, None);
+        self.enter(id, Role::Subscriber, name, &local, now);
         self.lobby.wait(Box::new(session), Some(worker));
         (id, local)
     }
@@ -168,7 +152,6 @@ impl Control {
         stream: &str,
         local: &IceCredentials,
         created: Instant,
-        source: Option<Arc<SourceInfo>>,
     ) {
         let session = Session {
             role,
@@ -177,7 +160,6 @@ impl Control {
             connected: false,
             local: local.clone(),
             created,
-            source,
         };
         self.sessions.insert(id, session);
     }
@@ -252,13 +234,17 @@ impl Control {
     fn on_connected(&mut self, id: SessionId) -> Vec<Order> {
         let Some(session) = self.sessions.get_mut(&id) else { return Vec::new() };
         session.connected = true;
-        let Some(source) = session.source.clone() else { return Vec::new() };
+        if session.role != Role::Publisher {
+            return Vec::new();
+        }
         let name = session.stream.clone();
         let stream = self.streams.get_mut(&name).expect("a session keeps its stream");
-        let replaced = stream.publisher.replace(Arc::clone(&source));
-        stream.shared.source.store(Some(source));
+        let Some(source) = stream.shared.source.load_full() else { return Vec::new() };
+        let holder = source.publisher;
+        let replaced = stream.publisher.replace(source);
+        let replaced = if holder == id { replaced.map(|old| old.publisher) } else { Some(id) };
         let mut orders = self.refresh(&name);
-        if let Some(old) = replaced.map(|old| old.publisher).filter(|old| *old != id) {
+        if let Some(old) = replaced.filter(|old| *old != holder) {
             orders.extend(self.close(old, CloseReason::TakenOver));
         }
         orders
@@ -273,8 +259,7 @@ impl Control {
             Role::Publisher => {
                 stream.publishers -= 1;
                 if stream.publisher.as_ref().is_some_and(|source| source.publisher == id) {
-                    stream.publisher = None;
-                    stream.shared.source.store(None);
+                    stream.publisher = stream.shared.source.load_full();
                     orders = self.refresh(&session.stream);
                 }
             }

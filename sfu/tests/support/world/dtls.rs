@@ -24,7 +24,11 @@ use super::wire;
 
 /// What a preset client says and a preset server answers: a record header that reads as DTLS.
 pub(crate) const HELLO: &[u8] = b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\x05hello";
-const WELCOME: &[u8] = b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\x07welcome";
+
+/// The answer, which only the right end can give.
+pub(crate) fn welcome(fingerprint: &[u8]) -> Vec<u8> {
+    [b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\x20", fingerprint].concat()
+}
 
 /// A close_notify that only the two ends can say.
 pub(crate) fn goodbye(fingerprint: &[u8]) -> Vec<u8> {
@@ -92,7 +96,7 @@ impl Dtls for Preset {
     fn handle(&mut self, _now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
         match datagram {
             HELLO => {
-                self.out.push_back(WELCOME.into());
+                self.out.push_back(welcome(&self.digest)[..].into());
                 if !std::mem::replace(&mut self.connected, true) {
                     let profile = preset_profile(&self.digest);
                     let material = preset_material(&self.digest, profile);

@@ -9,7 +9,7 @@ use rtc_srtp::context::Context;
 use rtc_stun::message::{BINDING_REQUEST, BINDING_SUCCESS};
 use weir_sfu::sdp::{DtlsRole, Fingerprint, IceCredentials, RemoteTransport};
 
-use super::dtls::{self, HELLO, Identity, RealDtls, goodbye};
+use super::dtls::{self, HELLO, Identity, RealDtls, goodbye, welcome};
 use super::spec::DtlsMode;
 use super::wire::{self, Check, Class};
 
@@ -276,15 +276,15 @@ impl Link {
             self.pump(now);
             return;
         }
-        if !bytes.starts_with(&[22]) && !bytes.starts_with(&[21]) {
+        if bytes == goodbye(&self.fingerprint.digest) {
+            self.closed_by_server = true;
+        } else if bytes == welcome(&self.fingerprint.digest) {
+            self.connected_at.get_or_insert(now);
+        } else {
+            self.foreign += 1;
             return;
         }
         self.next_hello = None;
-        if bytes == goodbye(&self.fingerprint.digest) {
-            self.closed_by_server = true;
-        } else {
-            self.connected_at.get_or_insert(now);
-        }
     }
 
     fn pump(&mut self, now: Instant) {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::session::{RoleState, Session, SessionKey};
-use super::{Event, Knock, Worker};
+use super::{Event, Home, Knock, Worker};
 use crate::error::DropReason;
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::rtp::packet::{PacketClass, classify};
@@ -80,11 +80,11 @@ impl Worker {
             return Ok(Some(key));
         }
         // A flood of made-up names must not use up what honest checks need, so that the cheap look
-        // comes first, and an address known to be another worker's is passed on at once.
-        if !self.lobby.knows(ufrag) {
-            return Err(DropReason::StunUnknownUfrag);
-        }
-        if !stray && self.demux.stray_owner(path.remote).is_some() {
+        // comes first, and what comes from an address of that very worker is passed on at once. An
+        // address that another session had before proves nothing.
+        let home = self.lobby.home(ufrag).ok_or(DropReason::StunUnknownUfrag)?;
+        let known = self.demux.stray_owner(path.remote).map(Home::Worker) == Some(home);
+        if !stray && known && self.demux.session_at(path).is_none() {
             return self.pass_on(path, datagram, stray);
         }
         if !self.demux.allow_foreign_check(now) {
@@ -99,7 +99,9 @@ impl Worker {
                 Ok(Some(key))
             }
             Knock::Elsewhere(worker) if !stray && worker != self.context.port.index => {
-                self.demux.learn_stray(path.remote, worker);
+                if !self.release_path(now, path) {
+                    self.demux.learn_stray(path.remote, worker);
+                }
                 self.send_stray(worker, path, datagram)?;
                 Ok(None)
             }
@@ -213,14 +215,23 @@ impl Worker {
         Ok(())
     }
 
-    /// Notes that a session's check was valid on this pair. A session that is alive there keeps it:
-    /// somebody else's well-signed check from a borrowed address must not cut it off.
+    /// Takes a pair from a session that fell silent on it; true if one holds it still. A session that
+    /// is alive there keeps it: somebody else's well-signed check from a borrowed address must not cut
+    /// it off.
+    fn release_path(&mut self, now: Instant, path: Path) -> bool {
+        let Some(owner) = self.demux.session_at(path) else { return false };
+        let held = |session: &Session| session.peer.holds(path, now, PATH_HELD);
+        if self.sessions.get(owner).is_some_and(held) {
+            return true;
+        }
+        self.demux.forget_path(path, owner);
+        false
+    }
+
+    /// Notes that a session's check was valid on this pair.
     fn learn_path(&mut self, now: Instant, path: Path, key: SessionKey) {
-        if let Some(owner) = self.demux.session_at(path) {
-            let held = |session: &Session| session.peer.holds(path, now, PATH_HELD);
-            if owner == key || self.sessions.get(owner).is_some_and(held) {
-                return;
-            }
+        if self.demux.session_at(path) == Some(key) || self.release_path(now, path) {
+            return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         if !session.peer.is_validated(path) {

@@ -38,6 +38,15 @@ pub enum Knock {
     BadIntegrity,
 }
 
+/// Where the session behind a ufrag belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// To the worker where its first check lands.
+    Anywhere,
+    /// To this one.
+    Worker(usize),
+}
+
 impl Lobby {
     /// Lets a session wait for its first check: a viewer for the worker it was placed on, a publisher
     /// for whichever its checks reach, so that its media does not cross threads.
@@ -90,6 +99,16 @@ impl Lobby {
     /// Whether anybody answers to this ufrag.
     pub fn knows(&self, ufrag: &str) -> bool {
         self.doors.contains_key(ufrag)
+    }
+
+    /// Which worker has, or is to have, the session behind this ufrag.
+    pub fn home(&self, ufrag: &str) -> Option<Home> {
+        match *self.doors.get(ufrag)? {
+            Door::Owned { worker, .. } | Door::Waiting { placed: Some(worker), .. } => {
+                Some(Home::Worker(worker))
+            }
+            Door::Waiting { placed: None, .. } => Some(Home::Anywhere),
+        }
     }
 
     /// Takes a session that still waits out; `None` if a worker owns it or nobody knows it.

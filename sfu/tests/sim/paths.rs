@@ -54,7 +54,6 @@ fn a_spoofed_use_candidate_does_not_move_a_viewers_egress() {
 
 /// What one single spoofed check costs its victim.
 #[test]
-#[ignore = "finding: one spoofed check of 80 bytes brings its victim 736"]
 fn amplification_stays_below_three_before_confirmation() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     let victim = world.fresh_addr();
@@ -209,7 +208,6 @@ fn one_after_the_other(mut leave: impl FnMut(&mut World, ClientId), patience_s: 
 }
 
 #[test]
-#[ignore = "finding: a check of a waiting viewer is passed on to the worker that had its address before"]
 fn an_address_whose_session_said_goodbye_belongs_to_the_next() {
     one_after_the_other(|world, viewer| world.link(viewer).say_goodbye(), 2);
     one_after_the_other(World::delete, 2);
@@ -217,7 +215,6 @@ fn an_address_whose_session_said_goodbye_belongs_to_the_next() {
 
 /// The next one comes while the last one is not yet known to be gone.
 #[test]
-#[ignore = "finding: the same, and the old session's address hides the new one's media for 30 s"]
 fn an_address_whose_session_fell_silent_belongs_to_the_next_soon() {
     one_after_the_other(World::kill, 12);
 }

@@ -11,10 +11,9 @@ use rtc_srtp::context::Context;
 use weir_sfu::codec::Codec;
 use weir_sfu::config::PublisherLimits;
 use weir_sfu::ids::{SessionId, StreamName};
-use weir_sfu::router::table::SourceTrackInfo;
-use weir_sfu::router::{SourceInfo, StreamId, StreamShared, WakeFlag, Waker, mesh};
+use weir_sfu::router::{StreamId, StreamShared, WakeFlag, Waker, mesh};
 use weir_sfu::sdp::{
-    Feedback, PublishPlan, PublishTrack, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack,
+    Feedback, PublishPlan, PublishTrack, SubscribeCodec, SubscribePlan, SubscribeTrack,
 };
 use weir_sfu::transport::srtp::SrtpProfile;
 use weir_sfu::units::ClockBase;

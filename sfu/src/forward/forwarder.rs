@@ -143,10 +143,7 @@ impl Forwarder {
             }
             self.start(context, format.codec, meta);
         }
-        let record = self
-            .line
-            .assign(context.epoch, context.layer, meta, twcc)
-            .ok_or(DropReason::AwaitingKeyframe)?;
+        let record = self.line.assign(context.epoch, context.layer, meta, twcc)?;
         self.highest_in = self.highest_in.max(meta.ext_seq);
         if let (Some(anchor), Some(delta)) = (context.anchor, self.line.timestamp_delta()) {
             self.outgoing = Some(ClockAnchor { rtp: anchor.rtp.wrapping_add(delta), ..anchor });

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::sent::{SentMap, SentRecord, SourceSeq};
 use crate::codec::Codec;
+use crate::error::DropReason;
 use crate::media::{Packet, PacketMeta};
 use crate::rtp::codec::{PictureIds, patch_picture_ids};
 use crate::rtp::ext::{ExtKind, ExtWriter};
@@ -65,6 +66,13 @@ pub struct Plaintext<'a> {
     pub(crate) rest: &'a [u8],
     pub(crate) ssrc: u32,
     pub(crate) index: u64,
+}
+
+impl Plaintext<'_> {
+    /// Bytes after the header.
+    pub fn payload_len(&self) -> usize {
+        self.prefix_len + self.rest.len()
+    }
 }
 
 /// Where a new segment continues the line.
@@ -153,6 +161,12 @@ impl Line {
         self.last.is_none_or(|last| last.marker)
     }
 
+    /// A packet of this many payload octets was sent for the first time.
+    pub fn count(&mut self, octets: usize) {
+        self.packets += 1;
+        self.octets += octets as u64;
+    }
+
     /// Packets and payload octets sent, repeats excluded, for sender reports.
     pub fn totals(&self) -> (u64, u64) {
         (self.packets, self.octets)
@@ -198,25 +212,34 @@ impl Line {
         }
     }
 
-    /// Gives a packet its number. `None` if it belongs to no segment (before the start, after the
-    /// cut) or its number was given out before.
+    /// The publisher's number that the present segment begins with.
+    pub fn begins_with(&self) -> Option<u64> {
+        self.current().map(|segment| segment.first)
+    }
+
+    /// Gives a packet its number.
+    ///
+    /// # Errors
+    /// [`DropReason::AwaitingKeyframe`] if it belongs to no segment (before the start, after the cut),
+    /// [`DropReason::Duplicate`] if its number was given out before.
     pub fn assign(
         &mut self,
         epoch: u32,
         layer: u8,
         meta: &PacketMeta,
         twcc: u16,
-    ) -> Option<SentRecord> {
+    ) -> Result<SentRecord, DropReason> {
         let seq = meta.ext_seq;
-        let segment = *self.segments.iter().flatten().find(|segment| {
+        let segment = self.segments.iter().flatten().copied().find(|segment| {
             segment.epoch == epoch
                 && segment.layer == layer
                 && (segment.first..segment.end).contains(&seq)
-        })?;
+        });
+        let segment = segment.ok_or(DropReason::AwaitingKeyframe)?;
         let out = seq.wrapping_add(segment.seq_delta);
         let newest = out >= self.issued.next;
         if !self.issued.issue(out) {
-            return None;
+            return Err(DropReason::Duplicate);
         }
         let picture = meta.frame.picture.unwrap_or_default();
         let picture_id = picture_number(picture).wrapping_add(segment.picture_delta);
@@ -231,9 +254,7 @@ impl Line {
         if let Some(sent) = &mut self.sent {
             sent.insert(record);
         }
-        self.packets += 1;
-        self.octets += u64::from(meta.payload_len);
-        Some(record)
+        Ok(record)
     }
 
     /// The record of a number that the viewer asks for again; see [`SentMap::claim_repeat`].

@@ -8,6 +8,7 @@ pub mod pool;
 pub mod replay;
 pub mod source_clock;
 pub mod stats;
+pub mod timeline;
 
 pub use packet::{ForwardedExt, Packet, PacketMeta};
 pub use pool::PacketPool;

@@ -29,7 +29,7 @@ pub struct ForwardedExt {
 pub struct PacketMeta {
     /// Sequence number of the publisher's line, extended to 64 bits.
     pub ext_seq: u64,
-    /// RTP timestamp as the publisher wrote it.
+    /// RTP timestamp of the publisher, continued over jumps of its clock.
     pub timestamp: u32,
     /// Marker bit.
     pub marker: bool,

@@ -121,6 +121,11 @@ impl ReplayRing {
         *self = Self::new();
     }
 
+    /// The highest number seen; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.next.saturating_sub(1)
+    }
+
     /// Packets held.
     pub fn packets(&self) -> usize {
         self.packets

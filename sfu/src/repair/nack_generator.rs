@@ -127,6 +127,14 @@ impl NackGenerator {
         self.close_hole(now, ext_seq)
     }
 
+    /// Whether a repeat of this number can be told apart: it came before, or it is missed.
+    pub fn knows(&self, ext_seq: u64) -> bool {
+        let behind = self.highest.and_then(|highest| highest.checked_sub(ext_seq));
+        behind.is_some_and(|behind| behind < NACK_WINDOW)
+            && (self.seen.contains(ext_seq)
+                || self.holes.binary_search_by_key(&ext_seq, |hole| hole.seq).is_ok())
+    }
+
     /// A keyframe came: what was given up before it needs no further one. Holes before it are still
     /// asked for while they are young: the keyframe's own first packet may be among them, and the
     /// pictures before it are still shown.
@@ -299,6 +307,12 @@ impl Seen {
         let fresh = *word & bit == 0;
         *word |= bit;
         fresh
+    }
+
+    fn contains(&self, seq: u64) -> bool {
+        let slot = seq % NACK_WINDOW;
+        let word = self.0.get((slot / 64) as usize).copied().unwrap_or(0);
+        word & (1 << (slot % 64)) != 0
     }
 
     /// Moves the window from `highest` to `next`, which came; all between is missing.

@@ -36,6 +36,11 @@ macro_rules! unwrapper {
                 }
             }
 
+            /// Takes an extended number that was found by other means as the reference.
+            pub fn follow(&mut self, extended: u64) {
+                self.newest = self.newest.max(Some(extended));
+            }
+
             /// The extended number nearest to the newest one so far; exactly half the circle away
             /// counts as older. The reference only moves forward, so late packets do not pull it
             /// back and a result is never below half a circle.

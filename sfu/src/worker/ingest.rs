@@ -14,8 +14,10 @@ use crate::sdp::PublishTrack;
 /// Where the media lies in an opened packet, after RTX was unwrapped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Incoming {
-    /// Sequence number on the publisher's media line.
-    pub sequence: u16,
+    /// Sequence number on the publisher's media line, extended.
+    pub ext_seq: u64,
+    /// RTP timestamp, continued over jumps.
+    pub timestamp: u32,
     /// First payload byte in the packet.
     pub start: usize,
     /// Payload bytes without padding.
@@ -31,7 +33,6 @@ pub(super) fn describe(
     header: &RtpHeader,
     plaintext: &[u8],
     incoming: &Incoming,
-    ext_seq: u64,
     now: Instant,
 ) -> Result<PacketMeta, DropReason> {
     let end = incoming.start + incoming.len;
@@ -44,8 +45,8 @@ pub(super) fn describe(
     };
     let narrow = |number: usize| u16::try_from(number).map_err(|_| DropReason::RtpMalformed);
     Ok(PacketMeta {
-        ext_seq,
-        timestamp: header.timestamp,
+        ext_seq: incoming.ext_seq,
+        timestamp: incoming.timestamp,
         marker: header.marker,
         red,
         payload_start: narrow(incoming.start)?,

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::report::LayerInfo;
 use crate::config::PublisherLimits;
 use crate::media::PacketMeta;
-use crate::media::source_clock::TrackClock;
+use crate::media::source_clock::{ClockAnchor, PublisherClock, TrackClock};
 use crate::media::stats::{RateMeter, ReceiverStats};
+use crate::media::timeline::Timeline;
 use crate::repair::keyframe_requests::KeyframeRequests;
 use crate::repair::nack_generator::NackGenerator;
 use crate::rtp::seq::SeqUnwrapper;
@@ -22,6 +23,9 @@ const SILENT_AFTER: Duration = Duration::from_millis(100);
 /// or viewer mistakes them for repairs.
 const REBIND_GAP: u64 = 1 << 20;
 
+/// Added to SRTP indices, so that packets from before the first stay positive.
+const INDEX_BASE: u64 = 1 << 16;
+
 /// One layer.
 pub(super) struct Layer {
     /// Gaps, and what to ask for.
@@ -30,8 +34,10 @@ pub(super) struct Layer {
     pub stats: ReceiverStats,
     /// Who wants a keyframe, and when to ask.
     pub keyframes: KeyframeRequests,
-    /// Its timestamps against server time.
-    pub clock: TrackClock,
+    /// Its timestamps, continued over jumps.
+    pub timeline: Timeline,
+    /// Those against server time.
+    clock: TrackClock,
     /// When other workers were last told what is known of it.
     pub anchored_at: Option<Instant>,
     /// Packets that came as RTX.
@@ -63,6 +69,7 @@ impl Layer {
             nack: NackGenerator::new(),
             stats: ReceiverStats::new(),
             keyframes: KeyframeRequests::new(),
+            timeline: Timeline::default(),
             clock: TrackClock::new(),
             anchored_at: None,
             repairs: 0,
@@ -86,13 +93,14 @@ impl Layer {
     }
 
     /// A media SSRC was found to carry this layer; a second one replaces the first (an encoder that
-    /// restarted).
-    pub(super) fn bind(&mut self, ssrc: u32, sequence: u16) {
+    /// restarted). `index` is the SRTP index of its first packet.
+    pub(super) fn bind(&mut self, ssrc: u32, index: u64) {
         if self.ssrc.replace(ssrc).is_some() {
             self.unwrapper = SeqUnwrapper::new();
-            self.base = (self.highest + REBIND_GAP).saturating_sub(self.unwrapper.peek(sequence));
+            self.base = (self.highest + REBIND_GAP).saturating_sub(index + INDEX_BASE);
             self.nack = NackGenerator::new();
             self.stats = ReceiverStats::new();
+            self.timeline = Timeline::default();
             self.clock = TrackClock::new();
         }
     }
@@ -102,20 +110,39 @@ impl Layer {
         self.last_media.is_none_or(|at| now.saturating_duration_since(at) > SILENT_AFTER)
     }
 
-    /// Extends a sequence number to 64 bits. `None` for an RTX packet before any media packet.
-    pub(super) fn extend(&mut self, sequence: u16, rtx: bool) -> Option<u64> {
-        let number = match rtx {
-            true => self.ssrc.map(|_| self.unwrapper.peek(sequence))?,
-            false => self.unwrapper.unwrap(sequence),
-        };
+    /// The extended number of a media packet. Its SRTP index was authenticated, so that no jump of the
+    /// sequence number can be mistaken.
+    pub(super) fn extend(&mut self, index: u64) -> u64 {
+        let number = index + INDEX_BASE;
+        self.unwrapper.follow(number);
         let ext_seq = number + self.base;
         self.highest = self.highest.max(ext_seq);
-        Some(ext_seq)
+        ext_seq
     }
 
     /// The extended number behind a sequence number of late.
     pub(super) fn near(&self, sequence: u16) -> u64 {
         self.unwrapper.peek(sequence) + self.base
+    }
+
+    /// A sender report of its SSRC.
+    pub(super) fn on_sender_report(
+        &mut self,
+        now: Instant,
+        sender_ntp: u64,
+        rtp: u32,
+        clock_rate: u32,
+    ) {
+        self.stats.on_sender_report(now, sender_ntp);
+        if let Some(rtp) = self.timeline.of_report(now, rtp, clock_rate) {
+            self.clock.on_sender_report(sender_ntp, rtp);
+            self.anchored_at = None;
+        }
+    }
+
+    /// Its timestamps against server time.
+    pub(super) fn anchor(&self, publisher: &PublisherClock) -> Option<ClockAnchor> {
+        self.clock.anchor(publisher)
     }
 
     /// Counts a packet on the wire; false if the layer is above its limits.

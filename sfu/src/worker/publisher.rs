@@ -151,7 +151,7 @@ impl Publisher {
 
         let plaintext = packet.buffer().get(..opened.len).ok_or(DropReason::RtpMalformed)?;
         let payload_len = header.payload_len(plaintext).map_err(|_| DropReason::RtpMalformed)?;
-        let target = self.find_target(now, header, plaintext)?;
+        let target = self.find_target(now, header, opened.index, plaintext)?;
         let track =
             self.tracks.get_mut(usize::from(target.track)).ok_or(DropReason::UnknownTrack)?;
         if let Some(sequence) = transport_sequence(&track.plan, header, plaintext) {
@@ -160,25 +160,22 @@ impl Publisher {
         let layer =
             track.layers.get_mut(usize::from(target.layer)).ok_or(DropReason::UnknownTrack)?;
         let payload_start = header.header_len;
-        let original = if target.rtx {
+        let (ext_seq, start, len) = if target.rtx {
             // RFC 4588: two bytes of original sequence number, then the payload. Nothing after them
             // is padding that probes the path.
-            let Some(number) = plaintext.get(payload_start..payload_start + 2) else {
-                return Ok(None);
-            };
-            if payload_len <= 2 {
-                return Ok(None);
+            let payload = plaintext.get(payload_start..payload_start + payload_len);
+            let number = payload.and_then(|payload| payload.first_chunk::<2>());
+            let Some(number) = number.filter(|_| payload_len > 2) else { return Ok(None) };
+            let ext_seq = layer.near(u16::from_be_bytes(*number));
+            if !layer.nack.knows(ext_seq) {
+                // Given up, or a repeat of an SSRC that was left.
+                return Err(DropReason::TooOld);
             }
             layer.repairs += 1;
-            let sequence = u16::from_be_bytes([
-                number.first().copied().unwrap_or(0),
-                number.last().copied().unwrap_or(0),
-            ]);
-            Incoming { sequence, start: payload_start + 2, len: payload_len - 2 }
+            (ext_seq, payload_start + 2, payload_len - 2)
         } else {
-            Incoming { sequence: header.sequence, start: payload_start, len: payload_len }
+            (layer.extend(opened.index), payload_start, payload_len)
         };
-        let ext_seq = layer.extend(original.sequence, target.rtx).ok_or(DropReason::TooOld)?;
         match layer.nack.on_packet(now, ext_seq) {
             Arrival::Duplicate => return Err(DropReason::Duplicate),
             Arrival::TooOld => return Err(DropReason::TooOld),
@@ -189,8 +186,10 @@ impl Publisher {
         if !layer.within(context.publisher_limits, now, datagram.len()) {
             return Err(DropReason::PublisherRate);
         }
-        let meta = describe(&track.plan, header, plaintext, &original, ext_seq, now)?;
         let clock_rate = track.plan.format.codec.clock_rate();
+        let timestamp = layer.timeline.on_packet(now, ext_seq, header.timestamp, clock_rate);
+        let incoming = Incoming { ext_seq, timestamp, start, len };
+        let meta = describe(&track.plan, header, plaintext, &incoming, now)?;
         layer.on_media(now, context.clock.ntp(now), &meta, clock_rate, target.rtx);
         packet.describe(meta);
         Ok(Some((target.track, target.layer)))
@@ -202,6 +201,7 @@ impl Publisher {
         &mut self,
         now: Instant,
         header: &RtpHeader,
+        index: u64,
         plaintext: &[u8],
     ) -> Result<Target, DropReason> {
         if let Some(target) = self.ssrcs.known(header.ssrc) {
@@ -221,7 +221,7 @@ impl Publisher {
                 if !layer.is_silent(now) {
                     return Err(DropReason::UnknownTrack);
                 }
-                layer.bind(header.ssrc, header.sequence);
+                layer.bind(header.ssrc, index);
             }
             return Ok(target);
         }
@@ -233,7 +233,7 @@ impl Publisher {
             .and_then(|track| track.layers.get_mut(usize::from(target.layer)))
             .ok_or(DropReason::UnknownTrack)?;
         if !target.rtx {
-            layer.bind(header.ssrc, header.sequence);
+            layer.bind(header.ssrc, index);
         }
         Ok(target)
     }
@@ -284,7 +284,7 @@ impl Publisher {
             return None;
         }
         layer.anchored_at = Some(now);
-        Some(LayerNote { anchor: layer.clock.anchor(&self.clock), resolution: layer.resolution() })
+        Some(LayerNote { anchor: layer.anchor(&self.clock), resolution: layer.resolution() })
     }
 
     /// One decrypted RTCP compound.
@@ -297,10 +297,8 @@ impl Publisher {
             if let Rtcp::SenderReport(report) = packet {
                 let server = context.clock.ntp(now);
                 self.clock.on_sender_report(server, report.ntp);
-                if let Some(layer) = self.layer_of_ssrc(report.ssrc) {
-                    layer.stats.on_sender_report(now, report.ntp);
-                    layer.clock.on_sender_report(report.ntp, report.rtp_time);
-                    layer.anchored_at = None;
+                if let Some((layer, clock_rate)) = self.layer_of_ssrc(report.ssrc) {
+                    layer.on_sender_report(now, report.ntp, report.rtp_time, clock_rate);
                 }
             }
         }
@@ -333,9 +331,12 @@ impl Publisher {
             .collect()
     }
 
-    fn layer_of_ssrc(&mut self, ssrc: u32) -> Option<&mut Layer> {
+    /// The layer of a media SSRC, with its clock rate in Hz.
+    fn layer_of_ssrc(&mut self, ssrc: u32) -> Option<(&mut Layer, u32)> {
         let target = self.ssrcs.known(ssrc).filter(|target| !target.rtx)?;
-        self.tracks.get_mut(usize::from(target.track))?.layers.get_mut(usize::from(target.layer))
+        let track = self.tracks.get_mut(usize::from(target.track))?;
+        let clock_rate = track.plan.format.codec.clock_rate();
+        Some((track.layers.get_mut(usize::from(target.layer))?, clock_rate))
     }
 }
 

@@ -4,7 +4,8 @@
 use crate::error::DropReason;
 use crate::sdp::PublishTrack;
 
-/// SSRCs learned from one publisher (quality B2); more are dropped (`DropReason::TooManySsrcs`).
+/// SSRCs known of one publisher at a time (quality B2). At the limit those go first that another one
+/// has replaced; if there is none the new one is dropped (`DropReason::TooManySsrcs`).
 pub(super) const SSRCS_MAX: usize = 32;
 
 /// Where a packet belongs.
@@ -54,7 +55,11 @@ impl SsrcTable {
     /// [`DropReason::TooManySsrcs`] at the limit.
     pub(super) fn learn(&mut self, ssrc: u32, target: Target) -> Result<(), DropReason> {
         if self.known.len() >= SSRCS_MAX {
-            return Err(DropReason::TooManySsrcs);
+            let replaced = |(n, (_, old)): (usize, &(u32, Target))| {
+                *old == target || self.known.iter().skip(n + 1).any(|(_, later)| later == old)
+            };
+            let index = self.known.iter().enumerate().position(replaced);
+            self.known.remove(index.ok_or(DropReason::TooManySsrcs)?);
         }
         self.known.push((ssrc, target));
         Ok(())
@@ -63,5 +68,32 @@ impl SsrcTable {
     /// Any media SSRC, to fill the media field of transport-wide feedback.
     pub(super) fn any_media(&self) -> Option<u32> {
         self.known.iter().find(|(_, target)| !target.rtx).map(|(ssrc, _)| *ssrc)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn target(layer: u8) -> Target {
+        Target { track: 0, layer, rtx: false }
+    }
+
+    #[test]
+    fn an_encoder_may_restart_for_ever_but_not_have_many_layers_at_once() {
+        let mut table = SsrcTable::default();
+        table.learn(1, target(1)).unwrap();
+        for ssrc in 2..1_000 {
+            table.learn(ssrc, target(0)).unwrap();
+            assert_eq!(table.known(ssrc), Some(target(0)));
+        }
+        assert_eq!(table.known(1), Some(target(1)), "never replaced");
+        let mut table = SsrcTable::default();
+        for layer in 0..SSRCS_MAX as u8 {
+            table.learn(layer.into(), target(layer)).unwrap();
+        }
+        assert_eq!(table.learn(99, target(99)), Err(DropReason::TooManySsrcs));
+        assert_eq!(table.learn(100, target(5)), Ok(()));
+        assert_eq!((table.known(5), table.known(100)), (None, Some(target(5))));
     }
 }

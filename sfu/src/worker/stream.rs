@@ -224,6 +224,11 @@ impl LocalStream {
         self.layer(track, layer)?.ring.get(ext_seq)
     }
 
+    /// The newest number kept of the layer that a packet came on.
+    pub(super) fn newest(&self, of: Fresh) -> u64 {
+        self.layer(of.track, of.layer).map_or(of.ext_seq, |layer| layer.ring.newest())
+    }
+
     /// What a forwarder must know of a layer.
     pub(super) fn context(&self, track: u8, layer: u8) -> Option<LayerContext> {
         let state = self.layer(track, layer)?;

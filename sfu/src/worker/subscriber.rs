@@ -10,8 +10,9 @@ use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::report::{DecisionInfo, LayerInfo, TrackInfo};
 use super::session::Budget;
-use super::stream::LocalStream;
+use super::stream::{Fresh, LocalStream};
 use crate::error::{CloseReason, DropReason};
+use crate::forward::line::Plaintext;
 use crate::forward::{Forwarder, LineConfig, OutgoingFormat, Reason};
 use crate::media::Packet;
 use crate::media::stats::{RateMeter, SenderStats};
@@ -31,6 +32,10 @@ const RTT_UNKNOWN: Duration = Duration::from_millis(50);
 
 /// The first sender report follows the first packet this soon, so that lips are right at once.
 const FIRST_REPORT_AFTER: Duration = Duration::from_millis(50);
+
+/// Packets behind the one that a line starts with that may have come before it; more than one frame's
+/// disorder is none.
+const OVERTAKEN_MAX: usize = 64;
 
 /// Our canonical name in SDES: one for all lines of a session, so that players sync them.
 const CNAME: &str = "weir";
@@ -62,6 +67,17 @@ struct SubTrack {
     repairs: u64,
     /// The keyframe that was asked for: publisher epoch and layer.
     asked: Option<(u32, u8)>,
+}
+
+/// What a packet meets on its way to one viewer.
+struct Way<'a> {
+    now: Instant,
+    path: Path,
+    stream: &'a LocalStream,
+    peer: &'a mut Peer,
+    batch: &'a mut Batch,
+    context: &'a mut Context,
+    egress: &'a mut dyn Egress,
 }
 
 impl Subscriber {
@@ -168,40 +184,55 @@ impl Subscriber {
             return;
         };
         self.choose_layers(now, stream);
-        for fresh in &stream.fresh {
-            let Some(index) = self.by_source.get(usize::from(fresh.track)).copied().flatten()
-            else {
-                continue;
-            };
-            let Some(track) = self.tracks.get_mut(usize::from(index)) else { continue };
-            let found = stream.packet(fresh.track, fresh.layer, fresh.ext_seq);
-            let layer = stream.context(fresh.track, fresh.layer);
-            let Some((packet, layer)) = found.zip(layer) else { continue };
-            let Some(meta) = packet.meta() else { continue };
-            let first = track.forwarder.current_layer().is_none();
-            let record = match track.forwarder.on_packet(layer, meta, self.next_twcc) {
-                Ok(record) => record,
-                Err(reason) => {
-                    context.report.dropped.count(reason);
-                    if reason == DropReason::AwaitingKeyframe {
-                        stream.shared.wish_keyframe(fresh.track, fresh.layer);
+        let mut way = Way { now, path, stream, peer, batch, context, egress };
+        for &fresh in &stream.fresh {
+            if self.forward_one(fresh, &mut way) {
+                // What overtook the packet that it starts with is here since an earlier turn.
+                for ext_seq in (fresh.ext_seq + 1..=stream.newest(fresh)).take(OVERTAKEN_MAX) {
+                    let overtaker = Fresh { ext_seq, ..fresh };
+                    if !stream.fresh.contains(&overtaker) {
+                        self.forward_one(overtaker, &mut way);
                     }
-                    continue;
                 }
-            };
-            self.next_twcc = self.next_twcc.wrapping_add(1);
-            if first {
-                let soon = now + FIRST_REPORT_AFTER;
-                self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
-            }
-            let written = track.forwarder.line().write_media(&record, packet, batch.slot());
-            let sealed = written.and_then(|plaintext| peer.seal(plaintext));
-            if let Some(bytes) = commit(sealed, peer, path, batch, context, egress) {
-                track.rate.add(now, bytes);
             }
         }
         batch.flush(path, egress);
         self.ask_keyframes(stream);
+    }
+
+    /// One packet: decides, writes, seals. True if a line (or a new stretch of it) began with it.
+    fn forward_one(&mut self, fresh: Fresh, way: &mut Way<'_>) -> bool {
+        let Way { now, path, stream, peer, batch, context, egress } = way;
+        let index = self.by_source.get(usize::from(fresh.track)).copied().flatten();
+        let track = index.and_then(|index| self.tracks.get_mut(usize::from(index)));
+        let packet = stream.packet(fresh.track, fresh.layer, fresh.ext_seq);
+        let layer = stream.context(fresh.track, fresh.layer);
+        let (Some(track), Some(packet), Some(layer)) = (track, packet, layer) else { return false };
+        let Some(meta) = packet.meta() else { return false };
+        let first = track.forwarder.current_layer().is_none();
+        let record = match track.forwarder.on_packet(layer, meta, self.next_twcc) {
+            Ok(record) => record,
+            Err(reason) => {
+                context.report.dropped.count(reason);
+                if reason == DropReason::AwaitingKeyframe {
+                    stream.shared.wish_keyframe(fresh.track, fresh.layer);
+                }
+                return false;
+            }
+        };
+        self.next_twcc = self.next_twcc.wrapping_add(1);
+        if first {
+            let soon = *now + FIRST_REPORT_AFTER;
+            self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
+        }
+        let written = track.forwarder.line().write_media(&record, packet, batch.slot());
+        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
+        let sealed = written.and_then(|plaintext| peer.seal(plaintext));
+        if let Some(bytes) = commit(sealed, peer, *path, batch, context, *egress) {
+            track.forwarder.line_mut().count(octets);
+            track.rate.add(*now, bytes);
+        }
+        track.forwarder.line().begins_with() == Some(fresh.ext_seq)
     }
 
     /// Follows the best layer of each track.

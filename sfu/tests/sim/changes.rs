@@ -161,7 +161,6 @@ fn an_encoder_that_restarts_with_another_ssrc_continues_the_line() {
 /// A packet of the old SSRC overtakes nothing: it comes after the first of the new one.
 // quality B4 item 13
 #[test]
-#[ignore = "finding: RTX of the SSRC before is taken for the present one's; the layer is dead afterwards"]
 fn a_late_packet_of_the_old_ssrc_does_not_derail_the_new_one() {
     for (behind, by_rtx) in (1..6).flat_map(|n| [(n, true), (n, false)]) {
         let spec = PublisherSpec::browser().with(Video, |track| {

@@ -90,7 +90,6 @@ fn a_viewer_without_red_hears_the_publisher_all_the_same() {
 
 /// Sender reports count the octets that this viewer was sent (RFC 3550 section 6.4.1).
 #[test]
-#[ignore = "finding: the report counts the octets that came, not those that went"]
 fn octets_of_stripped_red_are_those_that_were_sent() {
     let (mut world, _, viewer) = watched(1, red_publisher(), ViewerSpec::browser());
     assert!(flows(&mut world, viewer, 100));

@@ -207,7 +207,6 @@ fn rtx_padding_is_not_forwarded() {
 
 /// A packet of the first keyframe overtakes the one before it: the viewer must get both.
 #[test]
-#[ignore = "finding: what overtook the first packet of the starting keyframe is never sent"]
 fn a_keyframe_whose_packets_come_in_disorder_starts_the_picture() {
     let mut world = World::new(1);
     let publisher = world.publish("live", PublisherSpec::browser());

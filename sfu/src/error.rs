@@ -59,7 +59,7 @@ reasons! {
         SrtpAuth => "srtp_auth",
         /// SRTP or SRTCP number seen before, or older than the replay window.
         SrtpReplay => "srtp_replay",
-        /// The 33rd inbound SSRC of one session.
+        /// More inbound SSRCs than one session may have.
         TooManySsrcs => "too_many_ssrcs",
         /// RTP that no negotiated m-line, rid, SSRC or payload type claims.
         UnknownTrack => "unknown_track",
@@ -123,6 +123,8 @@ reasons! {
         FingerprintMismatch => "fingerprint_mismatch",
         /// Nothing authenticated for the consent time (RFC 7675, whip-whep C60).
         ConsentExpired => "consent_expired",
+        /// A publisher that is alive sent no media for 30 s (quality B2).
+        NoMedia => "no_media",
         /// A new publisher took the stream over (whip-whep A54).
         TakenOver => "taken_over",
         /// The publisher is gone and the grace period is over (whip-whep G8).

@@ -92,7 +92,7 @@ impl Worker {
         match &mut session.role {
             RoleState::Publisher(publisher) => {
                 // Here at once: its packets follow the handshake. The control plane tells the others.
-                publisher.on_connected(&session.stream);
+                publisher.on_connected(now, &session.stream);
                 self.refresh(now, id, egress);
             }
             RoleState::Subscriber(subscriber) => subscriber.on_connected(),
@@ -107,7 +107,11 @@ impl Worker {
     ) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         assert!(self.inject_panic != Some(session.id), "injected panic");
-        if let Some(reason) = session.peer.handle_timeout(now) {
+        let verdict = match &session.role {
+            RoleState::Publisher(publisher) => publisher.verdict(now),
+            RoleState::Subscriber(_) => None,
+        };
+        if let Some(reason) = session.peer.handle_timeout(now).or(verdict) {
             self.close(now, key, reason, egress);
             return;
         }

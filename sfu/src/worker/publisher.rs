@@ -16,7 +16,7 @@ use super::report::{LayerInfo, TrackInfo};
 use super::ssrcs::{SsrcTable, Target};
 use super::stream::LocalStream;
 use crate::congestion::twcc_receiver::TwccReceiver;
-use crate::error::DropReason;
+use crate::error::{CloseReason, DropReason};
 use crate::ids::SessionId;
 use crate::media::Packet;
 use crate::media::source_clock::PublisherClock;
@@ -59,7 +59,13 @@ pub(super) struct Publisher {
     pub(super) our_ssrc: u32,
     pub(super) next_report: Instant,
     pub(super) next_wishes: Instant,
+    /// When it connected or last sent media; `None` before.
+    last_media: Option<Instant>,
 }
+
+/// A publisher that is connected and sends no media for this long is ended
+/// ([`CloseReason::NoMedia`], quality B2), so that its name is free and its viewers know.
+const MEDIA_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) struct Track {
     pub(super) plan: PublishTrack,
@@ -93,12 +99,20 @@ impl Publisher {
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
             next_wishes: now,
+            last_media: None,
         }
     }
 
     /// Its keys are known: the stream is its from now on.
-    pub(super) fn on_connected(&mut self, stream: &StreamShared) {
+    pub(super) fn on_connected(&mut self, now: Instant, stream: &StreamShared) {
+        self.last_media = Some(now);
         self.source = stream.connect(&self.source);
+    }
+
+    /// Why it must end, if it must. Its reports wake it each second.
+    pub(super) fn verdict(&self, now: Instant) -> Option<CloseReason> {
+        let silent = |at| now.saturating_duration_since(at) >= MEDIA_TIMEOUT;
+        self.last_media.is_some_and(silent).then_some(CloseReason::NoMedia)
     }
 
     /// One SRTP packet from a validated path.
@@ -192,6 +206,7 @@ impl Publisher {
         let meta = describe(&track.plan, header, plaintext, &incoming, now)?;
         layer.on_media(now, context.clock.ntp(now), &meta, clock_rate, target.rtx);
         packet.describe(meta);
+        self.last_media = Some(now);
         Ok(Some((target.track, target.layer)))
     }
 

@@ -94,13 +94,16 @@ fn any_authenticated_packet_is_life() {
     world.run_s(120);
     assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
     assert!(flows(&mut world, viewer, 100));
-    // And a silent publisher lives on its checks, a silent viewer on its answers.
+    // And a silent viewer lives on its answers, a publisher that pauses on its checks.
     for client in [publisher, viewer] {
         (world.link(client).checks, world.link(client).answers) = (true, true);
     }
-    world.publisher(publisher).sends = false;
     world.viewer(viewer).spec.sends_reports = false;
     world.run_s(120);
+    world.publisher(publisher).sends = false;
+    world.run_s(25);
+    world.publisher(publisher).sends = true;
+    world.run_s(10);
     assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
 }
 
@@ -274,5 +277,22 @@ fn closing_all_says_goodbye_to_everybody() {
     for client in [publisher, viewer] {
         assert_eq!(world.closed(client), Some(CloseReason::Shutdown));
         assert!(world.link(client).closed_by_server);
+    }
+}
+
+/// A publisher whose connection lives and that sends nothing holds its name for half a minute.
+// quality B2
+#[test]
+fn a_publisher_without_media_is_ended_after_thirty_seconds() {
+    for ever_sent in [false, true] {
+        let mut world = World::new(1);
+        let publisher = world.publish("live", PublisherSpec::browser());
+        world.publisher(publisher).sends = ever_sent;
+        world.run_s(5);
+        world.publisher(publisher).sends = false;
+        world.run_s(if ever_sent { 28 } else { 23 });
+        assert_eq!(world.closed(publisher), None);
+        world.run_s(5);
+        assert_eq!(world.closed(publisher), Some(CloseReason::NoMedia));
     }
 }

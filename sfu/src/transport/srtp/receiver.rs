@@ -8,9 +8,13 @@ use super::replay::{ReplayWindow, Verdict};
 use super::{Cipher, E_FLAG, MasterKey, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, SrtpProfile, cm};
 use crate::error::DropReason;
 
-/// Inbound SSRCs of one session, for RTP and RTCP each. Packets of one more still authenticate but
-/// are refused with [`DropReason::TooManySsrcs`] and leave no state (quality B2).
+/// Inbound SSRCs of one session at a time, for RTP and RTCP each (quality B2). One more retires the one
+/// that was silent longest: an encoder that starts anew takes a new SSRC.
 pub const MAX_SSRCS: usize = 32;
+
+/// Retired SSRCs, remembered so that a recording of theirs is not taken for a new start
+/// ([`DropReason::SrtpReplay`]). At the limit new SSRCs are refused ([`DropReason::TooManySsrcs`]).
+const RETIRED_MAX: usize = 1_024;
 
 /// A packet that authenticated and was new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,9 +64,9 @@ impl SrtpReceiver {
             Cipher::Gcm(gcm) => gcm.open_rtp(packet, header_len, ssrc, index, out),
             Cipher::Cm(cm) => cm.open_rtp(packet, header_len, ssrc, index, out),
         };
-        let window = self.rtp.get_mut(ssrc);
-        let (nearest, later) = guess(window.as_deref().map(ReplayWindow::newest), sequence);
-        let verdict = match (nearest, &window) {
+        let window = self.rtp.get(ssrc);
+        let (nearest, later) = guess(window.map(ReplayWindow::newest), sequence);
+        let verdict = match (nearest, window) {
             (None, _) => Verdict::Old,
             (Some(index), Some(window)) => window.check(index),
             (Some(_), None) => Verdict::New,
@@ -85,10 +89,7 @@ impl SrtpReceiver {
                 Verdict::New | Verdict::Seen => DropReason::SrtpAuth,
             });
         };
-        match window {
-            Some(window) => window.accept(opened.index),
-            None => self.rtp.insert(ssrc, opened.index)?,
-        }
+        self.rtp.accept(ssrc, opened.index)?;
         Ok(opened)
     }
 
@@ -108,8 +109,8 @@ impl SrtpReceiver {
             return Err(DropReason::SrtpAuth);
         }
         let index = u64::from(trailer & !E_FLAG);
-        let window = self.rtcp.get_mut(ssrc);
-        if window.as_ref().is_some_and(|window| window.check(index) != Verdict::New) {
+        let window = self.rtcp.get(ssrc);
+        if window.is_some_and(|window| window.check(index) != Verdict::New) {
             return Err(DropReason::SrtpReplay);
         }
         let len = match &self.cipher {
@@ -117,28 +118,51 @@ impl SrtpReceiver {
             Cipher::Cm(cm) => cm.open_rtcp(packet, ssrc, trailer),
         }
         .ok_or(DropReason::SrtpAuth)?;
-        match window {
-            Some(window) => window.accept(index),
-            None => self.rtcp.insert(ssrc, index)?,
-        }
+        self.rtcp.accept(ssrc, index)?;
         Ok(len)
     }
 }
 
 /// Replay windows by SSRC; few, so a scan of a vector beats hashing.
 #[derive(Default)]
-struct Windows(Vec<(u32, ReplayWindow)>);
+struct Windows {
+    live: Vec<Live>,
+    retired: Vec<u32>,
+    /// Packets accepted so far: the clock of `Live::last`.
+    accepted: u64,
+}
+
+struct Live {
+    ssrc: u32,
+    last: u64,
+    window: ReplayWindow,
+}
 
 impl Windows {
-    fn get_mut(&mut self, ssrc: u32) -> Option<&mut ReplayWindow> {
-        self.0.iter_mut().find(|(known, _)| *known == ssrc).map(|(_, window)| window)
+    fn get(&self, ssrc: u32) -> Option<&ReplayWindow> {
+        self.live.iter().find(|live| live.ssrc == ssrc).map(|live| &live.window)
     }
 
-    fn insert(&mut self, ssrc: u32, index: u64) -> Result<(), DropReason> {
-        if self.0.len() >= MAX_SSRCS {
-            return Err(DropReason::TooManySsrcs);
+    /// Notes a packet that authenticated and was new.
+    fn accept(&mut self, ssrc: u32, index: u64) -> Result<(), DropReason> {
+        self.accepted += 1;
+        if let Some(live) = self.live.iter_mut().find(|live| live.ssrc == ssrc) {
+            live.last = self.accepted;
+            live.window.accept(index);
+            return Ok(());
         }
-        self.0.push((ssrc, ReplayWindow::new(index)));
+        if self.retired.contains(&ssrc) {
+            return Err(DropReason::SrtpReplay);
+        }
+        if self.live.len() >= MAX_SSRCS {
+            if self.retired.len() >= RETIRED_MAX {
+                return Err(DropReason::TooManySsrcs);
+            }
+            let silent = self.live.iter().enumerate().min_by_key(|(_, live)| live.last);
+            let silent = silent.map(|(place, _)| place).ok_or(DropReason::TooManySsrcs)?;
+            self.retired.push(self.live.swap_remove(silent).ssrc);
+        }
+        self.live.push(Live { ssrc, last: self.accepted, window: ReplayWindow::new(index) });
         Ok(())
     }
 }
@@ -316,7 +340,7 @@ mod tests {
             let mut stranger = next;
             stranger[8..12].copy_from_slice(&8u32.to_be_bytes());
             assert_eq!(open(&mut receiver, 8, &stranger), Err(DropReason::SrtpAuth));
-            assert_eq!(receiver.rtp.0.len(), 1);
+            assert_eq!(receiver.rtp.live.len(), 1);
         }
     }
 
@@ -338,18 +362,21 @@ mod tests {
 
     // quality B2
     #[test]
-    fn thirty_two_ssrcs_fit_and_one_more_is_refused_without_state() {
+    fn one_ssrc_too_many_retires_the_one_silent_longest_which_never_comes_back() {
         let (mut sender, mut receiver) = pair(SrtpProfile::AeadAes128Gcm);
-        for ssrc in 0..MAX_SSRCS as u32 {
+        let first = seal(&mut sender, 0, 1, b"x");
+        let all = (MAX_SSRCS + RETIRED_MAX) as u32;
+        for ssrc in 0..all {
             let packet = seal(&mut sender, ssrc, 1, b"x");
             assert!(open(&mut receiver, ssrc, &packet).is_ok());
+            // The second one goes on all the time.
+            let steady = seal(&mut sender, 1, 2 + u64::from(ssrc), b"x");
+            assert!(ssrc == 0 || open(&mut receiver, 1, &steady).is_ok());
+            assert!(receiver.rtp.live.len() <= MAX_SSRCS);
         }
-        let late = seal(&mut sender, 99, 1, b"x");
-        for _ in 0..2 {
-            assert_eq!(open(&mut receiver, 99, &late), Err(DropReason::TooManySsrcs));
-        }
-        let known = seal(&mut sender, 31, 2, b"x");
-        assert!(open(&mut receiver, 31, &known).is_ok());
+        assert_eq!(open(&mut receiver, 0, &first), Err(DropReason::SrtpReplay));
+        let one_more = seal(&mut sender, all, 1, b"x");
+        assert_eq!(open(&mut receiver, all, &one_more), Err(DropReason::TooManySsrcs));
     }
 
     // quality B1: ROC at join, at wrap, after a gap of 40,000

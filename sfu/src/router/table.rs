@@ -6,10 +6,10 @@
 //! copies nothing of the others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::wishes::{KeyframeWishes, WishBoard};
 use crate::ids::{SessionId, StreamName};
 use crate::sdp::{ExtMap, SourceTrack};
 
@@ -76,8 +76,7 @@ pub struct StreamShared {
     pub route: ArcSwap<Route>,
     /// The live publisher. Level-triggered: a worker that missed the hint sees it at its next sweep.
     pub source: ArcSwapOption<SourceInfo>,
-    /// Bit `track * LAYERS_MAX + layer`: a viewer needs a keyframe of that layer.
-    keyframe_wishes: AtomicU64,
+    wishes: WishBoard,
 }
 
 impl StreamShared {
@@ -88,65 +87,17 @@ impl StreamShared {
             name,
             route: ArcSwap::from_pointee(Route::default()),
             source: ArcSwapOption::empty(),
-            keyframe_wishes: AtomicU64::new(0),
+            wishes: WishBoard::default(),
         })
     }
 
-    /// A viewer needs a keyframe of this layer. Cheap to repeat: it only writes when it is news.
+    /// A viewer needs a keyframe of this layer.
     pub fn wish_keyframe(&self, track: u8, layer: u8) {
-        let Some(bit) = wish_bit(track, layer) else { return };
-        if self.keyframe_wishes.load(Ordering::Relaxed) & bit == 0 {
-            self.keyframe_wishes.fetch_or(bit, Ordering::Relaxed);
-        }
+        self.wishes.wish(track, layer);
     }
 
     /// Takes all wishes; the publisher's worker acts on them.
     pub fn take_keyframe_wishes(&self) -> KeyframeWishes {
-        // The load keeps the cache line shared while nobody wishes anything.
-        if self.keyframe_wishes.load(Ordering::Relaxed) == 0 {
-            return KeyframeWishes(0);
-        }
-        KeyframeWishes(self.keyframe_wishes.swap(0, Ordering::Relaxed))
-    }
-}
-
-/// A set of (track, layer) wishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyframeWishes(u64);
-
-impl KeyframeWishes {
-    /// Whether anything is wished at all.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether a keyframe of this layer is wished.
-    pub fn contains(self, track: u8, layer: u8) -> bool {
-        wish_bit(track, layer).is_some_and(|bit| self.0 & bit != 0)
-    }
-}
-
-fn wish_bit(track: u8, layer: u8) -> Option<u64> {
-    let in_range = usize::from(track) < TRACKS_MAX && usize::from(layer) < LAYERS_MAX;
-    in_range.then(|| 1 << (usize::from(track) * LAYERS_MAX + usize::from(layer)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wishes_are_taken_once_and_never_mixed_up() {
-        let id = StreamId { index: 0, generation: 0 };
-        let stream = StreamShared::new(id, StreamName::new("a").unwrap());
-        assert!(stream.take_keyframe_wishes().is_empty());
-        stream.wish_keyframe(7, 7);
-        stream.wish_keyframe(0, 1);
-        stream.wish_keyframe(8, 0);
-        stream.wish_keyframe(0, 8);
-        let wishes = stream.take_keyframe_wishes();
-        assert!(wishes.contains(7, 7) && wishes.contains(0, 1));
-        assert!(!wishes.contains(1, 0) && !wishes.contains(8, 0) && !wishes.contains(0, 8));
-        assert!(stream.take_keyframe_wishes().is_empty());
+        self.wishes.take()
     }
 }

@@ -7,10 +7,11 @@
 //! copies nothing of the others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::wishes::{KeyframeWishes, WishBoard};
 use crate::ids::{SessionId, StreamName};
 use crate::sdp::{ExtMap, PublishPlan, SourceTrack};
 
@@ -90,8 +91,7 @@ pub struct StreamShared {
     pub source: ArcSwapOption<SourceInfo>,
     /// Publishers that connected so far.
     epochs: AtomicU32,
-    /// Bit `track * LAYERS_MAX + layer`: a viewer needs a keyframe of that layer.
-    keyframe_wishes: AtomicU64,
+    wishes: WishBoard,
 }
 
 impl StreamShared {
@@ -103,7 +103,7 @@ impl StreamShared {
             route: ArcSwap::from_pointee(Route::default()),
             source: ArcSwapOption::empty(),
             epochs: AtomicU32::new(0),
-            keyframe_wishes: AtomicU64::new(0),
+            wishes: WishBoard::default(),
         })
     }
 
@@ -125,43 +125,15 @@ impl StreamShared {
         self.source.rcu(|now| now.clone().filter(|now| now.publisher != publisher));
     }
 
-    /// A viewer needs a keyframe of this layer. Cheap to repeat: it only writes when it is news.
+    /// A viewer needs a keyframe of this layer.
     pub fn wish_keyframe(&self, track: u8, layer: u8) {
-        let Some(bit) = wish_bit(track, layer) else { return };
-        if self.keyframe_wishes.load(Ordering::Relaxed) & bit == 0 {
-            self.keyframe_wishes.fetch_or(bit, Ordering::Relaxed);
-        }
+        self.wishes.wish(track, layer);
     }
 
     /// Takes all wishes; the publisher's worker acts on them.
     pub fn take_keyframe_wishes(&self) -> KeyframeWishes {
-        // The load keeps the cache line shared while nobody wishes anything.
-        if self.keyframe_wishes.load(Ordering::Relaxed) == 0 {
-            return KeyframeWishes(0);
-        }
-        KeyframeWishes(self.keyframe_wishes.swap(0, Ordering::Relaxed))
+        self.wishes.take()
     }
-}
-
-/// A set of (track, layer) wishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyframeWishes(u64);
-
-impl KeyframeWishes {
-    /// Whether anything is wished at all.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether a keyframe of this layer is wished.
-    pub fn contains(self, track: u8, layer: u8) -> bool {
-        wish_bit(track, layer).is_some_and(|bit| self.0 & bit != 0)
-    }
-}
-
-fn wish_bit(track: u8, layer: u8) -> Option<u64> {
-    let in_range = usize::from(track) < TRACKS_MAX && usize::from(layer) < LAYERS_MAX;
-    in_range.then(|| 1 << (usize::from(track) * LAYERS_MAX + usize::from(layer)))
 }
 
 #[cfg(test)]
@@ -181,20 +153,5 @@ mod tests {
         assert_eq!(holder(), Some((1, 2)), "who was replaced takes nothing along");
         stream.disconnect(SessionId(1));
         assert_eq!(holder(), None);
-    }
-
-    #[test]
-    fn wishes_are_taken_once_and_never_mixed_up() {
-        let id = StreamId { index: 0, generation: 0 };
-        let stream = StreamShared::new(id, StreamName::new("a").unwrap());
-        assert!(stream.take_keyframe_wishes().is_empty());
-        stream.wish_keyframe(7, 7);
-        stream.wish_keyframe(0, 1);
-        stream.wish_keyframe(8, 0);
-        stream.wish_keyframe(0, 8);
-        let wishes = stream.take_keyframe_wishes();
-        assert!(wishes.contains(7, 7) && wishes.contains(0, 1));
-        assert!(!wishes.contains(1, 0) && !wishes.contains(8, 0) && !wishes.contains(0, 8));
-        assert!(stream.take_keyframe_wishes().is_empty());
     }
 }

@@ -1,0 +1,100 @@
+//! Stories of one thread about rings, wake flag and wishes; `tests/loom.rs` tells those of several.
+//!
+//! Not at the foot of their files, because those files are compiled under loom too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::ring::{STRAY_HEADER_BYTES, STRAY_RING_BYTES};
+use super::*;
+use crate::transport::Path;
+
+struct NoWaker;
+
+impl Waker for NoWaker {
+    fn wake(&self) {}
+}
+
+fn pair() -> (RingPort, RingPort) {
+    let wakes: Vec<_> = (0..2).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
+    let mut ports = mesh(&wakes);
+    let second = ports.pop().unwrap();
+    (ports.pop().unwrap(), second)
+}
+
+#[test]
+fn strays_keep_address_and_bytes_over_the_wrap() {
+    let (mut a, mut b) = pair();
+    let mut buffer = [0; 1500];
+    let paths = [
+        Path { local: None, remote: "192.0.2.1:40000".parse().unwrap() },
+        Path {
+            local: Some("2001:db8::1".parse().unwrap()),
+            remote: "[2001:db8::2]:1".parse().unwrap(),
+        },
+        Path { local: Some("127.0.0.1".parse().unwrap()), remote: "127.0.0.1:9".parse().unwrap() },
+    ];
+    for round in 0..200usize {
+        for path in paths {
+            let datagram: Vec<u8> = (0..round * 7).map(|n| n as u8).collect();
+            assert!(a.send_stray(1, path, &datagram));
+            let (got, len) = b.receive_stray(&mut buffer).unwrap();
+            assert_eq!((got, &buffer[..len]), (path, &datagram[..]));
+        }
+    }
+    assert!(b.receive_stray(&mut buffer).is_none() && !b.has_incoming());
+}
+
+#[test]
+fn a_full_ring_refuses_and_keeps_what_it_has() {
+    let (mut a, mut b) = pair();
+    let path = Path { local: None, remote: "127.0.0.1:9".parse().unwrap() };
+    let fits = STRAY_RING_BYTES / (STRAY_HEADER_BYTES + 1000);
+    for _ in 0..fits {
+        assert!(a.send_stray(1, path, &[7; 1000]));
+    }
+    assert!(!a.send_stray(1, path, &[7; 1000]));
+    let mut buffer = [0; 1500];
+    for _ in 0..fits {
+        assert_eq!(b.receive_stray(&mut buffer), Some((path, 1000)));
+    }
+    assert!(b.receive_stray(&mut buffer).is_none());
+    assert!(!a.send_stray(0, path, &[1]), "nobody sends to itself");
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Waker for Count {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_batch_wakes_a_sleeper_once_and_an_awake_worker_never() {
+    let count = Arc::new(Count::default());
+    let flag = WakeFlag::new(Arc::clone(&count) as Arc<dyn Waker>);
+    assert!(!flag.notify());
+    flag.prepare_sleep();
+    assert!(flag.notify());
+    assert!(!flag.notify());
+    flag.prepare_sleep();
+    flag.awake();
+    assert!(!flag.notify());
+    assert_eq!(count.0.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn wishes_are_taken_once_and_never_mixed_up() {
+    let board = WishBoard::default();
+    assert!(board.take().is_empty());
+    board.wish(7, 7);
+    board.wish(0, 1);
+    board.wish(8, 0);
+    board.wish(0, 8);
+    let wishes = board.take();
+    assert!(wishes.contains(7, 7) && wishes.contains(0, 1));
+    assert!(!wishes.contains(1, 0) && !wishes.contains(8, 0) && !wishes.contains(0, 8));
+    assert!(board.take().is_empty());
+}

@@ -1,0 +1,136 @@
+//! The lock-free code of `router/` under every interleaving and reordering that loom explores.
+//!
+//! Nothing here is a copy: each module below compiles the shipped `wake.rs`, `wishes.rs` and `ring.rs`
+//! by path, with another facade in the place of `router/sync.rs`. [`sound`] has loom's atomics. The
+//! others leave out one step and must fail: a model that cannot fail proves nothing. `rtrb` and
+//! `arc-swap` are not ours and stay as they are: a ring moves its items between two steps of loom.
+//!
+//! Where the shipped code leaves an order to its caller, the broken twin calls it in the wrong order.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::duplicate_mod,
+    reason = "the shipped files are made for their own crate, and compiled once per facade"
+)]
+
+#[path = "loom/sound.rs"]
+mod sound;
+#[path = "loom/torn.rs"]
+mod torn;
+#[path = "loom/unfenced.rs"]
+mod unfenced;
+
+// What the shipped files name beside their own room: plain values.
+use weir_sfu::{media, transport};
+
+use loom::sync::atomic::Ordering;
+
+#[test]
+fn a_push_and_a_wake_are_never_missed_by_a_worker_that_falls_asleep() {
+    sound::models::falling_asleep(sound::models::LastLook::AfterSayingSo);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_the_fences_it_sleeps_for_ever() {
+    unfenced::models::falling_asleep(unfenced::models::LastLook::AfterSayingSo);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn looking_before_saying_so_it_sleeps_for_ever() {
+    sound::models::falling_asleep(sound::models::LastLook::BeforeSayingSo);
+}
+
+#[test]
+fn two_writers_wake_a_sleeper_once() {
+    sound::models::two_writers();
+}
+
+#[test]
+#[should_panic(expected = "woken twice")]
+fn with_a_torn_swap_two_writers_wake_it_twice() {
+    torn::models::two_writers();
+}
+
+#[test]
+fn a_batch_in_the_rings_arrives_whole_with_one_wake() {
+    sound::models::batch_in_the_rings(sound::models::Wake::AfterTheBatch);
+}
+
+#[test]
+#[should_panic(expected = "woken twice")]
+fn notified_per_item_a_batch_costs_a_wake_per_item() {
+    sound::models::batch_in_the_rings(sound::models::Wake::AfterEachItem);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn notified_before_the_batch_the_reader_sleeps_on_it() {
+    sound::models::batch_in_the_rings(sound::models::Wake::BeforeTheBatch);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_the_fences_a_reader_that_just_woke_sleeps_on_a_batch() {
+    unfenced::models::falling_asleep_again();
+}
+
+#[test]
+fn a_reader_that_just_woke_does_not_sleep_on_the_next_batch() {
+    sound::models::falling_asleep_again();
+}
+
+fn not_lost(taken: usize) {
+    assert!(taken >= 1, "a wish was lost");
+}
+
+fn not_doubled(taken: usize) {
+    assert!(taken <= 1, "a wish was taken twice");
+}
+
+#[test]
+fn no_wish_is_lost() {
+    sound::models::wishes(not_lost);
+}
+
+#[test]
+#[should_panic(expected = "a wish was lost")]
+fn with_a_torn_swap_wishes_are_lost() {
+    torn::models::wishes(not_lost);
+}
+
+#[test]
+fn wishes_of_the_same_moment_are_all_kept() {
+    sound::models::wishes_at_once(not_lost);
+}
+
+#[test]
+#[should_panic(expected = "a wish was lost")]
+fn with_a_torn_or_one_of_two_wishes_is_lost() {
+    torn::models::wishes_at_once(not_lost);
+}
+
+#[test]
+fn no_wish_is_taken_twice() {
+    sound::models::wishes(not_doubled);
+}
+
+#[test]
+#[should_panic(expected = "a wish was taken twice")]
+fn with_a_torn_or_a_wish_is_taken_twice() {
+    torn::models::wishes(not_doubled);
+}
+
+/// A ring publishes what it carries with release and acquire.
+#[test]
+fn who_saw_what_came_of_a_wish_is_heard_again() {
+    sound::models::wishing_again(Ordering::Release, Ordering::Acquire);
+}
+
+#[test]
+#[should_panic(expected = "the second wish was lost")]
+fn told_without_order_the_second_wish_is_lost() {
+    sound::models::wishing_again(Ordering::Relaxed, Ordering::Relaxed);
+}

@@ -1,0 +1,20 @@
+//! The shipped files without their fences.
+
+mod sync {
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    pub(super) fn fence(_: Ordering) {}
+}
+
+mod table {
+    pub(super) use weir_sfu::router::table::{LAYERS_MAX, StreamId, TRACKS_MAX};
+}
+
+#[path = "models.rs"]
+pub(crate) mod models;
+#[path = "../../src/router/ring.rs"]
+mod ring;
+#[path = "../../src/router/wake.rs"]
+mod wake;
+#[path = "../../src/router/wishes.rs"]
+mod wishes;

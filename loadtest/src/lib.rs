@@ -6,12 +6,14 @@
 //! The way through: [`options`] (what to do) → [`run`] (publishers, ramp, window, drain) → `publisher` and `viewer`
 //! (one session each, on `peer`: `ice`, `dtls`, SRTP) → `receiver` (`stream`: order and loss; `frames`: what a decoder
 //! would say) → [`report`] (sum, JSON, summary). `full` is the same with a complete WebRTC stack instead of `peer`.
+//! [`relay`] is a road of its own: a bad network between any clients and any server.
 #![expect(
     clippy::disallowed_methods,
     reason = "a load generator is all shell: it owns clocks and sockets, and carries nobody's media but its own"
 )]
 
 pub mod options;
+pub mod relay;
 pub mod report;
 pub mod run;
 

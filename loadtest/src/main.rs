@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use weir_loadtest::options::Options;
+use weir_loadtest::options::{Command, Options};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -15,6 +15,13 @@ async fn main() -> anyhow::Result<ExitCode> {
         .with_writer(std::io::stderr)
         .init();
     let options = Options::try_parse().unwrap_or_else(|error| help_or_exit(&error));
+    if let Some(Command::Relay(relay)) = &options.command {
+        // On stderr, so that stdout is nothing but the summary.
+        let ready = |listen| eprintln!("weir-loadtest relay ready listen={listen}");
+        let summary = weir_loadtest::relay::run(relay, ready).await?;
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Err(problem) = options.check() {
         Options::command().error(ErrorKind::ValueValidation, problem).exit();
     }

@@ -5,7 +5,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::relay::RelayOptions;
 
 /// More peers than this would need more sockets than a process usually may open.
 const PEERS_MAX: u32 = 20_000;
@@ -35,8 +37,11 @@ Exit code: 0 all well; 1 a viewer or publisher failed or a frame was broken (not
 
 /// Loads a WHIP/WHEP server with publishers and viewers, and reports what the viewers really got.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "weir-loadtest", version, after_help = EXAMPLES)]
+#[command(name = "weir-loadtest", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Options {
+    /// Another thing to do than to load a server
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// WHIP endpoint for the publishers; `{#n}` becomes the publisher's index, from 0
     #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
     pub whip: String,
@@ -95,6 +100,13 @@ pub struct Options {
     /// Send media through this address, e.g. a relay, instead of the server's candidates (light client)
     #[arg(long, value_name = "ADDR", hide_short_help = true)]
     pub media_via: Option<SocketAddr>,
+}
+
+/// What else the program does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// A bad network: passes UDP on between clients and a server, with loss, delay, a rate and a seed
+    Relay(RelayOptions),
 }
 
 /// A video codec of the generator.

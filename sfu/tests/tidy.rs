@@ -34,7 +34,7 @@ const ENGINE_ROOMS: &[&str] = &["transport", "sdp"];
 
 #[test]
 fn every_file_opens_with_a_sign() {
-    let bare: Vec<_> = ["sfu/src", "api/src", "loadtest/src"]
+    let bare: Vec<_> = ["sfu/src", "api/src", "loadtest/src", "loadtest/netsim/src"]
         .into_iter()
         .flat_map(|room| files(&root().join(room), "rs"))
         .filter(|path| !read(path).starts_with("//! "))
@@ -93,12 +93,14 @@ fn the_papers_link_to_what_exists() {
 #[test]
 fn every_dependency_has_its_reason_written_down() {
     let papers = read(&root().join("docs/DEPENDENCIES.md"));
-    for package in [".", "sfu", "api", "loadtest", "benches"] {
+    for package in [".", "sfu", "api", "loadtest", "loadtest/netsim", "benches"] {
         let manifest = read(&root().join(package).join("Cargo.toml"));
         let sections = manifest.split("\n[").filter_map(|section| section.split_once("]\n"));
         for (_, section) in sections.filter(|(title, _)| title.ends_with("dependencies")) {
             let names = section.lines().filter_map(|line| line.split_once(['.', ' ', '=']));
-            for (name, _) in names.filter(|(name, _)| !["", "#", "weir-sfu"].contains(name)) {
+            for (name, _) in
+                names.filter(|(name, _)| !["", "#", "weir-netsim", "weir-sfu"].contains(name))
+            {
                 assert!(papers.contains(&format!("| `{name}` ")), "{package} uses {name}: why?");
             }
         }

@@ -152,6 +152,8 @@ fn packets_too_large_for_the_way_out_are_counted() {
     world.drops_allowed = true;
     let mut spec = PublisherSpec::browser().with(Video, |track| track.bytes = 1_440);
     spec.dtls = crate::world::spec::SHA1;
+    // On its side of the world jumbo frames are usual.
+    spec.up.mtu = 1_600;
     world.publish("live", spec);
     let viewer = world.watch("live", ViewerSpec::browser());
     world.viewer(viewer).guard.counts_in_reports = false;

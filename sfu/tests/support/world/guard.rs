@@ -150,7 +150,16 @@ impl Guard {
         seen
     }
 
-    pub(crate) fn on_sender_report(&mut self, report: &SenderReport) {
+    /// Opened RTCP: the sender reports in it.
+    pub(crate) fn on_rtcp(&mut self, compound: &[u8]) {
+        for packet in rtc_rtcp::packet::unmarshal(&mut &compound[..]).expect("their RTCP parses") {
+            if let Some(report) = packet.as_any().downcast_ref::<SenderReport>() {
+                self.on_sender_report(report);
+            }
+        }
+    }
+
+    fn on_sender_report(&mut self, report: &SenderReport) {
         let line = self.lines.iter_mut().find(|line| line.plan.ssrc == report.ssrc);
         let counts = self.counts_in_reports;
         line.expect("a report of one of its lines").on_report(report, counts);

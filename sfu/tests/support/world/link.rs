@@ -62,7 +62,7 @@ pub(crate) struct Link {
     pub answered_checks: u32,
     /// Datagrams that were not for it: signed or sealed with other keys.
     pub foreign: u32,
-    /// Media that came before the end of a real handshake.
+    /// Media that the server sent before the end of a real handshake.
     pub early: Vec<Vec<u8>>,
     pub out: Vec<Outgoing>,
     mode: DtlsMode,
@@ -181,13 +181,14 @@ impl Link {
         Some(self.seal.as_mut()?.encrypt_rtcp(plaintext).ok()?.to_vec())
     }
 
-    /// Opens SRTP or SRTCP of the server. `None` for what is not for it, and while a real handshake
-    /// runs: then it is kept for later.
+    /// It has keys; before, media is kept in [`Self::early`].
+    pub(crate) fn can_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Opens SRTP or SRTCP of the server. `None` for what is not for it.
     pub(crate) fn open(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let Some(open) = self.open.as_mut() else {
-            self.early.push(bytes.to_vec());
-            return None;
-        };
+        let open = self.open.as_mut()?;
         let opened = match wire::class(bytes) {
             Class::Rtp => open.decrypt_rtp(bytes),
             _ => open.decrypt_rtcp(bytes),

@@ -231,7 +231,8 @@ impl Publisher {
             return;
         }
         let video = spec.codec.kind() == MediaKind::Video;
-        let key = !video || std::mem::take(&mut encoder.wants_key);
+        let scheduled = spec.key_every.is_some_and(|every| encoder.frame.is_multiple_of(every));
+        let key = !video || std::mem::take(&mut encoder.wants_key) || scheduled;
         let of = &spec.layers[layer];
         // A keyframe is larger.
         let count = of.packets * if key && video { 2 } else { 1 };
@@ -353,9 +354,14 @@ impl Publisher {
         let next_twcc = &mut self.next_twcc;
         for track in &mut self.tracks {
             let spec = &track.spec;
-            let Some(layer) = track.layers.iter_mut().find(|layer| layer.ssrc == ssrc) else {
+            let top = spec.layers.iter().map(|layer| layer.size).max();
+            let Some(at) = track.layers.iter().position(|layer| layer.ssrc == ssrc) else {
                 continue;
             };
+            if !self.spec.answers_nack_below_top && Some(spec.layers[at].size) != top {
+                return;
+            }
+            let layer = &mut track.layers[at];
             let Some(kept) = layer.kept.iter().find(|kept| kept.seq as u16 == seq) else { return };
             let note = Some(kept.note);
             let Some(rtx_pt) = spec.rtx_pt else {

@@ -2,10 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use weir_netsim::{Profile, Rng};
 use weir_sfu::config::PublisherLimits;
 use weir_sfu::error::{CloseReason, DropReason};
 use weir_sfu::ids::SessionId;
@@ -18,7 +20,9 @@ use weir_sfu::worker::{Command, Event, Lobby, SessionInfo, Worker, WorkerConfig,
 
 use super::control::{Control, Order};
 use super::dtls::Backend;
+use super::guard::Seen;
 use super::link::{Link, Note, Outgoing};
+use super::path::Way;
 use super::publisher::Publisher;
 use super::spec::{PublisherSpec, ViewerSpec};
 use super::viewer::Viewer;
@@ -33,6 +37,8 @@ pub(crate) struct ClientId(pub usize);
 
 #[derive(Debug, Clone)]
 pub(crate) struct WorldConfig {
+    /// All chance of the network and of the server's secrets.
+    pub seed: u64,
     pub workers: usize,
     pub pool_packets: usize,
     pub limits: PublisherLimits,
@@ -40,21 +46,40 @@ pub(crate) struct WorldConfig {
 
 impl Default for WorldConfig {
     fn default() -> Self {
-        Self { workers: 1, pool_packets: 8_192, limits: PublisherLimits::default() }
+        Self { seed: 0, workers: 1, pool_packets: 8_192, limits: PublisherLimits::default() }
     }
 }
-
-/// Says of a datagram whether the network loses it.
-pub(crate) type Loss = Box<dyn FnMut(&[u8]) -> bool>;
 
 pub(crate) struct Client {
     pub id: SessionId,
     pub link: Link,
     pub role: Role,
-    up_loss: Option<Loss>,
-    down_loss: Option<Loss>,
-    latency: Duration,
+    pub up: Way<Up>,
+    pub down: Way<Down>,
     generation: u64,
+}
+
+/// A datagram on its way to the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Up {
+    from: SocketAddr,
+    note: Option<Note>,
+    bytes: Vec<u8>,
+}
+
+/// A datagram on its way to a client, already opened where the guard has looked at it.
+#[derive(Debug, Clone)]
+pub(crate) struct Down {
+    at: SocketAddr,
+    content: Content,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    /// STUN and DTLS.
+    Plain(Vec<u8>),
+    Rtp(Seen),
+    Rtcp(Vec<u8>),
 }
 
 pub(crate) enum Role {
@@ -71,15 +96,10 @@ pub(crate) struct SentTo {
     pub media: u64,
 }
 
-struct Flight {
-    to: Destination,
-    bytes: Vec<u8>,
-    lost: bool,
-}
-
-enum Destination {
-    Server { from: SocketAddr, note: Option<Note> },
-    Client { client: usize, at: SocketAddr },
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Direction {
+    Up,
+    Down,
 }
 
 pub(crate) struct World {
@@ -109,9 +129,11 @@ pub(crate) struct World {
     /// Clients still part of the world.
     active: Vec<usize>,
     owners: HashMap<SocketAddr, usize>,
-    flights: BinaryHeap<Reverse<(Instant, u64)>>,
-    in_flight: HashMap<u64, Flight>,
-    next_flight: u64,
+    seed: u64,
+    /// When something may arrive on a way: the time, the order of asking, whose way.
+    wakes: BinaryHeap<Reverse<(Instant, u64, usize, Direction)>>,
+    next_wake: u64,
+    egress: DefaultHasher,
     next_reap: Instant,
     hosts: u32,
 }
@@ -159,10 +181,10 @@ impl World {
         let now = Instant::now() + Duration::from_secs(1_000);
         let lobby = Arc::new(Lobby::default());
         let wakes: Vec<_> = (0..config.workers).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
-        let workers = (1..).zip(mesh(&wakes)).map(|(seed, port)| {
+        let workers = (1..).zip(mesh(&wakes)).map(|(number, port)| {
             Worker::new(WorkerConfig {
                 clock: ClockBase::new(now, Duration::from_secs(1_700_000_000)),
-                entropy: Box::new(SeededEntropy(seed)),
+                entropy: Box::new(SeededEntropy(config.seed.wrapping_add(number))),
                 dtls: Arc::new(Backend(certificate())),
                 lobby: Arc::clone(&lobby),
                 port,
@@ -187,9 +209,10 @@ impl World {
             stalled: HashMap::new(),
             active: Vec::new(),
             owners: HashMap::new(),
-            flights: BinaryHeap::new(),
-            in_flight: HashMap::new(),
-            next_flight: 0,
+            seed: config.seed,
+            wakes: BinaryHeap::new(),
+            next_wake: 0,
+            egress: DefaultHasher::new(),
             next_reap: now + Duration::from_secs(1),
             hosts: 0,
         }
@@ -217,12 +240,12 @@ impl World {
         let number = self.clients.len() as u64 + 1;
         let addr = self.fresh_addr();
         let mut link = Link::new(number, addr, spec.dtls, self.now);
-        let latency = spec.latency;
+        let ways = [spec.up.clone(), spec.down.clone()];
         let publisher = Publisher::new(spec, number, self.now);
         forge(&mut link);
         let (id, server) = self.control.publish(self.now, stream, publisher.plan(&link));
         link.server = server;
-        self.enter(id, link, Role::Publisher(Box::new(publisher)), latency)
+        self.enter(id, link, Role::Publisher(Box::new(publisher)), ways)
     }
 
     /// A viewer posts its offer.
@@ -234,24 +257,25 @@ impl World {
         let plan = Viewer::plan(&spec, number, &link, |kind, ordinal, offered| {
             control.answer_codecs(stream, kind, ordinal, offered)
         });
-        let (latency, worker) = (spec.latency, spec.worker);
+        let (ways, worker) = ([spec.up.clone(), spec.down.clone()], spec.worker);
         let viewer = Viewer::new(spec, &plan, number, self.now);
         let (id, server) = self.control.subscribe(self.now, stream, plan, worker);
         link.server = server;
-        self.enter(id, link, Role::Viewer(Box::new(viewer)), latency)
+        self.enter(id, link, Role::Viewer(Box::new(viewer)), ways)
     }
 
-    fn enter(&mut self, id: SessionId, link: Link, role: Role, latency: Duration) -> ClientId {
+    fn enter(&mut self, id: SessionId, link: Link, role: Role, ways: [Profile; 2]) -> ClientId {
         let index = self.clients.len();
+        let (seed, number, now) = (self.seed, 2 * index as u64, self.now);
+        let [up, down] = ways;
         self.owners.insert(link.addr, index);
         self.active.push(index);
         self.clients.push(Client {
             id,
             link,
             role,
-            up_loss: None,
-            down_loss: None,
-            latency,
+            up: Way::new(up, seed, number, now),
+            down: Way::new(down, seed, number + 1, now),
             generation: 0,
         });
         ClientId(index)
@@ -306,7 +330,7 @@ impl World {
 
     /// Loses datagrams on their way up.
     pub(crate) fn lose_up(&mut self, client: ClientId, loss: impl FnMut(&[u8]) -> bool + 'static) {
-        self.client(client).up_loss = Some(Box::new(loss));
+        self.client(client).up.filter = Some(Box::new(loss));
     }
 
     /// Loses datagrams on their way down.
@@ -315,12 +339,29 @@ impl World {
         client: ClientId,
         loss: impl FnMut(&[u8]) -> bool + 'static,
     ) {
-        self.client(client).down_loss = Some(Box::new(loss));
+        self.client(client).down.filter = Some(Box::new(loss));
     }
 
     pub(crate) fn lose_nothing(&mut self, client: ClientId) {
-        self.client(client).up_loss = None;
-        self.client(client).down_loss = None;
+        self.client(client).up.filter = None;
+        self.client(client).down.filter = None;
+    }
+
+    /// From now on this is the client's network, up and down.
+    pub(crate) fn change_network(&mut self, client: ClientId, up: Profile, down: Profile) {
+        let (now, client) = (self.now, self.client(client));
+        client.up.link.change(now, up);
+        client.down.link.change(now, down);
+    }
+
+    /// Dice of this run's seed, for what a story itself leaves to chance.
+    pub(crate) fn dice(&self, stream: u64) -> Rng {
+        Rng::new(self.seed, u64::MAX - stream)
+    }
+
+    /// Every datagram that left the server: when, to whom, and its bytes.
+    pub(crate) fn egress_hash(&self) -> u64 {
+        self.egress.finish()
     }
 
     /// The client falls silent without a word.
@@ -492,7 +533,7 @@ impl World {
     }
 
     fn next_event(&self) -> Option<Instant> {
-        let flight = self.flights.peek().map(|Reverse((at, _))| *at);
+        let flight = self.wakes.peek().map(|Reverse((at, ..))| *at);
         let workers = self
             .workers
             .iter()
@@ -516,13 +557,12 @@ impl World {
         for index in self.active.clone() {
             self.serve_client(index);
         }
-        while let Some(Reverse((at, number))) = self.flights.peek().copied() {
+        while let Some(Reverse((at, _, index, direction))) = self.wakes.peek().copied() {
             if at > self.now {
                 break;
             }
-            self.flights.pop();
-            let flight = self.in_flight.remove(&number).expect("each flight lands once");
-            self.land(flight);
+            self.wakes.pop();
+            self.arrive(at, index, direction);
         }
         if self.next_reap <= self.now {
             self.next_reap = self.now + Duration::from_secs(1);
@@ -585,41 +625,63 @@ impl World {
 
     /// Puts what a client wants sent onto the wire.
     pub(crate) fn send_from(&mut self, index: usize) {
-        let client = &mut self.clients[index];
-        let out = std::mem::take(&mut client.link.out);
-        let at = self.now + client.latency;
+        let now = self.now;
+        let out = std::mem::take(&mut self.clients[index].link.out);
         for Outgoing { from, bytes, note } in out {
-            let client = &mut self.clients[index];
-            let lost = client.up_loss.as_mut().is_some_and(|loss| loss(&bytes));
-            if !lost {
-                self.fly(at, Flight { to: Destination::Server { from, note }, bytes, lost });
+            let up = &mut self.clients[index].up;
+            if !up.filters(&bytes) {
+                let wake = up.send(now, bytes.len(), Up { from, note, bytes });
+                self.wake_for(wake, index, Direction::Up);
             }
         }
     }
 
-    fn fly(&mut self, at: Instant, flight: Flight) {
-        self.flights.push(Reverse((at, self.next_flight)));
-        self.in_flight.insert(self.next_flight, flight);
-        self.next_flight += 1;
+    fn wake_for(&mut self, at: Option<Instant>, index: usize, direction: Direction) {
+        if let Some(at) = at {
+            self.wakes.push(Reverse((at, self.next_wake, index, direction)));
+            self.next_wake += 1;
+        }
     }
 
-    fn land(&mut self, Flight { to, bytes, lost }: Flight) {
-        match to {
-            Destination::Server { from, note } => {
-                if let Some(note) = note {
-                    self.delivered.entry(note.source).or_default().insert(note.serial);
+    /// Takes what has arrived off a way.
+    fn arrive(&mut self, at: Instant, index: usize, direction: Direction) {
+        let now = self.now;
+        let wake = match direction {
+            Direction::Up => {
+                if !self.clients[index].up.woken(at) {
+                    return;
                 }
-                self.inject(from, &bytes);
+                while let Some(packet) = self.clients[index].up.link.poll(now) {
+                    self.reach_server(packet);
+                }
+                self.clients[index].up.next_wake()
             }
-            Destination::Client { client, at } => self.receive(client, at, &bytes, lost),
-        }
+            Direction::Down => {
+                if !self.clients[index].down.woken(at) {
+                    return;
+                }
+                while let Some(packet) = self.clients[index].down.link.poll(now) {
+                    self.reach_client(index, packet);
+                }
+                self.clients[index].down.next_wake()
+            }
+        };
+        self.wake_for(wake, index, direction);
     }
 
-    /// Egress of the server: counted, and on its way to whoever lives there.
+    fn reach_server(&mut self, Up { from, note, bytes }: Up) {
+        if let Some(note) = note {
+            self.delivered.entry(note.source).or_default().insert(note.serial);
+        }
+        self.inject(from, &bytes);
+    }
+
+    /// Egress of the server: counted, guarded, and on its way to whoever lives there.
     fn post(&mut self, outbox: Outbox) {
         for (path, bytes) in outbox.0 {
             assert!(bytes.len() <= 1_472, "a datagram of {} bytes", bytes.len());
             assert_eq!(path.local, Some(self.server.ip()), "from the address the peer came to");
+            (self.now - self.epoch, path.remote, &bytes).hash(&mut self.egress);
             let count = self.sent_to.entry(path.remote).or_default();
             count.datagrams += 1;
             count.bytes += bytes.len() as u64;
@@ -628,53 +690,73 @@ impl World {
                 self.to_strangers.push((path.remote, bytes));
                 continue;
             };
+            let len = bytes.len();
+            let filtered = self.clients[index].down.filters(&bytes);
+            let Some(content) = self.guard(index, bytes) else { continue };
             let client = &mut self.clients[index];
-            let lost = client.down_loss.as_mut().is_some_and(|loss| loss(&bytes))
-                || client.link.addr != path.remote;
-            let at = self.now + client.latency;
-            let to = Destination::Client { client: index, at: path.remote };
-            self.fly(at, Flight { to, bytes, lost });
+            // Datagrams to a place that the client left go nowhere.
+            if !filtered && client.link.addr == path.remote {
+                let wake = client.down.send(self.now, len, Down { at: path.remote, content });
+                self.wake_for(wake, index, Direction::Down);
+            }
         }
     }
 
-    fn receive(&mut self, index: usize, at: SocketAddr, bytes: &[u8], lost: bool) {
+    /// Looks at a datagram as it leaves the server, whatever the network will do to it.
+    fn guard(&mut self, index: usize, bytes: Vec<u8>) -> Option<Content> {
+        let client = &mut self.clients[index];
+        let class = wire::class(&bytes);
+        if !matches!(class, Class::Rtp | Class::Rtcp) {
+            return Some(Content::Plain(bytes));
+        }
+        if !client.link.can_open() {
+            client.link.early.push(bytes);
+            return None;
+        }
+        let opened = client.link.open(&bytes)?;
+        match (class, &mut client.role) {
+            (_, Role::Viewer(viewer)) if !viewer.guard.watches => None,
+            (Class::Rtp, Role::Viewer(viewer)) => {
+                Some(Content::Rtp(viewer.guard.on_rtp(&bytes, &opened)))
+            }
+            (_, Role::Viewer(viewer)) => {
+                viewer.guard.on_rtcp(&opened);
+                Some(Content::Rtcp(opened))
+            }
+            (Class::Rtp, Role::Publisher(_)) => panic!("media to a publisher"),
+            (_, Role::Publisher(_)) => Some(Content::Rtcp(opened)),
+        }
+    }
+
+    fn reach_client(&mut self, index: usize, Down { at, content }: Down) {
         let (now, server) = (self.now, self.server);
         let client = &mut self.clients[index];
-        let lost = lost || !client.link.alive;
-        let class = wire::class(bytes);
-        if !matches!(class, Class::Rtp | Class::Rtcp) {
-            if !lost {
-                client.link.handle(now, at, server, bytes);
-                self.send_from(index);
-                self.receive_early(index);
-            }
+        if !client.link.alive {
             return;
         }
-        let Some(opened) = client.link.open(bytes) else { return };
-        match (class, &mut client.role) {
-            (_, Role::Viewer(viewer)) if !viewer.guard.watches => {}
-            (Class::Rtp, Role::Viewer(viewer)) => {
-                let seen = viewer.guard.on_rtp(bytes, &opened);
-                if !lost {
-                    viewer.on_rtp(now, &seen);
-                }
+        match (content, &mut client.role) {
+            (Content::Plain(bytes), _) => {
+                client.link.handle(now, at, server, &bytes);
+                self.receive_early(index);
             }
-            (_, Role::Viewer(viewer)) => viewer.on_rtcp(now, &opened),
-            (Class::Rtcp, Role::Publisher(publisher)) if !lost => {
+            (Content::Rtp(seen), Role::Viewer(viewer)) => viewer.on_rtp(now, &seen),
+            (Content::Rtcp(opened), Role::Viewer(viewer)) => viewer.on_rtcp(now, &opened),
+            (Content::Rtcp(opened), Role::Publisher(publisher)) => {
                 publisher.handle_rtcp(now, &opened, &mut client.link);
             }
-            (Class::Rtcp, Role::Publisher(_)) => {}
-            (_, Role::Publisher(_)) => panic!("media to a publisher"),
+            (Content::Rtp(_), Role::Publisher(_)) => unreachable!("the guard refused it"),
         }
         self.send_from(index);
     }
 
-    /// A real handshake has ended: what came too early is looked at now.
+    /// A real handshake has ended: what was sent too early is looked at now.
     fn receive_early(&mut self, index: usize) {
         if self.clients[index].link.is_connected() {
             for bytes in std::mem::take(&mut self.clients[index].link.early) {
                 let at = self.clients[index].link.addr;
-                self.receive(index, at, &bytes, false);
+                if let Some(content) = self.guard(index, bytes) {
+                    self.reach_client(index, Down { at, content });
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weir_netsim::Profile;
 use weir_sfu::codec::{Codec, MediaKind};
 use weir_sfu::rtp::ext::ExtKind;
 use weir_sfu::sdp::{CodecFormat, ExtMap, Feedback};
@@ -24,6 +25,12 @@ pub(crate) const SHA1: DtlsMode = DtlsMode::Preset(SrtpProfile::Aes128CmHmacSha1
 pub(crate) const ALL_FEEDBACK: Feedback =
     Feedback { nack: true, pli: true, fir: true, remb: true, transport_cc: true };
 
+/// The network unless a story says otherwise: 10 ms each way. A wandering default would hide what a
+/// delay-based controller does.
+pub(crate) fn clean() -> Profile {
+    Profile::delay(Duration::from_millis(10))
+}
+
 /// One section of a publisher.
 #[derive(Debug, Clone)]
 pub(crate) struct PublishTrackSpec {
@@ -45,6 +52,8 @@ pub(crate) struct PublishTrackSpec {
     /// Simulcast layers with rid, size and packets per frame; one with an empty rid without simulcast.
     pub layers: Vec<LayerSpec>,
     pub frame_every: Duration,
+    /// Every so many frames a keyframe comes by itself.
+    pub key_every: Option<u32>,
     pub bytes: usize,
     /// 15, 7 or 0 (none) bits of VP8 picture id.
     pub picture_bits: u8,
@@ -73,8 +82,12 @@ pub(crate) struct PublisherSpec {
     pub sends_reports: bool,
     /// Answers NACK (by RTX where it has it, else by the same packet again).
     pub answers_nack: bool,
+    /// Answers NACK of other layers than the largest (OBS does not).
+    pub answers_nack_below_top: bool,
     pub answers_pli: bool,
-    pub latency: Duration,
+    /// The network from it to the server, and back.
+    pub up: Profile,
+    pub down: Profile,
 }
 
 impl PublisherSpec {
@@ -91,8 +104,10 @@ impl PublisherSpec {
             clock_ppm: 0.0,
             sends_reports: true,
             answers_nack: true,
+            answers_nack_below_top: true,
             answers_pli: true,
-            latency: Duration::from_millis(10),
+            up: clean(),
+            down: clean(),
         }
     }
 
@@ -137,6 +152,7 @@ pub(crate) fn opus() -> PublishTrackSpec {
         declares: true,
         layers: vec![LayerSpec { rid: "", size: (0, 0), packets: 1 }],
         frame_every: Duration::from_millis(20),
+        key_every: None,
         bytes: 120,
         picture_bits: 0,
         first_seq: 1_000,
@@ -217,7 +233,9 @@ pub(crate) struct ViewerSpec {
     /// Asks for what is missing.
     pub sends_nack: bool,
     pub sends_reports: bool,
-    pub latency: Duration,
+    /// The network from it to the server, and back.
+    pub up: Profile,
+    pub down: Profile,
     /// Which worker gets it; else the control plane chooses.
     pub worker: Option<usize>,
 }
@@ -257,7 +275,8 @@ impl ViewerSpec {
             dtls: GCM,
             sends_nack: true,
             sends_reports: true,
-            latency: Duration::from_millis(10),
+            up: clean(),
+            down: clean(),
             worker: None,
         }
     }

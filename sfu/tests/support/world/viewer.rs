@@ -150,7 +150,6 @@ impl Viewer {
     pub(crate) fn on_rtcp(&mut self, now: Instant, compound: &[u8]) {
         for packet in rtc_rtcp::packet::unmarshal(&mut &compound[..]).expect("their RTCP parses") {
             let Some(report) = packet.as_any().downcast_ref::<SenderReport>() else { continue };
-            self.guard.on_sender_report(report);
             let line = self.guard.lines.iter().position(|line| line.plan.ssrc == report.ssrc);
             let line = line.expect("the guard checked it");
             self.lines[line].report = Some(((report.ntp_time >> 16) as u32, now));

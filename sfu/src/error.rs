@@ -135,6 +135,8 @@ reasons! {
         Shutdown => "shutdown",
         /// A panic in this session, our bug; the others go on.
         Panic => "panic",
+        /// A panic outside any session, our bug; it ended all sessions of one worker.
+        WorkerLost => "worker_lost",
         /// The owning worker had no room.
         Refused => "refused",
     }

@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::handle::{Created, OfferError};
-use super::thread::{Message, WorkerHandle};
+use super::thread::{Message, Notice, WorkerHandle};
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
@@ -334,18 +334,28 @@ impl Control {
         false
     }
 
-    /// An event of a worker.
-    pub(super) fn on_event(&self, worker: usize, event: Event) -> Option<SessionId> {
-        match event {
-            Event::Adopted(id) => {
-                self.on_adopted(id, worker);
-                None
-            }
-            Event::Connected(id) => self.on_connected(id),
-            Event::Closed(id, reason) => {
-                self.on_closed(id, reason);
-                None
-            }
+    /// News of a worker. Returns a publisher that was replaced, to be closed.
+    pub(super) fn on_notice(&self, worker: usize, notice: Notice) -> Option<SessionId> {
+        match notice {
+            Notice::Event(Event::Adopted(id)) => self.on_adopted(id, worker),
+            Notice::Event(Event::Connected(id)) => return self.on_connected(id),
+            Notice::Event(Event::Closed(id, reason)) => self.on_closed(id, reason),
+            Notice::Lost => self.on_worker_lost(worker),
+        }
+        None
+    }
+
+    /// A worker broke: what the directories still place there is over. What it adopted afterwards is
+    /// told later.
+    fn on_worker_lost(&self, worker: usize) {
+        let lost: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|entry| entry.lock().worker == Some(worker))
+            .map(|entry| entry.id)
+            .collect();
+        for id in lost {
+            self.on_closed(id, CloseReason::WorkerLost);
         }
     }
 

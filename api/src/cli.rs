@@ -121,9 +121,19 @@ pub struct Settings {
     )]
     pub strict: Option<bool>,
 
-    /// Media threads [default: the CPUs this process may use].
+    /// Media threads [default: one per CPU in --worker-cpus, else one per CPU this process may use].
     #[arg(long, env = "WEIR_WORKERS", value_name = "N", global = true, help_heading = "Running")]
     pub workers: Option<usize>,
+    /// Keep each media thread on one CPU, in this order: a list such as `0,2-3`, `auto` for all CPUs
+    /// this process may use, or `none` [default: none, the kernel decides].
+    #[arg(
+        long,
+        env = "WEIR_WORKER_CPUS",
+        value_name = "none|auto|LIST",
+        global = true,
+        help_heading = "Running"
+    )]
+    pub worker_cpus: Option<String>,
     /// What to log, e.g. `info`, `debug`, `weir_sfu=debug,info`; RUST_LOG works too [default:
     /// info].
     #[arg(long, env = "WEIR_LOG", value_name = "FILTER", global = true, help_heading = "Running")]
@@ -163,6 +173,7 @@ impl Settings {
             post_rate: self.post_rate.or(other.post_rate),
             strict: self.strict.or(other.strict),
             workers: self.workers.or(other.workers),
+            worker_cpus: self.worker_cpus.or(other.worker_cpus),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
         }

@@ -13,9 +13,11 @@ use clap::parser::ValueSource;
 use serde::de::DeserializeOwned;
 
 use weir_sfu::config::WORKERS_MAX;
+use weir_sfu::net::usable_cpus;
 
 use crate::advertise::{Advertise, Interface};
 use crate::cli::{Cli, LogFormat, Settings};
+use crate::cpus::WorkerCpus;
 
 /// The configuration, complete and valid.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +34,8 @@ pub struct Config {
     pub admin_http: Option<SocketAddr>,
     /// Media threads, at least one.
     pub workers: usize,
+    /// CPUs to keep them on.
+    pub worker_cpus: WorkerCpus,
     /// How logs look.
     pub log_format: LogFormat,
     /// What to log.
@@ -96,11 +100,15 @@ impl Config {
         }
         let advertise = settings.advertise.as_deref().map(Advertise::parse).transpose();
         let advertise = advertise.or_else(|problem| bad("advertise", problem))?;
+        let worker_cpus =
+            WorkerCpus::parse(settings.worker_cpus.as_deref().unwrap_or("none"), &usable_cpus());
+        let worker_cpus = worker_cpus.or_else(|problem| bad("worker-cpus", problem))?;
         let workers = match settings.workers {
             Some(n) if !(1..=WORKERS_MAX).contains(&n) => {
                 return bad("workers", format!("is {n}; give 1 to {WORKERS_MAX}"));
             }
             Some(n) => n,
+            None if !worker_cpus.cpus().is_empty() => worker_cpus.cpus().len().min(WORKERS_MAX),
             None => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
         };
         let log = settings.log.unwrap_or_else(|| "info".into());
@@ -119,6 +127,7 @@ impl Config {
             insecure_open,
             admin_http,
             workers,
+            worker_cpus,
             log_format: settings.log_format.unwrap_or_default(),
             log,
             live,
@@ -147,6 +156,7 @@ impl Config {
         Ok(weir_sfu::config::Config {
             media_addr: SocketAddr::new(ip, self.media_port),
             workers: self.workers,
+            worker_cpus: self.worker_cpus.cpus().to_vec(),
             advertise: candidates,
             ..weir_sfu::config::Config::default()
         })
@@ -177,6 +187,7 @@ impl Config {
             ("post-rate", self.live.post_rate.to_string()),
             ("strict", self.live.strict.to_string()),
             ("workers", self.workers.to_string()),
+            ("worker-cpus", quoted(&self.worker_cpus.to_string())),
             ("log", quoted(&self.log)),
             ("log-format", quoted(log_format)),
         ]
@@ -329,6 +340,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_cpus_asks_for_as_many_workers() {
+        let cpu = usable_cpus()[0].to_string();
+        let config = load(&["--worker-cpus", &cpu]).unwrap();
+        assert_eq!((config.workers, config.worker_cpus.to_string()), (1, cpu.clone()));
+        assert_eq!(load(&["--worker-cpus", &cpu, "--workers", "3"]).unwrap().workers, 3);
+        assert_eq!(load(&["--worker-cpus", "auto"]).unwrap().workers, usable_cpus().len());
+    }
+
+    #[test]
     fn rust_log_stands_between_flag_and_file() {
         let (_file, path) = file("log = \"warn\"");
         let with = |args: &[&str]| Config::load(&parse(args).1, Some("debug".into())).unwrap().log;
@@ -349,6 +369,7 @@ mod tests {
         assert_eq!(key_of(&["--http", "8080"]), "http");
         assert_eq!(key_of(&["--workers", "0"]), "workers");
         assert_eq!(key_of(&["--workers", "257"]), "workers");
+        assert_eq!(key_of(&["--worker-cpus", "999999"]), "worker-cpus");
         assert_eq!(key_of(&["--advertise", "example.org"]), "advertise");
         assert_eq!(key_of(&["--log", "weir=loudly"]), "log");
         assert_eq!(key_of(&["--admin-http", "127.0.0.1:8080"]), "admin-http");

@@ -25,6 +25,7 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod cors;
+pub mod cpus;
 pub mod door;
 pub mod error;
 pub mod health;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use weir_sfu::net::SfuStats;
+use weir_sfu::net::{LatencySummary, SfuStats, WorkerStats};
 
 use crate::app::AppState;
 
@@ -58,17 +58,50 @@ fn render(stats: &SfuStats, ready: bool, uptime: Duration, process: &Process) ->
     p.gauge("weir_cache_bytes", "Bytes held in replay caches.", stats.cache_bytes);
     p.counter("weir_send_calls_total", "Send calls to the kernel.", stats.send_calls);
     p.counter("weir_datagrams_out_total", "Datagrams in those calls.", stats.datagrams_out);
-    p.counter("weir_panics_total", "Panics caught; each ended one session.", stats.panics);
-    p.gauge("weir_workers", "Media workers.", stats.workers);
-    let [p50, p99, max] = stats.forward_latency_us;
-    p.family(
-        "weir_forward_latency_microseconds",
-        "From kernel receive to send, over the last ten seconds.",
-        "gauge",
+    p.counter(
+        "weir_gso_refused_total",
+        "Send calls of several datagrams that the kernel refused as such.",
+        stats.gso_refused,
     );
-    for (quantile, micros) in [("0.5", p50), ("0.99", p99), ("1", max)] {
-        p.sample("weir_forward_latency_microseconds", &[("quantile", quantile)], micros);
-    }
+    p.counter(
+        "weir_gso_spared_datagrams_total",
+        "Datagrams sent one by one because their path had refused more.",
+        stats.gso_spared_datagrams,
+    );
+    p.counter(
+        "weir_panics_total",
+        "Panics caught; each ended one session, or all of one worker.",
+        stats.panics,
+    );
+    p.gauge("weir_workers", "Media workers.", stats.workers);
+    let workers = &stats.per_worker;
+    p.workers("weir_worker_load_ratio", "gauge", "How busy a worker's core is.", workers, |w| {
+        w.load
+    });
+    p.workers(
+        "weir_worker_tick_seconds",
+        "gauge",
+        "How long a worker lets packets gather; 0 below half a core.",
+        workers,
+        |w| w.tick_us as f64 / 1e6,
+    );
+    p.workers(
+        "weir_worker_rebuilds_total",
+        "counter",
+        "Panics outside a session; each ended all sessions of the worker.",
+        workers,
+        |w| w.rebuilds as f64,
+    );
+    p.histogram(
+        "weir_forward_latency_seconds",
+        "From the kernel's receipt of a packet to the return of the send call, per datagram sent.",
+        &stats.forward_latency,
+    );
+    p.histogram(
+        "weir_tick_wait_seconds",
+        "The part of it that received datagrams waited so that others could share their send calls.",
+        &stats.tick_wait,
+    );
     p.gauge("weir_ready", "1 while new sessions are taken.", u8::from(ready));
     p.gauge("weir_uptime_seconds", "Seconds since the start.", uptime.as_secs_f64());
     p.gauge("weir_tasks", "Tasks of the control plane and of HTTP connections.", process.tasks);
@@ -111,6 +144,32 @@ impl Page {
         for (value, count) in values {
             self.sample(name, &[(label, value)], count);
         }
+    }
+
+    fn workers(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        workers: &[WorkerStats],
+        value: impl Fn(&WorkerStats) -> f64,
+    ) {
+        self.family(name, help, kind);
+        for worker in workers {
+            self.sample(name, &[("worker", &worker.worker.to_string())], value(worker));
+        }
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, waits: &LatencySummary) {
+        self.family(name, help, "histogram");
+        let bucket = format!("{name}_bucket");
+        for (bound_us, count) in &waits.buckets {
+            let bound = (*bound_us as f64 / 1e6).to_string();
+            self.sample(&bucket, &[("le", &bound)], count);
+        }
+        self.sample(&bucket, &[("le", "+Inf")], waits.count);
+        self.sample(&format!("{name}_sum"), &[], waits.sum_us as f64 / 1e6);
+        self.sample(&format!("{name}_count"), &[], waits.count);
     }
 
     fn family(&mut self, name: &str, help: &str, kind: &str) {
@@ -179,7 +238,19 @@ mod tests {
             sessions_total: [3, 5],
             closed_total: vec![("deleted", 7)],
             dropped_total: vec![("srtp_auth", 11), ("ring_full", 0)],
-            forward_latency_us: [40, 900, 1_500],
+            forward_latency: LatencySummary {
+                count: 9,
+                sum_us: 2_500,
+                buckets: vec![(50, 4), (1_000, 8)],
+                ..LatencySummary::default()
+            },
+            per_worker: vec![WorkerStats {
+                worker: 1,
+                load: 0.75,
+                tick_us: 250,
+                rebuilds: 2,
+                ..WorkerStats::default()
+            }],
             ..SfuStats::default()
         };
         let process = Process {
@@ -196,7 +267,14 @@ mod tests {
             "weir_sessions_closed_total{reason=\"deleted\"} 7",
             "weir_packets_dropped_total{reason=\"srtp_auth\"} 11",
             "weir_packets_dropped_total{reason=\"ring_full\"} 0",
-            "weir_forward_latency_microseconds{quantile=\"0.99\"} 900",
+            "weir_forward_latency_seconds_bucket{le=\"0.00005\"} 4",
+            "weir_forward_latency_seconds_bucket{le=\"0.001\"} 8",
+            "weir_forward_latency_seconds_bucket{le=\"+Inf\"} 9",
+            "weir_forward_latency_seconds_sum 0.0025",
+            "weir_forward_latency_seconds_count 9",
+            "weir_worker_load_ratio{worker=\"1\"} 0.75",
+            "weir_worker_tick_seconds{worker=\"1\"} 0.00025",
+            "weir_worker_rebuilds_total{worker=\"1\"} 2",
             "weir_uptime_seconds 1.5",
             "weir_ready 1",
             "weir_tasks 3",
@@ -220,7 +298,8 @@ mod tests {
                 family = name;
             } else if !line.starts_with('#') {
                 let name = line.split(['{', ' ']).next().unwrap();
-                assert_eq!(name, family);
+                let part = name.strip_prefix(family).unwrap_or_else(|| panic!("{line}"));
+                assert!(["", "_bucket", "_sum", "_count"].contains(&part), "{line}");
                 assert!(line.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok(), "{line}");
             }
         }

@@ -4,6 +4,7 @@
 //! that a client which goes away before its `201` leaves no session behind (whip-whep A13).
 //! Called by `whip.rs` and `whep.rs`. Next: [`Sfu::publish`], [`Sfu::subscribe`].
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -18,6 +19,7 @@ use weir_sfu::net::{Created, OfferError, Sfu};
 use crate::app::AppState;
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
 use crate::error::Problem;
+use crate::limits::network;
 use crate::server::Peer;
 use crate::{SDP, TRICKLE, body, path};
 
@@ -51,9 +53,12 @@ pub async fn answer(
         // 400 and not 406, which some players take for a counter-offer (whip-whep A10).
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; POST an SDP offer"));
     }
-    let session = tokio::time::timeout(ANSWER_TIMEOUT, create(&state.sfu, role, &stream, offer))
-        .await
-        .unwrap_or(Err(OfferError::Unavailable { retry_after_s: 1 }))?;
+    let session = tokio::time::timeout(
+        ANSWER_TIMEOUT,
+        create(&state.sfu, role, &stream, offer, peer.and_then(network)),
+    )
+    .await
+    .unwrap_or(Err(OfferError::Unavailable { retry_after_s: 1 }))?;
     Ok(created(state, session.keep()))
 }
 
@@ -81,13 +86,14 @@ async fn create(
     role: Role,
     stream: &StreamName,
     offer: Bytes,
+    network: Option<IpAddr>,
 ) -> Result<Unclaimed, OfferError> {
     let (answered, answer) = oneshot::channel();
     let (sfu, stream) = (sfu.clone(), stream.clone());
     tokio::spawn(async move {
         let created = match role {
-            Role::Publisher => sfu.publish(stream.clone(), &offer).await,
-            Role::Subscriber => sfu.subscribe(stream.clone(), &offer).await,
+            Role::Publisher => sfu.publish(stream.clone(), &offer, network).await,
+            Role::Subscriber => sfu.subscribe(stream.clone(), &offer, network).await,
         };
         let session = created
             .map(|created| Unclaimed(Some(NewSession { sfu: sfu.clone(), role, stream, created })));

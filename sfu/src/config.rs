@@ -19,6 +19,9 @@ pub struct Config {
     pub advertise: Vec<SocketAddr>,
     /// Media threads, 1 to [`WORKERS_MAX`]. Default 1.
     pub workers: usize,
+    /// CPUs to keep the workers on: the first worker on the first, and round again when there are more
+    /// workers. Empty, the default: the kernel decides.
+    pub worker_cpus: Vec<usize>,
     /// Sessions per worker; more are refused with 503. Default 5,000 (quality B2).
     pub sessions_per_worker: usize,
     /// Sessions per worker that were accepted but have no DTLS yet; more are refused with 503.
@@ -45,6 +48,7 @@ impl Default for Config {
             media_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 8189)),
             advertise: Vec::new(),
             workers: 1,
+            worker_cpus: Vec::new(),
             sessions_per_worker: 5_000,
             half_open_per_worker: 1_000,
             takeover: true,

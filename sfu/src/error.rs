@@ -137,7 +137,9 @@ reasons! {
         Shutdown => "shutdown",
         /// A panic in this session, our bug; the others go on.
         Panic => "panic",
-        /// The owning worker had no room.
+        /// A panic outside any session, our bug; it ended all sessions of one worker.
+        WorkerLost => "worker_lost",
+        /// It had not connected yet and made room for one of another network.
         Refused => "refused",
     }
 }

@@ -4,7 +4,7 @@
 //! it by commands and by the streams' shared snapshots. Media never passes here.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+use super::half_open::{Full, HalfOpen};
 use super::handle::{Created, OfferError};
-use super::thread::{Message, WorkerHandle};
+use super::thread::{Message, Notice, WorkerHandle};
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
@@ -55,7 +56,9 @@ pub(super) struct Control {
     pub(super) certificate: DtlsCertificate,
     pub(super) candidates: Vec<SocketAddr>,
     pub(super) stream_ids: Mutex<StreamIds>,
-    pub(super) half_open: AtomicUsize,
+    pub(super) half_open: Mutex<HalfOpen>,
+    /// Sessions placed on each worker, those still on their way to it included.
+    pub(super) placed: Vec<AtomicUsize>,
 }
 
 /// Cumulative counters of the control plane.
@@ -64,6 +67,13 @@ pub(super) struct Totals {
     pub publishers: AtomicU64,
     pub subscribers: AtomicU64,
     pub closed: [AtomicU64; CloseReason::ALL.len()],
+}
+
+/// A session that was accepted.
+pub(super) struct Admitted {
+    pub created: Created,
+    /// One that had not connected yet and must be ended for it.
+    pub evicted: Option<SessionId>,
 }
 
 /// What a session URL leads to.
@@ -102,12 +112,16 @@ pub(super) struct SessionEntry {
     pub stream: Arc<Stream>,
     pub secret: SessionSecret,
     pub created: Instant,
+    /// The client network it came from; `None` for loopback.
+    network: Option<IpAddr>,
     state: Mutex<SessionState>,
     /// Held over a whole PATCH or DELETE, so that they follow one another.
     pub order: tokio::sync::Mutex<()>,
 }
 
 pub(super) struct SessionState {
+    /// The worker whose `placed` counts it.
+    placed: Option<usize>,
     /// The owner; `None` while it waits in the lobby.
     pub worker: Option<usize>,
     pub connected: bool,
@@ -189,18 +203,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Control {
     /// WHIP POST.
-    pub(super) fn publish(&self, name: StreamName, offer: &[u8]) -> Result<Created, OfferError> {
+    pub(super) fn publish(
+        &self,
+        name: StreamName,
+        offer: &[u8],
+        network: Option<IpAddr>,
+    ) -> Result<Admitted, OfferError> {
         self.admit()?;
         let offer = Offer::parse(offer).map_err(refuse)?;
         let local = self.local_transport();
         let (plan, answer) = answer_publish(&offer, &local).map_err(refuse)?;
         let id = random_id();
-        let stream = self.with_stream(&name, |stream, state| {
+        let (stream, evicted) = self.with_stream(&name, |stream, state| {
             if state.publisher.is_some() && !self.config.takeover {
                 return Err(OfferError::Conflict);
             }
+            let evicted = self.take_seat(id, network)?;
             state.publishers.push(id);
-            Ok(Arc::clone(stream))
+            Ok((Arc::clone(stream), evicted))
         })?;
         let new = NewSession {
             id,
@@ -209,14 +229,19 @@ impl Control {
             created: Instant::now(),
             plan: Plan::Publish { plan },
         };
-        let created = self.enter(&new, stream, local, answer);
+        let created = self.enter(&new, stream, local, answer, network);
         self.totals.publishers.fetch_add(1, Ordering::Relaxed);
         self.lobby.wait(Box::new(new), None);
-        Ok(created)
+        Ok(Admitted { created, evicted })
     }
 
     /// WHEP POST.
-    pub(super) fn subscribe(&self, name: StreamName, offer: &[u8]) -> Result<Created, OfferError> {
+    pub(super) fn subscribe(
+        &self,
+        name: StreamName,
+        offer: &[u8],
+        network: Option<IpAddr>,
+    ) -> Result<Admitted, OfferError> {
         self.admit()?;
         let offer = Offer::parse(offer).map_err(refuse)?;
         let local = self.local_transport();
@@ -231,6 +256,7 @@ impl Control {
                 msid: MSID,
             };
             let (plan, answer) = answer_subscribe(&offer, &local, options).map_err(refuse)?;
+            let evicted = self.take_seat(id, network)?;
             let worker = self.place(state);
             let new = NewSession {
                 id,
@@ -239,14 +265,17 @@ impl Control {
                 created: Instant::now(),
                 plan: Plan::Subscribe { plan },
             };
-            let created = self.enter(&new, Arc::clone(stream), local, answer);
+            let created = self.enter(&new, Arc::clone(stream), local, answer, network);
+            if let Some(entry) = self.sessions.get(&id) {
+                self.count_placed(&mut entry.lock(), Some(worker));
+            }
             if state.publisher.is_none() {
                 state.waiting_since.get_or_insert(new.created);
             }
             state.viewers.insert(id, None);
             self.totals.subscribers.fetch_add(1, Ordering::Relaxed);
             self.lobby.wait(Box::new(new), Some(worker));
-            Ok(created)
+            Ok(Admitted { created, evicted })
         })
     }
 
@@ -328,18 +357,28 @@ impl Control {
         false
     }
 
-    /// An event of a worker.
-    pub(super) fn on_event(&self, worker: usize, event: Event) -> Option<SessionId> {
-        match event {
-            Event::Adopted(id) => {
-                self.on_adopted(id, worker);
-                None
-            }
-            Event::Connected(id) => self.on_connected(id),
-            Event::Closed(id, reason) => {
-                self.on_closed(id, reason);
-                None
-            }
+    /// News of a worker. Returns a publisher that was replaced, to be closed.
+    pub(super) fn on_notice(&self, worker: usize, notice: Notice) -> Option<SessionId> {
+        match notice {
+            Notice::Event(Event::Adopted(id)) => self.on_adopted(id, worker),
+            Notice::Event(Event::Connected(id)) => return self.on_connected(id),
+            Notice::Event(Event::Closed(id, reason)) => self.on_closed(id, reason),
+            Notice::Lost => self.on_worker_lost(worker),
+        }
+        None
+    }
+
+    /// A worker broke: what the directories still place there is over. What it adopted afterwards is
+    /// told later.
+    fn on_worker_lost(&self, worker: usize) {
+        let lost: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|entry| entry.lock().worker == Some(worker))
+            .map(|entry| entry.id)
+            .collect();
+        for id in lost {
+            self.on_closed(id, CloseReason::WorkerLost);
         }
     }
 
@@ -348,7 +387,11 @@ impl Control {
         let Some(entry) = self.sessions.get(&id).map(|entry| Arc::clone(entry.value())) else {
             return;
         };
-        entry.lock().worker = Some(worker);
+        {
+            let mut session = entry.lock();
+            session.worker = Some(worker);
+            self.count_placed(&mut session, Some(worker));
+        }
         let mut state = entry.stream.lock();
         if let Some(viewer) = state.viewers.get_mut(&id) {
             *viewer = Some(worker);
@@ -360,7 +403,7 @@ impl Control {
     fn on_connected(&self, id: SessionId) -> Option<SessionId> {
         let entry = self.sessions.get(&id).map(|entry| Arc::clone(entry.value()))?;
         if !std::mem::replace(&mut entry.lock().connected, true) {
-            self.half_open.fetch_sub(1, Ordering::Relaxed);
+            lock(&self.half_open).leave(id, entry.network);
         }
         let stream = &entry.stream;
         tracing::info!(session = %id, role = ?entry.role, stream = %stream.shared.name, "connected");
@@ -457,7 +500,21 @@ impl Control {
         let workers = self.workers.len();
         !self.draining.load(Ordering::Relaxed)
             && self.sessions.len() < self.config.sessions_per_worker * workers
-            && self.half_open.load(Ordering::Relaxed) < self.config.half_open_per_worker * workers
+    }
+
+    fn half_open_max(&self) -> usize {
+        self.config.half_open_per_worker * self.workers.len()
+    }
+
+    /// Counts a session for another worker, or for none.
+    fn count_placed(&self, session: &mut SessionState, worker: Option<usize>) {
+        let before = std::mem::replace(&mut session.placed, worker);
+        if let Some(count) = before.and_then(|worker| self.placed.get(worker)) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(count) = worker.and_then(|worker| self.placed.get(worker)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Fresh credentials under the same certificate and candidates.
@@ -480,6 +537,16 @@ impl Control {
         }
     }
 
+    /// A place among those that have not connected yet, and who had to leave it for that.
+    fn take_seat(
+        &self,
+        id: SessionId,
+        network: Option<IpAddr>,
+    ) -> Result<Option<SessionId>, OfferError> {
+        let seat = lock(&self.half_open).enter(id, network, self.half_open_max());
+        seat.map_err(|Full| OfferError::Unavailable { retry_after_s: RETRY_AFTER_S })
+    }
+
     /// Notes a new session in the directories.
     fn enter(
         &self,
@@ -487,6 +554,7 @@ impl Control {
         stream: Arc<Stream>,
         local: LocalTransport,
         answer: String,
+        network: Option<IpAddr>,
     ) -> Created {
         let mut random = [0; 24];
         OsEntropy.fill(&mut random);
@@ -501,7 +569,9 @@ impl Control {
             stream,
             secret: secret.clone(),
             created: new.created,
+            network,
             state: Mutex::new(SessionState {
+                placed: None,
                 worker: None,
                 connected: false,
                 local,
@@ -510,7 +580,6 @@ impl Control {
             }),
             order: tokio::sync::Mutex::default(),
         };
-        self.half_open.fetch_add(1, Ordering::Relaxed);
         self.urls.insert(secret.expose().into(), url);
         self.sessions.insert(new.id, Arc::new(entry));
         Created { secret, id: new.id, answer, etag }
@@ -519,8 +588,12 @@ impl Control {
     /// Takes a session out of the directories; its URL stays as a tombstone.
     fn leave(&self, id: SessionId, reason: CloseReason) -> Option<Arc<SessionEntry>> {
         let (_, entry) = self.sessions.remove(&id)?;
-        if !entry.lock().connected {
-            self.half_open.fetch_sub(1, Ordering::Relaxed);
+        {
+            let mut session = entry.lock();
+            self.count_placed(&mut session, None);
+            if !session.connected {
+                lock(&self.half_open).leave(id, entry.network);
+            }
         }
         if let Some(mut url) = self.urls.get_mut(entry.secret.expose()) {
             url.ended.get_or_insert_with(Instant::now);
@@ -565,22 +638,15 @@ impl Control {
 
     /// The publisher's worker while it has room, else the one with the fewest viewers.
     fn place(&self, state: &StreamState) -> usize {
-        let mut load = vec![0usize; self.workers.len()];
-        for entry in &self.sessions {
-            if let Some(count) = entry.lock().worker.and_then(|worker| load.get_mut(worker)) {
-                *count += 1;
-            }
-        }
+        let load = |worker: usize| {
+            self.placed.get(worker).map_or(usize::MAX, |count| count.load(Ordering::Relaxed))
+        };
         let home = state
             .publisher
             .as_ref()
             .and_then(|source| self.sessions.get(&source.publisher)?.lock().worker);
-        let room = |worker: usize| {
-            load.get(worker).is_some_and(|count| *count < self.config.sessions_per_worker)
-        };
-        home.filter(|worker| room(*worker)).unwrap_or_else(|| {
-            let least = load.iter().enumerate().min_by_key(|(_, count)| **count);
-            least.map_or(0, |(worker, _)| worker)
+        home.filter(|worker| load(*worker) < self.config.sessions_per_worker).unwrap_or_else(|| {
+            (0..self.workers.len()).min_by_key(|worker| load(*worker)).unwrap_or(0)
         })
     }
 

@@ -1,6 +1,6 @@
 //! `Sfu`: the one door for `api`. Control plane only; media never passes here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,10 +9,12 @@ use dashmap::DashMap;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::control::{Control, SessionEntry, Stream, Totals};
-use super::latency::LatencyWindow;
+use super::affinity::usable_cpus;
+use super::control::{Admitted, Control, SessionEntry, Stream, Totals};
+use super::latency::{Latency, LatencySummary};
+use super::shell::Shell;
 use super::socket::MediaSocket;
-use super::thread::{Message, PreparedThread, ShellReport};
+use super::thread::{Message, Notice, PreparedThread};
 use crate::config::Config;
 use crate::error::{CloseReason, DropCounters, DropReason};
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
@@ -22,7 +24,7 @@ use crate::transport::OsEntropy;
 use crate::transport::dtls::DtlsCertificate;
 use crate::transport::peer::PeerState;
 use crate::units::ClockBase;
-use crate::worker::{Command, Event, Lobby, SessionInfo, Worker, WorkerConfig};
+use crate::worker::{Command, Lobby, SessionInfo, Worker, WorkerConfig};
 
 /// A running media plane. Cheap to clone; every clone is the same server.
 #[derive(Clone)]
@@ -123,6 +125,10 @@ impl Sfu {
     /// [`StartError`] naming the setting or the address that failed.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.validate().map_err(|error| StartError(error.to_string()))?;
+        let usable = usable_cpus();
+        if let Some(cpu) = config.worker_cpus.iter().find(|cpu| !usable.contains(cpu)) {
+            return Err(StartError(format!("worker_cpus: this process may not use CPU {cpu}")));
+        }
         let failed =
             |what: &str, error: &dyn std::fmt::Display| StartError(format!("{what}: {error}"));
         let sockets = MediaSocket::bind_group(config.media_addr, config.workers).map_err(|e| {
@@ -143,7 +149,9 @@ impl Sfu {
         let clock = clock_base();
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let mut workers = Vec::with_capacity(config.workers);
+        let mut cpus = config.worker_cpus.iter().copied().cycle();
         for ((thread, socket), port) in prepared.into_iter().zip(sockets).zip(mesh(&wakes)) {
+            let index = port.index;
             let worker = WorkerConfig {
                 clock,
                 entropy: Box::new(OsEntropy),
@@ -154,13 +162,14 @@ impl Sfu {
                 publisher_limits: config.publisher_limits,
             };
             let events = events.clone();
-            let emit = move |index, event| events.try_send((index, event)).is_ok();
+            let emit = Box::new(move |notice| events.try_send((index, notice)).is_ok());
             let handle = thread
-                .start(worker, socket, emit)
+                .start(worker, socket, cpus.next(), emit)
                 .map_err(|e| failed("cannot start a worker thread", &e))?;
             workers.push(handle);
         }
         let candidates = candidates(&config, media_addr);
+        let placed = workers.iter().map(|_| AtomicUsize::new(0)).collect();
         let control = Arc::new(Control {
             config,
             media_addr,
@@ -174,7 +183,8 @@ impl Sfu {
             certificate,
             candidates,
             stream_ids: Mutex::default(),
-            half_open: AtomicUsize::new(0),
+            half_open: Mutex::default(),
+            placed,
         });
         tokio::spawn(supervise(Arc::downgrade(&control), inbox));
         Ok(Self { control })
@@ -190,20 +200,37 @@ impl Sfu {
         &self.control.candidates
     }
 
-    /// WHIP POST.
+    /// WHIP POST from a client network; `None` for loopback, which has no share of its own.
     ///
     /// # Errors
     /// See [`OfferError`].
-    pub async fn publish(&self, stream: StreamName, offer: &[u8]) -> Result<Created, OfferError> {
-        self.control.publish(stream, offer)
+    pub async fn publish(
+        &self,
+        stream: StreamName,
+        offer: &[u8],
+        network: Option<IpAddr>,
+    ) -> Result<Created, OfferError> {
+        Ok(self.admit(self.control.publish(stream, offer, network)?).await)
     }
 
-    /// WHEP POST.
+    /// WHEP POST from a client network; `None` for loopback, which has no share of its own.
     ///
     /// # Errors
     /// See [`OfferError`].
-    pub async fn subscribe(&self, stream: StreamName, offer: &[u8]) -> Result<Created, OfferError> {
-        self.control.subscribe(stream, offer)
+    pub async fn subscribe(
+        &self,
+        stream: StreamName,
+        offer: &[u8],
+        network: Option<IpAddr>,
+    ) -> Result<Created, OfferError> {
+        Ok(self.admit(self.control.subscribe(stream, offer, network)?).await)
+    }
+
+    async fn admit(&self, Admitted { created, evicted }: Admitted) -> Created {
+        if let Some(evicted) = evicted {
+            self.control.close(evicted, CloseReason::Refused).await;
+        }
+        created
     }
 
     /// PATCH on a session URL: trickle or ICE restart. A restart is told by changed credentials, not
@@ -327,11 +354,10 @@ impl Sfu {
             }
         }
         let mut dropped = DropCounters::default();
-        let mut latency = LatencyWindow::default();
-        for worker in 0..control.workers.len() {
-            let report =
-                |worker: &mut Worker, shell: &ShellReport, _| (worker.report(), shell.clone());
-            let Some((report, shell)) = self.inspect(worker, report).await else { continue };
+        let (mut forward, mut tick_wait) = (Latency::default(), Latency::default());
+        for (index, handle) in control.workers.iter().enumerate() {
+            let report = |worker: &mut Worker, shell: &Shell, _| (worker.report(), shell.report());
+            let Some((report, shell)) = self.inspect(index, report).await else { continue };
             stats.packets_in += report.packets_in;
             stats.bytes_in += report.bytes_in;
             stats.packets_out += report.packets_out;
@@ -346,10 +372,22 @@ impl Sfu {
             dropped.merge(&report.dropped);
             dropped.add(DropReason::SendBlocked, shell.socket.send_blocked);
             dropped.add(DropReason::SendError, shell.socket.send_errors);
-            latency.merge(&shell.latency);
+            forward.merge(&shell.forward);
+            tick_wait.merge(&shell.tick_wait);
+            stats.gso_refused += shell.socket.gso_refused;
+            stats.gso_spared_datagrams += shell.socket.gso_spared_datagrams;
+            stats.per_worker.push(WorkerStats {
+                worker: index,
+                load: f64::from(handle.load_permille()) / 1e3,
+                tick_us: shell.tick.as_micros() as u64,
+                gso_spared_paths: shell.socket.gso_spared_paths,
+                rebuilds: shell.rebuilds,
+            });
         }
+        stats.datagrams_per_send_call = stats.datagrams_out as f64 / stats.send_calls.max(1) as f64;
         stats.dropped_total = dropped.iter().map(|(reason, n)| (reason.label(), n)).collect();
-        stats.forward_latency_us = latency.quantiles();
+        stats.forward_latency = forward.summary();
+        stats.tick_wait = tick_wait.summary();
         stats
     }
 
@@ -406,7 +444,7 @@ impl Sfu {
     async fn inspect<T: Send + 'static>(
         &self,
         worker: usize,
-        look: impl FnOnce(&mut Worker, &ShellReport, Instant) -> T + Send + 'static,
+        look: impl FnOnce(&mut Worker, &Shell, Instant) -> T + Send + 'static,
     ) -> Option<T> {
         let (answer, asked) = oneshot::channel();
         let message = Message::Inspect(Box::new(move |worker, shell, now| {
@@ -431,20 +469,20 @@ const INSPECT_TIMEOUT: Duration = Duration::from_secs(1);
 const REAP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Follows the workers' events and reaps what waited too long, until the last handle is dropped.
-async fn supervise(control: Weak<Control>, mut inbox: mpsc::Receiver<(usize, Event)>) {
+async fn supervise(control: Weak<Control>, mut inbox: mpsc::Receiver<(usize, Notice)>) {
     let mut reap = tokio::time::interval(REAP_INTERVAL);
     loop {
-        let event = tokio::select! {
-            event = inbox.recv() => match event {
-                Some(event) => Some(event),
+        let notice = tokio::select! {
+            notice = inbox.recv() => match notice {
+                Some(notice) => Some(notice),
                 None => return,
             },
             _ = reap.tick() => None,
         };
         let Some(control) = control.upgrade() else { return };
-        match event {
-            Some((worker, event)) => {
-                if let Some(replaced) = control.on_event(worker, event) {
+        match notice {
+            Some((worker, notice)) => {
+                if let Some(replaced) = control.on_notice(worker, notice) {
                     control.close(replaced, CloseReason::TakenOver).await;
                 }
             }
@@ -532,15 +570,41 @@ pub struct SfuStats {
     pub cache_packets: u64,
     /// Bytes held in replay caches now.
     pub cache_bytes: u64,
-    /// Send calls to the kernel, and datagrams in them (their ratio is segments per message).
+    /// Send calls to the kernel.
     pub send_calls: u64,
-    /// Datagrams sent.
+    /// Datagrams in them.
     pub datagrams_out: u64,
-    /// Panics caught; each ended one session.
+    /// Their ratio since the start: segments per message.
+    pub datagrams_per_send_call: f64,
+    /// Send calls of several datagrams that the kernel refused as such (no GSO on that path); the
+    /// datagrams went one by one.
+    pub gso_refused: u64,
+    /// Datagrams that went one by one because their path had refused before.
+    pub gso_spared_datagrams: u64,
+    /// Panics caught; each ended one session, or all of one worker.
     pub panics: u64,
     /// Workers running.
     pub workers: u64,
-    /// Forwarding latency, microseconds from kernel receive time (or read) to send: p50, p99, max
-    /// of the last ten seconds; zero if nothing was forwarded.
-    pub forward_latency_us: [u64; 3],
+    /// From the kernel's receipt of a packet to the return of the send call, per datagram sent.
+    pub forward_latency: LatencySummary,
+    /// The part of it that received datagrams waited for the tick.
+    pub tick_wait: LatencySummary,
+    /// Worker by worker.
+    pub per_worker: Vec<WorkerStats>,
+}
+
+/// What one worker's thread does now.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct WorkerStats {
+    /// Its index.
+    pub worker: usize,
+    /// How busy its core was over the last 50 ms or more: 0 to 1.
+    pub load: f64,
+    /// How long it lets packets gather before it serves them, in microseconds; 0 below half a core.
+    pub tick_us: u64,
+    /// Addresses of viewers that get one datagram per send call because their path refused more; `null`
+    /// if that is all of them.
+    pub gso_spared_paths: Option<usize>,
+    /// How often a panic outside a session ended all its sessions.
+    pub rebuilds: u64,
 }

@@ -1,83 +1,197 @@
-//! How long forwarding took, over the last seconds: from the return of the receive call to the
-//! return of the last send call of that turn, weighted by packets sent.
+//! How long forwarding takes: since the start for Prometheus, and over the last seconds for people.
+//!
+//! [`Latency`] keeps one kind of waiting; [`Departures`] measures forwarding: from the moment the kernel
+//! received a packet to the return of the send call that took it, weighted by datagrams sent. The clock
+//! is read once per [`MESSAGES_PER_LOOK`] messages, not per packet. Called by `outlet.rs` and
+//! `shell.rs`.
 
 use std::time::{Duration, Instant};
 
-/// Powers of two of a microsecond; the last takes everything above.
-const BUCKETS: usize = 24;
+use serde::Serialize;
 
-/// Two halves of this length make the window.
+use super::histogram::Histogram;
+
+/// Two halves of this length make the window that people see.
 const HALF: Duration = Duration::from_secs(5);
 
-/// A coarse histogram of the last five to ten seconds.
+/// Send calls between two looks at the clock; a message costs at least ten times what a look costs.
+const MESSAGES_PER_LOOK: u32 = 16;
+
+/// Times of arrival told apart in one batch. One more is counted with the last: packets of one batch
+/// lie at most a turn apart.
+const ARRIVALS_MAX: usize = 64;
+
+/// Upper bounds, in microseconds, of the buckets that Prometheus gets.
+const BOUNDS_US: [u64; 15] = [
+    50, 100, 200, 300, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
+    1_000_000,
+];
+
+/// One kind of waiting.
 #[derive(Debug, Clone, Default)]
-pub(super) struct LatencyWindow {
+pub(super) struct Latency {
     started: Option<Instant>,
-    current: Counts,
-    previous: Counts,
+    /// Everything before `current`.
+    total: Histogram,
+    previous: Histogram,
+    current: Histogram,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Counts {
-    buckets: [u64; BUCKETS],
-    max_us: u64,
-}
-
-impl LatencyWindow {
-    /// Notes that `packets` left `took` after they had come.
-    pub(super) fn record(&mut self, now: Instant, took: Duration, packets: u64) {
-        self.turn(now);
-        let us = took.as_micros() as u64;
-        let bucket = (u64::BITS - us.leading_zeros()) as usize;
-        if let Some(count) = self.current.buckets.get_mut(bucket.min(BUCKETS - 1)) {
-            *count += packets;
-        }
-        self.current.max_us = self.current.max_us.max(us);
+impl Latency {
+    /// Counts `n` waits of this length.
+    pub(super) fn record(&mut self, took: Duration, n: u64) {
+        self.current.record(took, n);
     }
 
-    /// Adds another worker's window.
-    pub(super) fn merge(&mut self, other: &Self) {
-        for (mine, theirs) in
-            [(&mut self.current, &other.current), (&mut self.previous, &other.previous)]
-        {
-            for (sum, n) in mine.buckets.iter_mut().zip(theirs.buckets) {
-                *sum += n;
-            }
-            mine.max_us = mine.max_us.max(theirs.max_us);
-        }
-    }
-
-    /// p50, p99 and maximum in microseconds (upper bounds of their buckets); zeros when empty.
-    pub(super) fn quantiles(&self) -> [u64; 3] {
-        let sums: Vec<u64> =
-            self.current.buckets.iter().zip(self.previous.buckets).map(|(a, b)| a + b).collect();
-        let total: u64 = sums.iter().sum();
-        if total == 0 {
-            return [0; 3];
-        }
-        let max = self.current.max_us.max(self.previous.max_us);
-        let at = |permille: u64| {
-            let rank = (total * permille).div_ceil(1000);
-            let mut seen = 0;
-            let bucket = sums.iter().position(|n| {
-                seen += n;
-                seen >= rank
-            });
-            bucket.map_or(max, |bucket| (1u64 << bucket).min(max))
-        };
-        [at(500), at(990), max]
-    }
-
-    /// Forgets what is older than the window.
+    /// Forgets what is older than the window; to be called once in a while.
     pub(super) fn turn(&mut self, now: Instant) {
         let started = *self.started.get_or_insert(now);
         let age = now.saturating_duration_since(started);
         if age >= HALF {
-            self.previous =
-                if age >= HALF * 2 { Counts::default() } else { std::mem::take(&mut self.current) };
-            self.current = Counts::default();
+            self.total.merge(&self.current);
+            std::mem::swap(&mut self.previous, &mut self.current);
+            self.current.clear();
+            if age >= HALF * 2 {
+                self.previous.clear();
+            }
             self.started = Some(now);
         }
+    }
+
+    /// Adds another worker's waits.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.total.merge(&other.total);
+        self.previous.merge(&other.previous);
+        self.current.merge(&other.current);
+    }
+
+    /// What the API shows.
+    pub(super) fn summary(&self) -> LatencySummary {
+        let mut window = self.current.clone();
+        window.merge(&self.previous);
+        let mut total = self.total.clone();
+        total.merge(&self.current);
+        LatencySummary {
+            p50_us: window.quantile_us(50_000),
+            p99_us: window.quantile_us(99_000),
+            p999_us: window.quantile_us(99_900),
+            max_us: window.max_us(),
+            count: total.count(),
+            sum_us: total.sum_us(),
+            buckets: BOUNDS_US.map(|bound| (bound, total.at_most_us(bound))).to_vec(),
+        }
+    }
+}
+
+/// A distribution of waits. Quantiles are of the last five to ten seconds and within 3 %, zero if
+/// nothing was forwarded; the rest is cumulative since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LatencySummary {
+    /// Half of the datagrams waited at most this long, in microseconds.
+    pub p50_us: u64,
+    /// 99 of 100 waited at most this long, in microseconds.
+    pub p99_us: u64,
+    /// 999 of 1,000 waited at most this long, in microseconds.
+    pub p999_us: u64,
+    /// The longest wait, in microseconds.
+    pub max_us: u64,
+    /// Datagrams since the start.
+    pub count: u64,
+    /// Sum of their waits in microseconds.
+    pub sum_us: u64,
+    /// How many waited at most so many microseconds, by ascending bounds; for `/metrics`.
+    #[serde(skip)]
+    pub buckets: Vec<(u64, u64)>,
+}
+
+/// Measures the datagrams of one batch on their way out.
+#[derive(Debug)]
+pub(super) struct Departures {
+    /// When the packets of the batch arrived, and how many arrived then.
+    arrivals: Vec<(Instant, u64)>,
+    /// How much longer they had waited than their time of arrival says.
+    lag: Duration,
+    messages: u32,
+    datagrams: u64,
+    latency: Latency,
+}
+
+impl Default for Departures {
+    fn default() -> Self {
+        Self {
+            arrivals: Vec::with_capacity(ARRIVALS_MAX),
+            lag: Duration::ZERO,
+            messages: 0,
+            datagrams: 0,
+            latency: Latency::default(),
+        }
+    }
+}
+
+impl Departures {
+    /// What was measured.
+    pub(super) fn measured(&self) -> &Latency {
+        &self.latency
+    }
+
+    /// What was measured, to move its window on.
+    pub(super) fn latency(&mut self) -> &mut Latency {
+        &mut self.latency
+    }
+
+    /// From now on, times of arrival are too late by this much.
+    pub(super) fn set_lag(&mut self, lag: Duration) {
+        self.lag = lag;
+    }
+
+    /// The messages that follow carry packets that arrived then.
+    pub(super) fn begin(&mut self, arrivals: &mut dyn Iterator<Item = Instant>) {
+        for at in arrivals {
+            let full = self.arrivals.len() == ARRIVALS_MAX;
+            match self.arrivals.last_mut() {
+                Some((last, n)) if *last == at || full => *n += 1,
+                _ => self.arrivals.push((at, 1)),
+            }
+        }
+    }
+
+    /// A send call returned; `clock` is asked only now and then.
+    pub(super) fn sent(&mut self, datagrams: u64, clock: impl FnOnce() -> Instant) {
+        if self.arrivals.is_empty() {
+            return;
+        }
+        self.messages += 1;
+        self.datagrams += datagrams;
+        if self.messages >= MESSAGES_PER_LOOK {
+            self.look(clock());
+        }
+    }
+
+    /// The batch is out.
+    pub(super) fn end(&mut self, clock: impl FnOnce() -> Instant) {
+        if self.messages > 0 {
+            self.look(clock());
+        }
+        self.arrivals.clear();
+    }
+
+    /// Counts what was sent since the last look. Each viewer got the same packets, so the datagrams
+    /// are spread over the times of arrival as the packets are.
+    fn look(&mut self, now: Instant) {
+        let packets: u64 = self.arrivals.iter().map(|(_, n)| n).sum();
+        let mut left = self.datagrams;
+        let mut seen = 0;
+        for (at, n) in &self.arrivals {
+            seen += n;
+            // What is left after this share, so that the shares sum up whatever the rounding.
+            let rest = self.datagrams - self.datagrams * seen / packets.max(1);
+            let share = left.saturating_sub(rest);
+            left = rest;
+            if share > 0 {
+                self.latency.record(now.saturating_duration_since(*at) + self.lag, share);
+            }
+        }
+        (self.messages, self.datagrams) = (0, 0);
     }
 }
 
@@ -85,20 +199,80 @@ impl LatencyWindow {
 mod tests {
     use super::*;
 
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
     #[test]
-    fn quantiles_of_what_happened_lately() {
+    fn people_see_the_last_seconds_and_prometheus_everything() {
         let start = Instant::now();
-        let mut window = LatencyWindow::default();
-        assert_eq!(window.quantiles(), [0, 0, 0]);
-        window.record(start, Duration::from_micros(100), 980);
-        window.record(start, Duration::from_micros(3_000), 20);
-        assert_eq!(window.quantiles(), [128, 3_000, 3_000]);
-        let mut sum = LatencyWindow::default();
-        sum.merge(&window);
-        assert_eq!(sum.quantiles(), window.quantiles());
-        window.turn(start + HALF);
-        assert_eq!(window.quantiles()[2], 3_000, "still in the window");
-        window.turn(start + HALF * 4);
-        assert_eq!(window.quantiles(), [0, 0, 0]);
+        let mut latency = Latency::default();
+        latency.turn(start);
+        latency.record(Duration::from_micros(50), 998);
+        latency.record(ms(3), 2);
+        let shown = latency.summary();
+        assert_eq!((shown.p50_us, shown.p99_us, shown.max_us, shown.count), (50, 50, 3_000, 1_000));
+        assert_eq!(shown.p999_us, 3_000);
+        latency.turn(start + HALF);
+        assert_eq!(latency.summary().max_us, 3_000, "still in the window");
+        latency.record(ms(1), 1);
+        latency.turn(start + HALF * 2);
+        assert_eq!(latency.summary().max_us, 1_000);
+        latency.turn(start + HALF * 4);
+        let shown = latency.summary();
+        assert_eq!((shown.p50_us, shown.max_us), (0, 0), "nothing lately");
+        assert_eq!((shown.count, shown.sum_us), (1_001, 998 * 50 + 7_000));
+        assert_eq!(shown.buckets.first(), Some(&(50, 998)));
+        assert_eq!(shown.buckets.last(), Some(&(1_000_000, 1_001)));
+        let mut sum = Latency::default();
+        sum.merge(&latency);
+        assert_eq!(sum.summary(), shown);
+    }
+
+    #[test]
+    fn every_datagram_of_a_batch_is_counted_from_its_arrival_to_its_send_call() {
+        let start = Instant::now();
+        let mut departures = Departures::default();
+        // Two packets came at once, one a millisecond later; 40 viewers get all three, 2 ms on.
+        departures.begin(&mut [start, start, start + ms(1)].into_iter());
+        for viewer in 0..40 {
+            let now = if viewer < 32 { start + ms(2) } else { start + ms(4) };
+            departures.sent(3, || now);
+        }
+        departures.end(|| start + ms(4));
+        let shown = departures.measured().summary();
+        assert_eq!(shown.count, 120);
+        assert_eq!(shown.sum_us, 32 * (2 * 2_000 + 1_000) + 8 * (2 * 4_000 + 3_000));
+        assert_eq!(shown.max_us, 4_000);
+
+        // What is sent between batches (reports, handshakes) is no forwarding.
+        departures.sent(7, || unreachable!("nobody asks for the time"));
+        departures.end(|| unreachable!("nothing was sent"));
+        assert_eq!(departures.measured().summary().count, 120);
+    }
+
+    #[test]
+    fn a_backlog_in_the_socket_is_part_of_the_wait() {
+        let start = Instant::now();
+        let mut departures = Departures::default();
+        departures.set_lag(ms(30));
+        departures.begin(&mut [start].into_iter());
+        departures.sent(1, || unreachable!("a look would be too early"));
+        departures.end(|| start + ms(1));
+        assert_eq!(departures.measured().summary().max_us, 31_000);
+    }
+
+    #[test]
+    fn a_batch_of_more_times_than_there_is_room_for_is_counted_whole() {
+        let start = Instant::now();
+        let mut departures = Departures::default();
+        let times = |n: usize| (0..n).map(move |n| start + Duration::from_micros(n as u64));
+        for (round, n) in [(1, ARRIVALS_MAX), (2, ARRIVALS_MAX + 1)] {
+            departures.begin(&mut times(n));
+            assert_eq!(departures.arrivals.len(), ARRIVALS_MAX, "round {round}");
+            departures.sent(n as u64, || start);
+            departures.end(|| start + ms(1));
+        }
+        assert_eq!(departures.measured().summary().count, 2 * ARRIVALS_MAX as u64 + 1);
     }
 }

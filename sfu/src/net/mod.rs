@@ -1,15 +1,27 @@
 //! The shell: threads, clock, sockets, and the [`Sfu`] handle.
 //!
-//! The only room below `api` that reads a clock or touches a socket. [`socket`] is one worker's UDP
-//! socket, `thread` its loop, `control` the directories of streams and sessions, `handle` the door.
+//! The only room below `api` that reads a clock or touches a socket. `handle` is the door, `control` the
+//! directories of streams and sessions. Each worker has a `thread`, and on it a `shell` (the loop), a
+//! `socket` with its `outlet` and its memory of `gso`, a place to `wait`, a `tick`, and its `latency` in
+//! a `histogram`; `affinity` keeps it on its CPU.
 
 #![expect(clippy::disallowed_methods, reason = "the shell is where the clock is read")]
 
+mod affinity;
 mod control;
+mod gso;
+mod half_open;
 mod handle;
+mod histogram;
 mod latency;
+mod outlet;
+mod shell;
 mod socket;
 mod thread;
+mod tick;
+mod wait;
 
 pub use crate::worker::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo};
+pub use affinity::usable_cpus;
 pub use handle::*;
+pub use latency::LatencySummary;

@@ -1,26 +1,33 @@
 //! One worker's UDP socket: batched receive with GRO, sends with GSO, packet info both ways.
 //!
 //! All workers share one port (`SO_REUSEPORT`). IPv4 addresses on a dual-stack socket are shown as
-//! IPv4 everywhere else. Send errors are counted by kind and survived.
+//! IPv4 everywhere else. Don't-fragment and kernel timestamps are set by `quinn-udp`. Send errors are
+//! counted by kind and survived. Called by `shell.rs` and `outlet.rs`.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit as UdpTransmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::gso::{GsoMemory, is_refusal};
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::transport::Path;
-use crate::transport::egress::{Egress, Transmit};
+use crate::transport::egress::Transmit;
 
-/// Kernel buffer asked for in each direction; the kernel may give less (`net.core.rmem_max`).
+/// Kernel buffer asked for in each direction (limit.md: at least 4 MB); the kernel may give less, and a
+/// smaller one only drops earlier.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// A repeated send error is logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the socket did; cumulative.
+/// A datagram that waited longer than this was not: somebody set the wall clock.
+const AGE_MAX: Duration = Duration::from_secs(10);
+
+/// What the socket did; cumulative but for the last.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SocketStats {
     /// Send calls that the kernel took.
@@ -31,12 +38,26 @@ pub(super) struct SocketStats {
     pub send_blocked: u64,
     /// Datagrams dropped for any other error of the send call.
     pub send_errors: u64,
+    /// Send calls of several datagrams that were refused as such; the datagrams went one by one.
+    pub gso_refused: u64,
+    /// Datagrams sent one by one though they could have been one message.
+    pub gso_spared_datagrams: u64,
+    /// Paths that get one datagram per call now; `None`: all of them.
+    pub gso_spared_paths: Option<usize>,
+}
+
+/// What became of one send call.
+enum Sent {
+    Taken,
+    Blocked,
+    Failed(io::Error),
 }
 
 /// One worker's socket.
 pub(super) struct MediaSocket {
-    socket: mio::net::UdpSocket,
+    socket: UdpSocket,
     state: UdpSocketState,
+    gso: GsoMemory,
     ipv6: bool,
     stats: SocketStats,
     logged: Option<Instant>,
@@ -52,6 +73,7 @@ impl MediaSocket {
             }
             first => first?,
         };
+        first.explain_buffers();
         let bound = first.local_addr()?;
         let mut group = vec![first];
         for _ in 1..count {
@@ -68,12 +90,16 @@ impl MediaSocket {
         }
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
-        // Best effort: the kernel caps it, and a smaller buffer only drops earlier.
+        // Best effort; `explain_buffers` tells what came of it.
         _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
         _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
         let state = UdpSocketState::new((&socket).into())?;
+        if state.may_fragment() {
+            tracing::warn!("this kernel cannot forbid IP fragmentation of media");
+        }
         Ok(Self {
-            socket: mio::net::UdpSocket::from_std(socket.into()),
+            gso: GsoMemory::new(state.max_gso_segments() > 1),
+            socket: socket.into(),
             state,
             ipv6: addr.is_ipv6(),
             stats: SocketStats::default(),
@@ -81,23 +107,37 @@ impl MediaSocket {
         })
     }
 
+    /// Says once per start if the kernel gave smaller buffers than it should.
+    fn explain_buffers(&self) {
+        let socket = (&self.socket).into();
+        let given = [
+            ("receive", "net.core.rmem_max", self.state.recv_buffer_size(socket)),
+            ("send", "net.core.wmem_max", self.state.send_buffer_size((&self.socket).into())),
+        ];
+        for (direction, sysctl, given) in given {
+            // Linux shows twice of what was asked for: its own bookkeeping is part of it.
+            let Ok(bytes) = given.map(|doubled| doubled / 2) else { continue };
+            if bytes < SOCKET_BUFFER_BYTES {
+                tracing::warn!(
+                    "the kernel gave a {direction} buffer of {} KiB instead of {} KiB, so bursts may lose \
+                     packets; allow it with: sysctl -w {sysctl}={SOCKET_BUFFER_BYTES}",
+                    bytes / 1024,
+                    SOCKET_BUFFER_BYTES / 1024,
+                );
+            }
+        }
+    }
+
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
     pub(super) fn stats(&self) -> SocketStats {
-        self.stats
+        SocketStats { gso_spared_paths: self.gso.spared(), ..self.stats }
     }
 
-    pub(super) fn register(
-        &mut self,
-        registry: &mio::Registry,
-        token: mio::Token,
-    ) -> io::Result<()> {
-        registry.register(&mut self.socket, token, mio::Interest::READABLE)
-    }
-
-    /// Receives one batch into `buffers`; `WouldBlock` when there is nothing.
+    /// Receives one batch into `buffers`; `WouldBlock` when there is nothing. Fewer than [`BATCH_SIZE`]
+    /// means that there was no more.
     pub(super) fn receive(&mut self, buffers: &mut ReceiveBuffers) -> io::Result<usize> {
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = {
             let mut chunks = buffers.bytes.chunks_mut(buffers.stride);
@@ -117,7 +157,44 @@ impl MediaSocket {
         }
     }
 
-    fn transmit(&mut self, path: Path, contents: &[u8], segment_size: Option<usize>) {
+    /// Sends one message, in one call where the path takes segments. Says how many datagrams the kernel
+    /// took; the others are dropped and counted.
+    pub(super) fn send(&mut self, transmit: Transmit<'_>) -> u64 {
+        let Transmit { path, contents, segment_size } = transmit;
+        let datagrams = transmit.segments() as u64;
+        let Some(size) = segment_size.filter(|_| datagrams > 1) else {
+            let sent = self.call(path, contents, None);
+            return self.count(sent, datagrams);
+        };
+        if !self.gso.allows(path.remote.ip(), Instant::now) {
+            return self.send_one_by_one(path, contents, size);
+        }
+        match self.call(path, contents, Some(size)) {
+            Sent::Failed(error) if is_refusal(&error) => {
+                let sent = self.send_one_by_one(path, contents, size);
+                // What goes neither way tells nothing about segments.
+                if sent > 0 {
+                    self.stats.gso_refused += 1;
+                    self.gso.refuse(path.remote.ip(), Instant::now());
+                    tracing::debug!(%error, "a path refuses segments; its datagrams go one by one");
+                }
+                sent
+            }
+            sent => self.count(sent, datagrams),
+        }
+    }
+
+    fn send_one_by_one(&mut self, path: Path, contents: &[u8], size: usize) -> u64 {
+        let mut taken = 0;
+        for datagram in contents.chunks(size.max(1)) {
+            let sent = self.call(path, datagram, None);
+            taken += self.count(sent, 1);
+        }
+        self.stats.gso_spared_datagrams += taken;
+        taken
+    }
+
+    fn call(&self, path: Path, contents: &[u8], segment_size: Option<usize>) -> Sent {
         let transmit = UdpTransmit {
             destination: self.to_wire(path.remote.ip(), path.remote.port()),
             ecn: None,
@@ -125,20 +202,28 @@ impl MediaSocket {
             segment_size,
             src_ip: path.local.map(|ip| self.to_wire(ip, 0).ip()),
         };
-        let datagrams = segment_size.map_or(1, |size| contents.len().div_ceil(size.max(1))) as u64;
         match self.state.try_send((&self.socket).into(), &transmit) {
-            Ok(()) => {
+            Ok(()) => Sent::Taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Blocked,
+            Err(error) => Sent::Failed(error),
+        }
+    }
+
+    /// Counts a call and says how many datagrams it sent.
+    fn count(&mut self, sent: Sent, datagrams: u64) -> u64 {
+        match sent {
+            Sent::Taken => {
                 self.stats.send_calls += 1;
                 self.stats.datagrams_out += datagrams;
+                return datagrams;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.stats.send_blocked += datagrams;
-            }
-            Err(error) => {
+            Sent::Blocked => self.stats.send_blocked += datagrams,
+            Sent::Failed(error) => {
                 self.stats.send_errors += datagrams;
                 self.log_error(&error);
             }
         }
+        0
     }
 
     fn log_error(&mut self, error: &io::Error) {
@@ -157,18 +242,9 @@ impl MediaSocket {
     }
 }
 
-impl Egress for MediaSocket {
-    fn send(&mut self, transmit: Transmit<'_>) {
-        let Transmit { path, contents, segment_size } = transmit;
-        match segment_size {
-            // The kernel or the NIC refused segmentation before: one by one from now on.
-            Some(size) if transmit.segments() > self.state.max_gso_segments() => {
-                for datagram in contents.chunks(size.max(1)) {
-                    self.transmit(path, datagram, None);
-                }
-            }
-            segment_size => self.transmit(path, contents, segment_size),
-        }
+impl AsFd for MediaSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -180,15 +256,23 @@ pub(super) struct ReceiveBuffers {
 }
 
 impl ReceiveBuffers {
-    /// Hands out the datagrams of the last receive call, GRO undone.
-    pub(super) fn for_each(&mut self, count: usize, mut handle: impl FnMut(Path, &mut [u8])) {
+    /// Hands out the datagrams of the last receive call, GRO undone. `wall` is the Unix time after that
+    /// call; with each datagram comes how long before it the kernel had received it.
+    pub(super) fn for_each(
+        &mut self,
+        count: usize,
+        wall: Duration,
+        mut handle: impl FnMut(Duration, Path, &mut [u8]),
+    ) {
         let received = self.bytes.chunks_mut(self.stride).zip(&self.meta).take(count);
         for (bytes, meta) in received {
             let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
             let path = Path { local: meta.dst_ip.map(|ip| ip.to_canonical()), remote };
+            let age = meta.timestamp.map_or(Duration::ZERO, |at| wall.saturating_sub(at));
+            let age = if age > AGE_MAX { Duration::ZERO } else { age };
             let Some(bytes) = bytes.get_mut(..meta.len) else { continue };
             for datagram in bytes.chunks_mut(meta.stride.max(1)) {
-                handle(path, datagram);
+                handle(age, path, datagram);
             }
         }
     }
@@ -197,12 +281,27 @@ impl ReceiveBuffers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
+
+    fn unix_time() -> Duration {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
+    }
+
+    fn pair() -> (MediaSocket, MediaSocket, Path) {
+        let [sender, receiver] = [0, 1]
+            .map(|_| MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0));
+        let local = Some(sender.local_addr().unwrap().ip());
+        let path = Path { local, remote: receiver.local_addr().unwrap() };
+        (sender, receiver, path)
+    }
 
     fn receive(socket: &mut MediaSocket) -> Vec<(Path, Vec<u8>)> {
         let mut buffers = socket.receive_buffers();
         let mut got = Vec::new();
         while let Ok(count) = socket.receive(&mut buffers) {
-            buffers.for_each(count, |path, datagram| got.push((path, datagram.to_vec())));
+            buffers.for_each(count, unix_time(), |_, path, datagram| {
+                got.push((path, datagram.to_vec()));
+            });
         }
         got
     }
@@ -212,10 +311,8 @@ mod tests {
         let group = MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 2).unwrap();
         let ports: Vec<_> = group.iter().map(|s| s.local_addr().unwrap().port()).collect();
         assert_eq!(ports[0], ports[1]);
-        let [mut sender, mut receiver] = [0, 1]
-            .map(|_| MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0));
+        let (mut sender, mut receiver, path) = pair();
         let from = sender.local_addr().unwrap();
-        let path = Path { local: Some(from.ip()), remote: receiver.local_addr().unwrap() };
         let contents: Vec<u8> = (0..250).collect();
         sender.send(Transmit { path, contents: &contents, segment_size: Some(100) });
         let got = receive(&mut receiver);
@@ -227,11 +324,7 @@ mod tests {
 
     #[test]
     fn errors_of_the_send_call_are_counted_and_survived() {
-        let mut sender =
-            MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
-        let mut receiver =
-            MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
-        let path = Path { local: None, remote: receiver.local_addr().unwrap() };
+        let (mut sender, mut receiver, path) = pair();
         let oversized = vec![0; 70_000]; // EMSGSIZE
         sender.send(Transmit { path, contents: &oversized, segment_size: None });
         let wrong_family = Path { local: None, remote: "[::1]:9".parse().unwrap() };
@@ -254,5 +347,65 @@ mod tests {
         assert_eq!(path.local, Some([127, 0, 0, 1].into()));
         dual.send(Transmit { path: *path, contents: b"pong", segment_size: None });
         assert_eq!(receive(&mut v4).first().map(|(p, _)| p.remote), Some(to_dual.remote));
+    }
+
+    /// The kernel refuses messages of more segments than it knows (EINVAL) and of more bytes than IP
+    /// carries (EMSGSIZE). The same errors come from a route with a small MTU.
+    #[test]
+    fn what_the_kernel_refuses_as_segments_goes_one_by_one_and_is_remembered() {
+        for (segments, size) in [(200, 10), (60, 1_200)] {
+            let (mut sender, mut receiver, path) = pair();
+            let contents: Vec<u8> = (0..segments * size).map(|n| (n / size) as u8).collect();
+            let message = Transmit { path, contents: &contents, segment_size: Some(size) };
+            assert_eq!(sender.send(message), segments as u64);
+            let got = receive(&mut receiver);
+            let firsts: Vec<u8> = got.iter().map(|(_, bytes)| bytes[0]).collect();
+            assert_eq!(firsts, (0..segments as u8).collect::<Vec<_>>(), "nothing lost, in order");
+            assert!(got.iter().all(|(_, bytes)| bytes.len() == size));
+            let stats = sender.stats();
+            assert_eq!((stats.gso_refused, stats.gso_spared_paths), (1, Some(1)));
+
+            let small =
+                Transmit { path, contents: &contents[..3 * size], segment_size: Some(size) };
+            assert_eq!(sender.send(small), 3);
+            let stats = sender.stats();
+            assert_eq!(stats.gso_refused, 1, "it is not asked again");
+            assert_eq!(stats.gso_spared_datagrams, segments as u64 + 3);
+            assert_eq!(stats.send_errors, 0);
+        }
+    }
+
+    /// A stranger may write any source port, also 0, which nobody can send to (EINVAL).
+    #[test]
+    fn an_address_that_nobody_can_send_to_costs_the_others_nothing() {
+        let (mut sender, mut receiver, path) = pair();
+        let nowhere = Path { remote: SocketAddr::new(path.remote.ip(), 0), ..path };
+        for segment_size in [None, Some(100)] {
+            assert_eq!(
+                sender.send(Transmit { path: nowhere, contents: &[7; 250], segment_size }),
+                0
+            );
+        }
+        assert_eq!(sender.send(Transmit { path, contents: &[7; 250], segment_size: Some(100) }), 3);
+        let stats = sender.stats();
+        assert_eq!((stats.send_calls, stats.datagrams_out), (1, 3), "still one message");
+        assert_eq!((stats.gso_refused, stats.gso_spared_paths), (0, Some(0)));
+        assert_eq!(receive(&mut receiver).len(), 3);
+    }
+
+    #[test]
+    fn a_datagram_tells_how_long_it_waited_unless_the_clock_was_set() {
+        let (mut sender, mut receiver, path) = pair();
+        let mut ages = |later: Duration| {
+            sender.send(Transmit { path, contents: b"x", segment_size: None });
+            let mut buffers = receiver.receive_buffers();
+            let count = receiver.receive(&mut buffers).unwrap();
+            let mut ages = Vec::new();
+            buffers.for_each(count, unix_time() + later, |age, _, _| ages.push(age));
+            ages
+        };
+        let waited = Duration::from_secs(3);
+        assert!(ages(waited).iter().all(|age| (waited..AGE_MAX).contains(age)));
+        assert_eq!(ages(AGE_MAX * 2), [Duration::ZERO]);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `net/` implements [`Egress`] with a real socket, tests and the simulator with a list.
 
+use std::time::Instant;
+
 use super::Path;
 
 /// One or several datagrams for one destination.
@@ -26,4 +28,11 @@ impl Transmit<'_> {
 pub trait Egress {
     /// Sends, or drops and counts.
     fn send(&mut self, transmit: Transmit<'_>);
+
+    /// What follows, until [`Self::end_media`], is media that arrived at these times and goes to one
+    /// viewer after the other: whoever measures forwarding measures it here.
+    fn begin_media(&mut self, _arrivals: &mut dyn Iterator<Item = Instant>) {}
+
+    /// The media announced by [`Self::begin_media`] is out.
+    fn end_media(&mut self) {}
 }

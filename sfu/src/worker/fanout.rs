@@ -55,6 +55,7 @@ impl Worker {
     pub(super) fn serve(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.select(now);
+        egress.begin_media(&mut stream.arrivals());
         let mut serving = std::mem::take(&mut self.serving);
         serving.clear();
         serving.extend_from_slice(&stream.viewers);
@@ -74,6 +75,7 @@ impl Worker {
             });
         }
         self.serving = serving;
+        egress.end_media();
         if let Some(stream) = self.streams.get_mut(id) {
             stream.fresh.clear();
         }

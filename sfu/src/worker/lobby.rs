@@ -125,6 +125,11 @@ impl Lobby {
         self.doors.remove(ufrag);
     }
 
+    /// Forgets the sessions of a worker that lost them.
+    pub fn forget_worker(&self, lost: usize) {
+        self.doors.retain(|_, door| !matches!(door, Door::Owned { worker, .. } if *worker == lost));
+    }
+
     /// Ufrags known now.
     pub fn len(&self) -> usize {
         self.doors.len()

@@ -177,6 +177,19 @@ impl Worker {
         }
     }
 
+    /// A worker without sessions that goes on with the rings, the counters and the surroundings of this
+    /// one, of which a panic left nothing else to rely on.
+    pub fn rebuild(self, pool_packets: usize) -> Self {
+        let Context { clock, publisher_limits, entropy, port, report, .. } = self.context;
+        let (dtls, lobby) = (self.dtls, self.lobby);
+        let config =
+            WorkerConfig { clock, entropy, dtls, lobby, port, pool_packets, publisher_limits };
+        let mut new = Self::new(config);
+        new.context.report = report;
+        new.context.report.panics += 1;
+        new
+    }
+
     /// One datagram from the socket.
     pub fn handle_datagram(
         &mut self,

@@ -229,6 +229,13 @@ impl LocalStream {
         self.layer(of.track, of.layer).map_or(of.ext_seq, |layer| layer.ring.newest())
     }
 
+    /// When the packets to forward in this turn arrived.
+    pub(super) fn arrivals(&self) -> impl Iterator<Item = Instant> {
+        let packets =
+            self.fresh.iter().filter_map(|f| self.packet(f.track, f.layer, f.ext_seq)?.meta());
+        packets.map(|meta| meta.arrival)
+    }
+
     /// What a forwarder must know of a layer.
     pub(super) fn context(&self, track: u8, layer: u8) -> Option<LayerContext> {
         let state = self.layer(track, layer)?;

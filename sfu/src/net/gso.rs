@@ -1,0 +1,142 @@
+//! Which paths take several datagrams in one send call (UDP GSO), and which refused.
+//!
+//! A NIC without checksum offload, a tunnel or a small MTU makes the kernel refuse the call; `socket.rs`
+//! then sends the same bytes one by one and asks again after a while, since routes change. `quinn-udp`
+//! remembers too, but for the whole socket, for ever, and after any invalid argument, so one datagram to
+//! port 0 would end it for all viewers: its memory is not asked. Pure: time is an argument.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+/// After this time a path that refused is tried again: one failed call per path and minute.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// Paths remembered. When there are more it is the NIC that refuses, and all paths are spared for
+/// [`RETRY_AFTER`].
+const REFUSALS_MAX: usize = 256;
+
+/// What is known about refusals.
+#[derive(Debug, Default)]
+pub(super) struct GsoMemory {
+    /// By the address of the peer, until when.
+    refused: HashMap<IpAddr, Instant>,
+    /// All paths, until when.
+    all: Option<Instant>,
+    unsupported: bool,
+}
+
+impl GsoMemory {
+    /// Nothing refused so far; `supported` is whether the kernel knows GSO at all.
+    pub(super) fn new(supported: bool) -> Self {
+        Self { unsupported: !supported, ..Self::default() }
+    }
+
+    /// Whether to try. `clock` is asked only where something was refused.
+    pub(super) fn allows(&mut self, remote: IpAddr, clock: impl FnOnce() -> Instant) -> bool {
+        if self.unsupported {
+            return false;
+        }
+        if self.refused.is_empty() && self.all.is_none() {
+            return true;
+        }
+        let now = clock();
+        if self.all.is_some_and(|until| now < until) {
+            return false;
+        }
+        self.all = None;
+        match self.refused.get(&remote) {
+            Some(until) if now < *until => false,
+            Some(_) => {
+                self.refused.remove(&remote);
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// The path refused segments, and took the same bytes one by one.
+    pub(super) fn refuse(&mut self, remote: IpAddr, now: Instant) {
+        if self.refused.len() >= REFUSALS_MAX {
+            self.refused.retain(|_, until| now < *until);
+        }
+        if self.refused.len() >= REFUSALS_MAX && !self.refused.contains_key(&remote) {
+            self.refused.clear();
+            self.all = Some(now + RETRY_AFTER);
+        } else {
+            self.refused.insert(remote, now + RETRY_AFTER);
+        }
+    }
+
+    /// Paths spared now, as far as they are known one by one; all of them if `None`.
+    pub(super) fn spared(&self) -> Option<usize> {
+        (!self.unsupported && self.all.is_none()).then_some(self.refused.len())
+    }
+}
+
+/// Whether an error of a send call with segments may be about the segments: no checksum offload (EIO),
+/// segments beyond the MTU of the route or too many of them (EINVAL, EMSGSIZE).
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::INVAL | Errno::MSGSIZE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn viewer(n: u32) -> IpAddr {
+        Ipv4Addr::from_bits(0x0a00_0000 + n).into()
+    }
+
+    #[test]
+    fn a_path_that_refused_is_spared_for_a_minute_and_the_others_are_not() {
+        let now = Instant::now();
+        let mut memory = GsoMemory::new(true);
+        assert!(memory.allows(viewer(1), || unreachable!("no clock while all is well")));
+        memory.refuse(viewer(1), now);
+        assert!(!memory.allows(viewer(1), || now + RETRY_AFTER - Duration::from_millis(1)));
+        assert!(memory.allows(viewer(2), || now));
+        assert_eq!(memory.spared(), Some(1));
+        assert!(memory.allows(viewer(1), || now + RETRY_AFTER), "routes change");
+        assert_eq!(memory.spared(), Some(0));
+    }
+
+    #[test]
+    fn a_nic_that_refuses_everybody_is_remembered_as_one() {
+        let now = Instant::now();
+        let mut memory = GsoMemory::new(true);
+        for n in 0..REFUSALS_MAX as u32 {
+            memory.refuse(viewer(n), now);
+        }
+        memory.refuse(viewer(0), now);
+        assert_eq!(memory.spared(), Some(REFUSALS_MAX), "at the limit");
+        assert!(memory.allows(viewer(9_999), || now));
+        memory.refuse(viewer(9_999), now);
+        assert_eq!(memory.spared(), None, "one past it");
+        assert!(!memory.allows(viewer(123_456), || now + RETRY_AFTER / 2));
+        assert!(memory.allows(viewer(0), || now + RETRY_AFTER));
+        assert_eq!(memory.spared(), Some(0));
+    }
+
+    #[test]
+    fn old_refusals_make_room_before_all_paths_are_spared() {
+        let now = Instant::now();
+        let mut memory = GsoMemory::new(true);
+        for n in 0..REFUSALS_MAX as u32 {
+            memory.refuse(viewer(n), now);
+        }
+        memory.refuse(viewer(9_999), now + RETRY_AFTER);
+        assert_eq!(memory.spared(), Some(1));
+    }
+
+    #[test]
+    fn an_old_kernel_is_never_asked() {
+        let mut memory = GsoMemory::new(false);
+        assert!(!memory.allows(viewer(1), || unreachable!("nothing to look up")));
+        assert_eq!(memory.spared(), None);
+    }
+}

@@ -20,7 +20,7 @@ export async function run({ server, checks, args }) {
 
   let served = 0;
   for (let n = 0; n < ROUNDS; n += 1) {
-    served += (await round(server, args, `churn${n}`, n % KILL_EVERY === KILL_EVERY - 1)) ? 1 : 0;
+    served += (await round(server, args, `churn${n}`, n % KILL_EVERY === KILL_EVERY - 1, checks)) ? 1 : 0;
   }
   checks.equal('rounds that ended by themselves were served without fault', served, ROUNDS - ROUNDS / KILL_EVERY);
   const stats = await server.api('/api/v1/stats');
@@ -37,19 +37,22 @@ export async function run({ server, checks, args }) {
 }
 
 /** One publisher and its viewers for a second; true if the load generator was content. */
-async function round(server, args, name, kill) {
+async function round(server, args, name, kill, checks) {
   const load = start(args.loadtest, [
     '--whip', server.whip(name), '--whep', server.whep(name), '--publishers', '1', '--viewers', String(VIEWERS),
     '--video-kbps', '500', '--audio', '--duration', '1', '--verify', 'all',
   ]);
-  for (const stream of [load.stdout, load.stderr]) stream.resume();
+  let report = '';
+  for (const stream of [load.stdout, load.stderr]) stream.on('data', (text) => (report += text));
   if (kill) {
     await soon('the viewers to come', async () => (await server.stream(name))?.viewers === VIEWERS, 10_000);
     signal(load, 'SIGKILL');
     await load.ended;
     return false;
   }
-  return (await load.ended).code === 0;
+  const { code } = await load.ended;
+  if (code !== 0) checks?.note(`${name} ended with code ${code}: ${report.trim().split('\n').join('; ')}`);
+  return code === 0;
 }
 
 async function left(server) {

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use super::decision::{DecisionLog, Reason};
-use super::line::{Line, LineConfig, OutgoingFormat, Splice};
+use super::line::{Line, LineConfig, OutgoingFormat, Splice, Stamp};
 use super::sent::SentRecord;
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
@@ -122,7 +122,13 @@ impl Forwarder {
         self.current.map(|(_, layer)| layer)
     }
 
-    /// Decides on one fresh packet. `twcc` is the number to stamp if it is forwarded.
+    /// Whether packets of this layer are forwarded, or would be once a keyframe comes.
+    pub fn wants(&self, epoch: u32, layer: u8) -> bool {
+        let source = Some((epoch, layer));
+        self.current == source || self.target == source
+    }
+
+    /// Decides on one fresh packet, which gets `stamp` if it is forwarded.
     ///
     /// # Errors
     /// Why the packet is not for this viewer.
@@ -130,7 +136,7 @@ impl Forwarder {
         &mut self,
         context: LayerContext,
         meta: &PacketMeta,
-        twcc: u16,
+        stamp: impl Into<Stamp>,
     ) -> Result<SentRecord, DropReason> {
         let format = self.line.format().ok_or(DropReason::CodecNotNegotiated)?;
         let came_on = (context.epoch, context.layer);
@@ -143,7 +149,7 @@ impl Forwarder {
             }
             self.start(context, format.codec, meta);
         }
-        let record = self.line.assign(context.epoch, context.layer, meta, twcc)?;
+        let record = self.line.assign(context.epoch, context.layer, meta, stamp.into())?;
         self.highest_in = self.highest_in.max(meta.ext_seq);
         if let (Some(anchor), Some(delta)) = (context.anchor, self.line.timestamp_delta()) {
             self.outgoing = Some(ClockAnchor { rtp: anchor.rtp.wrapping_add(delta), ..anchor });
@@ -228,7 +234,7 @@ mod tests {
             mid: b"v".as_slice().into(),
             exts: vec![(ExtKind::Mid, 1), (ExtKind::TransportCc, 2)],
             two_byte_exts: false,
-            remember: true,
+            remember: 1024,
             first_sequence: 1_000,
             first_timestamp: 50_000,
         };

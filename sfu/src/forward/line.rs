@@ -36,8 +36,8 @@ pub struct LineConfig {
     pub exts: Vec<(ExtKind, u8)>,
     /// Two-byte extension headers may be used.
     pub two_byte_exts: bool,
-    /// NACKs are answered: remember what was sent.
-    pub remember: bool,
+    /// NACKs are answered: how many packets to remember for that, a power of two; 0 for none.
+    pub remember: usize,
     /// First outgoing sequence number; below 2^15 so that nothing precedes the first roll-over.
     pub first_sequence: u16,
     /// Added to the first timestamp.
@@ -64,16 +64,38 @@ pub struct Plaintext<'a> {
     pub(crate) header_len: usize,
     pub(crate) prefix_len: usize,
     pub(crate) rest: &'a [u8],
+    pub(crate) padding: &'static [u8],
     pub(crate) ssrc: u32,
     pub(crate) index: u64,
 }
 
 impl Plaintext<'_> {
-    /// Bytes after the header.
+    /// Bytes after the header, padding not counted.
     pub fn payload_len(&self) -> usize {
         self.prefix_len + self.rest.len()
     }
 }
+
+/// What is chosen per packet and viewer beside its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Transport-wide number.
+    pub twcc: u16,
+    /// Add one byte of RTP padding (RFC 3550 section 5.1), to be as long as its neighbours.
+    pub padded: bool,
+}
+
+impl From<u16> for Stamp {
+    fn from(twcc: u16) -> Self {
+        Self { twcc, padded: false }
+    }
+}
+
+/// One byte of padding: its own count.
+const PADDING: &[u8] = &[1];
+
+/// The P bit of the first header byte.
+const PADDING_BIT: u8 = 0x20;
 
 /// Where a new segment continues the line.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +123,7 @@ struct Segment {
 #[derive(Debug)]
 pub struct Line {
     config: LineConfig,
+    template: Template,
     format: Option<OutgoingFormat>,
     segments: [Option<Segment>; SEGMENTS],
     issued: IssuedWindow,
@@ -124,7 +147,8 @@ impl Line {
     pub fn new(config: LineConfig, now: Instant) -> Self {
         let first = u64::from(config.first_sequence);
         Self {
-            sent: config.remember.then(|| SentMap::new(now)),
+            sent: (config.remember > 0).then(|| SentMap::new(now, config.remember)),
+            template: Template::new(&config),
             issued: IssuedWindow::new(first),
             next_rtx: first,
             config,
@@ -227,7 +251,7 @@ impl Line {
         epoch: u32,
         layer: u8,
         meta: &PacketMeta,
-        twcc: u16,
+        stamp: Stamp,
     ) -> Result<SentRecord, DropReason> {
         let seq = meta.ext_seq;
         let segment = self.segments.iter().flatten().copied().find(|segment| {
@@ -246,7 +270,8 @@ impl Line {
         let tl0 = picture.tl0_pic_idx.unwrap_or(0).wrapping_add(segment.tl0_delta);
         let timestamp = meta.timestamp.wrapping_add(segment.ts_delta);
         let source = SourceSeq::new(epoch, layer, seq);
-        let record = SentRecord::new(source, out, timestamp, twcc, (picture_id, tl0));
+        let picture = (picture_id, tl0);
+        let record = SentRecord::new(source, out, timestamp, stamp.twcc, picture, stamp.padded);
         if newest {
             self.last =
                 Some(LastSent { timestamp, picture_id, tl0_pic_idx: tl0, marker: meta.marker });
@@ -284,10 +309,15 @@ impl Line {
         let ids = (pt, sequence, self.config.ssrc);
         let header_len =
             self.write_header(record.timestamp, record.twcc, ids, packet, meta, out)?;
+        let padding = if record.padded() { PADDING } else { &[] };
+        if record.padded() {
+            *out.first_mut()? |= PADDING_BIT;
+        }
         let (prefix_len, rest) =
             copy_prefix(&format, record, packet, meta, out.get_mut(header_len..)?)?;
         let index = self.issued.widen(record.out);
-        Some(Plaintext { out, header_len, prefix_len, rest, ssrc: self.config.ssrc, index })
+        let ssrc = self.config.ssrc;
+        Some(Plaintext { out, header_len, prefix_len, rest, padding, ssrc, index })
     }
 
     /// Wraps a record for retransmission (RFC 4588) under a fresh RTX number and TWCC number.
@@ -309,7 +339,8 @@ impl Line {
             copy_prefix(&format, record, packet, meta, out.get_mut(header_len + 2..)?)?;
         self.next_rtx += 1;
         let ssrc = self.config.rtx_ssrc;
-        Some(Plaintext { out, header_len, prefix_len: prefix_len + 2, rest, ssrc, index })
+        let prefix_len = prefix_len + 2;
+        Some(Plaintext { out, header_len, prefix_len, rest, padding: &[], ssrc, index })
     }
 
     fn current(&self) -> Option<&Segment> {
@@ -325,47 +356,97 @@ impl Line {
         meta: &PacketMeta,
         out: &mut [u8],
     ) -> Option<usize> {
-        let two_byte = self.needs_two_byte(meta);
-        let mut writer = ExtWriter::new(out.get_mut(RTP_HEADER_LEN..)?, two_byte);
-        for &(kind, id) in &self.config.exts {
-            match kind {
-                ExtKind::Mid => _ = writer.push(id, &self.config.mid),
-                ExtKind::TransportCc => _ = writer.push(id, &twcc.to_be_bytes()),
-                _ => {
-                    let carried = meta.exts.iter().flatten().find(|ext| ext.kind == kind);
-                    if let Some(ext) = carried {
-                        writer.push(id, packet.ext(*ext));
-                    }
-                }
-            }
-        }
-        let ext_len = writer.finish();
+        // Most video packets carry nothing of the publisher's: their header is always the same.
+        let header_len = match meta.exts.first() {
+            Some(None) => self.template.write(twcc, out)?,
+            _ => write_extensions(&self.config, twcc, Some((packet, meta)), out)?,
+        };
         let fixed = out.first_chunk_mut::<RTP_HEADER_LEN>()?;
-        fixed[0] = 0x80 | if ext_len > 0 { 0x10 } else { 0 };
+        fixed[0] = 0x80 | if header_len > RTP_HEADER_LEN { 0x10 } else { 0 };
         fixed[1] = pt & 0x7f | if meta.marker { 0x80 } else { 0 };
         fixed[2..4].copy_from_slice(&sequence.to_be_bytes());
         fixed[4..8].copy_from_slice(&timestamp.to_be_bytes());
         fixed[8..12].copy_from_slice(&ssrc.to_be_bytes());
-        Some(RTP_HEADER_LEN + ext_len)
+        Some(header_len)
+    }
+}
+
+/// Room for the fixed header and the extensions of every packet: a mid of [`MID_BYTES_MAX`] and a
+/// transport-wide number in two-byte form are 12 + 4 + 18 + 4 and two of padding.
+const TEMPLATE_BYTES: usize = 48;
+
+/// The header of a packet that carries no extension of the publisher's, written once.
+#[derive(Debug)]
+struct Template {
+    bytes: [u8; TEMPLATE_BYTES],
+    len: usize,
+    /// Where the transport-wide number stands.
+    twcc_at: Option<usize>,
+}
+
+impl Template {
+    fn new(config: &LineConfig) -> Self {
+        // Two numbers without a byte in common show where the number stands.
+        let [ours, other] = [0x0102, 0x0304].map(|twcc: u16| {
+            let mut bytes = [0; TEMPLATE_BYTES];
+            let len = write_extensions(config, twcc, None, &mut bytes);
+            (bytes, len.unwrap_or(RTP_HEADER_LEN))
+        });
+        let ((bytes, len), (changed, _)) = (ours, other);
+        let twcc_at = bytes.iter().zip(changed).position(|(a, b)| *a != b);
+        Self { bytes, len, twcc_at }
     }
 
-    /// One-byte headers carry 16 bytes and ids up to 14 (RFC 8285 section 4.2).
-    fn needs_two_byte(&self, meta: &PacketMeta) -> bool {
-        self.config.two_byte_exts
-            && self.config.exts.iter().any(|&(kind, id)| {
-                let len = match kind {
-                    ExtKind::Mid => self.config.mid.len(),
-                    ExtKind::TransportCc => 2,
-                    _ => meta
-                        .exts
-                        .iter()
-                        .flatten()
-                        .find(|ext| ext.kind == kind)
-                        .map_or(0, |ext| usize::from(ext.len)),
-                };
-                len > 16 || (id > 14 && len > 0)
-            })
+    fn write(&self, twcc: u16, out: &mut [u8]) -> Option<usize> {
+        // The whole array: a copy of fixed length is cheaper than one of this length.
+        out.get_mut(..TEMPLATE_BYTES)?.copy_from_slice(&self.bytes);
+        if let Some(at) = self.twcc_at {
+            out.get_mut(at..at + 2)?.copy_from_slice(&twcc.to_be_bytes());
+        }
+        Some(self.len)
     }
+}
+
+/// Writes the extensions behind the fixed header, those that this packet carries among them; the
+/// header's length. What the form cannot say or has no room stays out.
+fn write_extensions(
+    config: &LineConfig,
+    twcc: u16,
+    carrier: Option<(&Packet, &PacketMeta)>,
+    out: &mut [u8],
+) -> Option<usize> {
+    let two_byte = needs_two_byte(config, carrier.map(|(_, meta)| meta));
+    let mut writer = ExtWriter::new(out.get_mut(RTP_HEADER_LEN..)?, two_byte);
+    for &(kind, id) in &config.exts {
+        match kind {
+            ExtKind::Mid => _ = writer.push(id, &config.mid),
+            ExtKind::TransportCc => _ = writer.push(id, &twcc.to_be_bytes()),
+            _ => {
+                let Some((packet, meta)) = carrier else { continue };
+                if let Some(ext) = meta.exts.iter().flatten().find(|ext| ext.kind == kind) {
+                    writer.push(id, packet.ext(*ext));
+                }
+            }
+        }
+    }
+    Some(RTP_HEADER_LEN + writer.finish())
+}
+
+/// One-byte headers carry 16 bytes and ids up to 14 (RFC 8285 section 4.2).
+fn needs_two_byte(config: &LineConfig, meta: Option<&PacketMeta>) -> bool {
+    let carried = |kind| {
+        let mut exts = meta.into_iter().flat_map(|meta| meta.exts.iter().flatten());
+        exts.find(|ext| ext.kind == kind).map_or(0, |ext| usize::from(ext.len))
+    };
+    config.two_byte_exts
+        && config.exts.iter().any(|&(kind, id)| {
+            let len = match kind {
+                ExtKind::Mid => config.mid.len(),
+                ExtKind::TransportCc => 2,
+                _ => carried(kind),
+            };
+            len > 16 || (id > 14 && len > 0)
+        })
 }
 
 fn picture_number(picture: PictureIds) -> u16 {

@@ -12,5 +12,5 @@ pub mod sent;
 
 pub use decision::{Decision, DecisionLog, Reason};
 pub use forwarder::Forwarder;
-pub use line::{Line, LineConfig, OutgoingFormat, Plaintext, Splice};
+pub use line::{Line, LineConfig, OutgoingFormat, Plaintext, Splice, Stamp};
 pub use sent::SentRecord;

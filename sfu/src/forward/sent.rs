@@ -4,10 +4,14 @@
 //! there, when a fresh number is given out, and never changes; writing it again gives the same bytes
 //! (architecture D1, the GCM rule).
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-/// Packets remembered per line, a power of two; older ones cannot be repeated.
+/// Packets remembered per line of video, a power of two; older ones cannot be repeated.
 pub const SENT_MAX: usize = 1024;
+
+/// The same for audio: five seconds of Opus.
+pub const SENT_AUDIO_MAX: usize = 256;
 
 /// How often one packet may be repeated in all (quality A3.2).
 pub const REPEATS_MAX: u8 = 5;
@@ -22,38 +26,43 @@ pub struct SentRecord {
     pub(super) twcc: u16,
     pub(super) picture_id: u16,
     pub(super) tl0_pic_idx: u8,
-    repeats: u8,
+    /// Repeats so far, and in the top bit whether one byte of padding was added.
+    flags: u8,
     /// Low 16 bits of the milliseconds of the last repeat.
     repeated_ms: u16,
 }
 
 /// Which cached packet a record means: publisher epoch (8 bits), layer (8), sequence number (48).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SourceSeq(u64);
+pub struct SourceSeq(NonZeroU64);
 
 impl SourceSeq {
     /// Packs the three.
     pub fn new(epoch: u32, layer: u8, ext_seq: u64) -> Self {
-        Self(u64::from(epoch as u8) << 56 | u64::from(layer) << 48 | (ext_seq & SEQ_MASK))
+        let packed = u64::from(epoch as u8) << 56 | u64::from(layer) << 48 | (ext_seq & SEQ_MASK);
+        // Extended numbers begin at 2^16, so zero never comes; the niche keeps a record at 24 bytes.
+        Self(NonZeroU64::new(packed).unwrap_or(NonZeroU64::MIN))
     }
 
     /// The layer index.
     pub fn layer(self) -> u8 {
-        (self.0 >> 48) as u8
+        (self.0.get() >> 48) as u8
     }
 
     /// The publisher's extended sequence number.
     pub fn ext_seq(self) -> u64 {
-        self.0 & SEQ_MASK
+        self.0.get() & SEQ_MASK
     }
 
     /// Whether it belongs to this publisher epoch.
     pub fn is_epoch(self, epoch: u32) -> bool {
-        (self.0 >> 56) as u8 == epoch as u8
+        (self.0.get() >> 56) as u8 == epoch as u8
     }
 }
 
 const SEQ_MASK: u64 = (1 << 48) - 1;
+
+const PADDED: u8 = 0x80;
 
 impl SentRecord {
     pub(super) fn new(
@@ -62,6 +71,7 @@ impl SentRecord {
         timestamp: u32,
         twcc: u16,
         picture: (u16, u8),
+        padded: bool,
     ) -> Self {
         Self {
             source,
@@ -70,9 +80,14 @@ impl SentRecord {
             twcc,
             picture_id: picture.0,
             tl0_pic_idx: picture.1,
-            repeats: 0,
+            flags: if padded { PADDED } else { 0 },
             repeated_ms: 0,
         }
+    }
+
+    /// Whether it carries one byte of padding.
+    pub(super) fn padded(&self) -> bool {
+        self.flags & PADDED != 0
     }
 
     /// Which cached packet it is.
@@ -89,14 +104,15 @@ pub struct SentMap {
 }
 
 impl SentMap {
-    /// An empty map; `base` only anchors compact times.
-    pub fn new(base: Instant) -> Self {
-        Self { records: vec![None; SENT_MAX].into_boxed_slice(), base }
+    /// An empty map of this many packets, a power of two; `base` only anchors compact times.
+    pub fn new(base: Instant, packets: usize) -> Self {
+        Self { records: vec![None; packets.max(1)].into_boxed_slice(), base }
     }
 
-    /// Remembers a packet under its outgoing number, forgetting the one [`SENT_MAX`] before it.
+    /// Remembers a packet under its outgoing number, forgetting the one a whole map before it.
     pub fn insert(&mut self, record: SentRecord) {
-        if let Some(slot) = self.records.get_mut(record.out as usize % SENT_MAX) {
+        let place = record.out as usize % self.records.len();
+        if let Some(slot) = self.records.get_mut(place) {
             *slot = Some(record);
         }
     }
@@ -110,14 +126,16 @@ impl SentMap {
         sequence: u16,
         rtt: Duration,
     ) -> Result<SentRecord, bool> {
-        let slot = self.records.get_mut(usize::from(sequence) % SENT_MAX).ok_or(false)?;
+        let place = usize::from(sequence) % self.records.len();
+        let slot = self.records.get_mut(place).ok_or(false)?;
         let record = slot.as_mut().filter(|record| record.out as u16 == sequence).ok_or(false)?;
         let now_ms = now.saturating_duration_since(self.base).as_millis() as u16;
         let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.repeated_ms)));
-        if record.repeats >= REPEATS_MAX || (record.repeats > 0 && since < rtt) {
+        let repeats = record.flags & !PADDED;
+        if repeats >= REPEATS_MAX || (repeats > 0 && since < rtt) {
             return Err(true);
         }
-        record.repeats += 1;
+        record.flags += 1;
         record.repeated_ms = now_ms;
         Ok(*record)
     }
@@ -128,12 +146,12 @@ mod tests {
     use super::*;
 
     fn record(out: u64) -> SentRecord {
-        SentRecord::new(SourceSeq::new(3, 1, out + 7), out, 90, 5, (0, 0))
+        SentRecord::new(SourceSeq::new(3, 1, out + 7), out, 90, 5, (0, 0), true)
     }
 
     #[test]
     fn a_record_is_24_bytes() {
-        assert_eq!(size_of::<SentRecord>(), 24);
+        assert_eq!(size_of::<Option<SentRecord>>(), 24);
     }
 
     #[test]
@@ -147,7 +165,7 @@ mod tests {
     fn repeats_once_per_rtt_and_five_times() {
         let now = Instant::now();
         let rtt = Duration::from_millis(50);
-        let mut map = SentMap::new(now);
+        let mut map = SentMap::new(now, SENT_MAX);
         map.insert(record(70_000));
         let sequence = 70_000u64 as u16;
         assert!(map.claim_repeat(now, sequence, rtt).is_ok());

@@ -222,6 +222,8 @@ pub struct RateMeter {
     newest: u64,
     /// Bytes and packets by bucket index modulo [`BUCKETS`].
     buckets: [(u64, u64); BUCKETS as usize],
+    /// The sum of all buckets, kept so that asking costs no walk.
+    sum: (u64, u64),
 }
 
 /// Buckets that make up the window, the newest still filling.
@@ -241,19 +243,34 @@ impl RateMeter {
 
     /// One packet of `bytes`.
     pub fn add(&mut self, now: Instant, bytes: usize) {
+        self.add_many(now, 1, bytes as u64);
+    }
+
+    /// Some packets with `bytes` in all.
+    pub fn add_many(&mut self, now: Instant, packets: u64, bytes: u64) {
         let start = *self.start.get_or_insert(now);
         let index = bucket_index(start, now).max(self.newest);
         if index - self.newest >= BUCKETS {
             self.buckets = Default::default();
+            self.sum = (0, 0);
         } else {
             for skipped in self.newest + 1..=index {
-                *self.bucket_mut(skipped) = (0, 0);
+                let left = std::mem::take(self.bucket_mut(skipped));
+                self.sum = (self.sum.0 - left.0, self.sum.1 - left.1);
             }
         }
         self.newest = index;
         let bucket = self.bucket_mut(index);
-        bucket.0 += bytes as u64;
-        bucket.1 += 1;
+        *bucket = (bucket.0 + bytes, bucket.1 + packets);
+        self.sum = (self.sum.0 + bytes, self.sum.1 + packets);
+    }
+
+    /// Whether more than this came over the last second.
+    pub fn exceeds(&self, now: Instant, bitrate: Bitrate, packets_per_second: u32) -> bool {
+        let (bytes, packets, span) = self.window(now);
+        let ms = span.as_millis() as u64;
+        bytes.saturating_mul(8_000) > bitrate.0.saturating_mul(ms)
+            || packets.saturating_mul(1_000) > u64::from(packets_per_second).saturating_mul(ms)
     }
 
     /// Bits per second over the last second, or since the first packet if that is later.
@@ -273,12 +290,13 @@ impl RateMeter {
         let Some(start) = self.start else { return (0, 0, Duration::from_millis(MIN_SPAN_MS)) };
         let current = bucket_index(start, now).max(self.newest);
         let oldest = (current + 1).saturating_sub(BUCKETS);
-        let (mut bytes, mut packets) = (0, 0);
-        // A bucket newer than `newest` is empty, its slot still holds an older one.
-        for index in oldest..=self.newest {
+        let (mut bytes, mut packets) = self.sum;
+        // What has left the window since the newest packet.
+        let held_from = (self.newest + 1).saturating_sub(BUCKETS);
+        for index in held_from..oldest.min(self.newest + 1) {
             let bucket = self.bucket(index);
-            bytes += bucket.0;
-            packets += bucket.1;
+            bytes -= bucket.0;
+            packets -= bucket.1;
         }
         let span = now
             .saturating_duration_since(start + Duration::from_millis(oldest * BUCKET_MS))

@@ -372,20 +372,33 @@ impl IceAgent {
     /// it would be exceeded. A publisher has [`HANDSHAKE_ALLOWANCE`] more, and is free of this once
     /// keys exist.
     pub fn may_send(&mut self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let allowed = self.selected.is_some() && bytes <= self.allowance();
+        if allowed {
+            self.count_sent(bytes);
+        }
+        allowed
+    }
+
+    /// Bytes that [`may_send`](Self::may_send) would allow; 0 while no path is selected.
+    pub fn allowance(&self) -> u64 {
+        let selected = self.selected.and_then(|path| self.pairs.iter().find(|p| p.path == path));
+        let Some(pair) = selected else { return 0 };
         let publisher = self.kind == Role::Publisher;
-        let free = publisher && self.authenticated;
+        if pair.confirmed || (publisher && self.authenticated) {
+            return u64::MAX;
+        }
         let room = if self.confirm.is_some() { CHECK_ROOM } else { 0 };
-        let Some(pair) = self.selected.and_then(|path| self.pair_mut(path)) else {
-            return false;
-        };
-        let sent = pair.sent.saturating_add(bytes as u64);
         let handshake = if publisher { HANDSHAKE_ALLOWANCE } else { 0 };
         let budget = pair.received.saturating_mul(UNCONFIRMED_FACTOR).saturating_add(handshake);
-        if !free && !pair.confirmed && sent.saturating_add(room) > budget {
-            return false;
+        budget.saturating_sub(pair.sent).saturating_sub(room)
+    }
+
+    /// Bytes left on the selected path.
+    pub fn count_sent(&mut self, bytes: u64) {
+        if let Some(pair) = self.selected.and_then(|path| self.pair_mut(path)) {
+            pair.sent = pair.sent.saturating_add(bytes);
         }
-        pair.sent = sent;
-        true
     }
 
     /// Counts the bytes of a datagram other than STUN from a validated pair, for the 3 × rule.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::dtls::{Dtls, DtlsBackend, DtlsEvent};
 use super::egress::{Egress, Transmit};
 use super::ice::{IceAgent, IceConfig};
-use super::srtp::{Opened, SrtpProfile, SrtpReceiver, SrtpSender};
+use super::srtp::{Opened, SrtpProfile, SrtpReceiver, SrtpSender, Tail};
 use super::{Entropy, Path};
 use crate::error::{CloseReason, DropReason};
 use crate::forward::Plaintext;
@@ -205,8 +205,9 @@ impl Peer {
 
     /// Seals a packet that a line wrote; returns the length on the wire. The only way to seal RTP.
     pub fn seal(&mut self, plaintext: Plaintext<'_>) -> Option<usize> {
-        let Plaintext { out, header_len, prefix_len, rest, ssrc, index } = plaintext;
-        self.sender.as_mut()?.seal_rtp(out, header_len, prefix_len, rest, ssrc, index)
+        let Plaintext { out, header_len, prefix_len, rest, padding, ssrc, index } = plaintext;
+        let tail = Tail { shared: rest, padding };
+        self.sender.as_mut()?.seal_rtp(out, header_len, prefix_len, tail, ssrc, index)
     }
 
     /// Seals the RTCP in `buffer[..len]` and sends it, if we may.
@@ -225,6 +226,17 @@ impl Peer {
     /// Whether `bytes` may go to the selected path now (the 3 x rule of architecture D3).
     pub fn may_send(&mut self, bytes: usize) -> bool {
         self.ice.may_send(bytes)
+    }
+
+    /// Bytes that may go to the selected path now; say what of it was used with
+    /// [`Self::count_sent`]. For a turn's worth of packets, where asking for each costs.
+    pub fn allowance(&self) -> u64 {
+        self.ice.allowance()
+    }
+
+    /// Bytes went to the selected path.
+    pub fn count_sent(&mut self, bytes: u64) {
+        self.ice.count_sent(bytes);
     }
 
     /// Sends what ICE and DTLS have to send, and tells what happened. Call after each datagram and

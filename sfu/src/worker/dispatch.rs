@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use super::session::{RoleState, Session, SessionKey};
 use super::{Event, Home, Knock, Worker};
 use crate::error::DropReason;
+use crate::ids::Role;
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::rtp::packet::{PacketClass, classify};
 use crate::transport::Path;
 use crate::transport::egress::{Egress, Transmit};
+use crate::transport::peer::PeerState;
 use crate::transport::stun::{self, StunView};
 
 /// A session that proved to be alive this lately keeps its address pair.
@@ -41,6 +43,12 @@ impl Worker {
             }
         };
         let Some(key) = key else { return Ok(()) };
+        let waits = |session: &Session| {
+            session.kind() == Role::Subscriber && session.peer.state() != PeerState::Connected
+        };
+        if class == PacketClass::Dtls && self.sessions.get(key).is_some_and(waits) {
+            return self.postpone_handshake(now, key, path, datagram);
+        }
         let mut outcome = Ok(());
         self.guarded(now, key, egress, |worker, egress| {
             outcome = worker.session_datagram(now, key, path, class, datagram, egress);

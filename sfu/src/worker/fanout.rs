@@ -55,6 +55,7 @@ impl Worker {
     pub(super) fn serve(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.select(now);
+        stream.arrange();
         egress.begin_media(&mut stream.arrivals());
         let mut serving = std::mem::take(&mut self.serving);
         serving.clear();

@@ -147,8 +147,7 @@ impl Layer {
 
     /// Counts a packet on the wire; false if the layer is above its limits.
     pub(super) fn within(&mut self, limits: PublisherLimits, now: Instant, bytes: usize) -> bool {
-        let above = self.rate.bitrate(now) > limits.bitrate
-            || self.rate.packets_per_second(now) > limits.packets_per_second;
+        let above = self.rate.exceeds(now, limits.bitrate, limits.packets_per_second);
         if !above {
             self.rate.add(now, bytes);
         }

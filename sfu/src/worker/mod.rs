@@ -2,7 +2,7 @@
 //! arguments, datagrams and events go out as values.
 //!
 //! This file is the hallway: it only says who is called, in which order. `dispatch` finds the session
-//! of a datagram, `lifecycle` adopts, connects and closes sessions, `sources` follows who publishes,
+//! of a datagram, `handshakes` spreads the dear ones over turns, `lifecycle` adopts, connects and closes sessions, `sources` follows who publishes,
 //! `fanout` serves the viewers. Below them: `publisher` takes packets in, `stream` keeps them,
 //! `subscriber` sends them out. The shell in `net/` drives one `Worker` per thread, the tests drive
 //! several under one virtual clock.
@@ -13,6 +13,7 @@ mod demux;
 mod dispatch;
 mod fanout;
 mod feedback;
+mod handshakes;
 mod ingest;
 mod layer;
 mod lifecycle;
@@ -38,6 +39,7 @@ pub use session::{NewSession, Plan};
 use batch::Batch;
 use context::{Context, SCRATCH_BYTES};
 use demux::Demux;
+use handshakes::Handshakes;
 use session::{RoleState, SessionKey, Sessions};
 use streams::Streams;
 use timers::Timers;
@@ -138,6 +140,7 @@ pub struct Worker {
     /// Streams with fresh packets in this turn.
     fresh_streams: Vec<StreamId>,
     timers: Timers,
+    handshakes: Handshakes,
     batch: Batch,
     events: Vec<Event>,
     next_sweep: Option<Instant>,
@@ -168,6 +171,7 @@ impl Worker {
             streams: Streams::default(),
             fresh_streams: Vec::new(),
             timers: Timers::default(),
+            handshakes: Handshakes::default(),
             batch: Batch::new(),
             events: Vec::new(),
             next_sweep: None,
@@ -241,9 +245,11 @@ impl Worker {
 
     /// Forwards everything that came in since the last call. Call once per turn of the loop.
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
+        let served_media = !self.fresh_streams.is_empty();
         while let Some(id) = self.fresh_streams.pop() {
             self.serve(now, id, egress);
         }
+        self.work_off_handshakes(now, served_media, egress);
         self.context.port.notify();
     }
 
@@ -275,7 +281,8 @@ impl Worker {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        context::earlier(self.timers.next(), self.next_sweep)
+        let timers = context::earlier(self.timers.next(), self.next_sweep);
+        context::earlier(timers, self.handshakes.waiting_since())
     }
 
     /// Whether other workers left something.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::session::SessionKey;
+use crate::codec::MediaKind;
 use crate::error::DropReason;
 use crate::forward::forwarder::LayerContext;
 use crate::forward::selector::{LAYER_DEAD_AFTER_MS, LayerView, largest_live};
 use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
-use crate::media::{Packet, PacketPool, ReplayRing};
+use crate::media::{Packet, PacketMeta, PacketPool, ReplayRing};
 use crate::router::{LayerNote, SourceInfo, StreamShared};
 
 /// How often the best layer is chosen anew.
@@ -34,6 +35,8 @@ pub(super) struct LocalStream {
     owned: bool,
     tracks: Vec<LocalTrack>,
     selected_at: Option<Instant>,
+    /// Grows whenever the best layer of a track or the source changes.
+    selection: u64,
 }
 
 /// A packet to forward: where to find it.
@@ -45,13 +48,27 @@ pub(super) struct Fresh {
     pub layer: u8,
     /// Extended sequence number in that layer's ring.
     pub ext_seq: u64,
+    /// One byte of padding makes it as long as its neighbours.
+    pub padded: bool,
 }
+
+impl Fresh {
+    /// Whether both are of one layer.
+    pub(super) fn is_with(&self, other: &Self) -> bool {
+        (self.track, self.layer) == (other.track, other.layer)
+    }
+}
+
+/// Payloads that differ by this much in length are made equal by padding: libwebrtc splits a frame
+/// about equally, and only equal packets share a send call (architecture D5).
+const PADDING_MAX: u16 = 1;
 
 /// One track of the stream.
 #[derive(Debug)]
 pub(super) struct LocalTrack {
     layers: Vec<LocalLayer>,
     best: Option<u8>,
+    audio: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +93,7 @@ impl LocalStream {
             owned: false,
             tracks: Vec::new(),
             selected_at: None,
+            selection: 0,
         }
     }
 
@@ -111,6 +129,7 @@ impl LocalStream {
             source.iter().flat_map(|source| &source.tracks).map(LocalTrack::new).collect();
         self.source = source;
         self.selected_at = None;
+        self.selection += 1;
         true
     }
 
@@ -151,7 +170,10 @@ impl LocalStream {
             .and_then(|track| {
                 // The first layer that sends anything is the best until more is known, so that its
                 // first keyframe is not missed.
-                track.best.get_or_insert(layer);
+                if track.best.is_none() {
+                    track.best = Some(layer);
+                    self.selection += 1;
+                }
                 track.layers.get_mut(usize::from(layer))
             })
             .filter(|_| current);
@@ -166,7 +188,7 @@ impl LocalStream {
             return Err(DropReason::TooOld);
         }
         if !self.viewers.is_empty() {
-            self.fresh.push(Fresh { track, layer, ext_seq: meta.ext_seq });
+            self.fresh.push(Fresh { track, layer, ext_seq: meta.ext_seq, padded: false });
         }
         Ok(())
     }
@@ -200,10 +222,39 @@ impl LocalStream {
                 bitrate: layer.rate.bitrate(now).0,
             });
             // While nothing is live the last choice stands: the publisher may only be silent.
-            if let Some(best) = largest_live(views) {
-                track.best = Some(best as u8);
+            if let Some(best) = largest_live(views).map(|best| best as u8)
+                && track.best != Some(best)
+            {
+                track.best = Some(best);
+                self.selection += 1;
             }
         }
+    }
+
+    /// Puts this turn's packets in the order that serves a viewer with the fewest send calls: layer by
+    /// layer, the small packets of audio last. Order within an SSRC is kept, between SSRCs it is free.
+    pub(super) fn arrange(&mut self) {
+        let Self { fresh, tracks, .. } = self;
+        let is_audio = |track: u8| tracks.get(usize::from(track)).is_some_and(|track| track.audio);
+        fresh.sort_unstable_by_key(|f| (is_audio(f.track), f.track, f.layer, f.ext_seq));
+        for run in fresh.chunk_by_mut(Fresh::is_with) {
+            if let Some(layer) = run.first().filter(|_| run.len() > 1).and_then(|first| {
+                let track = tracks.get(usize::from(first.track)).filter(|track| !track.audio)?;
+                track.layers.get(usize::from(first.layer))
+            }) {
+                pad_to_neighbours(run, |ext_seq| layer.ring.get(ext_seq)?.meta());
+            }
+        }
+    }
+
+    /// Changes whenever [`Self::best_layer`] may say something new.
+    pub(super) fn selection(&self) -> u64 {
+        self.selection
+    }
+
+    /// The packets kept of a layer.
+    pub(super) fn ring(&self, track: u8, layer: u8) -> Option<&ReplayRing> {
+        self.layer(track, layer).map(|layer| &layer.ring)
     }
 
     /// The best layer of a track now.
@@ -222,11 +273,6 @@ impl LocalStream {
     /// A cached packet.
     pub(super) fn packet(&self, track: u8, layer: u8, ext_seq: u64) -> Option<&Arc<Packet>> {
         self.layer(track, layer)?.ring.get(ext_seq)
-    }
-
-    /// The newest number kept of the layer that a packet came on.
-    pub(super) fn newest(&self, of: Fresh) -> u64 {
-        self.layer(of.track, of.layer).map_or(of.ext_seq, |layer| layer.ring.newest())
     }
 
     /// When the packets to forward in this turn arrived.
@@ -277,12 +323,69 @@ impl LocalLayer {
 impl LocalTrack {
     fn new(info: &crate::router::table::SourceTrackInfo) -> Self {
         let layers = info.rids.len().max(1);
-        Self { layers: (0..layers).map(|_| LocalLayer::default()).collect(), best: None }
+        Self {
+            layers: (0..layers).map(|_| LocalLayer::default()).collect(),
+            best: None,
+            audio: info.source.kind == MediaKind::Audio,
+        }
+    }
+}
+
+/// Marks packets that one byte makes as long as the longest of their run. A run of nearly equal
+/// packets ends where the next is much longer or shorter.
+fn pad_to_neighbours<'a>(run: &mut [Fresh], meta: impl Fn(u64) -> Option<&'a PacketMeta>) {
+    let len = |fresh: &Fresh| meta(fresh.ext_seq).map_or(0, |meta| meta.payload_len);
+    let nearly = |a: &Fresh, b: &Fresh| len(a).abs_diff(len(b)) <= PADDING_MAX;
+    for equals in run.chunk_by_mut(nearly) {
+        let longest = equals.iter().map(len).max().unwrap_or(0);
+        for fresh in equals {
+            let short_by = longest - len(fresh);
+            fresh.padded = short_by > 0 && short_by <= PADDING_MAX;
+        }
     }
 }
 
 fn release(owned: bool, pool: &mut PacketPool, packet: Arc<Packet>) {
     if owned {
         pool.give(packet);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marked(lens: &[u16]) -> Vec<bool> {
+        let metas: Vec<PacketMeta> = (0u64..)
+            .zip(lens)
+            .map(|(ext_seq, len)| PacketMeta {
+                ext_seq,
+                timestamp: 0,
+                marker: false,
+                red: false,
+                payload_start: 12,
+                payload_len: *len,
+                prefix_len: 0,
+                frame: Default::default(),
+                exts: [None; crate::media::packet::FORWARDED_EXTS_MAX],
+                arrival: Instant::now(),
+            })
+            .collect();
+        let mut run: Vec<Fresh> = (0..lens.len() as u64)
+            .map(|ext_seq| Fresh { track: 0, layer: 0, ext_seq, padded: false })
+            .collect();
+        pad_to_neighbours(&mut run, |ext_seq| metas.get(ext_seq as usize));
+        run.iter().map(|fresh| fresh.padded).collect()
+    }
+
+    // architecture D5
+    #[test]
+    fn packets_that_differ_by_one_byte_become_equal_and_no_others() {
+        assert_eq!(marked(&[1199, 1199, 1200, 1200]), [true, true, false, false]);
+        assert_eq!(marked(&[1200, 1199, 700]), [false, true, false]);
+        assert_eq!(marked(&[1200, 1200, 1200, 40]), [false; 4]);
+        assert_eq!(marked(&[10, 12, 14]), [false; 3]);
+        assert_eq!(marked(&[900, 901, 902]), [false, true, false], "one byte at most");
+        assert_eq!(marked(&[900, 901, 1200, 1200, 1199]), [true, false, false, false, true]);
     }
 }

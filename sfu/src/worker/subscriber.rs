@@ -11,12 +11,14 @@ use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::report::{DecisionInfo, LayerInfo, TrackInfo};
 use super::session::Budget;
 use super::stream::{Fresh, LocalStream};
+use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
-use crate::forward::line::Plaintext;
-use crate::forward::{Forwarder, LineConfig, OutgoingFormat, Reason};
-use crate::media::Packet;
+use crate::forward::forwarder::LayerContext;
+use crate::forward::sent::{SENT_AUDIO_MAX, SENT_MAX};
+use crate::forward::{Forwarder, LineConfig, OutgoingFormat, Plaintext, Reason, Stamp};
 use crate::media::stats::{RateMeter, SenderStats};
-use crate::router::{SourceInfo, table::TRACKS_MAX};
+use crate::media::{Packet, ReplayRing};
+use crate::router::{SourceInfo, StreamShared, table::TRACKS_MAX};
 use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
 use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
 use crate::transport::Path;
@@ -47,6 +49,8 @@ pub(super) struct Subscriber {
     /// Which of `tracks` takes a source track.
     by_source: [Option<u8>; TRACKS_MAX],
     epoch: Option<u32>,
+    /// The stream's selection that was applied.
+    selection: Option<u64>,
     connected: bool,
     next_twcc: u16,
     nack_budget: Budget,
@@ -62,22 +66,32 @@ struct SubTrack {
     source: Option<u8>,
     stats: SenderStats,
     rate: RateMeter,
-    reason: Reason,
     nacks: u64,
     repairs: u64,
     /// The keyframe that was asked for: publisher epoch and layer.
     asked: Option<(u32, u8)>,
 }
 
-/// What a packet meets on its way to one viewer.
+/// What a packet meets on its way to one viewer, for one turn.
 struct Way<'a> {
     now: Instant,
     path: Path,
-    stream: &'a LocalStream,
     peer: &'a mut Peer,
     batch: &'a mut Batch,
     context: &'a mut Context,
     egress: &'a mut dyn Egress,
+    /// Bytes that may leave now.
+    allowance: u64,
+    /// Packets and bytes that left.
+    sent: (u64, u64),
+}
+
+/// A layer whose packets are forwarded.
+struct Origin<'a> {
+    layer: LayerContext,
+    ring: &'a ReplayRing,
+    shared: &'a StreamShared,
+    track: u8,
 }
 
 impl Subscriber {
@@ -92,7 +106,6 @@ impl Subscriber {
                 source: None,
                 stats: SenderStats::new(),
                 rate: RateMeter::new(),
-                reason: Reason::NoPublisher,
                 nacks: 0,
                 repairs: 0,
                 asked: None,
@@ -102,6 +115,7 @@ impl Subscriber {
             tracks,
             by_source: [None; TRACKS_MAX],
             epoch: None,
+            selection: None,
             connected: false,
             next_twcc: 0,
             nack_budget: Budget::per_second(NACKS_PER_SECOND),
@@ -130,13 +144,14 @@ impl Subscriber {
             return Ok(());
         }
         self.epoch = epoch;
+        self.selection = None;
         self.by_source = [None; TRACKS_MAX];
         for (index, track) in (0u8..).zip(&mut self.tracks) {
             let found = source.and_then(|source| find_source(source, &track.plan));
             track.source = found;
             let Some((source, source_index)) = source.zip(found) else {
-                track.reason = if source.is_some() { Reason::NoTrack } else { Reason::NoPublisher };
-                track.forwarder.detach(now, track.reason);
+                let reason = if source.is_some() { Reason::NoTrack } else { Reason::NoPublisher };
+                track.forwarder.detach(now, reason);
                 continue;
             };
             let info = source
@@ -184,70 +199,71 @@ impl Subscriber {
             return;
         };
         self.choose_layers(now, stream);
-        let mut way = Way { now, path, stream, peer, batch, context, egress };
-        for &fresh in &stream.fresh {
-            if self.forward_one(fresh, &mut way) {
+        let allowance = peer.allowance();
+        let mut way = Way { now, path, peer, batch, context, egress, allowance, sent: (0, 0) };
+        for run in stream.fresh.chunk_by(Fresh::is_with) {
+            self.forward_run(run, stream, &mut way);
+        }
+        let Way { sent: (packets, bytes), .. } = way;
+        batch.flush(path, egress);
+        peer.count_sent(bytes);
+        context.report.packets_out += packets;
+        context.report.bytes_out += bytes;
+        self.ask_keyframes(stream);
+    }
+
+    /// This turn's packets of one layer.
+    fn forward_run(&mut self, run: &[Fresh], stream: &LocalStream, way: &mut Way<'_>) {
+        let Some(&first) = run.first() else { return };
+        let index = self.by_source.get(usize::from(first.track)).copied().flatten();
+        let track = index.and_then(|index| self.tracks.get_mut(usize::from(index)));
+        let ring = stream.ring(first.track, first.layer);
+        let layer = stream.context(first.track, first.layer);
+        let (Some(track), Some(ring), Some(layer)) = (track, ring, layer) else { return };
+        if !track.forwarder.wants(layer.epoch, layer.layer) {
+            way.context.report.dropped.add(DropReason::LayerNotSelected, run.len() as u64);
+            return;
+        }
+        let idle = track.forwarder.current_layer().is_none();
+        let before = way.sent;
+        let origin = Origin { layer, ring, shared: &stream.shared, track: first.track };
+        for &fresh in run {
+            if track.forward(fresh, &origin, &mut self.next_twcc, way) {
                 // What overtook the packet that it starts with is here since an earlier turn.
-                for ext_seq in (fresh.ext_seq + 1..=stream.newest(fresh)).take(OVERTAKEN_MAX) {
-                    let overtaker = Fresh { ext_seq, ..fresh };
-                    if !stream.fresh.contains(&overtaker) {
-                        self.forward_one(overtaker, &mut way);
+                for ext_seq in (fresh.ext_seq + 1..=ring.newest()).take(OVERTAKEN_MAX) {
+                    if !run.iter().any(|later| later.ext_seq == ext_seq) {
+                        track.forward(
+                            Fresh { ext_seq, ..fresh },
+                            &origin,
+                            &mut self.next_twcc,
+                            way,
+                        );
                     }
                 }
             }
         }
-        batch.flush(path, egress);
-        self.ask_keyframes(stream);
-    }
-
-    /// One packet: decides, writes, seals. True if a line (or a new stretch of it) began with it.
-    fn forward_one(&mut self, fresh: Fresh, way: &mut Way<'_>) -> bool {
-        let Way { now, path, stream, peer, batch, context, egress } = way;
-        let index = self.by_source.get(usize::from(fresh.track)).copied().flatten();
-        let track = index.and_then(|index| self.tracks.get_mut(usize::from(index)));
-        let packet = stream.packet(fresh.track, fresh.layer, fresh.ext_seq);
-        let layer = stream.context(fresh.track, fresh.layer);
-        let (Some(track), Some(packet), Some(layer)) = (track, packet, layer) else { return false };
-        let Some(meta) = packet.meta() else { return false };
-        let first = track.forwarder.current_layer().is_none();
-        let record = match track.forwarder.on_packet(layer, meta, self.next_twcc) {
-            Ok(record) => record,
-            Err(reason) => {
-                context.report.dropped.count(reason);
-                if reason == DropReason::AwaitingKeyframe {
-                    stream.shared.wish_keyframe(fresh.track, fresh.layer);
-                }
-                return false;
-            }
-        };
-        self.next_twcc = self.next_twcc.wrapping_add(1);
-        if first {
-            let soon = *now + FIRST_REPORT_AFTER;
+        track.rate.add_many(way.now, way.sent.0 - before.0, way.sent.1 - before.1);
+        if idle && track.forwarder.current_layer().is_some() {
+            let soon = way.now + FIRST_REPORT_AFTER;
             self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
         }
-        let written = track.forwarder.line().write_media(&record, packet, batch.slot());
-        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
-        let sealed = written.and_then(|plaintext| peer.seal(plaintext));
-        if let Some(bytes) = commit(sealed, peer, *path, batch, context, *egress) {
-            track.forwarder.line_mut().count(octets);
-            track.rate.add(*now, bytes);
-        }
-        track.forwarder.line().begins_with() == Some(fresh.ext_seq)
     }
 
-    /// Follows the best layer of each track.
+    /// Follows the best layer of each track, when it changed.
     fn choose_layers(&mut self, now: Instant, stream: &LocalStream) {
         let Some(epoch) = self.epoch else { return };
+        let selection = Some(stream.selection());
+        if std::mem::replace(&mut self.selection, selection) == selection {
+            return;
+        }
         for track in &mut self.tracks {
             let Some(source) = track.source else { continue };
             let Some(best) = stream.best_layer(source) else { continue };
-            let left = track
-                .forwarder
-                .current_layer()
-                .is_some_and(|layer| layer != best && !stream.is_live(source, layer, now));
+            let current = track.forwarder.current_layer();
+            let left =
+                current.is_some_and(|layer| layer != best && !stream.is_live(source, layer, now));
             let reason = if left { Reason::LayerStopped } else { Reason::LargestLiveLayer };
             track.forwarder.set_target(epoch, best, reason);
-            track.reason = track.forwarder.decisions().last().map_or(reason, |last| last.reason);
         }
     }
 
@@ -465,7 +481,7 @@ impl Subscriber {
                     kind: track.plan.kind,
                     codec: line.format().map(|format| format.codec),
                     layers: vec![layer],
-                    reason: Some(track.reason.label()),
+                    reason: Some(track.reason().label()),
                 }
             })
             .collect()
@@ -506,6 +522,54 @@ impl Subscriber {
     }
 }
 
+impl SubTrack {
+    /// Why the viewer gets what it gets of this track.
+    fn reason(&self) -> Reason {
+        self.forwarder.decisions().last().map_or(Reason::NoPublisher, |last| last.reason)
+    }
+
+    /// One packet: decides, writes, seals. True if a stretch of the line began with it.
+    fn forward(
+        &mut self,
+        fresh: Fresh,
+        origin: &Origin<'_>,
+        next_twcc: &mut u16,
+        way: &mut Way<'_>,
+    ) -> bool {
+        let packet = origin.ring.get(fresh.ext_seq);
+        let Some((packet, meta)) = packet.and_then(|packet| Some((packet, packet.meta()?))) else {
+            return false;
+        };
+        let stamp = Stamp { twcc: *next_twcc, padded: fresh.padded };
+        let record = match self.forwarder.on_packet(origin.layer, meta, stamp) {
+            Ok(record) => record,
+            Err(reason) => {
+                way.context.report.dropped.count(reason);
+                if reason == DropReason::AwaitingKeyframe {
+                    origin.shared.wish_keyframe(origin.track, fresh.layer);
+                }
+                return false;
+            }
+        };
+        *next_twcc = next_twcc.wrapping_add(1);
+        let written = self.forwarder.line().write_media(&record, packet, way.batch.slot());
+        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
+        let sealed = written.and_then(|plaintext| way.peer.seal(plaintext));
+        match sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) {
+            None => way.context.report.dropped.count(DropReason::TooLargeToSend),
+            Some(bytes) if way.sent.1 + bytes as u64 > way.allowance => {
+                way.context.report.dropped.count(DropReason::UnconfirmedEgress);
+            }
+            Some(bytes) => {
+                way.sent = (way.sent.0 + 1, way.sent.1 + bytes as u64);
+                way.batch.commit(bytes, way.path, way.egress);
+                self.forwarder.line_mut().count(octets);
+            }
+        }
+        self.forwarder.line().begins_with() == Some(fresh.ext_seq)
+    }
+}
+
 /// Takes the sealed packet in the batch's slot into the message; returns its bytes.
 fn commit(
     sealed: Option<usize>,
@@ -539,7 +603,11 @@ fn line_config(plan: &SubscribeTrack, context: &mut Context) -> LineConfig {
         mid: plan.mid.as_bytes().into(),
         exts: plan.exts.iter().collect(),
         two_byte_exts: plan.exts.allow_mixed,
-        remember: plan.codecs.iter().any(|codec| codec.feedback.nack),
+        remember: match plan.codecs.iter().any(|codec| codec.feedback.nack) {
+            false => 0,
+            true if plan.kind == MediaKind::Audio => SENT_AUDIO_MAX,
+            true => SENT_MAX,
+        },
         first_sequence: u16::from_be_bytes([a, b]) & 0x7fff,
         first_timestamp: u32::from_be_bytes(timestamp),
     }

@@ -11,7 +11,7 @@ use hmac::{Hmac, Mac};
 use sha1::Sha1;
 
 use super::kdf::SessionKeys;
-use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, split_rtp};
+use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
 
 /// Bytes of the authentication tag: HMAC-SHA1 cut to 80 bits.
 pub(super) const TAG_LEN: usize = 10;
@@ -88,24 +88,26 @@ impl Cm {
         Some(len)
     }
 
-    /// Seals header, then `prefix_len` bytes already behind it, then `rest`.
+    /// Seals header, then `prefix_len` bytes already behind it, then `tail`.
     pub(super) fn seal_rtp(
         &self,
         out: &mut [u8],
         header_len: usize,
         prefix_len: usize,
-        rest: &[u8],
+        tail: Tail<'_>,
         ssrc: u32,
         index: u64,
     ) -> Option<usize> {
-        let body_len = prefix_len.checked_add(rest.len())?;
+        let body_len = prefix_len.checked_add(tail.len()?)?;
         let len = header_len.checked_add(body_len)?;
         let total = len.checked_add(TAG_LEN)?;
         let (packet, tag_out) = out.get_mut(..total)?.split_at_mut_checked(len)?;
-        let (prefix, shared) = packet.get_mut(header_len..)?.split_at_mut_checked(prefix_len)?;
+        let (prefix, rest) = packet.get_mut(header_len..)?.split_at_mut_checked(prefix_len)?;
+        let (shared, padding) = rest.split_at_mut_checked(tail.shared.len())?;
         let mut keystream = self.rtp.keystream(ssrc, index);
         keystream.apply_keystream(prefix);
-        keystream.try_apply_keystream_b2b(rest, shared).ok()?;
+        keystream.try_apply_keystream_b2b(tail.shared, shared).ok()?;
+        keystream.try_apply_keystream_b2b(tail.padding, padding).ok()?;
         let tag = self.rtp.mac([packet, &roc_bytes(index)]).finalize().into_bytes();
         tag_out.copy_from_slice(tag.first_chunk::<TAG_LEN>()?);
         Some(total)

@@ -7,7 +7,7 @@
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::kdf::SessionKeys;
-use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, split_rtp};
+use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
 
 /// Bytes of the authentication tag.
 pub(super) const TAG_LEN: usize = 16;
@@ -72,27 +72,36 @@ impl Gcm {
         Some(len)
     }
 
-    /// Seals header (AAD), then `prefix_len` bytes already behind it, then `rest`.
+    /// Seals header (AAD), then `prefix_len` bytes already behind it, then `tail`.
     pub(super) fn seal_rtp(
         &self,
         out: &mut [u8],
         header_len: usize,
         prefix_len: usize,
-        rest: &[u8],
+        tail: Tail<'_>,
         ssrc: u32,
         index: u64,
     ) -> Option<usize> {
-        let body_len = prefix_len.checked_add(rest.len())?;
+        let body_len = prefix_len.checked_add(tail.len()?)?;
         let len = header_len.checked_add(body_len)?.checked_add(TAG_LEN)?;
         let (header, body) = out.get_mut(..len)?.split_at_mut_checked(header_len)?;
         let nonce = self.rtp.nonce(ssrc, index);
         let aad = Aad::from(&*header);
+        let Tail { shared, padding } = tail;
+        let key = &self.rtp.key;
         if prefix_len == 0 {
-            let (ciphertext, tag) = body.split_at_mut_checked(rest.len())?;
-            self.rtp.key.seal_out_of_place_scatter(nonce, aad, rest, ciphertext, &[], tag).ok()?;
+            let (out, rest) = body.split_at_mut_checked(shared.len())?;
+            key.seal_out_of_place_scatter(nonce, aad, shared, out, padding, rest).ok()?;
+        } else if padding.is_empty() {
+            let (prefix, rest) = body.split_at_mut_checked(prefix_len)?;
+            key.seal_in_place_scatter(nonce, aad, prefix, shared, rest).ok()?;
         } else {
-            let (prefix, rest_and_tag) = body.split_at_mut_checked(prefix_len)?;
-            self.rtp.key.seal_in_place_scatter(nonce, aad, prefix, rest, rest_and_tag).ok()?;
+            // Three pieces are one more than the cipher takes.
+            let (text, tag) = body.split_at_mut_checked(body_len)?;
+            let copied = text.get_mut(prefix_len..)?.split_at_mut_checked(shared.len())?;
+            copied.0.copy_from_slice(shared);
+            copied.1.copy_from_slice(padding);
+            key.seal_in_place_scatter(nonce, aad, text, &[], tag).ok()?;
         }
         Some(len)
     }
@@ -185,11 +194,20 @@ mod tests {
                 let mut out = [0u8; 100];
                 out[..12].copy_from_slice(&header);
                 out[12..12 + prefix_len].copy_from_slice(&text[..prefix_len]);
-                let len = gcm
-                    .seal_rtp(&mut out, 12, prefix_len, &text[prefix_len..], SSRC, SEQUENCE)
-                    .unwrap();
-                assert_eq!(out[..12], header);
-                assert_eq!(out[12..len], hex(expected), "prefix of {prefix_len}");
+                for padding_len in [0, 1, 7].into_iter().filter(|n| prefix_len + n <= text.len()) {
+                    out[12..12 + prefix_len].copy_from_slice(&text[..prefix_len]);
+                    let (shared, padding) =
+                        text[prefix_len..].split_at(text.len() - prefix_len - padding_len);
+                    let tail = Tail { shared, padding };
+                    let len = gcm.seal_rtp(&mut out, 12, prefix_len, tail, SSRC, SEQUENCE).unwrap();
+                    assert_eq!(out[..12], header);
+                    assert_eq!(
+                        out[12..len],
+                        hex(expected),
+                        "prefix {prefix_len}, padding {padding_len}"
+                    );
+                }
+                let len = 12 + hex(expected).len();
                 let mut back = [0u8; 100];
                 let opened = gcm.open_rtp(&out[..len], 12, SSRC, SEQUENCE, &mut back).unwrap();
                 assert_eq!(back[12..opened], *text);

@@ -34,6 +34,26 @@ const RTCP_CLEAR_LEN: usize = 8;
 /// The E flag of the SRTCP trailer: the packet is encrypted.
 const E_FLAG: u32 = 0x8000_0000;
 
+/// What follows the header and the bytes written behind it: shared plaintext, then RTP padding of this
+/// packet alone (RFC 3550 section 5.1).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tail<'a> {
+    pub(crate) shared: &'a [u8],
+    pub(crate) padding: &'a [u8],
+}
+
+impl Tail<'_> {
+    fn len(&self) -> Option<usize> {
+        self.shared.len().checked_add(self.padding.len())
+    }
+}
+
+impl<'a> From<&'a [u8]> for Tail<'a> {
+    fn from(shared: &'a [u8]) -> Self {
+        Self { shared, padding: &[] }
+    }
+}
+
 /// The SRTP protection profiles Weir speaks, best first (whip-whep C56).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SrtpProfile {

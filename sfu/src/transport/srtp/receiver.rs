@@ -247,7 +247,7 @@ mod tests {
     fn seal(sender: &mut SrtpSender, ssrc: u32, index: u64, payload: &[u8]) -> Vec<u8> {
         let mut out = vec![0; 12 + payload.len() + 16];
         out[..12].copy_from_slice(&header(ssrc, index as u16));
-        let len = sender.seal_rtp(&mut out, 12, 0, payload, ssrc, index).unwrap();
+        let len = sender.seal_rtp(&mut out, 12, 0, payload.into(), ssrc, index).unwrap();
         out.truncate(len);
         out
     }

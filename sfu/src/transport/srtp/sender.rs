@@ -5,7 +5,7 @@
 //! bytes (architecture D1, GCM rule), which is why [`SrtpSender::seal_rtp`] stays in this crate.
 //! Called by the forwarders and by `transport/peer` for RTCP.
 
-use super::{Cipher, E_FLAG, MasterKey, RTCP_CLEAR_LEN, SrtpProfile};
+use super::{Cipher, E_FLAG, MasterKey, RTCP_CLEAR_LEN, SrtpProfile, Tail};
 
 /// The keys and the SRTCP index of one session's outgoing direction.
 pub struct SrtpSender {
@@ -26,7 +26,7 @@ impl SrtpSender {
     }
 
     /// Seals the header in `out[..header_len]` (authenticated, clear), `prefix_len` bytes that are
-    /// already behind it, and then `rest`, the shared plaintext, which is only read. Returns the
+    /// already behind it, and then `tail`, which is only read. Returns the
     /// packet's length in `out`, or `None` when `out` is too short or the 48-bit `index`
     /// (`ROC << 16 | sequence`) is at its end.
     pub(crate) fn seal_rtp(
@@ -34,7 +34,7 @@ impl SrtpSender {
         out: &mut [u8],
         header_len: usize,
         prefix_len: usize,
-        rest: &[u8],
+        tail: Tail<'_>,
         ssrc: u32,
         index: u64,
     ) -> Option<usize> {
@@ -42,8 +42,8 @@ impl SrtpSender {
             return None;
         }
         match &self.cipher {
-            Cipher::Gcm(gcm) => gcm.seal_rtp(out, header_len, prefix_len, rest, ssrc, index),
-            Cipher::Cm(cm) => cm.seal_rtp(out, header_len, prefix_len, rest, ssrc, index),
+            Cipher::Gcm(gcm) => gcm.seal_rtp(out, header_len, prefix_len, tail, ssrc, index),
+            Cipher::Cm(cm) => cm.seal_rtp(out, header_len, prefix_len, tail, ssrc, index),
         }
     }
 
@@ -80,8 +80,9 @@ mod tests {
             let mut sender = sender(profile);
             let mut out = [0u8; 200];
             let full = 12 + 2 + 50 + profile.rtp_overhead();
-            assert_eq!(sender.seal_rtp(&mut out[..full], 12, 2, &[9; 50], 1, 0), Some(full));
-            assert_eq!(sender.seal_rtp(&mut out[..full - 1], 12, 2, &[9; 50], 1, 1), None);
+            let tail = || Tail { shared: &[9; 49], padding: &[1] };
+            assert_eq!(sender.seal_rtp(&mut out[..full], 12, 2, tail(), 1, 0), Some(full));
+            assert_eq!(sender.seal_rtp(&mut out[..full - 1], 12, 2, tail(), 1, 1), None);
             let full = 28 + profile.rtcp_overhead();
             assert_eq!(sender.seal_rtcp(&mut out[..full], 28, 1), Some(full));
             assert_eq!(sender.seal_rtcp(&mut out[..full - 1], 28, 1), None);
@@ -94,8 +95,9 @@ mod tests {
         for profile in SrtpProfile::PREFERENCE {
             let mut sender = sender(profile);
             let mut out = [0u8; 100];
-            assert!(sender.seal_rtp(&mut out, 12, 0, &[], 1, RTP_INDEX_MAX).is_some());
-            assert!(sender.seal_rtp(&mut out, 12, 0, &[], 1, RTP_INDEX_MAX + 1).is_none());
+            let none = || Tail::from([].as_slice());
+            assert!(sender.seal_rtp(&mut out, 12, 0, none(), 1, RTP_INDEX_MAX).is_some());
+            assert!(sender.seal_rtp(&mut out, 12, 0, none(), 1, RTP_INDEX_MAX + 1).is_none());
             sender.next_rtcp_index = E_FLAG - 1;
             assert!(sender.seal_rtcp(&mut out, 8, 1).is_some());
             assert!(sender.seal_rtcp(&mut out, 8, 1).is_none());

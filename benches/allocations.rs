@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use allocation_counter::{AllocationInfo, measure};
+use weir_benches::encoder::Frames;
 use weir_benches::session::Client;
 use weir_benches::world::{Scene, World};
 
@@ -13,14 +14,15 @@ fn main() {
     let mut failed = false;
     println!("| 100 viewers, 20 s | forwarded packets | allocations | per packet |");
     println!("|---|---|---|---|");
-    for frame_packets in [1, 4, 16] {
-        let scene = Scene { frame_packets, ..Scene::default() };
+    for packets in [1, 4, 16] {
+        let frames = Frames::Equal { packets, payload_len: 1200 };
+        let scene = Scene { frames, ..Scene::default() };
         let found = run(scene);
         failed |= found.forwarding > 0;
         for (what, count) in [("forwarding", found.forwarding), ("timers", found.timers)] {
             let per_packet = count as f64 / found.packets as f64;
             println!(
-                "| {what}, {frame_packets} packets per turn | {} | {count} | {per_packet:.6} |",
+                "| {what}, {packets} packets per turn | {} | {count} | {per_packet:.6} |",
                 found.packets
             );
         }

@@ -5,7 +5,7 @@
 //! the header and the cipher alone, on as many keys and as many bytes.
 
 use criterion::{BenchmarkGroup, Criterion};
-use weir_benches::encoder::Encoder;
+use weir_benches::encoder::{Encoder, Frames};
 use weir_benches::floor::Floor;
 use weir_benches::stopwatch::{CpuTime, Stopwatch, compare, criterion, per_packet};
 use weir_benches::world::{Scene, World};
@@ -17,6 +17,10 @@ const FRAME_PACKETS: [usize; 3] = [1, 4, 16];
 
 /// Packets in the floor's arena: as many as the worker puts into one message.
 const ARENA_PACKETS: usize = 16;
+
+fn frames(packets: usize) -> Frames {
+    Frames::Equal { packets, payload_len: 1200 }
+}
 
 fn main() {
     let mut criterion = criterion();
@@ -33,7 +37,7 @@ fn main() {
 /// What is paid once per packet, before any viewer: open, parse, keep.
 fn ingest(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("fanout/nobody watches");
-    let scene = Scene { viewers: 0, frame_packets: 4, ..Scene::default() };
+    let scene = Scene { viewers: 0, frames: frames(4), ..Scene::default() };
     measure(&mut group, "per received packet", scene);
 }
 
@@ -41,7 +45,7 @@ fn sweep(criterion: &mut Criterion<CpuTime>) {
     for viewers in VIEWERS {
         let mut group = criterion.benchmark_group(format!("fanout/{viewers} viewers"));
         for frame_packets in FRAME_PACKETS {
-            let scene = Scene { viewers, frame_packets, ..Scene::default() };
+            let scene = Scene { viewers, frames: frames(frame_packets), ..Scene::default() };
             measure(&mut group, &format!("{frame_packets} packets per turn"), scene);
         }
     }
@@ -56,8 +60,9 @@ fn others(criterion: &mut Criterion<CpuTime>) {
 }
 
 fn other_scenes() -> [(&'static str, Scene); 4] {
-    let scene = Scene { frame_packets: 4, ..Scene::default() };
-    let opus = Scene { codec: Codec::Opus, payload_len: 160, frame_packets: 1, ..scene };
+    let scene = Scene { frames: frames(4), ..Scene::default() };
+    let audio = Frames::Equal { packets: 1, payload_len: 160 };
+    let opus = Scene { codec: Codec::Opus, frames: audio, ..scene };
     let sha1 = Scene { profile: SrtpProfile::Aes128CmHmacSha1_80, ..scene };
     let aes256 = Scene { profile: SrtpProfile::AeadAes256Gcm, ..scene };
     [
@@ -104,9 +109,9 @@ fn table() {
     println!("|---|---|---|---|---|---|---|");
     for viewers in VIEWERS {
         for frame_packets in FRAME_PACKETS {
-            let scene = Scene { viewers, frame_packets, ..Scene::default() };
+            let scene = Scene { viewers, frames: frames(frame_packets), ..Scene::default() };
             let mut world = World::new(scene);
-            let plaintext = Encoder::new(scene.codec, scene.payload_len, 1).next_rtp();
+            let plaintext = Encoder::new(scene.codec, scene.frames).next_rtp();
             let mut floor = Floor::new(scene.profile, viewers, ARENA_PACKETS, plaintext);
             let found = compare(
                 |stopwatch| forward(&mut world, scene, stopwatch),

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_benches::encoder::Encoder;
+use weir_benches::encoder::{Encoder, Frames};
 use weir_benches::stopwatch::{CpuTime, criterion, epoch, per_packet};
 use weir_benches::viewer::{LAYER, forwarder};
 use weir_sfu::codec::Codec;
@@ -33,7 +33,7 @@ fn rewrite(criterion: &mut criterion::Criterion<CpuTime>) {
     for (name, codec, payload_len) in cases {
         let mut now = epoch();
         let mut pool = PacketPool::new(PACKETS);
-        let mut encoder = Encoder::new(codec, payload_len, 4);
+        let mut encoder = Encoder::new(codec, Frames::Equal { packets: 4, payload_len });
         let mut viewers: Vec<_> = (0..VIEWERS).map(|n| forwarder(n, codec, now)).collect();
         per_packet(&mut group, name, |stopwatch| {
             now += Duration::from_millis(500);

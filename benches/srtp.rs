@@ -10,7 +10,7 @@ use std::hint::black_box;
 use bytes::BytesMut;
 use criterion::Criterion;
 use rtc_srtp::context::Context;
-use weir_benches::encoder::{Encoder, HEADER_LEN, SSRC};
+use weir_benches::encoder::{Encoder, Frames, HEADER_LEN, SSRC};
 use weir_benches::floor::{Floor, RawKey};
 use weir_benches::session::{Client, connected, receiving_key};
 use weir_benches::stopwatch::{CpuTime, criterion, epoch, per_packet};
@@ -45,7 +45,7 @@ fn seal(criterion: &mut Criterion<CpuTime>, profile: SrtpProfile, payload_len: u
     let mut group =
         criterion.benchmark_group(format!("srtp/seal/{}/{payload_len} B", profile.label()));
     let now = epoch();
-    let mut encoder = Encoder::new(Codec::H264, payload_len, 1);
+    let mut encoder = Encoder::new(Codec::H264, Frames::Equal { packets: 1, payload_len });
     let mut arena = vec![0; ROUND * SLOT_BYTES];
 
     let mut pool = PacketPool::new(1);
@@ -99,7 +99,7 @@ struct Publisher {
 
 impl Publisher {
     fn new(profile: SrtpProfile, payload_len: usize) -> Self {
-        let encoder = Encoder::new(Codec::H264, payload_len, 1);
+        let encoder = Encoder::new(Codec::H264, Frames::Equal { packets: 1, payload_len });
         Self { encoder, sealer: CLIENT.sealer(profile) }
     }
 

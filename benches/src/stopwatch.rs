@@ -149,7 +149,8 @@ fn ns_per_packet(round: &mut impl FnMut(&mut Stopwatch) -> u64) -> f64 {
     stopwatch.total().as_nanos() as f64 / packets as f64
 }
 
-fn median(mut samples: Vec<f64>) -> f64 {
+/// The middle of some samples; NaN of none.
+pub fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -2,7 +2,8 @@
 //!
 //! What is measured is [`World::forward`]: the publisher's datagrams in, one flush per turn. What a
 //! turn needs beside it is apart: [`World::prepare`] seals the publisher's packets with `rtc-srtp`,
-//! [`World::settle`] runs timers and answers our checks. Used by `fanout.rs` and `allocations.rs`.
+//! [`World::settle`] runs timers and answers our checks. Used by `fanout.rs` and `allocations.rs`, and
+//! with real sockets by `egress.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +17,13 @@ use weir_sfu::router::{SourceInfo, StreamId, StreamShared, WakeFlag, Waker, mesh
 use weir_sfu::sdp::{
     Feedback, PublishPlan, PublishTrack, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack,
 };
+use weir_sfu::transport::egress::Egress;
 use weir_sfu::transport::srtp::SrtpProfile;
 use weir_sfu::units::ClockBase;
 use weir_sfu::worker::{Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport};
 
-use crate::encoder::{Encoder, MID, PT};
-use crate::session::{Client, PresetKeys, Sequence, Sink};
+use crate::encoder::{Encoder, Frames, MID, PT};
+use crate::session::{Client, Nowhere, PresetKeys, Sequence, Sink};
 use crate::stopwatch::epoch;
 
 /// The publisher's session; viewers follow.
@@ -38,10 +40,8 @@ pub struct Scene {
     pub viewers: usize,
     /// Codec of its only track.
     pub codec: Codec,
-    /// Payload bytes of each packet.
-    pub payload_len: usize,
-    /// Packets of a frame; a turn of the loop forwards one frame.
-    pub frame_packets: usize,
+    /// Its frames and packets; a turn of the loop forwards one frame.
+    pub frames: Frames,
     /// Profile of all sessions.
     pub profile: SrtpProfile,
 }
@@ -51,8 +51,7 @@ impl Default for Scene {
         Self {
             viewers: 100,
             codec: Codec::H264,
-            payload_len: 1200,
-            frame_packets: 1,
+            frames: Frames::Equal { packets: 1, payload_len: 1200 },
             profile: SrtpProfile::AeadAes128Gcm,
         }
     }
@@ -61,23 +60,23 @@ impl Default for Scene {
 impl Scene {
     /// Turns that are measured at once.
     pub fn turns(&self) -> usize {
-        (BLOCK_PACKETS / self.frame_packets).max(1)
+        (BLOCK_PACKETS / self.frames.mean_packets()).max(1)
     }
 }
 
-/// See the head of this file.
-pub struct World {
+/// See the head of this file. `W` is where media goes.
+pub struct World<W = Nowhere> {
     scene: Scene,
     worker: Worker,
     lobby: Arc<Lobby>,
     stream: Arc<StreamShared>,
-    sink: Sink,
+    sink: Sink<W>,
     encoder: Encoder,
     sealer: Context,
     now: Instant,
 }
 
-impl std::fmt::Debug for World {
+impl<W> std::fmt::Debug for World<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("World").field("scene", &self.scene).finish_non_exhaustive()
     }
@@ -90,13 +89,20 @@ impl Waker for Awake {
 }
 
 impl World {
+    /// [`World::with_wire`], with media going nowhere.
+    pub fn new(scene: Scene) -> Self {
+        Self::with_wire(scene, Nowhere)
+    }
+}
+
+impl<W: Egress> World<W> {
     /// Connects the publisher and all viewers and forwards two seconds, until everything is in
     /// place.
     ///
     /// # Panics
     /// When something did not reach every viewer, which is a bug.
-    pub fn new(scene: Scene) -> Self {
-        let mut world = Self::without_viewers(scene);
+    pub fn with_wire(scene: Scene, wire: W) -> Self {
+        let mut world = Self::without_viewers(scene, wire);
         for viewer in 1..=scene.viewers {
             world.join(Client(viewer as u32));
         }
@@ -110,7 +116,7 @@ impl World {
     }
 
     /// A publisher that nobody watches yet.
-    pub fn without_viewers(scene: Scene) -> Self {
+    fn without_viewers(scene: Scene, wire: W) -> Self {
         let now = epoch();
         let id = StreamId { index: 0, generation: 0 };
         let name = StreamName::new("bench").expect("the name is valid");
@@ -126,9 +132,9 @@ impl World {
             pool_packets: 65_536,
             publisher_limits: PublisherLimits::default(),
         });
-        let encoder = Encoder::new(scene.codec, scene.payload_len, scene.frame_packets);
+        let encoder = Encoder::new(scene.codec, scene.frames);
         let sealer = PUBLISHER.sealer(scene.profile);
-        let sink = Sink::default();
+        let sink = Sink::new(wire);
         let mut world = Self { scene, worker, lobby, stream, sink, encoder, sealer, now };
         world.publish();
         world
@@ -199,32 +205,49 @@ impl World {
     }
 
     /// The publisher's next frames, sealed.
+    pub fn prepare(&mut self) -> Block {
+        Block((0..self.scene.turns()).map(|_| self.prepare_frame()).collect())
+    }
+
+    /// The publisher's next frame, sealed.
     ///
     /// # Panics
     /// When sealing fails, which it cannot.
-    pub fn prepare(&mut self) -> Block {
-        let mut seal = || {
-            let plaintext = self.encoder.next_rtp();
+    pub fn prepare_frame(&mut self) -> Vec<Vec<u8>> {
+        let seal = |plaintext: Vec<u8>| {
             self.sealer.encrypt_rtp(&plaintext).expect("sealing works").to_vec()
         };
-        let frame = |_| (0..self.scene.frame_packets).map(|_| seal()).collect();
-        Block((0..self.scene.turns()).map(frame).collect())
+        self.encoder.next_frame().into_iter().map(seal).collect()
     }
 
     /// The measured part: each frame in, one flush after it. How many packets came in.
     #[inline(never)] // so that a profiler can tell it apart
     pub fn forward(&mut self, block: &mut Block) -> u64 {
         let mut received = 0;
-        let path = PUBLISHER.path();
         for frame in &mut block.0 {
-            self.now += self.encoder.frame_interval();
+            self.next_turn();
             for datagram in frame {
                 received += 1;
-                self.worker.handle_datagram(self.now, path, datagram, &mut self.sink);
+                self.take(datagram);
             }
-            self.worker.flush(self.now, &mut self.sink);
+            self.flush();
         }
         received
+    }
+
+    /// Virtual time moves to the next frame.
+    pub fn next_turn(&mut self) {
+        self.now += self.encoder.frame_interval();
+    }
+
+    /// A datagram of the publisher.
+    pub fn take(&mut self, datagram: &mut [u8]) {
+        self.worker.handle_datagram(self.now, PUBLISHER.path(), datagram, &mut self.sink);
+    }
+
+    /// The end of a turn: what came in goes out.
+    pub fn flush(&mut self) {
+        self.worker.flush(self.now, &mut self.sink);
     }
 
     /// Timers that are due.
@@ -252,8 +275,13 @@ impl World {
     }
 
     /// What was sent so far.
-    pub fn sent(&self) -> &Sink {
+    pub fn sent(&self) -> &Sink<W> {
         &self.sink
+    }
+
+    /// Where media goes.
+    pub fn wire(&mut self) -> &mut W {
+        self.sink.wire()
     }
 
     /// Virtual time.

@@ -24,7 +24,6 @@ fn frames(packets: usize) -> Frames {
 
 fn main() {
     let mut criterion = criterion();
-    ingest(&mut criterion);
     sweep(&mut criterion);
     others(&mut criterion);
     criterion.final_summary();
@@ -32,13 +31,6 @@ fn main() {
     if std::env::args().skip(1).all(|arg| arg == "--bench" || arg == "--test") {
         table();
     }
-}
-
-/// What is paid once per packet, before any viewer: open, parse, keep.
-fn ingest(criterion: &mut Criterion<CpuTime>) {
-    let mut group = criterion.benchmark_group("fanout/nobody watches");
-    let scene = Scene { viewers: 0, frames: frames(4), ..Scene::default() };
-    measure(&mut group, "per received packet", scene);
 }
 
 fn sweep(criterion: &mut Criterion<CpuTime>) {
@@ -80,23 +72,16 @@ fn measure(group: &mut BenchmarkGroup<'_, CpuTime>, name: &str, scene: Scene) {
         forward(world.get_or_insert_with(|| World::new(scene)), scene, stopwatch)
     });
     if let Some(world) = &world {
-        check(world, scene.viewers);
+        world.check();
     }
 }
 
-/// One block; the packets forwarded, or received where nobody watches.
+/// One block; the packets forwarded.
 fn forward(world: &mut World, scene: Scene, stopwatch: &mut Stopwatch) -> u64 {
     let mut block = world.prepare();
     let received = stopwatch.time(|| world.forward(&mut block));
     world.settle();
-    received * scene.viewers.max(1) as u64
-}
-
-/// A worker that drops is fast: nothing may have been lost.
-fn check(world: &World, viewers: usize) {
-    let report = world.report();
-    let (sent, due) = (report.packets_out, report.packets_in * viewers as u64);
-    assert_eq!((sent, world.sent().packets), (due, due), "dropped: {:?}", report.dropped);
+    received * scene.viewers as u64
 }
 
 fn table() {
@@ -119,7 +104,7 @@ fn table() {
                     stopwatch.time(|| (0..scene.turns()).map(|_| floor.turn(frame_packets)).sum())
                 },
             );
-            check(&world, viewers);
+            world.check();
             println!(
                 "| {viewers} | {frame_packets} | {:.0} | {:.0} | {:.2} | {:.2} M | {:.1} |",
                 found.candidate_ns,

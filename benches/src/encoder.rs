@@ -1,7 +1,6 @@
 //! A publisher's packets: RTP as a browser sends it, with the bytes a forwarder looks at.
 //!
-//! Header extensions are mid and transport-cc. Payloads begin as RFC 6184, RFC 7741 and RFC 7587
-//! say; the rest is filler, for nobody decodes it. Used by all benches.
+//! Header extensions are mid and transport-cc. Payloads begin as the codec's payload format says; the rest is filler, for nobody decodes it. Used by all benches.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -199,6 +198,22 @@ impl Encoder {
                     bytes.push(u8::from(!key));
                 }
                 bytes
+            }
+            // RFC 7798: a fragmentation unit of an IDR or a trailing picture.
+            Codec::H265 => {
+                let kind = if key { 19 } else { 1 };
+                vec![49 << 1, 1, kind | u8::from(first) << 7 | u8::from(last) << 6]
+            }
+            // RFC 9628: picture id of 15 bits, one layer.
+            Codec::Vp9 => {
+                let [high, low] = ((frame as u16) | 0x8000).to_be_bytes();
+                let flags = u8::from(!key) << 6 | u8::from(first) << 3 | u8::from(last) << 2;
+                vec![0x80 | flags, high, low]
+            }
+            // The AV1 payload format: one OBU per packet, a frame in pieces.
+            Codec::Av1 => {
+                let flags = u8::from(!first) << 7 | u8::from(!last) << 6 | 1 << 4;
+                vec![flags | u8::from(first && key) << 3, 6 << 3]
             }
             _ => vec![0xfc],
         }

@@ -1,10 +1,11 @@
 //! Shared pieces of the benches: a stopwatch, a publisher, viewers, and the worker between them.
 //!
-//! Measures nothing itself, but for [`egress`]: each file beside `src/` asks one question.
+//! Each file beside `src/` asks one question; what the report asks too stands in [`cases`] and [`egress`].
 //! [`stopwatch`] says how time is taken, [`session`] connects peers under preset keys, [`encoder`]
 //! makes packets, [`world`] drives a whole worker, [`floor`] is the least that any forwarder must do.
 //! [`netns`] and [`wire`] bring the kernel in, and [`egress`] is the worker in front of it.
 
+pub mod cases;
 pub mod egress;
 pub mod encoder;
 pub mod floor;

@@ -1,4 +1,4 @@
-//! One worker with one publisher and its viewers, driven as the shell drives it, under virtual time.
+//! One worker, or several, with one publisher and its viewers, driven as the shell drives it, under virtual time.
 //!
 //! What is measured is [`World::forward`]: the publisher's datagrams in, one flush per turn. What a
 //! turn needs beside it is apart: [`World::prepare`] seals the publisher's packets with `rtc-srtp`,
@@ -13,7 +13,7 @@ use weir_sfu::codec::Codec;
 use weir_sfu::config::PublisherLimits;
 use weir_sfu::ids::{SessionId, StreamName};
 use weir_sfu::router::table::SourceTrackInfo;
-use weir_sfu::router::{SourceInfo, StreamId, StreamShared, WakeFlag, Waker, mesh};
+use weir_sfu::router::{Route, SourceInfo, StreamId, StreamShared, WakeFlag, Waker, mesh};
 use weir_sfu::sdp::{
     Feedback, PublishPlan, PublishTrack, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack,
 };
@@ -44,6 +44,9 @@ pub struct Scene {
     pub frames: Frames,
     /// Profile of all sessions.
     pub profile: SrtpProfile,
+    /// Workers; viewers are spread over all of them, the publisher is on the first. All run on this
+    /// thread, one after the other.
+    pub workers: usize,
 }
 
 impl Default for Scene {
@@ -53,6 +56,7 @@ impl Default for Scene {
             codec: Codec::H264,
             frames: Frames::Equal { packets: 1, payload_len: 1200 },
             profile: SrtpProfile::AeadAes128Gcm,
+            workers: 1,
         }
     }
 }
@@ -67,7 +71,7 @@ impl Scene {
 /// See the head of this file. `W` is where media goes.
 pub struct World<W = Nowhere> {
     scene: Scene,
-    worker: Worker,
+    workers: Vec<Worker>,
     lobby: Arc<Lobby>,
     stream: Arc<StreamShared>,
     sink: Sink<W>,
@@ -122,20 +126,23 @@ impl<W: Egress> World<W> {
         let name = StreamName::new("bench").expect("the name is valid");
         let stream = StreamShared::new(id, name);
         let lobby = Arc::new(Lobby::default());
-        let mut ports = mesh(&[WakeFlag::new(Arc::new(Awake))]);
-        let worker = Worker::new(WorkerConfig {
-            clock: ClockBase::new(now, Duration::from_secs(1_800_000_000)),
-            entropy: Box::new(Sequence::default()),
-            dtls: Arc::new(PresetKeys(scene.profile)),
-            lobby: Arc::clone(&lobby),
-            port: ports.pop().expect("one worker, one port"),
-            pool_packets: 65_536,
-            publisher_limits: PublisherLimits::default(),
-        });
+        let wakes: Vec<_> = (0..scene.workers).map(|_| WakeFlag::new(Arc::new(Awake))).collect();
+        let worker = |port| {
+            Worker::new(WorkerConfig {
+                clock: ClockBase::new(now, Duration::from_secs(1_800_000_000)),
+                entropy: Box::new(Sequence::default()),
+                dtls: Arc::new(PresetKeys(scene.profile)),
+                lobby: Arc::clone(&lobby),
+                port,
+                pool_packets: 65_536,
+                publisher_limits: PublisherLimits::default(),
+            })
+        };
+        let workers = mesh(&wakes).into_iter().map(worker).collect();
         let encoder = Encoder::new(scene.codec, scene.frames);
         let sealer = PUBLISHER.sealer(scene.profile);
         let sink = Sink::new(wire);
-        let mut world = Self { scene, worker, lobby, stream, sink, encoder, sealer, now };
+        let mut world = Self { scene, workers, lobby, stream, sink, encoder, sealer, now };
         world.publish();
         world
     }
@@ -189,7 +196,14 @@ impl<W: Egress> World<W> {
         };
         let plan = SubscribePlan { transport: viewer.remote(), tracks: vec![track] };
         let session = self.session(viewer, Plan::Subscribe { plan });
-        self.lobby.wait(session, Some(0));
+        let worker = self.worker_of(viewer);
+        self.lobby.wait(session, Some(worker));
+        let mut destinations = self.stream.route.load().destinations.clone();
+        if !destinations.contains(&worker) {
+            destinations.push(worker);
+            destinations.sort_unstable();
+            self.stream.route.store(Arc::new(Route { destinations }));
+        }
         self.receive(viewer, &mut viewer.check());
         self.settle();
     }
@@ -242,17 +256,22 @@ impl<W: Egress> World<W> {
 
     /// A datagram of the publisher.
     pub fn take(&mut self, datagram: &mut [u8]) {
-        self.worker.handle_datagram(self.now, PUBLISHER.path(), datagram, &mut self.sink);
+        self.receive(PUBLISHER, datagram);
     }
 
     /// The end of a turn: what came in goes out.
     pub fn flush(&mut self) {
-        self.worker.flush(self.now, &mut self.sink);
+        for worker in &mut self.workers {
+            worker.handle_rings(self.now, &mut self.sink);
+            worker.flush(self.now, &mut self.sink);
+        }
     }
 
     /// Timers that are due.
     pub fn timers(&mut self) {
-        self.worker.handle_timeout(self.now, &mut self.sink);
+        for worker in &mut self.workers {
+            worker.handle_timeout(self.now, &mut self.sink);
+        }
     }
 
     /// Answers our checks, as viewers do.
@@ -261,7 +280,9 @@ impl<W: Egress> World<W> {
             let client = Client::at(path);
             self.receive(client, &mut client.answer(&check));
         }
-        self.worker.drain_events(|_| true);
+        for worker in &mut self.workers {
+            worker.drain_events(|_| true);
+        }
     }
 
     /// Everything that a turn does beside forwarding.
@@ -271,7 +292,14 @@ impl<W: Egress> World<W> {
     }
 
     fn receive(&mut self, client: Client, datagram: &mut [u8]) {
-        self.worker.handle_datagram(self.now, client.path(), datagram, &mut self.sink);
+        let worker = self.worker_of(client);
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.handle_datagram(self.now, client.path(), datagram, &mut self.sink);
+        }
+    }
+
+    fn worker_of(&self, client: Client) -> usize {
+        client.0 as usize % self.scene.workers
     }
 
     /// What was sent so far.
@@ -289,9 +317,22 @@ impl<W: Egress> World<W> {
         self.now
     }
 
-    /// The worker's own counters.
-    pub fn report(&self) -> WorkerReport {
-        self.worker.report()
+    /// The workers' own counters, the publisher's first.
+    pub fn reports(&self) -> Vec<WorkerReport> {
+        self.workers.iter().map(Worker::report).collect()
+    }
+
+    /// A worker that drops is fast: nothing may have been lost.
+    ///
+    /// # Panics
+    /// If something was.
+    pub fn check(&self) {
+        let reports = self.reports();
+        let received: u64 = reports.iter().map(|report| report.packets_in).sum();
+        let forwarded: u64 = reports.iter().map(|report| report.packets_out).sum();
+        let due = received * self.scene.viewers as u64;
+        let dropped: Vec<_> = reports.iter().map(|report| &report.dropped).collect();
+        assert_eq!((forwarded, self.sink.packets), (due, due), "dropped: {dropped:?}");
     }
 }
 

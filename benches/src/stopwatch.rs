@@ -11,7 +11,7 @@ use criterion::{Bencher, BenchmarkGroup, Criterion, Throughput};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Rounds of a comparison.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 40;
 
 /// Sums the CPU time of what it is given.
 #[derive(Debug, Default)]
@@ -116,8 +116,11 @@ pub struct Case {
     /// Its own name.
     pub name: String,
     /// What runs; makes what it needs when it is first called.
-    pub round: Box<dyn FnMut(&mut Stopwatch) -> u64>,
+    pub round: Round,
 }
+
+/// Handles some items under the stopwatch; how many that were.
+pub type Round = Box<dyn FnMut(&mut Stopwatch) -> u64>;
 
 impl std::fmt::Debug for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -134,15 +137,21 @@ impl Case {
     ) -> Self {
         Self { group, name: name.into(), round: Box::new(round) }
     }
-
-    /// CPU nanoseconds per item: the median of short rounds, without criterion.
-    pub fn measure(&mut self) -> f64 {
-        let rounds = if smoke_run() { 1 } else { CASE_ROUNDS };
-        median((0..rounds).map(|_| ns_per_item(&mut self.round, CASE_TIME)).collect())
-    }
 }
 
-/// Rounds of [`Case::measure`].
+/// CPU nanoseconds per item of each case: the median of short rounds, taken in turn.
+pub fn measure_in_turn(cases: &mut [Case]) -> Vec<f64> {
+    let rounds = if smoke_run() { 1 } else { CASE_ROUNDS };
+    let mut samples = vec![Vec::new(); cases.len()];
+    for _ in 0..rounds {
+        for (case, samples) in cases.iter_mut().zip(&mut samples) {
+            samples.push(ns_per_item(&mut case.round, CASE_TIME));
+        }
+    }
+    samples.into_iter().map(median).collect()
+}
+
+/// Rounds of [`measure_in_turn`].
 const CASE_ROUNDS: usize = 25;
 
 /// CPU time of one of them.
@@ -165,10 +174,13 @@ pub fn run(cases: Vec<Case>) {
     criterion.final_summary();
 }
 
-/// True when benches are only to prove that they run (`cargo bench -- --test`, `cargo test`).
+/// True when measurements are only to prove that they run: `cargo bench -- --test`, `cargo test` (which
+/// starts benches without `--bench`), and programs with `--quick`.
 pub fn smoke_run() -> bool {
-    let mut args = std::env::args();
-    !args.any(|arg| arg == "--bench") || std::env::args().any(|arg| arg == "--test")
+    let given = |wanted| std::env::args().any(|arg| arg == wanted);
+    let program = std::env::current_exe().unwrap_or_default();
+    let bench = program.parent().is_some_and(|folder| folder.ends_with("deps"));
+    given("--test") || given("--quick") || (bench && !given("--bench"))
 }
 
 /// What [`compare`] found: medians over all rounds.

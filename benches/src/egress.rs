@@ -9,6 +9,7 @@
 use std::fmt;
 use std::rc::Rc;
 
+use weir_sfu::codec::Codec;
 use weir_sfu::transport::Path;
 use weir_sfu::transport::egress::{Egress, Transmit};
 use weir_sfu::transport::srtp::SrtpProfile;
@@ -25,10 +26,15 @@ use crate::world::{Scene, World};
 pub const VIEWERS: [usize; 2] = [100, 1_000];
 
 /// All that is measured, in this order: 1.4 Mbps in whole frames, as an encoder makes them and in packets
-/// of one size, into each device.
-pub fn settings() -> impl Iterator<Item = (Device, Frames)> {
-    let frames = [Frames::Video { kbps: 1_400 }, Frames::Equal { packets: 5, payload_len: 1_166 }];
-    [Device::Ifb, Device::Loopback].into_iter().flat_map(move |device| frames.map(|f| (device, f)))
+/// of one size, and audio, into each device.
+pub fn settings() -> impl Iterator<Item = (Device, Codec, Frames)> {
+    let media = [
+        (Codec::H264, Frames::Video { kbps: 1_400 }),
+        (Codec::H264, Frames::Equal { packets: 5, payload_len: 1_166 }),
+        (Codec::Opus, Frames::Equal { packets: 1, payload_len: 160 }),
+    ];
+    let devices = [Device::Ifb, Device::Loopback];
+    devices.into_iter().flat_map(move |device| media.map(|(codec, frames)| (device, codec, frames)))
 }
 
 /// Rounds of each measurement.
@@ -58,6 +64,8 @@ pub struct Found {
     /// Where datagrams went.
     pub device: Device,
     /// What was sent.
+    pub codec: Codec,
+    /// How it was cut.
     pub frames: Frames,
     /// One per number of viewers.
     pub rows: Vec<Row>,
@@ -72,7 +80,7 @@ pub struct Found {
 ///
 /// # Panics
 /// When the worker drops a packet or the kernel refuses a message.
-pub fn measure(device: Device, frames: Frames) -> Result<Found, String> {
+pub fn measure(device: Device, codec: Codec, frames: Frames) -> Result<Found, String> {
     device.route()?;
     let taken_before = netns::taken()?;
     // The publisher gets feedback too.
@@ -81,8 +89,9 @@ pub fn measure(device: Device, frames: Frames) -> Result<Found, String> {
         .then(|| Viewers::new((0..=most).map(Client)).map(Rc::new))
         .transpose()
         .map_err(|error| format!("a socket for each of {most} viewers: {error}"))?;
-    let mut stands = VIEWERS
-        .map(|viewers| Stand::new(Scene { viewers, frames, ..Scene::default() }, sockets.clone()));
+    let mut stands = VIEWERS.map(|viewers| {
+        Stand::new(Scene { viewers, codec, frames, ..Scene::default() }, sockets.clone())
+    });
     let rounds = if smoke_run() { 1 } else { ROUNDS };
     let rounds: Vec<_> = (0..rounds).map(|_| stands.each_mut().map(Stand::round)).collect();
     let messages: u64 = stands.iter_mut().map(Stand::messages).sum();
@@ -103,7 +112,7 @@ pub fn measure(device: Device, frames: Frames) -> Result<Found, String> {
     };
     let rows = VIEWERS.into_iter().enumerate().map(row).collect();
     let rise = over(&|round| round[1].worker_ns / round[0].worker_ns);
-    Ok(Found { device, frames, rows, rise })
+    Ok(Found { device, codec, frames, rows, rise })
 }
 
 /// One round's CPU nanoseconds per packet.
@@ -244,23 +253,28 @@ impl WireFloor {
 }
 
 impl Found {
+    /// Device and media, for tables.
+    pub fn label(&self) -> String {
+        format!("{}, {:?}, {}", self.device.label(), self.codec, self.frames.label())
+    }
+
     /// Head of a table of what was found.
     pub const HEAD: &str = "\
-| device | frames | viewers | ns per packet | floor | ratio | datagrams per message |
-|---|---|---|---|---|---|---|";
+| device, media | viewers | ns per packet | floor | ratio | datagrams per message |
+|---|---|---|---|---|---|";
 }
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for row in &self.rows {
-            let (device, frames) = (self.device.label(), self.frames.label());
+            let what = self.label();
             let Row { viewers, worker_ns, floor_ns, ratio, segments } = row;
             writeln!(
                 f,
-                "| {device} | {frames} | {viewers} | {worker_ns:.0} | {floor_ns:.0} | {ratio:.2} | {segments:.1} |"
+                "| {what} | {viewers} | {worker_ns:.0} | {floor_ns:.0} | {ratio:.2} | {segments:.1} |"
             )?;
         }
         let [first, last] = VIEWERS;
-        write!(f, "| | | {first} to {last} | {:+.0} % | | | |", (self.rise - 1.0) * 100.0)
+        write!(f, "| | {first} to {last} | {:+.0} % | | | |", (self.rise - 1.0) * 100.0)
     }
 }

@@ -10,8 +10,8 @@ use weir_benches::netns;
 fn main() -> Result<(), String> {
     netns::enter()?;
     println!("{}", Found::HEAD);
-    for (device, frames) in egress::settings() {
-        println!("{}", egress::measure(device, frames)?);
+    for (device, codec, frames) in egress::settings() {
+        println!("{}", egress::measure(device, codec, frames)?);
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Measures everything and writes the figures and plots of `docs/BENCHMARKS.md` anew.
 //!
-//! `cargo run --release -p weir-benches --bin report`, as root: two minutes of CPU time, more of the clock's on a busy machine. Tables stand between
+//! `cargo run --release -p weir-benches --bin report`, as root: two minutes of CPU time. Tables stand between
 //! marks in the page, the text around them is left alone. `--quick` proves that it runs and writes nothing.
 
 use std::fmt::Write;

@@ -1,7 +1,6 @@
 //! A publisher's packets: RTP as a browser sends it, with the bytes a forwarder looks at.
 //!
-//! Header extensions are mid and transport-cc. Payloads begin as RFC 6184, RFC 7741 and RFC 7587
-//! say; the rest is filler, for nobody decodes it. Used by all benches.
+//! Header extensions are mid and transport-cc. Payloads begin as the codec's payload format says; the rest is filler, for nobody decodes it. Used by all benches.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,25 +24,100 @@ pub const PT: u8 = 96;
 /// Bytes in front of the payload: fixed header, and an extension block with mid and transport-cc.
 pub const HEADER_LEN: usize = RTP_HEADER_LEN + 12;
 
+/// Payload bytes of a packet at most, as libwebrtc has it beside its headers.
+const PAYLOAD_BYTES_MAX: usize = 1_180;
+
+/// Frames from one keyframe to the next in [`Frames::Video`].
+const KEYFRAME_INTERVAL: u64 = 60;
+
+/// A keyframe has so many times the bytes of the mean frame.
+const KEYFRAME_FACTOR: u64 = 6;
+
+/// How media is cut into frames and packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frames {
+    /// All frames alike. The first is a keyframe, all others are not.
+    Equal {
+        /// Packets of a frame.
+        packets: usize,
+        /// Payload bytes of each packet.
+        payload_len: usize,
+    },
+    /// As an encoder sends it: frames of 0.6 to 1.4 times the mean, a keyframe of six times the mean
+    /// every 60 frames. A frame is split about equally as libwebrtc does, the larger packets last, so
+    /// the packets of a frame may differ by one byte.
+    Video {
+        /// Bits per millisecond.
+        kbps: u64,
+    },
+}
+
+impl Frames {
+    /// Its name in tables.
+    pub fn label(self) -> String {
+        match self {
+            Self::Equal { packets, payload_len } => format!("{packets} x {payload_len} B"),
+            Self::Video { kbps } => format!("video at {:.1} Mbps", kbps as f64 / 1e3),
+        }
+    }
+
+    /// Packets of a frame, about.
+    pub fn mean_packets(self) -> usize {
+        match self {
+            Self::Equal { packets, .. } => packets,
+            Self::Video { kbps } => (frame_bytes(kbps) / PAYLOAD_BYTES_MAX as u64) as usize + 1,
+        }
+    }
+
+    /// Payload bytes of a frame's packets.
+    fn split(self, frame: u64) -> Vec<usize> {
+        let kbps = match self {
+            Self::Equal { packets, payload_len } => return vec![payload_len; packets],
+            Self::Video { kbps } => kbps,
+        };
+        let bytes = match frame % KEYFRAME_INTERVAL {
+            0 => frame_bytes(kbps) * KEYFRAME_FACTOR,
+            // What the keyframe leaves to the others, times 0.6 to 1.4 in an order without a pattern.
+            _ => {
+                let rest = frame_bytes(kbps) * (KEYFRAME_INTERVAL - KEYFRAME_FACTOR)
+                    / (KEYFRAME_INTERVAL - 1);
+                rest * (600 + frame.wrapping_mul(0x9e37_79b9) % 801) / 1_000
+            }
+        } as usize;
+        let packets = bytes.div_ceil(PAYLOAD_BYTES_MAX);
+        let larger = bytes % packets;
+        (0..packets).map(|n| bytes / packets + usize::from(n + larger >= packets)).collect()
+    }
+
+    fn is_key(self, frame: u64) -> bool {
+        match self {
+            Self::Equal { .. } => frame == 0,
+            Self::Video { .. } => frame.is_multiple_of(KEYFRAME_INTERVAL),
+        }
+    }
+}
+
+/// Bytes of the mean frame at 30 frames per second.
+fn frame_bytes(kbps: u64) -> u64 {
+    kbps * 1_000 / 8 / 30
+}
+
 /// Makes one packet after the other.
 #[derive(Debug)]
 pub struct Encoder {
     codec: Codec,
-    payload_len: usize,
-    frame_packets: usize,
+    frames: Frames,
+    /// Payload bytes of the present frame's packets.
+    sizes: Vec<usize>,
+    frame: u64,
+    position: usize,
     packets: u64,
 }
 
 impl Encoder {
-    /// Frames of `frame_packets` packets with `payload_len` bytes of payload each. The first frame
-    /// is a keyframe, all others are not.
-    pub fn new(codec: Codec, payload_len: usize, frame_packets: usize) -> Self {
-        Self { codec, payload_len, frame_packets, packets: 0 }
-    }
-
-    /// Bytes of one packet in plaintext.
-    pub fn packet_len(&self) -> usize {
-        HEADER_LEN + self.payload_len
+    /// At the first frame.
+    pub fn new(codec: Codec, frames: Frames) -> Self {
+        Self { codec, frames, sizes: frames.split(0), frame: 0, position: 0, packets: 0 }
     }
 
     /// What the offer calls it.
@@ -67,15 +141,25 @@ impl Encoder {
         exts
     }
 
+    /// The packets of the next frame in plaintext.
+    pub fn next_frame(&mut self) -> Vec<Vec<u8>> {
+        (0..self.sizes.len()).map(|_| self.next_rtp()).collect()
+    }
+
     /// The next packet in plaintext.
     pub fn next_rtp(&mut self) -> Vec<u8> {
         let number = self.packets;
         self.packets += 1;
-        let frame = number / self.frame_packets as u64;
-        let position = (number % self.frame_packets as u64) as usize;
-        let last = position + 1 == self.frame_packets;
+        let (frame, position) = (self.frame, self.position);
+        let last = position + 1 == self.sizes.len();
 
-        let mut packet = vec![0; self.packet_len()];
+        let mut packet = vec![0; HEADER_LEN + self.sizes[position]];
+        self.position += 1;
+        if last {
+            self.frame += 1;
+            self.position = 0;
+            self.sizes = self.frames.split(self.frame);
+        }
         let (header, payload) = packet.split_at_mut(HEADER_LEN);
         let mut writer = ExtWriter::new(&mut header[RTP_HEADER_LEN..], false);
         writer.push(1, MID.as_bytes());
@@ -97,7 +181,7 @@ impl Encoder {
     }
 
     fn payload_start(&self, frame: u64, position: usize, last: bool) -> Vec<u8> {
-        let (first, key) = (position == 0, frame == 0);
+        let (first, key) = (position == 0, self.frames.is_key(frame));
         match self.codec {
             Codec::H264 => {
                 let nal = if key { 5 } else { 1 };
@@ -114,6 +198,22 @@ impl Encoder {
                     bytes.push(u8::from(!key));
                 }
                 bytes
+            }
+            // RFC 7798: a fragmentation unit of an IDR or a trailing picture.
+            Codec::H265 => {
+                let kind = if key { 19 } else { 1 };
+                vec![49 << 1, 1, kind | u8::from(first) << 7 | u8::from(last) << 6]
+            }
+            // RFC 9628: picture id of 15 bits, one layer.
+            Codec::Vp9 => {
+                let [high, low] = ((frame as u16) | 0x8000).to_be_bytes();
+                let flags = u8::from(!key) << 6 | u8::from(first) << 3 | u8::from(last) << 2;
+                vec![0x80 | flags, high, low]
+            }
+            // The AV1 payload format: one OBU per packet, a frame in pieces.
+            Codec::Av1 => {
+                let flags = u8::from(!first) << 7 | u8::from(!last) << 6 | 1 << 4;
+                vec![flags | u8::from(first && key) << 3, 6 << 3]
             }
             _ => vec![0xfc],
         }

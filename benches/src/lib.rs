@@ -1,12 +1,18 @@
 //! Shared pieces of the benches: a stopwatch, a publisher, viewers, and the worker between them.
 //!
-//! Measures nothing itself: each file beside `src/` asks one question. [`stopwatch`] says how time
-//! is taken, [`session`] connects peers under preset keys, [`encoder`] makes packets, [`world`]
-//! drives a whole worker, [`floor`] is the least that any forwarder must do.
+//! Each file beside `src/` asks one question; what the report asks too stands in [`cases`] and [`egress`].
+//! [`stopwatch`] says how time is taken, [`session`] connects peers under preset keys, [`encoder`]
+//! makes packets, [`world`] drives a whole worker, [`floor`] is the least that any forwarder must do.
+//! [`netns`] and [`wire`] bring the kernel in, and [`egress`] is the worker in front of it. [`plot`] draws.
 
+pub mod cases;
+pub mod egress;
 pub mod encoder;
 pub mod floor;
+pub mod netns;
+pub mod plot;
 pub mod session;
 pub mod stopwatch;
 pub mod viewer;
+pub mod wire;
 pub mod world;

@@ -24,8 +24,11 @@ use weir_sfu::transport::{Entropy, Path};
 /// Longest STUN message that occurs here.
 const STUN_BYTES: usize = 200;
 
-/// Address of session 0, from the test network of RFC 2544.
-const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// Address of session 0, from the test network of RFC 2544, which is a /15.
+pub const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+
+/// Our own address.
+pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// One session by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +55,7 @@ impl Client {
     /// Its address and ours.
     pub fn path(self) -> Path {
         let remote = Ipv4Addr::from(u32::from(FIRST_ADDRESS) + self.0);
-        let local = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let local = IpAddr::V4(SERVER_ADDRESS);
         Path { local: Some(local), remote: SocketAddr::new(remote.into(), 40_000) }
     }
 
@@ -88,7 +91,7 @@ impl Client {
         let id = StunView::parse(request).expect("our check is well-formed").transaction_id();
         let key = self.remote().ice.pwd;
         let mut out = [0; STUN_BYTES];
-        let source = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 8189));
+        let source = SocketAddr::from((SERVER_ADDRESS, 8189));
         let len = stun::write_success(&mut out, &id, source, key.as_bytes()).expect("it fits");
         out[..len].to_vec()
     }
@@ -180,7 +183,7 @@ impl Dtls for Preset {
 pub fn connected(client: Client, profile: SrtpProfile, now: Instant) -> Peer {
     let backend = PresetKeys(profile);
     let mut peer = Peer::new(Role::Subscriber, client.local(), &client.remote(), &backend, now);
-    let mut sink = Sink::default();
+    let mut sink = Sink::new(Nowhere);
     peer.handle_stun(now, client.path(), &client.check(), &mut sink).expect("the check is valid");
     let event = peer.poll(now, &mut Sequence::default(), &mut sink);
     assert_eq!(event, Some(PeerEvent::Connected));
@@ -206,9 +209,17 @@ impl Entropy for Sequence {
     }
 }
 
-/// Where datagrams end: media is counted, checks are kept to be answered.
-#[derive(Debug, Default)]
-pub struct Sink {
+/// Where media goes when only its making is measured.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Nowhere;
+
+impl Egress for Nowhere {
+    fn send(&mut self, _: Transmit<'_>) {}
+}
+
+/// Where datagrams end: media is counted and goes to `W` with its reports, checks are kept to be answered.
+#[derive(Debug)]
+pub struct Sink<W = Nowhere> {
     /// RTP datagrams.
     pub packets: u64,
     /// Messages (calls of the kernel, were there one) that carried them.
@@ -217,9 +228,20 @@ pub struct Sink {
     pub bytes: u64,
     /// STUN to be answered.
     checks: VecDeque<(Path, usize, [u8; STUN_BYTES])>,
+    wire: W,
 }
 
-impl Sink {
+impl<W> Sink<W> {
+    /// Nothing sent yet.
+    pub fn new(wire: W) -> Self {
+        Self { packets: 0, messages: 0, bytes: 0, checks: VecDeque::new(), wire }
+    }
+
+    /// Where media goes.
+    pub fn wire(&mut self) -> &mut W {
+        &mut self.wire
+    }
+
     /// The next check of ours that nobody answered yet, with its path.
     pub fn next_check(&mut self) -> Option<(Path, Vec<u8>)> {
         let (path, len, bytes) = self.checks.pop_front()?;
@@ -227,7 +249,7 @@ impl Sink {
     }
 }
 
-impl Egress for Sink {
+impl<W: Egress> Egress for Sink<W> {
     fn send(&mut self, transmit: Transmit<'_>) {
         let contents = transmit.contents;
         match classify(contents) {
@@ -235,13 +257,15 @@ impl Egress for Sink {
                 self.packets += transmit.segments() as u64;
                 self.messages += 1;
                 self.bytes += contents.len() as u64;
+                self.wire.send(transmit);
             }
             PacketClass::Stun if is_check(contents) => {
                 let mut bytes = [0; STUN_BYTES];
                 bytes[..contents.len()].copy_from_slice(contents);
                 self.checks.push_back((transmit.path, contents.len(), bytes));
             }
-            _ => {}
+            PacketClass::Stun => {}
+            _ => self.wire.send(transmit),
         }
     }
 }

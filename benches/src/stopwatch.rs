@@ -11,7 +11,7 @@ use criterion::{Bencher, BenchmarkGroup, Criterion, Throughput};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Rounds of a comparison.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 40;
 
 /// Sums the CPU time of what it is given.
 #[derive(Debug, Default)]
@@ -29,13 +29,19 @@ impl Stopwatch {
         result
     }
 
+    /// Counts time that was taken elsewhere, such as on another thread.
+    pub fn add(&mut self, time: Duration) {
+        self.total += time;
+    }
+
     /// What was counted.
     pub fn total(&self) -> Duration {
         self.total
     }
 }
 
-fn cpu_time() -> Duration {
+/// CPU time of this thread so far, user and system.
+pub fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
@@ -103,10 +109,78 @@ pub fn per_packet(
     });
 }
 
-/// True when benches are only to prove that they run (`cargo bench -- --test`, `cargo test`).
+/// One line of a bench: a name, and what is measured. A round says how many items it handled.
+pub struct Case {
+    /// What the lines beside it have in common.
+    pub group: &'static str,
+    /// Its own name.
+    pub name: String,
+    /// What runs; makes what it needs when it is first called.
+    pub round: Round,
+}
+
+/// Handles some items under the stopwatch; how many that were.
+pub type Round = Box<dyn FnMut(&mut Stopwatch) -> u64>;
+
+impl std::fmt::Debug for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Case").field("group", &self.group).field("name", &self.name).finish()
+    }
+}
+
+impl Case {
+    /// A case.
+    pub fn new(
+        group: &'static str,
+        name: impl Into<String>,
+        round: impl FnMut(&mut Stopwatch) -> u64 + 'static,
+    ) -> Self {
+        Self { group, name: name.into(), round: Box::new(round) }
+    }
+}
+
+/// CPU nanoseconds per item of each case: the median of short rounds, taken in turn.
+pub fn measure_in_turn(cases: &mut [Case]) -> Vec<f64> {
+    let rounds = if smoke_run() { 1 } else { CASE_ROUNDS };
+    let mut samples = vec![Vec::new(); cases.len()];
+    for _ in 0..rounds {
+        for (case, samples) in cases.iter_mut().zip(&mut samples) {
+            samples.push(ns_per_item(&mut case.round, CASE_TIME));
+        }
+    }
+    samples.into_iter().map(median).collect()
+}
+
+/// Rounds of [`measure_in_turn`].
+const CASE_ROUNDS: usize = 25;
+
+/// CPU time of one of them.
+const CASE_TIME: Duration = Duration::from_millis(10);
+
+fn ns_per_item(round: &mut dyn FnMut(&mut Stopwatch) -> u64, least: Duration) -> f64 {
+    let (mut stopwatch, mut items) = (Stopwatch::default(), 0);
+    while items == 0 || (stopwatch.total() < least && !smoke_run()) {
+        items += round(&mut stopwatch);
+    }
+    stopwatch.total().as_nanos() as f64 / items as f64
+}
+
+/// Has criterion run all cases.
+pub fn run(cases: Vec<Case>) {
+    let mut criterion = criterion();
+    for Case { group, name, mut round } in cases {
+        per_packet(&mut criterion.benchmark_group(group), &name, |stopwatch| round(stopwatch));
+    }
+    criterion.final_summary();
+}
+
+/// True when measurements are only to prove that they run: `cargo bench -- --test`, `cargo test` (which
+/// starts benches without `--bench`), and programs with `--quick`.
 pub fn smoke_run() -> bool {
-    let mut args = std::env::args();
-    !args.any(|arg| arg == "--bench") || std::env::args().any(|arg| arg == "--test")
+    let given = |wanted| std::env::args().any(|arg| arg == wanted);
+    let program = std::env::current_exe().unwrap_or_default();
+    let bench = program.parent().is_some_and(|folder| folder.ends_with("deps"));
+    given("--test") || given("--quick") || (bench && !given("--bench"))
 }
 
 /// What [`compare`] found: medians over all rounds.
@@ -128,7 +202,8 @@ pub fn compare(
     let rounds = if smoke_run() { 1 } else { ROUNDS };
     let mut samples = [const { Vec::new() }; 3];
     for _ in 0..rounds {
-        let (candidate, floor) = (ns_per_packet(&mut candidate), ns_per_packet(&mut floor));
+        let candidate = ns_per_item(&mut candidate, COMPARE_TIME);
+        let floor = ns_per_item(&mut floor, COMPARE_TIME);
         for (all, sample) in samples.iter_mut().zip([candidate, floor, candidate / floor]) {
             all.push(sample);
         }
@@ -137,19 +212,11 @@ pub fn compare(
     Comparison { candidate_ns, floor_ns, ratio }
 }
 
-/// Packets per round of a comparison: some milliseconds, less than a phase of the machine.
-const ROUND_PACKETS: u64 = 20_000;
+/// CPU time of a candidate in one round of a comparison: less than a phase of the machine.
+const COMPARE_TIME: Duration = Duration::from_millis(5);
 
-fn ns_per_packet(round: &mut impl FnMut(&mut Stopwatch) -> u64) -> f64 {
-    let wanted = if smoke_run() { 1 } else { ROUND_PACKETS };
-    let (mut stopwatch, mut packets) = (Stopwatch::default(), 0);
-    while packets < wanted {
-        packets += round(&mut stopwatch);
-    }
-    stopwatch.total().as_nanos() as f64 / packets as f64
-}
-
-fn median(mut samples: Vec<f64>) -> f64 {
+/// The middle of some samples; NaN of none.
+pub fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -1,8 +1,9 @@
-//! One worker with one publisher and its viewers, driven as the shell drives it, under virtual time.
+//! One worker, or several, with one publisher and its viewers, driven as the shell drives it, under virtual time.
 //!
 //! What is measured is [`World::forward`]: the publisher's datagrams in, one flush per turn. What a
 //! turn needs beside it is apart: [`World::prepare`] seals the publisher's packets with `rtc-srtp`,
-//! [`World::settle`] runs timers and answers our checks. Used by `fanout.rs` and `allocations.rs`.
+//! [`World::settle`] runs timers and answers our checks. Used by `fanout.rs` and `allocations.rs`, and
+//! with real sockets by `egress.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,16 +12,17 @@ use rtc_srtp::context::Context;
 use weir_sfu::codec::Codec;
 use weir_sfu::config::PublisherLimits;
 use weir_sfu::ids::{SessionId, StreamName};
-use weir_sfu::router::{StreamId, StreamShared, WakeFlag, Waker, mesh};
+use weir_sfu::router::{Route, StreamId, StreamShared, WakeFlag, Waker, mesh};
 use weir_sfu::sdp::{
     Feedback, PublishPlan, PublishTrack, SubscribeCodec, SubscribePlan, SubscribeTrack,
 };
+use weir_sfu::transport::egress::Egress;
 use weir_sfu::transport::srtp::SrtpProfile;
 use weir_sfu::units::ClockBase;
 use weir_sfu::worker::{Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport};
 
-use crate::encoder::{Encoder, MID, PT};
-use crate::session::{Client, PresetKeys, Sequence, Sink};
+use crate::encoder::{Encoder, Frames, MID, PT};
+use crate::session::{Client, Nowhere, PresetKeys, Sequence, Sink};
 use crate::stopwatch::epoch;
 
 /// The publisher's session; viewers follow.
@@ -37,12 +39,13 @@ pub struct Scene {
     pub viewers: usize,
     /// Codec of its only track.
     pub codec: Codec,
-    /// Payload bytes of each packet.
-    pub payload_len: usize,
-    /// Packets of a frame; a turn of the loop forwards one frame.
-    pub frame_packets: usize,
+    /// Its frames and packets; a turn of the loop forwards one frame.
+    pub frames: Frames,
     /// Profile of all sessions.
     pub profile: SrtpProfile,
+    /// Workers; viewers are spread over all of them, the publisher is on the first. All run on this
+    /// thread, one after the other.
+    pub workers: usize,
 }
 
 impl Default for Scene {
@@ -50,9 +53,9 @@ impl Default for Scene {
         Self {
             viewers: 100,
             codec: Codec::H264,
-            payload_len: 1200,
-            frame_packets: 1,
+            frames: Frames::Equal { packets: 1, payload_len: 1200 },
             profile: SrtpProfile::AeadAes128Gcm,
+            workers: 1,
         }
     }
 }
@@ -60,23 +63,23 @@ impl Default for Scene {
 impl Scene {
     /// Turns that are measured at once.
     pub fn turns(&self) -> usize {
-        (BLOCK_PACKETS / self.frame_packets).max(1)
+        (BLOCK_PACKETS / self.frames.mean_packets()).max(1)
     }
 }
 
-/// See the head of this file.
-pub struct World {
+/// See the head of this file. `W` is where media goes.
+pub struct World<W = Nowhere> {
     scene: Scene,
-    worker: Worker,
+    workers: Vec<Worker>,
     lobby: Arc<Lobby>,
     stream: Arc<StreamShared>,
-    sink: Sink,
+    sink: Sink<W>,
     encoder: Encoder,
     sealer: Context,
     now: Instant,
 }
 
-impl std::fmt::Debug for World {
+impl<W> std::fmt::Debug for World<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("World").field("scene", &self.scene).finish_non_exhaustive()
     }
@@ -89,13 +92,20 @@ impl Waker for Awake {
 }
 
 impl World {
+    /// [`World::with_wire`], with media going nowhere.
+    pub fn new(scene: Scene) -> Self {
+        Self::with_wire(scene, Nowhere)
+    }
+}
+
+impl<W: Egress> World<W> {
     /// Connects the publisher and all viewers and forwards two seconds, until everything is in
     /// place.
     ///
     /// # Panics
     /// When something did not reach every viewer, which is a bug.
-    pub fn new(scene: Scene) -> Self {
-        let mut world = Self::without_viewers(scene);
+    pub fn with_wire(scene: Scene, wire: W) -> Self {
+        let mut world = Self::without_viewers(scene, wire);
         for viewer in 1..=scene.viewers {
             world.join(Client(viewer as u32));
         }
@@ -109,26 +119,29 @@ impl World {
     }
 
     /// A publisher that nobody watches yet.
-    pub fn without_viewers(scene: Scene) -> Self {
+    fn without_viewers(scene: Scene, wire: W) -> Self {
         let now = epoch();
         let id = StreamId { index: 0, generation: 0 };
         let name = StreamName::new("bench").expect("the name is valid");
         let stream = StreamShared::new(id, name);
         let lobby = Arc::new(Lobby::default());
-        let mut ports = mesh(&[WakeFlag::new(Arc::new(Awake))]);
-        let worker = Worker::new(WorkerConfig {
-            clock: ClockBase::new(now, Duration::from_secs(1_800_000_000)),
-            entropy: Box::new(Sequence::default()),
-            dtls: Arc::new(PresetKeys(scene.profile)),
-            lobby: Arc::clone(&lobby),
-            port: ports.pop().expect("one worker, one port"),
-            pool_packets: 65_536,
-            publisher_limits: PublisherLimits::default(),
-        });
-        let encoder = Encoder::new(scene.codec, scene.payload_len, scene.frame_packets);
+        let wakes: Vec<_> = (0..scene.workers).map(|_| WakeFlag::new(Arc::new(Awake))).collect();
+        let worker = |port| {
+            Worker::new(WorkerConfig {
+                clock: ClockBase::new(now, Duration::from_secs(1_800_000_000)),
+                entropy: Box::new(Sequence::default()),
+                dtls: Arc::new(PresetKeys(scene.profile)),
+                lobby: Arc::clone(&lobby),
+                port,
+                pool_packets: 65_536,
+                publisher_limits: PublisherLimits::default(),
+            })
+        };
+        let workers = mesh(&wakes).into_iter().map(worker).collect();
+        let encoder = Encoder::new(scene.codec, scene.frames);
         let sealer = PUBLISHER.sealer(scene.profile);
-        let sink = Sink::default();
-        let mut world = Self { scene, worker, lobby, stream, sink, encoder, sealer, now };
+        let sink = Sink::new(wire);
+        let mut world = Self { scene, workers, lobby, stream, sink, encoder, sealer, now };
         world.publish();
         world
     }
@@ -174,7 +187,14 @@ impl World {
         };
         let plan = SubscribePlan { transport: viewer.remote(), tracks: vec![track] };
         let session = self.session(viewer, Plan::Subscribe { plan });
-        self.lobby.wait(session, Some(0));
+        let worker = self.worker_of(viewer);
+        self.lobby.wait(session, Some(worker));
+        let mut destinations = self.stream.route.load().destinations.clone();
+        if !destinations.contains(&worker) {
+            destinations.push(worker);
+            destinations.sort_unstable();
+            self.stream.route.store(Arc::new(Route { destinations }));
+        }
         self.receive(viewer, &mut viewer.check());
         self.settle();
     }
@@ -190,37 +210,59 @@ impl World {
     }
 
     /// The publisher's next frames, sealed.
+    pub fn prepare(&mut self) -> Block {
+        Block((0..self.scene.turns()).map(|_| self.prepare_frame()).collect())
+    }
+
+    /// The publisher's next frame, sealed.
     ///
     /// # Panics
     /// When sealing fails, which it cannot.
-    pub fn prepare(&mut self) -> Block {
-        let mut seal = || {
-            let plaintext = self.encoder.next_rtp();
+    pub fn prepare_frame(&mut self) -> Vec<Vec<u8>> {
+        let seal = |plaintext: Vec<u8>| {
             self.sealer.encrypt_rtp(&plaintext).expect("sealing works").to_vec()
         };
-        let frame = |_| (0..self.scene.frame_packets).map(|_| seal()).collect();
-        Block((0..self.scene.turns()).map(frame).collect())
+        self.encoder.next_frame().into_iter().map(seal).collect()
     }
 
     /// The measured part: each frame in, one flush after it. How many packets came in.
     #[inline(never)] // so that a profiler can tell it apart
     pub fn forward(&mut self, block: &mut Block) -> u64 {
         let mut received = 0;
-        let path = PUBLISHER.path();
         for frame in &mut block.0 {
-            self.now += self.encoder.frame_interval();
+            self.next_turn();
             for datagram in frame {
                 received += 1;
-                self.worker.handle_datagram(self.now, path, datagram, &mut self.sink);
+                self.take(datagram);
             }
-            self.worker.flush(self.now, &mut self.sink);
+            self.flush();
         }
         received
     }
 
+    /// Virtual time moves to the next frame.
+    pub fn next_turn(&mut self) {
+        self.now += self.encoder.frame_interval();
+    }
+
+    /// A datagram of the publisher.
+    pub fn take(&mut self, datagram: &mut [u8]) {
+        self.receive(PUBLISHER, datagram);
+    }
+
+    /// The end of a turn: what came in goes out.
+    pub fn flush(&mut self) {
+        for worker in &mut self.workers {
+            worker.handle_rings(self.now, &mut self.sink);
+            worker.flush(self.now, &mut self.sink);
+        }
+    }
+
     /// Timers that are due.
     pub fn timers(&mut self) {
-        self.worker.handle_timeout(self.now, &mut self.sink);
+        for worker in &mut self.workers {
+            worker.handle_timeout(self.now, &mut self.sink);
+        }
     }
 
     /// Answers our checks, as viewers do.
@@ -229,7 +271,9 @@ impl World {
             let client = Client::at(path);
             self.receive(client, &mut client.answer(&check));
         }
-        self.worker.drain_events(|_| true);
+        for worker in &mut self.workers {
+            worker.drain_events(|_| true);
+        }
     }
 
     /// Everything that a turn does beside forwarding.
@@ -239,12 +283,24 @@ impl World {
     }
 
     fn receive(&mut self, client: Client, datagram: &mut [u8]) {
-        self.worker.handle_datagram(self.now, client.path(), datagram, &mut self.sink);
+        let worker = self.worker_of(client);
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.handle_datagram(self.now, client.path(), datagram, &mut self.sink);
+        }
+    }
+
+    fn worker_of(&self, client: Client) -> usize {
+        client.0 as usize % self.scene.workers
     }
 
     /// What was sent so far.
-    pub fn sent(&self) -> &Sink {
+    pub fn sent(&self) -> &Sink<W> {
         &self.sink
+    }
+
+    /// Where media goes.
+    pub fn wire(&mut self) -> &mut W {
+        self.sink.wire()
     }
 
     /// Virtual time.
@@ -252,9 +308,22 @@ impl World {
         self.now
     }
 
-    /// The worker's own counters.
-    pub fn report(&self) -> WorkerReport {
-        self.worker.report()
+    /// The workers' own counters, the publisher's first.
+    pub fn reports(&self) -> Vec<WorkerReport> {
+        self.workers.iter().map(Worker::report).collect()
+    }
+
+    /// A worker that drops is fast: nothing may have been lost.
+    ///
+    /// # Panics
+    /// If something was.
+    pub fn check(&self) {
+        let reports = self.reports();
+        let received: u64 = reports.iter().map(|report| report.packets_in).sum();
+        let forwarded: u64 = reports.iter().map(|report| report.packets_out).sum();
+        let due = received * self.scene.viewers as u64;
+        let dropped: Vec<_> = reports.iter().map(|report| &report.dropped).collect();
+        assert_eq!((forwarded, self.sink.packets), (due, due), "dropped: {dropped:?}");
     }
 }
 

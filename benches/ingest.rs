@@ -1,0 +1,8 @@
+//! What does one datagram cost on its way in, per codec and profile? The cases are in
+//! `src/cases/ingest.rs`.
+
+use weir_benches::{cases::ingest, stopwatch};
+
+fn main() {
+    stopwatch::run(ingest::cases());
+}

@@ -1,0 +1,17 @@
+//! What does one forwarded packet cost with the kernel, against the floor of the same run?
+//!
+//! `cargo run --release -p weir-benches --bin egress`, as root. Prints one table, CPU nanoseconds (user and
+//! system) per forwarded packet; fails where the kernel has no network namespaces, no `ifb` device or no UDP
+//! segmentation offload.
+
+use weir_benches::egress::{self, Found};
+use weir_benches::netns;
+
+fn main() -> Result<(), String> {
+    netns::enter()?;
+    println!("{}", Found::HEAD);
+    for (device, codec, frames) in egress::settings() {
+        println!("{}", egress::measure(device, codec, frames)?);
+    }
+    Ok(())
+}

@@ -441,7 +441,7 @@ impl Sfu {
     }
 
     /// Runs something on a worker's thread and waits for its answer; `None` if it does not answer.
-    async fn inspect<T: Send + 'static>(
+    pub(super) async fn inspect<T: Send + 'static>(
         &self,
         worker: usize,
         look: impl FnOnce(&mut Worker, &Shell, Instant) -> T + Send + 'static,

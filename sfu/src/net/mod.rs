@@ -17,6 +17,8 @@ mod latency;
 mod outlet;
 mod shell;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod tick;
 mod wait;

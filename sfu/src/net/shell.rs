@@ -202,26 +202,25 @@ impl Shell {
         let mut clock = self.turn_began;
         let mut lag = Duration::ZERO;
         self.worked = worker.has_ring_work();
-        for _ in 0..RECEIVES_PER_TURN {
-            if !self.readable {
-                break;
-            }
+        let reads = if self.readable { RECEIVES_PER_TURN } else { 0 };
+        for _ in 0..reads {
             let count = match self.socket.receive(&mut self.buffers) {
                 Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    break;
+                }
                 Err(error) => {
-                    self.readable = error.kind() != io::ErrorKind::WouldBlock;
-                    if self.readable {
-                        // An ICMP error of an earlier send; the socket itself is fine.
-                        tracing::debug!(%error, "receive");
-                    }
+                    // An ICMP error of an earlier send; the socket itself is fine.
+                    tracing::debug!(%error, "receive");
                     continue;
                 }
             };
             clock = Instant::now();
-            self.readable = count == BATCH_SIZE;
             self.worked = true;
             let (told, held, tick_wait) = (&mut self.now, self.held, &mut self.tick_wait);
             let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
+            let mut datagrams = 0;
             self.buffers.for_each(count, unix_time(), |age, path, datagram| {
                 // When the kernel had it; but time must not go back for the worker. It does only where
                 // datagrams had to wait for more than one turn.
@@ -229,8 +228,17 @@ impl Shell {
                 *told = arrived.max(*told);
                 lag = lag.max(told.saturating_duration_since(arrived));
                 tick_wait.record(age.min(held), 1);
+                datagrams += 1;
                 worker.handle_datagram(*told, path, datagram, &mut outlet);
             });
+            if count < BATCH_SIZE {
+                // That was all there was. But of a frame the rest is on its way, and what is read now
+                // shares its send calls; a lone datagram is not worth another look.
+                self.readable = false;
+                if datagrams < 2 {
+                    break;
+                }
+            }
         }
         self.now = self.now.max(clock);
         self.departures.set_lag(lag);

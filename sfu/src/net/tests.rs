@@ -1,0 +1,146 @@
+//! Stories of the whole shell over real sockets: two workers, clients that only answer ICE.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use super::*;
+use crate::config::Config;
+use crate::ids::{Role, SessionId, StreamName};
+use crate::transport::stun::{CheckRequest, StunClass, StunView, write_check};
+
+const OFFER: &[u8] = include_bytes!("../../tests/data/offers/chromium-156-whip.sdp");
+
+/// A publisher that gets as far as its first answered check: then a worker owns its session.
+struct Client {
+    id: SessionId,
+    stream: StreamName,
+    secret: String,
+    ufrag: String,
+    pwd: String,
+    socket: UdpSocket,
+}
+
+impl Client {
+    async fn publish(sfu: &Sfu, name: &str) -> Self {
+        let stream = StreamName::new(name).unwrap();
+        let created = sfu.publish(stream.clone(), OFFER).await.unwrap();
+        let field = |key: &str| {
+            let line = created.answer.lines().find_map(|line| line.strip_prefix(key));
+            line.unwrap().to_owned()
+        };
+        let (ufrag, pwd) = (field("a=ice-ufrag:"), field("a=ice-pwd:"));
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(sfu.media_addr()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let secret = created.secret.expose().to_owned();
+        Self { id: created.id, stream, secret, ufrag, pwd, socket }
+    }
+
+    /// Whether the server answers a check, within a few tries.
+    fn is_answered(&self) -> bool {
+        let mut buffer = [0; 200];
+        let check = CheckRequest {
+            transaction_id: [7; 12],
+            remote_ufrag: &self.ufrag,
+            local_ufrag: "client",
+            priority: 1,
+            tie_breaker: 1,
+            key: self.pwd.as_bytes(),
+        };
+        let len = write_check(&mut buffer, &check).unwrap();
+        (0..5).any(|_| {
+            self.socket.send(&buffer[..len]).unwrap();
+            let mut reply = [0; 1500];
+            // The server's own checks come in between.
+            std::iter::from_fn(|| {
+                self.socket.recv(&mut reply).ok().map(|len| reply[..len].to_vec())
+            })
+            .take(10)
+            .any(|reply| {
+                StunView::parse(&reply).is_ok_and(|view| view.class() == StunClass::Success)
+            })
+        })
+    }
+
+    /// The worker that adopted it.
+    async fn worker(&self, sfu: &Sfu) -> usize {
+        for _ in 0..1_000 {
+            match sfu.session(self.id).await {
+                Some(info) if info.state != "waiting_ice" => return info.worker,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+        panic!("nobody adopted it");
+    }
+}
+
+/// One client at each worker: the kernel spreads addresses over the sockets of one port.
+async fn one_at_each(sfu: &Sfu, names: &str) -> [Client; 2] {
+    let mut found = [None, None];
+    for n in 0..64 {
+        let client = Client::publish(sfu, &format!("{names}-{n}")).await;
+        assert!(client.is_answered());
+        let worker = client.worker(sfu).await;
+        found[worker].get_or_insert(client);
+        if let [Some(_), Some(_)] = &found {
+            return found.map(Option::unwrap);
+        }
+    }
+    panic!("all of 64 addresses came to one worker");
+}
+
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..2_000 {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}
+
+/// Quality B4 item 30.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_breaks_ends_its_own_sessions_and_takes_new_ones() {
+    let media_addr = "127.0.0.1:0".parse().unwrap();
+    let sfu = Sfu::start(Config { media_addr, workers: 2, ..Config::default() }).unwrap();
+    let [victim, other] = one_at_each(&sfu, "before").await;
+    let before = sfu.stats().await;
+
+    for round in 1..=2 {
+        assert_eq!(sfu.inspect::<()>(0, |_, _, _| panic!("injected")).await, None);
+        let stats = until("the worker is back", async || {
+            let stats = sfu.stats().await;
+            (stats.per_worker.len() == 2).then_some(stats)
+        })
+        .await;
+        let rebuilds: Vec<_> = stats.per_worker.iter().map(|worker| worker.rebuilds).collect();
+        assert_eq!((rebuilds, stats.panics), (vec![round, 0], round));
+    }
+
+    until("its session is gone", async || sfu.session(victim.id).await.is_none().then_some(()))
+        .await;
+    let stats = sfu.stats().await;
+    let lost = stats.closed_total.iter().find(|(reason, _)| *reason == "worker_lost").unwrap().1;
+    assert_eq!(stats.publishers, before.publishers - lost, "and nothing but what worker 0 had");
+    assert!(sfu.delete(Role::Publisher, &victim.stream, &victim.secret).await, "its URL is known");
+    assert!(!victim.is_answered());
+
+    assert!(other.is_answered(), "the other worker's clients noticed nothing");
+    assert_eq!(sfu.session(other.id).await.unwrap().worker, 1);
+
+    let after = one_at_each(&sfu, "after").await;
+    for (worker, client) in after.iter().enumerate() {
+        assert_eq!(sfu.session(client.id).await.unwrap().worker, worker);
+    }
+    sfu.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_cpu_that_is_not_there_is_refused_by_name() {
+    let worker_cpus = vec![usable_cpus()[0], 1_000_000];
+    let media_addr = "127.0.0.1:0".parse().unwrap();
+    let refused = Sfu::start(Config { media_addr, worker_cpus, ..Config::default() });
+    let text = refused.err().expect("it does not start").to_string();
+    assert!(text.contains("CPU 1000000"), "{text}");
+}

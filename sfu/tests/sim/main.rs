@@ -19,6 +19,7 @@ mod limits;
 mod numbers;
 mod paths;
 mod repair;
+mod scenarios;
 mod simulcast;
 
 use std::time::Duration;

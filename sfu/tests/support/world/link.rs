@@ -19,6 +19,9 @@ const CHECK_SOON: Duration = Duration::from_millis(50);
 /// Checks afterwards, as libwebrtc paces them.
 const CHECK_LATER: Duration = Duration::from_millis(2_500);
 
+/// Checks whose answers it still accepts; the oldest is forgotten.
+const WAITING_MAX: usize = 20;
+
 /// Which packet of which source a datagram carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Note {
@@ -73,7 +76,8 @@ pub(crate) struct Link {
     next_check: Instant,
     next_hello: Option<Instant>,
     check_count: u64,
-    waiting_for: Option<[u8; 12]>,
+    /// Its checks that were not answered yet; more than one where the round trip is long.
+    waiting_for: Vec<[u8; 12]>,
     path_works: bool,
 }
 
@@ -121,7 +125,7 @@ impl Link {
             next_check: now,
             next_hello: None,
             check_count: 0,
-            waiting_for: None,
+            waiting_for: Vec::new(),
             path_works: false,
         }
     }
@@ -250,7 +254,7 @@ impl Link {
             return;
         }
         assert_eq!(message.typ, BINDING_SUCCESS, "the server refused a sound check");
-        if self.waiting_for != Some(message.transaction_id.0) {
+        if !self.waiting_for.contains(&message.transaction_id.0) {
             return;
         }
         if !wire::is_signed(&mut message, &self.server.pwd) {
@@ -258,7 +262,7 @@ impl Link {
             return;
         }
         self.answered_checks += 1;
-        self.waiting_for = None;
+        self.waiting_for.clear();
         if !std::mem::replace(&mut self.path_works, true) && self.speaks_dtls {
             self.next_check = now + CHECK_LATER;
             if let Some(real) = &mut self.real {
@@ -317,7 +321,11 @@ impl Link {
         if self.checks && self.next_check <= now {
             self.next_check = now + if self.path_works { CHECK_LATER } else { CHECK_SOON };
             let check = self.fresh_check(true);
-            self.waiting_for = wire::parse_stun(&check).map(|message| message.transaction_id.0);
+            self.waiting_for
+                .extend(wire::parse_stun(&check).map(|message| message.transaction_id.0));
+            if self.waiting_for.len() > WAITING_MAX {
+                self.waiting_for.remove(0);
+            }
             self.sent_checks.push(check.clone());
             self.send(check, None);
         }

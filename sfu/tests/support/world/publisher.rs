@@ -140,7 +140,7 @@ impl Publisher {
             PublishTrack {
                 mid: spec.mid.to_owned(),
                 kind: spec.codec.kind(),
-                format: format(spec.codec),
+                format: format(spec.codec, spec.profile),
                 pt: spec.pt,
                 rtx_pt: spec.rtx_pt,
                 red_pt: spec.red_pt,

@@ -55,6 +55,8 @@ pub(crate) struct PublishTrackSpec {
     /// Every so many frames a keyframe comes by itself.
     pub key_every: Option<u32>,
     pub bytes: usize,
+    /// H264 profile and level.
+    pub profile: &'static str,
     /// 15, 7 or 0 (none) bits of VP8 picture id.
     pub picture_bits: u8,
     pub first_seq: u16,
@@ -154,6 +156,7 @@ pub(crate) fn opus() -> PublishTrackSpec {
         frame_every: Duration::from_millis(20),
         key_every: None,
         bytes: 120,
+        profile: "42e01f",
         picture_bits: 0,
         first_seq: 1_000,
         first_timestamp: 5_000,
@@ -189,13 +192,15 @@ pub(crate) fn video(codec: Codec) -> PublishTrackSpec {
     }
 }
 
-pub(crate) fn format(codec: Codec) -> CodecFormat {
+pub(crate) fn format(codec: Codec, profile: &str) -> CodecFormat {
     let fmtp = match codec {
-        Codec::H264 => "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
-        Codec::Opus => "minptime=10;useinbandfec=1",
-        _ => "",
+        Codec::H264 => {
+            format!("level-asymmetry-allowed=1;packetization-mode=1;profile-level-id={profile}")
+        }
+        Codec::Opus => "minptime=10;useinbandfec=1".to_owned(),
+        _ => String::new(),
     };
-    CodecFormat { codec, fmtp: fmtp.to_owned() }
+    CodecFormat { codec, fmtp }
 }
 
 pub(crate) fn ext_map(exts: &[(ExtKind, u8)], allow_mixed: bool) -> ExtMap {

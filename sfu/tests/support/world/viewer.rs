@@ -22,6 +22,9 @@ use super::spec::{ViewerSpec, ext_map, format};
 const NACK_EVERY: Duration = Duration::from_millis(60);
 const NACK_TRIES: u8 = 6;
 
+/// Between two keyframe requests until one came.
+const PLI_EVERY: Duration = Duration::from_millis(300);
+
 pub(crate) struct Viewer {
     pub spec: ViewerSpec,
     pub guard: Guard,
@@ -35,6 +38,9 @@ pub(crate) struct Viewer {
     ssrc: u32,
     /// Numbers it gave up, and asked for a keyframe instead.
     pub given_up: u64,
+    given_up_video: u64,
+    /// It waits for a keyframe, and asks again then.
+    asks_key_at: Option<Instant>,
     /// Packets that came.
     pub received: u64,
     /// When the last packet came.
@@ -70,7 +76,7 @@ impl Viewer {
         let mut tracks: Vec<SubscribeTrack> = Vec::new();
         for (index, track) in (0u32..).zip(&spec.tracks) {
             let offered = track.codecs.iter().map(|codec| SubscribeCodec {
-                format: format(codec.codec),
+                format: format(codec.codec, "42e01f"),
                 pt: codec.pt,
                 rtx_pt: codec.rtx_pt,
                 red_pt: codec.red_pt,
@@ -103,6 +109,8 @@ impl Viewer {
             number,
             ssrc: 0x6000_0000 + number as u32,
             given_up: 0,
+            given_up_video: 0,
+            asks_key_at: None,
             received: 0,
             last_at: None,
         }
@@ -132,6 +140,9 @@ impl Viewer {
         let got = self.got.entry((stamp.source, stamp.frame)).or_default();
         *got += 1;
         if *got == stamp.count {
+            if stamp.key && self.guard.lines[seen.line].plan.kind == MediaKind::Video {
+                self.asks_key_at = None;
+            }
             let plan = &self.guard.lines[seen.line].plan;
             let codec = plan.codecs.iter().find(|codec| {
                 [Some(codec.pt), codec.rtx_pt, codec.red_pt].contains(&Some(seen.head.pt))
@@ -164,7 +175,8 @@ impl Viewer {
             .filter(|_| self.spec.sends_nack)
             .map(|(at, _)| *at)
             .min();
-        nack.into_iter().chain(self.spec.sends_reports.then_some(self.next_report)).min()
+        let report = self.spec.sends_reports.then_some(self.next_report);
+        nack.into_iter().chain(report).chain(self.asks_key_at).min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, link: &mut Link) {
@@ -185,7 +197,11 @@ impl Viewer {
                 self.nack(index, &due, link);
             }
         }
-        self.give_up(now, link);
+        self.give_up(now);
+        if self.asks_key_at.is_some_and(|at| at <= now) {
+            self.asks_key_at = Some(now + PLI_EVERY);
+            self.pli(link);
+        }
         if self.next_report <= now {
             self.next_report = now + Duration::from_secs(1);
             if self.spec.sends_reports {
@@ -195,17 +211,20 @@ impl Viewer {
     }
 
     /// What was asked for often enough is lost: a video line needs a keyframe.
-    fn give_up(&mut self, now: Instant, link: &mut Link) {
+    fn give_up(&mut self, now: Instant) {
         let mut needs_keyframe = false;
         for (line, sent) in self.lines.iter_mut().zip(&self.guard.lines) {
             let before = line.missing.len();
             line.missing.retain(|_, (at, tries)| *tries < NACK_TRIES || *at > now);
             let lost = before - line.missing.len();
             self.given_up += lost as u64;
-            needs_keyframe |= lost > 0 && sent.plan.kind == MediaKind::Video;
+            if sent.plan.kind == MediaKind::Video {
+                self.given_up_video += lost as u64;
+                needs_keyframe |= lost > 0;
+            }
         }
         if needs_keyframe {
-            self.pli(link);
+            self.asks_key_at.get_or_insert(now);
         }
     }
 
@@ -296,6 +315,35 @@ impl Viewer {
             }
         }
         broken
+    }
+
+    /// When each video frame could be shown, in order: it and all it builds on had come.
+    pub(crate) fn shown_at(&self) -> Vec<Instant> {
+        let mut runs: BTreeMap<u32, BTreeMap<u32, &Frame>> = BTreeMap::new();
+        for frame in self.frames.iter().filter(|frame| frame.kind == MediaKind::Video) {
+            runs.entry(frame.source).or_default().insert(frame.number, frame);
+        }
+        let mut shown = Vec::new();
+        for frames in runs.into_values() {
+            let mut last: Option<(u32, Instant)> = None;
+            for (number, frame) in frames {
+                let follows = last.filter(|(before, _)| before + 1 == number);
+                last = match (frame.key, follows) {
+                    (true, _) => Some((number, frame.at)),
+                    (false, Some((_, at))) => Some((number, at.max(frame.at))),
+                    // What it builds on is missing, and so it is for the next.
+                    (false, None) => None,
+                };
+                shown.extend(last.map(|(_, at)| at));
+            }
+        }
+        shown.sort_unstable();
+        shown
+    }
+
+    /// Numbers of video lines that it gave up.
+    pub(crate) fn given_up_video(&self) -> usize {
+        self.given_up_video as usize
     }
 
     /// Numbers that never came, of all lines.

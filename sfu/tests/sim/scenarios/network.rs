@@ -1,0 +1,140 @@
+//! Bad networks on both hops: loss, bursts, disorder, copies (quality A3.2, D).
+
+use super::*;
+
+/// What loss may cost a viewer.
+struct Allowed {
+    /// Video packets that never came, per thousand.
+    lost_per_mille: usize,
+    /// The longest wait for a picture.
+    wait: Duration,
+}
+
+/// Twenty seconds on lines of 50 ms round trip that do this to datagrams, both ways.
+fn lossy(story: &mut Story, up: &str, down: &str) -> (Instant, ClientId) {
+    let profile = |text: &str| format!("delay=25,{text}").parse::<Profile>().expect("a profile");
+    let clean = profile("");
+    let mut spec = story.browser();
+    (spec.up, spec.down) = (clean.clone(), clean.clone());
+    let (publisher, viewer) = story.watched(spec);
+    for (client, bad) in [(publisher, profile(up)), (viewer, profile(down))] {
+        story.world.change_network(client, bad.clone(), bad);
+    }
+    let from = story.world.now;
+    story.world.run_s(20);
+    for client in [publisher, viewer] {
+        story.world.change_network(client, clean.clone(), clean.clone());
+    }
+    story.world.run_s(1);
+    (from, viewer)
+}
+
+fn both_hops(impairment: &str, allowed: &Allowed) {
+    each_seed(|story| {
+        let (from, viewer) = lossy(story, impairment, impairment);
+        let wait = story.longest_wait_since(from, viewer);
+        let watched = story.world.viewer(viewer);
+        let sent = watched.guard.line(Video).sent();
+        let lost = watched.given_up_video() + watched.missing();
+        assert!(lost * 1_000 <= sent * allowed.lost_per_mille, "{lost} of {sent} never came");
+        assert!(wait <= allowed.wait, "no picture for {wait:?}");
+        story.assert_flows(viewer);
+    });
+}
+
+#[test]
+fn loss_2_percent() {
+    both_hops("loss=2", &Allowed { lost_per_mille: 1, wait: Duration::from_millis(400) });
+}
+
+#[test]
+fn loss_5_percent() {
+    both_hops("loss=5", &Allowed { lost_per_mille: 1, wait: Duration::from_millis(500) });
+}
+
+/// Six tries in 360 ms may all be lost, and then a keyframe request each 300 ms.
+#[test]
+fn loss_10_percent() {
+    both_hops("loss=10", &Allowed { lost_per_mille: 3, wait: Duration::from_millis(1_000) });
+}
+
+/// Gilbert-Elliott: 2 % in bursts of eight.
+#[test]
+fn bursts() {
+    let wait = Duration::from_millis(600);
+    both_hops("loss=2,burst=8", &Allowed { lost_per_mille: 2, wait });
+}
+
+// quality D: RTX overhead at 5 % loss
+#[test]
+#[ignore = "finding: 8.0 to 9.7 % (seed 89: 190 of 1965); see the next story for why"]
+fn at_5_percent_loss_repeats_are_at_most_8_percent() {
+    each_seed(|story| {
+        let (_, viewer) = lossy(story, "loss=5", "loss=5");
+        let guard = &story.world.viewer(viewer).guard;
+        let (sent, rtx) = (guard.line(Video).sent(), guard.rtx);
+        assert!(rtx as usize * 100 <= sent * 8, "{rtx} repeats of {sent} packets");
+    });
+}
+
+/// What was late because the publisher had to repeat it was not lost on the way to the viewer. A NACK that comes less than a
+/// round trip after the packet went out cannot mean that it was lost.
+#[test]
+#[ignore = "finding: every upstream loss costs one useless repeat (seed 1: 78 for 81 losses, none downstream):             claim_repeat does not know when a record was first sent"]
+fn loss_upstream_alone_costs_no_repeats_downstream() {
+    each_seed(|story| {
+        let (_, viewer) = lossy(story, "loss=5", "");
+        let rtx = story.world.viewer(viewer).guard.rtx;
+        assert!(rtx <= 5, "{rtx} repeats although nothing was lost on the way to the viewer");
+    });
+}
+
+/// One packet of twenty comes 20 ms late: nothing is lost, so nothing may be broken, and hardly anything asked for.
+#[test]
+fn reorder_5_percent() {
+    each_seed(|story| {
+        let spec = story.browser();
+        let (publisher, viewer) = story.watched(spec);
+        for client in [publisher, viewer] {
+            let bad: Profile = "delay=20,reorder=5,reorder-by=20".parse().expect("a profile");
+            story.world.change_network(client, bad.clone(), bad);
+        }
+        let nacked = story.world.publisher(publisher).feedback.nacked.len();
+        let asked = story.world.publisher(publisher).feedback.keyframe_requests.len();
+        story.world.run_s(20);
+        for client in [publisher, viewer] {
+            let clean = Profile::delay(Duration::from_millis(20));
+            story.world.change_network(client, clean.clone(), clean);
+        }
+        story.world.run_s(1);
+        let feedback = &story.world.publisher(publisher).feedback;
+        let (nacked, asked) =
+            (feedback.nacked.len() - nacked, feedback.keyframe_requests.len() - asked);
+        assert_eq!(asked, 0, "keyframes for nothing");
+        // Of 1,800 packets of video 90 come late; an allowance of 20 ms waits for most of them.
+        assert!(nacked <= 45, "{nacked} packets were asked for that were under way");
+        story.assert_whole(viewer);
+        story.assert_flows(viewer);
+    });
+}
+
+/// One packet of twenty comes twice: the viewer gets each once.
+#[test]
+fn duplicate() {
+    each_seed(|story| {
+        let mut spec = story.browser();
+        spec.up.duplicate = 0.05;
+        spec.down.duplicate = 0.05;
+        let (publisher, viewer) = story.watched(spec);
+        let bad = Profile { duplicate: 0.05, ..Profile::delay(Duration::from_millis(20)) };
+        story.world.change_network(viewer, bad.clone(), bad);
+        story.world.run_s(10);
+        assert!(story.world.client(publisher).up.link.counts().duplicated > 30);
+        let feedback = &story.world.publisher(publisher).feedback;
+        assert!(feedback.nacked.is_empty(), "a copy is no hole");
+        let watched = story.world.viewer(viewer);
+        assert_eq!((watched.guard.again, watched.guard.rtx, watched.nacks_sent), (0, 0, 0));
+        story.assert_whole(viewer);
+        story.assert_flows(viewer);
+    });
+}

@@ -1,7 +1,7 @@
 //! One connection to the server: ICE, then DTLS, then SRTP both ways.
 //!
 //! Sans-IO: datagrams and time come in, datagrams to send and media in the clear come out. Knows nothing of codecs. Driven by
-//! `session`; below it: `ice`, `dtls`.
+//! `seat`; below it: `ice`, `dtls`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -201,10 +201,17 @@ impl Peer {
     /// # Errors
     /// If the keys are used up or not there.
     pub(crate) fn send_rtcp(&mut self, packets: &[Box<dyn RtcpPacket>]) -> Result<(), Over> {
+        self.send_rtcp_bytes(&rtc_rtcp::packet::marshal(packets)?)
+    }
+
+    /// Protects and sends RTCP that is already bytes.
+    ///
+    /// # Errors
+    /// If the keys are used up or not there.
+    pub(crate) fn send_rtcp_bytes(&mut self, clear: &[u8]) -> Result<(), Over> {
         let to = self.ice.remote_addr();
         let srtp = self.srtp.as_mut().ok_or_else(|| Over("not connected".to_owned()))?;
-        let clear = rtc_rtcp::packet::marshal(packets)?;
-        self.outbox.push_back((srtp.outgoing.encrypt_rtcp(&clear)?, to));
+        self.outbox.push_back((srtp.outgoing.encrypt_rtcp(clear)?, to));
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //! The way through: [`options`] (what to do) → [`run`] (publishers, ramp, window, drain; `crowd`) → `publisher` and `viewer`
 //! (one session each) → `session` (POST, DELETE) → `pool` and `seat` (loops that carry thousands of sockets) → `peer` (`ice`,
 //! `dtls`, SRTP) → `receiver` (`stream`: order and loss; `frames`: what a decoder would say; `twcc`) → [`report`] (sum, JSON,
-//! summary). `full` is the same with a complete WebRTC stack instead of `session` and what is below it. [`generator`] watches
+//! summary), [`html`] (`plot`). `full` is the same with a complete WebRTC stack instead of `session` and what is below it. [`generator`] watches
 //! whether we keep up ourselves.
 #![expect(
     clippy::disallowed_methods,
@@ -14,6 +14,7 @@
 )]
 
 pub mod generator;
+pub mod html;
 pub mod machine;
 pub mod options;
 pub mod report;
@@ -27,6 +28,7 @@ mod full;
 mod ice;
 mod live;
 mod peer;
+mod plot;
 mod pool;
 mod procfs;
 mod publisher;

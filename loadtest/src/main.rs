@@ -33,6 +33,9 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         None => println!("{report}"),
     }
+    if let Some(path) = &options.common.html {
+        write("--html", path, weir_loadtest::html::page(&report, &options))?;
+    }
     for reason in &report.generator.reasons {
         eprintln!("weir-loadtest: this generator was at its limit: {reason}");
     }

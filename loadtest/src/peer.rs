@@ -94,9 +94,12 @@ impl Peer {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub(crate) fn deadline(&self) -> Instant {
+        if self.srtp.is_some() {
+            // After the handshake DTLS repeats nothing by itself, and this is asked for every batch of packets.
+            return self.ice.deadline();
+        }
         let dtls = self.dtls.as_ref().and_then(Dtls::deadline);
-        let give_up = self.srtp.is_none().then_some(self.give_up);
-        [dtls, give_up].into_iter().flatten().fold(self.ice.deadline(), Instant::min)
+        dtls.into_iter().fold(self.ice.deadline().min(self.give_up), Instant::min)
     }
 
     /// Does what is due.
@@ -118,10 +121,12 @@ impl Peer {
         if let Some(check) = self.ice.handle_timeout(now, self.identity.provider.crypto())? {
             self.outbox.push_back((check.as_slice().into(), self.ice.remote_addr()));
         }
-        if let Some(dtls) = &mut self.dtls {
-            dtls.handle_timeout(now)?;
+        if self.srtp.is_none() {
+            if let Some(dtls) = &mut self.dtls {
+                dtls.handle_timeout(now)?;
+            }
+            self.flush_dtls();
         }
-        self.flush_dtls();
         Ok(())
     }
 

@@ -12,6 +12,9 @@ use crate::procfs;
 /// Between two samples of a short run.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// A caller that comes a little early is not sent away for a whole tick.
+const SLACK: Duration = Duration::from_millis(100);
+
 /// Samples kept. At the limit every second one goes and the interval doubles: a week fits a plot as well as a minute.
 const SAMPLES_MAX: usize = 1200;
 
@@ -82,7 +85,7 @@ impl Timeline {
     /// Takes a sample if one is due.
     pub(crate) fn tick(&mut self, now: Instant, live: &Live, counted: bool) {
         let passed = now.saturating_duration_since(self.before.at);
-        if passed < self.interval {
+        if passed + SLACK < self.interval {
             return;
         }
         let totals = Totals::read(now, live, self.server);

@@ -36,7 +36,7 @@ pub fn page(report: &Report, options: &Options) -> String {
     tiles(&mut page, report);
     page.push_str("</div>\n<div class=\"plots\">\n");
     plots(&mut page, report);
-    page.push_str("</div>\n<p class=\"legend\"><span class=\"swatch\"></span>the counted window; all figures above and below are of it alone</p>\n<div class=\"tables\">\n");
+    page.push_str("</div>\n<p class=\"legend\"><span class=\"swatch\"></span>the counted window: figures are of it alone, but join times of all viewers</p>\n<div class=\"tables\">\n");
     tables(&mut page, report);
     page.push_str("</div>\n</main></body></html>\n");
     page
@@ -170,8 +170,8 @@ fn plots(page: &mut String, report: &Report) {
     let (p50, p99, p999) = (latency(0), latency(1), latency(2));
     let per_packet = |sample: &Sample| {
         let cores = sample.server_cores?;
-        // Where hardly anything flows, the server's idle work would be divided by nothing.
-        (sample.packets_per_s > 100.0).then(|| cores * 1e6 / sample.packets_per_s)
+        // During the ramp joins would be booked on packets.
+        (sample.counted && sample.packets_per_s > 100.0).then(|| cores * 1e6 / sample.packets_per_s)
     };
     let slowest =
         report.joins_ms.iter().chain(&report.first_frames_ms).copied().fold(0.0, f64::max);

@@ -8,7 +8,7 @@ use std::fmt::Write;
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 230.0;
 const LEFT: f64 = 52.0;
-const RIGHT: f64 = 64.0;
+const RIGHT: f64 = 78.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 30.0;
 

@@ -399,7 +399,7 @@ mod tests {
     impl Road {
         fn of(codec: Codec) -> Self {
             Self {
-                source: Source::new(codec, (640, 360), 1400, 30),
+                source: Source::new(&crate::video::plain(codec), (640, 360), 1400),
                 frames: Frames::new(codec, true),
                 frame: 0,
                 verdicts: Vec::new(),
@@ -574,8 +574,8 @@ mod tests {
     fn change_of_layer_at_a_keyframe_may_leave_out_frames() {
         let mut frames = Frames::new(Codec::H264, true);
         let mut out = Vec::new();
-        let mut layers =
-            [(320, 180), (640, 360)].map(|size| Source::new(Codec::H264, size, 700, 30));
+        let mut layers = [(320, 180), (640, 360)]
+            .map(|size| Source::new(&crate::video::plain(Codec::H264), size, 700));
         for (layer, frame, key) in
             [(0, 0, true), (0, 1, false), (1, 5, true), (1, 6, false), (0, 7, false)]
         {

@@ -38,10 +38,11 @@ use crate::live::Live;
 use crate::options::{Codec, Options};
 use crate::peer::{CONNECT_TIMEOUT, Over};
 use crate::publisher::{self, Beat, Keyframes};
-use crate::receiver::{Level, Receiver};
+use crate::receiver::Receiver;
 use crate::report::{PublisherPart, ViewerPart};
 use crate::rtp::{Outgoing, View};
-use crate::session::{Context, Phase, Settled};
+use crate::seat::Phase;
+use crate::session::{Context, Settled};
 use crate::stamp::Stamp;
 use crate::video::Source;
 use crate::viewer::{self, FIRST_FRAME_TIMEOUT};
@@ -84,10 +85,7 @@ pub(crate) async fn watch(
     mut phases: watch::Receiver<Phase>,
 ) -> ViewerPart {
     let started = Instant::now();
-    let options = &context.options;
-    let level = Level::of(options.verify, index);
-    let stamped = options.publishers > 0;
-    let mut receiver = Receiver::new(started, level, options.codec, stamped, context.run);
+    let mut receiver = viewer::receiver(&context, index, started);
     let mut connected = None;
     let result = async {
         let connection = Connection::open(&context).await?;
@@ -201,7 +199,7 @@ impl Connection {
     async fn open(context: &Context) -> Result<Self, Over> {
         let options = &context.options;
         let mut engine = MediaEngine::default();
-        let (payload_type, rtp_codec) = codec(options.codec);
+        let (payload_type, rtp_codec) = codec(options.video.codec);
         let video = RTCRtpCodecParameters { rtp_codec, payload_type };
         engine.register_codec(video, RtpCodecKind::Video)?;
         if options.audio {
@@ -297,7 +295,6 @@ impl Connection {
         Live::add(&context.live.watching, 1);
 
         let mut video_track: Option<(Arc<dyn TrackRemote>, u32)> = None;
-        let mut shown = (0, 0);
         let receiver = watched.receiver;
         let mut events = self.events.lock().await;
         receiver.count(connected, *phases.borrow_and_update() == Phase::Count);
@@ -322,7 +319,7 @@ impl Connection {
                                 let payload = receiver.wants_payload().then_some(packet.payload);
                                 receiver.video(at, &view, payload, length);
                             }
-                            _ => receiver.audio(at, &view, length),
+                            _ => receiver.audio(at, &view, Some(&packet.payload), length),
                         }
                         if receiver.first_frame().is_some() {
                             watched.settled = None;
@@ -343,10 +340,7 @@ impl Connection {
                         let pli = PictureLossIndication { sender_ssrc: 0, media_ssrc: *media_ssrc };
                         track.write_rtcp(vec![Box::new(pli)]).await?;
                     }
-                    let (packets, broken) = receiver.in_all();
-                    Live::add(&context.live.packets, packets - shown.0);
-                    Live::add(&context.live.broken, broken - shown.1);
-                    shown = (packets, broken);
+                    context.live.tell(receiver.news());
                 }
                 changed = phases.changed() => {
                     changed?;
@@ -369,7 +363,7 @@ impl Connection {
         part: &mut PublisherPart,
     ) -> Result<(), Over> {
         let options = &context.options;
-        let (payload_type, video_codec) = codec(options.codec);
+        let (payload_type, video_codec) = codec(options.video.codec);
         let (video_ssrc, audio_ssrc) = (rand::random::<u32>() | 1, rand::random::<u32>() | 1);
         let video = track(RtpCodecKind::Video, video_codec, video_ssrc);
         let audio = track(RtpCodecKind::Audio, opus(), audio_ssrc);
@@ -392,10 +386,11 @@ impl Connection {
 
         let start = Instant::now();
         let (mut video_beat, mut audio_beat) =
-            (Beat::new(start, options.fps), Beat::new(start, 50));
-        let mut keyframes = Keyframes::new(options.codec, options.fps);
-        let (size, kbps) = publisher::layers(options).last().copied().expect("there is a layer");
-        let mut source = Source::new(options.codec, size, kbps, options.fps);
+            (Beat::new(start, options.video.fps), Beat::new(start, 50));
+        let mut keyframes = Keyframes::new(&options.video);
+        let (size, kbps) =
+            publisher::layers(&options.video).last().copied().expect("there is a layer");
+        let mut source = Source::new(&options.video, size, kbps);
         let (mut video_sequence, mut audio_sequence) =
             (rand::random::<u16>(), rand::random::<u16>());
         let mut frame = 0;
@@ -413,7 +408,7 @@ impl Connection {
                         let key = keyframes.next(now);
                         let stamp = Stamp { run: context.run, frame, sent_us: crate::since_start_us(now), layer: 0, key };
                         frame += 1;
-                        let timestamp = (tick * 90_000 / u64::from(options.fps)) as u32;
+                        let timestamp = (tick * 90_000 / u64::from(options.video.fps)) as u32;
                         let payloads = source.next(stamp);
                         let last = payloads.len().saturating_sub(1);
                         for (n, payload) in payloads.into_iter().enumerate() {
@@ -425,7 +420,9 @@ impl Connection {
                     }
                     if options.audio && let Some(tick) = audio_beat.take(now) {
                         audio_sequence = audio_sequence.wrapping_add(1);
-                        let (timestamp, opus) = ((tick * 960) as u32, publisher::opus_silence());
+                        let sent_us = crate::since_start_us(now);
+                        let stamp = Stamp { run: context.run, frame: tick as u32, sent_us, layer: 0, key: true };
+                        let (timestamp, opus) = ((tick * 960) as u32, publisher::opus_silence(stamp));
                         let packet = Outgoing::new(AUDIO_PT, audio_sequence, timestamp, audio_ssrc, tick == 0, &[], opus);
                         audio.write_rtp(packet.into()).await?;
                         part.packets_sent += u64::from(counting);
@@ -460,7 +457,8 @@ impl Connection {
 
 /// The local address from which the server is reached.
 async fn local_ip(options: &Options) -> Result<std::net::IpAddr, Over> {
-    let url = if options.whep.is_empty() { options.whip_url(0) } else { options.whep_url(0) };
+    let url =
+        if options.common.whep.is_empty() { options.whip_url(0) } else { options.whep_url(0) };
     let url = Url::parse(&url)?;
     let host = url.host_str().ok_or_else(|| Over("the URL has no host".to_owned()))?;
     let port = url.port_or_known_default().unwrap_or(80);

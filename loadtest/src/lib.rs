@@ -3,36 +3,48 @@
 //! It shares no code with the server it was written beside: its ICE, SRTP use, packetizers and checks are its own,
 //! so a mistake made there is not repeated here. It opens clocks and sockets freely; it is a client.
 //!
-//! The way through: [`options`] (what to do) → [`run`] (publishers, ramp, window, drain) → `publisher` and `viewer`
-//! (one session each, on `peer`: `ice`, `dtls`, SRTP) → `receiver` (`stream`: order and loss; `frames`: what a decoder
-//! would say) → [`report`] (sum, JSON, summary). `full` is the same with a complete WebRTC stack instead of `peer`.
+//! The way through: [`options`] (what to do) → [`run`] (publishers, ramp, window, drain; `crowd`) → `publisher` and `viewer`
+//! (one session each) → `session` (POST, DELETE) → `pool` and `seat` (loops that carry thousands of sockets) → `peer` (`ice`,
+//! `dtls`, SRTP) → `receiver` (`stream`: order and loss; `frames`: what a decoder would say; `twcc`) → [`report`] (sum, JSON,
+//! summary), [`html`] (`plot`). `full` is the same with a complete WebRTC stack instead of `session` and what is below it. [`generator`] watches
+//! whether we keep up ourselves.
 //! [`relay`] is a road of its own: a bad network between any clients and any server.
 #![expect(
     clippy::disallowed_methods,
     reason = "a load generator is all shell: it owns clocks and sockets, and carries nobody's media but its own"
 )]
 
+pub mod generator;
+pub mod html;
+pub mod machine;
 pub mod options;
 pub mod relay;
 pub mod report;
 pub mod run;
+pub mod timeline;
 
+mod crowd;
 mod dtls;
 mod frames;
 mod full;
 mod ice;
 mod live;
 mod peer;
+mod plot;
+mod pool;
 mod procfs;
 mod publisher;
 mod receiver;
 mod rtp;
 mod sdp;
+mod seat;
 mod session;
 mod stamp;
 mod stream;
+mod twcc;
 mod video;
 mod viewer;
+mod vitals;
 mod whip;
 
 #[cfg(test)]

@@ -2,46 +2,67 @@
 #![expect(clippy::disallowed_methods, reason = "the process root starts the async runtime")]
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
-use weir_loadtest::options::{Command, Options};
+use weir_loadtest::machine;
+use weir_loadtest::options::{Options, Task};
+use weir_loadtest::relay::RelayOptions;
+use weir_loadtest::report::Verdict;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+fn main() -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("WEIR_LOADTEST_LOG"))
         .with_writer(std::io::stderr)
         .init();
-    let options = Options::try_parse().unwrap_or_else(|error| help_or_exit(&error));
-    if let Some(Command::Relay(relay)) = &options.command {
-        // On stderr, so that stdout is nothing but the summary.
-        let ready = |listen| eprintln!("weir-loadtest relay ready listen={listen}");
-        let summary = weir_loadtest::relay::run(relay, ready).await?;
-        println!("{}", serde_json::to_string_pretty(&summary)?);
-        return Ok(ExitCode::SUCCESS);
+    match Task::parse_from(std::env::args_os()).unwrap_or_else(|error| help_or_exit(&error)) {
+        Task::Load(options) => load(&options),
+        Task::Relay(options) => relay(&options),
     }
-    if let Err(problem) = options.check() {
-        Options::command().error(ErrorKind::ValueValidation, problem).exit();
-    }
+}
 
-    let report = weir_loadtest::run::run(&options).await?;
-    let json = serde_json::to_string_pretty(&report.figures)?;
-    match options.json.as_deref() {
+fn relay(options: &RelayOptions) -> anyhow::Result<ExitCode> {
+    // On stderr, so that stdout is nothing but the summary.
+    let ready = |listen| eprintln!("weir-loadtest relay ready listen={listen}");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let summary = runtime.block_on(weir_loadtest::relay::run(options, ready))?;
+    println!("{}", serde_json::to_string_pretty(&summary)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(options: &Options) -> anyhow::Result<ExitCode> {
+    // Before there are other threads: they inherit it.
+    if let Some(cpus) = &options.common.cpu {
+        machine::run_on(cpus)?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(weir_loadtest::run::run(options))?;
+
+    let json = serde_json::to_string_pretty(&report.json())?;
+    match options.common.json.as_deref() {
         Some(path) if path.as_os_str() == "-" => println!("{json}"),
         Some(path) => {
-            std::fs::write(path, json + "\n")
-                .map_err(|error| anyhow::anyhow!("--json {}: {error}", path.display()))?;
+            write("--json", path, json + "\n")?;
             println!("{report}");
         }
         None => println!("{report}"),
     }
-    Ok(if report.all_well() || options.allow_failures {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
+    if let Some(path) = &options.common.html {
+        write("--html", path, weir_loadtest::html::page(&report, options))?;
+    }
+    for reason in &report.generator.reasons {
+        eprintln!("weir-loadtest: this generator was at its limit: {reason}");
+    }
+    Ok(match report.verdict() {
+        Verdict::NotWell | Verdict::InDoubt if options.common.allow_failures => ExitCode::SUCCESS,
+        verdict => ExitCode::from(verdict.exit_code()),
     })
+}
+
+fn write(option: &str, path: &Path, text: String) -> anyhow::Result<()> {
+    std::fs::write(path, text)
+        .map_err(|error| anyhow::anyhow!("{option} {}: {error}", path.display()))
 }
 
 /// Shows the help, or what is wrong. In help texts clap takes `{n}` for a line break: they write `{#n}` instead.
@@ -52,6 +73,6 @@ fn help_or_exit(error: &clap::Error) -> ! {
     let text = error.render();
     let text =
         if std::io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
-    print!("{}", text.replace("{#n}", "{n}"));
+    print!("{}", text.replace("{#", "{"));
     std::process::exit(0)
 }

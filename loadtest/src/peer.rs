@@ -1,7 +1,7 @@
 //! One connection to the server: ICE, then DTLS, then SRTP both ways.
 //!
 //! Sans-IO: datagrams and time come in, datagrams to send and media in the clear come out. Knows nothing of codecs. Driven by
-//! `session`; below it: `ice`, `dtls`.
+//! `seat`; below it: `ice`, `dtls`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -94,9 +94,12 @@ impl Peer {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub(crate) fn deadline(&self) -> Instant {
+        if self.srtp.is_some() {
+            // After the handshake DTLS repeats nothing by itself, and this is asked for every batch of packets.
+            return self.ice.deadline();
+        }
         let dtls = self.dtls.as_ref().and_then(Dtls::deadline);
-        let give_up = self.srtp.is_none().then_some(self.give_up);
-        [dtls, give_up].into_iter().flatten().fold(self.ice.deadline(), Instant::min)
+        dtls.into_iter().fold(self.ice.deadline().min(self.give_up), Instant::min)
     }
 
     /// Does what is due.
@@ -118,10 +121,12 @@ impl Peer {
         if let Some(check) = self.ice.handle_timeout(now, self.identity.provider.crypto())? {
             self.outbox.push_back((check.as_slice().into(), self.ice.remote_addr()));
         }
-        if let Some(dtls) = &mut self.dtls {
-            dtls.handle_timeout(now)?;
+        if self.srtp.is_none() {
+            if let Some(dtls) = &mut self.dtls {
+                dtls.handle_timeout(now)?;
+            }
+            self.flush_dtls();
         }
-        self.flush_dtls();
         Ok(())
     }
 
@@ -201,10 +206,17 @@ impl Peer {
     /// # Errors
     /// If the keys are used up or not there.
     pub(crate) fn send_rtcp(&mut self, packets: &[Box<dyn RtcpPacket>]) -> Result<(), Over> {
+        self.send_rtcp_bytes(&rtc_rtcp::packet::marshal(packets)?)
+    }
+
+    /// Protects and sends RTCP that is already bytes.
+    ///
+    /// # Errors
+    /// If the keys are used up or not there.
+    pub(crate) fn send_rtcp_bytes(&mut self, clear: &[u8]) -> Result<(), Over> {
         let to = self.ice.remote_addr();
         let srtp = self.srtp.as_mut().ok_or_else(|| Over("not connected".to_owned()))?;
-        let clear = rtc_rtcp::packet::marshal(packets)?;
-        self.outbox.push_back((srtp.outgoing.encrypt_rtcp(&clear)?, to));
+        self.outbox.push_back((srtp.outgoing.encrypt_rtcp(clear)?, to));
         Ok(())
     }
 

@@ -18,14 +18,16 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack;
 use tokio::sync::watch;
 
 use crate::live::Live;
-use crate::options::{Codec, Options};
+use crate::options::{Codec, Video};
 use crate::peer::{Over, Peer};
 use crate::report::PublisherPart;
 use crate::rtp::Outgoing;
 use crate::sdp::{Answer, Media, RIDS, Sources, Wish};
-use crate::session::{Context, Phase, Role, Session, Settled};
-use crate::stamp::Stamp;
-use crate::video::{KEYFRAME_INTERVAL_S, SIZES, Source, vp8};
+use crate::seat::{Phase, Role};
+use crate::session::{Context, Session, Settled};
+use crate::stamp::{self, Stamp};
+use crate::video::{SIZES, Source, vp8};
+use crate::viewer;
 
 /// Packets kept for retransmission, of each layer: more than a second at 10 Mbit/s.
 const HISTORY: usize = 1024;
@@ -55,7 +57,7 @@ pub(crate) async fn publish(
     context: Arc<Context>,
     index: u32,
     settled: Settled,
-    mut phases: watch::Receiver<Phase>,
+    phases: watch::Receiver<Phase>,
 ) -> PublisherPart {
     let options = &context.options;
     let mut role = Publisher::new(&context, settled);
@@ -63,38 +65,52 @@ pub(crate) async fn publish(
         audio: role.audio_ssrc,
         video: role.layers.iter().map(|layer| (layer.line.ssrc, layer.rtx_ssrc)).collect(),
     };
-    let wish = Wish { codec: options.codec, audio: options.audio, sends: Some(sources) };
-    let over = match Session::open(&context, &options.whip_url(index), &wish).await {
+    let wish = Wish {
+        codec: viewer::codec(options),
+        audio: options.audio,
+        twcc: !options.common.no_twcc,
+        sends: Some(sources),
+    };
+    let (role, over) = match Session::open(&context, &options.whip_url(index), &wish).await {
         Ok(session) => {
             role.answer(&session.answer);
-            session.run(&mut role, &mut phases).await
+            session.run(&context.publishing, role, phases).await
         }
-        Err(over) => Err(over),
+        Err(over) => (Some(role), Err(over)),
     };
     Live::add(&context.live.failed, u64::from(over.is_err()));
-    PublisherPart { packets_sent: role.sent, failure: over.err().map(|over| over.0) }
+    let packets_sent = role.map_or(0, |role| role.sent);
+    PublisherPart { packets_sent, failure: over.err().map(|over| over.0) }
 }
 
-/// The layers of `options` as sizes and bitrates in kbit/s, smallest first.
-pub(crate) fn layers(options: &Options) -> Vec<((u32, u32), u32)> {
-    if options.simulcast == 1 {
-        return vec![(SIZES[1], options.video_kbps)];
+/// The layers of `video` as sizes and bitrates in kbit/s, smallest first.
+pub(crate) fn layers(video: &Video) -> Vec<((u32, u32), u32)> {
+    if video.none {
+        return Vec::new();
     }
-    let count = options.simulcast;
+    if video.simulcast == 1 {
+        return vec![(SIZES[1], video.kbps)];
+    }
+    let count = video.simulcast;
     (0..count)
         .zip(SIZES)
         .map(|(n, size)| {
-            let kbps = options.video_kbps / LAYER_SHARE.pow(count - 1 - n);
+            let kbps = video.kbps / LAYER_SHARE.pow(count - 1 - n);
             (size, kbps.max(LAYER_KBPS_MIN))
         })
         .collect()
 }
 
-/// Twenty milliseconds of silence in an Opus packet of [`OPUS_LEN`] bytes: one padded frame (RFC 6716 section 3.2.5, code 3).
-pub(crate) fn opus_silence() -> Bytes {
+/// Twenty milliseconds of silence in an Opus packet of [`OPUS_LEN`] bytes: one padded frame (RFC 6716 section 3.2.5, code 3). The
+/// stamp is at the end of the padding, which a decoder must not look at.
+pub(crate) fn opus_silence(stamp: Stamp) -> Bytes {
     // Full-band CELT, 20 ms, mono, code 3; one frame, constant rate, padded; so many bytes of padding; the frame.
     let mut packet = vec![0xfb, 0x41, (OPUS_LEN - 5) as u8, 0xff, 0xfe];
-    packet.resize(OPUS_LEN, 0);
+    packet.resize(OPUS_LEN - stamp::LEN, 0);
+    let stamp_at = packet.len();
+    packet.extend_from_slice(&stamp.write());
+    let crc = crc32fast::hash(&packet[..OPUS_LEN - stamp::CRC_LEN]);
+    stamp::fill_crc(&mut packet, stamp_at, crc);
     packet.into()
 }
 
@@ -130,7 +146,7 @@ impl Beat {
     }
 }
 
-/// Which frames must be keyframes: the first, one every two seconds, and those asked for.
+/// Which frames must be keyframes: the first, one every few seconds, and those asked for.
 pub(crate) struct Keyframes {
     interval: u64,
     since: u64,
@@ -140,9 +156,9 @@ pub(crate) struct Keyframes {
 
 impl Keyframes {
     /// The keyframes of a stream.
-    pub(crate) fn new(codec: Codec, fps: u32) -> Self {
-        let every = fps * KEYFRAME_INTERVAL_S;
-        let interval = if codec == Codec::Vp8 { every.min(vp8::CLIP_FRAMES) } else { every };
+    pub(crate) fn new(video: &Video) -> Self {
+        let every = video.fps * video.keyframe_s;
+        let interval = if video.codec == Codec::Vp8 { every.min(vp8::CLIP_FRAMES) } else { every };
         Self { interval: interval.into(), since: 0, asked: true, last: None }
     }
 
@@ -173,7 +189,8 @@ struct Publisher {
     audio: Option<Media>,
     audio_ssrc: u32,
     audio_line: Line,
-    opus: Bytes,
+    /// The transport-wide number of the next packet.
+    wide: u16,
     beats: Option<Beats>,
     frame: u32,
     counting: bool,
@@ -223,12 +240,12 @@ impl Line {
 impl Publisher {
     fn new(context: &Arc<Context>, settled: Settled) -> Self {
         let options = &context.options;
-        let layers = layers(options)
+        let layers = layers(&options.video)
             .into_iter()
             .zip(RIDS)
             .map(|((size, kbps), rid)| Layer {
-                source: Source::new(options.codec, size, kbps, options.fps),
-                keyframes: Keyframes::new(options.codec, options.fps),
+                source: Source::new(&options.video, size, kbps),
+                keyframes: Keyframes::new(&options.video),
                 line: Line::random(),
                 rid,
                 rtx_ssrc: rand::random::<u32>() | 1,
@@ -245,7 +262,7 @@ impl Publisher {
             audio: None,
             audio_ssrc: audio_line.ssrc,
             audio_line,
-            opus: opus_silence(),
+            wide: rand::random(),
             beats: None,
             frame: 0,
             counting: false,
@@ -277,7 +294,7 @@ impl Publisher {
 
     fn send_frame(&mut self, now: Instant, tick: u64, peer: &mut Peer) -> Result<(), Over> {
         let Some(media) = &self.video else { return Ok(()) };
-        let fps = u64::from(self.context.options.fps);
+        let fps = u64::from(self.context.options.video.fps);
         for (n, layer) in self.layers.iter_mut().enumerate() {
             let key = layer.keyframes.next(now);
             let sent_us = crate::since_start_us(Instant::now());
@@ -286,9 +303,10 @@ impl Publisher {
             let payloads = layer.source.next(stamp);
             // The clock of 90 kHz; it wraps.
             let timestamp = layer.line.timestamp.wrapping_add((tick * 90_000 / fps) as u32);
-            let extensions = extensions(&[(media.mid_id, &media.mid), (media.rid_id, layer.rid)]);
+            let names = [(media.mid_id, &*media.mid), (media.rid_id, layer.rid)];
             let last = payloads.len().saturating_sub(1);
             for (at, payload) in payloads.into_iter().enumerate() {
+                let extensions = extensions(&names, media.twcc_id, &mut self.wide);
                 let sequence = layer.line.next_sequence(payload.len());
                 let ssrc = layer.line.ssrc;
                 let pt = media.payload_type;
@@ -309,10 +327,14 @@ impl Publisher {
     fn send_audio(&mut self, tick: u64, peer: &mut Peer) -> Result<(), Over> {
         let Some(media) = &self.audio else { return Ok(()) };
         let line = &mut self.audio_line;
-        let sequence = line.next_sequence(self.opus.len());
+        let (run, frame) = (self.context.run, tick as u32);
+        let sent_us = crate::since_start_us(Instant::now());
+        let opus = opus_silence(Stamp { run, frame, sent_us, layer: 0, key: true });
+        let sequence = line.next_sequence(opus.len());
         let timestamp = line.timestamp.wrapping_add((tick * 960) as u32);
-        let extensions = extensions(&[(media.mid_id, &media.mid)]);
-        let (pt, opus) = (media.payload_type, self.opus.clone());
+        let names = [(media.mid_id, &*media.mid)];
+        let extensions = extensions(&names, media.twcc_id, &mut self.wide);
+        let pt = media.payload_type;
         peer.send_rtp(&Outgoing::new(
             pt,
             sequence,
@@ -366,7 +388,7 @@ impl Publisher {
                 self.layers.iter_mut().find(|layer| layer.line.ssrc == nack.media_ssrc)
             {
                 for wanted in nack.nacks.iter().flat_map(|pair| pair.packet_list()) {
-                    layer.send_again(wanted, media, peer)?;
+                    layer.send_again(wanted, media, &mut self.wide, peer)?;
                 }
             }
         } else if let Some(pli) = any.downcast_ref::<PictureLossIndication>() {
@@ -387,7 +409,13 @@ impl Publisher {
 }
 
 impl Layer {
-    fn send_again(&mut self, wanted: u16, media: &Media, peer: &mut Peer) -> Result<(), Over> {
+    fn send_again(
+        &mut self,
+        wanted: u16,
+        media: &Media,
+        wide: &mut u16,
+        peer: &mut Peer,
+    ) -> Result<(), Over> {
         // The history is without gaps: the number gives the place.
         let back = usize::from(self.line.sequence.wrapping_sub(wanted));
         let Some(place) = self.history.len().checked_sub(back + 1) else { return Ok(()) };
@@ -398,23 +426,33 @@ impl Layer {
             return Ok(());
         };
         self.rtx_sequence = self.rtx_sequence.wrapping_add(1);
-        let extensions = extensions(&[(media.mid_id, &media.mid), (media.rrid_id, self.rid)]);
+        let names = [(media.mid_id, &*media.mid), (media.rrid_id, self.rid)];
+        let extensions = extensions(&names, media.twcc_id, wide);
         peer.send_rtp(&packet.as_rtx(rtx, self.rtx_sequence, self.rtx_ssrc, &extensions))?;
         Ok(())
     }
 }
 
-/// The header extensions that were negotiated.
-fn extensions(wished: &[(Option<u8>, &str)]) -> Vec<(u8, Bytes)> {
-    wished
+/// The header extensions that were negotiated: names, and the transport-wide number `wide`, which counts on.
+fn extensions(
+    names: &[(Option<u8>, &str)],
+    twcc_id: Option<u8>,
+    wide: &mut u16,
+) -> Vec<(u8, Bytes)> {
+    let number = twcc_id.map(|id| {
+        *wide = wide.wrapping_add(1);
+        (id, Bytes::copy_from_slice(&wide.to_be_bytes()))
+    });
+    names
         .iter()
         .filter_map(|(id, value)| Some(((*id)?, Bytes::copy_from_slice(value.as_bytes()))))
+        .chain(number)
         .collect()
 }
 
 impl Role for Publisher {
     fn connected(&mut self, now: Instant) {
-        let video = Beat::new(now, self.context.options.fps);
+        let video = Beat::new(now, self.context.options.video.fps);
         let audio = Beat::new(now, (1000 / AUDIO_INTERVAL.as_millis()) as u32);
         self.beats = Some(Beats { video, audio, next_report: now + REPORT_INTERVAL });
         self.settled = None;
@@ -466,17 +504,17 @@ impl Role for Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use crate::options::Options;
 
-    fn options(args: &[&str]) -> Options {
-        Options::try_parse_from([&["weir-loadtest", "--whip", "http://h"], args].concat())
-            .expect("parses")
+    fn video(args: &[&str]) -> Video {
+        let url = ["weir-loadtest", "--whip", "http://h", "--viewers", "0"];
+        Options::parse_from([&url[..], args].concat()).expect("parses").video
     }
 
     #[test]
     fn layers_grow_threefold_and_one_layer_is_the_middle_size() {
-        assert_eq!(layers(&options(&[])), [((640, 360), 1400)]);
-        let three = layers(&options(&["--simulcast", "3", "--video-kbps", "1800"]));
+        assert_eq!(layers(&video(&[])), [((640, 360), 1400)]);
+        let three = layers(&video(&["--simulcast", "3", "--video-kbps", "1800"]));
         assert_eq!(three, [((320, 180), 200), ((640, 360), 600), ((1280, 720), 1800)]);
     }
 
@@ -496,7 +534,7 @@ mod tests {
     #[test]
     fn keyframes_come_first_then_every_two_seconds_and_on_request_but_not_in_a_row() {
         let mut now = Instant::now();
-        let mut keyframes = Keyframes::new(Codec::H264, 30);
+        let mut keyframes = Keyframes::new(&video(&[]));
         let mut keys = Vec::new();
         for n in 0..200 {
             if n == 100 || n == 101 {
@@ -512,7 +550,7 @@ mod tests {
 
     #[test]
     fn opus_packet_has_its_length_and_says_one_padded_frame() {
-        let packet = opus_silence();
+        let packet = opus_silence(Stamp { run: 1, frame: 2, sent_us: 3, layer: 0, key: true });
         assert_eq!(packet.len(), OPUS_LEN);
         assert_eq!((packet[0] & 3, packet[1] & 0x3f, usize::from(packet[2])), (3, 1, OPUS_LEN - 5));
     }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::frames::{Flaw, Frames, Piece, Verdict};
-use crate::options::{Codec, Verify};
+use crate::options::{Codec, Options, Verify};
 use crate::report::{Latencies, Repair, latencies};
 use crate::rtp::View;
+use crate::stamp::{self, Stamp};
 use crate::stream::{Counts, Delivery, Inserted, Stream};
 
 /// Between two requests for a keyframe.
@@ -28,15 +29,18 @@ const FREEZE_ABOVE_MEAN_S: f64 = 0.150;
 /// A viewer to whom nothing was sent for so long at the end of the window was cut off.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
-/// One in so many viewers is checked fully with `--verify sample`.
-const SAMPLE: u32 = 10;
+/// With `--verify sample` viewers that are not checked fully authenticate one packet in so many.
+const SPOT: u32 = 16;
+
+/// Latencies kept until they are asked for by [`Receiver::news`]: more than a second of frames and sound.
+const LATENCIES_MAX: usize = 256;
 
 /// How closely one viewer looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// Every packet authenticated, every frame judged.
     Frames,
-    /// By headers: order, loss, whole frames.
+    /// By headers: order, loss, whole frames; and a packet authenticated here and there.
     Order,
     /// By headers: order and loss.
     Counts,
@@ -44,10 +48,11 @@ pub(crate) enum Level {
 
 impl Level {
     /// The level of viewer `index`.
-    pub(crate) fn of(verify: Verify, index: u32) -> Self {
-        match verify {
+    pub(crate) fn of(options: &Options, index: u32) -> Self {
+        let one_in = options.common.verify_viewers;
+        match options.common.verify {
             Verify::All => Self::Frames,
-            Verify::Sample if index.is_multiple_of(SAMPLE) => Self::Frames,
+            Verify::Sample if one_in > 0 && index.is_multiple_of(one_in) => Self::Frames,
             Verify::Sample => Self::Order,
             Verify::None => Self::Counts,
         }
@@ -61,6 +66,16 @@ pub(crate) struct Wants {
     pub(crate) packets: Vec<u16>,
     /// A keyframe.
     pub(crate) keyframe: bool,
+}
+
+/// What is new since the last time, for everybody who watches the run.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) lost: u64,
+    pub(crate) broken: u64,
+    pub(crate) latencies_us: Vec<u64>,
 }
 
 /// What was measured within the window.
@@ -81,6 +96,8 @@ pub(crate) struct Measured {
 /// The media of one viewer.
 pub(crate) struct Receiver {
     level: Level,
+    has_video: bool,
+    stamped: bool,
     run: u64,
     video: Stream<Piece>,
     audio: Stream<()>,
@@ -90,10 +107,12 @@ pub(crate) struct Receiver {
     owes_verdict: bool,
     counting: bool,
     measured: Measured,
-    /// All packets since the beginning, for the progress line.
-    packets_in_all: u64,
-    /// All broken frames since the first one that was shown.
-    broken_in_all: u64,
+    /// All there was, within the window or not, since the last [`Self::news`].
+    news: News,
+    /// Lost packets that `news` has told.
+    lost_told: u64,
+    /// A frame was broken that no keyframe will be seen to heal.
+    owes_pli: bool,
     last_packet: Instant,
     first_frame: Option<Instant>,
     last_frame: Option<Instant>,
@@ -105,13 +124,21 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     /// A receiver for a connection made at `now`. `stamped`: the publishers are ours, with the random number `run`.
-    pub(crate) fn new(now: Instant, level: Level, codec: Codec, stamped: bool, run: u64) -> Self {
+    pub(crate) fn new(
+        now: Instant,
+        level: Level,
+        codec: Option<Codec>,
+        stamped: bool,
+        run: u64,
+    ) -> Self {
         Self {
             level,
+            has_video: codec.is_some(),
+            stamped,
             run,
             video: Stream::new(),
             audio: Stream::new(),
-            frames: Frames::new(codec, stamped),
+            frames: Frames::new(codec.unwrap_or(Codec::H264), stamped),
             verdicts: Vec::new(),
             owes_verdict: false,
             counting: false,
@@ -127,8 +154,9 @@ impl Receiver {
                 silent_at_end: false,
             },
             last_packet: now,
-            packets_in_all: 0,
-            broken_in_all: 0,
+            news: News::default(),
+            lost_told: 0,
+            owes_pli: false,
             first_frame: None,
             last_frame: None,
             gaps_s: VecDeque::with_capacity(FREEZE_MEMORY),
@@ -154,14 +182,24 @@ impl Receiver {
         self.level == Level::Frames || self.first_frame.is_none()
     }
 
-    /// When the first frame was whole.
+    /// Whether a packet is to be opened although nobody wants its payload. Which ones cannot be guessed from their place in a
+    /// frame: the bits of their number are mixed.
+    pub(crate) fn spots(&self, view: &View) -> bool {
+        let mixed = (u32::from(view.sequence) ^ view.ssrc).wrapping_mul(0x9e37_79b1) >> 16;
+        self.level == Level::Order && mixed.is_multiple_of(SPOT)
+    }
+
+    /// When the first frame was whole; without video, when the first packet came.
     pub(crate) fn first_frame(&self) -> Option<Instant> {
         self.first_frame
     }
 
-    /// Packets and broken frames since the beginning.
-    pub(crate) fn in_all(&self) -> (u64, u64) {
-        (self.packets_in_all, self.broken_in_all)
+    /// What is new since the last call.
+    pub(crate) fn news(&mut self) -> News {
+        let receptions = self.reception().into_iter().flatten();
+        let lost = receptions.map(|(_, _, lost)| lost).sum();
+        self.news.lost = lost - std::mem::replace(&mut self.lost_told, lost);
+        std::mem::take(&mut self.news)
     }
 
     /// Opens or closes the counted window.
@@ -202,26 +240,44 @@ impl Receiver {
         // Probes and padding carry nothing.
         if !rest.is_empty() {
             let length = view.payload_at + rest.len();
+            self.measured.repair.retransmitted += u64::from(self.counting);
             self.video(now, &view, Some(rest), length);
         }
     }
 
-    /// An audio packet.
-    pub(crate) fn audio(&mut self, now: Instant, view: &View, length: usize) {
+    /// An audio packet; `payload` if it was opened.
+    pub(crate) fn audio(
+        &mut self,
+        now: Instant,
+        view: &View,
+        payload: Option<&Bytes>,
+        length: usize,
+    ) {
         let inserted = self.audio.insert(now, view.sequence, ());
         self.arrived(now, inserted, length);
+        if let Some(payload) = payload.filter(|_| inserted != Inserted::Useless) {
+            self.sound(now, payload);
+        }
+        if !self.has_video {
+            self.first_frame.get_or_insert(now);
+        }
         while self.audio.pop(now).is_some() {}
     }
 
-    /// A packet that failed authentication.
-    pub(crate) fn unauthentic(&mut self) {
-        self.measured.repair.unauthentic += u64::from(self.counting);
+    /// A packet was opened, and was it authentic?
+    pub(crate) fn opened(&mut self, authentic: bool) {
+        if self.counting {
+            self.measured.repair.opened += 1;
+            self.measured.repair.unauthentic += u64::from(!authentic);
+            self.measured.repair.spots_failed +=
+                u64::from(!authentic && self.level == Level::Order);
+        }
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let gaps = (self.video.has_gaps() || self.audio.has_gaps()).then_some(self.next_gap_check);
-        let keyframe = self.waits_for_keyframe().then_some(self.next_pli);
+        let keyframe = (self.waits_for_keyframe() || self.owes_pli).then_some(self.next_pli);
         gaps.into_iter().chain(keyframe).min()
     }
 
@@ -234,8 +290,9 @@ impl Receiver {
             while self.audio.pop(now).is_some() {}
             wants.packets = self.video.wanted(now);
         }
-        if self.waits_for_keyframe() && now >= self.next_pli {
+        if (self.waits_for_keyframe() || self.owes_pli) && now >= self.next_pli {
             self.next_pli = now + PLI_INTERVAL;
+            self.owes_pli = false;
             wants.keyframe = true;
         }
         if self.counting {
@@ -264,14 +321,17 @@ impl Receiver {
     }
 
     fn waits_for_keyframe(&self) -> bool {
-        // Headers tell nothing of keyframes: then it is the first frame that is waited for.
-        self.first_frame.is_none() || (self.level == Level::Frames && self.frames.needs_keyframe())
+        // Headers tell nothing of keyframes: then it is the first frame that is waited for, and `owes_pli` asks once.
+        self.has_video
+            && (self.first_frame.is_none()
+                || (self.level == Level::Frames && self.frames.needs_keyframe()))
     }
 
     fn arrived(&mut self, now: Instant, inserted: Inserted, length: usize) {
         self.last_packet = now;
         if inserted != Inserted::Useless {
-            self.packets_in_all += 1;
+            self.news.packets += 1;
+            self.news.bytes += length as u64;
             if self.counting {
                 self.measured.bytes += length as u64;
             }
@@ -338,18 +398,50 @@ impl Receiver {
                     return;
                 }
                 self.measured.decodable += 1;
-                if let Some(stamp) = stamp.filter(|stamp| stamp.run == self.run) {
-                    let latency = crate::since_start_us(now).saturating_sub(stamp.sent_us);
-                    self.measured.latency_us.saturating_record(latency);
-                }
+                self.took(now, stamp);
             }
             Verdict::Broken(flaw) => {
-                self.broken_in_all += u64::from(self.first_frame.is_some());
+                self.news.broken += u64::from(self.first_frame.is_some());
+                self.owes_pli |= self.level == Level::Order;
                 if counted {
                     self.measured.broken += 1;
                     *self.measured.flaws.entry(name(flaw)).or_default() += 1;
                 }
             }
+        }
+    }
+
+    /// Judges the stamp inside a sound packet of ours.
+    fn sound(&mut self, now: Instant, payload: &Bytes) {
+        if !self.stamped {
+            return;
+        }
+        let at = payload.len().checked_sub(stamp::LEN);
+        let stamp = at.and_then(|at| Stamp::read(payload.get(at..)?));
+        let covered = payload.len().saturating_sub(stamp::CRC_LEN);
+        let sound = payload.get(..covered).map(crc32fast::hash);
+        match stamp {
+            Some((stamp, crc)) if Some(crc) == sound && self.counting && !self.has_video => {
+                self.took(now, Some(stamp));
+            }
+            Some((_, crc)) if Some(crc) == sound => {}
+            _ if self.counting => {
+                self.news.broken += 1;
+                self.measured.broken += 1;
+                *self.measured.flaws.entry("sound altered: authentic, other bytes").or_default() +=
+                    1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts a latency, if the stamp is by our own clock.
+    fn took(&mut self, now: Instant, stamp: Option<Stamp>) {
+        let Some(stamp) = stamp.filter(|stamp| stamp.run == self.run) else { return };
+        let latency = crate::since_start_us(now).saturating_sub(stamp.sent_us);
+        self.measured.latency_us.saturating_record(latency);
+        if self.news.latencies_us.len() < LATENCIES_MAX {
+            self.news.latencies_us.push(latency);
         }
     }
 
@@ -396,8 +488,8 @@ mod tests {
         fn at(level: Level) -> Self {
             let now = Instant::now();
             Self {
-                source: Source::new(Codec::H264, (640, 360), 1400, 30),
-                receiver: Receiver::new(now, level, Codec::H264, true, 1),
+                source: Source::new(&crate::video::plain(Codec::H264), (640, 360), 1400),
+                receiver: Receiver::new(now, level, Some(Codec::H264), true, 1),
                 now,
                 frame: 0,
                 sequence: 100,
@@ -462,7 +554,7 @@ mod tests {
     fn loss_that_is_repaired_in_time_breaks_nothing() {
         let mut scene = Scene::at(Level::Frames);
         scene.frames(3).window(true);
-        let source = Source::new(Codec::H264, (640, 360), 1400, 30);
+        let source = Source::new(&crate::video::plain(Codec::H264), (640, 360), 1400);
         let mut twin = std::mem::replace(&mut scene.source, source);
         let stamp = Stamp { run: 1, frame: scene.frame, sent_us: 0, layer: 0, key: false };
         let packets = twin.next(stamp);
@@ -494,7 +586,7 @@ mod tests {
             scene.frames(3).window(true).frame(|n| n == 1).frames(2);
             scene.now += GIVE_UP;
             let wants = scene.receiver.handle_timeout(scene.now);
-            assert_eq!(wants.keyframe, level == Level::Frames);
+            assert!(wants.keyframe, "a browser would ask as well");
             scene.window(false);
             let measured = scene.receiver.finish();
             assert_eq!(measured.packets.lost, 1, "{level:?}");
@@ -555,8 +647,48 @@ mod tests {
     }
 
     #[test]
-    fn sample_means_every_tenth_viewer() {
-        let full = (0..30).filter(|n| Level::of(Verify::Sample, *n) == Level::Frames).count();
-        assert_eq!(full, 3);
+    fn sample_checks_some_viewers_fully_and_some_packets_of_the_others() {
+        let options = |more: &[&str]| {
+            let args = ["weir-loadtest", "--publishers", "0", "--whep", "http://h", "--verify"];
+            Options::parse_from([&args[..], more].concat()).expect("parses")
+        };
+        let full = |options: &Options| {
+            (0..100).filter(|n| Level::of(options, *n) == Level::Frames).count()
+        };
+        assert_eq!(full(&options(&["sample"])), 2);
+        assert_eq!(full(&options(&["sample", "--verify-viewers", "0"])), 0);
+        assert_eq!(full(&options(&["all"])), 100);
+
+        let mut scene = Scene::at(Level::Order);
+        let spots = (0..16_000).filter(|n| {
+            scene.sequence = *n;
+            scene.receiver.spots(&scene.view(false))
+        });
+        let spots = spots.count();
+        assert!((900..1100).contains(&spots), "about one in sixteen, not {spots}");
+    }
+
+    #[test]
+    fn sound_is_measured_by_its_stamp_and_altered_sound_is_seen() {
+        let now = Instant::now();
+        let mut receiver = Receiver::new(now, Level::Frames, None, true, 5);
+        assert!(!receiver.handle_timeout(now + PLI_INTERVAL).keyframe, "there is no video");
+        receiver.count(now, true);
+        let stamp =
+            Stamp { run: 5, frame: 1, sent_us: crate::since_start_us(now), layer: 0, key: true };
+        let good = crate::publisher::opus_silence(stamp);
+        let mut bad = good.to_vec();
+        bad[30] ^= 1;
+        let header =
+            |n: u8| View::parse(&[0x80, 111, 0, n, 0, 0, 0, n, 0, 0, 0, 9]).expect("is one");
+        let later = now + Duration::from_millis(3);
+        receiver.audio(later, &header(1), Some(&good), 92);
+        receiver.audio(later, &header(2), Some(&bad.into()), 92);
+        assert_eq!(receiver.first_frame(), Some(later));
+        let news = receiver.news();
+        assert_eq!((news.packets, news.bytes, news.broken), (2, 184, 1));
+        let measured = receiver.finish();
+        assert_eq!((measured.packets.received, measured.broken), (2, 1));
+        assert!(measured.latency_us.value_at_quantile(0.5).abs_diff(3000) < 50);
     }
 }

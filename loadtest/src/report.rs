@@ -8,6 +8,9 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::generator::Generator;
+use crate::timeline::Sample;
+
 /// Failure reasons listed in the summary; the rest is summed.
 const REASONS_SHOWN: usize = 5;
 
@@ -87,17 +90,44 @@ pub struct Report {
     pub flaws: BTreeMap<&'static str, u64>,
     /// What viewers did to repair, and what was odd.
     pub repair: Repair,
+    /// The scenario's name; empty for the plain form.
+    pub scenario: &'static str,
+    /// What this generator says of itself.
+    pub generator: Generator,
+    /// The run second by second.
+    pub timeline: Vec<Sample>,
+    /// Of each viewer that connected: from the POST to media keys and to the first whole keyframe, milliseconds, sorted.
+    pub joins_ms: Vec<f64>,
+    /// As above.
+    pub first_frames_ms: Vec<f64>,
+}
+
+/// How a run ended, and the exit code that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nobody failed, nothing was broken. Exit code 0.
+    Well,
+    /// Somebody failed or something was broken, and this generator kept up. Exit code 1.
+    NotWell,
+    /// Something failed, was broken or lost, but this generator was the bottleneck. Exit code 3.
+    InDoubt,
 }
 
 /// Repair and oddities on the viewers' side, within the window.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, Serialize)]
 pub struct Repair {
     /// Packets that filled a gap, late or retransmitted.
     pub filled: u64,
     /// Packets that came twice, or too late.
     pub useless: u64,
-    /// Packets that failed authentication.
+    /// Of the packets that filled a gap or came in vain, those sent as retransmissions.
+    pub retransmitted: u64,
+    /// Packets that were opened.
+    pub opened: u64,
+    /// Of those, packets that failed authentication.
     pub unauthentic: u64,
+    /// Of those, spot checks: for each there are more that nobody looked at.
+    pub spots_failed: u64,
     /// Sequence numbers asked for.
     pub nacked: u64,
     /// Keyframes asked for.
@@ -139,52 +169,71 @@ pub(crate) fn latencies() -> Latencies {
     Histogram::new_with_max(60_000_000, 2).expect("these bounds are within the crate's")
 }
 
-impl Report {
-    /// The sum of the parts over a window of `window_s` seconds.
-    pub(crate) fn sum(
-        window_s: f64,
-        publishers: Vec<PublisherPart>,
-        viewers: Vec<ViewerPart>,
-    ) -> Self {
-        let mut report = Self { window_s, ..Self::default() };
-        for part in publishers {
-            report.figures.packets_sent += part.packets_sent;
-            if let Some(reason) = part.failure {
-                report.publishers_failed += 1;
-                *report.failures.entry(format!("publisher: {reason}")).or_default() += 1;
-            }
+/// Adds up parts as sessions leave, so that a long churn needs no memory for those who have gone.
+#[derive(Debug)]
+pub(crate) struct Sums {
+    report: Report,
+    latency: Latencies,
+}
+
+impl Sums {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Self { report: Report::default(), latency: latencies() }
+    }
+
+    /// Adds a publisher.
+    pub(crate) fn publisher(&mut self, part: PublisherPart) {
+        let report = &mut self.report;
+        report.figures.packets_sent += part.packets_sent;
+        if let Some(reason) = part.failure {
+            report.publishers_failed += 1;
+            *report.failures.entry(format!("publisher: {reason}")).or_default() += 1;
         }
-        let (mut joins, mut firsts, mut latency) = (Vec::new(), Vec::new(), latencies());
-        for part in viewers {
-            let figures = &mut report.figures;
-            figures.viewers_connected += u32::from(part.connected);
-            figures.viewers_failed += u32::from(part.failure.is_some());
-            figures.packets_received += part.packets_received;
-            figures.packets_lost += part.packets_lost;
-            figures.bytes_received += part.bytes_received;
-            figures.frames_decodable += part.frames_decodable;
-            figures.frames_broken += part.frames_broken;
-            figures.freezes += part.freezes;
-            joins.extend(part.join_ms);
-            firsts.extend(part.first_frame_ms);
-            // Both have the same bounds, so one always fits into the other.
-            let _ = latency.add(&part.latency_us);
-            if let Some(reason) = part.failure {
-                *report.failures.entry(format!("viewer: {reason}")).or_default() += 1;
-            }
-            for (flaw, count) in part.flaws {
-                *report.flaws.entry(flaw).or_default() += count;
-            }
-            let (sum, more) = (&mut report.repair, part.repair);
-            sum.filled += more.filled;
-            sum.useless += more.useless;
-            sum.unauthentic += more.unauthentic;
-            sum.nacked += more.nacked;
-            sum.plis += more.plis;
-            sum.restarts += more.restarts;
+    }
+
+    /// Adds a viewer.
+    pub(crate) fn viewer(&mut self, part: ViewerPart) {
+        let report = &mut self.report;
+        let figures = &mut report.figures;
+        figures.viewers_connected += u32::from(part.connected);
+        figures.viewers_failed += u32::from(part.failure.is_some());
+        figures.packets_received += part.packets_received;
+        figures.packets_lost += part.packets_lost;
+        figures.bytes_received += part.bytes_received;
+        figures.frames_decodable += part.frames_decodable;
+        figures.frames_broken += part.frames_broken;
+        figures.freezes += part.freezes;
+        report.joins_ms.extend(part.join_ms);
+        report.first_frames_ms.extend(part.first_frame_ms);
+        // Both have the same bounds, so one always fits into the other.
+        let _ = self.latency.add(&part.latency_us);
+        if let Some(reason) = part.failure {
+            *report.failures.entry(format!("viewer: {reason}")).or_default() += 1;
         }
-        report.figures.join_ms = percentiles(joins);
-        report.figures.first_frame_ms = percentiles(firsts);
+        for (flaw, count) in part.flaws {
+            *report.flaws.entry(flaw).or_default() += count;
+        }
+        let (sum, more) = (&mut report.repair, part.repair);
+        sum.filled += more.filled;
+        sum.useless += more.useless;
+        sum.retransmitted += more.retransmitted;
+        sum.opened += more.opened;
+        sum.unauthentic += more.unauthentic;
+        sum.spots_failed += more.spots_failed;
+        sum.nacked += more.nacked;
+        sum.plis += more.plis;
+        sum.restarts += more.restarts;
+    }
+
+    /// The sum, over a window of `window_s` seconds.
+    pub(crate) fn finish(self, window_s: f64) -> Report {
+        let Self { mut report, latency } = self;
+        report.window_s = window_s;
+        report.joins_ms.sort_by(f64::total_cmp);
+        report.first_frames_ms.sort_by(f64::total_cmp);
+        report.figures.join_ms = percentiles(&report.joins_ms);
+        report.figures.first_frame_ms = percentiles(&report.first_frames_ms);
         report.figures.latency_us = (!latency.is_empty()).then(|| Latency {
             p50: latency.value_at_quantile(0.50),
             p99: latency.value_at_quantile(0.99),
@@ -192,7 +241,9 @@ impl Report {
         });
         report
     }
+}
 
+impl Report {
     /// Adds viewers and publishers that left no part: they panicked or never came back from leaving.
     pub(crate) fn add_vanished(&mut self, (viewers, publishers): (usize, usize)) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -213,18 +264,58 @@ impl Report {
             (figures.packets_received > 0).then(|| cpu_s * 1e9 / figures.packets_received as f64);
     }
 
-    /// Whether the exit code is 0: nobody failed and no frame was broken.
+    /// Nobody failed and no frame was broken. A spot check that failed stands for many that were not made.
     #[must_use]
     pub fn all_well(&self) -> bool {
         self.figures.viewers_failed == 0
             && self.figures.frames_broken == 0
             && self.publishers_failed == 0
+            && self.repair.spots_failed == 0
+    }
+
+    /// How it ended, and whether that can be told.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let spotless = self.all_well() && self.figures.packets_lost == 0;
+        match (self.all_well(), self.generator.limited && !spotless) {
+            (_, true) => Verdict::InDoubt,
+            (true, false) => Verdict::Well,
+            (false, false) => Verdict::NotWell,
+        }
+    }
+
+    /// The whole report as JSON: the contract's figures on top, then what is told besides.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let mut json = serde_json::json!(self.figures);
+        if let Some(top) = json.as_object_mut() {
+            let scenario = if self.scenario.is_empty() { None } else { Some(self.scenario) };
+            top.insert("scenario".to_owned(), serde_json::json!(scenario));
+            top.insert("window_s".to_owned(), serde_json::json!(self.window_s));
+            top.insert("generator".to_owned(), serde_json::json!(self.generator));
+            top.insert("repair".to_owned(), serde_json::json!(self.repair));
+            top.insert("failures".to_owned(), serde_json::json!(self.failures));
+            top.insert("flaws".to_owned(), serde_json::json!(self.flaws));
+            top.insert("timeline".to_owned(), serde_json::json!(self.timeline));
+        }
+        json
     }
 }
 
-/// Nearest-rank percentiles; `None` without values.
-fn percentiles(mut values: Vec<f64>) -> Option<JoinTimes> {
-    values.sort_by(f64::total_cmp);
+impl Verdict {
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Well => 0,
+            Self::NotWell => 1,
+            Self::InDoubt => 3,
+        }
+    }
+}
+
+/// Nearest-rank percentiles of sorted values; `None` without values.
+fn percentiles(values: &[f64]) -> Option<JoinTimes> {
     let at = |percent: usize| {
         let rank = (values.len() * percent).div_ceil(100).max(1);
         values.get(rank - 1).map(|value| (value * 1000.0).round() / 1000.0)
@@ -239,7 +330,14 @@ impl fmt::Display for Report {
         let figures = &self.figures;
         let per_s = |count: u64| count as f64 / self.window_s.max(f64::MIN_POSITIVE);
         let share = |part: u64, whole: u64| 100.0 * part as f64 / (whole.max(1)) as f64;
-        writeln!(f, "{}", if self.all_well() { "All well." } else { "NOT well, see below." })?;
+        match self.verdict() {
+            Verdict::Well => writeln!(f, "All well.")?,
+            Verdict::NotWell => writeln!(f, "NOT well, see below.")?,
+            Verdict::InDoubt => writeln!(
+                f,
+                "IN DOUBT: this generator was the bottleneck, see below. Do not blame the server."
+            )?,
+        }
         writeln!(
             f,
             "viewers    {} connected, {} failed",
@@ -277,8 +375,15 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "asked for  {} packets again, {} keyframes; {} packets failed authentication, {} new numberings",
-            self.repair.nacked, self.repair.plis, self.repair.unauthentic, self.repair.restarts
+            "asked for  {} packets again ({} came so), {} keyframes; {} new numberings",
+            self.repair.nacked, self.repair.retransmitted, self.repair.plis, self.repair.restarts
+        )?;
+        writeln!(
+            f,
+            "checked    {} packets opened ({:.1} %), {} of them failed authentication",
+            self.repair.opened,
+            share(self.repair.opened, packets_received),
+            self.repair.unauthentic
         )?;
         writeln!(
             f,
@@ -302,6 +407,19 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
+        let Generator { cpu_user_s, cpu_system_s, cpu_share, waited_us, .. } = self.generator;
+        writeln!(
+            f,
+            "generator  {:.2} s CPU ({:.0} % of ours), {:.0} ns of the program per datagram, {:.1} datagrams per read, waits {:.1} ms p99",
+            cpu_user_s + cpu_system_s,
+            cpu_share * 100.0,
+            self.generator.user_ns_per_datagram.unwrap_or(0.0),
+            self.generator.datagrams_per_message,
+            waited_us.p99 as f64 / 1000.0
+        )?;
+        for reason in &self.generator.reasons {
+            writeln!(f, "           LIMIT: {reason}")?;
+        }
         let shown = self.failures.iter().take(REASONS_SHOWN);
         for (reason, count) in shown {
             writeln!(f, "failed     {count} x {reason}")?;
@@ -316,6 +434,17 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sum(
+        window_s: f64,
+        publishers: Vec<PublisherPart>,
+        viewers: impl IntoIterator<Item = ViewerPart>,
+    ) -> Report {
+        let mut sums = Sums::new();
+        publishers.into_iter().for_each(|part| sums.publisher(part));
+        viewers.into_iter().for_each(|part| sums.viewer(part));
+        sums.finish(window_s)
+    }
 
     fn viewer(received: u64, failure: Option<&str>) -> ViewerPart {
         let mut latency_us = latencies();
@@ -339,9 +468,8 @@ mod tests {
 
     #[test]
     fn counts_are_sums_and_times_are_percentiles_over_viewers() {
-        let viewers = (1..=100).map(|n| viewer(n, None)).collect();
-        let mut report =
-            Report::sum(10.0, vec![PublisherPart { packets_sent: 7, failure: None }], viewers);
+        let viewers = (1..=100).map(|n| viewer(n, None));
+        let mut report = sum(10.0, vec![PublisherPart { packets_sent: 7, failure: None }], viewers);
         report.add_server(0.00505, 9);
         let json = serde_json::to_value(&report.figures).expect("is JSON");
         assert_eq!(json["packets_sent"], 7);
@@ -357,13 +485,40 @@ mod tests {
 
     #[test]
     fn one_failed_viewer_or_publisher_or_broken_frame_is_not_well() {
-        assert!(!Report::sum(1.0, vec![], vec![viewer(1, Some("no answer"))]).all_well());
+        assert!(!sum(1.0, vec![], vec![viewer(1, Some("no answer"))]).all_well());
         let failed = PublisherPart { packets_sent: 0, failure: Some("refused".to_owned()) };
-        let report = Report::sum(1.0, vec![failed], vec![]);
+        let report = sum(1.0, vec![failed], vec![]);
         assert!(!report.all_well());
         assert!(report.to_string().contains("1 x publisher: refused"));
         let broken = ViewerPart { frames_broken: 1, ..viewer(1, None) };
-        assert!(!Report::sum(1.0, vec![], vec![broken]).all_well());
+        assert!(!sum(1.0, vec![], vec![broken]).all_well());
+    }
+
+    #[test]
+    fn spot_check_that_failed_is_not_well_although_nothing_else_is_wrong() {
+        let repair = Repair { opened: 9, unauthentic: 1, spots_failed: 1, ..Repair::default() };
+        let report = sum(1.0, vec![], vec![ViewerPart { repair, ..viewer(1, None) }]);
+        assert_eq!(report.verdict(), Verdict::NotWell);
+    }
+
+    #[test]
+    fn generator_that_was_the_bottleneck_blames_nobody_and_says_so() {
+        let limited = Generator {
+            limited: true,
+            reasons: vec!["7 datagrams were dropped".to_owned()],
+            ..Generator::default()
+        };
+        let lost = ViewerPart { packets_lost: 3, ..viewer(1, None) };
+        let mut report = sum(1.0, vec![], vec![lost]);
+        assert_eq!((report.verdict(), report.verdict().exit_code()), (Verdict::Well, 0));
+        report.generator = limited.clone();
+        assert_eq!((report.verdict(), report.verdict().exit_code()), (Verdict::InDoubt, 3));
+        let text = report.to_string();
+        assert!(text.contains("Do not blame") && text.contains("7 datagrams"), "{text}");
+        assert_eq!(report.json()["generator"]["limited"], true);
+        let clean = ViewerPart { packets_lost: 0, ..viewer(1, None) };
+        let report = Report { generator: limited, ..sum(1.0, vec![], vec![clean]) };
+        assert_eq!(report.verdict(), Verdict::Well, "there is nothing to blame anybody for");
     }
 
     #[test]

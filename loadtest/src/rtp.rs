@@ -79,6 +79,43 @@ impl View {
     }
 }
 
+/// The 16-bit number in header extension `id` of a packet, if there is one (RFC 8285, both forms).
+pub(crate) fn extension_u16(packet: &[u8], id: u8) -> Option<u16> {
+    let first = *packet.first()?;
+    if first & 0x10 == 0 {
+        return None;
+    }
+    let at = 12 + usize::from(first & 0x0f) * 4;
+    let [p0, p1, w0, w1] = *packet.get(at..)?.first_chunk::<4>()?;
+    let words = usize::from(u16::from_be_bytes([w0, w1]));
+    let mut rest = packet.get(at + 4..at + 4 + words * 4)?;
+    let one_byte = (p0, p1) == (0xbe, 0xde);
+    if !one_byte && (p0, p1 & 0xf0) != (0x10, 0) {
+        return None;
+    }
+    while let Some((head, after)) = rest.split_first() {
+        if *head == 0 {
+            rest = after;
+            continue;
+        }
+        let (found, length, after) = if one_byte {
+            (head >> 4, usize::from(head & 0x0f) + 1, after)
+        } else {
+            let (length, after) = after.split_first()?;
+            (*head, usize::from(*length), after)
+        };
+        if one_byte && found == 15 {
+            return None;
+        }
+        let value = after.get(..length)?;
+        if found == id {
+            return Some(u16::from_be_bytes(value.try_into().ok()?));
+        }
+        rest = after.get(length..)?;
+    }
+    None
+}
+
 /// A packet to send, in the clear.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
@@ -157,6 +194,23 @@ mod tests {
         assert_eq!((view.payload_type, view.sequence, view.timestamp), (102, 65_535, 90_000));
         assert_eq!((view.ssrc, view.marker), (7, true));
         assert_eq!(view.payload(bytes).as_deref(), Some(&b"media"[..]));
+    }
+
+    #[test]
+    fn number_in_an_extension_is_found_in_both_forms_and_never_beyond_the_end() {
+        let number = Bytes::from_static(&[0x12, 0x34]);
+        let extensions =
+            [(1, Bytes::from_static(b"0")), (4, number), (9, Bytes::from_static(b"x"))];
+        let built = Outgoing::new(102, 1, 1, 7, true, &extensions, Bytes::new());
+        let bytes = built.bytes().expect("marshals");
+        assert_eq!(extension_u16(&bytes, 4), Some(0x1234));
+        assert_eq!((extension_u16(&bytes, 1), extension_u16(&bytes, 5)), (None, None));
+        for end in 0..bytes.len() {
+            let _ = extension_u16(&bytes[..end], 4);
+        }
+        let mut two = vec![0x90, 102, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7, 0x10, 0, 0, 2];
+        two.extend_from_slice(&[1, 0, 4, 2, 0xab, 0xcd, 0, 0]);
+        assert_eq!(extension_u16(&two, 4), Some(0xabcd));
     }
 
     #[test]

@@ -18,10 +18,14 @@ const MID_ID: u8 = 1;
 const RID_ID: u8 = 2;
 /// Header extension id of the repaired RID (RFC 8852).
 const RRID_ID: u8 = 3;
+/// Header extension id of the transport-wide number.
+const TWCC_ID: u8 = 4;
 
 const MID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
 const RID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
 const RRID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id";
+
+const TWCC_URI: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 
 /// Simulcast layers by name, smallest first.
 pub(crate) const RIDS: [&str; 3] = ["l", "m", "h"];
@@ -34,10 +38,12 @@ const AUDIO_PT: u8 = 111;
 /// What an offer is to contain.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
-    /// The video codec.
-    pub(crate) codec: Codec,
-    /// Whether there is audio beside the video.
+    /// The video codec; `None` for audio alone.
+    pub(crate) codec: Option<Codec>,
+    /// Whether there is audio.
     pub(crate) audio: bool,
+    /// Whether transport-wide congestion feedback is offered.
+    pub(crate) twcc: bool,
     /// What a publisher sends; `None` for a viewer.
     pub(crate) sends: Option<Sources>,
 }
@@ -86,6 +92,8 @@ pub(crate) struct Media {
     pub(crate) rid_id: Option<u8>,
     /// As above.
     pub(crate) rrid_id: Option<u8>,
+    /// As above.
+    pub(crate) twcc_id: Option<u8>,
     /// The source that the other side announced, if it did.
     pub(crate) ssrc: Option<u32>,
     /// Layers the server takes, in our names; empty without simulcast.
@@ -95,7 +103,7 @@ pub(crate) struct Media {
 /// The offer.
 pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> String {
     let id = rand::random::<u64>() >> 2;
-    let mids = if wish.audio { "0 1" } else { "0" };
+    let mids = if wish.audio && wish.codec.is_some() { "0 1" } else { "0" };
     let mut sdp = format!(
         "v=0\r\no=- {id} 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE {mids}\r\n\
          a=extmap-allow-mixed\r\na=msid-semantic: WMS load\r\n"
@@ -113,6 +121,10 @@ pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> St
              a=rtcp-mux\r\na=rtcp-mux-only\r\na=rtcp-rsize\r\n",
             local.ufrag, local.password, identity.fingerprint
         );
+        if wish.twcc {
+            let pt = formats.split(' ').next().unwrap_or_default();
+            sdp += &format!("a=extmap:{TWCC_ID} {TWCC_URI}\r\na=rtcp-fb:{pt} transport-cc\r\n");
+        }
         for line in lines {
             sdp += &format!("a={line}\r\n");
         }
@@ -133,7 +145,8 @@ pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> St
         section("audio", &AUDIO_PT.to_string(), &lines);
     }
 
-    let (pt, rtx, name) = match wish.codec {
+    let Some(codec) = wish.codec else { return sdp };
+    let (pt, rtx, name) = match codec {
         Codec::H264 => (102, 103, "H264"),
         Codec::Vp8 => (96, 97, "VP8"),
     };
@@ -141,7 +154,7 @@ pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> St
     for feedback in ["nack", "nack pli", "ccm fir"] {
         lines.push(format!("rtcp-fb:{pt} {feedback}"));
     }
-    if wish.codec == Codec::H264 {
+    if codec == Codec::H264 {
         lines.push(format!(
             "fmtp:{pt} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"
         ));
@@ -283,6 +296,7 @@ fn media(section: &MediaDescription) -> Media {
         mid_id: id_of(MID_URI),
         rid_id: id_of(RID_URI),
         rrid_id: id_of(RRID_URI),
+        twcc_id: id_of(TWCC_URI),
         ssrc: values("ssrc").first().and_then(|line| line.split(' ').next()?.parse().ok()),
         rids: simulcast,
     }
@@ -294,7 +308,8 @@ mod tests {
 
     fn wish(layers: usize) -> Wish {
         let video = (0..layers as u32).map(|n| (10 + n, 20 + n)).collect();
-        Wish { codec: Codec::H264, audio: true, sends: Some(Sources { audio: 5, video }) }
+        let sends = Some(Sources { audio: 5, video });
+        Wish { codec: Some(Codec::H264), audio: true, twcc: true, sends }
     }
 
     const ANSWER: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-lite\r\na=group:BUNDLE 0 1\r\n\
@@ -352,5 +367,9 @@ mod tests {
         let viewer = Wish { sends: None, ..wish(1) };
         let viewer = offer(&viewer, &credentials, &identity);
         assert!(viewer.contains("a=recvonly") && !viewer.contains("a=ssrc"));
+        assert_eq!(viewer.matches("transport-cc\r\n").count(), 2, "in both sections");
+        let listener = Wish { codec: None, twcc: false, ..wish(1) };
+        let listener = offer(&listener, &credentials, &identity);
+        assert!(!listener.contains("m=video") && !listener.contains("transport"));
     }
 }

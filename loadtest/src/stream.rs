@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// A packet still missing this long after the gap was seen is lost.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(1);
 
-/// Between two requests for the same packet; about the longest round trip worth repairing.
-const NACK_INTERVAL: Duration = Duration::from_millis(50);
+/// Between two requests for the same packet: the round trip that browsers assume as long as they know none.
+const NACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The first request waits this long, in case the packet is only late.
 const NACK_DELAY: Duration = Duration::from_millis(10);

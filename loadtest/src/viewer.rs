@@ -1,6 +1,6 @@
 //! A light viewer: takes what the server sends, gives the feedback a browser would, and hands everything to `receiver`.
 //!
-//! NACK for gaps, PLI while it waits for a keyframe, a receiver report each second. Spawned by `run`.
+//! NACK for gaps, PLI while it waits for a keyframe, arrival times every 100 ms, a receiver report each second. Spawned by `run`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,13 +17,15 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
 use tokio::sync::watch;
 
 use crate::live::Live;
-use crate::options::Codec;
+use crate::options::{Codec, Options};
 use crate::peer::{Over, Peer};
 use crate::receiver::{Level, Receiver};
 use crate::report::ViewerPart;
-use crate::rtp::View;
+use crate::rtp::{self, View};
 use crate::sdp::{Answer, Media, Wish};
-use crate::session::{Context, Phase, Role, Session, Settled};
+use crate::seat::{Phase, Role};
+use crate::session::{Context, Session, Settled};
+use crate::twcc::Twcc;
 
 /// A viewer that saw no whole keyframe this long after it was connected has failed.
 pub(crate) const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,24 +33,54 @@ pub(crate) const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two receiver reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Between two words to those who watch the run.
+const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A viewer for whom the window was open for less need not have got anything in it.
+const COUNTED_MIN: Duration = Duration::from_millis(500);
+
 /// One viewer from POST to DELETE.
 pub(crate) async fn watch(
     context: Arc<Context>,
     index: u32,
     settled: Settled,
-    mut phases: watch::Receiver<Phase>,
+    phases: watch::Receiver<Phase>,
 ) -> ViewerPart {
     let started = Instant::now();
     let mut role = Viewer::new(&context, index, settled);
-    let wish = Wish { codec: context.options.codec, audio: context.options.audio, sends: None };
-    let over = match Session::open(&context, &context.options.whep_url(index), &wish).await {
+    let wish = Wish {
+        codec: codec(&context.options),
+        audio: context.options.audio,
+        twcc: !context.options.common.no_twcc,
+        sends: None,
+    };
+    let (role, over) = match Session::open(&context, &context.options.whep_url(index), &wish).await
+    {
         Ok(session) => {
             role.answer(&session.answer);
-            session.run(&mut role, &mut phases).await
+            session.run(&context.watching, role, phases).await
         }
-        Err(over) => Err(over),
+        Err(over) => (Some(role), Err(over)),
     };
-    role.finish(started, over).await
+    match role {
+        Some(role) => role.finish(started, over).await,
+        None => {
+            let lost = receiver(&context, index, started);
+            part(&context.live, lost, started, None, false, over)
+        }
+    }
+}
+
+/// The codec of the video, if there is video.
+pub(crate) fn codec(options: &Options) -> Option<Codec> {
+    (!options.video.none).then_some(options.video.codec)
+}
+
+/// The receiver of viewer `index`.
+pub(crate) fn receiver(context: &Context, index: u32, now: Instant) -> Receiver {
+    let options = &context.options;
+    let stamped = options.publishers > 0;
+    Receiver::new(now, Level::of(options, index), codec(options), stamped, context.run)
 }
 
 /// A viewer's part of the report. `counted`: the window was open while it was there.
@@ -72,6 +104,7 @@ pub(crate) fn part(
         failure = Some("media stopped before the window ended".to_owned());
     }
     Live::add(&live.failed, u64::from(failure.is_some()));
+    Live::add(&live.left, u64::from(connected.is_some()));
     ViewerPart {
         connected: connected.is_some(),
         failure,
@@ -91,7 +124,7 @@ pub(crate) fn part(
 
 /// The end of a viewer that never saw anything.
 pub(crate) fn no_first_frame() -> Over {
-    Over(format!("no whole keyframe within {} s of connecting", FIRST_FRAME_TIMEOUT.as_secs()))
+    Over(format!("no first frame within {} s of connecting", FIRST_FRAME_TIMEOUT.as_secs()))
 }
 
 /// A file of frames that any decoder reads: Annex B for H264 as it is, IVF for VP8.
@@ -122,13 +155,18 @@ struct Viewer {
     audio: Media,
     settled: Option<Settled>,
     connected: Option<Instant>,
+    /// Whether the window was open for it long enough to expect something.
     counted: bool,
+    counts_since: Option<Instant>,
+    phase: Phase,
     /// Our own source, for feedback.
     ssrc: u32,
+    /// Arrival times to report, and the header extension that numbers packets.
+    twcc: Option<(u8, Twcc)>,
     video_source: Source,
     audio_source: Source,
     next_report: Instant,
-    shown_in_line: (u64, u64),
+    next_news: Instant,
     records: bool,
     recording: Vec<Vec<u8>>,
 }
@@ -151,11 +189,9 @@ const RECORD_MAX: usize = 9000;
 impl Viewer {
     fn new(context: &Arc<Context>, index: u32, settled: Settled) -> Self {
         let options = &context.options;
-        let level = Level::of(options.verify, index);
-        let stamped = options.publishers > 0;
         let now = Instant::now();
-        let mut receiver = Receiver::new(now, level, options.codec, stamped, context.run);
-        let records = index == 0 && options.record.is_some();
+        let mut receiver = receiver(context, index, now);
+        let records = index == 0 && options.common.record.is_some();
         if records {
             receiver.record();
         }
@@ -167,11 +203,14 @@ impl Viewer {
             settled: Some(settled),
             connected: None,
             counted: false,
+            counts_since: None,
+            phase: Phase::Ramp,
             ssrc: rand::random(),
+            twcc: None,
             video_source: Source::default(),
             audio_source: Source::default(),
             next_report: now + REPORT_INTERVAL,
-            shown_in_line: (0, 0),
+            next_news: now + NEWS_INTERVAL,
             records,
             recording: Vec::new(),
         }
@@ -182,6 +221,7 @@ impl Viewer {
         self.audio = answer.audio.clone().unwrap_or_default();
         self.video_source.ssrc = self.video.ssrc;
         self.audio_source.ssrc = self.audio.ssrc;
+        self.twcc = self.video.twcc_id.or(self.audio.twcc_id).map(|id| (id, Twcc::new()));
     }
 
     async fn finish(mut self, started: Instant, over: Result<(), Over>) -> ViewerPart {
@@ -193,9 +233,9 @@ impl Viewer {
     }
 
     async fn write_recording(&self) {
-        let Some(path) = &self.context.options.record else { return };
+        let Some(path) = &self.context.options.common.record else { return };
         let options = &self.context.options;
-        let file = container(options.codec, options.fps, &self.recording);
+        let file = container(options.video.codec, options.video.fps, &self.recording);
         if let Err(error) = tokio::task::block_in_place(|| std::fs::write(path, file)) {
             tracing::error!("--record {}: {error}", path.display());
         }
@@ -203,9 +243,15 @@ impl Viewer {
 
     fn media(&mut self, now: Instant, peer: &mut Peer, datagram: &[u8]) -> Option<()> {
         let view = View::parse(datagram)?;
+        if let Some((id, twcc)) = &mut self.twcc
+            && let Some(number) = rtp::extension_u16(datagram, *id)
+        {
+            twcc.arrived(now, number);
+        }
         let pt = Some(view.payload_type);
         let is_rtx = pt == self.video.rtx;
-        if !is_rtx && !self.receiver.wants_payload() {
+        let is_spot = self.receiver.spots(&view);
+        if !is_rtx && !is_spot && !self.receiver.wants_payload() {
             // By the header alone; the tag at the end is not counted.
             let length = datagram.len().saturating_sub(16);
             if view.payload_type == self.video.payload_type {
@@ -213,24 +259,25 @@ impl Viewer {
                 self.receiver.video(now, &view, None, length);
             } else if view.payload_type == self.audio.payload_type {
                 self.audio_source.ssrc = Some(view.ssrc);
-                self.receiver.audio(now, &view, length);
+                self.receiver.audio(now, &view, None, length);
             }
             return Some(());
         }
-        let Some(clear) = peer.open(datagram) else {
-            self.receiver.unauthentic();
-            return None;
-        };
+        let clear = peer.open(datagram);
+        self.receiver.opened(clear.is_some());
+        let clear = clear?;
         let length = clear.len();
         let payload = view.payload(clear)?;
         if is_rtx {
             self.receiver.video_again(now, &view, &payload);
         } else if view.payload_type == self.video.payload_type {
             self.video_source.ssrc = Some(view.ssrc);
-            self.receiver.video(now, &view, Some(payload), length);
+            // A frame is judged by headers or by payloads, never by half of them.
+            let payload = self.receiver.wants_payload().then_some(payload);
+            self.receiver.video(now, &view, payload, length);
         } else if view.payload_type == self.audio.payload_type {
             self.audio_source.ssrc = Some(view.ssrc);
-            self.receiver.audio(now, &view, length);
+            self.receiver.audio(now, &view, Some(&payload), length);
         }
         Some(())
     }
@@ -245,12 +292,14 @@ impl Viewer {
         peer.send_rtcp(&[Box::new(report)])
     }
 
-    /// Tells the progress line what is new.
-    fn show(&mut self) {
-        let (packets, broken) = self.receiver.in_all();
-        Live::add(&self.context.live.packets, packets - self.shown_in_line.0);
-        Live::add(&self.context.live.broken, broken - self.shown_in_line.1);
-        self.shown_in_line = (packets, broken);
+    fn congestion_feedback(&mut self, now: Instant, peer: &mut Peer) -> Result<(), Over> {
+        let media = self.video_source.ssrc.or(self.audio_source.ssrc);
+        if let (Some((_, twcc)), Some(media)) = (&mut self.twcc, media)
+            && let Some(report) = twcc.report(now, self.ssrc, media)
+        {
+            peer.send_rtcp_bytes(&report)?;
+        }
+        Ok(())
     }
 }
 
@@ -265,6 +314,7 @@ impl Role for Viewer {
         self.media(now, peer, datagram);
         if self.settled.is_some() && self.receiver.first_frame().is_some() {
             self.settled = None;
+            self.count(now);
         }
         Ok(())
     }
@@ -286,7 +336,9 @@ impl Role for Viewer {
         let connected = self.connected?;
         let first =
             self.receiver.first_frame().is_none().then_some(connected + FIRST_FRAME_TIMEOUT);
-        self.receiver.deadline().into_iter().chain(first).chain([self.next_report]).min()
+        let twcc = self.twcc.as_ref().and_then(|(_, twcc)| twcc.deadline());
+        let others = first.into_iter().chain(twcc).chain([self.next_report]);
+        self.receiver.deadline().into_iter().chain(others).min()
     }
 
     fn handle_timeout(&mut self, now: Instant, peer: &mut Peer) -> Result<(), Over> {
@@ -295,6 +347,11 @@ impl Role for Viewer {
             return Err(no_first_frame());
         }
         let wants = self.receiver.handle_timeout(now);
+        self.congestion_feedback(now, peer)?;
+        if now >= self.next_news {
+            self.next_news = now + NEWS_INTERVAL;
+            self.context.live.tell(self.receiver.news());
+        }
         if let Some(media_ssrc) = self.video_source.ssrc {
             let sender_ssrc = self.ssrc;
             let mut feedback: Vec<Box<dyn RtcpPacket>> = Vec::new();
@@ -312,7 +369,6 @@ impl Role for Viewer {
         if now >= self.next_report {
             self.next_report = now + REPORT_INTERVAL;
             self.report(now, peer)?;
-            self.show();
             if self.records && self.recording.len() < RECORD_MAX {
                 self.recording.extend(self.receiver.take_recording());
             }
@@ -321,8 +377,20 @@ impl Role for Viewer {
     }
 
     fn phase(&mut self, now: Instant, phase: Phase) {
-        self.counted |= phase == Phase::Count;
-        self.receiver.count(now, phase == Phase::Count);
+        self.phase = phase;
+        self.count(now);
+    }
+}
+
+impl Viewer {
+    /// A viewer that joins within the window counts from its first frame on: what it missed before was not for it.
+    fn count(&mut self, now: Instant) {
+        let counts = self.phase == Phase::Count && self.receiver.first_frame().is_some();
+        let since = if counts { self.counts_since.or(Some(now)) } else { None };
+        let before = std::mem::replace(&mut self.counts_since, since);
+        self.counted |=
+            before.is_some_and(|before| now.saturating_duration_since(before) >= COUNTED_MIN);
+        self.receiver.count(now, counts);
     }
 }
 

@@ -9,7 +9,6 @@ mod support {
     pub(crate) mod relay;
 }
 
-use clap::Parser;
 use support::double::{Double, Fault};
 use support::relay::{self, Harm};
 use weir_loadtest::options::Options;
@@ -18,8 +17,7 @@ use weir_loadtest::run::run;
 
 async fn load(args: &[&str]) -> Report {
     let options =
-        Options::try_parse_from([&["weir-loadtest"], args].concat()).expect("arguments parse");
-    options.check().expect("arguments fit together");
+        Options::parse_from([&["weir-loadtest"], args].concat()).expect("arguments parse");
     run(&options).await.expect("the run begins")
 }
 
@@ -30,6 +28,11 @@ async fn load_double(server: &Double, args: &[&str]) -> Report {
 
 /// A publisher straight to the server, and one viewer through a relay.
 async fn load_through(harm: Harm, args: &[&str]) -> Report {
+    load_of(&[], harm, args).await
+}
+
+/// The same with `more` options for the publisher.
+async fn load_of(more: &'static [&str], harm: Harm, args: &[&str]) -> Report {
     let port = std::net::UdpSocket::bind("127.0.0.1:0")
         .expect("a free port")
         .local_addr()
@@ -39,7 +42,8 @@ async fn load_through(harm: Harm, args: &[&str]) -> Report {
     let relay = relay::start(([127, 0, 0, 1], port).into(), harm, 4711).await.to_string();
     let whip = server.url("whip", "s");
     let publisher = tokio::spawn(async move {
-        load(&["--whip", &whip, "--viewers", "0", "--duration", "60"]).await
+        let args = ["--whip", &whip, "--viewers", "0", "--duration", "60"];
+        load(&[&args, more].concat()).await
     });
     tokio::time::sleep(std::time::Duration::from_millis(800)).await;
     let whep = server.url("whep", "s");
@@ -132,6 +136,55 @@ async fn packets_corrupted_on_the_way_fail_authentication_and_are_lost() {
     let report = load_through(Harm { corrupt: 10, ..Harm::default() }, &[]).await;
     assert!(report.repair.unauthentic > 0, "{report}");
     assert!(report.figures.packets_lost > 0 && report.figures.frames_broken > 0, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_see_corruption_whether_a_viewer_is_checked_fully_or_by_spots() {
+    let one_in_a_hundred = Harm { corrupt: 10, ..Harm::default() };
+    let report = load_through(one_in_a_hundred, &["--verify", "sample"]).await;
+    assert!(report.repair.unauthentic > 0 && !report.all_well(), "{report}");
+
+    let args = ["--verify", "sample", "--verify-viewers", "0"];
+    // Small keyframes, so that one gets through, and many packets, so that spots find the harm.
+    let small = &["--fps", "120", "--video-kbps", "50"];
+    let report = load_of(small, Harm { corrupt: 200, ..Harm::default() }, &args).await;
+    let repair = report.repair;
+    assert!(repair.spots_failed > 0 && !report.all_well(), "{report}");
+    let received = report.figures.packets_received;
+    let spots = repair.opened - repair.unauthentic;
+    assert!(spots * 2 < received, "spots and repairs only: {spots} of {received}");
+
+    let report = load_through(Harm::default(), &args).await;
+    assert!(report.all_well() && report.repair.opened > 10, "and harmless is harmless: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conference_audio_and_churn_are_all_well_and_leave_nothing_behind() {
+    let server = Double::start(Fault::None, 0).await;
+    let (whip, whep) = (server.url("whip", "r{room}-{n}"), server.url("whep", "r{room}-{n}"));
+    let scenario = |name, more: &[&str]| {
+        let urls = [name, "--whip", &whip, "--whep", &whep, "--duration", "3"];
+        [&urls, more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run =
+        async |args: Vec<String>| load(&args.iter().map(String::as_str).collect::<Vec<_>>()).await;
+
+    let args = ["--rooms", "2", "--per-room", "2", "--video-kbps", "300"];
+    let report = run(scenario("conference", &args)).await;
+    assert!(report.all_well() && report.figures.viewers_connected == 4, "{report}");
+    assert!((340..=380).contains(&report.figures.frames_decodable), "{report}");
+
+    let report = run(scenario("audio", &["--publishers", "2", "--viewers", "4"])).await;
+    let figures = report.figures.clone();
+    assert!(report.all_well() && figures.frames_decodable == 0, "{report}");
+    assert!((580..=620).contains(&figures.packets_received), "50 a second for each: {report}");
+    assert!(figures.latency_us.is_some() && figures.first_frame_ms.is_some(), "{report}");
+
+    let args = ["--viewers", "3", "--per-second", "2", "--video-kbps", "300"];
+    let report = run(scenario("churn", &args)).await;
+    assert!(report.all_well(), "{report}");
+    assert!((8..=10).contains(&report.figures.viewers_connected), "3, and 6 more: {report}");
+    assert_eq!(server.sessions(), 0, "every session was deleted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

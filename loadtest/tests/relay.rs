@@ -175,6 +175,6 @@ async fn a_viewer_watches_through_the_relay() {
 
 async fn load(args: Vec<String>) -> weir_loadtest::report::Report {
     let args = std::iter::once("weir-loadtest".to_owned()).chain(args);
-    let options = Options::try_parse_from(args).expect("arguments parse");
+    let options = Options::parse_from(args).expect("arguments parse");
     weir_loadtest::run::run(&options).await.expect("the run begins")
 }

@@ -21,7 +21,7 @@ pub fn forwarder(number: u32, codec: Codec, now: Instant) -> Forwarder {
         mid: MID.as_bytes().into(),
         exts: Encoder::exts().iter().collect(),
         two_byte_exts: false,
-        remember: true,
+        remember: 1024,
         first_sequence: 100,
         first_timestamp: 1_000,
     };

@@ -321,7 +321,7 @@ pub enum Task {
     /// Load a server.
     Load(Box<Options>),
     /// Be a bad network.
-    Relay(RelayOptions),
+    Relay(Box<RelayOptions>),
 }
 
 impl Task {
@@ -352,7 +352,7 @@ impl Task {
             return Self::Load(Box::new(options));
         };
         let options = match scenario {
-            Scenario::Relay(relay) => return Self::Relay(relay),
+            Scenario::Relay(relay) => return Self::Relay(Box::new(relay)),
             Scenario::Livestream { viewers, audio, video, common } => Options {
                 scenario: "livestream",
                 pattern: Pattern::Dealt,

@@ -23,7 +23,7 @@ struct Client {
 impl Client {
     async fn publish(sfu: &Sfu, name: &str) -> Self {
         let stream = StreamName::new(name).unwrap();
-        let created = sfu.publish(stream.clone(), OFFER).await.unwrap();
+        let created = sfu.publish(stream.clone(), OFFER, None).await.unwrap();
         let field = |key: &str| {
             let line = created.answer.lines().find_map(|line| line.strip_prefix(key));
             line.unwrap().to_owned()

@@ -25,7 +25,8 @@ pub(crate) fn assert_decodes(file: &[u8], extension: &str, frames: usize) {
     assert_eq!(count, frames, "{extension}: frames decoded");
 }
 
-fn find() -> Option<String> {
+/// An FFmpeg that runs.
+pub(crate) fn find() -> Option<String> {
     let python = || {
         let script = "import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())";
         let output = Command::new("python3").args(["-c", script]).output().ok()?;

@@ -78,7 +78,7 @@ fn a_sound_line_passes() {
     feed(&mut guard, &next);
     feed(&mut guard, &next);
     assert_eq!((guard.media, guard.again), (3, 1));
-    guard.finish(&Default::default(), true);
+    guard.finish(&Default::default(), &Default::default(), true);
 }
 
 macro_rules! refuses {

@@ -10,6 +10,7 @@ mod world;
 mod basics;
 mod changes;
 mod clocks;
+mod decoded;
 mod feedback;
 mod forgery;
 mod guarding;

@@ -128,3 +128,38 @@ fn rid_order_shuffled() {
         story.assert_whole(viewer);
     });
 }
+
+/// The way down and up again while one packet of fifty is lost or late: what the publisher repeats after the switch still
+/// belongs to the frames before it.
+#[test]
+#[ignore = "finding: late packets of the layer before are dropped as layer_not_selected, although the line keeps their numbers \
+            (seed 1597: \"pic packet 5502 of source 102001 reached the server, but not the viewer\")"]
+fn layers_change_under_loss() {
+    each_seed(|story| {
+        let spec = story.simulcast();
+        let (publisher, viewer) = story.watched(spec);
+        story.world.run_s(2);
+        let bad: Profile = "delay=25,loss=2,reorder=2,duplicate=1".parse().expect("a profile");
+        for client in [publisher, viewer] {
+            story.world.change_network(client, bad.clone(), bad.clone());
+        }
+        let from = story.world.now;
+        for _ in 0..4 {
+            set_active(story, publisher, 2, false);
+            story.run_between_ms(1_000, 3_000);
+            set_active(story, publisher, 2, true);
+            story.run_between_ms(2_000, 4_000);
+        }
+        for client in [publisher, viewer] {
+            let clean = Profile::delay(bad.delay);
+            story.world.change_network(client, clean.clone(), clean);
+        }
+        story.world.run_s(2);
+        let wait = story.longest_wait_since(from, viewer);
+        // A lost request or keyframe costs one more round.
+        assert!(wait <= 2 * FALL_BACK, "no picture for {wait:?}");
+        let watched = story.world.viewer(viewer);
+        assert_eq!(watched.broken_frames(), 0, "broken frames");
+        story.assert_flows(viewer);
+    });
+}

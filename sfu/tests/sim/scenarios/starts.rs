@@ -93,3 +93,35 @@ fn thousand_viewers_one_keyframe() {
         }
     });
 }
+
+/// One datagram of twenty is lost from the very first check on: four viewers come all the same.
+#[test]
+#[ignore = "finding: while the way to a viewer is not confirmed (our check or its answer was lost) packets get numbers and are \
+            dropped as unconfirmed_egress, the starting keyframe too (seed 2: \"a run begins with .. frame: 35 .. key: false\"); \
+            reports go out before any packet (seeds 3, 5, 55), and what was never sent is repeated"]
+fn viewers_join_under_loss() {
+    each_seed(|story| {
+        let bad = |delay: Profile| Profile { loss: weir_netsim::Loss::Random(0.05), ..delay };
+        let mut spec = story.browser();
+        (spec.up, spec.down) = (bad(spec.up), bad(spec.down));
+        story.world.publish("live", spec);
+        story.run_between_ms(1_000, 2_000);
+        let mut viewers = Vec::new();
+        for _ in 0..4 {
+            let mut spec = story.viewer();
+            (spec.up, spec.down) = (bad(spec.up), bad(spec.down));
+            viewers.push((story.world.watch("live", spec), story.world.now));
+            story.run_between_ms(500, 1_500);
+        }
+        story.world.run_s(3);
+        for (viewer, joined) in viewers {
+            let first = story.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
+            // Each of check, handshake, request and keyframe may be lost once; each is tried again within 300 ms.
+            let patience = Duration::from_millis(350 + 5 * 300);
+            assert!(
+                first.is_some_and(|wait| wait <= patience),
+                "the first picture after {first:?}"
+            );
+        }
+    });
+}

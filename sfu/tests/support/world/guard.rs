@@ -29,11 +29,15 @@ pub(crate) struct Seen {
     pub head: RtpHead,
     /// Bytes of the packet on the wire.
     pub wire_len: usize,
+    /// What it carries, without RTX or RED, if the guard keeps payloads.
+    pub payload: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Guard {
     pub lines: Vec<Line>,
+    /// Passes payloads on to the viewer.
+    pub keeps_payloads: bool,
     next_twcc: Option<u16>,
     /// Transport-wide numbers that were given to nothing.
     pub twcc_holes: u64,
@@ -107,6 +111,7 @@ impl Guard {
         });
         Self {
             lines: lines.collect(),
+            keeps_payloads: false,
             next_twcc: None,
             twcc_holes: 0,
             counts_in_reports: true,
@@ -132,10 +137,11 @@ impl Guard {
             .position(|line| [line.plan.ssrc, line.plan.rtx_ssrc].contains(&head.ssrc))
             .unwrap_or_else(|| panic!("SSRC {} was never promised", head.ssrc));
         let rtx = self.lines[line].plan.rtx_ssrc == head.ssrc;
-        let (seen, twcc) = match rtx {
+        let (mut seen, twcc) = match rtx {
             true => self.lines[line].on_rtx(line, wire, plaintext, head),
             false => self.lines[line].on_media(line, wire, plaintext, head),
         };
+        seen.payload = seen.payload.filter(|_| self.keeps_payloads);
         match (seen.rtx, seen.again) {
             (_, true) => self.again += 1,
             (true, _) => self.rtx += 1,
@@ -165,9 +171,14 @@ impl Guard {
         line.expect("a report of one of its lines").on_report(report, counts);
     }
 
-    /// At the end: nothing that reached the server in the middle of a run is missing, and all
-    /// reports of one publisher agree within 1 ms.
-    pub(crate) fn finish(&self, delivered: &HashMap<u32, HashSet<u64>>, complete: bool) {
+    /// At the end: nothing that reached the server in the middle of a run and not too `late` is missing,
+    /// and nothing came that did not reach it.
+    pub(crate) fn finish(
+        &self,
+        delivered: &HashMap<u32, HashSet<u64>>,
+        late: &HashMap<u32, HashSet<u64>>,
+        complete: bool,
+    ) {
         assert!(self.twcc_holes == 0 || !complete, "holes in the transport-wide numbers");
         for line in &self.lines {
             for segment in line.segments.iter().filter(|_| complete) {
@@ -176,8 +187,9 @@ impl Guard {
                     let out = serial.wrapping_add_signed(segment.delta);
                     let sent = line.packets.contains_key(&out);
                     let here = reached.contains(&serial);
+                    let late = late.get(&segment.source).is_some_and(|late| late.contains(&serial));
                     assert!(
-                        !here || sent,
+                        !here || sent || late,
                         "{} packet {serial} of source {} reached the server, but not the viewer",
                         line.plan.mid,
                         segment.source
@@ -289,6 +301,7 @@ impl Line {
             again: false,
             head,
             wire_len: wire.len(),
+            payload: Some(payload.to_vec()),
         };
         if let Some(before) = self.packets.get(&seq) {
             assert_eq!(before.ciphertext, sent.ciphertext, "number {seq} with different bytes");
@@ -402,7 +415,17 @@ impl Line {
         assert_eq!(before.payload, hash(payload), "the same payload again");
         assert_eq!((before.timestamp, before.marker), (head.timestamp, head.marker));
         let stamp = before.stamp;
-        (Seen { line, seq, stamp, rtx: true, again: false, head, wire_len: wire.len() }, twcc)
+        let seen = Seen {
+            line,
+            seq,
+            stamp,
+            rtx: true,
+            again: false,
+            head,
+            wire_len: wire.len(),
+            payload: Some(payload.to_vec()),
+        };
+        (seen, twcc)
     }
 
     fn on_report(&mut self, report: &SenderReport, counts: bool) {

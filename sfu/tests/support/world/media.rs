@@ -22,6 +22,26 @@ pub(crate) struct Stamp {
     pub captured_ns: u64,
 }
 
+/// A recording to publish instead of stamped filler: frames as RTP payloads, looped. It begins with a
+/// keyframe; a keyframe that is asked for does not come.
+#[derive(Debug)]
+pub(crate) struct Clip {
+    pub frames: Vec<ClipFrame>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ClipFrame {
+    pub key: bool,
+    pub payloads: Vec<Vec<u8>>,
+}
+
+impl Clip {
+    /// Frame `number` of an endless loop.
+    pub(crate) fn frame(&self, number: u32) -> &ClipFrame {
+        &self.frames[number as usize % self.frames.len()]
+    }
+}
+
 const MAGIC: [u8; 4] = *b"\xa5Wei";
 const STAMP_BYTES: usize = 4 + 4 + 8 + 4 + 2 + 2 + 1 + 8;
 

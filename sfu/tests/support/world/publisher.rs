@@ -234,8 +234,11 @@ impl Publisher {
         let scheduled = spec.key_every.is_some_and(|every| encoder.frame.is_multiple_of(every));
         let key = !video || std::mem::take(&mut encoder.wants_key) || scheduled;
         let of = &spec.layers[layer];
+        let shot = of.clip.as_ref().map(|clip| clip.frame(encoder.frame));
+        let key = shot.map_or(key, |frame| frame.key);
         // A keyframe is larger.
         let count = of.packets * if key && video { 2 } else { 1 };
+        let count = shot.map_or(count, |frame| frame.payloads.len() as u16);
         for index in 0..count {
             let stamp = Stamp {
                 source: encoder.source,
@@ -248,7 +251,10 @@ impl Publisher {
             };
             let picture =
                 Picture { id: encoder.picture, bits: spec.picture_bits, tl0: encoder.tl0 };
-            let mut body = payload(spec.codec, &stamp, picture, of.size, spec.bytes);
+            let mut body = match shot {
+                Some(frame) => frame.payloads[usize::from(index)].clone(),
+                None => payload(spec.codec, &stamp, picture, of.size, spec.bytes),
+            };
             let mut pt = spec.pt;
             if spec.sends_red {
                 body = red(spec.pt, &body);
@@ -266,7 +272,11 @@ impl Publisher {
             };
             let header = with_exts(header, &spec, of.rid, ExtKind::Rid, &mut self.next_twcc);
             let plaintext = [&header[..], &body].concat();
-            let note = Note { source: encoder.source, serial: encoder.next_seq };
+            let note = Note {
+                source: encoder.source,
+                serial: encoder.next_seq,
+                sent_at: captured + spec.encode_delay,
+            };
             let sealed = link.seal_rtp(&plaintext).expect("it is connected");
             link.send(sealed.clone(), Some(note));
             encoder.kept.push_back(Kept { seq: encoder.next_seq, plaintext, sealed, note });

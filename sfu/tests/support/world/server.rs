@@ -31,6 +31,9 @@ use super::wire::{self, Class};
 /// The least step of time when a worker wants to be called again at once.
 const STEP_MIN: Duration = Duration::from_millis(1);
 
+/// What the publisher repeats later than this may be given up (quality A3.2).
+const REPAIR_DEADLINE: Duration = Duration::from_millis(600);
+
 /// A client of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ClientId(pub usize);
@@ -118,6 +121,8 @@ pub(crate) struct World {
     pub to_strangers: Vec<(SocketAddr, Vec<u8>)>,
     /// Serials that reached the server, by source.
     pub delivered: HashMap<u32, HashSet<u64>>,
+    /// Those that came past [`REPAIR_DEADLINE`]: the server may forward them or not.
+    pub late: HashMap<u32, HashSet<u64>>,
     /// A worker may have panicked.
     pub panics_allowed: bool,
     /// Clients may get what is meant for others, because they share an address.
@@ -203,6 +208,7 @@ impl World {
             sent_to: HashMap::new(),
             to_strangers: Vec::new(),
             delivered: HashMap::new(),
+            late: HashMap::new(),
             panics_allowed: false,
             foreign_allowed: false,
             drops_allowed: false,
@@ -671,7 +677,10 @@ impl World {
 
     fn reach_server(&mut self, Up { from, note, bytes }: Up) {
         if let Some(note) = note {
-            self.delivered.entry(note.source).or_default().insert(note.serial);
+            let fresh = self.delivered.entry(note.source).or_default().insert(note.serial);
+            if fresh && self.now - note.sent_at > REPAIR_DEADLINE {
+                self.late.entry(note.source).or_default().insert(note.serial);
+            }
         }
         self.inject(from, &bytes);
     }
@@ -771,7 +780,7 @@ impl World {
             let foreign = client.link.foreign;
             assert!(foreign == 0 || self.foreign_allowed, "{foreign} datagrams with wrong keys");
             if let Role::Viewer(viewer) = &client.role {
-                viewer.guard.finish(&self.delivered, !self.drops_allowed);
+                viewer.guard.finish(&self.delivered, &self.late, !self.drops_allowed);
             }
         }
     }

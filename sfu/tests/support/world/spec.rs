@@ -1,5 +1,6 @@
 //! What clients offer: sections, payload types, extension ids, and the numbers they start with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_netsim::Profile;
@@ -7,6 +8,8 @@ use weir_sfu::codec::{Codec, MediaKind};
 use weir_sfu::rtp::ext::ExtKind;
 use weir_sfu::sdp::{CodecFormat, ExtMap, Feedback};
 use weir_sfu::transport::srtp::SrtpProfile;
+
+use super::media::Clip;
 
 /// How a client does DTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,14 @@ pub(crate) struct LayerSpec {
     pub rid: &'static str,
     pub size: (u16, u16),
     pub packets: u16,
+    /// What it shows; without, stamped filler.
+    pub clip: Option<Arc<Clip>>,
+}
+
+impl LayerSpec {
+    pub(crate) fn new(rid: &'static str, size: (u16, u16), packets: u16) -> Self {
+        Self { rid, size, packets, clip: None }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -120,9 +131,9 @@ impl PublisherSpec {
     pub(crate) fn simulcast(codec: Codec) -> Self {
         let mut track = video(codec);
         track.layers = vec![
-            LayerSpec { rid: "q", size: (320, 176), packets: 1 },
-            LayerSpec { rid: "h", size: (640, 352), packets: 2 },
-            LayerSpec { rid: "f", size: (1280, 704), packets: 4 },
+            LayerSpec::new("q", (320, 176), 1),
+            LayerSpec::new("h", (640, 352), 2),
+            LayerSpec::new("f", (1280, 704), 4),
         ];
         Self::of(vec![opus(), track])
     }
@@ -152,7 +163,7 @@ pub(crate) fn opus() -> PublishTrackSpec {
         extra_exts: vec![(1, vec![0x9f])],
         sends_mid: true,
         declares: true,
-        layers: vec![LayerSpec { rid: "", size: (0, 0), packets: 1 }],
+        layers: vec![LayerSpec::new("", (0, 0), 1)],
         frame_every: Duration::from_millis(20),
         key_every: None,
         bytes: 120,
@@ -181,7 +192,7 @@ pub(crate) fn video(codec: Codec) -> PublishTrackSpec {
             (ExtKind::VideoOrientation, 13),
         ],
         extra_exts: vec![(13, vec![0x01])],
-        layers: vec![LayerSpec { rid: "", size: (640, 352), packets: 3 }],
+        layers: vec![LayerSpec::new("", (640, 352), 3)],
         frame_every: Duration::from_nanos(33_333_333),
         bytes: 900,
         picture_bits: if codec == Codec::Vp8 { 15 } else { 0 },

@@ -41,6 +41,8 @@ pub(crate) struct Viewer {
     given_up_video: u64,
     /// It waits for a keyframe, and asks again then.
     asks_key_at: Option<Instant>,
+    /// Video payloads by outgoing number, with timestamp and marker, if the guard keeps them.
+    pub recorded: BTreeMap<u64, (u32, bool, Vec<u8>)>,
     /// Packets that came.
     pub received: u64,
     /// When the last packet came.
@@ -111,6 +113,7 @@ impl Viewer {
             given_up: 0,
             given_up_video: 0,
             asks_key_at: None,
+            recorded: BTreeMap::new(),
             received: 0,
             last_at: None,
         }
@@ -135,6 +138,12 @@ impl Viewer {
                 }
             }
             line.highest = Some(seen.seq);
+        }
+        if let Some(payload) = &seen.payload
+            && self.guard.lines[seen.line].plan.kind == MediaKind::Video
+        {
+            let packet = (seen.head.timestamp, seen.head.marker, payload.clone());
+            self.recorded.insert(seen.seq, packet);
         }
         let Some(stamp) = seen.stamp else { return };
         let got = self.got.entry((stamp.source, stamp.frame)).or_default();

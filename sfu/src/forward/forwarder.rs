@@ -122,10 +122,10 @@ impl Forwarder {
         self.current.map(|(_, layer)| layer)
     }
 
-    /// Whether packets of this layer are forwarded, or would be once a keyframe comes.
+    /// Whether packets of this layer are forwarded, or would be once a keyframe comes, or were lately.
     pub fn wants(&self, epoch: u32, layer: u8) -> bool {
         let source = Some((epoch, layer));
-        self.current == source || self.target == source
+        self.current == source || self.target == source || self.line.remembers(epoch, layer)
     }
 
     /// Decides on one fresh packet, which gets `stamp` if it is forwarded.
@@ -140,21 +140,39 @@ impl Forwarder {
     ) -> Result<SentRecord, DropReason> {
         let format = self.line.format().ok_or(DropReason::CodecNotNegotiated)?;
         let came_on = (context.epoch, context.layer);
+        let stamp = stamp.into();
+        if self.current != Some(came_on) && !self.may_start(came_on, format.codec, context, meta) {
+            // A late packet of a stretch that ended, or nothing for us.
+            let reason = match self.target == Some(came_on) {
+                true => DropReason::AwaitingKeyframe,
+                false => DropReason::LayerNotSelected,
+            };
+            let late = self.line.assign(context.epoch, context.layer, meta, stamp);
+            return late.map_err(|_| reason);
+        }
         if self.current != Some(came_on) || self.jumped(meta) {
-            if self.target != Some(came_on) {
-                return Err(DropReason::LayerNotSelected);
-            }
             if !can_start(format.codec, meta, context.inband_parameter_sets) {
                 return Err(DropReason::AwaitingKeyframe);
             }
             self.start(context, format.codec, meta);
         }
-        let record = self.line.assign(context.epoch, context.layer, meta, stamp.into())?;
+        let record = self.line.assign(context.epoch, context.layer, meta, stamp)?;
         self.highest_in = self.highest_in.max(meta.ext_seq);
         if let (Some(anchor), Some(delta)) = (context.anchor, self.line.timestamp_delta()) {
             self.outgoing = Some(ClockAnchor { rtp: anchor.rtp.wrapping_add(delta), ..anchor });
         }
         Ok(record)
+    }
+
+    /// Whether the line may go over to this layer with this packet.
+    fn may_start(
+        &self,
+        layer: (u32, u8),
+        codec: Codec,
+        context: LayerContext,
+        meta: &PacketMeta,
+    ) -> bool {
+        self.target == Some(layer) && can_start(codec, meta, context.inband_parameter_sets)
     }
 
     /// Server time against outgoing timestamps, for sender reports; `None` while nothing flows.

@@ -236,6 +236,11 @@ impl Line {
         }
     }
 
+    /// Whether late packets of this layer may still have their place.
+    pub fn remembers(&self, epoch: u32, layer: u8) -> bool {
+        self.segments.iter().flatten().any(|part| (part.epoch, part.layer) == (epoch, layer))
+    }
+
     /// The publisher's number that the present segment begins with.
     pub fn begins_with(&self) -> Option<u64> {
         self.current().map(|segment| segment.first)
@@ -277,7 +282,7 @@ impl Line {
                 Some(LastSent { timestamp, picture_id, tl0_pic_idx: tl0, marker: meta.marker });
         }
         if let Some(sent) = &mut self.sent {
-            sent.insert(record);
+            sent.insert(meta.arrival, record);
         }
         Ok(record)
     }

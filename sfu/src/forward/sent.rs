@@ -28,8 +28,8 @@ pub struct SentRecord {
     pub(super) tl0_pic_idx: u8,
     /// Repeats so far, and in the top bit whether one byte of padding was added.
     flags: u8,
-    /// Low 16 bits of the milliseconds of the last repeat.
-    repeated_ms: u16,
+    /// Low 16 bits of the milliseconds when it was last sent.
+    sent_ms: u16,
 }
 
 /// Which cached packet a record means: publisher epoch (8 bits), layer (8), sequence number (48).
@@ -81,7 +81,7 @@ impl SentRecord {
             picture_id: picture.0,
             tl0_pic_idx: picture.1,
             flags: if padded { PADDED } else { 0 },
-            repeated_ms: 0,
+            sent_ms: 0,
         }
     }
 
@@ -109,16 +109,23 @@ impl SentMap {
         Self { records: vec![None; packets.max(1)].into_boxed_slice(), base }
     }
 
-    /// Remembers a packet under its outgoing number, forgetting the one a whole map before it.
-    pub fn insert(&mut self, record: SentRecord) {
+    /// Remembers a packet that is sent at `now` under its outgoing number, forgetting the one a whole
+    /// map before it.
+    pub fn insert(&mut self, now: Instant, mut record: SentRecord) {
+        record.sent_ms = self.ms(now);
         let place = record.out as usize % self.records.len();
         if let Some(slot) = self.records.get_mut(place) {
             *slot = Some(record);
         }
     }
 
+    fn ms(&self, now: Instant) -> u16 {
+        now.saturating_duration_since(self.base).as_millis() as u16
+    }
+
     /// The record that a NACK for `sequence` means and that may be repeated now: at most once per
-    /// `rtt` and [`REPEATS_MAX`] times in all. `Err(true)` if it is known but limited, `Err(false)`
+    /// `rtt` and [`REPEATS_MAX`] times in all, and not before the first copy can have been missed: a
+    /// NACK that comes sooner was sent for a hole that the publisher's own loss had made. `Err(true)` if it is known but limited, `Err(false)`
     /// if it is not known.
     pub fn claim_repeat(
         &mut self,
@@ -126,17 +133,19 @@ impl SentMap {
         sequence: u16,
         rtt: Duration,
     ) -> Result<SentRecord, bool> {
+        let now_ms = self.ms(now);
         let place = usize::from(sequence) % self.records.len();
         let slot = self.records.get_mut(place).ok_or(false)?;
         let record = slot.as_mut().filter(|record| record.out as u16 == sequence).ok_or(false)?;
-        let now_ms = now.saturating_duration_since(self.base).as_millis() as u16;
-        let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.repeated_ms)));
+        let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.sent_ms)));
         let repeats = record.flags & !PADDED;
-        if repeats >= REPEATS_MAX || (repeats > 0 && since < rtt) {
+        // Times are whole milliseconds and the round trip an estimate: better one repeat too many.
+        let wait = if repeats == 0 { rtt * 7 / 8 } else { rtt };
+        if repeats >= REPEATS_MAX || since < wait {
             return Err(true);
         }
         record.flags += 1;
-        record.repeated_ms = now_ms;
+        record.sent_ms = now_ms;
         Ok(*record)
     }
 }
@@ -166,8 +175,10 @@ mod tests {
         let now = Instant::now();
         let rtt = Duration::from_millis(50);
         let mut map = SentMap::new(now, SENT_MAX);
-        map.insert(record(70_000));
+        map.insert(now, record(70_000));
         let sequence = 70_000u64 as u16;
+        assert_eq!(map.claim_repeat(now + rtt / 2, sequence, rtt), Err(true), "it is on its way");
+        let now = now + rtt;
         assert!(map.claim_repeat(now, sequence, rtt).is_ok());
         assert_eq!(map.claim_repeat(now + rtt / 2, sequence, rtt), Err(true));
         for n in 1..u32::from(REPEATS_MAX) {
@@ -175,7 +186,7 @@ mod tests {
         }
         assert_eq!(map.claim_repeat(now + rtt * 20, sequence, rtt), Err(true));
         assert_eq!(map.claim_repeat(now, sequence.wrapping_sub(SENT_MAX as u16), rtt), Err(false));
-        map.insert(record(70_000 + SENT_MAX as u64));
+        map.insert(now, record(70_000 + SENT_MAX as u64));
         assert_eq!(map.claim_repeat(now, sequence, rtt), Err(false), "overwritten");
     }
 }

@@ -228,10 +228,10 @@ impl Peer {
         self.ice.may_send(bytes)
     }
 
-    /// Bytes that may go to the selected path now; say what of it was used with
-    /// [`Self::count_sent`]. For a turn's worth of packets, where asking for each costs.
-    pub fn allowance(&self) -> u64 {
-        self.ice.allowance()
+    /// Whether any number of bytes may go to the selected path: the peer has answered us from there.
+    /// Say with [`Self::count_sent`] how many went.
+    pub fn is_confirmed(&self) -> bool {
+        self.ice.allowance() == u64::MAX
     }
 
     /// Bytes went to the selected path.

@@ -80,8 +80,6 @@ struct Way<'a> {
     batch: &'a mut Batch,
     context: &'a mut Context,
     egress: &'a mut dyn Egress,
-    /// Bytes that may leave now.
-    allowance: u64,
     /// Packets and bytes that left.
     sent: (u64, u64),
 }
@@ -199,8 +197,12 @@ impl Subscriber {
             return;
         };
         self.choose_layers(now, stream);
-        let allowance = peer.allowance();
-        let mut way = Way { now, path, peer, batch, context, egress, allowance, sent: (0, 0) };
+        if !peer.is_confirmed() {
+            // A start that is cut off in the middle of its keyframe would be worse than none.
+            context.report.dropped.add(DropReason::UnconfirmedEgress, stream.fresh.len() as u64);
+            return;
+        }
+        let mut way = Way { now, path, peer, batch, context, egress, sent: (0, 0) };
         for run in stream.fresh.chunk_by(Fresh::is_with) {
             self.forward_run(run, stream, &mut way);
         }
@@ -422,6 +424,9 @@ impl Subscriber {
             let Some(format) = line.format() else { continue };
             let Some(anchor) = track.forwarder.outgoing_anchor() else { continue };
             let (packets, octets) = line.totals();
+            if packets == 0 {
+                continue;
+            }
             let report = SenderReportOut {
                 ssrc: line.ssrc(),
                 ntp: server.0,
@@ -557,9 +562,6 @@ impl SubTrack {
         let sealed = written.and_then(|plaintext| way.peer.seal(plaintext));
         match sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) {
             None => way.context.report.dropped.count(DropReason::TooLargeToSend),
-            Some(bytes) if way.sent.1 + bytes as u64 > way.allowance => {
-                way.context.report.dropped.count(DropReason::UnconfirmedEgress);
-            }
             Some(bytes) => {
                 way.sent = (way.sent.0 + 1, way.sent.1 + bytes as u64);
                 way.batch.commit(bytes, way.path, way.egress);

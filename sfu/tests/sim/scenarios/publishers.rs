@@ -160,7 +160,6 @@ fn ssrc_change() {
 /// The clock of the video, of the sound or of both jumps anywhere: the viewer's time goes on.
 // quality B4 item 12
 #[test]
-#[ignore = "finding: jumps are forwarded as they are (17 seeds; seed 1: \"time went back by -1724488827 from 7877 to 7878\")"]
 fn timestamp_jump() {
     each_seed(|story| {
         let spec = story.browser();

@@ -38,6 +38,10 @@ pub(crate) const MSID: &str = "weir";
 /// adoption would have been told by then.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
+/// A worker that uses this much of its core, in thousandths, takes no more viewers while another is less
+/// busy: of its own streams' either.
+const BUSY_PERMILLE: u32 = 700;
+
 /// PATCH requests per second and session (whip-whep B19).
 pub(super) const PATCHES_PER_SECOND: u32 = 20;
 
@@ -636,7 +640,8 @@ impl Control {
         }
     }
 
-    /// The publisher's worker while it has room, else the one with the fewest viewers.
+    /// The publisher's worker while it has room, else the one with the fewest sessions of those that
+    /// have.
     fn place(&self, state: &StreamState) -> usize {
         let load = |worker: usize| {
             self.placed.get(worker).map_or(usize::MAX, |count| count.load(Ordering::Relaxed))
@@ -645,8 +650,14 @@ impl Control {
             .publisher
             .as_ref()
             .and_then(|source| self.sessions.get(&source.publisher)?.lock().worker);
-        home.filter(|worker| load(*worker) < self.config.sessions_per_worker).unwrap_or_else(|| {
-            (0..self.workers.len()).min_by_key(|worker| load(*worker)).unwrap_or(0)
+        let busy = |worker: usize| {
+            self.workers.get(worker).is_none_or(|handle| handle.load_permille() >= BUSY_PERMILLE)
+        };
+        let has_room =
+            |worker: usize| load(worker) < self.config.sessions_per_worker && !busy(worker);
+        home.filter(|worker| has_room(*worker)).unwrap_or_else(|| {
+            let all = 0..self.workers.len();
+            all.min_by_key(|worker| (busy(*worker), load(*worker))).unwrap_or(0)
         })
     }
 

@@ -93,6 +93,10 @@ pub struct IceAgent {
     previous: Option<Generation>,
     pairs: Vec<Pair>,
     selected: Option<Path>,
+    /// Whether the selected pair is confirmed: read for each turn's packets, so kept at hand.
+    confirmed: bool,
+    /// Bytes left on the selected pair since it was confirmed, not yet added to it.
+    sent: u64,
     /// A pair that egress moves to once it is confirmed.
     target: Option<Path>,
     confirm: Option<Check>,
@@ -165,6 +169,8 @@ impl IceAgent {
             previous: None,
             pairs: Vec::new(),
             selected: None,
+            confirmed: false,
+            sent: 0,
             target: None,
             confirm: None,
             consent: None,
@@ -382,12 +388,12 @@ impl IceAgent {
 
     /// Bytes that [`may_send`](Self::may_send) would allow; 0 while no path is selected.
     pub fn allowance(&self) -> u64 {
-        let selected = self.selected.and_then(|path| self.pairs.iter().find(|p| p.path == path));
-        let Some(pair) = selected else { return 0 };
         let publisher = self.kind == Role::Publisher;
-        if pair.confirmed || (publisher && self.authenticated) {
+        if self.confirmed || (publisher && self.authenticated && self.selected.is_some()) {
             return u64::MAX;
         }
+        let selected = self.selected.and_then(|path| self.pairs.iter().find(|p| p.path == path));
+        let Some(pair) = selected else { return 0 };
         let room = if self.confirm.is_some() { CHECK_ROOM } else { 0 };
         let handshake = if publisher { HANDSHAKE_ALLOWANCE } else { 0 };
         let budget = pair.received.saturating_mul(UNCONFIRMED_FACTOR).saturating_add(handshake);
@@ -396,8 +402,17 @@ impl IceAgent {
 
     /// Bytes left on the selected path.
     pub fn count_sent(&mut self, bytes: u64) {
+        self.sent = self.sent.saturating_add(bytes);
+        if !self.confirmed {
+            self.settle();
+        }
+    }
+
+    /// Adds what left on the selected pair to it.
+    fn settle(&mut self) {
+        let sent = std::mem::take(&mut self.sent);
         if let Some(pair) = self.selected.and_then(|path| self.pair_mut(path)) {
-            pair.sent = pair.sent.saturating_add(bytes);
+            pair.sent = pair.sent.saturating_add(sent);
         }
     }
 
@@ -541,10 +556,14 @@ impl IceAgent {
     }
 
     fn selected_is_confirmed(&self) -> bool {
-        self.selected.is_some_and(|path| self.is_confirmed(path))
+        self.confirmed
     }
 
     fn set_confirmed(&mut self, path: Path, confirmed: bool) {
+        if self.selected == Some(path) {
+            self.settle();
+            self.confirmed = confirmed;
+        }
         if let Some(pair) = self.pair_mut(path) {
             pair.confirmed = confirmed;
         }
@@ -552,7 +571,9 @@ impl IceAgent {
 
     /// Makes `path` the one we send on. The credentials before a restart have then done their duty.
     fn select(&mut self, path: Path) {
+        self.settle();
         self.selected = Some(path);
+        self.confirmed = self.is_confirmed(path);
         self.target = None;
         self.previous = None;
         if let Some(consent) = &mut self.consent {

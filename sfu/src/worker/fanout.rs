@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::session::{RoleState, Session};
+use super::session::{RoleState, Session, SessionKey};
 use super::{FRESH_MAX, Worker};
 use crate::error::DropReason;
 use crate::router::{MediaItem, StreamId};
@@ -51,6 +51,17 @@ impl Worker {
         }
     }
 
+    /// A thousand viewers' states do not fit the near caches, and each is a chain of boxes. Loads of the
+    /// next ones, one link of the chain each, are under way while this one's packets are sealed.
+    fn warm(&self, serving: &[SessionKey], place: usize) {
+        let later = serving.get(place + 2).and_then(|key| self.sessions.get(*key));
+        std::hint::black_box(later.map(|session| session.peer.selected().is_some()));
+        let next = serving.get(place + 1).and_then(|key| self.sessions.get(*key));
+        if let Some(RoleState::Subscriber(subscriber)) = next.map(|session| &session.role) {
+            subscriber.warm();
+        }
+    }
+
     /// Subscriber-major: each viewer gets all fresh packets of the stream as one batch.
     pub(super) fn serve(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         let Some(stream) = self.streams.get_mut(id) else { return };
@@ -60,7 +71,8 @@ impl Worker {
         let mut serving = std::mem::take(&mut self.serving);
         serving.clear();
         serving.extend_from_slice(&stream.viewers);
-        for key in serving.iter().copied() {
+        for (place, key) in serving.iter().copied().enumerate() {
+            self.warm(&serving, place);
             self.guarded(now, key, egress, |worker, egress| {
                 let Some(stream) = worker.streams.get(id) else { return };
                 let Some(session) = worker.sessions.get_mut(key) else { return };

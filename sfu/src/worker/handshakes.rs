@@ -1,6 +1,6 @@
 //! DTLS of viewers that are not connected yet, a few datagrams per turn.
 //!
-//! A handshake costs as much as some thousand forwarded packets, so a crowd that joins at once must not
+//! A handshake costs half a millisecond, as much as some thousand forwarded packets, so a crowd that joins at once must not
 //! stand between a publisher's packet and the viewers that are there already. Part of the hallway:
 //! `dispatch` leaves datagrams here, `Worker::flush` works them off after the media. A publisher's
 //! handshake does not wait here: its first packets follow at once.
@@ -19,11 +19,12 @@ use crate::transport::egress::Egress;
 /// repeats its flight.
 pub(super) const WAITING_MAX: usize = 2_048;
 
-/// Datagrams taken per turn that also forwarded media: about a millisecond.
-const PER_BUSY_TURN: usize = 1;
+/// Of one session: some flights of a client that repeats itself. More are dropped alike, so that nobody
+/// takes the places of others.
+pub(super) const WAITING_PER_SESSION_MAX: u8 = 12;
 
-/// Datagrams taken per turn without media.
-const PER_IDLE_TURN: usize = 8;
+/// Datagrams taken per turn: about two milliseconds.
+const PER_TURN: usize = 8;
 
 /// What waits, oldest first.
 #[derive(Debug, Default)]
@@ -55,39 +56,37 @@ impl Worker {
         path: Path,
         datagram: &[u8],
     ) -> Result<(), DropReason> {
-        if self.handshakes.waiting.len() >= WAITING_MAX {
+        let full = self.handshakes.waiting.len() >= WAITING_MAX;
+        let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
+        if full || session.handshakes_waiting >= WAITING_PER_SESSION_MAX {
             return Err(DropReason::DtlsLimit);
         }
+        session.handshakes_waiting += 1;
         let waiting = Waiting { since: now, key, path, datagram: datagram.into() };
         self.handshakes.waiting.push_back(waiting);
         Ok(())
     }
 
-    /// Takes this turn's share.
-    pub(super) fn work_off_handshakes(
-        &mut self,
-        now: Instant,
-        served_media: bool,
-        egress: &mut dyn Egress,
-    ) {
-        let share = if served_media { PER_BUSY_TURN } else { PER_IDLE_TURN };
-        for _ in 0..share {
+    /// Takes this turn's share, the oldest first.
+    pub(super) fn work_off_handshakes(&mut self, now: Instant, egress: &mut dyn Egress) {
+        for _ in 0..PER_TURN {
             let Some(waiting) = self.handshakes.waiting.pop_front() else { return };
-            let Waiting { key, path, mut datagram, .. } = waiting;
-            let mut outcome = Ok(());
-            self.guarded(now, key, egress, |worker, egress| {
-                outcome = worker.session_datagram(
-                    now,
-                    key,
-                    path,
-                    PacketClass::Dtls,
-                    &mut datagram,
-                    egress,
-                );
-            });
-            if let Err(reason) = outcome {
-                self.context.report.dropped.count(reason);
-            }
+            self.work_off(now, waiting, egress);
+        }
+    }
+
+    fn work_off(&mut self, now: Instant, waiting: Waiting, egress: &mut dyn Egress) {
+        let Waiting { key, path, mut datagram, .. } = waiting;
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.handshakes_waiting = session.handshakes_waiting.saturating_sub(1);
+        }
+        let class = PacketClass::Dtls;
+        let mut outcome = Ok(());
+        self.guarded(now, key, egress, |worker, egress| {
+            outcome = worker.session_datagram(now, key, path, class, &mut datagram, egress);
+        });
+        if let Err(reason) = outcome {
+            self.context.report.dropped.count(reason);
         }
     }
 }

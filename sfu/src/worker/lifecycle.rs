@@ -41,7 +41,7 @@ impl Worker {
             }
             Plan::Subscribe { plan } => {
                 let subscriber = Subscriber::new(plan, &mut self.context, now);
-                RoleState::Subscriber(Box::new(subscriber))
+                RoleState::Subscriber(subscriber)
             }
         };
         let key = self.sessions.insert(Session {
@@ -53,6 +53,7 @@ impl Worker {
             scheduled: None,
             ufrags: vec![ufrag.clone()],
             paths: Vec::new(),
+            handshakes_waiting: 0,
             rtcp_budget: Budget::per_second(RTCP_PER_SECOND),
         });
         self.by_id.insert(new.id, key);

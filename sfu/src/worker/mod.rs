@@ -245,11 +245,10 @@ impl Worker {
 
     /// Forwards everything that came in since the last call. Call once per turn of the loop.
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
-        let served_media = !self.fresh_streams.is_empty();
         while let Some(id) = self.fresh_streams.pop() {
             self.serve(now, id, egress);
         }
-        self.work_off_handshakes(now, served_media, egress);
+        self.work_off_handshakes(now, egress);
         self.context.port.notify();
     }
 

@@ -93,6 +93,8 @@ pub(super) struct Session {
     pub ufrags: Vec<Box<str>>,
     /// Address pairs that lead here: those its ICE agent knows, so at most eight.
     pub(super) paths: Vec<Path>,
+    /// DTLS datagrams of its that wait for their turn.
+    pub(super) handshakes_waiting: u8,
     /// RTCP packets it may still send in this second (quality B2).
     pub rtcp_budget: Budget,
 }
@@ -103,7 +105,7 @@ pub(super) enum RoleState {
     /// Sends to us.
     Publisher(Box<Publisher>),
     /// Receives from us.
-    Subscriber(Box<Subscriber>),
+    Subscriber(Subscriber),
 }
 
 impl Session {

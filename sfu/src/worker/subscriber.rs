@@ -16,7 +16,7 @@ use crate::error::{CloseReason, DropReason};
 use crate::forward::forwarder::LayerContext;
 use crate::forward::sent::{SENT_AUDIO_MAX, SENT_MAX};
 use crate::forward::{Forwarder, LineConfig, OutgoingFormat, Plaintext, Reason, Stamp};
-use crate::media::stats::{RateMeter, SenderStats};
+use crate::media::stats::SenderStats;
 use crate::media::{Packet, ReplayRing};
 use crate::router::{SourceInfo, StreamShared, table::TRACKS_MAX};
 use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
@@ -24,6 +24,7 @@ use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
 use crate::transport::Path;
 use crate::transport::egress::Egress;
 use crate::transport::peer::Peer;
+use crate::units::Bitrate;
 
 /// Numbers one viewer may ask for again per second (quality A3.2); more are dropped
 /// (`DropReason::RepairLimited`).
@@ -65,7 +66,7 @@ struct SubTrack {
     /// The source track it takes.
     source: Option<u8>,
     stats: SenderStats,
-    rate: RateMeter,
+    pace: Pace,
     nacks: u64,
     repairs: u64,
     /// The keyframe that was asked for: publisher epoch and layer.
@@ -92,6 +93,31 @@ struct Origin<'a> {
     track: u8,
 }
 
+/// Bits per second of one line, by its octets between two sender reports: costs nothing per packet.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    octets: u64,
+    bitrate: Bitrate,
+}
+
+impl Pace {
+    /// A shorter time tells nothing; the last figure stands.
+    const SPAN_MIN: Duration = Duration::from_millis(500);
+
+    fn bitrate(&self, now: Instant, octets: u64) -> Bitrate {
+        let span = now.saturating_duration_since(self.since);
+        match span >= Self::SPAN_MIN {
+            true => Bitrate::from_bytes(octets.saturating_sub(self.octets), span),
+            false => self.bitrate,
+        }
+    }
+
+    fn turn(&mut self, now: Instant, octets: u64) {
+        *self = Self { since: now, octets, bitrate: self.bitrate(now, octets) };
+    }
+}
+
 impl Subscriber {
     /// A viewer that is not connected yet.
     pub(super) fn new(plan: SubscribePlan, context: &mut Context, now: Instant) -> Self {
@@ -103,7 +129,7 @@ impl Subscriber {
                 plan,
                 source: None,
                 stats: SenderStats::new(),
-                rate: RateMeter::new(),
+                pace: Pace { since: now, octets: 0, bitrate: Bitrate(0) },
                 nacks: 0,
                 repairs: 0,
                 asked: None,
@@ -119,6 +145,13 @@ impl Subscriber {
             nack_budget: Budget::per_second(NACKS_PER_SECOND),
             next_report: None,
             keyframe_requests: 0,
+        }
+    }
+
+    /// Reads a little of what the next packet needs, so that it is in the cache by then.
+    pub(super) fn warm(&self) {
+        for track in &self.tracks {
+            std::hint::black_box(track.forwarder.line().begins_with());
         }
     }
 
@@ -227,7 +260,6 @@ impl Subscriber {
             return;
         }
         let idle = track.forwarder.current_layer().is_none();
-        let before = way.sent;
         let origin = Origin { layer, ring, shared: &stream.shared, track: first.track };
         for &fresh in run {
             if track.forward(fresh, &origin, &mut self.next_twcc, way) {
@@ -244,7 +276,6 @@ impl Subscriber {
                 }
             }
         }
-        track.rate.add_many(way.now, way.sent.0 - before.0, way.sent.1 - before.1);
         if idle && track.forwarder.current_layer().is_some() {
             let soon = way.now + FIRST_REPORT_AFTER;
             self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
@@ -419,7 +450,7 @@ impl Subscriber {
         }
         self.next_report = Some(now + REPORT_INTERVAL);
         let server = context.clock.ntp(now);
-        for track in &self.tracks {
+        for track in &mut self.tracks {
             let line = track.forwarder.line();
             let Some(format) = line.format() else { continue };
             let Some(anchor) = track.forwarder.outgoing_anchor() else { continue };
@@ -427,6 +458,7 @@ impl Subscriber {
             if packets == 0 {
                 continue;
             }
+            track.pace.turn(now, octets);
             let report = SenderReportOut {
                 ssrc: line.ssrc(),
                 ntp: server.0,
@@ -473,7 +505,7 @@ impl Subscriber {
                     ssrc: line.ssrc(),
                     packets,
                     bytes,
-                    bitrate_bps: track.rate.bitrate(now).0,
+                    bitrate_bps: track.pace.bitrate(now, bytes).0,
                     lost,
                     keyframes: 0,
                     keyframe_requests,

@@ -19,7 +19,7 @@ fn pli_from_1000_viewers_is_one_request() {
         .map(|n| world.watch("live", ViewerSpec { worker: Some(n % 2), ..spec.clone() }))
         .collect();
     let begin = world.now;
-    // Their handshakes take turns, a few at a time.
+    // Their handshakes take turns.
     world.run_s(1);
     let requests = &world.publisher(publisher).feedback.keyframe_requests;
     let joins = requests.iter().filter(|(at, _)| *at > begin).count();

@@ -95,6 +95,8 @@ reasons! {
         UnconfirmedEgress => "unconfirmed_egress",
         /// Larger than the path takes after rewriting.
         TooLargeToSend => "too_large_to_send",
+        /// A viewer's request for a keyframe beyond its share.
+        KeyframeLimited => "keyframe_limited",
         /// A repeat that the cache no longer holds.
         RepairExpired => "repair_expired",
         /// A repeat asked for more often than once per RTT, or above the repair budget.

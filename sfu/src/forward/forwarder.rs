@@ -83,6 +83,7 @@ impl Forwarder {
     pub fn attach(&mut self, now: Instant, format: OutgoingFormat) {
         let first = self.line.format().is_none();
         self.line.set_format(format);
+        self.line.forget();
         self.current = None;
         self.target = None;
         self.target_reason =

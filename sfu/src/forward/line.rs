@@ -165,6 +165,13 @@ impl Line {
         self.format = Some(format);
     }
 
+    /// Nothing sent so far is repeated any more: another publisher's packets may bear the same numbers.
+    pub fn forget(&mut self) {
+        if let Some(sent) = &mut self.sent {
+            sent.clear();
+        }
+    }
+
     /// The payload types in use.
     pub fn format(&self) -> Option<OutgoingFormat> {
         self.format

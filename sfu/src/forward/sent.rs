@@ -109,6 +109,11 @@ impl SentMap {
         Self { records: vec![None; packets.max(1)].into_boxed_slice(), base }
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.records.fill(None);
+    }
+
     /// Remembers a packet that is sent at `now` under its outgoing number, forgetting the one a whole
     /// map before it.
     pub fn insert(&mut self, now: Instant, mut record: SentRecord) {

@@ -15,8 +15,7 @@ use super::wishes::{KeyframeWishes, WishBoard};
 use crate::ids::{SessionId, StreamName};
 use crate::sdp::{ExtMap, PublishPlan, SourceTrack};
 
-/// Tracks of one publisher; an offer with more is refused (whip-whep C23).
-pub const TRACKS_MAX: usize = 8;
+pub use crate::sdp::TRACKS_MAX;
 
 /// Layers (rids) of one track (quality B2).
 pub const LAYERS_MAX: usize = 8;

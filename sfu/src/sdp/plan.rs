@@ -8,6 +8,14 @@ use std::net::SocketAddr;
 use crate::codec::{Codec, MediaKind};
 use crate::rtp::ext::ExtKind;
 
+/// Tracks of one publisher or viewer (whip-whep C23). An offer that sends more is refused; of one that
+/// receives more, the rest stays inactive.
+pub const TRACKS_MAX: usize = 8;
+
+/// Layers of one publisher over all its tracks; an offer with more is refused. Each has caches of its
+/// own (quality B2).
+pub const PUBLISHER_LAYERS_MAX: usize = 16;
+
 /// `a=fingerprint` of the peer: any one match suffices (whip-whep C4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint {

@@ -8,7 +8,7 @@ use rtc_sdp::direction::Direction;
 use super::answer::{self, Accepted, Reply};
 use super::offer::{Intent, Offer, Section};
 use super::payload::CodecChoice;
-use super::plan::{LocalTransport, PublishPlan, PublishTrack};
+use super::plan::{LocalTransport, PUBLISHER_LAYERS_MAX, PublishPlan, PublishTrack, TRACKS_MAX};
 use super::{SdpError, exts, simulcast};
 use crate::codec::{Codec, MediaKind};
 use crate::ids::Role;
@@ -36,6 +36,14 @@ pub fn answer_publish(
                 Reply::Accepted(reply)
             }
         });
+    }
+    let layers: usize = tracks.iter().map(|track: &PublishTrack| track.rids.len().max(1)).sum();
+    if tracks.len() > TRACKS_MAX || layers > PUBLISHER_LAYERS_MAX {
+        return Err(SdpError::Unacceptable(format!(
+            "{} tracks with {layers} simulcast layers in all; send at most {TRACKS_MAX} tracks and \
+             {PUBLISHER_LAYERS_MAX} layers",
+            tracks.len()
+        )));
     }
     if tracks.is_empty() {
         return Err(SdpError::Unacceptable(

@@ -10,7 +10,9 @@ use super::answer::{self, Accepted, Reply};
 use super::matching::codec_matches;
 use super::offer::{Intent, Offer, Section};
 use super::payload::CodecChoice;
-use super::plan::{LocalTransport, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack};
+use super::plan::{
+    LocalTransport, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack, TRACKS_MAX,
+};
 use super::publish::no_common_codec;
 use super::{SdpError, exts};
 use crate::codec::MediaKind;
@@ -54,6 +56,10 @@ pub fn answer_subscribe(
             Intent::Live(kind) => kind,
         };
         receives = true;
+        if tracks.len() >= TRACKS_MAX {
+            replies.push(Reply::idle(section));
+            continue;
+        }
         let ordinal = tracks.iter().filter(|track| track.kind == kind).count();
         let Some(codecs) = codecs(section, kind, ordinal, options.source)? else {
             replies.push(Reply::idle(section));

@@ -26,6 +26,11 @@ use crate::sdp::IceCredentials;
 /// never nominated or is idle for [`CONSENT_TIMEOUT`]; else the check is dropped (quality B2).
 pub const MAX_PAIRS: usize = 8;
 
+/// A selected pair from which nothing came for this long is in doubt: a fresh check from another one then
+/// makes that one the target, nominated or not. Behind a NAT that gave the client a new port, some
+/// clients never nominate again.
+pub const DOUBT_AFTER: Duration = Duration::from_secs(3);
+
 /// Time without life after which a session is over (RFC 7675 section 5.1, whip-whep C60).
 pub const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -282,9 +287,11 @@ impl IceAgent {
             return;
         }
         event.first_check = !self.current.checked && self.selected.is_none();
-        let chooses = use_candidate || (!self.current.checked && !self.current.nominated);
-        self.current.checked = true;
         let on_selected = self.selected == Some(path);
+        let chooses = use_candidate
+            || (!self.current.checked && !self.current.nominated)
+            || (!on_selected && self.selected_in_doubt(now));
+        self.current.checked = true;
         if on_selected
             && self.kind == Role::Subscriber
             && self.confirm.is_none()
@@ -317,6 +324,11 @@ impl IceAgent {
         }
     }
 
+    fn selected_in_doubt(&self, now: Instant) -> bool {
+        let selected = self.selected.and_then(|path| self.pairs.iter().find(|p| p.path == path));
+        selected.is_some_and(|pair| now.saturating_duration_since(pair.last_seen) >= DOUBT_AFTER)
+    }
+
     /// An answer to a check of ours: right id, from that very pair, signed with its password.
     fn handle_answer(
         &mut self,
@@ -339,6 +351,9 @@ impl IceAgent {
         }
         self.rtt = Some(now.saturating_duration_since(sent_at));
         self.last_life = now;
+        if let Some(pair) = self.pair_mut(path) {
+            pair.last_seen = now;
+        }
         let mut event = IceEvent::default();
         if !is_confirm {
             self.consent = None;
@@ -426,7 +441,11 @@ impl IceAgent {
     /// An SRTP, SRTCP or DTLS packet from `path` was authenticated: life. If a publisher has
     /// nominated that path and it waits for confirmation, this is it; then true.
     pub fn on_authenticated(&mut self, now: Instant, path: Path) -> bool {
-        self.last_life = now;
+        // Consent of a viewer is for where we send (RFC 7675): reports from elsewhere must not keep a
+        // stream alive that goes to an address its viewer has left.
+        if self.kind == Role::Publisher || self.selected == Some(path) || self.selected.is_none() {
+            self.last_life = now;
+        }
         self.authenticated = true;
         if let Some(pair) = self.pair_mut(path) {
             pair.last_seen = now;
@@ -878,6 +897,32 @@ mod tests {
         assert_eq!(story.agent.selected(), Some(path(2)));
         // Nor does its repetition.
         assert_eq!(story.deliver(path(2), &answer), Err(DropReason::StunUnexpectedResponse));
+    }
+
+    /// Some clients never nominate again when a NAT gives them a new port.
+    #[test]
+    fn a_viewer_that_moved_without_nominating_is_followed_once_it_answered() {
+        let mut story = Story::connected_viewer();
+        story.ping(path(2)).unwrap();
+        assert!(story.our_checks().is_empty(), "the selected pair is not in doubt");
+        story.now += DOUBT_AFTER;
+        story.ping(path(2)).unwrap();
+        assert_eq!(story.agent.selected(), Some(path(1)), "not before it answered us");
+        assert_eq!(story.answer_all(path(2)), 1);
+        assert_eq!(story.agent.selected(), Some(path(2)));
+    }
+
+    // RFC 7675: consent is for where we send
+    #[test]
+    fn reports_from_elsewhere_do_not_keep_a_stream_alive_that_goes_to_an_old_address() {
+        let mut story = Story::connected_viewer();
+        story.ping(path(2)).unwrap();
+        let life = story.agent.last_life();
+        story.now += Duration::from_secs(1);
+        story.agent.on_authenticated(story.now, path(2));
+        assert_eq!(story.agent.last_life(), life);
+        story.agent.on_authenticated(story.now, path(1));
+        assert_eq!(story.agent.last_life(), story.now);
     }
 
     // D3: a viewer knows its own password and aims at a victim

@@ -238,16 +238,17 @@ impl Worker {
 
     /// Notes that a session's check was valid on this pair.
     fn learn_path(&mut self, now: Instant, path: Path, key: SessionKey) {
-        if self.demux.session_at(path) == Some(key) || self.release_path(now, path) {
+        let validated = |session: &Session| session.peer.is_validated(path);
+        if self.demux.session_at(path) == Some(key)
+            || !self.sessions.get(key).is_some_and(validated)
+            || self.release_path(now, path)
+        {
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if !session.peer.is_validated(path) {
-            return;
-        }
         let (peer, demux) = (&session.peer, &mut self.demux);
         session.paths.retain(|known| {
-            let kept = peer.is_validated(*known);
+            let kept = peer.is_validated(*known) && *known != path;
             if !kept {
                 demux.forget_path(*known, key);
             }

@@ -21,6 +21,9 @@ impl Worker {
                 }
                 let pool = &mut self.context.pool;
                 let taken = match self.streams.get_mut(id) {
+                    // Of a publisher that ours replaced: the buffer is another worker's and must not
+                    // come into our pool.
+                    Some(stream) if stream.is_owned() => Err(DropReason::UnknownTrack),
                     Some(stream) => stream.accept(epoch, track, layer, packet, pool),
                     None => Err(DropReason::UnknownTrack),
                 };

@@ -1,7 +1,7 @@
 //! One session inside a worker: its connection and its role.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::publisher::Publisher;
 use super::subscriber::Subscriber;
@@ -143,15 +143,41 @@ impl Budget {
 
     /// Takes one; false if this second's share is spent.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        let fresh = self.since.is_none_or(|since| {
-            now.saturating_duration_since(since) >= std::time::Duration::from_secs(1)
-        });
+        let fresh = self
+            .since
+            .is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1));
         if fresh {
             self.since = Some(now);
             self.left = self.per_second;
         }
         let some = self.left > 0;
         self.left = self.left.saturating_sub(1);
+        some
+    }
+}
+
+/// Lets something happen every so often, some times in a row after a pause.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pacing {
+    every: Duration,
+    burst: u32,
+    /// When all of the burst is there again.
+    full_at: Option<Instant>,
+}
+
+impl Pacing {
+    /// All of the burst is there.
+    pub(super) fn new(every: Duration, burst: u32) -> Self {
+        Self { every, burst, full_at: None }
+    }
+
+    /// Takes one; false if none is there.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.every;
+        let some = full_at <= now + self.every * self.burst;
+        if some {
+            self.full_at = Some(full_at);
+        }
         some
     }
 }
@@ -214,5 +240,21 @@ impl Sessions {
         self.slots.iter().enumerate().filter(|(_, (_, session))| session.is_some()).map(
             |(index, (generation, _))| SessionKey { index: index as u32, generation: *generation },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_has_its_burst_and_then_its_beat() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pace = Pacing::new(second * 3, 3);
+        assert_eq!([0; 5].map(|_| pace.take(now)), [true, true, true, false, false]);
+        assert!(!pace.take(now + second * 2) && pace.take(now + second * 3));
+        assert!(!pace.take(now + second * 5));
+        let later = now + second * 60;
+        assert_eq!([0; 4].map(|_| pace.take(later)), [true, true, true, false]);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::report::{DecisionInfo, LayerInfo, TrackInfo};
-use super::session::Budget;
+use super::session::{Budget, Pacing};
 use super::stream::{Fresh, LocalStream};
 use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
@@ -29,6 +29,14 @@ use crate::units::Bitrate;
 /// Numbers one viewer may ask for again per second (quality A3.2); more are dropped
 /// (`DropReason::RepairLimited`).
 const NACKS_PER_SECOND: u32 = 1_000;
+
+/// One viewer may ask for a keyframe this often, and so many times at once: each costs everybody who
+/// watches. More are dropped (`DropReason::KeyframeLimited`). What a start waits for is asked for apart.
+const KEYFRAME_REQUEST_EVERY: Duration = Duration::from_secs(3);
+const KEYFRAME_REQUEST_BURST: u32 = 3;
+
+/// Repeats are paced by the round trip, but by no longer one: clients give up after some tries.
+const REPEAT_RTT_MAX: Duration = Duration::from_millis(300);
 
 /// Assumed until the first report tells it.
 const RTT_UNKNOWN: Duration = Duration::from_millis(50);
@@ -57,6 +65,7 @@ pub(super) struct Subscriber {
     nack_budget: Budget,
     next_report: Option<Instant>,
     keyframe_requests: u64,
+    keyframe_pace: Pacing,
 }
 
 #[derive(Debug)]
@@ -145,6 +154,7 @@ impl Subscriber {
             nack_budget: Budget::per_second(NACKS_PER_SECOND),
             next_report: None,
             keyframe_requests: 0,
+            keyframe_pace: Pacing::new(KEYFRAME_REQUEST_EVERY, KEYFRAME_REQUEST_BURST),
         }
     }
 
@@ -356,10 +366,12 @@ impl Subscriber {
                         batch.flush(path, egress);
                     }
                 }
-                Rtcp::Pli { media_ssrc, .. } => self.on_keyframe_request(media_ssrc, stream),
+                Rtcp::Pli { media_ssrc, .. } => {
+                    self.on_keyframe_request(now, media_ssrc, stream, context);
+                }
                 Rtcp::Fir(fir) => {
                     for (ssrc, _) in fir.entries() {
-                        self.on_keyframe_request(ssrc, stream);
+                        self.on_keyframe_request(now, ssrc, stream, context);
                     }
                 }
                 // Feedback for the estimator, which does not exist yet; never passed on
@@ -370,8 +382,18 @@ impl Subscriber {
         }
     }
 
-    fn on_keyframe_request(&mut self, ssrc: u32, stream: &LocalStream) {
+    fn on_keyframe_request(
+        &mut self,
+        now: Instant,
+        ssrc: u32,
+        stream: &LocalStream,
+        context: &mut Context,
+    ) {
         self.keyframe_requests += 1;
+        if !self.keyframe_pace.take(now) {
+            context.report.dropped.count(DropReason::KeyframeLimited);
+            return;
+        }
         let Some(track) = self.track_of_ssrc(ssrc) else { return };
         let layer = track.forwarder.awaits_keyframe().or(track.forwarder.current_layer());
         if let Some((source, layer)) = track.source.zip(layer) {
@@ -401,7 +423,8 @@ impl Subscriber {
             context.report.dropped.count(DropReason::RepairLimited);
             return;
         };
-        let rtt = track.stats.rtt().or(rtt).unwrap_or(RTT_UNKNOWN);
+        let rtt = track.stats.rtt().into_iter().chain(rtt).min();
+        let rtt = rtt.unwrap_or(RTT_UNKNOWN).min(REPEAT_RTT_MAX);
         let line = track.forwarder.line_mut();
         let record = match line.claim_repeat(now, sequence, rtt) {
             Ok(record) => record,

@@ -233,7 +233,8 @@ fn machine(load_before: &str) -> String {
     format!(
         "{} x {model}, Linux {}, {}, profile {profile}; load average {load_before} before the run, {} after.",
         models().count(),
-        kernel.trim(),
+        // Behind the first dash stands who built it.
+        kernel.trim().split('-').next().unwrap_or_default(),
         rustc.trim(),
         load(),
     )

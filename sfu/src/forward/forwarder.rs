@@ -142,20 +142,22 @@ impl Forwarder {
         let format = self.line.format().ok_or(DropReason::CodecNotNegotiated)?;
         let came_on = (context.epoch, context.layer);
         let stamp = stamp.into();
-        if self.current != Some(came_on) && !self.may_start(came_on, format.codec, context, meta) {
-            // A late packet of a stretch that ended, or nothing for us.
-            let reason = match self.target == Some(came_on) {
-                true => DropReason::AwaitingKeyframe,
-                false => DropReason::LayerNotSelected,
-            };
-            let late = self.line.assign(context.epoch, context.layer, meta, stamp);
-            return late.map_err(|_| reason);
-        }
-        if self.current != Some(came_on) || self.jumped(meta) {
-            if !can_start(format.codec, meta, context.inband_parameter_sets) {
-                return Err(DropReason::AwaitingKeyframe);
+        let flows = self.current == Some(came_on);
+        if !flows || self.jumped(meta) {
+            let wanted = flows || self.target == Some(came_on);
+            let starts = wanted && can_start(format.codec, meta, context.inband_parameter_sets);
+            match (starts, flows) {
+                (true, _) => self.start(context, format.codec, meta),
+                (false, true) => return Err(DropReason::AwaitingKeyframe),
+                // A late packet of a stretch that ended, or nothing for us.
+                (false, false) => {
+                    let late = self.line.assign(context.epoch, context.layer, meta, stamp);
+                    return late.map_err(|_| match wanted {
+                        true => DropReason::AwaitingKeyframe,
+                        false => DropReason::LayerNotSelected,
+                    });
+                }
             }
-            self.start(context, format.codec, meta);
         }
         let record = self.line.assign(context.epoch, context.layer, meta, stamp)?;
         self.highest_in = self.highest_in.max(meta.ext_seq);
@@ -163,17 +165,6 @@ impl Forwarder {
             self.outgoing = Some(ClockAnchor { rtp: anchor.rtp.wrapping_add(delta), ..anchor });
         }
         Ok(record)
-    }
-
-    /// Whether the line may go over to this layer with this packet.
-    fn may_start(
-        &self,
-        layer: (u32, u8),
-        codec: Codec,
-        context: LayerContext,
-        meta: &PacketMeta,
-    ) -> bool {
-        self.target == Some(layer) && can_start(codec, meta, context.inband_parameter_sets)
     }
 
     /// Server time against outgoing timestamps, for sender reports; `None` while nothing flows.

@@ -243,11 +243,7 @@ impl RateMeter {
 
     /// One packet of `bytes`.
     pub fn add(&mut self, now: Instant, bytes: usize) {
-        self.add_many(now, 1, bytes as u64);
-    }
-
-    /// Some packets with `bytes` in all.
-    pub fn add_many(&mut self, now: Instant, packets: u64, bytes: u64) {
+        let bytes = bytes as u64;
         let start = *self.start.get_or_insert(now);
         let index = bucket_index(start, now).max(self.newest);
         if index - self.newest >= BUCKETS {
@@ -261,8 +257,8 @@ impl RateMeter {
         }
         self.newest = index;
         let bucket = self.bucket_mut(index);
-        *bucket = (bucket.0 + bytes, bucket.1 + packets);
-        self.sum = (self.sum.0 + bytes, self.sum.1 + packets);
+        *bucket = (bucket.0 + bytes, bucket.1 + 1);
+        self.sum = (self.sum.0 + bytes, self.sum.1 + 1);
     }
 
     /// Whether more than this came over the last second.

@@ -98,6 +98,11 @@ fn render(stats: &SfuStats, ready: bool, uptime: Duration, process: &Process) ->
         &stats.forward_latency,
     );
     p.histogram(
+        "weir_forward_latency_settled_seconds",
+        "The part of it that went to viewers who had been here for five seconds or longer.",
+        &stats.forward_latency_settled,
+    );
+    p.histogram(
         "weir_tick_wait_seconds",
         "The part of it that received datagrams waited so that others could share their send calls.",
         &stats.tick_wait,

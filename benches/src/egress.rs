@@ -22,19 +22,61 @@ use crate::stopwatch::{Stopwatch, median, smoke_run};
 use crate::wire::{Inlet, Message, Viewers, Wire};
 use crate::world::{Scene, World};
 
-/// Viewers whose figures stand beside each other.
-pub const VIEWERS: [usize; 2] = [100, 1_000];
+/// How many watch what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowd {
+    /// Streams.
+    pub streams: usize,
+    /// Viewers of each.
+    pub viewers: usize,
+}
+
+impl Crowd {
+    /// Its name in tables.
+    pub fn label(self) -> String {
+        let Self { streams, viewers } = self;
+        if streams == 1 { viewers.to_string() } else { format!("{streams} x {viewers}") }
+    }
+}
+
+/// One stream, and its figures for few and for many beside each other.
+const BROADCAST: &[Crowd] =
+    &[Crowd { streams: 1, viewers: 100 }, Crowd { streams: 1, viewers: 1_000 }];
+
+/// Ten rooms of ten: everybody publishes and watches the nine others.
+const CONFERENCE: &[Crowd] = &[Crowd { streams: 100, viewers: 9 }];
+
+/// Ten speakers and three thousand listeners.
+const HALL: &[Crowd] = &[Crowd { streams: 10, viewers: 300 }];
+
+/// What is measured together.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Where datagrams go.
+    pub device: Device,
+    /// What is sent.
+    pub codec: Codec,
+    /// How it is cut.
+    pub frames: Frames,
+    /// To how many; these take turns, round by round.
+    pub crowds: &'static [Crowd],
+}
 
 /// All that is measured, in this order: 1.4 Mbps in whole frames, as an encoder makes them and in packets
-/// of one size, and audio, into each device.
-pub fn settings() -> impl Iterator<Item = (Device, Codec, Frames)> {
+/// of one size, audio, a conference and a hall, into each device.
+pub fn settings() -> impl Iterator<Item = Setting> {
+    let audio = Frames::Equal { packets: 1, payload_len: 160 };
     let media = [
-        (Codec::H264, Frames::Video { kbps: 1_400 }),
-        (Codec::H264, Frames::Equal { packets: 5, payload_len: 1_166 }),
-        (Codec::Opus, Frames::Equal { packets: 1, payload_len: 160 }),
+        (Codec::H264, Frames::Video { kbps: 1_400 }, BROADCAST),
+        (Codec::H264, Frames::Equal { packets: 5, payload_len: 1_166 }, BROADCAST),
+        (Codec::Opus, audio, BROADCAST),
+        (Codec::H264, Frames::Video { kbps: 1_000 }, CONFERENCE),
+        (Codec::Opus, audio, HALL),
     ];
     let devices = [Device::Ifb, Device::Loopback];
-    devices.into_iter().flat_map(move |device| media.map(|(codec, frames)| (device, codec, frames)))
+    devices.into_iter().flat_map(move |device| {
+        media.map(|(codec, frames, crowds)| Setting { device, codec, frames, crowds })
+    })
 }
 
 /// Rounds of each measurement.
@@ -43,11 +85,11 @@ const ROUNDS: usize = 40;
 /// Forwarded packets of a round, about: more than the caches hold, less than a phase of the machine.
 const ROUND_PACKETS: usize = 15_000;
 
-/// What one number of viewers costs: medians over the rounds.
+/// What one crowd costs: medians over the rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// Viewers of the stream.
-    pub viewers: usize,
+    /// Who watches.
+    pub crowd: Crowd,
     /// CPU nanoseconds per forwarded packet.
     pub worker_ns: f64,
     /// The same of the floor.
@@ -58,42 +100,43 @@ pub struct Row {
     pub segments: f64,
 }
 
-/// What one device and one kind of frames cost.
+/// What one setting costs.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// Where datagrams went.
-    pub device: Device,
-    /// What was sent.
-    pub codec: Codec,
-    /// How it was cut.
-    pub frames: Frames,
-    /// One per number of viewers.
+    /// What was measured.
+    pub setting: Setting,
+    /// One per crowd.
     pub rows: Vec<Row>,
-    /// The last row's cost per packet over the first's, taken round by round.
-    pub rise: f64,
+    /// The last row's cost per packet over the first's, taken round by round; none for a single row.
+    pub rise: Option<f64>,
 }
 
-/// Measures both numbers of viewers on one device. Call [`netns::enter`] before.
+/// Measures all crowds of a setting. Call [`netns::enter`] before.
 ///
 /// # Errors
 /// What the machine lacks; also when messages did not reach the device as they were sent.
 ///
 /// # Panics
 /// When the worker drops a packet or the kernel refuses a message.
-pub fn measure(device: Device, codec: Codec, frames: Frames) -> Result<Found, String> {
+pub fn measure(setting: Setting) -> Result<Found, String> {
+    let Setting { device, codec, frames, crowds } = setting;
     device.route()?;
     let taken_before = netns::taken()?;
-    // The publisher gets feedback too.
-    let most = VIEWERS.into_iter().max().map_or(0, |most| most as u32);
+    let scene = |crowd: &Crowd| {
+        let Crowd { streams, viewers } = *crowd;
+        Scene { streams, viewers, codec, frames, ..Scene::default() }
+    };
+    // Publishers get feedback too.
+    let clients = crowds.iter().map(|crowd| scene(crowd).clients().count()).max().unwrap_or(0);
     let sockets = (device == Device::Loopback)
-        .then(|| Viewers::new((0..=most).map(Client)).map(Rc::new))
+        .then(|| Viewers::new((0..clients as u32).map(Client)).map(Rc::new))
         .transpose()
-        .map_err(|error| format!("a socket for each of {most} viewers: {error}"))?;
-    let mut stands = VIEWERS.map(|viewers| {
-        Stand::new(Scene { viewers, codec, frames, ..Scene::default() }, sockets.clone())
-    });
+        .map_err(|error| format!("a socket for each of {clients} clients: {error}"))?;
+    let mut stands: Vec<_> =
+        crowds.iter().map(|crowd| Stand::new(scene(crowd), sockets.clone())).collect();
     let rounds = if smoke_run() { 1 } else { ROUNDS };
-    let rounds: Vec<_> = (0..rounds).map(|_| stands.each_mut().map(Stand::round)).collect();
+    let rounds: Vec<Vec<Round>> =
+        (0..rounds).map(|_| stands.iter_mut().map(Stand::round).collect()).collect();
     let messages: u64 = stands.iter_mut().map(Stand::messages).sum();
     let taken = netns::taken()? - taken_before;
     // The kernel says a word of its own now and then, such as a router solicitation.
@@ -102,17 +145,19 @@ pub fn measure(device: Device, codec: Codec, frames: Frames) -> Result<Found, St
             "{messages} messages became {taken} at the device: no segmentation offload"
         ));
     }
-    let over = |pick: &dyn Fn(&[Round; 2]) -> f64| median(rounds.iter().map(pick).collect());
-    let row = |(n, viewers): (usize, usize)| Row {
-        viewers,
+    let over =
+        |pick: &dyn Fn(&[Round]) -> f64| median(rounds.iter().map(|rounds| pick(rounds)).collect());
+    let row = |(n, crowd): (usize, &Crowd)| Row {
+        crowd: *crowd,
         worker_ns: over(&|round| round[n].worker_ns),
         floor_ns: over(&|round| round[n].floor_ns),
         ratio: over(&|round| round[n].worker_ns / round[n].floor_ns),
         segments: stands[n].segments(),
     };
-    let rows = VIEWERS.into_iter().enumerate().map(row).collect();
-    let rise = over(&|round| round[1].worker_ns / round[0].worker_ns);
-    Ok(Found { device, codec, frames, rows, rise })
+    let rows = crowds.iter().enumerate().map(row).collect();
+    let rise = |last: usize| over(&|round| round[last].worker_ns / round[0].worker_ns);
+    let rise = (crowds.len() > 1).then(|| rise(crowds.len() - 1));
+    Ok(Found { setting, rows, rise })
 }
 
 /// One round's CPU nanoseconds per packet.
@@ -132,13 +177,14 @@ struct Stand {
 
 impl Stand {
     fn new(scene: Scene, viewers: Option<Rc<Viewers>>) -> Self {
-        let clients = || (1..=scene.viewers as u32).map(Client);
-        let wire = || Wire::new(Client(1)).expect("a socket that takes segments");
+        let crowds = || (0..scene.streams).map(move |stream| scene.viewers_of(stream));
+        let watched = || crowds().filter_map(|mut viewers| viewers.next());
+        let wire = || Wire::new(watched()).expect("a socket that takes segments");
         let mut stand = Self {
             scene,
             world: World::with_wire(scene, wire()),
             inlet: Inlet::new().expect("sockets for the publisher"),
-            floor: WireFloor::new(scene.profile, clients(), wire()),
+            floor: WireFloor::new(scene.profile, crowds(), wire()),
             viewers,
         };
         stand.world.wire().take_cut();
@@ -156,8 +202,8 @@ impl Stand {
         let cuts: Vec<_> = (0..turns).map(|_| self.turn(&mut worker)).collect();
         let packets = self.world.sent().packets - before;
         let mut floor_packets = 0;
-        for cut in &cuts {
-            let sent = floor.time(|| self.floor.turn(cut));
+        for (stream, cut) in &cuts {
+            let sent = floor.time(|| self.floor.turn(*stream, cut));
             self.deliver(sent);
             floor_packets += sent;
         }
@@ -166,26 +212,28 @@ impl Stand {
         Round { worker_ns: per_packet(&worker), floor_ns: per_packet(&floor) }
     }
 
-    /// One frame through the worker; how it was cut into messages.
-    fn turn(&mut self, stopwatch: &mut Stopwatch) -> Vec<Message> {
+    /// One frame through the worker; whose it was and how it was cut into messages.
+    fn turn(&mut self, stopwatch: &mut Stopwatch) -> (usize, Vec<Message>) {
         let frame = self.world.prepare_frame();
-        for datagram in &frame {
+        for datagram in &frame.datagrams {
             self.inlet.publish(datagram).expect("loopback takes it");
         }
         let (sent, media) = (self.world.wire().datagrams, self.world.sent().packets);
         let (world, inlet) = (&mut self.world, &mut self.inlet);
         stopwatch.time(|| {
             world.next_turn();
-            inlet.receive(|datagram| world.take(datagram)).expect("the frame is there");
+            inlet
+                .receive(|datagram| world.take(frame.stream, datagram))
+                .expect("the frame is there");
             world.timers();
             world.flush();
         });
-        let due = frame.len() * self.scene.viewers;
+        let due = frame.datagrams.len() * self.scene.viewers;
         assert_eq!(self.world.sent().packets - media, due as u64, "nothing is dropped");
         let sent = self.world.wire().datagrams - sent;
         self.deliver(sent);
         self.world.answer_checks();
-        self.world.wire().take_cut()
+        (frame.stream, self.world.wire().take_cut())
     }
 
     /// Has the viewers read what was sent, where it goes to them.
@@ -206,7 +254,8 @@ impl Stand {
 
 /// Seals and sends, nothing else.
 struct WireFloor {
-    viewers: Vec<(Path, RawKey)>,
+    /// Stream by stream.
+    viewers: Vec<Vec<(Path, RawKey)>>,
     payload: Vec<u8>,
     arena: Vec<u8>,
     overhead: usize,
@@ -215,9 +264,14 @@ struct WireFloor {
 }
 
 impl WireFloor {
-    fn new(profile: SrtpProfile, clients: impl Iterator<Item = Client>, wire: Wire) -> Self {
+    fn new(
+        profile: SrtpProfile,
+        streams: impl Iterator<Item = impl Iterator<Item = Client>>,
+        wire: Wire,
+    ) -> Self {
+        let keyed = |client: Client| (client.path(), RawKey::new(profile, client.0));
         Self {
-            viewers: clients.map(|c| (c.path(), RawKey::new(profile, c.0))).collect(),
+            viewers: streams.map(|viewers| viewers.map(keyed).collect()).collect(),
             payload: (0..2_000).map(|n| n as u8).collect(),
             arena: vec![0; 1 << 16],
             overhead: HEADER_LEN + profile.rtp_overhead(),
@@ -226,10 +280,10 @@ impl WireFloor {
         }
     }
 
-    /// Sends each viewer messages of this shape; how many datagrams that were.
-    fn turn(&mut self, cut: &[Message]) -> u64 {
+    /// Sends each viewer of a stream messages of this shape; how many datagrams that were.
+    fn turn(&mut self, stream: usize, cut: &[Message]) -> u64 {
         let before = self.wire.datagrams;
-        for (ssrc, (path, key)) in (0u32..).zip(&self.viewers) {
+        for (ssrc, (path, key)) in (0u32..).zip(&self.viewers[stream]) {
             let mut sequences = self.sequence..;
             for message in cut {
                 let contents = &mut self.arena[..message.len];
@@ -255,7 +309,8 @@ impl WireFloor {
 impl Found {
     /// Device and media, for tables.
     pub fn label(&self) -> String {
-        format!("{}, {:?}, {}", self.device.label(), self.codec, self.frames.label())
+        let Setting { device, codec, frames, .. } = self.setting;
+        format!("{}, {codec:?}, {}", device.label(), frames.label())
     }
 
     /// Head of a table of what was found.
@@ -268,13 +323,17 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for row in &self.rows {
             let what = self.label();
-            let Row { viewers, worker_ns, floor_ns, ratio, segments } = row;
-            writeln!(
+            let Row { crowd, worker_ns, floor_ns, ratio, segments } = row;
+            let crowd = crowd.label();
+            write!(
                 f,
-                "| {what} | {viewers} | {worker_ns:.0} | {floor_ns:.0} | {ratio:.2} | {segments:.1} |"
+                "\n| {what} | {crowd} | {worker_ns:.0} | {floor_ns:.0} | {ratio:.2} | {segments:.1} |"
             )?;
         }
-        let [first, last] = VIEWERS;
-        write!(f, "| | {first} to {last} | {:+.0} % | | | |", (self.rise - 1.0) * 100.0)
+        if let (Some(rise), [first, .., last]) = (self.rise, self.setting.crowds) {
+            let (first, last) = (first.label(), last.label());
+            write!(f, "\n| | {first} to {last} | {:+.0} % | | | |", (rise - 1.0) * 100.0)?;
+        }
+        Ok(())
     }
 }

@@ -22,12 +22,12 @@ const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// No datagram is longer.
 const DATAGRAM_BYTES_MAX: usize = 1_500;
 
-/// Sends what it is given, and remembers how one viewer's media was cut into messages.
+/// Sends what it is given, and remembers how some viewers' media was cut into messages.
 #[derive(Debug)]
 pub struct Wire {
     socket: UdpSocket,
     state: UdpSocketState,
-    watched: SocketAddr,
+    watched: Vec<SocketAddr>,
     cut: Vec<Message>,
     /// Datagrams sent.
     pub datagrams: u64,
@@ -55,21 +55,21 @@ impl Message {
 }
 
 impl Wire {
-    /// A socket of its own. The media of `watched` is remembered.
+    /// A socket of its own. How media to `watched` is cut is remembered.
     ///
     /// # Errors
     /// From the kernel; also when it knows no UDP_SEGMENT.
-    pub fn new(watched: Client) -> io::Result<Self> {
+    pub fn new(watched: impl Iterator<Item = Client>) -> io::Result<Self> {
         let socket = bind(Ipv4Addr::UNSPECIFIED.into(), 0)?;
         let state = UdpSocketState::new((&socket).into())?;
         if state.max_gso_segments() < 16 {
             return Err(io::Error::other("this kernel does not take messages of 16 segments"));
         }
-        let watched = watched.path().remote;
+        let watched = watched.map(|client| client.path().remote).collect();
         Ok(Self { socket, state, watched, cut: Vec::new(), datagrams: 0, messages: 0 })
     }
 
-    /// How the watched viewer's media was cut since the last call.
+    /// How the watched viewers' media was cut since the last call.
     pub fn take_cut(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.cut)
     }
@@ -78,7 +78,7 @@ impl Wire {
 impl Egress for Wire {
     fn send(&mut self, transmit: Transmit<'_>) {
         let Transmit { path, contents, segment_size } = transmit;
-        if path.remote == self.watched && classify(contents) == PacketClass::Rtp {
+        if self.watched.contains(&path.remote) && classify(contents) == PacketClass::Rtp {
             self.cut.push(Message { len: contents.len(), segment_size });
         }
         let udp = UdpTransmit {

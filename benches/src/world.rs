@@ -1,4 +1,4 @@
-//! One worker, or several, with one publisher and its viewers, driven as the shell drives it, under virtual time.
+//! One worker, or several, with publishers and their viewers, driven as the shell drives it, under virtual time.
 //!
 //! What is measured is [`World::forward`]: the publisher's datagrams in, one flush per turn. What a
 //! turn needs beside it is apart: [`World::prepare`] seals the publisher's packets with `rtc-srtp`,
@@ -25,9 +25,6 @@ use crate::encoder::{Encoder, Frames, MID, PT};
 use crate::session::{Client, Nowhere, PresetKeys, Sequence, Sink};
 use crate::stopwatch::epoch;
 
-/// The publisher's session; viewers follow.
-const PUBLISHER: Client = Client(0);
-
 /// Datagrams of a block are sealed before it is timed; more would not stay in the cache, as they do
 /// when the kernel has just written them.
 const BLOCK_PACKETS: usize = 128;
@@ -35,22 +32,25 @@ const BLOCK_PACKETS: usize = 128;
 /// What is sent and to how many.
 #[derive(Debug, Clone, Copy)]
 pub struct Scene {
-    /// Viewers of the stream.
+    /// Streams, each with a publisher of its own; they take turns.
+    pub streams: usize,
+    /// Viewers of each stream.
     pub viewers: usize,
-    /// Codec of its only track.
+    /// Codec of a stream's only track.
     pub codec: Codec,
-    /// Its frames and packets; a turn of the loop forwards one frame.
+    /// Its frames and packets; a turn of the loop forwards one frame of one stream.
     pub frames: Frames,
     /// Profile of all sessions.
     pub profile: SrtpProfile,
-    /// Workers; viewers are spread over all of them, the publisher is on the first. All run on this
-    /// thread, one after the other.
+    /// Workers; publishers and viewers are spread over all of them. All run on this thread, one after
+    /// the other.
     pub workers: usize,
 }
 
 impl Default for Scene {
     fn default() -> Self {
         Self {
+            streams: 1,
             viewers: 100,
             codec: Codec::H264,
             frames: Frames::Equal { packets: 1, payload_len: 1200 },
@@ -65,6 +65,22 @@ impl Scene {
     pub fn turns(&self) -> usize {
         (BLOCK_PACKETS / self.frames.mean_packets()).max(1)
     }
+
+    /// Viewers of all streams.
+    pub fn all_viewers(&self) -> usize {
+        self.streams * self.viewers
+    }
+
+    /// Publishers and viewers.
+    pub fn clients(&self) -> impl Iterator<Item = Client> {
+        (0..(self.streams + self.all_viewers()) as u32).map(Client)
+    }
+
+    /// The viewers of a stream.
+    pub fn viewers_of(&self, stream: usize) -> impl Iterator<Item = Client> + use<> {
+        let first = self.streams + stream * self.viewers;
+        (first as u32..(first + self.viewers) as u32).map(Client)
+    }
 }
 
 /// See the head of this file. `W` is where media goes.
@@ -72,11 +88,41 @@ pub struct World<W = Nowhere> {
     scene: Scene,
     workers: Vec<Worker>,
     lobby: Arc<Lobby>,
-    stream: Arc<StreamShared>,
+    publishers: Vec<Publisher>,
+    /// Whose frame is next.
+    turn: usize,
     sink: Sink<W>,
+    now: Instant,
+}
+
+/// One publisher; its client has the number of its stream.
+struct Publisher {
+    client: Client,
+    stream: Arc<StreamShared>,
     encoder: Encoder,
     sealer: Context,
-    now: Instant,
+}
+
+impl Publisher {
+    fn new(index: usize, scene: Scene) -> Self {
+        let client = Client(index as u32);
+        let id = StreamId { index: index as u32, generation: 0 };
+        let name = StreamName::new(&format!("bench{index}")).expect("the name is valid");
+        Self {
+            client,
+            stream: StreamShared::new(id, name),
+            encoder: Encoder::new(scene.codec, scene.frames),
+            sealer: client.sealer(scene.profile),
+        }
+    }
+
+    /// Its next frame, sealed.
+    fn next_frame(&mut self) -> Vec<Vec<u8>> {
+        let seal = |plaintext: Vec<u8>| {
+            self.sealer.encrypt_rtp(&plaintext).expect("sealing works").to_vec()
+        };
+        self.encoder.next_frame().into_iter().map(seal).collect()
+    }
 }
 
 impl<W> std::fmt::Debug for World<W> {
@@ -99,15 +145,17 @@ impl World {
 }
 
 impl<W: Egress> World<W> {
-    /// Connects the publisher and all viewers and forwards two seconds, until everything is in
+    /// Connects the publishers and all viewers and forwards two seconds, until everything is in
     /// place.
     ///
     /// # Panics
     /// When something did not reach every viewer, which is a bug.
     pub fn with_wire(scene: Scene, wire: W) -> Self {
         let mut world = Self::without_viewers(scene, wire);
-        for viewer in 1..=scene.viewers {
-            world.join(Client(viewer as u32));
+        for stream in 0..scene.streams {
+            for viewer in scene.viewers_of(stream) {
+                world.join(stream, viewer);
+            }
         }
         let until = world.now + Duration::from_secs(2);
         while world.now < until {
@@ -118,12 +166,9 @@ impl<W: Egress> World<W> {
         world
     }
 
-    /// A publisher that nobody watches yet.
+    /// Publishers that nobody watches yet.
     fn without_viewers(scene: Scene, wire: W) -> Self {
         let now = epoch();
-        let id = StreamId { index: 0, generation: 0 };
-        let name = StreamName::new("bench").expect("the name is valid");
-        let stream = StreamShared::new(id, name);
         let lobby = Arc::new(Lobby::default());
         let wakes: Vec<_> = (0..scene.workers).map(|_| WakeFlag::new(Arc::new(Awake))).collect();
         let worker = |port| {
@@ -138,16 +183,18 @@ impl<W: Egress> World<W> {
             })
         };
         let workers = mesh(&wakes).into_iter().map(worker).collect();
-        let encoder = Encoder::new(scene.codec, scene.frames);
-        let sealer = PUBLISHER.sealer(scene.profile);
+        let publishers = (0..scene.streams).map(|index| Publisher::new(index, scene)).collect();
         let sink = Sink::new(wire);
-        let mut world = Self { scene, workers, lobby, stream, sink, encoder, sealer, now };
-        world.publish();
+        let mut world = Self { scene, workers, lobby, publishers, turn: 0, sink, now };
+        for stream in 0..scene.streams {
+            world.publish(stream);
+        }
         world
     }
 
-    fn publish(&mut self) {
-        let (format, kind) = (self.encoder.format(), self.scene.codec.kind());
+    fn publish(&mut self, stream: usize) {
+        let Publisher { client, encoder, .. } = &self.publishers[stream];
+        let (client, format, kind) = (*client, encoder.format(), self.scene.codec.kind());
         let track = PublishTrack {
             mid: MID.to_owned(),
             kind,
@@ -160,17 +207,17 @@ impl<W: Egress> World<W> {
             rids: Vec::new(),
             ssrcs: Vec::new(),
         };
-        let plan = PublishPlan { transport: PUBLISHER.remote(), tracks: vec![track] };
-        let session = self.session(PUBLISHER, Plan::Publish { plan });
+        let plan = PublishPlan { transport: client.remote(), tracks: vec![track] };
+        let session = self.session(stream, client, Plan::Publish { plan });
         self.lobby.wait(session, None);
-        self.receive(PUBLISHER, &mut PUBLISHER.check());
+        self.receive(client, &mut client.check());
         self.settle();
     }
 
-    /// A viewer subscribes and connects.
-    pub fn join(&mut self, viewer: Client) {
+    /// A viewer subscribes to a stream and connects.
+    pub fn join(&mut self, stream: usize, viewer: Client) {
         let codec = SubscribeCodec {
-            format: self.encoder.format(),
+            format: self.publishers[stream].encoder.format(),
             pt: PT,
             rtx_pt: Some(PT + 1),
             red_pt: None,
@@ -186,43 +233,43 @@ impl<W: Egress> World<W> {
             rtx_ssrc: 2 * viewer.0 + 1,
         };
         let plan = SubscribePlan { transport: viewer.remote(), tracks: vec![track] };
-        let session = self.session(viewer, Plan::Subscribe { plan });
+        let session = self.session(stream, viewer, Plan::Subscribe { plan });
         let worker = self.worker_of(viewer);
         self.lobby.wait(session, Some(worker));
-        let mut destinations = self.stream.route.load().destinations.clone();
+        let route = &self.publishers[stream].stream.route;
+        let mut destinations = route.load().destinations.clone();
         if !destinations.contains(&worker) {
             destinations.push(worker);
             destinations.sort_unstable();
-            self.stream.route.store(Arc::new(Route { destinations }));
+            route.store(Arc::new(Route { destinations }));
         }
         self.receive(viewer, &mut viewer.check());
         self.settle();
     }
 
-    fn session(&self, client: Client, plan: Plan) -> Box<NewSession> {
+    fn session(&self, stream: usize, client: Client, plan: Plan) -> Box<NewSession> {
         Box::new(NewSession {
             id: SessionId(client.0.into()),
-            stream: Arc::clone(&self.stream),
+            stream: Arc::clone(&self.publishers[stream].stream),
             local: client.local(),
             created: self.now,
             plan,
         })
     }
 
-    /// The publisher's next frames, sealed.
+    /// The next frames, sealed, of one publisher after the other.
     pub fn prepare(&mut self) -> Block {
         Block((0..self.scene.turns()).map(|_| self.prepare_frame()).collect())
     }
 
-    /// The publisher's next frame, sealed.
+    /// The next frame, sealed.
     ///
     /// # Panics
     /// When sealing fails, which it cannot.
-    pub fn prepare_frame(&mut self) -> Vec<Vec<u8>> {
-        let seal = |plaintext: Vec<u8>| {
-            self.sealer.encrypt_rtp(&plaintext).expect("sealing works").to_vec()
-        };
-        self.encoder.next_frame().into_iter().map(seal).collect()
+    pub fn prepare_frame(&mut self) -> Frame {
+        let stream = self.turn % self.scene.streams;
+        self.turn += 1;
+        Frame { stream, datagrams: self.publishers[stream].next_frame() }
     }
 
     /// The measured part: each frame in, one flush after it. How many packets came in.
@@ -231,9 +278,9 @@ impl<W: Egress> World<W> {
         let mut received = 0;
         for frame in &mut block.0 {
             self.next_turn();
-            for datagram in frame {
+            for datagram in &mut frame.datagrams {
                 received += 1;
-                self.take(datagram);
+                self.take(frame.stream, datagram);
             }
             self.flush();
         }
@@ -242,12 +289,13 @@ impl<W: Egress> World<W> {
 
     /// Virtual time moves to the next frame.
     pub fn next_turn(&mut self) {
-        self.now += self.encoder.frame_interval();
+        let interval = self.publishers[0].encoder.frame_interval();
+        self.now += interval / self.scene.streams as u32;
     }
 
-    /// A datagram of the publisher.
-    pub fn take(&mut self, datagram: &mut [u8]) {
-        self.receive(PUBLISHER, datagram);
+    /// A datagram of a stream's publisher.
+    pub fn take(&mut self, stream: usize, datagram: &mut [u8]) {
+        self.receive(self.publishers[stream].client, datagram);
     }
 
     /// The end of a turn: what came in goes out.
@@ -329,7 +377,16 @@ impl<W: Egress> World<W> {
 
 /// Sealed frames, one per turn.
 #[derive(Debug)]
-pub struct Block(Vec<Vec<Vec<u8>>>);
+pub struct Block(Vec<Frame>);
+
+/// One sealed frame.
+#[derive(Debug)]
+pub struct Frame {
+    /// Whose it is.
+    pub stream: usize,
+    /// Its packets.
+    pub datagrams: Vec<Vec<u8>>,
+}
 
 fn feedback() -> Feedback {
     Feedback { nack: true, pli: true, transport_cc: true, ..Feedback::default() }

@@ -9,9 +9,10 @@ use weir_benches::netns;
 
 fn main() -> Result<(), String> {
     netns::enter()?;
-    println!("{}", Found::HEAD);
-    for (device, codec, frames) in egress::settings() {
-        println!("{}", egress::measure(device, codec, frames)?);
+    print!("{}", Found::HEAD);
+    for setting in egress::settings() {
+        print!("{}", egress::measure(setting)?);
     }
+    println!();
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 use weir_benches::cases::allocations::{self, Row as AllocationRow};
 use weir_benches::cases::fanout::{self, Row as FanoutRow};
 use weir_benches::cases::{ingest, rewrite, ring, router_snapshot, srtp};
-use weir_benches::egress::{self, Found};
+use weir_benches::egress::{self, Found, Setting};
 use weir_benches::netns::{self, Device};
 use weir_benches::plot::Chart;
 use weir_benches::stopwatch::{Case, measure_in_turn, smoke_run};
@@ -47,11 +47,11 @@ impl Report {
     fn egress(&mut self) -> Result<(), String> {
         let mut table = Found::HEAD.to_owned();
         let mut rows = Vec::new();
-        for (device, codec, frames) in egress::settings() {
-            let found = egress::measure(device, codec, frames)?;
-            _ = write!(table, "\n{found}");
+        for setting in egress::settings() {
+            let found = egress::measure(setting)?;
+            _ = write!(table, "{found}");
             for row in &found.rows {
-                let label = format!("{}, {} viewers", found.label(), row.viewers);
+                let label = format!("{}, {} viewers", found.label(), row.crowd.label());
                 rows.push((label, vec![row.worker_ns, row.floor_ns]));
             }
             self.egress.push(found);
@@ -115,17 +115,18 @@ impl Report {
             _ = write!(table, "\n| {aim} | {wanted} | {found:.2} | {verdict} |");
         };
         for found in &self.egress {
-            let (what, audio) = (found.label(), found.codec.kind() == MediaKind::Audio);
-            let most = match found.device {
+            let Setting { device, codec, .. } = found.setting;
+            let (what, audio) = (found.label(), codec.kind() == MediaKind::Audio);
+            let most = match device {
                 _ if audio => 2.0,
                 Device::Ifb => 1.6,
                 Device::Loopback => 1.3,
             };
             for row in &found.rows {
-                let aim = format!("CPU over floor, {what}, {} viewers", row.viewers);
+                let aim = format!("CPU over floor, {what}, {} viewers", row.crowd.label());
                 line(&aim, &format!("at most {most}"), row.ratio, row.ratio <= most);
             }
-            if found.device == Device::Ifb && !audio {
+            if let Some(rise) = found.rise.filter(|_| device == Device::Ifb && !audio) {
                 let segments =
                     found.rows.iter().map(|row| row.segments).fold(f64::INFINITY, f64::min);
                 line(
@@ -135,7 +136,7 @@ impl Report {
                     segments >= 4.0,
                 );
                 let aim = format!("CPU per packet at 1,000 viewers over 100, {what}");
-                line(&aim, "at most 1.2", found.rise, found.rise <= 1.2);
+                line(&aim, "at most 1.2", rise, rise <= 1.2);
             }
         }
         line("allocations while forwarding", "0", self.allocations as f64, self.allocations == 0);

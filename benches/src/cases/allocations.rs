@@ -53,5 +53,5 @@ fn row(frame_packets: usize, workers: usize) -> Row {
 /// What one more viewer takes, beside others, until it is connected.
 pub fn join() -> AllocationInfo {
     let mut world = World::new(Scene::default());
-    measure(|| world.join(Client(5_000)))
+    measure(|| world.join(0, Client(5_000)))
 }

@@ -354,7 +354,7 @@ impl Sfu {
             }
         }
         let mut dropped = DropCounters::default();
-        let (mut forward, mut tick_wait) = (Latency::default(), Latency::default());
+        let [mut forward, mut settled, mut tick_wait] = std::array::from_fn(|_| Latency::default());
         for (index, handle) in control.workers.iter().enumerate() {
             let report = |worker: &mut Worker, shell: &Shell, _| (worker.report(), shell.report());
             let Some((report, shell)) = self.inspect(index, report).await else { continue };
@@ -373,6 +373,7 @@ impl Sfu {
             dropped.add(DropReason::SendBlocked, shell.socket.send_blocked);
             dropped.add(DropReason::SendError, shell.socket.send_errors);
             forward.merge(&shell.forward);
+            settled.merge(&shell.forward_settled);
             tick_wait.merge(&shell.tick_wait);
             stats.gso_refused += shell.socket.gso_refused;
             stats.gso_spared_datagrams += shell.socket.gso_spared_datagrams;
@@ -387,6 +388,7 @@ impl Sfu {
         stats.datagrams_per_send_call = stats.datagrams_out as f64 / stats.send_calls.max(1) as f64;
         stats.dropped_total = dropped.iter().map(|(reason, n)| (reason.label(), n)).collect();
         stats.forward_latency = forward.summary();
+        stats.forward_latency_settled = settled.summary();
         stats.tick_wait = tick_wait.summary();
         stats
     }
@@ -587,6 +589,9 @@ pub struct SfuStats {
     pub workers: u64,
     /// From the kernel's receipt of a packet to the return of the send call, per datagram sent.
     pub forward_latency: LatencySummary,
+    /// The part of it that went to viewers who had been here for five seconds or longer: what a crowd
+    /// that joins does to them.
+    pub forward_latency_settled: LatencySummary,
     /// The part of it that received datagrams waited for the tick.
     pub tick_wait: LatencySummary,
     /// Worker by worker.

@@ -113,7 +113,10 @@ pub(super) struct Departures {
     lag: Duration,
     messages: u32,
     datagrams: u64,
-    latency: Latency,
+    /// What leaves now goes to viewers that came only lately.
+    newcomers: bool,
+    all: Latency,
+    settled: Latency,
 }
 
 impl Default for Departures {
@@ -123,20 +126,29 @@ impl Default for Departures {
             lag: Duration::ZERO,
             messages: 0,
             datagrams: 0,
-            latency: Latency::default(),
+            newcomers: false,
+            all: Latency::default(),
+            settled: Latency::default(),
         }
     }
 }
 
 impl Departures {
-    /// What was measured.
-    pub(super) fn measured(&self) -> &Latency {
-        &self.latency
+    /// What was measured, of all viewers.
+    pub(super) fn all(&self) -> &Latency {
+        &self.all
     }
 
-    /// What was measured, to move its window on.
-    pub(super) fn latency(&mut self) -> &mut Latency {
-        &mut self.latency
+    /// The part of it that went to viewers who are here for a while: whether a crowd that joins
+    /// disturbs them shows here.
+    pub(super) fn settled(&self) -> &Latency {
+        &self.settled
+    }
+
+    /// Moves the window on.
+    pub(super) fn turn(&mut self, now: Instant) {
+        self.all.turn(now);
+        self.settled.turn(now);
     }
 
     /// From now on, times of arrival are too late by this much.
@@ -146,6 +158,7 @@ impl Departures {
 
     /// The messages that follow carry packets that arrived then.
     pub(super) fn begin(&mut self, arrivals: &mut dyn Iterator<Item = Instant>) {
+        self.newcomers = false;
         for at in arrivals {
             let full = self.arrivals.len() == ARRIVALS_MAX;
             match self.arrivals.last_mut() {
@@ -153,6 +166,14 @@ impl Departures {
                 _ => self.arrivals.push((at, 1)),
             }
         }
+    }
+
+    /// What follows goes to viewers that came only lately.
+    pub(super) fn begin_newcomers(&mut self, clock: impl FnOnce() -> Instant) {
+        if self.messages > 0 {
+            self.look(clock());
+        }
+        self.newcomers = true;
     }
 
     /// A send call returned; `clock` is asked only now and then.
@@ -188,7 +209,11 @@ impl Departures {
             let share = left.saturating_sub(rest);
             left = rest;
             if share > 0 {
-                self.latency.record(now.saturating_duration_since(*at) + self.lag, share);
+                let took = now.saturating_duration_since(*at) + self.lag;
+                self.all.record(took, share);
+                if !self.newcomers {
+                    self.settled.record(took, share);
+                }
             }
         }
         (self.messages, self.datagrams) = (0, 0);
@@ -240,7 +265,7 @@ mod tests {
             departures.sent(3, || now);
         }
         departures.end(|| start + ms(4));
-        let shown = departures.measured().summary();
+        let shown = departures.all().summary();
         assert_eq!(shown.count, 120);
         assert_eq!(shown.sum_us, 32 * (2 * 2_000 + 1_000) + 8 * (2 * 4_000 + 3_000));
         assert_eq!(shown.max_us, 4_000);
@@ -248,7 +273,24 @@ mod tests {
         // What is sent between batches (reports, handshakes) is no forwarding.
         departures.sent(7, || unreachable!("nobody asks for the time"));
         departures.end(|| unreachable!("nothing was sent"));
-        assert_eq!(departures.measured().summary().count, 120);
+        assert_eq!(departures.all().summary().count, 120);
+    }
+
+    #[test]
+    fn newcomers_are_told_apart_from_those_who_are_here() {
+        let start = Instant::now();
+        let mut departures = Departures::default();
+        departures.begin(&mut [start].into_iter());
+        departures.sent(1, || unreachable!("a look would be too early"));
+        departures.begin_newcomers(|| start + ms(1));
+        departures.sent(1, || unreachable!("a look would be too early"));
+        departures.end(|| start + ms(9));
+        departures.begin(&mut [start + ms(20)].into_iter());
+        departures.sent(1, || unreachable!("a look would be too early"));
+        departures.end(|| start + ms(21));
+        let (all, settled) = (departures.all().summary(), departures.settled().summary());
+        assert_eq!((all.count, all.sum_us), (3, 11_000));
+        assert_eq!((settled.count, settled.sum_us), (2, 2_000));
     }
 
     #[test]
@@ -259,7 +301,7 @@ mod tests {
         departures.begin(&mut [start].into_iter());
         departures.sent(1, || unreachable!("a look would be too early"));
         departures.end(|| start + ms(1));
-        assert_eq!(departures.measured().summary().max_us, 31_000);
+        assert_eq!(departures.all().summary().max_us, 31_000);
     }
 
     #[test]
@@ -273,6 +315,6 @@ mod tests {
             departures.sent(n as u64, || start);
             departures.end(|| start + ms(1));
         }
-        assert_eq!(departures.measured().summary().count, 2 * ARRIVALS_MAX as u64 + 1);
+        assert_eq!(departures.all().summary().count, 2 * ARRIVALS_MAX as u64 + 1);
     }
 }

@@ -24,6 +24,10 @@ impl Egress for Outlet<'_> {
         self.departures.begin(arrivals);
     }
 
+    fn begin_newcomers(&mut self) {
+        self.departures.begin_newcomers(Instant::now);
+    }
+
     fn end_media(&mut self) {
         self.departures.end(Instant::now);
     }

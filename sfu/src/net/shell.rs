@@ -46,6 +46,8 @@ pub(super) struct ShellReport {
     pub socket: SocketStats,
     /// From the kernel's receipt to the return of the send call.
     pub forward: Latency,
+    /// The part of it that went to viewers who are here for a while.
+    pub forward_settled: Latency,
     /// The part of it that datagrams waited for the tick.
     pub tick_wait: Latency,
     /// The tick now; zero: none.
@@ -151,7 +153,7 @@ impl Shell {
 
     /// Waits until there is something to do, and with a busy core a little longer: what comes meanwhile
     /// shares send calls.
-    fn gather(&mut self, worker: &Worker) {
+    fn gather(&mut self, worker: &mut Worker) {
         let now = Instant::now();
         self.busy += now.saturating_duration_since(self.turn_began);
         if self.tick.is_due(now) {
@@ -162,7 +164,7 @@ impl Shell {
         self.held = Duration::ZERO;
         if self.worked && !rest.is_zero() {
             // At most a millisecond, so nothing that could end it earlier is worth a system call.
-            std::thread::sleep(rest);
+            std::thread::sleep(self.serve_newcomers(worker, now, turn_at));
             self.readable = true;
             self.turn_began = Instant::now();
             self.held = self.turn_began.saturating_duration_since(now);
@@ -180,6 +182,17 @@ impl Shell {
             self.place.wake().awake();
         }
         self.turn_began = Instant::now();
+    }
+
+    /// Those who join get the time until the tick; how much of it is left.
+    fn serve_newcomers(&mut self, worker: &mut Worker, now: Instant, until: Instant) -> Duration {
+        let mut clock = now;
+        let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
+        // The worker's time stands still meanwhile: what the kernel receives now came now.
+        while clock < until && worker.work_off_handshake(self.now, &mut outlet) {
+            clock = Instant::now();
+        }
+        until.saturating_duration_since(clock)
     }
 
     fn has_work(&self, worker: &Worker) -> bool {
@@ -284,7 +297,7 @@ impl Shell {
         let busy = cpu_time.saturating_sub(std::mem::replace(&mut self.cpu_time, cpu_time));
         self.tick.observe(now, busy.max(std::mem::take(&mut self.busy)));
         self.inbox.load_permille.store(self.tick.load_permille(), Ordering::Relaxed);
-        self.departures.latency().turn(now);
+        self.departures.turn(now);
         self.tick_wait.turn(now);
     }
 
@@ -292,7 +305,8 @@ impl Shell {
     pub(super) fn report(&self) -> ShellReport {
         ShellReport {
             socket: self.socket.stats(),
-            forward: self.departures.measured().clone(),
+            forward: self.departures.all().clone(),
+            forward_settled: self.departures.settled().clone(),
             tick_wait: self.tick_wait.clone(),
             tick: self.tick.interval(),
             rebuilds: self.rebuilds,

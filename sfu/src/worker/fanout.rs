@@ -74,8 +74,14 @@ impl Worker {
         let mut serving = std::mem::take(&mut self.serving);
         serving.clear();
         serving.extend_from_slice(&stream.viewers);
+        let mut newcomers = false;
         for (place, key) in serving.iter().copied().enumerate() {
             self.warm(&serving, place);
+            // They stand in the order in which they came.
+            if !newcomers && self.sessions.get(key).is_some_and(|session| session.is_new(now)) {
+                newcomers = true;
+                egress.begin_newcomers();
+            }
             self.guarded(now, key, egress, |worker, egress| {
                 let Some(stream) = worker.streams.get(id) else { return };
                 let Some(session) = worker.sessions.get_mut(key) else { return };

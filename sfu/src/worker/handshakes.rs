@@ -1,9 +1,10 @@
-//! DTLS of viewers that are not connected yet, a few datagrams per turn.
+//! DTLS of viewers that are not connected yet, one datagram per turn.
 //!
 //! A handshake costs half a millisecond, as much as some thousand forwarded packets, so a crowd that joins at once must not
 //! stand between a publisher's packet and the viewers that are there already. Part of the hallway:
-//! `dispatch` leaves datagrams here, `Worker::flush` works them off after the media. A publisher's
-//! handshake does not wait here: its first packets follow at once.
+//! `dispatch` leaves datagrams here, `Worker::flush` takes one after the media, and the shell has more
+//! taken while it waits for the tick. A publisher's handshake does not wait here: its first packets
+//! follow at once.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -22,9 +23,6 @@ pub(super) const WAITING_MAX: usize = 2_048;
 /// Of one session: some flights of a client that repeats itself. More are dropped alike, so that nobody
 /// takes the places of others.
 pub(super) const WAITING_PER_SESSION_MAX: u8 = 12;
-
-/// Datagrams taken per turn: about two milliseconds.
-const PER_TURN: usize = 8;
 
 /// What waits, oldest first.
 #[derive(Debug, Default)]
@@ -67,15 +65,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes this turn's share, the oldest first.
-    pub(super) fn work_off_handshakes(&mut self, now: Instant, egress: &mut dyn Egress) {
-        for _ in 0..PER_TURN {
-            let Some(waiting) = self.handshakes.waiting.pop_front() else { return };
-            self.work_off(now, waiting, egress);
-        }
-    }
-
-    fn work_off(&mut self, now: Instant, waiting: Waiting, egress: &mut dyn Egress) {
+    /// Takes the oldest; false if there was none. A turn takes one, so that a packet of the publisher
+    /// waits for no more: about a third of a millisecond.
+    pub fn work_off_handshake(&mut self, now: Instant, egress: &mut dyn Egress) -> bool {
+        let Some(waiting) = self.handshakes.waiting.pop_front() else { return false };
         let Waiting { key, path, mut datagram, .. } = waiting;
         if let Some(session) = self.sessions.get_mut(key) {
             session.handshakes_waiting = session.handshakes_waiting.saturating_sub(1);
@@ -88,5 +81,6 @@ impl Worker {
         if let Err(reason) = outcome {
             self.context.report.dropped.count(reason);
         }
+        true
     }
 }

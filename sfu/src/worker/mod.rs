@@ -248,7 +248,7 @@ impl Worker {
         while let Some(id) = self.fresh_streams.pop() {
             self.serve(now, id, egress);
         }
-        self.work_off_handshakes(now, egress);
+        self.work_off_handshake(now, egress);
         self.context.port.notify();
     }
 

@@ -74,6 +74,10 @@ pub(super) struct SessionKey {
     generation: u32,
 }
 
+/// A viewer that is here for so long counts as settled in the latency figures: its handshake and start
+/// are over.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
 /// One session.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -115,6 +119,11 @@ impl Session {
             RoleState::Publisher(_) => Role::Publisher,
             RoleState::Subscriber(_) => Role::Subscriber,
         }
+    }
+
+    /// Whether it came only lately ([`SETTLED_AFTER`]).
+    pub(super) fn is_new(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.created) < SETTLED_AFTER
     }
 
     /// When it wants to be called next.

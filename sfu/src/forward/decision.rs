@@ -21,6 +21,10 @@ pub enum Reason {
     LargestLiveLayer,
     /// The layer watched before stopped.
     LayerStopped,
+    /// The picture begins at a keyframe that was cached, with all that followed.
+    CachedKeyframe,
+    /// The last keyframe is shown alone until the next one comes.
+    Poster,
     /// A new publisher took the stream over, or the old one came back.
     PublisherChanged,
 }
@@ -35,6 +39,8 @@ impl Reason {
             Self::AudioFlows => "audio_flows",
             Self::LargestLiveLayer => "largest_live_layer",
             Self::LayerStopped => "layer_stopped",
+            Self::CachedKeyframe => "cached_keyframe",
+            Self::Poster => "poster",
             Self::PublisherChanged => "publisher_changed",
         }
     }

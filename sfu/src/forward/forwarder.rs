@@ -1,26 +1,38 @@
 //! Decides, packet by packet, what one viewer gets of one track.
 //!
-//! The old layer flows until the new one's keyframe is in hand; a publisher that returns continues
-//! the same line. Never looks at other viewers and never at bytes. Called by `worker/subscriber.rs`
-//! for each fresh packet; next: `line.rs` numbers and writes it.
+//! The old layer flows until the new one's keyframe is in hand and its own frame is finished; a publisher that
+//! returns continues the same line. A viewer may begin at a cached keyframe, and then catches up. Never looks at
+//! other viewers and never at bytes. Called by `worker/subscriber.rs` for each fresh packet; next: `line.rs`
+//! numbers and writes it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::catch_up::{CatchUp, Tail};
 use super::decision::{DecisionLog, Reason};
 use super::line::{Line, LineConfig, OutgoingFormat, Splice, Stamp};
 use super::sent::SentRecord;
+use super::squeeze::{self, Squeeze, is_ahead};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::media::PacketMeta;
+use crate::media::keyframe::can_start;
 use crate::media::source_clock::ClockAnchor;
+use crate::units::Bitrate;
 
 /// A jump of the publisher's numbers beyond this is a new start, not loss: the viewer must not be
 /// asked to repair a hole that size (quality A3.2).
 const JUMP_MAX: u64 = 300;
 
-/// Smallest step between the last timestamp before a splice and the first after it, in ticks: one
-/// frame at 90 kHz / 30 fps. Audio uses its own frame of 20 ms.
+/// From the last timestamp to the first after a splice whose times are unknown, in ticks: one frame at 90 kHz /
+/// 30 fps. Audio uses its own frame of 20 ms.
 const VIDEO_STEP: u32 = 3000;
+
+/// A picture that was captured so much before the last one that was sent, in ticks of 90 kHz, still tells the
+/// truth about time; beyond half a second the clocks are not to be trusted.
+const BEHIND_MAX: u32 = 45_000;
+
+/// A frame that is cut by a change of layers gets this long to end (quality A2.3).
+const FRAME_END_MAX: Duration = Duration::from_millis(15);
 
 /// What the forwarder needs to know of the layer a packet came on.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +47,58 @@ pub struct LayerContext {
     pub inband_parameter_sets: bool,
 }
 
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes out now.
+    Send(SentRecord),
+    /// It goes out when its turn comes: the viewer is on its way to it.
+    Later,
+    /// It is not for this viewer.
+    Drop(DropReason),
+}
+
+impl Verdict {
+    /// The record of a packet that goes out now.
+    pub fn sent(self) -> Option<SentRecord> {
+        match self {
+            Self::Send(record) => Some(record),
+            Self::Later | Self::Drop(_) => None,
+        }
+    }
+}
+
+impl From<Result<SentRecord, DropReason>> for Verdict {
+    fn from(numbered: Result<SentRecord, DropReason>) -> Self {
+        match numbered {
+            Ok(record) => Self::Send(record),
+            Err(reason) => Self::Drop(reason),
+        }
+    }
+}
+
+/// The target's keyframe is in hand, but the present layer's frame is not finished.
+#[derive(Debug, Clone, Copy)]
+struct Handover {
+    first: u64,
+    until: Instant,
+}
+
+/// Where a cached keyframe lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning<'a> {
+    /// Its first packet.
+    pub first: &'a PacketMeta,
+    /// The newest packet of the layer: the present.
+    pub newest: &'a PacketMeta,
+    /// What is cached from one to the other; none if something is missing yet.
+    pub tail: Option<Tail>,
+    /// One past the last packet to send, for a poster.
+    pub end: Option<u64>,
+    /// What the layer carries, for the pace.
+    pub bitrate: Bitrate,
+}
+
 /// One viewer × one track.
 #[derive(Debug)]
 pub struct Forwarder {
@@ -44,6 +108,8 @@ pub struct Forwarder {
     /// What should flow; a keyframe there makes it current.
     target: Option<(u32, u8)>,
     target_reason: Reason,
+    handover: Option<Handover>,
+    catch_up: Option<CatchUp>,
     highest_in: u64,
     /// Server-time line of the outgoing timestamps, kept over splices.
     outgoing: Option<ClockAnchor>,
@@ -58,6 +124,8 @@ impl Forwarder {
             current: None,
             target: None,
             target_reason: Reason::NoPublisher,
+            handover: None,
+            catch_up: None,
             highest_in: 0,
             outgoing: None,
             decisions: DecisionLog::default(),
@@ -84,8 +152,7 @@ impl Forwarder {
         let first = self.line.format().is_none();
         self.line.set_format(format);
         self.line.forget();
-        self.current = None;
-        self.target = None;
+        self.leave();
         self.target_reason =
             if first { Reason::LargestLiveLayer } else { Reason::PublisherChanged };
         let waiting = match format.codec.kind() {
@@ -97,15 +164,23 @@ impl Forwarder {
 
     /// The publisher is gone; the line waits.
     pub fn detach(&mut self, now: Instant, reason: Reason) {
+        self.leave();
+        self.decisions.note(now, None, reason);
+    }
+
+    fn leave(&mut self) {
         self.current = None;
         self.target = None;
-        self.decisions.note(now, None, reason);
+        self.handover = None;
+        self.catch_up = None;
+        self.line.close();
     }
 
     /// Chooses the layer that should flow.
     pub fn set_target(&mut self, epoch: u32, layer: u8, reason: Reason) {
         if self.target != Some((epoch, layer)) {
             self.target = Some((epoch, layer));
+            self.handover = None;
             if self.current.is_some() {
                 self.target_reason = reason;
             }
@@ -114,7 +189,8 @@ impl Forwarder {
 
     /// The layer that waits for a keyframe, if any.
     pub fn awaits_keyframe(&self) -> Option<u8> {
-        let (_, layer) = self.target.filter(|_| self.target != self.current)?;
+        let poster = self.catch_up.is_some_and(|catch_up| catch_up.is_poster());
+        let (_, layer) = self.target.filter(|_| poster || self.target != self.current)?;
         Some(layer)
     }
 
@@ -129,36 +205,161 @@ impl Forwarder {
         self.current == source || self.target == source || self.line.remembers(epoch, layer)
     }
 
-    /// Decides on one fresh packet, which gets `stamp` if it is forwarded.
-    ///
-    /// # Errors
-    /// Why the packet is not for this viewer.
+    /// Whether packets go out as they come: nothing is cached for this viewer and it waits for nothing.
+    pub fn is_straight(&self) -> bool {
+        self.catch_up.is_none() && self.handover.is_none() && self.target == self.current
+    }
+
+    /// Whether a cached keyframe of the target would help now.
+    pub fn may_begin(&self) -> bool {
+        self.target.is_some()
+            && self.target != self.current
+            && self.handover.is_none()
+            && self.catch_up.is_none()
+    }
+
+    /// Decides on one fresh packet, which gets `stamp` if it is forwarded now.
     pub fn on_packet(
         &mut self,
         context: LayerContext,
         meta: &PacketMeta,
         stamp: impl Into<Stamp>,
-    ) -> Result<SentRecord, DropReason> {
-        let format = self.line.format().ok_or(DropReason::CodecNotNegotiated)?;
+    ) -> Verdict {
+        let Some(format) = self.line.format() else {
+            return Verdict::Drop(DropReason::CodecNotNegotiated);
+        };
         let came_on = (context.epoch, context.layer);
         let stamp = stamp.into();
         let flows = self.current == Some(came_on);
+        if self.catch_up.is_some_and(|way| flows && way.is_before(meta.ext_seq)) {
+            // What follows a poster has lost what it refers to, unless it is a keyframe; that one is found in
+            // the cache when the poster is out.
+            return Verdict::Later;
+        }
+        let wanted = flows || self.target == Some(came_on);
+        if !flows && wanted && self.handover.is_some_and(|handover| meta.ext_seq >= handover.first)
+        {
+            return Verdict::Later;
+        }
         if !flows || self.jumped(meta) {
-            let wanted = flows || self.target == Some(came_on);
             let starts = wanted && can_start(format.codec, meta, context.inband_parameter_sets);
             match (starts, flows) {
+                (true, false) if self.current.is_some() && !self.line.frame_finished() => {
+                    let until = meta.arrival + FRAME_END_MAX;
+                    self.handover = Some(Handover { first: meta.ext_seq, until });
+                    return Verdict::Later;
+                }
                 (true, _) => self.start(context, format.codec, meta),
-                (false, true) => return Err(DropReason::AwaitingKeyframe),
+                (false, true) => return Verdict::Drop(DropReason::AwaitingKeyframe),
                 // A late packet of a stretch that ended, or nothing for us.
                 (false, false) => {
                     let late = self.line.assign(context.epoch, context.layer, meta, stamp);
-                    return late.map_err(|_| match wanted {
-                        true => DropReason::AwaitingKeyframe,
-                        false => DropReason::LayerNotSelected,
-                    });
+                    return late
+                        .map_err(|reason| match reason {
+                            DropReason::AwaitingKeyframe if !wanted => DropReason::LayerNotSelected,
+                            reason => reason,
+                        })
+                        .into();
                 }
             }
         }
+        self.number(context, meta, stamp).into()
+    }
+
+    /// The cached keyframe that the viewer begins with now, if the frame before is finished or took too
+    /// long: its first packet.
+    pub fn handover(&self, now: Instant) -> Option<u64> {
+        let handover = self.handover?;
+        (self.line.frame_finished() || handover.until <= now).then_some(handover.first)
+    }
+
+    /// Continues the line at a cached keyframe of the target; [`Self::replay`] sends what is cached.
+    pub fn begin(&mut self, now: Instant, context: LayerContext, beginning: &Beginning<'_>) {
+        let Some(format) = self.line.format() else { return };
+        let Beginning { first, newest, tail, end, bitrate } = *beginning;
+        let past = end.or(tail.map(|_| newest.ext_seq + 1));
+        let frames = tail.map_or(1, |tail| tail.frames);
+        // A picture that is shown must not stand still meanwhile.
+        let pace = tail.filter(|_| self.line.last_timestamp().is_none());
+        self.splice(context, format.codec, first, newest, frames, past);
+        self.catch_up = Some(match pace {
+            Some(tail) => CatchUp::paced(now, first.ext_seq, end, tail.bytes, bitrate),
+            None => CatchUp::at_once(now, first.ext_seq),
+        });
+        if self.decisions.last().is_none_or(|last| last.layer.is_none()) {
+            let how = if end.is_some() { Reason::Poster } else { Reason::CachedKeyframe };
+            self.decisions.note(now, Some(context.layer), how);
+        }
+        if end.is_none() {
+            self.arrive(now, context.layer, self.target_reason);
+        }
+    }
+
+    /// The next cached packet that may go now; `newest` is the newest that is here.
+    pub fn next_replay(&self, now: Instant, newest: u64) -> Option<u64> {
+        self.catch_up.as_ref()?.poll(now, newest)
+    }
+
+    /// Where the replay is, of the layer that flows.
+    pub fn replays(&self) -> Option<CatchUp> {
+        self.catch_up
+    }
+
+    /// Numbers a cached packet.
+    ///
+    /// # Errors
+    /// As [`Line::assign`].
+    pub fn replay(
+        &mut self,
+        now: Instant,
+        context: LayerContext,
+        meta: &PacketMeta,
+        stamp: impl Into<Stamp>,
+    ) -> Result<SentRecord, DropReason> {
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.advance(now, usize::from(meta.payload_len));
+        }
+        self.number(context, meta, stamp.into())
+    }
+
+    /// The next cached packet is not there: the line leaves room for it. A poster ends with it.
+    pub fn skip_replay(&mut self, now: Instant) {
+        let Some(catch_up) = &mut self.catch_up else { return };
+        catch_up.advance(now, 0);
+        if catch_up.is_poster() {
+            self.end_poster();
+        }
+    }
+
+    /// Ends the replay if all is out.
+    pub fn end_replay(&mut self, newest: u64) {
+        let Some(catch_up) = self.catch_up.filter(|catch_up| catch_up.is_done(newest)) else {
+            return;
+        };
+        self.catch_up = None;
+        if catch_up.is_poster() {
+            self.end_poster();
+        }
+    }
+
+    fn end_poster(&mut self) {
+        self.catch_up = None;
+        self.current = None;
+        self.line.close();
+    }
+
+    /// When [`Self::handover`] or [`Self::next_replay`] may have something.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let handover = self.handover.map(|handover| handover.until);
+        handover.or(self.catch_up.map(|catch_up| catch_up.next_timeout()))
+    }
+
+    fn number(
+        &mut self,
+        context: LayerContext,
+        meta: &PacketMeta,
+        stamp: Stamp,
+    ) -> Result<SentRecord, DropReason> {
         let record = self.line.assign(context.epoch, context.layer, meta, stamp)?;
         self.highest_in = self.highest_in.max(meta.ext_seq);
         if let (Some(anchor), Some(delta)) = (context.anchor, self.line.timestamp_delta()) {
@@ -181,47 +382,63 @@ impl Forwarder {
             MediaKind::Audio => Reason::AudioFlows,
             MediaKind::Video => self.target_reason,
         };
-        let gap = codec.kind() == MediaKind::Video && !self.line.frame_finished();
-        let timestamp = self.splice_timestamp(context, codec, meta);
-        self.line.splice(context.epoch, context.layer, meta, Splice { timestamp, gap });
-        self.current = Some((context.epoch, context.layer));
-        self.highest_in = meta.ext_seq;
-        self.target_reason = Reason::LargestLiveLayer;
-        self.decisions.note(meta.arrival, Some(context.layer), reason);
+        self.splice(context, codec, meta, meta, 1, None);
+        self.arrive(meta.arrival, context.layer, reason);
     }
 
-    /// Continues the timestamp line at the capture time of this packet, always forward.
-    fn splice_timestamp(&self, context: LayerContext, codec: Codec, meta: &PacketMeta) -> u32 {
-        let Some(last) = self.line.last_timestamp() else { return self.line.first_timestamp() };
-        let step = match codec.kind() {
-            MediaKind::Audio => codec.clock_rate() / 50,
-            MediaKind::Video => VIDEO_STEP,
+    fn arrive(&mut self, now: Instant, layer: u8, reason: Reason) {
+        self.target_reason = Reason::LargestLiveLayer;
+        self.decisions.note(now, Some(layer), reason);
+    }
+
+    /// From this packet on the layer continues the line, at the capture time of its newest packet. Packets
+    /// before `past` are not of the present; so many frames of them follow.
+    fn splice(
+        &mut self,
+        context: LayerContext,
+        codec: Codec,
+        first: &PacketMeta,
+        newest: &PacketMeta,
+        frames: u32,
+        past: Option<u64>,
+    ) {
+        let gap = codec.kind() == MediaKind::Video && !self.line.frame_finished();
+        let span = frames.saturating_mul(squeeze::STEP);
+        let present = self.present(context, codec, newest, span);
+        let start = present.wrapping_sub(span);
+        let last = self.line.last_timestamp().filter(|last| !is_ahead(start, *last));
+        let squeeze = match (codec.kind(), last) {
+            (MediaKind::Audio, _) => None,
+            // Less room than frames: they run into the present, and the line catches up with its clock.
+            (_, Some(last)) => Some(Squeeze::after(last, past.unwrap_or(first.ext_seq))),
+            (_, None) => past.map(|past| Squeeze::after(start, past)),
+        };
+        let ts_delta = present.wrapping_sub(newest.timestamp);
+        self.line.splice(context.epoch, context.layer, first, Splice { ts_delta, gap, squeeze });
+        self.current = Some((context.epoch, context.layer));
+        self.highest_in = first.ext_seq;
+        self.handover = None;
+        self.catch_up = None;
+    }
+
+    /// The outgoing timestamp of the newest packet of a layer that takes over: its capture time on the
+    /// line's clock.
+    fn present(&self, context: LayerContext, codec: Codec, newest: &PacketMeta, span: u32) -> u32 {
+        let Some(last) = self.line.last_timestamp() else {
+            return self.line.first_timestamp().wrapping_add(span.saturating_sub(squeeze::STEP));
+        };
+        let (step, behind_max) = match codec.kind() {
+            MediaKind::Audio => (codec.clock_rate() / 50, 0),
+            MediaKind::Video => (VIDEO_STEP, BEHIND_MAX),
         };
         let earliest = last.wrapping_add(step);
         let aligned = self.outgoing.zip(context.anchor).map(|(outgoing, anchor)| {
-            let captured = anchor.ntp_of(meta.timestamp, codec.clock_rate());
+            let captured = anchor.ntp_of(newest.timestamp, codec.clock_rate());
             outgoing.rtp_at(captured, codec.clock_rate())
         });
-        match aligned {
-            Some(aligned) if aligned.wrapping_sub(earliest) < 1 << 31 => aligned,
-            _ => earliest,
-        }
-    }
-}
-
-/// Whether a decoder that knows nothing can begin at this packet.
-fn can_start(codec: Codec, meta: &PacketMeta, inband_parameter_sets: bool) -> bool {
-    if meta.payload_len == 0 {
-        return false;
-    }
-    match codec {
-        Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => true,
-        // Parameter sets come in packets of their own before the picture: start with them, not
-        // with a picture whose sets are behind us. Only an SPS tells the size.
-        Codec::H264 | Codec::H265 => {
-            meta.frame.keyframe && (meta.frame.resolution.is_some() || !inband_parameter_sets)
-        }
-        Codec::Vp8 | Codec::Vp9 | Codec::Av1 => meta.frame.keyframe,
+        // Before `earliest` only pictures: sound has no place for a frame twice.
+        let trusted = earliest.wrapping_sub(behind_max);
+        aligned.filter(|aligned| aligned.wrapping_sub(trusted) < 1 << 31).unwrap_or(earliest)
     }
 }
 
@@ -236,6 +453,16 @@ mod tests {
     use std::time::Duration;
 
     const FRAME: u32 = 3_000;
+
+    impl Verdict {
+        fn unwrap(self) -> SentRecord {
+            self.sent().unwrap_or_else(|| panic!("{self:?}"))
+        }
+
+        fn is_drop(self) -> bool {
+            matches!(self, Self::Drop(_))
+        }
+    }
 
     fn forwarder(now: Instant) -> Forwarder {
         let config = LineConfig {
@@ -285,13 +512,13 @@ mod tests {
         let mut viewer = forwarder(now);
         assert_eq!(
             viewer.on_packet(on(1, 0), &meta(now, 70_000, 9, true, true), 0),
-            Err(DropReason::CodecNotNegotiated)
+            Verdict::Drop(DropReason::CodecNotNegotiated)
         );
         viewer.attach(now, format(Codec::Vp8));
         viewer.set_target(1, 0, Reason::LargestLiveLayer);
         assert_eq!(viewer.awaits_keyframe(), Some(0));
         let delta = viewer.on_packet(on(1, 0), &meta(now, 70_000, 9, false, true), 0);
-        assert_eq!(delta, Err(DropReason::AwaitingKeyframe));
+        assert_eq!(delta, Verdict::Drop(DropReason::AwaitingKeyframe));
         let key = viewer.on_packet(on(1, 0), &meta(now, 70_001, 100, true, true), 0).unwrap();
         assert_eq!(numbers(&key), (1_000, 50_000));
         let next = viewer.on_packet(on(1, 0), &meta(now, 70_003, 100 + FRAME, false, true), 1);
@@ -299,7 +526,7 @@ mod tests {
         let late = viewer.on_packet(on(1, 0), &meta(now, 70_002, 100 + FRAME, false, false), 2);
         assert_eq!(numbers(&late.unwrap()), (1_001, 50_000 + FRAME), "its number was kept for it");
         let again = viewer.on_packet(on(1, 0), &meta(now, 70_002, 100 + FRAME, false, false), 3);
-        assert!(again.is_err(), "a number is given out once");
+        assert!(again.is_drop(), "a number is given out once");
         assert_eq!(viewer.awaits_keyframe(), None);
     }
 
@@ -312,14 +539,30 @@ mod tests {
         viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), 0).unwrap();
         viewer.set_target(1, 2, Reason::LargestLiveLayer);
         let other = viewer.on_packet(on(1, 2), &meta(now, 9_000, 777, false, true), 0);
-        assert_eq!(other, Err(DropReason::AwaitingKeyframe));
+        assert_eq!(other, Verdict::Drop(DropReason::AwaitingKeyframe));
         let old = viewer.on_packet(on(1, 0), &meta(now, 101, FRAME, false, false), 0).unwrap();
         assert_eq!(numbers(&old), (1_001, 50_000 + FRAME));
-        // The old frame was cut: one number stays unused, so that the decoder sees it.
-        let new = viewer.on_packet(on(1, 2), &meta(now, 9_001, 888, true, true), 0).unwrap();
-        assert_eq!(numbers(&new), (1_003, 50_000 + 2 * FRAME));
-        let stale = viewer.on_packet(on(1, 0), &meta(now, 102, FRAME, false, true), 0);
-        assert_eq!(stale, Err(DropReason::LayerNotSelected));
+        // The old frame is not finished: the new layer waits for its end, but not for long.
+        let key = meta(now, 9_001, 888, true, true);
+        assert_eq!(viewer.on_packet(on(1, 2), &key, 0), Verdict::Later);
+        assert_eq!(viewer.handover(now), None);
+        assert_eq!(viewer.next_timeout(), Some(now + FRAME_END_MAX));
+        assert_eq!(viewer.handover(now + FRAME_END_MAX), Some(9_001));
+        let end = viewer.on_packet(on(1, 0), &meta(now, 102, FRAME, false, true), 0).unwrap();
+        assert_eq!(numbers(&end), (1_002, 50_000 + FRAME));
+        assert_eq!(viewer.handover(now), Some(9_001), "it ended");
+        let tail = Tail { first: 9_001, newest: 9_001, frames: 1, bytes: 100 };
+        let bitrate = Bitrate::kbps(500);
+        let tail = Some(tail);
+        let cached = Beginning { first: &key, newest: &key, tail, end: None, bitrate };
+        viewer.begin(now, on(1, 2), &cached);
+        assert_eq!(viewer.next_replay(now, 9_001), Some(9_001));
+        let new = viewer.replay(now, on(1, 2), &key, 0).unwrap();
+        assert_eq!(numbers(&new), (1_003, 50_000 + FRAME + FRAME));
+        viewer.end_replay(9_001);
+        assert!(viewer.is_straight());
+        let stale = viewer.on_packet(on(1, 0), &meta(now, 103, 2 * FRAME, false, true), 0);
+        assert_eq!(stale, Verdict::Drop(DropReason::LayerNotSelected));
         let layers: Vec<_> = viewer.decisions().iter().map(|d| (d.layer, d.reason)).collect();
         assert_eq!(
             layers,
@@ -387,7 +630,10 @@ mod tests {
         viewer.set_target(1, 0, Reason::LargestLiveLayer);
         viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), 0).unwrap();
         let jumped = meta(now, 20_000, FRAME, false, true);
-        assert_eq!(viewer.on_packet(on(1, 0), &jumped, 0), Err(DropReason::AwaitingKeyframe));
+        assert_eq!(
+            viewer.on_packet(on(1, 0), &jumped, 0),
+            Verdict::Drop(DropReason::AwaitingKeyframe)
+        );
         let key = meta(now, 20_001, 2 * FRAME, true, true);
         let sent = viewer.on_packet(on(1, 0), &key, 0).unwrap();
         assert_eq!(sent.out, 1_001, "the viewer sees no hole");
@@ -458,5 +704,109 @@ mod tests {
         let wrapped = [&out[header_len..header_len + prefix_len], &rest].concat();
         assert_eq!(wrapped[..2], 1_000u16.to_be_bytes(), "RFC 4588: original number first");
         assert_eq!(wrapped[2..], payload);
+    }
+
+    /// A layer's packets 500.. of a frame each, with the first a keyframe.
+    fn cached(now: Instant, frames: u32) -> Vec<PacketMeta> {
+        (0..frames).map(|n| meta(now, 500 + u64::from(n), n * FRAME, n == 0, true)).collect()
+    }
+
+    fn begin(
+        viewer: &mut Forwarder,
+        now: Instant,
+        layer: LayerContext,
+        cached: &[PacketMeta],
+        poster: bool,
+    ) {
+        let (first, newest) = (&cached[0], cached.last().unwrap());
+        let frames = if poster { 1 } else { cached.len() as u32 };
+        let tail = Tail { first: 500, newest: newest.ext_seq, frames, bytes: 100 * cached.len() };
+        let end = poster.then_some(501);
+        let bitrate = Bitrate::kbps(500);
+        let tail = Some(tail);
+        viewer.begin(now, layer, &Beginning { first, newest, tail, end, bitrate });
+    }
+
+    #[test]
+    fn a_viewer_that_joins_gets_the_cached_frames_squeezed_and_then_the_present() {
+        let now = Instant::now();
+        let mut viewer = forwarder(now);
+        viewer.attach(now, format(Codec::Vp8));
+        viewer.set_target(1, 0, Reason::LargestLiveLayer);
+        assert!(viewer.may_begin());
+        let cached = cached(now, 4);
+        begin(&mut viewer, now, on(1, 0), &cached, false);
+        assert_eq!(viewer.awaits_keyframe(), None, "nobody needs to be asked");
+        // A fresh packet meanwhile waits for its turn.
+        let fresh = meta(now, 504, 4 * FRAME, false, true);
+        assert_eq!(viewer.on_packet(on(1, 0), &fresh, 0), Verdict::Later);
+        let mut sent = Vec::new();
+        while let Some(ext_seq) = viewer.next_replay(now + Duration::from_secs(1), 504) {
+            let meta = cached.get(ext_seq as usize - 500).unwrap_or(&fresh);
+            sent.push(numbers(&viewer.replay(now, on(1, 0), meta, 0).unwrap()));
+        }
+        let ms = squeeze::STEP;
+        let expected =
+            [0, ms, 2 * ms, 3 * ms, 3 * ms + FRAME].map(|after| 50_000 + after).into_iter();
+        assert_eq!(sent, (1_000..).zip(expected).collect::<Vec<_>>());
+        viewer.end_replay(504);
+        let next = viewer.on_packet(on(1, 0), &meta(now, 505, 5 * FRAME, false, true), 0).unwrap();
+        assert_eq!(numbers(&next), (1_005, 50_000 + 3 * ms + 2 * FRAME));
+        let reasons: Vec<_> = viewer.decisions().iter().map(|d| d.reason).collect();
+        use Reason::*;
+        assert_eq!(reasons, [AwaitingKeyframe, CachedKeyframe, LargestLiveLayer]);
+    }
+
+    #[test]
+    fn a_poster_is_shown_as_of_now_and_the_next_keyframe_follows_it() {
+        let now = Instant::now();
+        let mut viewer = forwarder(now);
+        viewer.attach(now, format(Codec::Vp8));
+        viewer.set_target(1, 0, Reason::LargestLiveLayer);
+        let at =
+            |rtp| LayerContext { anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }), ..on(1, 0) };
+        let cached = cached(now, 90);
+        begin(&mut viewer, now, at(0), &cached, true);
+        let delta = meta(now, 590, 90 * FRAME, false, true);
+        assert_eq!(viewer.on_packet(at(0), &delta, 0), Verdict::Later);
+        assert_eq!(viewer.next_replay(now, 590), Some(500));
+        let poster = viewer.replay(now, at(0), &cached[0], 0).unwrap();
+        assert_eq!(numbers(&poster), (1_000, 50_000));
+        viewer.end_replay(590);
+        assert_eq!((viewer.current_layer(), viewer.awaits_keyframe()), (None, Some(0)));
+        let late = viewer.on_packet(at(0), &delta, 0);
+        assert_eq!(late, Verdict::Drop(DropReason::AwaitingKeyframe), "it refers to nothing shown");
+        // Ten frames after the newest one at the time of the poster.
+        let key = meta(now, 600, 99 * FRAME, true, true);
+        let sent = viewer.on_packet(at(0), &key, 0).unwrap();
+        assert_eq!(numbers(&sent), (1_001, 50_000 + 10 * FRAME));
+    }
+
+    #[test]
+    fn the_same_picture_in_another_size_comes_a_moment_later_and_leaves_no_offset() {
+        let now = Instant::now();
+        let mut viewer = forwarder(now);
+        viewer.attach(now, format(Codec::Vp8));
+        let at = |layer, rtp| LayerContext {
+            anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }),
+            ..on(1, layer)
+        };
+        viewer.set_target(1, 0, Reason::LargestLiveLayer);
+        viewer.on_packet(at(0, 0), &meta(now, 100, 0, true, true), 0).unwrap();
+        let shift = 777_000;
+        for switch in 1..=50u32 {
+            let layer = (switch % 2) as u8;
+            let base = if layer == 1 { shift } else { 0 };
+            viewer.set_target(1, layer, Reason::LargestLiveLayer);
+            let seq = 100 + u64::from(switch) * 10 + u64::from(layer) * 100_000;
+            // The keyframe of the same capture as the last frame sent, then the next frame.
+            let captured = (switch - 1) * FRAME;
+            let key = meta(now, seq, base + captured, true, true);
+            let key = viewer.on_packet(at(layer, base), &key, 0).unwrap();
+            assert_eq!(key.timestamp, 50_000 + captured + squeeze::STEP);
+            let next = meta(now, seq + 1, base + captured + FRAME, false, true);
+            let next = viewer.on_packet(at(layer, base), &next, 0).unwrap();
+            assert_eq!(next.timestamp, 50_000 + captured + FRAME, "switch {switch}");
+        }
     }
 }

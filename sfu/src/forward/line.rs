@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 use super::sent::{SentMap, SentRecord, SourceSeq};
+use super::squeeze::Squeeze;
 use crate::codec::Codec;
 use crate::error::DropReason;
 use crate::media::{Packet, PacketMeta};
@@ -100,8 +101,10 @@ const PADDING_BIT: u8 = 0x20;
 /// Where a new segment continues the line.
 #[derive(Debug, Clone, Copy)]
 pub struct Splice {
-    /// Outgoing RTP timestamp of the segment's first packet.
-    pub timestamp: u32,
+    /// What to add to the publisher's timestamps.
+    pub ts_delta: u32,
+    /// How the first frames are stamped that lie in the viewer's past, if there are any.
+    pub squeeze: Option<Squeeze>,
     /// Leave one number unused, so that a decoder sees that the frame before was cut.
     pub gap: bool,
 }
@@ -114,6 +117,8 @@ struct Segment {
     /// One past the last number that belongs to it; open while it is the current one.
     end: u64,
     seq_delta: u64,
+    /// Packets before this number were squeezed.
+    plain_from: u64,
     ts_delta: u32,
     picture_delta: u16,
     tl0_delta: u8,
@@ -126,6 +131,8 @@ pub struct Line {
     template: Template,
     format: Option<OutgoingFormat>,
     segments: [Option<Segment>; SEGMENTS],
+    /// Of the present segment.
+    squeeze: Option<Squeeze>,
     issued: IssuedWindow,
     last: Option<LastSent>,
     sent: Option<SentMap>,
@@ -154,6 +161,7 @@ impl Line {
             config,
             format: None,
             segments: [None; SEGMENTS],
+            squeeze: None,
             last: None,
             packets: 0,
             octets: 0,
@@ -223,10 +231,8 @@ impl Line {
             ),
             None => (0, 0),
         };
-        if let Some(current) = self.segments.first_mut().and_then(Option::as_mut) {
-            let issued_to = self.issued.next.wrapping_sub(current.seq_delta);
-            current.end = issued_to.max(current.first);
-        }
+        self.close();
+        self.squeeze = splice.squeeze;
         let next = self.issued.next + u64::from(splice.gap && self.last.is_some());
         self.segments.rotate_right(1);
         if let Some(slot) = self.segments.first_mut() {
@@ -236,10 +242,21 @@ impl Line {
                 first: meta.ext_seq,
                 end: u64::MAX,
                 seq_delta: next.wrapping_sub(meta.ext_seq),
-                ts_delta: splice.timestamp.wrapping_sub(meta.timestamp),
+                plain_from: 0,
+                ts_delta: splice.ts_delta,
                 picture_delta,
                 tl0_delta,
             });
+        }
+    }
+
+    /// Ends the present segment: only what was overtaken may still be given a number in it.
+    pub fn close(&mut self) {
+        let Some(current) = self.segments.first_mut().and_then(Option::as_mut) else { return };
+        let issued_to = self.issued.next.wrapping_sub(current.seq_delta);
+        current.end = current.end.min(issued_to.max(current.first));
+        if let Some(squeeze) = self.squeeze {
+            current.plain_from = squeeze.plain_from();
         }
     }
 
@@ -257,7 +274,8 @@ impl Line {
     ///
     /// # Errors
     /// [`DropReason::AwaitingKeyframe`] if it belongs to no segment (before the start, after the cut),
-    /// [`DropReason::Duplicate`] if its number was given out before.
+    /// [`DropReason::Duplicate`] if its number was given out before, [`DropReason::TooOld`] if its frame's
+    /// timestamp is not known any more.
     pub fn assign(
         &mut self,
         epoch: u32,
@@ -266,21 +284,30 @@ impl Line {
         stamp: Stamp,
     ) -> Result<SentRecord, DropReason> {
         let seq = meta.ext_seq;
-        let segment = self.segments.iter().flatten().copied().find(|segment| {
-            segment.epoch == epoch
-                && segment.layer == layer
-                && (segment.first..segment.end).contains(&seq)
+        let mut places = self.segments.iter().enumerate();
+        let place = places.find_map(|(place, segment)| {
+            let segment = segment.filter(|segment| {
+                segment.epoch == epoch
+                    && segment.layer == layer
+                    && (segment.first..segment.end).contains(&seq)
+            })?;
+            Some((place, segment))
         });
-        let segment = segment.ok_or(DropReason::AwaitingKeyframe)?;
+        let (place, segment) = place.ok_or(DropReason::AwaitingKeyframe)?;
         let out = seq.wrapping_add(segment.seq_delta);
         let newest = out >= self.issued.next;
+        let plain = meta.timestamp.wrapping_add(segment.ts_delta);
+        let timestamp = match self.squeeze.as_mut().filter(|_| place == 0) {
+            Some(squeeze) => squeeze.stamp(seq, meta.timestamp, plain),
+            None => (seq >= segment.plain_from).then_some(plain),
+        };
+        let timestamp = timestamp.ok_or(DropReason::TooOld)?;
         if !self.issued.issue(out) {
             return Err(DropReason::Duplicate);
         }
         let picture = meta.frame.picture.unwrap_or_default();
         let picture_id = picture_number(picture).wrapping_add(segment.picture_delta);
         let tl0 = picture.tl0_pic_idx.unwrap_or(0).wrapping_add(segment.tl0_delta);
-        let timestamp = meta.timestamp.wrapping_add(segment.ts_delta);
         let source = SourceSeq::new(epoch, layer, seq);
         let picture = (picture_id, tl0);
         let record = SentRecord::new(source, out, timestamp, stamp.twcc, picture, stamp.padded);

@@ -1,16 +1,20 @@
 //! One viewer × one track: which layer, and one continuous line of packets out of it.
 //!
-//! [`selector`] says which layer, [`forwarder`] decides packet by packet, [`line`](mod@line) numbers
-//! what goes out and writes it, [`sent`] remembers it for repeats. All pure; called by
-//! `worker/subscriber.rs`, sealed by `transport/srtp`.
+//! [`selector`] says which layer, [`start`] from which keyframe, [`forwarder`] decides packet by packet,
+//! [`catch_up`] brings a viewer from a cached keyframe to the present, [`squeeze`] stamps the frames between,
+//! [`line`](mod@line) numbers what goes out and writes it, [`sent`] remembers it for repeats. All pure; called
+//! by `worker/subscriber.rs`, sealed by `transport/srtp`.
 
+pub mod catch_up;
 pub mod decision;
 pub mod forwarder;
 pub mod line;
 pub mod selector;
 pub mod sent;
+pub mod squeeze;
+pub mod start;
 
 pub use decision::{Decision, DecisionLog, Reason};
-pub use forwarder::Forwarder;
+pub use forwarder::{Forwarder, Verdict};
 pub use line::{Line, LineConfig, OutgoingFormat, Plaintext, Splice, Stamp};
 pub use sent::SentRecord;

@@ -1,10 +1,12 @@
 //! Chooses which layer of a track is the best one alive. Looks at measurements only, never at rid
 //! names or arrival order (field D2), and not yet at any viewer's bandwidth.
 
+use std::time::Duration;
+
 /// What is known of one layer now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerView {
-    /// A packet came within [`LAYER_DEAD_AFTER_MS`].
+    /// A packet came within [`dead_after`].
     pub live: bool,
     /// Width × height of the last keyframe that told it.
     pub pixels: Option<u32>,
@@ -12,8 +14,18 @@ pub struct LayerView {
     pub bitrate: u64,
 }
 
-/// A layer without packets for this long is left for the next one (quality A2.2 item 6).
-pub const LAYER_DEAD_AFTER_MS: u64 = 500;
+/// A layer without packets for this long is left for the next one (quality A2.2 item 6): with the time until
+/// somebody looks, half a second.
+const LAYER_DEAD_AFTER: Duration = Duration::from_millis(450);
+
+/// Layers of a still screen come seldom; this long, however seldom.
+const LAYER_DEAD_AFTER_MAX: Duration = Duration::from_secs(3);
+
+/// The silence after which a layer is dead whose frames usually come this far apart: three of them.
+pub fn dead_after(frame_interval: Option<Duration>) -> Duration {
+    let usual = frame_interval.unwrap_or_default();
+    usual.saturating_mul(3).clamp(LAYER_DEAD_AFTER, LAYER_DEAD_AFTER_MAX)
+}
 
 /// The index of the largest live layer: by measured pixels, then by measured bitrate. A layer whose
 /// size is unknown counts as smaller than any known one, unless none is known.

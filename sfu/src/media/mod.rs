@@ -3,6 +3,8 @@
 //!
 //! A packet is opened and parsed once, becomes immutable, and is then read by every viewer.
 
+pub mod frame_interval;
+pub mod keyframe;
 pub mod packet;
 pub mod pool;
 pub mod replay;
@@ -10,6 +12,8 @@ pub mod source_clock;
 pub mod stats;
 pub mod timeline;
 
+pub use frame_interval::FrameInterval;
+pub use keyframe::{Keyframe, KeyframeCache};
 pub use packet::{ForwardedExt, Packet, PacketMeta};
 pub use pool::PacketPool;
 pub use replay::ReplayRing;

@@ -29,6 +29,9 @@ const MESSAGES_PER_TURN: usize = 64;
 /// Receive calls per turn (each up to 32 buffers), so that timers are not kept waiting.
 const RECEIVES_PER_TURN: usize = 2;
 
+/// Time of a turn for those who join, at most, so that media is not kept waiting.
+const NEWCOMERS_TIME_MAX: Duration = Duration::from_millis(2);
+
 /// The longest sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -184,7 +187,7 @@ impl Shell {
         self.turn_began = Instant::now();
     }
 
-    /// Those who join get the time until the tick; how much of it is left.
+    /// Those who join get the time until then; how much of it is left.
     fn serve_newcomers(&mut self, worker: &mut Worker, now: Instant, until: Instant) -> Duration {
         let mut clock = now;
         let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
@@ -259,6 +262,10 @@ impl Shell {
         worker.handle_rings(self.now, &mut outlet);
         worker.handle_timeout(self.now, &mut outlet);
         worker.flush(self.now, &mut outlet);
+        // As long again as the media took: a worker with long turns has few of them.
+        let ended = Instant::now();
+        let share = ended.saturating_duration_since(self.turn_began).min(NEWCOMERS_TIME_MAX);
+        self.serve_newcomers(worker, ended, ended + share);
     }
 
     /// Carries out what the control plane wants; false to stop.

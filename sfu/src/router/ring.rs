@@ -38,6 +38,19 @@ pub enum MediaItem {
         /// The packet, shared.
         packet: Arc<Packet>,
     },
+    /// A packet that came before this worker had viewers: for its cache alone.
+    Cached {
+        /// Its stream.
+        stream: StreamId,
+        /// Publisher epoch.
+        epoch: u32,
+        /// Track index.
+        track: u8,
+        /// Layer index.
+        layer: u8,
+        /// The packet, shared.
+        packet: Arc<Packet>,
+    },
     /// What is known of a layer beyond its packets; the latest wins.
     Layer {
         /// Its stream.

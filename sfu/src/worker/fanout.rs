@@ -6,8 +6,10 @@
 use std::time::Instant;
 
 use super::session::{RoleState, Session, SessionKey};
+use super::stream::LocalStream;
 use super::{FRESH_MAX, Worker};
 use crate::error::DropReason;
+use crate::media::PacketPool;
 use crate::router::{MediaItem, StreamId};
 use crate::transport::egress::Egress;
 
@@ -15,22 +17,19 @@ impl Worker {
     pub(super) fn take_media(&mut self, now: Instant, item: MediaItem, egress: &mut dyn Egress) {
         match item {
             MediaItem::Packet { stream: id, epoch, track, layer, packet } => {
-                if self.streams.get(id).is_some_and(|stream| stream.epoch() < Some(epoch)) {
-                    // The first packet of a new publisher is here before the news of it.
-                    self.refresh(now, id, egress);
-                }
-                let pool = &mut self.context.pool;
-                let taken = match self.streams.get_mut(id) {
-                    // Of a publisher that ours replaced: the buffer is another worker's and must not
-                    // come into our pool.
-                    Some(stream) if stream.is_owned() => Err(DropReason::UnknownTrack),
-                    Some(stream) => stream.accept(epoch, track, layer, packet, pool),
-                    None => Err(DropReason::UnknownTrack),
-                };
+                let taken = self
+                    .reader(now, id, epoch, egress)
+                    .and_then(|(stream, pool)| stream.accept(epoch, track, layer, packet, pool));
                 match taken {
                     Ok(()) => self.mark_fresh(id),
                     Err(reason) => self.context.report.dropped.count(reason),
                 }
+            }
+            MediaItem::Cached { stream: id, epoch, track, layer, packet } => {
+                // Here already, or too old by now: nothing is lost.
+                _ = self
+                    .reader(now, id, epoch, egress)
+                    .and_then(|(stream, pool)| stream.keep(epoch, track, layer, packet, pool));
             }
             MediaItem::Layer { stream: id, epoch, track, layer, note } => {
                 if let Some(stream) = self.streams.get_mut(id) {
@@ -38,6 +37,24 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// The stream that reads along with another worker's publisher.
+    fn reader(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        epoch: u32,
+        egress: &mut dyn Egress,
+    ) -> Result<(&mut LocalStream, &mut PacketPool), DropReason> {
+        if self.streams.get(id).is_some_and(|stream| stream.epoch() < Some(epoch)) {
+            // The first packet of a new publisher is here before the news of it.
+            self.refresh(now, id, egress);
+        }
+        // Of a publisher that ours replaced: the buffer is another worker's and must not come into
+        // our pool.
+        let stream = self.streams.get_mut(id).filter(|stream| !stream.is_owned());
+        Ok((stream.ok_or(DropReason::UnknownTrack)?, &mut self.context.pool))
     }
 
     pub(super) fn mark_fresh(&mut self, id: StreamId) {

@@ -3,7 +3,7 @@
 //! A handshake costs half a millisecond, as much as some thousand forwarded packets, so a crowd that joins at once must not
 //! stand between a publisher's packet and the viewers that are there already. Part of the hallway:
 //! `dispatch` leaves datagrams here, `Worker::flush` takes one after the media, and the shell has more
-//! taken while it waits for the tick. A publisher's handshake does not wait here: its first packets
+//! taken as its time allows. A publisher's handshake does not wait here: its first packets
 //! follow at once.
 
 use std::collections::VecDeque;

@@ -19,6 +19,7 @@ mod layer;
 mod lifecycle;
 mod lobby;
 mod publisher;
+mod replays;
 mod report;
 mod session;
 mod sources;

@@ -55,6 +55,8 @@ pub(super) struct Publisher {
     pub(super) twcc: TwccReceiver,
     pub(super) clock: PublisherClock,
     route: RouteCache,
+    /// The workers that its packets went to.
+    served: Vec<usize>,
     pub(super) rtt: RepairRtt,
     pub(super) our_ssrc: u32,
     pub(super) next_report: Instant,
@@ -66,6 +68,10 @@ pub(super) struct Publisher {
 /// A publisher that is connected and sends no media for this long is ended
 /// ([`CloseReason::NoMedia`], quality B2), so that its name is free and its viewers know.
 const MEDIA_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Cached packets of a layer that a worker gets with its first viewer, so that the ring between has room for all
+/// layers. Of a longer group the end is missing there: its viewer begins with the keyframe alone.
+const SEED_PACKETS_MAX: usize = 200;
 
 pub(super) struct Track {
     pub(super) plan: PublishTrack,
@@ -95,6 +101,7 @@ impl Publisher {
             twcc: TwccReceiver::new(),
             clock: PublisherClock::new(),
             route: Cache::new(RouteOf(Arc::clone(stream))),
+            served: Vec::new(),
             rtt: RepairRtt::default(),
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
@@ -274,7 +281,15 @@ impl Publisher {
             stream.note_layer(epoch, track, layer, note);
         }
         let id = stream.shared.id;
-        for &worker in &self.route.load().destinations {
+        let route = self.route.load();
+        if route.destinations != self.served {
+            // Whoever comes anew begins with what is cached here.
+            for &worker in route.destinations.iter().filter(|w| !self.served.contains(w)) {
+                seed(worker, stream, context);
+            }
+            self.served.clone_from(&route.destinations);
+        }
+        for &worker in &route.destinations {
             if worker == context.port.index {
                 continue;
             }
@@ -352,6 +367,21 @@ impl Publisher {
         let track = self.tracks.get_mut(usize::from(target.track))?;
         let clock_rate = track.plan.format.codec.clock_rate();
         Some((track.layers.get_mut(usize::from(target.layer))?, clock_rate))
+    }
+}
+
+/// Gives a worker that had no viewers of the stream the last keyframe of each layer and what followed it.
+fn seed(worker: usize, stream: &LocalStream, context: &mut Context) {
+    let (id, Some(epoch)) = (stream.shared.id, stream.epoch()) else { return };
+    if worker == context.port.index {
+        return;
+    }
+    for (track, layer, packet) in stream.kept(SEED_PACKETS_MAX) {
+        let packet = Arc::clone(packet);
+        let item = MediaItem::Cached { stream: id, epoch, track, layer, packet };
+        if !context.port.send_media(worker, item) {
+            return;
+        }
     }
 }
 

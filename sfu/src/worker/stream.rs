@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::session::SessionKey;
-use crate::codec::MediaKind;
+use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
+use crate::forward::catch_up::Tail;
 use crate::forward::forwarder::LayerContext;
-use crate::forward::selector::{LAYER_DEAD_AFTER_MS, LayerView, largest_live};
+use crate::forward::selector::{LayerView, dead_after, largest_live};
+use crate::forward::start::{Cached, TAIL_PACKETS_MAX};
+use crate::media::keyframe::can_start;
 use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
-use crate::media::{Packet, PacketMeta, PacketPool, ReplayRing};
+use crate::media::{FrameInterval, KeyframeCache, Packet, PacketMeta, PacketPool, ReplayRing};
 use crate::router::{LayerNote, SourceInfo, StreamShared};
+use crate::units::Bitrate;
 
 /// How often the best layer is chosen anew.
 const SELECT_INTERVAL: Duration = Duration::from_millis(50);
@@ -68,12 +72,14 @@ const PADDING_MAX: u16 = 1;
 pub(super) struct LocalTrack {
     layers: Vec<LocalLayer>,
     best: Option<u8>,
-    audio: bool,
+    codec: Codec,
 }
 
 #[derive(Debug, Default)]
 struct LocalLayer {
     ring: ReplayRing,
+    keyframe: KeyframeCache,
+    frames: FrameInterval,
     anchor: Option<ClockAnchor>,
     rate: RateMeter,
     pixels: Option<u32>,
@@ -138,6 +144,7 @@ impl LocalStream {
         self.fresh.clear();
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
+            layer.keyframe.clear();
             layer.ring.clear(|packet| release(owned, pool, packet));
         }
     }
@@ -146,6 +153,7 @@ impl LocalStream {
     pub(super) fn expire(&mut self, now: Instant, pool: &mut PacketPool) {
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
+            layer.keyframe.expire(now);
             layer.ring.expire(now, |packet| release(owned, pool, packet));
         }
     }
@@ -162,6 +170,25 @@ impl LocalStream {
         packet: Arc<Packet>,
         pool: &mut PacketPool,
     ) -> Result<(), DropReason> {
+        let fresh = self.keep(epoch, track, layer, packet, pool)?;
+        if !self.viewers.is_empty() {
+            self.fresh.push(fresh);
+        }
+        Ok(())
+    }
+
+    /// Keeps a packet, for starts and repeats alone.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub(super) fn keep(
+        &mut self,
+        epoch: u32,
+        track: u8,
+        layer: u8,
+        packet: Arc<Packet>,
+        pool: &mut PacketPool,
+    ) -> Result<Fresh, DropReason> {
         let owned = self.owned;
         let current = self.epoch() == Some(epoch);
         let layer_state = self
@@ -174,10 +201,10 @@ impl LocalStream {
                     track.best = Some(layer);
                     self.selection += 1;
                 }
-                track.layers.get_mut(usize::from(layer))
+                Some((track.layers.get_mut(usize::from(layer))?, track.codec))
             })
             .filter(|_| current);
-        let (Some(state), Some(meta)) = (layer_state, packet.meta().copied()) else {
+        let (Some((state, codec)), Some(meta)) = (layer_state, packet.meta().copied()) else {
             release(owned, pool, packet);
             return Err(DropReason::UnknownTrack);
         };
@@ -187,10 +214,12 @@ impl LocalStream {
         if !state.ring.insert(packet, |packet| release(owned, pool, packet)) {
             return Err(DropReason::TooOld);
         }
-        if !self.viewers.is_empty() {
-            self.fresh.push(Fresh { track, layer, ext_seq: meta.ext_seq, padded: false });
+        if codec.kind() == MediaKind::Video {
+            state.frames.on_packet(meta.arrival, meta.timestamp);
+            let starts = can_start(codec, &meta, state.inband_parameter_sets);
+            state.keyframe.on_packet(&meta, starts, &state.ring);
         }
-        Ok(())
+        Ok(Fresh { track, layer, ext_seq: meta.ext_seq, padded: false })
     }
 
     /// Takes what the publisher's worker knows of a layer.
@@ -212,12 +241,9 @@ impl LocalStream {
             return;
         }
         self.selected_at = Some(now);
-        let dead_after = Duration::from_millis(LAYER_DEAD_AFTER_MS);
         for track in &mut self.tracks {
-            let views = track.layers.iter_mut().map(|layer| LayerView {
-                live: layer
-                    .last_packet
-                    .is_some_and(|at| now.saturating_duration_since(at) < dead_after),
+            let views = track.layers.iter().map(|layer| LayerView {
+                live: layer.is_live(now),
                 pixels: layer.pixels,
                 bitrate: layer.rate.bitrate(now).0,
             });
@@ -235,11 +261,12 @@ impl LocalStream {
     /// layer, the small packets of audio last. Order within an SSRC is kept, between SSRCs it is free.
     pub(super) fn arrange(&mut self) {
         let Self { fresh, tracks, .. } = self;
-        let is_audio = |track: u8| tracks.get(usize::from(track)).is_some_and(|track| track.audio);
+        let is_audio = |track: u8| tracks.get(usize::from(track)).is_some_and(LocalTrack::is_audio);
         fresh.sort_unstable_by_key(|f| (is_audio(f.track), f.track, f.layer, f.ext_seq));
         for run in fresh.chunk_by_mut(Fresh::is_with) {
             if let Some(layer) = run.first().filter(|_| run.len() > 1).and_then(|first| {
-                let track = tracks.get(usize::from(first.track)).filter(|track| !track.audio)?;
+                let track =
+                    tracks.get(usize::from(first.track)).filter(|track| !track.is_audio())?;
                 track.layers.get(usize::from(first.layer))
             }) {
                 pad_to_neighbours(run, |ext_seq| layer.ring.get(ext_seq)?.meta());
@@ -264,15 +291,40 @@ impl LocalStream {
 
     /// Whether a layer sent something lately.
     pub(super) fn is_live(&self, track: u8, layer: u8, now: Instant) -> bool {
-        let dead_after = Duration::from_millis(LAYER_DEAD_AFTER_MS);
-        self.layer(track, layer)
-            .and_then(|layer| layer.last_packet)
-            .is_some_and(|at| now.saturating_duration_since(at) < dead_after)
+        self.layer(track, layer).is_some_and(|layer| layer.is_live(now))
     }
 
     /// A cached packet.
     pub(super) fn packet(&self, track: u8, layer: u8, ext_seq: u64) -> Option<&Arc<Packet>> {
-        self.layer(track, layer)?.ring.get(ext_seq)
+        let layer = self.layer(track, layer)?;
+        layer.ring.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq))
+    }
+
+    /// The keyframe of a layer.
+    pub(super) fn keyframe(&self, track: u8, layer: u8) -> Option<&KeyframeCache> {
+        self.layer(track, layer).map(|layer| &layer.keyframe)
+    }
+
+    /// Whether a packet came in this turn.
+    pub(super) fn is_fresh(&self, track: u8, layer: u8, ext_seq: u64) -> bool {
+        self.fresh.iter().any(|f| (f.track, f.layer, f.ext_seq) == (track, layer, ext_seq))
+    }
+
+    /// What a layer carries now.
+    pub(super) fn bitrate(&self, track: u8, layer: u8, now: Instant) -> Option<Bitrate> {
+        self.layer(track, layer).map(|layer| layer.rate.bitrate(now))
+    }
+
+    /// What a viewer could begin with on a layer.
+    pub(super) fn cached_start(&self, track: u8, layer: u8, now: Instant) -> Option<Cached<'_>> {
+        let layer = self.layer(track, layer)?;
+        let begins = layer.keyframe.begins();
+        Some(Cached {
+            tail: begins.and_then(|first| Tail::find(&layer.ring, first, TAIL_PACKETS_MAX)),
+            begun: begins.and_then(|first| Some(layer.ring.get(first)?.meta()?.arrival)),
+            keyframe: layer.keyframe.whole(),
+            bitrate: layer.rate.bitrate(now),
+        })
     }
 
     /// When the packets to forward in this turn arrived.
@@ -293,12 +345,28 @@ impl LocalStream {
         })
     }
 
+    /// The last whole keyframe of each layer of video, and what follows it without a hole: at most so many
+    /// packets each, else nothing.
+    pub(super) fn kept(&self, packets_max: usize) -> impl Iterator<Item = (u8, u8, &Arc<Packet>)> {
+        let layers = (0u8..).zip(&self.tracks).flat_map(|(index, track)| {
+            (0u8..).zip(&track.layers).map(move |(layer, state)| (index, layer, state))
+        });
+        layers.flat_map(move |(track, layer, state)| {
+            let whole = state.keyframe.whole();
+            let end = whole.map_or(0, |keyframe| keyframe.end());
+            let rest = (end..=state.ring.newest()).map_while(|ext_seq| state.ring.get(ext_seq));
+            let kept = whole.into_iter().flat_map(|keyframe| keyframe.packets());
+            let all = kept.chain(rest.take(packets_max)).take(packets_max);
+            all.map(move |packet| (track, layer, packet))
+        })
+    }
+
     /// Packets and payload bytes cached here.
     pub(super) fn cached(&self) -> (usize, usize) {
-        self.tracks
-            .iter()
-            .flat_map(|track| &track.layers)
-            .fold((0, 0), |(p, b), layer| (p + layer.ring.packets(), b + layer.ring.bytes()))
+        self.tracks.iter().flat_map(|track| &track.layers).fold((0, 0), |(p, b), layer| {
+            let (packets, bytes) = layer.kept_beyond_ring();
+            (p + layer.ring.packets() + packets, b + layer.ring.bytes() + bytes)
+        })
     }
 
     /// Whether the packets are ours (and not handles to another worker's).
@@ -312,6 +380,19 @@ impl LocalStream {
 }
 
 impl LocalLayer {
+    fn is_live(&self, now: Instant) -> bool {
+        let silent = |at| now.saturating_duration_since(at);
+        self.last_packet.is_some_and(|at| silent(at) < dead_after(self.frames.get()))
+    }
+
+    /// Packets and bytes of the keyframe that have left the ring.
+    fn kept_beyond_ring(&self) -> (usize, usize) {
+        let kept = self.keyframe.whole().map_or(&[][..], |keyframe| keyframe.packets());
+        let metas = kept.iter().filter_map(|packet| packet.meta());
+        let beyond = metas.filter(|meta| self.ring.get(meta.ext_seq).is_none());
+        beyond.fold((0, 0), |(p, b), meta| (p + 1, b + usize::from(meta.payload_len)))
+    }
+
     fn learn_size(&mut self, resolution: Option<(u16, u16)>) {
         if let Some((width, height)) = resolution {
             self.pixels = Some(u32::from(width) * u32::from(height));
@@ -326,8 +407,12 @@ impl LocalTrack {
         Self {
             layers: (0..layers).map(|_| LocalLayer::default()).collect(),
             best: None,
-            audio: info.source.kind == MediaKind::Audio,
+            codec: info.source.format.codec,
         }
+    }
+
+    fn is_audio(&self) -> bool {
+        self.codec.kind() == MediaKind::Audio
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
+use super::replays::Replays;
 use super::report::{DecisionInfo, LayerInfo, TrackInfo};
 use super::session::{Budget, Pacing};
 use super::stream::{Fresh, LocalStream};
@@ -15,7 +16,9 @@ use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
 use crate::forward::forwarder::LayerContext;
 use crate::forward::sent::{SENT_AUDIO_MAX, SENT_MAX};
-use crate::forward::{Forwarder, LineConfig, OutgoingFormat, Plaintext, Reason, Stamp};
+use crate::forward::{
+    Forwarder, Line, LineConfig, OutgoingFormat, Plaintext, Reason, SentRecord, Stamp, Verdict,
+};
 use crate::media::stats::SenderStats;
 use crate::media::{Packet, ReplayRing};
 use crate::router::{SourceInfo, StreamShared, table::TRACKS_MAX};
@@ -80,18 +83,39 @@ struct SubTrack {
     repairs: u64,
     /// The keyframe that was asked for: publisher epoch and layer.
     asked: Option<(u32, u8)>,
+    replays: Replays,
 }
 
 /// What a packet meets on its way to one viewer, for one turn.
-struct Way<'a> {
-    now: Instant,
-    path: Path,
-    peer: &'a mut Peer,
-    batch: &'a mut Batch,
-    context: &'a mut Context,
-    egress: &'a mut dyn Egress,
+pub(super) struct Way<'a> {
+    pub now: Instant,
+    pub path: Path,
+    pub peer: &'a mut Peer,
+    pub batch: &'a mut Batch,
+    pub context: &'a mut Context,
+    pub egress: &'a mut dyn Egress,
+    /// The next transport-wide number.
+    pub next_twcc: u16,
     /// Packets and bytes that left.
-    sent: (u64, u64),
+    pub sent: (u64, u64),
+}
+
+impl Way<'_> {
+    /// Writes, seals and batches a packet that has its number.
+    pub(super) fn emit(&mut self, line: &mut Line, record: &SentRecord, packet: &Packet) {
+        self.next_twcc = self.next_twcc.wrapping_add(1);
+        let written = line.write_media(record, packet, self.batch.slot());
+        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
+        let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
+        match sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) {
+            None => self.context.report.dropped.count(DropReason::TooLargeToSend),
+            Some(bytes) => {
+                self.sent = (self.sent.0 + 1, self.sent.1 + bytes as u64);
+                self.batch.commit(bytes, self.path, self.egress);
+                line.count(octets);
+            }
+        }
+    }
 }
 
 /// A layer whose packets are forwarded.
@@ -142,6 +166,7 @@ impl Subscriber {
                 nacks: 0,
                 repairs: 0,
                 asked: None,
+                replays: Replays::new(),
             })
             .collect();
         Self {
@@ -245,16 +270,65 @@ impl Subscriber {
             context.report.dropped.add(DropReason::UnconfirmedEgress, stream.fresh.len() as u64);
             return;
         }
-        let mut way = Way { now, path, peer, batch, context, egress, sent: (0, 0) };
+        let next_twcc = self.next_twcc;
+        let way = &mut Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
+        let flowing = self.flowing();
+        self.replay(stream, way);
         for run in stream.fresh.chunk_by(Fresh::is_with) {
-            self.forward_run(run, stream, &mut way);
+            self.forward_run(run, stream, way);
         }
-        let Way { sent: (packets, bytes), .. } = way;
-        batch.flush(path, egress);
-        peer.count_sent(bytes);
-        context.report.packets_out += packets;
-        context.report.bytes_out += bytes;
+        self.replay(stream, way);
+        self.end_turn(flowing, way);
         self.ask_keyframes(stream);
+    }
+
+    /// Sends what is due of cached keyframes, between two packets of the stream.
+    pub(super) fn handle_replay_timeout(
+        &mut self,
+        now: Instant,
+        stream: &LocalStream,
+        peer: &mut Peer,
+        batch: &mut Batch,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let due = |track: &SubTrack| track.forwarder.next_timeout().is_some_and(|at| at <= now);
+        let Some(path) = peer.selected().filter(|_| self.tracks.iter().any(due)) else { return };
+        if !self.connected || !peer.is_confirmed() {
+            return;
+        }
+        let next_twcc = self.next_twcc;
+        let way = &mut Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
+        let flowing = self.flowing();
+        self.replay(stream, way);
+        self.end_turn(flowing, way);
+    }
+
+    fn replay(&mut self, stream: &LocalStream, way: &mut Way<'_>) {
+        for track in &mut self.tracks {
+            if let Some(source) = track.source.filter(|_| !track.forwarder.is_straight()) {
+                track.replays.advance(&mut track.forwarder, source, stream, way);
+            }
+        }
+    }
+
+    /// Tracks of which something flows.
+    fn flowing(&self) -> usize {
+        self.tracks.iter().filter(|track| track.forwarder.current_layer().is_some()).count()
+    }
+
+    /// What was written leaves; so many tracks flowed before.
+    fn end_turn(&mut self, flowed: usize, way: &mut Way<'_>) {
+        way.batch.flush(way.path, way.egress);
+        let (packets, bytes) = way.sent;
+        way.peer.count_sent(bytes);
+        way.context.report.packets_out += packets;
+        way.context.report.bytes_out += bytes;
+        self.next_twcc = way.next_twcc;
+        if self.flowing() > flowed {
+            let soon = way.now + FIRST_REPORT_AFTER;
+            self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
+        }
     }
 
     /// This turn's packets of one layer.
@@ -269,26 +343,16 @@ impl Subscriber {
             way.context.report.dropped.add(DropReason::LayerNotSelected, run.len() as u64);
             return;
         }
-        let idle = track.forwarder.current_layer().is_none();
         let origin = Origin { layer, ring, shared: &stream.shared, track: first.track };
         for &fresh in run {
-            if track.forward(fresh, &origin, &mut self.next_twcc, way) {
+            if track.forward(fresh, &origin, way) {
                 // What overtook the packet that it starts with is here since an earlier turn.
                 for ext_seq in (fresh.ext_seq + 1..=ring.newest()).take(OVERTAKEN_MAX) {
                     if !run.iter().any(|later| later.ext_seq == ext_seq) {
-                        track.forward(
-                            Fresh { ext_seq, ..fresh },
-                            &origin,
-                            &mut self.next_twcc,
-                            way,
-                        );
+                        track.forward(Fresh { ext_seq, ..fresh }, &origin, way);
                     }
                 }
             }
-        }
-        if idle && track.forwarder.current_layer().is_some() {
-            let soon = way.now + FIRST_REPORT_AFTER;
-            self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
         }
     }
 
@@ -500,7 +564,8 @@ impl Subscriber {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.next_report
+        let replays = self.tracks.iter().filter_map(|track| track.forwarder.next_timeout());
+        replays.chain(self.next_report).min()
     }
 
     /// Round-trip time as the viewer's reports tell it.
@@ -589,38 +654,21 @@ impl SubTrack {
     }
 
     /// One packet: decides, writes, seals. True if a stretch of the line began with it.
-    fn forward(
-        &mut self,
-        fresh: Fresh,
-        origin: &Origin<'_>,
-        next_twcc: &mut u16,
-        way: &mut Way<'_>,
-    ) -> bool {
+    fn forward(&mut self, fresh: Fresh, origin: &Origin<'_>, way: &mut Way<'_>) -> bool {
         let packet = origin.ring.get(fresh.ext_seq);
         let Some((packet, meta)) = packet.and_then(|packet| Some((packet, packet.meta()?))) else {
             return false;
         };
-        let stamp = Stamp { twcc: *next_twcc, padded: fresh.padded };
-        let record = match self.forwarder.on_packet(origin.layer, meta, stamp) {
-            Ok(record) => record,
-            Err(reason) => {
+        let stamp = Stamp { twcc: way.next_twcc, padded: fresh.padded };
+        match self.forwarder.on_packet(origin.layer, meta, stamp) {
+            Verdict::Send(record) => way.emit(self.forwarder.line_mut(), &record, packet),
+            Verdict::Later => return false,
+            Verdict::Drop(reason) => {
                 way.context.report.dropped.count(reason);
                 if reason == DropReason::AwaitingKeyframe {
                     origin.shared.wish_keyframe(origin.track, fresh.layer);
                 }
                 return false;
-            }
-        };
-        *next_twcc = next_twcc.wrapping_add(1);
-        let written = self.forwarder.line().write_media(&record, packet, way.batch.slot());
-        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
-        let sealed = written.and_then(|plaintext| way.peer.seal(plaintext));
-        match sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) {
-            None => way.context.report.dropped.count(DropReason::TooLargeToSend),
-            Some(bytes) => {
-                way.sent = (way.sent.0 + 1, way.sent.1 + bytes as u64);
-                way.batch.commit(bytes, way.path, way.egress);
-                self.forwarder.line_mut().count(octets);
             }
         }
         self.forwarder.line().begins_with() == Some(fresh.ext_seq)

@@ -15,6 +15,9 @@ use weir_sfu::sdp::{SubscribePlan, SubscribeTrack};
 use super::media::Stamp;
 use super::publisher::RtpHead;
 
+/// Frames this near to the one before, in ticks of 90 kHz, were squeezed: no camera is so fast.
+const SQUEEZED_TICKS: u32 = 100;
+
 /// What became of one packet.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
@@ -439,6 +442,13 @@ impl Line {
             return;
         };
         let Some(stamp) = last.stamp else { return };
+        // A frame of the past that was squeezed into the present tells nothing of the clock.
+        let mut before =
+            self.packets.values().rev().filter(|sent| sent.timestamp != last.timestamp);
+        let step = before.next().map(|sent| last.timestamp.wrapping_sub(sent.timestamp));
+        if self.video() && step.is_none_or(|step| step <= SQUEEZED_TICKS) {
+            return;
+        }
         let rate = f64::from(self.plan.codecs[0].format.codec.clock_rate());
         let since = f64::from(report.rtp_time.wrapping_sub(last.timestamp) as i32) / rate * 1e9;
         let pointed_at = stamp.captured_ns as i64 + since as i64;

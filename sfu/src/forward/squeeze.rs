@@ -1,0 +1,138 @@
+//! Timestamps of the first frames after a splice.
+//!
+//! A viewer that starts from the cache, or jumps to another layer, gets frames that lie in its past: by their
+//! own clock they come before what it has seen, or so far before "now" that it would stay behind for ever.
+//! Such frames are stamped a millisecond apart, as late as can be, so that the decoder gets them all and the
+//! renderer shows the newest; from the first frame that lies ahead the line runs by the layer's own clock, with
+//! no offset left behind (quality A2.3, A3.3). Called by `line.rs`; knows nothing of packets.
+
+/// Between two squeezed frames, in ticks of 90 kHz: a millisecond.
+pub const STEP: u32 = 90;
+
+/// Squeezed frames whose late packets still find their timestamp: a repair takes about a round trip.
+const FRAMES: usize = 8;
+
+/// The frames of a segment that do not follow its clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Squeeze {
+    /// Frames that begin before this number are of the past, whatever their clock says.
+    until: u64,
+    /// The newest squeezed frames, newest first: packets of them may still come.
+    frames: [Option<Frame>; FRAMES],
+    /// The last timestamp given out.
+    last: u32,
+    /// Packets from here on follow the clock; 0 while none does.
+    plain_from: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    first: u64,
+    incoming: u32,
+    outgoing: u32,
+}
+
+impl Squeeze {
+    /// Frames come after `last`, those that begin before `until` squeezed.
+    pub fn after(last: u32, until: u64) -> Self {
+        Self { until, frames: [None; FRAMES], last, plain_from: 0 }
+    }
+
+    /// The timestamp of a packet whose own clock says `plain`; `None` for a packet that is too late to
+    /// know its frame's.
+    pub fn stamp(&mut self, ext_seq: u64, incoming: u32, plain: u32) -> Option<u32> {
+        if self.is_over() && ext_seq >= self.plain_from {
+            return Some(plain);
+        }
+        let known = self.frames.iter_mut().flatten().find(|frame| frame.incoming == incoming);
+        if let Some(frame) = known {
+            frame.first = frame.first.min(ext_seq);
+            return Some(frame.outgoing);
+        }
+        if ext_seq >= self.until && is_ahead(plain, self.last) {
+            self.plain_from = self.plain_from().min(ext_seq);
+            return Some(plain);
+        }
+        let newest = self.frames.first().copied().flatten();
+        if self.is_over() || newest.is_some_and(|frame| ext_seq < frame.first) {
+            return None;
+        }
+        let outgoing = self.last.wrapping_add(STEP);
+        self.last = outgoing;
+        self.frames.rotate_right(1);
+        if let Some(newest) = self.frames.first_mut() {
+            *newest = Some(Frame { first: ext_seq, incoming, outgoing });
+        }
+        Some(outgoing)
+    }
+
+    /// The first packet that follows the clock; none does yet if it is the largest number.
+    pub fn plain_from(&self) -> u64 {
+        if self.is_over() { self.plain_from } else { u64::MAX }
+    }
+
+    /// Whether the line follows the clock by now.
+    pub fn is_over(&self) -> bool {
+        self.plain_from > 0
+    }
+}
+
+/// Whether `a` comes after `b` on the circle of timestamps.
+pub fn is_ahead(a: u32, b: u32) -> bool {
+    a != b && a.wrapping_sub(b) < 1 << 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME: u32 = 3_000;
+
+    #[test]
+    fn the_past_is_squeezed_and_the_present_follows_the_clock() {
+        // Three frames of the past, two packets each; the clock of the line is the publisher's plus 1,000.
+        let mut squeeze = Squeeze::after(90_000, 106);
+        let mut stamps = Vec::new();
+        for ext_seq in 100..110u64 {
+            let incoming = 88_000 + (ext_seq as u32 - 100) / 2 * 1_100;
+            stamps.push(squeeze.stamp(ext_seq, incoming, incoming + 1_000).unwrap());
+        }
+        let [a, b, c] = [1, 2, 3].map(|n| 90_000 + n * STEP);
+        let (d, e) = (88_000 + 3 * 1_100 + 1_000, 88_000 + 4 * 1_100 + 1_000);
+        assert_eq!(stamps, [a, a, b, b, c, c, d, d, e, e]);
+        assert!(squeeze.is_over());
+    }
+
+    #[test]
+    fn a_frame_whose_clock_is_still_behind_is_squeezed_too() {
+        let mut squeeze = Squeeze::after(10 * FRAME, 101);
+        assert_eq!(squeeze.stamp(100, 0, 9 * FRAME), Some(10 * FRAME + STEP));
+        assert_eq!(squeeze.stamp(101, 1, 10 * FRAME), Some(10 * FRAME + 2 * STEP));
+        assert_eq!(squeeze.stamp(102, 2, 11 * FRAME), Some(11 * FRAME));
+        assert_eq!(squeeze.stamp(103, 3, 12 * FRAME), Some(12 * FRAME));
+    }
+
+    #[test]
+    fn packets_that_were_overtaken_get_their_frame_s_timestamp_or_none() {
+        let mut squeeze = Squeeze::after(0, 130);
+        for n in 0..=FRAMES as u64 {
+            squeeze.stamp(100 + 2 * n, n as u32, 0);
+        }
+        let last = FRAMES as u32;
+        assert_eq!(squeeze.stamp(117, last, 0), Some((last + 1) * STEP));
+        assert_eq!(squeeze.stamp(103, 1, 0), Some(2 * STEP));
+        assert_eq!(squeeze.stamp(101, 0, 0), None, "too many frames back: forgotten");
+        assert_eq!(squeeze.stamp(132, 50_000, 50_000), Some(50_000));
+        assert_eq!(squeeze.stamp(130, 47_000, 47_000), Some(47_000), "a whole frame, overtaken");
+        assert_eq!(squeeze.stamp(118, last, 0), Some((last + 1) * STEP), "also when it is over");
+        assert_eq!(squeeze.stamp(127, 48_000, 48_000), None);
+    }
+
+    #[test]
+    fn timestamps_wrap() {
+        let mut squeeze = Squeeze::after(u32::MAX - 10, 0);
+        assert_eq!(squeeze.stamp(1 << 16, 1, u32::MAX - 20), Some(STEP - 11));
+        assert_eq!(squeeze.stamp((1 << 16) + 1, 2, STEP - 11), Some(2 * STEP - 11));
+        assert_eq!(squeeze.stamp((1 << 16) + 2, 3, FRAME), Some(FRAME));
+    }
+}

@@ -1,0 +1,66 @@
+//! How far apart the frames of a layer usually come: a camera's 33 ms, a still screen's second.
+//!
+//! So that silence can be told from a slow layer. Called for each packet by `worker/stream.rs`.
+
+use std::time::{Duration, Instant};
+
+/// An interval counts for one part in so many.
+const SMOOTHING: u32 = 8;
+
+/// The smoothed time from one frame to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FrameInterval {
+    last: Option<(u32, Instant)>,
+    usual: Option<Duration>,
+}
+
+impl FrameInterval {
+    /// A packet of the frame with this timestamp came.
+    pub fn on_packet(&mut self, now: Instant, timestamp: u32) {
+        let Some((last, at)) = self.last else {
+            self.last = Some((timestamp, now));
+            return;
+        };
+        // Packets that were overtaken belong to frames that were seen.
+        if timestamp == last || timestamp.wrapping_sub(last) >= 1 << 31 {
+            return;
+        }
+        self.last = Some((timestamp, now));
+        let interval = now.saturating_duration_since(at);
+        self.usual = Some(match self.usual {
+            None => interval,
+            Some(usual) => usual - usual / SMOOTHING + interval / SMOOTHING,
+        });
+    }
+
+    /// From one frame to the next; none before the second.
+    pub fn get(&self) -> Option<Duration> {
+        self.usual
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_of_a_frame_and_late_ones_do_not_count() {
+        let start = Instant::now();
+        let mut frames = FrameInterval::default();
+        assert_eq!(frames.get(), None);
+        for n in 0..100u32 {
+            let now = start + Duration::from_millis(40) * n;
+            let timestamp = (u32::MAX - 50_000).wrapping_add(3_600 * n);
+            frames.on_packet(now, timestamp);
+            frames.on_packet(now + Duration::from_millis(3), timestamp);
+            frames.on_packet(now + Duration::from_millis(4), timestamp.wrapping_sub(3_600));
+        }
+        assert_eq!(frames.get().map(|usual| usual.as_millis()), Some(40));
+        for n in 0..40u32 {
+            let now = start + Duration::from_secs(5) + Duration::from_secs(1) * n;
+            frames.on_packet(now, 800_000 + 90_000 * n);
+        }
+        let usual = frames.get().expect("frames came");
+        assert!(usual > Duration::from_millis(950), "{usual:?}");
+    }
+}

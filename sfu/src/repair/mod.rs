@@ -7,4 +7,6 @@ pub mod keyframe_planner;
 pub mod keyframe_schedule;
 pub mod nack_answers;
 pub mod nack_generator;
+pub mod nack_list;
+mod reordering;
 pub mod rtt;

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::answers::Answers;
 use super::nack_answers::NackAnswers;
+use super::nack_list::NackList;
+use super::reordering::{MAX_ALLOWANCE, Reordering};
 
 /// Packets behind the newest that are still known one by one. An older one is
 /// [`Arrival::TooOld`]; an open hole that falls behind is given up.
@@ -376,108 +378,6 @@ impl Seen {
         let slot = seq % NACK_WINDOW;
         let word = self.0.get_mut((slot / 64) as usize).expect("slot < NACK_WINDOW");
         (word, 1 << (slot % 64))
-    }
-}
-
-/// How late packets come on this path without being lost.
-#[derive(Debug)]
-struct Reordering {
-    /// The last latenesses in ms, rounded up; a ring once it is full.
-    recent_ms: [u8; REORDER_SAMPLES],
-    count: usize,
-    allowance: Duration,
-    last: Option<Instant>,
-}
-
-/// Latenesses remembered.
-const REORDER_SAMPLES: usize = 64;
-
-/// Longest wait before the first request; a path that reorders further pays with needless repeats.
-const MAX_ALLOWANCE: Duration = Duration::from_millis(20);
-
-/// A path that has not reordered for so long has changed: the allowance returns to zero.
-const REORDER_MEMORY: Duration = Duration::from_secs(30);
-
-impl Default for Reordering {
-    fn default() -> Self {
-        Self { recent_ms: [0; REORDER_SAMPLES], count: 0, allowance: Duration::ZERO, last: None }
-    }
-}
-
-impl Reordering {
-    fn learn(&mut self, now: Instant, lateness: Duration) {
-        if self.is_forgotten(now) {
-            self.count = 0;
-        }
-        let ms = lateness.as_micros().div_ceil(1_000).min(u128::from(u8::MAX)) as u8;
-        if let Some(slot) = self.recent_ms.get_mut(self.count % REORDER_SAMPLES) {
-            *slot = ms;
-        }
-        self.count += 1;
-        self.last = Some(now);
-
-        let mut sorted = self.recent_ms;
-        let known = self.count.min(REORDER_SAMPLES);
-        let p95 = sorted
-            .get_mut(..known)
-            .map(|known_ms| *known_ms.select_nth_unstable((known * 95).div_ceil(100) - 1).1);
-        self.allowance = Duration::from_millis(p95.unwrap_or_default().into()).min(MAX_ALLOWANCE);
-    }
-
-    fn allowance(&self, now: Instant) -> Duration {
-        if self.is_forgotten(now) { Duration::ZERO } else { self.allowance }
-    }
-
-    fn is_forgotten(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now.saturating_duration_since(last) > REORDER_MEMORY)
-    }
-}
-
-/// Numbers for one NACK packet (RFC 4585 section 6.2.1), oldest first.
-///
-/// They lie within [`NACK_WINDOW`] and each pair of packet id and bitmask covers 17 numbers, so they
-/// never need more than 61 pairs on the wire (64 are allowed, quality B2).
-#[derive(Debug)]
-pub struct NackList {
-    numbers: [u16; Self::MAX_NUMBERS],
-    len: usize,
-}
-
-impl Default for NackList {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl NackList {
-    /// Most numbers in one list.
-    pub const MAX_NUMBERS: usize = 256;
-
-    /// An empty list.
-    pub fn new() -> Self {
-        Self { numbers: [0; Self::MAX_NUMBERS], len: 0 }
-    }
-
-    /// The numbers as they stand on the wire; order survives the wrap (65,535 before 0).
-    pub fn as_slice(&self) -> &[u16] {
-        self.numbers.get(..self.len).unwrap_or_default()
-    }
-
-    /// Whether there is nothing to ask for.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    /// False if it is full.
-    fn push(&mut self, seq: u16) -> bool {
-        let Some(slot) = self.numbers.get_mut(self.len) else { return false };
-        *slot = seq;
-        self.len += 1;
-        true
     }
 }
 
@@ -904,21 +804,6 @@ mod tests {
         let asked = poll(&mut generator, start);
         assert!(asked.windows(2).all(|two| two[1] - two[0] == 17));
         assert!((58..=64).contains(&asked.len()), "{} pairs", asked.len()); // quality B2
-    }
-
-    #[test]
-    fn reordering_is_forgotten_when_the_path_changes() {
-        let start = Instant::now();
-        let mut reordering = Reordering::default();
-        assert_eq!(reordering.allowance(start), Duration::ZERO);
-        for _ in 0..19 {
-            reordering.learn(start, 3 * MS);
-        }
-        reordering.learn(start, 200 * MS);
-        assert_eq!(reordering.allowance(start), 3 * MS, "95th percentile");
-        reordering.learn(start, 200 * MS);
-        assert_eq!(reordering.allowance(start), MAX_ALLOWANCE);
-        assert_eq!(reordering.allowance(start + REORDER_MEMORY + MS), Duration::ZERO);
     }
 
     proptest::proptest! {

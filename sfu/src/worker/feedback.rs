@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::publisher::Publisher;
 use crate::repair::keyframe_planner::Wish;
-use crate::repair::nack_generator::NackList;
+use crate::repair::nack_list::NackList;
 use crate::router::StreamShared;
 use crate::rtp::rtcp::{ReportBlock, RtcpWriter};
 use crate::transport::egress::Egress;

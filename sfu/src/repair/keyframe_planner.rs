@@ -26,7 +26,7 @@ pub const START_BURST: u32 = 16;
 pub const HOLE_BURST: u32 = 8;
 
 /// The same for single viewers that have a picture.
-pub const REFRESH_BURST: u32 = 3;
+pub const REFRESH_BURST: u32 = 5;
 
 /// While keyframes are dear, wishes of those who have a picture wait this long after the last request, and no
 /// longer: a frozen picture is worse than a dear one.
@@ -510,8 +510,8 @@ mod tests {
         assert!(layer.poll(start, RTT));
         layer.on_keyframe(start + 100 * MS);
         layer.want(start + 150 * MS, Wish::Refresh);
-        assert_eq!(requests(&mut layer, start, 60_000), [500, 1_000, 2_000, 4_000, 6_000]);
-        assert_eq!(layer.next_timeout(), None, "the next would be at 11,000");
+        assert_eq!(requests(&mut layer, start, 60_000), [500, 1_000, 1_500, 2_000, 2_500, 7_500]);
+        assert_eq!(layer.next_timeout(), None, "the next would be at 12,500");
     }
 
     #[test]
@@ -747,5 +747,48 @@ mod tests {
         stage.planner.restart();
         assert_eq!(stage.habit(), Habit::Ignored);
         assert_eq!(stage.planner.schedule().next_due(), None);
+    }
+
+    proptest::proptest! {
+        /// Whatever viewers wish and the publisher does: no busy loop, never sooner than half a second, and no
+        /// more than one in two seconds beyond the burst.
+        #[test]
+        fn pace_holds_whatever_happens(
+            steps in proptest::collection::vec((0u64..400, 0u8..8, 0usize..3, 1usize..60_000), 1..600),
+            rtt_ms in proptest::option::of(0u64..5_000),
+        ) {
+            let rtt = rtt_ms.map(Duration::from_millis);
+            let mut now = Instant::now();
+            let mut layer = KeyframePlanner::new();
+            let mut sent: Vec<Instant> = Vec::new();
+            for (ms, what, wish, bytes) in steps {
+                let until = now + Duration::from_millis(ms);
+                while let Some(at) = layer.next_timeout().filter(|at| *at <= until) {
+                    let at = at.max(now);
+                    if layer.poll(at, rtt) {
+                        sent.push(at);
+                    }
+                    assert!(layer.next_timeout().is_none_or(|next| next > at), "no busy loop");
+                }
+                now = until;
+                match what {
+                    0 => {
+                        layer.on_keyframe(now);
+                        layer.on_packet(now, bytes, true);
+                    }
+                    1 if bytes < 1_000 => layer.restart(),
+                    1..4 => layer.want(now, Wish::ALL[wish]),
+                    _ => layer.on_packet(now, bytes / 10, false),
+                }
+            }
+            assert_eq!(layer.sent(), sent.len() as u64);
+            assert!(sent.windows(2).all(|two| two[1] - two[0] >= MIN_GAP));
+            for (index, from) in sent.iter().enumerate() {
+                for (count, to) in (0u32..).zip(&sent[index..]) {
+                    let most = START_BURST + ((*to - *from).as_secs_f64() / 2.0) as u32;
+                    assert!(count < most, "{count} requests in {:?}", *to - *from);
+                }
+            }
+        }
     }
 }

@@ -1,5 +1,12 @@
-//! Repair of one incoming layer: which packets to ask for again, and when to ask for a keyframe.
+//! Repair of one incoming layer: which packets to ask for again, when to ask for a keyframe, and what its
+//! publisher taught us about asking.
 
-pub mod keyframe_requests;
+pub mod answers;
+pub mod keyframe_cost;
+pub mod keyframe_planner;
+pub mod keyframe_schedule;
+pub mod nack_answers;
 pub mod nack_generator;
+pub mod nack_list;
+mod reordering;
 pub mod rtt;

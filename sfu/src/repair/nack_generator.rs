@@ -3,13 +3,19 @@
 //! Owns the list of holes, their pace and the end of hope. Never holds packets back, never sees
 //! bytes, never writes RTCP. Called by the publisher side of `worker` for each packet (also for one
 //! unwrapped from RTX, so that a repair closes its hole) and at each of its timeouts; what it asks
-//! for is written by `rtp::rtcp`. Next: `keyframe_requests.rs`, for what cannot be repaired.
+//! for is written by `rtp::rtcp`. Whether asking helps is learned in `nack_answers.rs`; where it does not,
+//! a hole wishes a keyframe at once. Next: `keyframe_planner.rs`, for what cannot be repaired.
 //!
 //! Source: quality A3.2. An unpaced generator makes a browser repeat more than half of all it
 //! sends, so a request is repeated only after a round trip, with backoff, and not for ever.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use super::answers::Answers;
+use super::nack_answers::NackAnswers;
+use super::nack_list::NackList;
+use super::reordering::{MAX_ALLOWANCE, Reordering};
 
 /// Packets behind the newest that are still known one by one. An older one is
 /// [`Arrival::TooOld`]; an open hole that falls behind is given up.
@@ -80,18 +86,17 @@ pub struct NackGenerator {
     next_due: Option<Instant>,
     last_batch: Option<Instant>,
     keyframe_wish: bool,
+    /// What is missing before this number a keyframe has replaced.
+    replaced: u64,
+    negotiated: bool,
+    answers: NackAnswers,
     counters: NackCounters,
 }
 
-impl Default for NackGenerator {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl NackGenerator {
-    /// A generator that has seen nothing yet.
-    pub fn new() -> Self {
+    /// A generator that has seen nothing yet. Without NACK negotiated it asks for nothing and wishes a
+    /// keyframe for each hole.
+    pub fn new(negotiated: bool) -> Self {
         Self {
             highest: None,
             seen: Seen::default(),
@@ -101,8 +106,17 @@ impl NackGenerator {
             next_due: None,
             last_batch: None,
             keyframe_wish: false,
+            replaced: 0,
+            negotiated,
+            answers: NackAnswers::default(),
             counters: NackCounters::default(),
         }
+    }
+
+    /// The encoder starts anew with other numbers: what was learned and counted stays.
+    pub fn restart(&mut self) {
+        let answers = std::mem::take(&mut self.answers);
+        *self = Self { answers, counters: self.counters, ..Self::new(self.negotiated) };
     }
 
     /// Takes note of a packet, directly received or unwrapped from RTX, and tells what it was.
@@ -137,9 +151,11 @@ impl NackGenerator {
 
     /// A keyframe came: what was given up before it needs no further one. Holes before it are still
     /// asked for while they are young: the keyframe's own first packet may be among them, and the
-    /// pictures before it are still shown.
-    pub fn on_keyframe(&mut self) {
+    /// pictures before it are still shown. `begins` is its first number if that is sure: what is given up
+    /// before that later needs none either.
+    pub fn on_keyframe(&mut self, begins: Option<u64>) {
         self.keyframe_wish = false;
+        self.replaced = self.replaced.max(begins.unwrap_or(0));
     }
 
     /// Overwrites `out` with the numbers to ask for now, oldest first; empty when none is due.
@@ -147,18 +163,38 @@ impl NackGenerator {
     ///
     /// First request after the reorder allowance (none on a path that never reordered, else the
     /// 95th percentile of what it did, at most 20 ms), repeats after max(1.1 x `rtt`, 20 ms) and
-    /// each time a quarter later.
+    /// each time a quarter later. A publisher that does not answer is asked for a number once in a while;
+    /// all others wish a keyframe after 20 ms.
     pub fn poll(&mut self, now: Instant, rtt: Duration, out: &mut NackList) {
         out.clear();
         self.rtt = rtt.min(MAX_RTT);
         if self.next_timeout().is_none_or(|at| now < at) {
             return;
         }
-        self.give_up_front(|hole| now.saturating_duration_since(hole.opened) >= MAX_AGE);
+        self.give_up_front(now, |hole| now.saturating_duration_since(hole.opened) >= MAX_AGE);
         let repeat = self.rtt.mul_f64(1.1).max(MIN_REPEAT);
+        let hopeless = !self.negotiated || self.answers.are_ignored();
         for hole in self.holes.iter_mut().filter(|hole| hole.is_due(now)) {
+            if hopeless && !hole.probe {
+                let patience = hole.opened + MAX_ALLOWANCE;
+                if now < patience {
+                    // A keyframe costs more than a request: first see whether it is only late.
+                    hole.due = patience;
+                    continue;
+                }
+                self.keyframe_wish |= hole.seq >= self.replaced;
+                if !(self.negotiated && self.answers.take_probe(now)) {
+                    hole.state = HoleState::GivenUp;
+                    self.counters.given_up += 1;
+                    continue;
+                }
+                hole.probe = true;
+            }
             if !out.push(hole.seq as u16) {
                 break;
+            }
+            if hole.tries == 0 {
+                self.answers.on_asked();
             }
             hole.asked(now, repeat);
             self.counters.requested += 1;
@@ -180,6 +216,11 @@ impl NackGenerator {
         std::mem::take(&mut self.keyframe_wish)
     }
 
+    /// Whether asking helps; `None` where NACK was not negotiated.
+    pub fn answers(&self) -> Option<&Answers> {
+        self.negotiated.then(|| self.answers.counts())
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> NackCounters {
         self.counters
@@ -188,7 +229,7 @@ impl NackGenerator {
     fn advance(&mut self, now: Instant, highest: u64, ext_seq: u64) {
         self.highest = Some(ext_seq);
         self.seen.advance(highest, ext_seq);
-        self.give_up_front(|hole| ext_seq - hole.seq >= NACK_WINDOW);
+        self.give_up_front(now, |hole| ext_seq - hole.seq >= NACK_WINDOW);
         let missing = ext_seq - highest - 1;
         if missing > MAX_HOLE {
             self.counters.given_up += missing;
@@ -215,6 +256,7 @@ impl NackGenerator {
             self.reordering.learn(now, lateness);
         } else {
             hole.state = HoleState::Repaired { lateness };
+            self.answers.on_repair(now.saturating_duration_since(asked));
         }
         self.counters.repaired += 1;
         Arrival::Repaired
@@ -231,13 +273,14 @@ impl NackGenerator {
         }
     }
 
-    fn give_up_front(&mut self, gone: impl Fn(&Hole) -> bool) {
+    fn give_up_front(&mut self, now: Instant, gone: impl Fn(&Hole) -> bool) {
         while let Some(hole) = self.holes.front()
             && gone(hole)
         {
             if hole.state == HoleState::Open {
                 self.counters.given_up += 1;
-                self.keyframe_wish = true;
+                self.answers.on_given_up(now, hole.tries);
+                self.keyframe_wish |= !hole.probe && hole.seq >= self.replaced;
             }
             self.holes.pop_front();
         }
@@ -258,6 +301,8 @@ struct Hole {
     first_asked: Option<Instant>,
     tries: u8,
     state: HoleState,
+    /// Asked for without hope: the keyframe that replaces it is wished already.
+    probe: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,12 +312,15 @@ enum HoleState {
     Repaired {
         lateness: Duration,
     },
+    /// Not asked for any more, since its publisher does not answer; it may still come late.
+    GivenUp,
     Closed,
 }
 
 impl Hole {
     fn new(seq: u64, opened: Instant, due: Instant) -> Self {
-        Self { seq, opened, due, first_asked: None, tries: 0, state: HoleState::Open }
+        let state = HoleState::Open;
+        Self { seq, opened, due, first_asked: None, tries: 0, state, probe: false }
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -333,108 +381,6 @@ impl Seen {
     }
 }
 
-/// How late packets come on this path without being lost.
-#[derive(Debug)]
-struct Reordering {
-    /// The last latenesses in ms, rounded up; a ring once it is full.
-    recent_ms: [u8; REORDER_SAMPLES],
-    count: usize,
-    allowance: Duration,
-    last: Option<Instant>,
-}
-
-/// Latenesses remembered.
-const REORDER_SAMPLES: usize = 64;
-
-/// Longest wait before the first request; a path that reorders further pays with needless repeats.
-const MAX_ALLOWANCE: Duration = Duration::from_millis(20);
-
-/// A path that has not reordered for so long has changed: the allowance returns to zero.
-const REORDER_MEMORY: Duration = Duration::from_secs(30);
-
-impl Default for Reordering {
-    fn default() -> Self {
-        Self { recent_ms: [0; REORDER_SAMPLES], count: 0, allowance: Duration::ZERO, last: None }
-    }
-}
-
-impl Reordering {
-    fn learn(&mut self, now: Instant, lateness: Duration) {
-        if self.is_forgotten(now) {
-            self.count = 0;
-        }
-        let ms = lateness.as_micros().div_ceil(1_000).min(u128::from(u8::MAX)) as u8;
-        if let Some(slot) = self.recent_ms.get_mut(self.count % REORDER_SAMPLES) {
-            *slot = ms;
-        }
-        self.count += 1;
-        self.last = Some(now);
-
-        let mut sorted = self.recent_ms;
-        let known = self.count.min(REORDER_SAMPLES);
-        let p95 = sorted
-            .get_mut(..known)
-            .map(|known_ms| *known_ms.select_nth_unstable((known * 95).div_ceil(100) - 1).1);
-        self.allowance = Duration::from_millis(p95.unwrap_or_default().into()).min(MAX_ALLOWANCE);
-    }
-
-    fn allowance(&self, now: Instant) -> Duration {
-        if self.is_forgotten(now) { Duration::ZERO } else { self.allowance }
-    }
-
-    fn is_forgotten(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now.saturating_duration_since(last) > REORDER_MEMORY)
-    }
-}
-
-/// Numbers for one NACK packet (RFC 4585 section 6.2.1), oldest first.
-///
-/// They lie within [`NACK_WINDOW`] and each pair of packet id and bitmask covers 17 numbers, so they
-/// never need more than 61 pairs on the wire (64 are allowed, quality B2).
-#[derive(Debug)]
-pub struct NackList {
-    numbers: [u16; Self::MAX_NUMBERS],
-    len: usize,
-}
-
-impl Default for NackList {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl NackList {
-    /// Most numbers in one list.
-    pub const MAX_NUMBERS: usize = 256;
-
-    /// An empty list.
-    pub fn new() -> Self {
-        Self { numbers: [0; Self::MAX_NUMBERS], len: 0 }
-    }
-
-    /// The numbers as they stand on the wire; order survives the wrap (65,535 before 0).
-    pub fn as_slice(&self) -> &[u16] {
-        self.numbers.get(..self.len).unwrap_or_default()
-    }
-
-    /// Whether there is nothing to ask for.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    /// False if it is full.
-    fn push(&mut self, seq: u16) -> bool {
-        let Some(slot) = self.numbers.get_mut(self.len) else { return false };
-        *slot = seq;
-        self.len += 1;
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -490,7 +436,7 @@ mod tests {
                 random ^= random << 17;
                 random % 100 < percent
             };
-            let mut generator = NackGenerator::new();
+            let mut generator = NackGenerator::new(true);
             let mut list = NackList::new();
             let mut arrivals: BTreeMap<u64, Vec<u64>> = BTreeMap::new(); // ms -> numbers
             let mut asked_at: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
@@ -614,7 +560,7 @@ mod tests {
     #[test]
     fn first_request_is_at_once_and_later_ones_wait_for_the_batch() {
         let start = Instant::now();
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 100);
         assert_eq!(generator.next_timeout(), None);
         generator.on_packet(start, 102);
@@ -630,7 +576,7 @@ mod tests {
     #[test]
     fn every_arrival_is_told_apart() {
         let start = Instant::now();
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         assert_eq!(generator.on_packet(start, 10_000), Arrival::InOrder);
         assert_eq!(generator.on_packet(start, 9_999), Arrival::Reordered, "before the first");
         assert_eq!(generator.on_packet(start, 9_999), Arrival::Duplicate);
@@ -650,7 +596,7 @@ mod tests {
     #[test]
     fn requests_keep_their_order_across_the_wrap() {
         let start = Instant::now();
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 131_069);
         generator.on_packet(start, 131_074);
         assert_eq!(poll(&mut generator, start), [65_534, 65_535, 0, 1]);
@@ -659,14 +605,14 @@ mod tests {
     #[test]
     fn hole_at_the_limit_is_repaired_and_one_past_it_needs_a_keyframe() {
         let start = Instant::now();
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 100_000);
         generator.on_packet(start, 100_000 + MAX_HOLE + 1);
         assert!(!generator.take_keyframe_wish());
         assert_eq!(poll(&mut generator, start).len(), NackList::MAX_NUMBERS);
         assert_eq!(poll(&mut generator, start + 10 * MS).len(), 300 - NackList::MAX_NUMBERS);
 
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 100_000);
         generator.on_packet(start, 100_000 + MAX_HOLE + 2);
         assert!(generator.take_keyframe_wish());
@@ -679,7 +625,7 @@ mod tests {
     fn long_jumps_cost_one_keyframe_and_no_requests() {
         let start = Instant::now();
         for jump in [32_768, 40_000, 1 << 40] {
-            let mut generator = NackGenerator::new();
+            let mut generator = NackGenerator::new(true);
             generator.on_packet(start, 100_000);
             assert_eq!(generator.on_packet(start, 100_000 + jump), Arrival::InOrder);
             assert!(generator.take_keyframe_wish());
@@ -689,7 +635,7 @@ mod tests {
             assert_eq!(generator.on_packet(start, jump + 100_000 - 1_023), Arrival::TooOld);
             assert_eq!(generator.on_packet(start, jump + 100_000 - 1_022), Arrival::Reordered);
         }
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 100_000);
         assert_eq!(generator.on_packet(start, 100_000 - 32_768), Arrival::TooOld);
         assert_eq!(generator.on_packet(start, 100_001), Arrival::InOrder);
@@ -699,7 +645,7 @@ mod tests {
     #[test]
     fn a_whole_second_lost_is_one_keyframe_wish() {
         let start = Instant::now();
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         for n in 0..500 {
             generator.on_packet(start + 2 * MS * n, 70_000 + u64::from(n));
         }
@@ -717,7 +663,7 @@ mod tests {
     #[test]
     fn holes_behind_the_window_are_given_up_with_a_keyframe_wish() {
         let start = Instant::now();
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 70_000);
         for n in 2..=NACK_WINDOW {
             generator.on_packet(start, 70_000 + n);
@@ -732,19 +678,125 @@ mod tests {
     #[test]
     fn a_keyframe_ends_the_wish_but_its_own_lost_packet_is_asked_for() {
         let start = Instant::now();
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 70_000);
         generator.on_packet(start, 71_000);
         generator.on_packet(start, 71_002); // 71,001 was the keyframe's parameter sets
-        generator.on_keyframe();
+        generator.on_keyframe(None);
         assert!(!generator.take_keyframe_wish());
         assert_eq!(poll(&mut generator, start), [(71_001 % 65_536) as u16]);
     }
 
     #[test]
+    fn hole_before_the_beginning_of_a_keyframe_needs_no_other() {
+        let start = Instant::now();
+        for (begins, wishes) in [(70_005, false), (70_003, true)] {
+            let mut generator = NackGenerator::new(true);
+            generator.on_packet(start, 70_000);
+            generator.on_packet(start + 100 * MS, 70_005); // 70,001 to 70,004 are missing
+            generator.on_keyframe(Some(begins));
+            while let Some(at) = generator.next_timeout() {
+                poll(&mut generator, at);
+            }
+            assert_eq!(generator.counters().given_up, 4);
+            assert_eq!(generator.take_keyframe_wish(), wishes, "the keyframe begins at {begins}");
+        }
+    }
+
+    /// Three holes of ten numbers of which nothing comes back; the next number, and the time.
+    fn unanswered(generator: &mut NackGenerator, start: Instant) -> (u64, Instant) {
+        let (mut seq, mut now) = (70_000, start);
+        for _ in 0..3 {
+            now += 1_000 * MS;
+            generator.on_packet(now, seq);
+            seq += 11;
+            generator.on_packet(now, seq);
+            while let Some(at) = generator.next_timeout() {
+                now = at;
+                poll(generator, now);
+            }
+            assert!(generator.take_keyframe_wish());
+            seq += 1;
+        }
+        (seq, now)
+    }
+
+    #[test]
+    fn where_nothing_is_repaired_a_hole_wishes_a_keyframe_at_once() {
+        let mut generator = NackGenerator::new(true);
+        let (seq, now) = unanswered(&mut generator, Instant::now());
+        let habit = |generator: &NackGenerator| generator.answers().map(|a| a.habit().label());
+        assert_eq!(habit(&generator), Some("ignored"));
+        generator.on_packet(now, seq);
+        generator.on_packet(now, seq + 4);
+        assert_eq!(poll(&mut generator, now), [0; 0], "it may only be late");
+        assert_eq!(generator.next_timeout(), Some(now + MAX_ALLOWANCE));
+        let now = now + MAX_ALLOWANCE;
+        assert_eq!(poll(&mut generator, now), [(seq + 1) as u16], "one number, as a probe");
+        assert!(generator.take_keyframe_wish());
+        let given_up = generator.counters().given_up;
+        // What comes all the same takes the verdict back.
+        assert_eq!(generator.on_packet(now + 40 * MS, seq + 1), Arrival::Repaired);
+        assert_eq!(generator.on_packet(now + 40 * MS, seq + 2), Arrival::Reordered);
+        assert_eq!(habit(&generator), Some("answered"));
+        assert_eq!(poll(&mut generator, now + 60 * MS), [0; 0]);
+        assert_eq!(generator.next_timeout(), None);
+        assert_eq!((given_up, generator.take_keyframe_wish()), (30 + 2, false));
+    }
+
+    #[test]
+    fn probe_that_fails_wishes_no_second_keyframe_and_the_next_comes_later() {
+        let mut generator = NackGenerator::new(true);
+        let (mut seq, mut now) = unanswered(&mut generator, Instant::now());
+        let mut probed = Vec::new();
+        let start = now;
+        for n in 0..12 {
+            now = start + 1_000 * MS * n;
+            generator.on_packet(now, seq);
+            generator.on_packet(now, seq + 2);
+            seq += 3;
+            let mut wishes = 0;
+            while let Some(at) = generator.next_timeout() {
+                let asked = !poll(&mut generator, at).is_empty();
+                wishes += u32::from(generator.take_keyframe_wish());
+                if asked && probed.last() != Some(&n) {
+                    probed.push(n);
+                }
+            }
+            assert_eq!(wishes, 1, "hole {n}");
+        }
+        assert_eq!(probed, [0, 5, 10]);
+    }
+
+    #[test]
+    fn encoder_that_starts_anew_is_still_known() {
+        let mut generator = NackGenerator::new(true);
+        let (_, now) = unanswered(&mut generator, Instant::now());
+        let counted = generator.counters();
+        generator.restart();
+        assert_eq!(generator.on_packet(now, 5), Arrival::InOrder, "numbers begin anywhere");
+        assert_eq!(generator.counters(), counted);
+        assert_eq!(generator.answers().map(Answers::asked), Some(30));
+    }
+
+    #[test]
+    fn without_nack_negotiated_nothing_is_asked_and_a_hole_wishes_a_keyframe() {
+        let start = Instant::now();
+        let mut generator = NackGenerator::new(false);
+        generator.on_packet(start, 70_000);
+        generator.on_packet(start, 70_003);
+        assert!(poll(&mut generator, start).is_empty() && !generator.take_keyframe_wish());
+        assert!(poll(&mut generator, start + MAX_ALLOWANCE).is_empty());
+        assert!(generator.take_keyframe_wish());
+        assert_eq!(generator.next_timeout(), None);
+        assert_eq!(generator.counters(), NackCounters { given_up: 2, ..NackCounters::default() });
+        assert!(generator.answers().is_none());
+    }
+
+    #[test]
     fn the_worst_pattern_of_losses_fits_64_pairs() {
         let start = Instant::now();
-        let mut generator = NackGenerator::new();
+        let mut generator = NackGenerator::new(true);
         // Every 17th number is missing, so no two share a pair of id and 16-bit mask.
         for seq in (65_536..65_536 + 2 * NACK_WINDOW).filter(|seq| seq % 17 != 0) {
             generator.on_packet(start, seq);
@@ -754,28 +806,13 @@ mod tests {
         assert!((58..=64).contains(&asked.len()), "{} pairs", asked.len()); // quality B2
     }
 
-    #[test]
-    fn reordering_is_forgotten_when_the_path_changes() {
-        let start = Instant::now();
-        let mut reordering = Reordering::default();
-        assert_eq!(reordering.allowance(start), Duration::ZERO);
-        for _ in 0..19 {
-            reordering.learn(start, 3 * MS);
-        }
-        reordering.learn(start, 200 * MS);
-        assert_eq!(reordering.allowance(start), 3 * MS, "95th percentile");
-        reordering.learn(start, 200 * MS);
-        assert_eq!(reordering.allowance(start), MAX_ALLOWANCE);
-        assert_eq!(reordering.allowance(start + REORDER_MEMORY + MS), Duration::ZERO);
-    }
-
     proptest::proptest! {
         #[test]
         fn arrivals_agree_with_a_plain_set_of_all_numbers(
             steps in proptest::collection::vec((0u64..40, -1_100i64..500, 0u8..20), 1..400),
         ) {
             let mut now = Instant::now();
-            let mut generator = NackGenerator::new();
+            let mut generator = NackGenerator::new(true);
             let mut came = BTreeSet::new();
             let mut seq = 200_000u64;
             for (ms, step, rare) in steps {

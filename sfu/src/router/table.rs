@@ -90,7 +90,9 @@ pub struct StreamShared {
     pub source: ArcSwapOption<SourceInfo>,
     /// Publishers that connected so far.
     epochs: AtomicU32,
+    /// Wishes of viewers that have no picture, and of others. Apart, since they are paced apart.
     wishes: WishBoard,
+    refreshes: WishBoard,
 }
 
 impl StreamShared {
@@ -103,6 +105,7 @@ impl StreamShared {
             source: ArcSwapOption::empty(),
             epochs: AtomicU32::new(0),
             wishes: WishBoard::default(),
+            refreshes: WishBoard::default(),
         })
     }
 
@@ -124,14 +127,25 @@ impl StreamShared {
         self.source.rcu(|now| now.clone().filter(|now| now.publisher != publisher));
     }
 
-    /// A viewer needs a keyframe of this layer.
+    /// A viewer without a picture needs a keyframe of this layer. Repeat it with each packet that cannot be
+    /// sent: a wish that was set before a keyframe came counts as fulfilled by it.
     pub fn wish_keyframe(&self, track: u8, layer: u8) {
         self.wishes.wish(track, layer);
     }
 
-    /// Takes all wishes; the publisher's worker acts on them.
+    /// A viewer with a picture asks for a keyframe of this layer: it may wait some seconds for it.
+    pub fn wish_refresh(&self, track: u8, layer: u8) {
+        self.refreshes.wish(track, layer);
+    }
+
+    /// Takes all wishes of viewers without a picture; the publisher's worker acts on them.
     pub fn take_keyframe_wishes(&self) -> KeyframeWishes {
         self.wishes.take()
+    }
+
+    /// Takes all other wishes.
+    pub fn take_refresh_wishes(&self) -> KeyframeWishes {
+        self.refreshes.take()
     }
 }
 

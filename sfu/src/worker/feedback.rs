@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::publisher::Publisher;
-use crate::repair::nack_generator::NackList;
+use crate::repair::keyframe_planner::Wish;
+use crate::repair::nack_list::NackList;
 use crate::router::StreamShared;
 use crate::rtp::rtcp::{ReportBlock, RtcpWriter};
 use crate::transport::egress::Egress;
@@ -49,8 +50,9 @@ impl Publisher {
         if !holds {
             return;
         }
-        let wishes = stream.take_keyframe_wishes();
-        if wishes.is_empty() {
+        let starts = stream.take_keyframe_wishes();
+        let refreshes = stream.take_refresh_wishes();
+        if starts.is_empty() && refreshes.is_empty() {
             return;
         }
         for (track_index, track) in (0u8..).zip(&mut self.tracks) {
@@ -58,8 +60,11 @@ impl Publisher {
                 continue;
             }
             for (layer_index, layer) in (0u8..).zip(&mut track.layers) {
-                if wishes.contains(track_index, layer_index) {
-                    layer.keyframes.want(now);
+                if starts.contains(track_index, layer_index) {
+                    layer.keyframes.want(now, Wish::Start);
+                }
+                if refreshes.contains(track_index, layer_index) {
+                    layer.keyframes.want(now, Wish::Refresh);
                 }
             }
         }
@@ -105,9 +110,9 @@ impl Publisher {
                 let Some(ssrc) = layer.ssrc() else { continue };
                 layer.nack.poll(now, rtt, &mut list);
                 if layer.nack.take_keyframe_wish() && track.plan.feedback.asks_keyframes() {
-                    layer.keyframes.want(now);
+                    layer.keyframes.want(now, Wish::Hole);
                 }
-                if list.is_empty() || !track.plan.feedback.nack {
+                if list.is_empty() {
                     continue;
                 }
                 if let Some(first) = list.as_slice().first() {
@@ -128,7 +133,7 @@ impl Publisher {
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        let rtt = self.rtt.get().unwrap_or(RTT_UNKNOWN);
+        let rtt = self.rtt.get().or(peer.check_rtt());
         for track in &mut self.tracks {
             let feedback = track.plan.feedback;
             if !feedback.asks_keyframes() {

@@ -4,13 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::report::LayerInfo;
+use super::report::{AnswersInfo, LayerInfo, LearnedInfo};
+use crate::codec::MediaKind;
 use crate::config::PublisherLimits;
 use crate::media::PacketMeta;
 use crate::media::source_clock::{ClockAnchor, PublisherClock, TrackClock};
 use crate::media::stats::{RateMeter, ReceiverStats};
 use crate::media::timeline::Timeline;
-use crate::repair::keyframe_requests::KeyframeRequests;
+use crate::repair::keyframe_planner::KeyframePlanner;
 use crate::repair::nack_generator::NackGenerator;
 use crate::rtp::seq::SeqUnwrapper;
 use crate::sdp::PublishTrack;
@@ -33,7 +34,7 @@ pub(super) struct Layer {
     /// Loss and jitter for receiver reports.
     pub stats: ReceiverStats,
     /// Who wants a keyframe, and when to ask.
-    pub keyframes: KeyframeRequests,
+    pub keyframes: KeyframePlanner,
     /// Its timestamps, continued over jumps.
     pub timeline: Timeline,
     /// Those against server time.
@@ -44,6 +45,9 @@ pub(super) struct Layer {
     pub repairs: u64,
     last_media: Option<Instant>,
     rid: String,
+    video: bool,
+    /// PLI or FIR was negotiated.
+    asks_keyframes: bool,
     ssrc: Option<u32>,
     unwrapper: SeqUnwrapper,
     base: u64,
@@ -59,22 +63,24 @@ impl Layer {
     /// The layers of a track: one per rid, or a single one without simulcast.
     pub(super) fn for_track(plan: &PublishTrack) -> Vec<Self> {
         match plan.rids.as_slice() {
-            [] => vec![Self::new(String::new())],
-            rids => rids.iter().cloned().map(Self::new).collect(),
+            [] => vec![Self::new(String::new(), plan)],
+            rids => rids.iter().map(|rid| Self::new(rid.clone(), plan)).collect(),
         }
     }
 
-    fn new(rid: String) -> Self {
+    fn new(rid: String, plan: &PublishTrack) -> Self {
         Self {
-            nack: NackGenerator::new(),
+            nack: NackGenerator::new(plan.feedback.nack),
             stats: ReceiverStats::new(),
-            keyframes: KeyframeRequests::new(),
+            keyframes: KeyframePlanner::new(),
             timeline: Timeline::default(),
             clock: TrackClock::new(),
             anchored_at: None,
             repairs: 0,
             last_media: None,
             rid,
+            video: plan.kind == MediaKind::Video,
+            asks_keyframes: plan.feedback.asks_keyframes(),
             ssrc: None,
             unwrapper: SeqUnwrapper::new(),
             base: 0,
@@ -98,7 +104,8 @@ impl Layer {
         if self.ssrc.replace(ssrc).is_some() {
             self.unwrapper = SeqUnwrapper::new();
             self.base = (self.highest + REBIND_GAP).saturating_sub(index + INDEX_BASE);
-            self.nack = NackGenerator::new();
+            self.nack.restart();
+            self.keyframes.restart();
             self.stats = ReceiverStats::new();
             self.timeline = Timeline::default();
             self.clock = TrackClock::new();
@@ -177,9 +184,14 @@ impl Layer {
         if meta.frame.keyframe && self.last_keyframe_ts != Some(meta.timestamp) {
             self.last_keyframe_ts = Some(meta.timestamp);
             self.keyframes_seen += 1;
-            self.keyframes.on_keyframe(now);
-            self.nack.on_keyframe();
+            if self.video {
+                self.keyframes.on_keyframe(now);
+                let first = meta.frame.starts_frame || meta.frame.resolution.is_some();
+                self.nack.on_keyframe(first.then_some(meta.ext_seq));
+            }
         }
+        let of_keyframe = self.last_keyframe_ts == Some(meta.timestamp);
+        self.keyframes.on_packet(now, bytes, of_keyframe);
     }
 
     /// Width and height of its last keyframe that told them.
@@ -208,6 +220,22 @@ impl Layer {
             nacks: counters.requested,
             repairs: self.repairs,
             resolution: self.resolution,
+            learned: self.learned(now),
+        })
+    }
+
+    fn learned(&mut self, now: Instant) -> Option<LearnedInfo> {
+        if !self.video {
+            return None;
+        }
+        let pli = self.asks_keyframes.then(|| AnswersInfo::of(self.keyframes.answers(now)));
+        let schedule = self.keyframes.schedule();
+        let until = schedule.next_due().and_then(|due| due.checked_duration_since(now));
+        Some(LearnedInfo {
+            pli,
+            nack: self.nack.answers().map(AnswersInfo::of),
+            keyframe_period_ms: schedule.period().map(|period| period.as_millis() as u64),
+            next_keyframe_ms: until.map(|until| until.as_millis() as u64),
         })
     }
 }

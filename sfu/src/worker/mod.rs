@@ -34,7 +34,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use lobby::{Home, Knock, Lobby};
-pub use report::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo, WorkerReport};
+pub use report::{
+    AnswersInfo, DecisionInfo, LayerInfo, LearnedInfo, SessionInfo, TrackInfo, WorkerReport,
+};
 pub use session::{NewSession, Plan};
 
 use batch::Batch;

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropCounters;
 use crate::ids::{Role, SessionId, StreamName};
+use crate::repair::answers::Answers;
 
 /// One session as `/api/v1/sessions/{id}` shows it. Never holds a secret or an address.
 #[derive(Debug, Clone, Serialize)]
@@ -72,6 +73,45 @@ pub struct LayerInfo {
     pub repairs: u64,
     /// Width and height in pixels of the last keyframe that told it.
     pub resolution: Option<(u16, u16)>,
+    /// What a publisher's video layer taught us; `null` for audio and for a viewer.
+    pub learned: Option<LearnedInfo>,
+}
+
+/// How one video layer of a publisher behaves, as far as it was seen.
+#[derive(Debug, Clone, Serialize)]
+pub struct LearnedInfo {
+    /// Keyframe requests; `null` if neither PLI nor FIR was negotiated.
+    pub pli: Option<AnswersInfo>,
+    /// Packets asked for again; `null` if NACK was not negotiated.
+    pub nack: Option<AnswersInfo>,
+    /// Milliseconds between the keyframes that it sends by itself, if they come regularly.
+    pub keyframe_period_ms: Option<u64>,
+    /// Milliseconds until the next of them.
+    pub next_keyframe_ms: Option<u64>,
+}
+
+/// What became of requests of one kind to one layer.
+#[derive(Debug, Clone, Serialize)]
+pub struct AnswersInfo {
+    /// `unknown`, `answered` or `ignored`.
+    pub state: &'static str,
+    /// Requests sent (of packets: numbers asked for, repeats not counted).
+    pub asked: u64,
+    /// Those that were clearly answered.
+    pub answered: u64,
+    /// Median of the last eight answer times in milliseconds.
+    pub answer_ms: Option<f64>,
+}
+
+impl AnswersInfo {
+    pub(super) fn of(answers: &Answers) -> Self {
+        Self {
+            state: answers.habit().label(),
+            asked: answers.asked(),
+            answered: answers.answered(),
+            answer_ms: answers.median_time().map(|time| time.as_secs_f64() * 1e3),
+        }
+    }
 }
 
 /// One decision a viewer feels.

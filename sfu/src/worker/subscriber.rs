@@ -459,9 +459,13 @@ impl Subscriber {
             return;
         }
         let Some(track) = self.track_of_ssrc(ssrc) else { return };
-        let layer = track.forwarder.awaits_keyframe().or(track.forwarder.current_layer());
+        let current = track.forwarder.current_layer();
+        let layer = track.forwarder.awaits_keyframe().or(current);
         if let Some((source, layer)) = track.source.zip(layer) {
-            stream.shared.wish_keyframe(source, layer);
+            match current {
+                None => stream.shared.wish_keyframe(source, layer),
+                Some(_) => stream.shared.wish_refresh(source, layer),
+            }
         }
     }
 
@@ -600,6 +604,7 @@ impl Subscriber {
                     nacks: track.nacks,
                     repairs: track.repairs,
                     resolution: None,
+                    learned: None,
                 };
                 TrackInfo {
                     mid: track.plan.mid.clone(),

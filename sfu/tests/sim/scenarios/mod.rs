@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use weir_netsim::{Profile, Rng};
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::{Audio, Video};
+use weir_sfu::worker::LearnedInfo;
 
 use crate::world::spec::{LayerSpec, PublisherSpec, ViewerSpec, opus, video};
 use crate::world::{ClientId, World, WorldConfig};
@@ -104,6 +105,13 @@ impl Story {
     /// The encoder of a layer as the stamps call it.
     fn source(&mut self, publisher: ClientId, layer: usize) -> u32 {
         self.world.publisher(publisher).video().layers[layer].source
+    }
+
+    /// What the API shows of the habits of a video layer.
+    fn learned(&mut self, publisher: ClientId, layer: usize) -> LearnedInfo {
+        let info = self.world.info(publisher).expect("it lives");
+        let video = info.tracks.into_iter().find(|track| track.kind == Video).expect("a picture");
+        video.layers[layer].learned.clone().expect("of a publisher")
     }
 
     /// What the viewer saw last.

@@ -39,7 +39,7 @@ pub(crate) struct Viewer {
     /// Numbers it gave up, and asked for a keyframe instead.
     pub given_up: u64,
     given_up_video: u64,
-    /// It waits for a keyframe, and asks again then.
+    /// It waits for a keyframe, and asks (again) then.
     asks_key_at: Option<Instant>,
     /// Video payloads by outgoing number, with timestamp and marker, if the guard keeps them.
     pub recorded: BTreeMap<u64, (u32, bool, Vec<u8>)>,
@@ -129,6 +129,10 @@ impl Viewer {
         }
         line.missing.remove(&seen.seq);
         let next = line.highest.map_or(seen.seq, |highest| highest + 1);
+        if line.highest.is_none() && self.guard.lines[seen.line].plan.kind == MediaKind::Video {
+            // The very first packet may have been lost: then nothing tells that it is missing.
+            self.asks_key_at = Some(now + PLI_EVERY);
+        }
         let repairable = self.guard.lines[seen.line].plan.codecs.iter().any(|c| c.feedback.nack);
         if seen.seq >= next {
             for missing in next..seen.seq {

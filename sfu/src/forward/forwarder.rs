@@ -219,7 +219,9 @@ fn can_start(codec: Codec, meta: &PacketMeta, inband_parameter_sets: bool) -> bo
         // Parameter sets come in packets of their own before the picture: start with them, not
         // with a picture whose sets are behind us. Only an SPS tells the size.
         Codec::H264 | Codec::H265 => {
-            meta.frame.keyframe && (meta.frame.resolution.is_some() || !inband_parameter_sets)
+            let complete = meta.frame.resolution.is_some() || !inband_parameter_sets;
+            // A descriptor marks the first packet of the frame, and the payload may be encrypted.
+            meta.frame.keyframe && (complete || meta.frame.described)
         }
         Codec::Vp8 | Codec::Vp9 | Codec::Av1 => meta.frame.keyframe,
     }
@@ -374,6 +376,9 @@ mod tests {
         assert!(!can_start(Codec::H264, &idr, true));
         assert!(can_start(Codec::H264, &sps, true));
         assert!(can_start(Codec::H264, &idr, false));
+        let mut described = idr;
+        described.frame.described = true;
+        assert!(can_start(Codec::H264, &described, true));
         assert!(can_start(Codec::Opus, &meta(now, 1, 0, false, false), false));
         assert!(!can_start(Codec::Opus, &PacketMeta { payload_len: 0, ..idr }, false));
     }

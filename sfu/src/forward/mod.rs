@@ -1,7 +1,8 @@
 //! One viewer × one track: which layer, and one continuous line of packets out of it.
 //!
-//! [`selector`] says which layer, [`forwarder`] decides packet by packet, [`line`](mod@line) numbers
-//! what goes out and writes it, [`sent`] remembers it for repeats. All pure; called by
+//! [`selector`] says which layer, [`forwarder`] decides packet by packet, [`thinner`] leaves out upper
+//! layers inside one stream, [`line`](mod@line) numbers what goes out and writes it, [`sent`] remembers
+//! it for repeats. All pure; called by
 //! `worker/subscriber.rs`, sealed by `transport/srtp`.
 
 pub mod decision;
@@ -9,8 +10,10 @@ pub mod forwarder;
 pub mod line;
 pub mod selector;
 pub mod sent;
+pub mod thinner;
 
 pub use decision::{Decision, DecisionLog, Reason};
 pub use forwarder::Forwarder;
 pub use line::{Line, LineConfig, OutgoingFormat, Plaintext, Splice, Stamp};
 pub use sent::SentRecord;
+pub use thinner::{Cap, Thinner, Verdict};

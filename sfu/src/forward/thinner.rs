@@ -55,7 +55,10 @@ pub struct Thinner {
     level: Cap,
     /// Epoch and layer of the stream that flows.
     source: (u32, u8),
-    newest: Option<Newest>,
+    /// The highest number seen of it; not kept up while open.
+    newest: u64,
+    /// Timestamp and marker of that packet, if it was seen here.
+    tail: Option<(u32, bool)>,
     /// Oldest first; empty while open.
     changes: VecDeque<Change>,
 }
@@ -66,13 +69,6 @@ struct Change {
     source: (u32, u8),
     first: u64,
     level: Cap,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Newest {
-    ext_seq: u64,
-    timestamp: u32,
-    marker: bool,
 }
 
 impl Default for Thinner {
@@ -89,7 +85,8 @@ impl Thinner {
             cap: Cap::OPEN,
             level: Cap::OPEN,
             source: (0, 0),
-            newest: None,
+            newest: 0,
+            tail: None,
             changes: VecDeque::new(),
         }
     }
@@ -100,12 +97,13 @@ impl Thinner {
     }
 
     /// The highest layers that may flow from now on. Less takes effect with the next picture, more
-    /// at the next legal point.
-    pub fn set(&mut self, cap: Cap) {
+    /// at the next legal point. `newest` is the highest number that flowed of the stream so far:
+    /// what comes with a lower one is late.
+    pub fn set(&mut self, cap: Cap, newest: u64) {
         self.cap = cap;
         if self.open && cap != Cap::OPEN {
             self.open = false;
-            self.newest = None;
+            (self.newest, self.tail) = (newest, None);
             self.changes.reserve(CHANGES_MAX);
             // Up to here everything did flow.
             self.remember(0);
@@ -117,9 +115,8 @@ impl Thinner {
     pub fn begin(&mut self, epoch: u32, layer: u8, meta: &PacketMeta) {
         self.source = (epoch, layer);
         self.level = self.cap;
-        // What comes with an earlier number is late.
-        let before = meta.ext_seq.saturating_sub(1);
-        self.newest = Some(Newest { ext_seq: before, timestamp: meta.timestamp, marker: true });
+        self.newest = meta.ext_seq.saturating_sub(1);
+        self.tail = Some((meta.timestamp, true));
         if !self.open {
             self.remember(meta.ext_seq);
         }
@@ -146,12 +143,12 @@ impl Thinner {
 
     /// Changes what flows, if this packet is a place for it.
     fn advance(&mut self, meta: &PacketMeta) {
-        if self.newest.is_some_and(|newest| meta.ext_seq <= newest.ext_seq) {
+        if meta.ext_seq <= self.newest {
             return;
         }
         let level = self.next_level(meta, self.begins_picture(meta));
-        self.newest =
-            Some(Newest { ext_seq: meta.ext_seq, timestamp: meta.timestamp, marker: meta.marker });
+        self.newest = meta.ext_seq;
+        self.tail = Some((meta.timestamp, meta.marker));
         if level != self.level {
             self.level = level;
             self.remember(meta.ext_seq);
@@ -167,9 +164,8 @@ impl Thinner {
     /// Whether a picture surely begins here: it says so, or nothing is missing since the last one.
     fn begins_picture(&self, meta: &PacketMeta) -> bool {
         meta.frame.starts_frame
-            || self.newest.is_some_and(|newest| {
-                meta.ext_seq == newest.ext_seq + 1
-                    && (newest.marker || newest.timestamp != meta.timestamp)
+            || self.tail.is_some_and(|(timestamp, marker)| {
+                meta.ext_seq == self.newest + 1 && (marker || timestamp != meta.timestamp)
             })
     }
 
@@ -299,7 +295,7 @@ mod tests {
             ..frame(seq, Some(1), |frame| frame.starts_frame = false)
         };
         thinner.begin(1, 0, &first);
-        thinner.set(cap(0));
+        thinner.set(cap(0), 1);
         // The cap came in the middle of this frame.
         assert_eq!(thinner.decide(1, 0, &middle(2)), Verdict::Keep { marker: false });
         assert_eq!(thinner.decide(1, 0, &PacketMeta { marker: true, ..middle(3) }), KEEP);
@@ -308,13 +304,23 @@ mod tests {
         assert_eq!(thinner.decide(1, 0, &middle(1)), Verdict::Keep { marker: false }, "late");
     }
 
+    /// The packets before were not seen here, but a number that is lower than theirs is late.
+    #[test]
+    fn a_late_frame_is_no_place_to_go_down() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(1, 0));
+        thinner.set(cap(0), 5);
+        assert_eq!(thinner.decide(1, 0, &temporal(3, 1)), KEEP);
+        assert_eq!(thinner.decide(1, 0, &temporal(6, 1)), Verdict::Drop);
+    }
+
     #[test]
     fn up_one_temporal_layer_at_a_time_and_only_where_it_may_begin() {
         let mut thinner = Thinner::new();
         thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(cap(0));
+        thinner.set(cap(0), 1);
         thinner.decide(1, 0, &temporal(2, 0));
-        thinner.set(Cap::OPEN);
+        thinner.set(Cap::OPEN, 1);
         let sync = |seq, id| frame(seq, Some(id), |frame| frame.switch_point = true);
         for (meta, flows) in [
             (temporal(3, 1), false),
@@ -333,9 +339,9 @@ mod tests {
     fn everything_flows_again_from_a_keyframe_and_then_it_is_open() {
         let mut thinner = Thinner::new();
         thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(Cap { temporal: 0, spatial: 0 });
+        thinner.set(Cap { temporal: 0, spatial: 0 }, 1);
         thinner.decide(1, 0, &temporal(2, 0));
-        thinner.set(Cap::OPEN);
+        thinner.set(Cap::OPEN, 1);
         let upper = |seq| frame(seq, Some(0), |frame| frame.spatial_id = Some(1));
         assert_eq!(thinner.decide(1, 0, &upper(3)), Verdict::Drop);
         thinner.decide(1, 0, &frame(4, Some(0), |frame| frame.keyframe = true));
@@ -350,7 +356,7 @@ mod tests {
     fn the_last_packet_that_flows_of_a_picture_gets_the_marker() {
         let mut thinner = Thinner::new();
         thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(Cap { spatial: 1, ..Cap::OPEN });
+        thinner.set(Cap { spatial: 1, ..Cap::OPEN }, 1);
         let part = |seq: u64, spatial, starts_frame, ends_frame| PacketMeta {
             timestamp: 7,
             marker: spatial == 2 && ends_frame,
@@ -373,9 +379,9 @@ mod tests {
     fn a_descriptor_opens_layers_with_a_frame_that_flows_anyway() {
         let mut thinner = Thinner::new();
         thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(Cap { temporal: 0, spatial: 0 });
+        thinner.set(Cap { temporal: 0, spatial: 0 }, 1);
         thinner.decide(1, 0, &temporal(2, 0));
-        thinner.set(Cap { temporal: 1, spatial: 1 });
+        thinner.set(Cap { temporal: 1, spatial: 1 }, 1);
         let opens = |seq, id, set| {
             frame(seq, Some(id), |frame| (frame.spatial_id, frame.opens) = (Some(0), set))
         };
@@ -398,11 +404,11 @@ mod tests {
                 (frame.starts_frame, frame.discardable) = (false, discardable);
             })
         };
-        thinner.set(cap(0));
+        thinner.set(cap(0), 0);
         assert_eq!(thinner.decide(0, 0, &plain(1, true)), KEEP, "it may have begun before");
         assert_eq!(thinner.decide(0, 0, &plain(2, true)), Verdict::Drop);
         assert_eq!(thinner.decide(0, 0, &plain(3, false)), KEEP);
-        thinner.set(Cap::OPEN);
+        thinner.set(Cap::OPEN, 1);
         assert_eq!(thinner.decide(0, 0, &plain(4, true)), KEEP);
     }
 
@@ -411,7 +417,7 @@ mod tests {
         let mut thinner = Thinner::new();
         thinner.begin(1, 0, &temporal(100, 0));
         thinner.begin(1, 1, &temporal(5, 0));
-        thinner.set(cap(0));
+        thinner.set(cap(0), 1);
         thinner.decide(1, 1, &temporal(6, 0));
         thinner.begin(1, 2, &frame(70, Some(0), |frame| frame.keyframe = true));
         assert_eq!(thinner.decide(1, 0, &temporal(101, 2)), KEEP, "all of it flowed");
@@ -423,15 +429,15 @@ mod tests {
     fn changes_past_the_limit_are_forgotten_and_their_late_packets_left_out() {
         let mut thinner = Thinner::new();
         thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(cap(1));
+        thinner.set(cap(1), 1);
         let sync = |seq| frame(seq, Some(1), |frame| frame.switch_point = true);
         // The first is what flowed before, so that one place less is left.
         for seq in 2..CHANGES_MAX as u64 + 1 {
-            thinner.set(cap((seq % 2) as u8));
+            thinner.set(cap((seq % 2) as u8), 1);
             thinner.decide(1, 0, &sync(seq));
         }
         assert_eq!(thinner.decide(1, 0, &temporal(1, 0)), KEEP, "the oldest is still known");
-        thinner.set(cap(((CHANGES_MAX + 1) % 2) as u8));
+        thinner.set(cap(((CHANGES_MAX + 1) % 2) as u8), 1);
         thinner.decide(1, 0, &sync(CHANGES_MAX as u64 + 1));
         assert_eq!(thinner.decide(1, 0, &temporal(1, 0)), Verdict::Drop);
         assert_eq!(thinner.decide(1, 0, &temporal(2, 0)), KEEP);

@@ -31,14 +31,29 @@ pub(super) struct Incoming {
 }
 
 /// Describes the packets of one layer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Describer {
+    /// Ids of the extensions that describe layers, where they were negotiated.
+    descriptor_id: Option<u8>,
+    allocation_id: Option<u8>,
     dependencies: DependencyReader,
     unreferenced: UnreferencedFrames,
     announced: Option<(u16, u16)>,
 }
 
 impl Describer {
+    /// For one layer of this section.
+    pub(super) fn new(plan: &PublishTrack) -> Self {
+        let id = |kind| plan.exts.id(kind).filter(|_| plan.kind == MediaKind::Video);
+        Self {
+            descriptor_id: id(ExtKind::DependencyDescriptor),
+            allocation_id: id(ExtKind::VideoLayersAllocation),
+            dependencies: DependencyReader::default(),
+            unreferenced: UnreferencedFrames::default(),
+            announced: None,
+        }
+    }
+
     /// Describes an opened packet.
     ///
     /// # Errors
@@ -59,10 +74,14 @@ impl Describer {
             true => (peek(codec, &[]), red_prefix_len(payload)),
             false => (peek(codec, payload), descriptor_prefix_len(codec, payload)),
         };
-        let mut frame = seen;
-        if plan.kind == MediaKind::Video {
-            frame = self.look(plan, header, plaintext, incoming, seen);
-        }
+        let frame = match self.read_elements(header, plaintext, incoming, &seen) {
+            Some(described) => described,
+            None if codec == Codec::H264 => FrameInfo {
+                discardable: self.unreferenced.holds(incoming, header.marker, seen.discardable),
+                ..seen
+            },
+            None => seen,
+        };
         let narrow = |number: usize| u16::try_from(number).map_err(|_| DropReason::RtpMalformed);
         Ok(PacketMeta {
             ext_seq: incoming.ext_seq,
@@ -84,35 +103,25 @@ impl Describer {
         self.announced
     }
 
-    /// A video packet: its descriptor, then what was `seen` in its payload.
-    fn look(
+    /// Reads the elements that describe layers; what the dependency descriptor tells, if it does.
+    fn read_elements(
         &mut self,
-        plan: &PublishTrack,
         header: &RtpHeader,
         plaintext: &[u8],
         incoming: &Incoming,
-        seen: FrameInfo,
-    ) -> FrameInfo {
+        seen: &FrameInfo,
+    ) -> Option<FrameInfo> {
+        self.descriptor_id.or(self.allocation_id)?;
         let mut described = None;
         for (id, data) in header.elements(plaintext) {
-            match plan.exts.kind(id) {
-                Some(ExtKind::DependencyDescriptor) => {
-                    described = self.described(incoming.ext_seq, data, &seen);
-                }
-                Some(ExtKind::VideoLayersAllocation) => {
-                    let told = LayersAllocation::parse(data);
-                    self.announced = told.and_then(|told| told.own_size()).or(self.announced);
-                }
-                _ => {}
+            if self.descriptor_id == Some(id) {
+                described = self.described(incoming.ext_seq, data, seen);
+            } else if self.allocation_id == Some(id) {
+                let told = LayersAllocation::parse(data);
+                self.announced = told.and_then(|told| told.own_size()).or(self.announced);
             }
         }
-        described.unwrap_or_else(|| match plan.format.codec {
-            Codec::H264 => FrameInfo {
-                discardable: self.unreferenced.holds(incoming, header.marker, seen.discardable),
-                ..seen
-            },
-            _ => seen,
-        })
+        described
     }
 
     /// The frame as its dependency descriptor tells it; `None` if it tells nothing.

@@ -89,7 +89,7 @@ impl Publisher {
             .into_iter()
             .map(|plan| {
                 let layers = Layer::for_track(&plan);
-                let describers = layers.iter().map(|_| Describer::default()).collect();
+                let describers = layers.iter().map(|_| Describer::new(&plan)).collect();
                 Track { plan, layers, describers }
             })
             .collect();

@@ -162,6 +162,15 @@ impl DependencyReader {
     }
 }
 
+/// Adds to the frame number of a descriptor in place. Where a line goes on with another stream, its
+/// frame numbers must go on from those before: a receiver takes a keyframe with a lower one for an old
+/// one. False, and nothing changed, without the mandatory fields.
+pub fn shift_frame_number(data: &mut [u8], by: u16) -> bool {
+    let [_, high, low, ..] = data else { return false };
+    [*high, *low] = u16::from_be_bytes([*high, *low]).wrapping_add(by).to_be_bytes();
+    true
+}
+
 /// What a stream announces with a keyframe: its kinds of frames and its decode targets.
 #[derive(Debug, Clone, Copy)]
 struct Structure {
@@ -573,6 +582,16 @@ mod tests {
         let unknown = mandatory(true, true, L1T3.len() as u32, 8).bytes();
         assert_eq!(reader.read(7, &unknown).unwrap().frame, None, "no such template");
         assert_eq!(reader.read(8, &delta[..2]), None);
+    }
+
+    #[test]
+    fn frame_numbers_go_on_and_nothing_else_changes() {
+        let mut data = mandatory(true, false, 1, 0xfff0).f(0b01000, 5).f(0b11, 2).bytes();
+        let before = data.clone();
+        assert!(shift_frame_number(&mut data, 0x20));
+        assert_eq!(DependencyReader::default().read(1, &data).unwrap().frame_number, 0x10);
+        assert_eq!((data[0], &data[3..]), (before[0], &before[3..]));
+        assert!(!shift_frame_number(&mut data[..2], 1));
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Describer {
         let known = FrameInfo {
             ends_frame: told.ends_frame,
             described: true,
+            frame_number: Some(told.frame_number),
             picture: seen.picture,
             ..FrameInfo::default()
         };

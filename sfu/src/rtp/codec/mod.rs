@@ -56,6 +56,9 @@ pub struct FrameInfo {
     pub temporal_id: Option<u8>,
     /// Spatial layer inside one stream, 0 is the smallest. `None` if the packet does not say.
     pub spatial_id: Option<u8>,
+    /// Counts frames in a dependency descriptor, which must go on over a change of the stream
+    /// ([`shift_frame_number`](super::dependency_descriptor::shift_frame_number)).
+    pub frame_number: Option<u16>,
     /// Numbers that must stay continuous for a viewer; only VP8 and VP9 have them.
     pub picture: Option<PictureIds>,
 }

@@ -169,6 +169,62 @@ write("rtp", {
 })
 
 
+# Dependency descriptors (AV1 RTP specification, appendix A) and layers allocations, as records of a
+# length and that many bytes.
+def records(*elements):
+    return b"".join(bytes([len(element)]) + element for element in elements)
+
+
+def bits(text):
+    text = text.replace(" ", "")
+    text += "0" * (-len(text) % 8)
+    return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+def frame(template, flags="", rest="", start=1, end=1, number=7):
+    return f"{start}{end}{template % 64:06b}{number:016b}{flags}{rest}"
+
+
+def structure(layers, dtis, diffs, chains="0", sizes="", first=61):
+    """Layers as next_layer_idc codes, indications as letters, frame differences as lists."""
+    text = f"{first:06b}{len(dtis[0]) - 1:05b}" + layers + "11"
+    text += "".join(f"{'-DSR'.index(dti):02b}" for template in dtis for dti in template)
+    text += "".join("".join(f"1{diff - 1:04b}" for diff in template) + "0" for template in diffs)
+    return text + chains + ("1" + sizes if sizes else "0")
+
+
+def size(*sides):
+    return "".join(f"{side - 1:016b}" for side in sides)
+
+
+L1T1 = structure("00", ["S", "S"], [[], [1]], "0", size(1280, 720))
+L1T3 = structure("00010100", ["SSS", "SSS", "-DS", "--D", "--D"], [[], [4], [2], [1], [1]], "01" + "0" * 20)
+L2T2 = structure("0001100001", ["SSSS", "SSRR", "-D-R", "--SS", "--SS", "---D"], [[], [4], [2], [1], [4, 1], [2, 1]],
+                 "00", size(320, 180, 640, 360))
+KEY_1T1, KEY_1T3, KEY_2T2 = (bits(frame(61, "10000", s, end=0)) for s in (L1T1, L1T3, L2T2))
+
+write("descriptor", {
+    "one-layer": records(KEY_1T1, bits(frame(61, start=0)), bits(frame(62, number=8))),
+    "three-temporal-layers": records(KEY_1T3, *(bits(frame(61 + n, number=8 + n)) for n in range(5))),
+    "two-by-two-layers": records(KEY_2T2, *(bits(frame(61 + n, number=8 + n)) for n in range(6))),
+    "all-custom": records(KEY_1T3, bits(frame(63, "00111", "001010" + "01 0011 10 00001111 11 000011110000 00" + "00001001"))),
+    "active-targets": records(KEY_2T2, bits(frame(62, "01000", "0011")), bits(frame(62, "01000", "0000"))),
+    "structure-replaced-and-late": records(KEY_1T3, KEY_2T2, KEY_1T1 + bytes(-len(KEY_1T1) % 7), bits(frame(2))),
+    "template-unknown": records(KEY_1T1, bits(frame(5))),
+    "no-structure": records(bits(frame(3)), bits(frame(3, "00000"))),
+    "structure-cut": records(*(KEY_2T2[:n] for n in range(3, len(KEY_2T2)))),
+    "sixty-five-templates": records(bits(frame(0, "10000", "000000" + "00000" + "00" * 64 + "11"))),
+    "nine-temporal-layers": records(bits(frame(0, "10000", "000000" + "00000" + "01" * 8 + "11"))),
+    "thirty-two-targets": records(bits(frame(0, "10000", structure("", ["S" * 32], [[]], "111111" + "1" * 288, first=0)))),
+    "differences-without-end": records(KEY_1T1, bits(frame(62, "00010", "11" * 900))),
+    "allocation-three-streams": records(bytes([0x61, 0, 100, 0xF4, 3, 0xC4, 0x13]) + bytes.fromhex("013f00b31e 027f01671e 04ff02cf1e")),
+    "allocation-spatial": records(bytes([0x07, 0x18, 10, 20, 30, 40, 50, 60])),
+    "allocation-masks": records(bytes([0x30, 0x13, 0x4F, 0, 0]) + bytes(8), bytes([0x20, 0, 0x10, 0, 9])),
+    "allocation-nothing": records(b"\0"),
+    "allocation-rate-endless": records(b"\x01\0" + b"\xff" * 9),
+})
+
+
 # RTCP (RFC 3550, 4585, 5104, TWCC draft, REMB draft).
 def rtcp(kind, count, body, words=None):
     size = len(body) // 4 if words is None else words

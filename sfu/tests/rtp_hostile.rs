@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 use weir_sfu::codec::Codec;
 use weir_sfu::rtp::codec::{descriptor_prefix_len, patch_picture_ids, peek};
+use weir_sfu::rtp::dependency_descriptor::DependencyReader;
 use weir_sfu::rtp::ext::{MAX_ELEMENTS, elements};
+use weir_sfu::rtp::layers_allocation::LayersAllocation;
 use weir_sfu::rtp::packet::{RtpHeader, classify};
 use weir_sfu::rtp::red::{red_prefix_len, rewrite_red_payload_types};
 use weir_sfu::rtp::rtcp::{
@@ -36,6 +38,11 @@ fn read_everything(bytes: &[u8]) -> usize {
         assert!(len <= 5 && len <= bytes.len());
         patch_picture_ids(codec, &mut bytes.to_vec(), 0xffff, 0xff);
     }
+    let mut dependencies = DependencyReader::default();
+    for seq in 0..2 {
+        items += usize::from(dependencies.read(seq, bytes).is_some_and(|d| d.frame.is_some()));
+    }
+    items += LayersAllocation::parse(bytes).map_or(0, |allocation| allocation.layers().len());
     assert!(red_prefix_len(bytes) <= bytes.len());
     rewrite_red_payload_types(&mut bytes.to_vec(), 0xff);
     items + read_all_rtcp(bytes)
@@ -170,6 +177,22 @@ proptest! {
         }
         packet.truncate(cut.index(packet.len() + 1));
         read_everything(&packet);
+    }
+
+    /// Structures of noise, and the frames that refer to them; sparse noise ends its lists sooner.
+    #[test]
+    fn descriptors_of_noise_do_not_panic(
+        structure in prop::collection::vec(prop_oneof![Just(0), any::<u8>()], 1..255),
+        frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 3..24), 0..8),
+    ) {
+        let mut reader = DependencyReader::default();
+        let flagged = structure[0] | 0x80;
+        reader.read(1, &[&[0x80, 0, 1, flagged], &structure[1..]].concat());
+        for (seq, frame) in (0..).zip(&frames) {
+            if let Some(frame) = reader.read(seq, frame).and_then(|read| read.frame) {
+                prop_assert!(frame.spatial_id < 4 && frame.temporal_id < 8);
+            }
+        }
     }
 
     #[test]

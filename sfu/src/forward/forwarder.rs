@@ -617,6 +617,9 @@ mod tests {
         assert!(!can_start(Codec::H264, &idr, true));
         assert!(can_start(Codec::H264, &sps, true));
         assert!(can_start(Codec::H264, &idr, false));
+        let mut described = idr;
+        described.frame.described = true;
+        assert!(can_start(Codec::H264, &described, true));
         assert!(can_start(Codec::Opus, &meta(now, 1, 0, false, false), false));
         assert!(!can_start(Codec::Opus, &PacketMeta { payload_len: 0, ..idr }, false));
     }

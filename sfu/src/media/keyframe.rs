@@ -30,7 +30,9 @@ pub fn can_start(codec: Codec, meta: &PacketMeta, inband_parameter_sets: bool) -
         // Parameter sets come in packets of their own before the picture: start with them, not
         // with a picture whose sets are behind us. Only an SPS tells the size.
         Codec::H264 | Codec::H265 => {
-            meta.frame.keyframe && (meta.frame.resolution.is_some() || !inband_parameter_sets)
+            let complete = meta.frame.resolution.is_some() || !inband_parameter_sets;
+            // A descriptor marks the first packet of the frame, and the payload may be encrypted.
+            meta.frame.keyframe && (complete || meta.frame.described)
         }
         Codec::Vp8 | Codec::Vp9 | Codec::Av1 => meta.frame.keyframe,
     }

@@ -72,7 +72,7 @@ pub enum MediaItem {
 pub struct LayerNote {
     /// Its timestamps against server time.
     pub anchor: Option<ClockAnchor>,
-    /// Width and height of its last keyframe that told them.
+    /// Width and height of its last keyframe that told them, or as announced before it.
     pub resolution: Option<(u16, u16)>,
 }
 

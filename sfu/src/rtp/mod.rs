@@ -1,14 +1,18 @@
 //! Room: the wire. RTP headers and extensions, sequence arithmetic, RTCP, and codec peeks.
 //!
 //! Everything here turns bytes into numbers or numbers into bytes: no clock, no state beyond a
-//! counter, no allocation. Every length on the wire is a claim that is checked before it is used
+//! counter or a structure that the sender announced, no allocation for a packet. Every length on the wire is a claim that is checked before it is used
 //! (quality B1, B4 item 8). Never decides what is forwarded: `forward/` and `repair/` do.
 //!
 //! A received datagram goes `packet::classify` → `packet::RtpHeader::parse` → (SRTP) →
-//! `ext::elements` and `codec::peek`; feedback goes through `rtcp::packets`.
+//! `ext::elements` and, of these, `dependency_descriptor` and `layers_allocation` → `codec::peek`;
+//! feedback goes through `rtcp::packets`.
 
 pub mod codec;
+pub mod dependency_descriptor;
 pub mod ext;
+pub mod layer_set;
+pub mod layers_allocation;
 pub mod packet;
 pub mod red;
 pub mod rtcp;

@@ -114,8 +114,14 @@ pub(super) fn agree(
             (ExtDirection::RecvOnly, Role::Subscriber) => "/sendonly",
             _ => continue,
         };
-        let mid_too_long = ext.kind == ExtKind::Mid && mid.len() > ONE_BYTE_VALUE_MAX;
-        if wanted && representable && !mid_too_long {
+        let too_long = match ext.kind {
+            ExtKind::Mid => mid.len() > ONE_BYTE_VALUE_MAX,
+            // The structure that a stream announces is longer in all but the simplest, and without
+            // it a viewer cannot read what follows.
+            ExtKind::DependencyDescriptor => role == Role::Subscriber && !allow_mixed,
+            _ => false,
+        };
+        if wanted && representable && !too_long {
             map.insert(ext.kind, ext.id);
             lines.push(format!("{}{suffix} {}", ext.id, ext.kind.uri()));
         }
@@ -192,6 +198,21 @@ mod tests {
         let offered = lines(&[format!("1 {MID}")]);
         assert_eq!(agree(&offered, Role::Publisher, false, &"m".repeat(16)).lines.len(), 1);
         assert_eq!(agree(&offered, Role::Publisher, false, &"m".repeat(17)).lines.len(), 0);
+    }
+
+    /// whip-whep D9, G10
+    #[test]
+    fn what_describes_layers_is_taken_from_publishers_and_only_the_descriptor_given_on() {
+        let [descriptor, allocation] =
+            [ExtKind::DependencyDescriptor, ExtKind::VideoLayersAllocation].map(ExtKind::uri);
+        let offered = lines(&[format!("5 {descriptor}"), format!("6 {allocation}")]);
+        for allow_mixed in [false, true] {
+            let publish = agree(&offered, Role::Publisher, allow_mixed, "0");
+            assert_eq!(publish.lines.len(), 2);
+            let watch = agree(&offered, Role::Subscriber, allow_mixed, "0");
+            assert_eq!(watch.map.id(ExtKind::DependencyDescriptor), allow_mixed.then_some(5));
+            assert_eq!(watch.map.id(ExtKind::VideoLayersAllocation), None);
+        }
     }
 
     #[test]

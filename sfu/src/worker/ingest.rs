@@ -1,12 +1,18 @@
-//! Parses one opened packet into its description, once, for all viewers.
+//! Describes the opened packets of one incoming layer, each once, for all viewers.
+//!
+//! The dependency descriptor is read first and the payload second, so that decisions hold where the
+//! payload is encrypted end to end. Keeps what a packet alone does not tell: the structure that
+//! descriptors refer to, and which H.264 frames nothing is built on. Called by `publisher.rs`.
 
 use std::time::Instant;
 
-use crate::codec::MediaKind;
+use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::media::packet::{FORWARDED_EXTS_MAX, ForwardedExt, PacketMeta};
-use crate::rtp::codec::{descriptor_prefix_len, peek};
+use crate::rtp::codec::{FrameInfo, descriptor_prefix_len, peek};
+use crate::rtp::dependency_descriptor::DependencyReader;
 use crate::rtp::ext::ExtKind;
+use crate::rtp::layers_allocation::LayersAllocation;
 use crate::rtp::packet::RtpHeader;
 use crate::rtp::red::red_prefix_len;
 use crate::sdp::PublishTrack;
@@ -24,38 +30,165 @@ pub(super) struct Incoming {
     pub len: usize,
 }
 
-/// Describes an opened packet.
-///
-/// # Errors
-/// [`DropReason::RtpMalformed`] if its lengths do not hold together.
-pub(super) fn describe(
-    plan: &PublishTrack,
-    header: &RtpHeader,
-    plaintext: &[u8],
-    incoming: &Incoming,
-    now: Instant,
-) -> Result<PacketMeta, DropReason> {
-    let end = incoming.start + incoming.len;
-    let payload = plaintext.get(incoming.start..end).ok_or(DropReason::RtpMalformed)?;
-    let red = plan.red_pt == Some(header.payload_type);
-    let codec = plan.format.codec;
-    let (frame, prefix_len) = match red {
-        true => (peek(codec, &[]), red_prefix_len(payload)),
-        false => (peek(codec, payload), descriptor_prefix_len(codec, payload)),
-    };
-    let narrow = |number: usize| u16::try_from(number).map_err(|_| DropReason::RtpMalformed);
-    Ok(PacketMeta {
-        ext_seq: incoming.ext_seq,
-        timestamp: incoming.timestamp,
-        marker: header.marker,
-        red,
-        payload_start: narrow(incoming.start)?,
-        payload_len: narrow(incoming.len)?,
-        prefix_len: prefix_len.min(incoming.len).min(usize::from(u8::MAX)) as u8,
-        frame,
-        exts: forwarded_exts(plan, header, plaintext),
-        arrival: now,
-    })
+/// Describes the packets of one layer.
+#[derive(Debug)]
+pub(super) struct Describer {
+    /// Ids of the extensions that describe layers, where they were negotiated.
+    descriptor_id: Option<u8>,
+    allocation_id: Option<u8>,
+    dependencies: DependencyReader,
+    unreferenced: UnreferencedFrames,
+    announced: Option<(u16, u16)>,
+}
+
+impl Describer {
+    /// For one layer of this section.
+    pub(super) fn new(plan: &PublishTrack) -> Self {
+        let id = |kind| plan.exts.id(kind).filter(|_| plan.kind == MediaKind::Video);
+        Self {
+            descriptor_id: id(ExtKind::DependencyDescriptor),
+            allocation_id: id(ExtKind::VideoLayersAllocation),
+            dependencies: DependencyReader::default(),
+            unreferenced: UnreferencedFrames::default(),
+            announced: None,
+        }
+    }
+
+    /// Describes an opened packet.
+    ///
+    /// # Errors
+    /// [`DropReason::RtpMalformed`] if its lengths do not hold together.
+    pub(super) fn describe(
+        &mut self,
+        plan: &PublishTrack,
+        header: &RtpHeader,
+        plaintext: &[u8],
+        incoming: &Incoming,
+        now: Instant,
+    ) -> Result<PacketMeta, DropReason> {
+        let end = incoming.start + incoming.len;
+        let payload = plaintext.get(incoming.start..end).ok_or(DropReason::RtpMalformed)?;
+        let red = plan.red_pt == Some(header.payload_type);
+        let codec = plan.format.codec;
+        let (seen, prefix_len) = match red {
+            true => (peek(codec, &[]), red_prefix_len(payload)),
+            false => (peek(codec, payload), descriptor_prefix_len(codec, payload)),
+        };
+        let frame = match self.read_elements(header, plaintext, incoming, &seen) {
+            Some(described) => described,
+            None if codec == Codec::H264 => FrameInfo {
+                discardable: self.unreferenced.holds(incoming, header.marker, seen.discardable),
+                ..seen
+            },
+            None => seen,
+        };
+        let narrow = |number: usize| u16::try_from(number).map_err(|_| DropReason::RtpMalformed);
+        Ok(PacketMeta {
+            ext_seq: incoming.ext_seq,
+            timestamp: incoming.timestamp,
+            marker: header.marker,
+            red,
+            payload_start: narrow(incoming.start)?,
+            payload_len: narrow(incoming.len)?,
+            prefix_len: prefix_len.min(incoming.len).min(usize::from(u8::MAX)) as u8,
+            frame,
+            exts: forwarded_exts(plan, header, plaintext),
+            arrival: now,
+        })
+    }
+
+    /// Width and height of the layer as the publisher announced them, before or without a keyframe
+    /// that tells them.
+    pub(super) fn announced(&self) -> Option<(u16, u16)> {
+        self.announced
+    }
+
+    /// Reads the elements that describe layers; what the dependency descriptor tells, if it does.
+    fn read_elements(
+        &mut self,
+        header: &RtpHeader,
+        plaintext: &[u8],
+        incoming: &Incoming,
+        seen: &FrameInfo,
+    ) -> Option<FrameInfo> {
+        self.descriptor_id.or(self.allocation_id)?;
+        let mut described = None;
+        for (id, data) in header.elements(plaintext) {
+            if self.descriptor_id == Some(id) {
+                described = self.described(incoming.ext_seq, data, seen);
+            } else if self.allocation_id == Some(id) {
+                let told = LayersAllocation::parse(data);
+                self.announced = told.and_then(|told| told.own_size()).or(self.announced);
+            }
+        }
+        described
+    }
+
+    /// The frame as its dependency descriptor tells it; `None` if it tells nothing.
+    fn described(&mut self, ext_seq: u64, data: &[u8], seen: &FrameInfo) -> Option<FrameInfo> {
+        let told = self.dependencies.read(ext_seq, data)?;
+        if self.dependencies.is_refused() {
+            return None;
+        }
+        // Payload descriptors are not encrypted, and their numbers must be continued in any case.
+        let known = FrameInfo {
+            ends_frame: told.ends_frame,
+            described: true,
+            frame_number: Some(told.frame_number),
+            picture: seen.picture,
+            ..FrameInfo::default()
+        };
+        // Until its structure comes nobody can begin with this stream.
+        let Some(frame) = told.frame else { return Some(known) };
+        // Not every structure tells sizes; an encrypted payload hardly looks like a keyframe.
+        let peeked = seen.resolution.filter(|_| frame.keyframe && seen.keyframe);
+        Some(FrameInfo {
+            starts_frame: told.starts_frame && frame.spatial_id == 0,
+            keyframe: frame.keyframe,
+            discardable: frame.indications.is_discardable(),
+            opens: frame.opens,
+            resolution: frame.resolution.or(peeked),
+            temporal_id: Some(frame.temporal_id),
+            spatial_id: Some(frame.spatial_id),
+            ..known
+        })
+    }
+}
+
+/// Frames remembered, for their late packets; the oldest is forgotten, and what comes of it then
+/// counts as referenced.
+const FRAMES_MAX: usize = 8;
+
+/// Tells which H.264 frames nothing is built on. A packet speaks for itself only, and a frame must
+/// be left out as a whole: it counts if its first packet, surely the first, is such a slice.
+#[derive(Debug, Default)]
+struct UnreferencedFrames {
+    /// By timestamp, in a ring.
+    frames: [Option<(u32, bool)>; FRAMES_MAX],
+    next: usize,
+    /// Number, timestamp and marker of the newest packet.
+    newest: Option<(u64, u32, bool)>,
+}
+
+impl UnreferencedFrames {
+    fn holds(&mut self, packet: &Incoming, marker: bool, slice: bool) -> bool {
+        let begins = self.newest.is_some_and(|(ext_seq, timestamp, ended)| {
+            packet.ext_seq == ext_seq + 1 && (ended || timestamp != packet.timestamp)
+        });
+        if self.newest.is_none_or(|(ext_seq, ..)| packet.ext_seq > ext_seq) {
+            self.newest = Some((packet.ext_seq, packet.timestamp, marker));
+        }
+        let known = self.frames.iter().flatten().find(|(at, _)| *at == packet.timestamp);
+        if let Some((_, unreferenced)) = known {
+            return *unreferenced;
+        }
+        let unreferenced = begins && slice;
+        if let Some(place) = self.frames.get_mut(self.next) {
+            *place = Some((packet.timestamp, unreferenced));
+        }
+        self.next = (self.next + 1) % FRAMES_MAX;
+        unreferenced
+    }
 }
 
 /// Extensions that a viewer may get if it negotiated them too (whip-whep G10).
@@ -91,4 +224,41 @@ fn forwarded_exts(
         *slot = Some(ext);
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(ext_seq: u64, timestamp: u32) -> Incoming {
+        Incoming { ext_seq, timestamp, start: 12, len: 100 }
+    }
+
+    #[test]
+    fn a_frame_is_unreferenced_as_a_whole_or_not_at_all() {
+        let mut frames = UnreferencedFrames::default();
+        let mut holds =
+            |seq, timestamp, marker, slice| frames.holds(&packet(seq, timestamp), marker, slice);
+        assert!(!holds(1, 10, true, true), "it may have begun before");
+        assert!(holds(2, 20, false, true) && holds(3, 20, false, true));
+        assert!(holds(5, 20, true, true), "number 4 is missing");
+        assert!(!holds(6, 30, false, false), "begins with parameter sets or an SEI");
+        assert!(!holds(7, 30, true, true), "so its slices stay too");
+        assert!(holds(8, 40, false, true) && holds(9, 50, true, true), "no marker in between");
+        assert!(!holds(11, 60, false, true), "its first packet is missing");
+        assert!(!holds(10, 60, false, true), "and comes late");
+        assert!(holds(4, 20, false, true), "late, of a frame that is known");
+    }
+
+    #[test]
+    fn frames_past_the_limit_are_forgotten() {
+        let mut frames = UnreferencedFrames::default();
+        frames.holds(&packet(1, 1), true, false);
+        for seq in 2..2 + FRAMES_MAX as u64 {
+            assert!(frames.holds(&packet(seq, seq as u32), true, true));
+        }
+        assert!(frames.holds(&packet(2, 2), true, true));
+        assert!(frames.holds(&packet(10, 10), true, true));
+        assert!(!frames.holds(&packet(2, 2), true, true));
+    }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::Cache;
 
 use super::context::{Context, REPORT_INTERVAL};
-use super::ingest::{Incoming, describe};
+use super::ingest::{Describer, Incoming};
 use super::layer::Layer;
 use super::report::{LayerInfo, TrackInfo};
 use super::ssrcs::{SsrcTable, Target};
@@ -76,6 +76,8 @@ const SEED_PACKETS_MAX: usize = 200;
 pub(super) struct Track {
     pub(super) plan: PublishTrack,
     pub(super) layers: Vec<Layer>,
+    /// One for each layer.
+    describers: Vec<Describer>,
 }
 
 impl Publisher {
@@ -91,7 +93,11 @@ impl Publisher {
         let tracks: Vec<Track> = plan
             .tracks
             .into_iter()
-            .map(|plan| Track { layers: Layer::for_track(&plan), plan })
+            .map(|plan| {
+                let layers = Layer::for_track(&plan);
+                let describers = layers.iter().map(|_| Describer::new(&plan)).collect();
+                Track { plan, layers, describers }
+            })
             .collect();
         let ssrcs = SsrcTable::declared(tracks.iter().map(|track| &track.plan));
         Self {
@@ -210,7 +216,13 @@ impl Publisher {
         let clock_rate = track.plan.format.codec.clock_rate();
         let timestamp = layer.timeline.on_packet(now, ext_seq, header.timestamp, clock_rate);
         let incoming = Incoming { ext_seq, timestamp, start, len };
-        let meta = describe(&track.plan, header, plaintext, &incoming, now)?;
+        let describer = track.describers.get_mut(usize::from(target.layer));
+        let describer = describer.ok_or(DropReason::UnknownTrack)?;
+        let announced = describer.announced();
+        let meta = describer.describe(&track.plan, header, plaintext, &incoming, now)?;
+        if describer.announced() != announced {
+            layer.anchored_at = None; // others are told at once
+        }
         layer.on_media(now, context.clock.ntp(now), &meta, clock_rate, target.rtx);
         packet.describe(meta);
         self.last_media = Some(now);
@@ -228,7 +240,7 @@ impl Publisher {
     ) -> Result<Target, DropReason> {
         if let Some(target) = self.ssrcs.known(header.ssrc) {
             let track = self.tracks.get_mut(usize::from(target.track));
-            let Track { plan, layers } = track.ok_or(DropReason::UnknownTrack)?;
+            let Track { plan, layers, .. } = track.ok_or(DropReason::UnknownTrack)?;
             let fits = match target.rtx {
                 true => plan.rtx_pt == Some(header.payload_type),
                 false => is_media(plan, header.payload_type),
@@ -307,14 +319,17 @@ impl Publisher {
     }
 
     fn due_note(&mut self, now: Instant, track: u8, layer: u8) -> Option<LayerNote> {
-        let layer = self.tracks.get_mut(usize::from(track))?.layers.get_mut(usize::from(layer))?;
+        let track = self.tracks.get_mut(usize::from(track))?;
+        let describer = track.describers.get(usize::from(layer))?;
+        let layer = track.layers.get_mut(usize::from(layer))?;
         let due =
             layer.anchored_at.is_none_or(|at| now.saturating_duration_since(at) >= ANCHOR_INTERVAL);
         if !due {
             return None;
         }
         layer.anchored_at = Some(now);
-        Some(LayerNote { anchor: layer.anchor(&self.clock), resolution: layer.resolution() })
+        let resolution = layer.resolution().or(describer.announced());
+        Some(LayerNote { anchor: layer.anchor(&self.clock), resolution })
     }
 
     /// One decrypted RTCP compound.

@@ -11,6 +11,7 @@ mod basics;
 mod changes;
 mod clocks;
 mod decoded;
+mod encrypted;
 mod feedback;
 mod forgery;
 mod guarding;

@@ -13,6 +13,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use weir_sfu::codec::{Codec, MediaKind};
 use weir_sfu::rtp::codec::{FrameInfo, descriptor_prefix_len, patch_picture_ids, peek};
+use weir_sfu::rtp::dependency_descriptor::{DECODE_TARGETS_MAX, DependencyReader, Indication};
+use weir_sfu::rtp::layers_allocation::LayersAllocation;
 use weir_sfu::rtp::packet::{RTP_HEADER_LEN, RtpHeader, classify};
 use weir_sfu::rtp::rtcp::{Rtcp, packets};
 use weir_sfu::rtp::{ext, red};
@@ -27,6 +29,7 @@ pub(crate) fn run(target: &str, data: &[u8]) {
     match target {
         "stun" => stun(data),
         "rtp" => rtp(data),
+        "descriptor" => descriptor(data),
         "rtcp" => rtcp(data),
         "sdp" => sdp(data),
         "datagram" => fuzz_datagram::datagram(data),
@@ -94,6 +97,40 @@ fn payload(bytes: &[u8]) {
     let mut red = bytes.to_vec();
     let _ = red::rewrite_red_payload_types(&mut red, 111);
     assert_eq!(red::red_prefix_len(bytes), red::red_prefix_len(&red));
+}
+
+/// Header extensions that describe layers: records of a length byte and that many bytes, read one
+/// after the other as descriptors of one stream, each as an allocation too.
+fn descriptor(data: &[u8]) {
+    let mut reader = DependencyReader::default();
+    let (mut rest, mut seq) = (data, 1000);
+    while let Some((&len, tail)) = rest.split_first() {
+        let (element, tail) = tail.split_at(usize::from(len).min(tail.len()));
+        rest = tail;
+        // Some come late.
+        seq = if len % 7 == 0 { seq - 1 } else { seq + 3 };
+        let read = reader.read(seq, element);
+        assert_eq!(read.is_some(), element.len() >= 3);
+        if let Some((read, frame)) = read.and_then(|read| Some((read, read.frame?))) {
+            assert!(frame.spatial_id < 4 && frame.temporal_id < 8);
+            assert!(
+                read.starts_frame || !frame.keyframe,
+                "a keyframe begins with its first packet"
+            );
+            let indications = (0..DECODE_TARGETS_MAX).map(|target| frame.indications.of(target));
+            let switches = indications.filter(|of| *of == Indication::Switch).count();
+            assert!(switches > 0 || frame.opens == Default::default());
+            let delta = [element[0] & 0x3f, element[1], element[2]];
+            let again = reader.read(seq, &delta).and_then(|again| again.frame);
+            assert!(again.is_none_or(|again| !again.keyframe && again.resolution.is_none()));
+        }
+        if let Some(allocation) = LayersAllocation::parse(element) {
+            assert!(allocation.layers().len() <= 16 && allocation.stream < 4);
+            for layer in allocation.layers() {
+                assert!((1..=4).contains(&layer.temporal_layers) && layer.spatial_id < 4);
+            }
+        }
+    }
 }
 
 /// A compound RTCP packet after decryption.

@@ -1,7 +1,7 @@
 //! AV1 payloads (AV1 RTP specification section 4) and the size in a sequence header.
 //!
-//! Only the first OBU element is looked at. Layers come from its extension header; streams with a
-//! dependency descriptor say more there.
+//! Only the first OBU element is looked at, so a payload does not tell its layer for certain: that
+//! comes from the dependency descriptor alone.
 
 use super::FrameInfo;
 use super::bits::BitReader;
@@ -31,7 +31,9 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
         rest = Reader(rest.0.get(..len).unwrap_or(rest.0));
     }
     let header = rest.u8()?;
-    let layers = if header & OBU_HAS_EXTENSION != 0 { Some(rest.u8()?) } else { None };
+    if header & OBU_HAS_EXTENSION != 0 {
+        rest.u8()?;
+    }
     if header & OBU_HAS_SIZE != 0 {
         leb128(&mut rest)?;
     }
@@ -41,9 +43,7 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
         starts_frame: keyframe,
         keyframe,
         resolution: if is_sequence_header { sequence_resolution(rest.0) } else { None },
-        temporal_id: layers.map(|byte| byte >> 5),
-        spatial_id: layers.map(|byte| byte >> 3 & 0x03),
-        picture: None,
+        ..FrameInfo::default()
     })
 }
 
@@ -151,11 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn layers_come_from_the_extension_header() {
+    fn the_extension_header_is_passed_over() {
+        let obu = hex(SEQUENCE_180P);
+        let extended = [&[0x18, obu[0] | OBU_HAS_EXTENSION, 0x48][..], &obu[1..]].concat();
+        assert_eq!(peek(&extended).unwrap().resolution, Some((320, 180)));
         let info = peek(&[0x10, 0x34, 0x48, 0]).unwrap();
-        assert_eq!((info.temporal_id, info.spatial_id), (Some(2), Some(1)));
-        let info = peek(&[0x10, 0x30, 0]).unwrap();
-        assert_eq!((info.temporal_id, info.spatial_id), (None, None));
+        assert_eq!((info.temporal_id, info.spatial_id), (None, None), "not on every packet");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Reads bits and variable-length numbers from headers inside a payload.
 //!
-//! Called by the SPS and sequence header readers. Every read can end with `None`; the work is
+//! Called by the SPS and sequence header readers and by the dependency descriptor. Every read can end with `None`; the work is
 //! bounded by the bytes given.
 
 /// A bit cursor, most significant bit first.
-pub(super) struct BitReader<'a> {
+pub(in crate::rtp) struct BitReader<'a> {
     rest: &'a [u8],
     byte: u8,
     /// Bits of `byte` not read yet.
@@ -15,13 +15,13 @@ pub(super) struct BitReader<'a> {
 
 impl<'a> BitReader<'a> {
     /// Reads the bytes as they are (AV1).
-    pub(super) fn plain(bytes: &'a [u8]) -> Self {
+    pub(in crate::rtp) fn plain(bytes: &'a [u8]) -> Self {
         Self { rest: bytes, byte: 0, left: 0, zeros: None }
     }
 
     /// Reads a NAL unit behind its header and skips emulation prevention bytes: the 3 in 0 0 3
     /// (H.264 section 7.3.1).
-    pub(super) fn nal_unit(bytes: &'a [u8]) -> Self {
+    pub(in crate::rtp) fn nal_unit(bytes: &'a [u8]) -> Self {
         Self { zeros: Some(0), ..Self::plain(bytes) }
     }
 
@@ -38,7 +38,7 @@ impl<'a> BitReader<'a> {
         }
     }
 
-    pub(super) fn bit(&mut self) -> Option<u32> {
+    pub(in crate::rtp) fn bit(&mut self) -> Option<u32> {
         if self.left == 0 {
             self.byte = self.next_byte()?;
             self.left = 8;
@@ -47,12 +47,12 @@ impl<'a> BitReader<'a> {
         Some(u32::from(self.byte >> self.left) & 1)
     }
 
-    pub(super) fn flag(&mut self) -> Option<bool> {
+    pub(in crate::rtp) fn flag(&mut self) -> Option<bool> {
         self.bit().map(|bit| bit == 1)
     }
 
     /// An unsigned number of `count` bits, at most 32.
-    pub(super) fn bits(&mut self, count: u32) -> Option<u32> {
+    pub(in crate::rtp) fn bits(&mut self, count: u32) -> Option<u32> {
         let mut value = 0;
         for _ in 0..count {
             value = value << 1 | self.bit()?;
@@ -60,7 +60,7 @@ impl<'a> BitReader<'a> {
         Some(value)
     }
 
-    pub(super) fn skip(&mut self, count: u32) -> Option<()> {
+    pub(in crate::rtp) fn skip(&mut self, count: u32) -> Option<()> {
         for _ in 0..count {
             self.bit()?;
         }
@@ -68,7 +68,7 @@ impl<'a> BitReader<'a> {
     }
 
     /// Unsigned Exp-Golomb number, `ue(v)`. `None` above 2^32 - 2.
-    pub(super) fn ue(&mut self) -> Option<u32> {
+    pub(in crate::rtp) fn ue(&mut self) -> Option<u32> {
         let mut zeros = 0;
         while self.bit()? == 0 {
             zeros += 1;
@@ -81,7 +81,7 @@ impl<'a> BitReader<'a> {
     }
 
     /// Signed Exp-Golomb number, `se(v)`.
-    pub(super) fn se(&mut self) -> Option<i32> {
+    pub(in crate::rtp) fn se(&mut self) -> Option<i32> {
         let code = self.ue()?;
         let magnitude = i32::try_from(code.div_ceil(2)).ok()?;
         Some(if code % 2 == 1 { magnitude } else { -magnitude })

@@ -8,10 +8,14 @@ use super::bits::BitReader;
 use super::nal::{aggregated, chroma_subsampling, cropped};
 
 // NAL unit types (H.264 table 7-1, RFC 6184 table 1).
+const SLICE: u8 = 1;
 const IDR_SLICE: u8 = 5;
 const SPS: u8 = 7;
 const STAP_A: u8 = 24;
 const FU_A: u8 = 28;
+
+/// `nal_ref_idc`, 0 where no other picture is built on this one.
+const REF_IDC: u8 = 0x60;
 
 /// The S bit of a FU-A header.
 const FU_START: u8 = 0x80;
@@ -20,9 +24,10 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
     match *payload {
         [header, ref units @ ..] if header & 0x1f == STAP_A => {
             let mut info = FrameInfo::default();
-            for unit in aggregated(units) {
-                if let Some((header, body)) = unit.split_first() {
-                    let found = nal_unit(header & 0x1f, body);
+            for (index, unit) in aggregated(units).enumerate() {
+                if let Some((&header, body)) = unit.split_first() {
+                    let found = nal_unit(header, body);
+                    info.discardable = found.discardable && (index == 0 || info.discardable);
                     info.keyframe |= found.keyframe;
                     info.resolution = info.resolution.or(found.resolution);
                 }
@@ -30,20 +35,23 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
             info
         }
         [indicator, fu, ref body @ ..] if indicator & 0x1f == FU_A => {
-            if fu & FU_START == 0 {
-                FrameInfo::default()
-            } else {
-                nal_unit(fu & 0x1f, body)
+            let header = indicator & REF_IDC | fu & 0x1f;
+            let whole = nal_unit(header, body);
+            match fu & FU_START {
+                0 => FrameInfo { discardable: whole.discardable, ..FrameInfo::default() },
+                _ => whole,
             }
         }
-        [header, ref body @ ..] => nal_unit(header & 0x1f, body),
+        [header, ref body @ ..] => nal_unit(header, body),
         [] => FrameInfo::default(),
     }
 }
 
 /// What one NAL unit says, `body` being the bytes behind its header (perhaps only the first).
-fn nal_unit(unit_type: u8, body: &[u8]) -> FrameInfo {
+fn nal_unit(header: u8, body: &[u8]) -> FrameInfo {
+    let unit_type = header & 0x1f;
     FrameInfo {
+        discardable: unit_type == SLICE && header & REF_IDC == 0,
         keyframe: matches!(unit_type, SPS | IDR_SLICE),
         resolution: if unit_type == SPS { sps_resolution(body) } else { None },
         ..FrameInfo::default()
@@ -216,6 +224,25 @@ mod tests {
         assert!(!peek(&[0x7c, 0x81, 0x88]).keyframe, "another slice");
         let fragmented = [&[0x7c, 0x87][..], &sps[1..]].concat();
         assert_eq!(peek(&fragmented).resolution, Some((640, 360)));
+    }
+
+    #[test]
+    fn slices_that_nothing_is_built_on_are_told_on_each_fragment() {
+        for (payload, discardable) in [
+            (&[0x01, 0x9a][..], true),
+            (&[0x21, 0x9a], false),
+            (&[0x05, 0x9a], false), // an IDR slice
+            (&[0x06, 5], false),    // SEI
+            (&[0x1c, 0x81, 0x9a], true),
+            (&[0x1c, 0x01, 0x9a], true),
+            (&[0x1c, 0x41, 0x9a], true),
+            (&[0x5c, 0x81, 0x9a], false),
+            (&[0x18, 0, 2, 0x01, 0x9a, 0, 2, 0x01, 0x9a], true),
+            (&[0x18, 0, 2, 0x01, 0x9a, 0, 2, 0x06, 5], false),
+            (&[0x18, 0, 2, 0x06, 5, 0, 2, 0x01, 0x9a], false),
+        ] {
+            assert_eq!(peek(payload).discardable, discardable, "{payload:x?}");
+        }
     }
 
     #[test]

@@ -5,38 +5,60 @@
 //! for each incoming packet (the result is shared by all viewers) and, for VP8 and VP9, when a
 //! viewer's copy is rewritten. One file for each payload format.
 
+use super::layer_set::LayerSet;
 use crate::codec::Codec;
 
 mod av1;
-mod bits;
+pub(super) mod bits;
 mod h264;
 mod h265;
 mod nal;
 mod vp8;
 mod vp9;
 
-/// What one payload says about its frame. The default says nothing, and is also the answer to a
-/// payload that does not parse.
+/// What one packet says about its frame: its payload as [`peek`] sees it, or its dependency
+/// descriptor, which counts first (`worker/ingest.rs`). The default says nothing, and is also the
+/// answer to a payload that does not parse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FrameInfo {
     /// First packet of a picture: VP8 partition 0, VP9 lowest spatial layer, AV1 only at a
     /// keyframe. **Always false for H.264 and H.265**, whose payloads do not say it: there (and
     /// for AV1 between keyframes) a changed timestamp starts a frame.
     pub starts_frame: bool,
+    /// Last packet of a spatial layer of a picture: VP9, and where a descriptor says it. Elsewhere
+    /// the marker bit ends a frame.
+    pub ends_frame: bool,
     /// This packet belongs to the start of a keyframe: from here a decoder can begin.
     ///
     /// H.264 and H.265 publishers may send parameter sets and the first slice of one access unit
     /// in packets of their own; then this is true on each of them, so begin with the first of a
     /// timestamp. The later slices of a keyframe can be marked too.
     pub keyframe: bool,
+    /// Told by a dependency descriptor: the payload may be encrypted end to end, so that nothing
+    /// more is to be expected of it.
+    pub described: bool,
+    /// No other frame is built on this one (VP8 N bit, H.264 slices with `nal_ref_idc` 0, or the
+    /// descriptor). Said on each packet of the frame, except that a packet of H.264 speaks for
+    /// itself only: `worker/ingest.rs` decides for the frame.
+    pub discardable: bool,
+    /// This frame is built on lower temporal layers only (VP8 Y bit, VP9 U bit): one may begin
+    /// with it to receive its own layer.
+    pub switch_point: bool,
+    /// Layers that one may begin to receive up to with this frame if it flows anyway, as its
+    /// descriptor tells; empty without one.
+    pub opens: LayerSet,
     /// Width and height in pixels, where this payload carries them (VP8 keyframes, VP9
     /// scalability structure, AV1 sequence header, H.264 and H.265 SPS). For spatial layers in
     /// one stream that of the largest.
     pub resolution: Option<(u16, u16)>,
-    /// Temporal layer, 0 is the base. `None` if the payload does not say.
+    /// Temporal layer, 0 is the base. `None` if the packet does not say; AV1 says it only in a
+    /// descriptor, since its payloads show the layer of their first unit at most.
     pub temporal_id: Option<u8>,
-    /// Spatial layer inside one stream, 0 is the smallest. `None` if the payload does not say.
+    /// Spatial layer inside one stream, 0 is the smallest. `None` if the packet does not say.
     pub spatial_id: Option<u8>,
+    /// Counts frames in a dependency descriptor, which must go on over a change of the stream
+    /// ([`shift_frame_number`](super::dependency_descriptor::shift_frame_number)).
+    pub frame_number: Option<u16>,
     /// Numbers that must stay continuous for a viewer; only VP8 and VP9 have them.
     pub picture: Option<PictureIds>,
 }

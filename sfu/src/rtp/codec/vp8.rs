@@ -4,6 +4,7 @@ use super::{FrameInfo, PictureFields};
 
 // First byte of the descriptor.
 const EXTENDED: u8 = 0x80;
+const NON_REFERENCE: u8 = 0x20;
 const START_OF_PARTITION: u8 = 0x10;
 const PARTITION_INDEX: u8 = 0x07;
 
@@ -13,15 +14,19 @@ const HAS_TL0_PIC_IDX: u8 = 0x40;
 const HAS_TID: u8 = 0x20;
 const HAS_KEYIDX: u8 = 0x10;
 
+// The byte of TID, Y and KEYIDX.
+const LAYER_SYNC: u8 = 0x20;
+
 pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
     let first = *payload.first()?;
     let fields = picture_fields(payload)?;
     let extension = extension(payload)?;
     let mut header_at = fields.end().max(if first & EXTENDED != 0 { 2 } else { 1 });
-    let mut temporal_id = None;
+    let (mut temporal_id, mut switch_point) = (None, false);
     if extension & (HAS_TID | HAS_KEYIDX) != 0 {
         let layer = *payload.get(header_at)?;
         temporal_id = (extension & HAS_TID != 0).then_some(layer >> 6);
+        switch_point = temporal_id.is_some() && layer & LAYER_SYNC != 0;
         header_at += 1;
     }
     let frame = payload.get(header_at..)?;
@@ -31,10 +36,12 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
     Some(FrameInfo {
         starts_frame,
         keyframe,
+        discardable: first & NON_REFERENCE != 0,
+        switch_point,
         resolution: keyframe.then(|| resolution(frame)).flatten(),
         temporal_id,
-        spatial_id: None,
         picture: fields.read(payload),
+        ..FrameInfo::default()
     })
 }
 
@@ -95,6 +102,23 @@ mod tests {
             assert_eq!((info.starts_frame, info.keyframe), (starts, key), "{descriptor:#x}");
         }
         assert!(peek(&[0x10, 0x50, 0, 0]).unwrap().resolution.is_none(), "cut before the size");
+    }
+
+    /// RFC 7741 section 4.2: N on every packet of a frame, Y beside the temporal layer.
+    #[test]
+    fn frames_that_can_be_left_out_and_those_to_begin_with() {
+        for (descriptor, discardable, switch_point) in [
+            (&[0x10][..], false, false),
+            (&[0x30], true, false),
+            (&[0x20], true, false), // a later packet of it
+            (&[0xb0, 0x20, 0x60], true, true),
+            (&[0x90, 0x20, 0x40], false, false),
+            (&[0x90, 0x10, 0x20], false, false), // KEYIDX alone: the bit means nothing
+        ] {
+            let info = peek(&payload(descriptor, &[0x51, 0, 0])).unwrap();
+            let said = (info.discardable, info.switch_point);
+            assert_eq!(said, (discardable, switch_point), "{descriptor:x?}");
+        }
     }
 
     #[test]

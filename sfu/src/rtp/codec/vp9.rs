@@ -11,7 +11,12 @@ const INTER_PREDICTED: u8 = 0x40;
 const HAS_LAYERS: u8 = 0x20;
 const FLEXIBLE: u8 = 0x10;
 const START_OF_FRAME: u8 = 0x08;
+const END_OF_FRAME: u8 = 0x04;
 const HAS_SCALABILITY: u8 = 0x02;
+
+// The byte of layer indices. The U bit is read as the senders of browsers mean it, who set it where
+// all references are of lower temporal layers. By RFC 9628 it speaks of the frames that follow.
+const SWITCHING_UP: u8 = 0x10;
 
 /// Reference indices in flexible mode.
 const MAX_REFERENCES: usize = 3;
@@ -36,11 +41,14 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
     }
     Some(FrameInfo {
         starts_frame,
+        ends_frame: first & END_OF_FRAME != 0,
         keyframe,
+        switch_point: layers.is_some_and(|byte| byte & SWITCHING_UP != 0),
         resolution: resolution(first, rest),
         temporal_id: layers.map(|byte| byte >> 5),
         spatial_id,
         picture: fields.read(payload),
+        ..FrameInfo::default()
     })
 }
 
@@ -111,6 +119,19 @@ mod tests {
             let info = peek(payload).unwrap();
             assert_eq!((info.starts_frame, info.keyframe), (starts, key), "{payload:x?}");
             assert_eq!(info.spatial_id, spatial_id, "{payload:x?}");
+        }
+    }
+
+    #[test]
+    fn ends_of_layers_and_places_to_go_up_are_told() {
+        for (payload, ends, switch_point) in [
+            (&[0x88, 5][..], false, false),
+            (&[0x84, 5], true, false),
+            (&[0xac, 5, 0x30, 1], true, true), // TID 1 with U
+            (&[0xac, 5, 0x20, 1], true, false),
+        ] {
+            let info = peek(payload).unwrap();
+            assert_eq!((info.ends_frame, info.switch_point), (ends, switch_point), "{payload:x?}");
         }
     }
 

@@ -79,6 +79,13 @@ impl Stamp {
         Some(stamp)
     }
 
+    /// Ends a payload of about this many bytes: the stamp, then its filler.
+    pub(crate) fn finish(&self, out: &mut Vec<u8>, bytes: usize) {
+        self.write(out);
+        let filler = bytes.saturating_sub(out.len());
+        out.extend((0..filler).map(|n| self.filler(n)));
+    }
+
     fn filler(&self, n: usize) -> u8 {
         (self.serial as u8).wrapping_mul(31).wrapping_add(n as u8) & 0x5f
     }
@@ -152,9 +159,7 @@ pub(crate) fn payload(
         Codec::Opus => out.push(0x78),
         _ => out.push(0x55),
     }
-    stamp.write(&mut out);
-    let filler = bytes.saturating_sub(out.len());
-    out.extend((0..filler).map(|n| stamp.filler(n)));
+    stamp.finish(&mut out, bytes);
     out
 }
 

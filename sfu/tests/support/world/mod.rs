@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "each user of the model needs a part of it")]
 
 pub(crate) mod control;
+pub(crate) mod described;
 pub(crate) mod dtls;
 pub(crate) mod guard;
 pub(crate) mod link;

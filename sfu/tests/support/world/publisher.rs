@@ -19,6 +19,7 @@ use weir_sfu::codec::MediaKind;
 use weir_sfu::rtp::ext::ExtKind;
 use weir_sfu::sdp::{DeclaredSsrc, PublishPlan, PublishTrack};
 
+use super::described;
 use super::link::{Link, Note};
 use super::media::{Picture, Stamp, payload};
 use super::spec::{PublishTrackSpec, PublisherSpec, ext_map, format};
@@ -253,6 +254,9 @@ impl Publisher {
                 Picture { id: encoder.picture, bits: spec.picture_bits, tl0: encoder.tl0 };
             let mut body = match shot {
                 Some(frame) => frame.payloads[usize::from(index)].clone(),
+                None if spec.encrypts => {
+                    described::payload(spec.codec, &stamp, picture, spec.bytes)
+                }
                 None => payload(spec.codec, &stamp, picture, of.size, spec.bytes),
             };
             let mut pt = spec.pt;
@@ -270,7 +274,9 @@ impl Publisher {
                 ssrc: encoder.ssrc,
                 ..Header::default()
             };
-            let header = with_exts(header, &spec, of.rid, ExtKind::Rid, &mut self.next_twcc);
+            let more = described::elements(&spec, layer, &stamp);
+            let twcc = &mut self.next_twcc;
+            let header = with_exts(header, &spec, of.rid, ExtKind::Rid, twcc, &more);
             let plaintext = [&header[..], &body].concat();
             let note = Note {
                 source: encoder.source,
@@ -389,7 +395,12 @@ impl Publisher {
                 ..Header::default()
             };
             layer.rtx_seq = layer.rtx_seq.wrapping_add(1);
-            let head = with_exts(rtx, spec, layer.rid, ExtKind::RepairedRid, next_twcc);
+            let described = |id| {
+                let kind = spec.exts.iter().find(|(_, known)| *known == id).map(|(kind, _)| *kind);
+                kind == Some(ExtKind::DependencyDescriptor)
+            };
+            let more: Vec<_> = header.exts.into_iter().filter(|(id, _)| described(*id)).collect();
+            let head = with_exts(rtx, spec, layer.rid, ExtKind::RepairedRid, next_twcc, &more);
             let osn = (kept.seq as u16).to_be_bytes();
             let plaintext = [&head[..], &osn, &kept.plaintext[header.len..]].concat();
             let sealed = link.seal_rtp(&plaintext).expect("it is connected");
@@ -411,7 +422,8 @@ impl Publisher {
                 ..Header::default()
             };
             layer.rtx_seq = layer.rtx_seq.wrapping_add(1);
-            let head = with_exts(header, &track.spec, layer.rid, ExtKind::RepairedRid, next_twcc);
+            let kind = ExtKind::RepairedRid;
+            let head = with_exts(header, &track.spec, layer.rid, kind, next_twcc, &[]);
             let mut padding = vec![0; 224];
             *padding.last_mut().expect("not empty") = 224;
             let sealed = link.seal_rtp(&[&head[..], &padding].concat()).expect("connected");
@@ -456,6 +468,7 @@ fn with_exts(
     rid: &'static str,
     rid_kind: ExtKind,
     next_twcc: &mut u16,
+    more: &[(u8, Vec<u8>)],
 ) -> Vec<u8> {
     let id = |kind| spec.exts.iter().find(|(k, _)| *k == kind).map(|(_, id)| *id);
     let mut set = |id: u8, data: Bytes| header.set_extension(id, data).expect("an element fits");
@@ -471,7 +484,7 @@ fn with_exts(
         set(id, Bytes::copy_from_slice(&next_twcc.to_be_bytes()));
         *next_twcc = next_twcc.wrapping_add(1);
     }
-    for (id, data) in &spec.extra_exts {
+    for (id, data) in spec.extra_exts.iter().chain(more) {
         set(*id, Bytes::copy_from_slice(data));
     }
     header.marshal().expect("a header fits").to_vec()

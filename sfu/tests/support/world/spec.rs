@@ -50,6 +50,8 @@ pub(crate) struct PublishTrackSpec {
     pub extra_exts: Vec<(u8, Vec<u8>)>,
     /// It writes mid and rid into packets.
     pub sends_mid: bool,
+    /// Its frames are encrypted end to end.
+    pub encrypts: bool,
     /// Declares its SSRCs in SDP.
     pub declares: bool,
     /// Simulcast layers with rid, size and packets per frame; one with an empty rid without simulcast.
@@ -162,6 +164,7 @@ pub(crate) fn opus() -> PublishTrackSpec {
         exts: vec![(ExtKind::Mid, 4), (ExtKind::TransportCc, 3), (ExtKind::AudioLevel, 1)],
         extra_exts: vec![(1, vec![0x9f])],
         sends_mid: true,
+        encrypts: false,
         declares: true,
         layers: vec![LayerSpec::new("", (0, 0), 1)],
         frame_every: Duration::from_millis(20),

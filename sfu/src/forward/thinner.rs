@@ -1,0 +1,445 @@
+//! Thins one stream: leaves out its upper temporal and spatial layers, at legal points only.
+//!
+//! Knows dependencies as packets tell them and nothing of codecs: down at the next picture; more
+//! frames again where a frame says that one may begin with it; a larger picture again at a keyframe,
+//! or where the dependency descriptor says so. Never renumbers (`line.rs` closes what is left out),
+//! never chooses the cap. Called by `forwarder.rs` for the packets of the layer that flows or did.
+
+use std::collections::VecDeque;
+
+use crate::media::PacketMeta;
+use crate::rtp::layer_set::TEMPORAL_LAYERS_MAX;
+
+/// The highest layers that may flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    /// Temporal id; 0 leaves the base frame rate. Frames that nothing is built on count as layer 1
+    /// where the stream has no ids.
+    pub temporal: u8,
+    /// Spatial id within one stream; 0 leaves the smallest picture.
+    pub spatial: u8,
+}
+
+impl Cap {
+    /// Leaves out nothing.
+    pub const OPEN: Self = Self { temporal: u8::MAX, spatial: u8::MAX };
+}
+
+/// What becomes of one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It flows, with this marker bit: the last packet that flows of a picture has it.
+    Keep {
+        /// The marker bit to write.
+        marker: bool,
+    },
+    /// It is left out with all of its frame, and its number is to be closed.
+    Drop,
+}
+
+/// Changes of what flows that are remembered for late packets. With more of them within the time
+/// that packets can be late, the oldest are forgotten, and late packets from before are left out.
+const CHANGES_MAX: usize = 32;
+
+/// So many packets after everything flows again no late packet from before has a place any more:
+/// what a line remembers of its numbers.
+const REOPENS_AFTER: u64 = 1024;
+
+/// Thins the stream of one viewer and track.
+#[derive(Debug)]
+pub struct Thinner {
+    /// Nothing is left out, nor was lately.
+    open: bool,
+    cap: Cap,
+    /// What flows of the newest picture.
+    level: Cap,
+    /// Epoch and layer of the stream that flows.
+    source: (u32, u8),
+    /// The highest number seen of it; not kept up while open.
+    newest: u64,
+    /// Timestamp and marker of that packet, if it was seen here.
+    tail: Option<(u32, bool)>,
+    /// Oldest first; empty while open.
+    changes: VecDeque<Change>,
+}
+
+/// From `first` on `level` flows of this stream.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    source: (u32, u8),
+    first: u64,
+    level: Cap,
+}
+
+impl Default for Thinner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Thinner {
+    /// One that leaves out nothing.
+    pub fn new() -> Self {
+        Self {
+            open: true,
+            cap: Cap::OPEN,
+            level: Cap::OPEN,
+            source: (0, 0),
+            newest: 0,
+            tail: None,
+            changes: VecDeque::new(),
+        }
+    }
+
+    /// Whether every packet passes as it is, so that [`Self::decide`] need not be asked.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// The highest layers that may flow from now on. Less takes effect with the next picture, more
+    /// at the next legal point. `newest` is the highest number that flowed of the stream so far:
+    /// what comes with a lower one is late.
+    pub fn set(&mut self, cap: Cap, newest: u64) {
+        self.cap = cap;
+        if self.open && cap != Cap::OPEN {
+            self.open = false;
+            (self.newest, self.tail) = (newest, None);
+            self.changes.reserve(CHANGES_MAX);
+            // Up to here everything did flow.
+            self.remember(0);
+        }
+    }
+
+    /// The line goes on with this packet, which begins a keyframe of this stream (a start, a switch,
+    /// or a jump of its numbers): all that the cap allows flows from here.
+    pub fn begin(&mut self, epoch: u32, layer: u8, meta: &PacketMeta) {
+        self.source = (epoch, layer);
+        self.level = self.cap;
+        self.newest = meta.ext_seq.saturating_sub(1);
+        self.tail = Some((meta.timestamp, true));
+        if !self.open {
+            self.remember(meta.ext_seq);
+        }
+    }
+
+    /// What becomes of a packet of the stream that flows, or of a late one of a stream that did.
+    pub fn decide(&mut self, epoch: u32, layer: u8, meta: &PacketMeta) -> Verdict {
+        if self.open {
+            return Verdict::Keep { marker: meta.marker };
+        }
+        if self.source == (epoch, layer) {
+            self.advance(meta);
+        }
+        let Some(level) = self.level_at((epoch, layer), meta.ext_seq) else {
+            return Verdict::Drop;
+        };
+        if !flows(meta, level) {
+            return Verdict::Drop;
+        }
+        let (_, spatial) = layers(meta);
+        let last = meta.frame.ends_frame && spatial == level.spatial;
+        Verdict::Keep { marker: meta.marker || last }
+    }
+
+    /// Changes what flows, if this packet is a place for it.
+    fn advance(&mut self, meta: &PacketMeta) {
+        if meta.ext_seq <= self.newest {
+            return;
+        }
+        let level = self.next_level(meta, self.begins_picture(meta));
+        self.newest = meta.ext_seq;
+        self.tail = Some((meta.timestamp, meta.marker));
+        if level != self.level {
+            self.level = level;
+            self.remember(meta.ext_seq);
+        } else if level == Cap::OPEN && self.cap == Cap::OPEN {
+            let since = self.changes.back().map_or(0, |change| change.first);
+            if meta.ext_seq.saturating_sub(since) > REOPENS_AFTER {
+                self.open = true;
+                self.changes.clear();
+            }
+        }
+    }
+
+    /// Whether a picture surely begins here: it says so, or nothing is missing since the last one.
+    fn begins_picture(&self, meta: &PacketMeta) -> bool {
+        meta.frame.starts_frame
+            || self.tail.is_some_and(|(timestamp, marker)| {
+                meta.ext_seq == self.newest + 1 && (marker || timestamp != meta.timestamp)
+            })
+    }
+
+    fn next_level(&self, meta: &PacketMeta, begins_picture: bool) -> Cap {
+        let frame = &meta.frame;
+        let mut level = self.level;
+        if begins_picture {
+            if frame.keyframe {
+                return self.cap;
+            }
+            level.temporal = level.temporal.min(self.cap.temporal);
+            level.spatial = level.spatial.min(self.cap.spatial);
+        }
+        let wanted =
+            |now: u8, cap: u8| (now.saturating_add(1)..=cap.min(TEMPORAL_LAYERS_MAX)).rev();
+        if flows(meta, level) {
+            if begins_picture
+                && let Some(spatial) = wanted(level.spatial, self.cap.spatial)
+                    .find(|spatial| frame.opens.contains(*spatial, level.temporal))
+            {
+                level.spatial = top(spatial, self.cap.spatial);
+            }
+            if let Some(temporal) = wanted(level.temporal, self.cap.temporal)
+                .find(|temporal| frame.opens.contains(level.spatial, *temporal))
+            {
+                level.temporal = top(temporal, self.cap.temporal);
+            }
+        } else if begins_picture && layers(meta).0 == level.temporal.saturating_add(1) {
+            let above = layers(meta).0;
+            let allowed = above <= self.cap.temporal && layers(meta).1 <= level.spatial;
+            if allowed && frame.temporal_id.is_none() {
+                // Frames that nothing is built on: there is no layer above them.
+                level.temporal = self.cap.temporal;
+            } else if allowed && frame.switch_point {
+                level.temporal = above;
+            }
+        }
+        level
+    }
+
+    fn remember(&mut self, first: u64) {
+        if self.changes.len() == CHANGES_MAX {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(Change { source: self.source, first, level: self.level });
+    }
+
+    /// What flows, or did flow, of a stream at this number.
+    fn level_at(&self, source: (u32, u8), ext_seq: u64) -> Option<Cap> {
+        let mut changes = self.changes.iter().rev().filter(|change| change.source == source);
+        let newest = changes.next();
+        if newest.is_none() {
+            // A stream that flowed before anything was left out.
+            return Some(Cap::OPEN);
+        }
+        let at = newest.into_iter().chain(changes).find(|change| change.first <= ext_seq);
+        at.map(|change| change.level)
+    }
+}
+
+/// The highest id that was looked for stands for all above it.
+fn top(found: u8, cap: u8) -> u8 {
+    if found == TEMPORAL_LAYERS_MAX { cap } else { found }
+}
+
+/// Temporal and spatial layer of a packet.
+fn layers(meta: &PacketMeta) -> (u8, u8) {
+    let frame = &meta.frame;
+    (frame.temporal_id.unwrap_or(frame.discardable.into()), frame.spatial_id.unwrap_or(0))
+}
+
+fn flows(meta: &PacketMeta, level: Cap) -> bool {
+    let (temporal, spatial) = layers(meta);
+    temporal <= level.temporal && spatial <= level.spatial
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rtp::codec::FrameInfo;
+    use crate::rtp::layer_set::LayerSet;
+    use std::time::Instant;
+
+    const KEEP: Verdict = Verdict::Keep { marker: true };
+
+    /// A frame of one packet.
+    fn frame(seq: u64, temporal_id: Option<u8>, edit: impl FnOnce(&mut FrameInfo)) -> PacketMeta {
+        let mut frame = FrameInfo { starts_frame: true, temporal_id, ..FrameInfo::default() };
+        edit(&mut frame);
+        PacketMeta {
+            ext_seq: seq,
+            timestamp: seq as u32 * 3_000,
+            marker: true,
+            red: false,
+            payload_start: 12,
+            payload_len: 100,
+            prefix_len: 0,
+            frame,
+            exts: [None; 4],
+            arrival: Instant::now(),
+        }
+    }
+
+    fn temporal(seq: u64, id: u8) -> PacketMeta {
+        frame(seq, Some(id), |_| ())
+    }
+
+    fn cap(temporal: u8) -> Cap {
+        Cap { temporal, ..Cap::OPEN }
+    }
+
+    #[test]
+    fn without_a_cap_everything_flows_as_it_is() {
+        let mut thinner = Thinner::new();
+        assert!(thinner.is_open());
+        let meta = PacketMeta { marker: false, ..temporal(9, 2) };
+        assert_eq!(thinner.decide(1, 0, &meta), Verdict::Keep { marker: false });
+    }
+
+    #[test]
+    fn down_at_the_next_frame_and_never_inside_one() {
+        let mut thinner = Thinner::new();
+        let first = PacketMeta { marker: false, ..temporal(1, 1) };
+        let middle = |seq| PacketMeta {
+            timestamp: first.timestamp,
+            marker: false,
+            ..frame(seq, Some(1), |frame| frame.starts_frame = false)
+        };
+        thinner.begin(1, 0, &first);
+        thinner.set(cap(0), 1);
+        // The cap came in the middle of this frame.
+        assert_eq!(thinner.decide(1, 0, &middle(2)), Verdict::Keep { marker: false });
+        assert_eq!(thinner.decide(1, 0, &PacketMeta { marker: true, ..middle(3) }), KEEP);
+        assert_eq!(thinner.decide(1, 0, &temporal(4, 0)), KEEP);
+        assert_eq!(thinner.decide(1, 0, &temporal(5, 1)), Verdict::Drop);
+        assert_eq!(thinner.decide(1, 0, &middle(1)), Verdict::Keep { marker: false }, "late");
+    }
+
+    /// The packets before were not seen here, but a number that is lower than theirs is late.
+    #[test]
+    fn a_late_frame_is_no_place_to_go_down() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(1, 0));
+        thinner.set(cap(0), 5);
+        assert_eq!(thinner.decide(1, 0, &temporal(3, 1)), KEEP);
+        assert_eq!(thinner.decide(1, 0, &temporal(6, 1)), Verdict::Drop);
+    }
+
+    #[test]
+    fn up_one_temporal_layer_at_a_time_and_only_where_it_may_begin() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(1, 0));
+        thinner.set(cap(0), 1);
+        thinner.decide(1, 0, &temporal(2, 0));
+        thinner.set(Cap::OPEN, 1);
+        let sync = |seq, id| frame(seq, Some(id), |frame| frame.switch_point = true);
+        for (meta, flows) in [
+            (temporal(3, 1), false),
+            (sync(4, 2), false), // layer 1 does not flow yet
+            (sync(5, 1), true),
+            (temporal(6, 2), false),
+            (sync(7, 2), true),
+            (temporal(8, 2), true),
+            (temporal(3, 1), false), // late, from before
+        ] {
+            assert_eq!(thinner.decide(1, 0, &meta) == KEEP, flows, "{}", meta.ext_seq);
+        }
+    }
+
+    #[test]
+    fn everything_flows_again_from_a_keyframe_and_then_it_is_open() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(1, 0));
+        thinner.set(Cap { temporal: 0, spatial: 0 }, 1);
+        thinner.decide(1, 0, &temporal(2, 0));
+        thinner.set(Cap::OPEN, 1);
+        let upper = |seq| frame(seq, Some(0), |frame| frame.spatial_id = Some(1));
+        assert_eq!(thinner.decide(1, 0, &upper(3)), Verdict::Drop);
+        thinner.decide(1, 0, &frame(4, Some(0), |frame| frame.keyframe = true));
+        assert_eq!(thinner.decide(1, 0, &upper(5)), KEEP);
+        thinner.decide(1, 0, &temporal(4 + REOPENS_AFTER, 2));
+        assert!(!thinner.is_open(), "late packets may come");
+        thinner.decide(1, 0, &temporal(5 + REOPENS_AFTER, 2));
+        assert!(thinner.is_open());
+    }
+
+    #[test]
+    fn the_last_packet_that_flows_of_a_picture_gets_the_marker() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(1, 0));
+        thinner.set(Cap { spatial: 1, ..Cap::OPEN }, 1);
+        let part = |seq: u64, spatial, starts_frame, ends_frame| PacketMeta {
+            timestamp: 7,
+            marker: spatial == 2 && ends_frame,
+            ..frame(seq, Some(0), |frame| {
+                (frame.spatial_id, frame.starts_frame) = (Some(spatial), starts_frame);
+                frame.ends_frame = ends_frame;
+            })
+        };
+        for (meta, verdict) in [
+            (part(2, 0, true, true), Verdict::Keep { marker: false }),
+            (part(3, 1, false, false), Verdict::Keep { marker: false }),
+            (part(4, 1, false, true), KEEP),
+            (part(5, 2, false, true), Verdict::Drop),
+        ] {
+            assert_eq!(thinner.decide(1, 0, &meta), verdict, "{}", meta.ext_seq);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_opens_layers_with_a_frame_that_flows_anyway() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(1, 0));
+        thinner.set(Cap { temporal: 0, spatial: 0 }, 1);
+        thinner.decide(1, 0, &temporal(2, 0));
+        thinner.set(Cap { temporal: 1, spatial: 1 }, 1);
+        let opens = |seq, id, set| {
+            frame(seq, Some(id), |frame| (frame.spatial_id, frame.opens) = (Some(0), set))
+        };
+        let both = LayerSet::default().with(0, 1).with(1, 0).with(1, 1).with(1, 2);
+        assert_eq!(thinner.decide(1, 0, &opens(3, 2, both)), Verdict::Drop, "it does not flow");
+        thinner.decide(1, 0, &opens(4, 0, LayerSet::default().with(0, 1)));
+        assert_eq!(thinner.decide(1, 0, &temporal(5, 1)), KEEP, "more frames");
+        let upper = |seq, id| frame(seq, Some(id), |frame| frame.spatial_id = Some(1));
+        assert_eq!(thinner.decide(1, 0, &upper(6, 0)), Verdict::Drop);
+        thinner.decide(1, 0, &opens(7, 0, both));
+        assert_eq!(thinner.decide(1, 0, &upper(8, 1)), KEEP, "and a larger picture");
+        assert_eq!(thinner.decide(1, 0, &upper(9, 2)), Verdict::Drop, "not above the cap");
+    }
+
+    #[test]
+    fn frames_that_nothing_is_built_on_are_left_out_first() {
+        let mut thinner = Thinner::new();
+        let plain = |seq, discardable| {
+            frame(seq, None, |frame| {
+                (frame.starts_frame, frame.discardable) = (false, discardable);
+            })
+        };
+        thinner.set(cap(0), 0);
+        assert_eq!(thinner.decide(0, 0, &plain(1, true)), KEEP, "it may have begun before");
+        assert_eq!(thinner.decide(0, 0, &plain(2, true)), Verdict::Drop);
+        assert_eq!(thinner.decide(0, 0, &plain(3, false)), KEEP);
+        thinner.set(Cap::OPEN, 1);
+        assert_eq!(thinner.decide(0, 0, &plain(4, true)), KEEP);
+    }
+
+    #[test]
+    fn late_packets_of_a_stream_that_was_left_are_judged_by_what_flowed_of_it() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(100, 0));
+        thinner.begin(1, 1, &temporal(5, 0));
+        thinner.set(cap(0), 1);
+        thinner.decide(1, 1, &temporal(6, 0));
+        thinner.begin(1, 2, &frame(70, Some(0), |frame| frame.keyframe = true));
+        assert_eq!(thinner.decide(1, 0, &temporal(101, 2)), KEEP, "all of it flowed");
+        assert_eq!(thinner.decide(1, 1, &temporal(7, 1)), Verdict::Drop);
+        assert_eq!(thinner.decide(1, 2, &temporal(71, 1)), Verdict::Drop);
+    }
+
+    #[test]
+    fn changes_past_the_limit_are_forgotten_and_their_late_packets_left_out() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(1, 0));
+        thinner.set(cap(1), 1);
+        let sync = |seq| frame(seq, Some(1), |frame| frame.switch_point = true);
+        // The first is what flowed before, so that one place less is left.
+        for seq in 2..CHANGES_MAX as u64 + 1 {
+            thinner.set(cap((seq % 2) as u8), 1);
+            thinner.decide(1, 0, &sync(seq));
+        }
+        assert_eq!(thinner.decide(1, 0, &temporal(1, 0)), KEEP, "the oldest is still known");
+        thinner.set(cap(((CHANGES_MAX + 1) % 2) as u8), 1);
+        thinner.decide(1, 0, &sync(CHANGES_MAX as u64 + 1));
+        assert_eq!(thinner.decide(1, 0, &temporal(1, 0)), Verdict::Drop);
+        assert_eq!(thinner.decide(1, 0, &temporal(2, 0)), KEEP);
+    }
+}

@@ -1,0 +1,461 @@
+//! Thinning against a decoder that knows what each frame is built on: ten thousand changes of the cap
+//! for each kind of stream, over a path that reorders, and not one frame that cannot be decoded.
+//!
+//! The encoders here know dependencies first and make the fields of packets from them, as the payload
+//! formats and the dependency descriptor say them; the thinner sees the fields alone.
+
+#![allow(clippy::disallowed_methods, reason = "a test takes one real instant to count from")]
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use weir_sfu::forward::thinner::{Cap, Thinner, Verdict};
+use weir_sfu::media::PacketMeta;
+use weir_sfu::rtp::codec::FrameInfo;
+use weir_sfu::rtp::layer_set::LayerSet;
+
+/// Changes of the cap for each kind of stream (issue 4: property tests over 10,000).
+const CHANGES: usize = 10_000;
+
+/// How many places a packet may fall behind.
+const REORDER: usize = 6;
+
+/// Pseudo-random numbers, the same on each run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % n
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// One coded frame: a spatial layer of a picture.
+#[derive(Debug, Clone, Default)]
+struct Frame {
+    picture: u64,
+    spatial: u8,
+    temporal: u8,
+    key: bool,
+    /// Frames that it is built on, by index.
+    built_on: Vec<usize>,
+    info: FrameInfo,
+}
+
+/// An encoder: the frames of the next picture. `base` is the index of its first frame.
+trait Encoder {
+    fn picture(&mut self, number: u64, base: usize, key: bool, dice: &mut Dice) -> Vec<Frame>;
+}
+
+/// VP8 with three temporal layers in a pattern of eight, where upper layers are built on themselves,
+/// so that only frames with the Y bit are places to go up.
+#[derive(Default)]
+struct Vp8 {
+    place: usize,
+    last: [usize; 3],
+}
+
+impl Encoder for Vp8 {
+    fn picture(&mut self, number: u64, base: usize, key: bool, _: &mut Dice) -> Vec<Frame> {
+        self.place = if key { 0 } else { (self.place + 1) % 8 };
+        let (temporal, built_on, sync): (u8, &[usize], bool) = match self.place {
+            0 | 4 => (0, &[0], false),
+            1 => (2, &[0], true),
+            2 => (1, &[0], true),
+            6 => (1, &[0, 1], false),
+            _ => (2, &[0, 1, 2], false),
+        };
+        let built_on = built_on.iter().map(|layer| self.last[*layer]).collect();
+        let frame = Frame {
+            picture: number,
+            temporal,
+            key,
+            built_on: if key { Vec::new() } else { built_on },
+            info: FrameInfo {
+                temporal_id: Some(temporal),
+                switch_point: sync,
+                discardable: temporal == 2 && self.place == 7,
+                ..FrameInfo::default()
+            },
+            ..Frame::default()
+        };
+        self.last[usize::from(temporal)] = base;
+        if key {
+            self.last = [base; 3];
+        }
+        vec![frame]
+    }
+}
+
+/// Slices only, some of which nothing is built on: B pictures between P pictures.
+#[derive(Default)]
+struct H264 {
+    place: usize,
+    last: [usize; 2],
+}
+
+impl Encoder for H264 {
+    fn picture(&mut self, number: u64, base: usize, key: bool, dice: &mut Dice) -> Vec<Frame> {
+        let discardable = !key && self.place > 0;
+        self.place = if discardable { self.place - 1 } else { dice.below(4) };
+        let built_on = match (key, discardable) {
+            (true, _) => Vec::new(),
+            (_, true) => self.last.to_vec(),
+            (_, false) => vec![self.last[0]],
+        };
+        if !discardable {
+            self.last = [base, if key { base } else { self.last[0] }];
+        }
+        let info = FrameInfo { discardable, ..FrameInfo::default() };
+        vec![Frame { picture: number, key, built_on, info, ..Frame::default() }]
+    }
+}
+
+/// Three spatial by three temporal layers.
+struct Svc {
+    /// Tells its layers by a dependency descriptor; else by the VP9 payload descriptor.
+    described: bool,
+    kind: SvcKind,
+    place: usize,
+    cycle: usize,
+    /// The newest frame by spatial and temporal layer.
+    last: [[usize; 3]; 3],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SvcKind {
+    /// Upper layers are built on lower ones in every picture.
+    Full,
+    /// In keyframes only.
+    Key,
+    /// As `Full`, and the largest picture's second temporal layer is built on itself: only every third
+    /// cycle is a place to go up there.
+    Chained,
+}
+
+impl Svc {
+    fn new(described: bool, kind: SvcKind) -> Self {
+        Self { described, kind, place: 0, cycle: 0, last: [[0; 3]; 3] }
+    }
+}
+
+impl Encoder for Svc {
+    fn picture(&mut self, number: u64, base: usize, key: bool, dice: &mut Dice) -> Vec<Frame> {
+        self.place = if key { 0 } else { (self.place + 1) % 4 };
+        let temporal = [0u8, 2, 1, 2][self.place];
+        self.cycle += usize::from(self.place == 0);
+        let sync = key || self.kind != SvcKind::Chained || self.cycle.is_multiple_of(3);
+        // The upper layers can begin anew in the middle: then they are built on the picture alone.
+        let fresh = key || (self.described && temporal == 0 && dice.chance(5));
+        let mut frames = Vec::new();
+        for spatial in 0..3 {
+            let below = spatial > 0 && (fresh || self.kind != SvcKind::Key);
+            let last = self.last[usize::from(spatial)];
+            let before = match temporal {
+                0 | 1 => last[0],
+                _ => last[0].max(last[1]),
+            };
+            let mut built_on = Vec::new();
+            if !key && (!fresh || spatial == 0) {
+                built_on.push(before);
+            }
+            if temporal == 1 && spatial == 2 && !sync {
+                built_on.push(last[1]);
+            }
+            if below {
+                built_on.push(base + usize::from(spatial) - 1);
+            }
+            let mut info = FrameInfo {
+                temporal_id: Some(temporal),
+                spatial_id: Some(spatial),
+                described: self.described,
+                switch_point: !self.described && temporal > 0,
+                ..FrameInfo::default()
+            };
+            if self.described {
+                info.opens = opens(spatial, temporal, fresh, sync);
+                info.discardable = temporal == 2 && (spatial == 2 || self.kind == SvcKind::Key);
+            }
+            self.last[usize::from(spatial)][usize::from(temporal)] = base + usize::from(spatial);
+            if key || (fresh && self.kind != SvcKind::Chained) {
+                self.last[usize::from(spatial)] = [base + usize::from(spatial); 3];
+            }
+            frames.push(Frame { picture: number, spatial, temporal, key, built_on, info });
+        }
+        frames
+    }
+}
+
+/// The decode targets for which such a frame is a switch, spread over the layers past the last.
+fn opens(spatial: u8, temporal: u8, fresh: bool, sync: bool) -> LayerSet {
+    let mut set = LayerSet::default();
+    for (s, t) in (0..4).flat_map(|s| (0..8).map(move |t| (s, t))) {
+        let target = (u8::min(s, 2), u8::min(t, 2));
+        let here = target.0 == spatial || (fresh && target.0 > spatial);
+        // A frame of the second layer is a switch for the third, which is built on it.
+        let later = temporal == 0 || (temporal == 1 && target.1 == 2);
+        let chained = !sync && temporal == 0 && target.0 == 2 && target.1 > 0;
+        if here && later && !chained {
+            set = set.with(s, t);
+        }
+    }
+    set
+}
+
+#[derive(Debug, Clone)]
+struct Sent {
+    frame: usize,
+    /// The first packet of its picture.
+    begins: bool,
+    meta: PacketMeta,
+}
+
+/// The packets of some pictures. `starts` tells whether the format marks the first one of a picture.
+fn packets(
+    frames: &[Frame],
+    first: usize,
+    seq: &mut u64,
+    starts: bool,
+    dice: &mut Dice,
+) -> Vec<Sent> {
+    let mut all = Vec::new();
+    let now = Instant::now();
+    for (index, frame) in frames.iter().enumerate() {
+        let count = 1 + dice.below(3);
+        for packet in 0..count {
+            let (begins, ends) = (packet == 0, packet + 1 == count);
+            let last = index + 1 == frames.len();
+            let info = FrameInfo {
+                starts_frame: starts && begins && frame.spatial == 0,
+                ends_frame: ends && frame.info.spatial_id.is_some(),
+                keyframe: frame.key && begins && frame.spatial == 0,
+                ..frame.info
+            };
+            let meta = PacketMeta {
+                ext_seq: *seq,
+                timestamp: frame.picture as u32 * 3_000,
+                marker: ends && last,
+                red: false,
+                payload_start: 12,
+                payload_len: 100,
+                prefix_len: 0,
+                frame: info,
+                exts: [None; 4],
+                arrival: now,
+            };
+            all.push(Sent { frame: first + index, begins: begins && index == 0, meta });
+            *seq += 1;
+        }
+    }
+    all
+}
+
+/// What a run saw.
+#[derive(Debug, Default)]
+struct Seen {
+    kept: usize,
+    dropped: usize,
+    /// Times that more flowed than before, with and without a keyframe.
+    up_at_key: usize,
+    up_between: usize,
+}
+
+/// Plays a stream until the cap was changed often enough.
+fn play(name: &str, mut encoder: impl Encoder, starts: bool, seed: u64) -> Seen {
+    let mut dice = Dice(seed);
+    let (mut seq, mut changes, mut number) = (70_000u64, 0, 0u64);
+    let mut frames: Vec<Frame> = Vec::new();
+    let mut waiting: Vec<Sent> = Vec::new();
+    let mut arrived: Vec<(Sent, Cap)> = Vec::new();
+    let mut thinner = Thinner::new();
+    let mut cap = Cap::OPEN;
+    let mut verdicts: BTreeMap<u64, (Sent, Verdict)> = BTreeMap::new();
+    let (mut begun, mut newest) = (false, 0);
+    while changes < CHANGES {
+        let key = number == 0 || dice.chance(1);
+        let coded = encoder.picture(number, frames.len(), key, &mut dice);
+        waiting.extend(packets(&coded, frames.len(), &mut seq, starts, &mut dice));
+        frames.extend(coded);
+        number += 1;
+        while waiting.len() > REORDER {
+            let late = if number > 2 && dice.chance(15) { dice.below(REORDER) } else { 0 };
+            let packet = waiting.remove(late);
+            if dice.chance(15) {
+                let pick = |dice: &mut Dice| [0, 1, 2, u8::MAX][dice.below(4)];
+                cap = Cap { temporal: pick(&mut dice), spatial: pick(&mut dice) };
+                if dice.chance(20) {
+                    cap = Cap::OPEN;
+                }
+                thinner.set(cap, newest);
+                changes += 1;
+            }
+            if !begun {
+                thinner.begin(1, 0, &packet.meta);
+                begun = true;
+            }
+            let verdict = thinner.decide(1, 0, &packet.meta);
+            newest = newest.max(packet.meta.ext_seq);
+            arrived.push((packet.clone(), cap));
+            let before = verdicts.insert(packet.meta.ext_seq, (packet, verdict));
+            assert!(before.is_none());
+        }
+    }
+    check_caps(name, &frames, &arrived, &verdicts);
+    check_markers(name, &frames, &verdicts);
+    check_decoding(name, &frames, &verdicts)
+}
+
+fn kept(verdict: Verdict) -> bool {
+    verdict != Verdict::Drop
+}
+
+/// Every frame flows as a whole or not at all, and what flows can be decoded.
+fn check_decoding(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, Verdict)>) -> Seen {
+    let mut flows: BTreeMap<usize, Vec<bool>> = BTreeMap::new();
+    for (sent, verdict) in verdicts.values() {
+        flows.entry(sent.frame).or_default().push(kept(*verdict));
+    }
+    let mut seen = Seen::default();
+    let mut decoded = vec![false; frames.len()];
+    let mut dropped: BTreeMap<(u8, u8), u64> = BTreeMap::new();
+    let mut last_key = 0;
+    for (index, packets) in flows {
+        let frame = &frames[index];
+        let whole = packets.iter().all(|flows| *flows);
+        assert!(whole || !packets.iter().any(|flows| *flows), "{name}: torn {frame:?}");
+        let layer = (frame.spatial, frame.temporal.max(frame.info.discardable.into()));
+        if frame.key {
+            last_key = frame.picture;
+        }
+        if !whole {
+            seen.dropped += 1;
+            dropped.insert(layer, frame.picture);
+            continue;
+        }
+        seen.kept += 1;
+        let missing: Vec<_> = frame.built_on.iter().filter(|on| !decoded[**on]).collect();
+        assert!(missing.is_empty(), "{name}: {frame:?} is built on {missing:?}");
+        decoded[index] = true;
+        // The layer flows again: since a keyframe, or in the middle.
+        match dropped.remove(&layer) {
+            Some(picture) if picture < last_key => seen.up_at_key += 1,
+            Some(_) => seen.up_between += 1,
+            None => {}
+        }
+    }
+    seen
+}
+
+/// The last packet that flows of each picture has the marker, and no other.
+fn check_markers(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, Verdict)>) {
+    let mut before: Option<(u64, bool)> = None;
+    for (sent, verdict) in verdicts.values() {
+        let Verdict::Keep { marker } = *verdict else { continue };
+        let picture = frames[sent.frame].picture;
+        if let Some((other, ended)) = before {
+            assert_eq!(ended, other != picture, "{name}: marker before {sent:?}");
+        }
+        before = Some((picture, marker));
+    }
+}
+
+/// A picture whose first packet came in order holds nothing above the cap of that moment.
+fn check_caps(
+    name: &str,
+    frames: &[Frame],
+    arrived: &[(Sent, Cap)],
+    verdicts: &BTreeMap<u64, (Sent, Verdict)>,
+) {
+    let mut caps: BTreeMap<u64, Cap> = BTreeMap::new();
+    let mut newest = 0;
+    for (sent, cap) in arrived {
+        if sent.begins && sent.meta.ext_seq == newest + 1 {
+            caps.insert(frames[sent.frame].picture, *cap);
+        }
+        newest = newest.max(sent.meta.ext_seq);
+    }
+    let mut judged = 0;
+    for (sent, verdict) in verdicts.values().filter(|(_, verdict)| kept(*verdict)) {
+        let frame = &frames[sent.frame];
+        let Some(cap) = caps.get(&frame.picture) else { continue };
+        judged += 1;
+        let temporal = frame.info.temporal_id.unwrap_or(frame.info.discardable.into());
+        let below = temporal <= cap.temporal && frame.spatial <= cap.spatial;
+        assert!(below, "{name}: {frame:?} is above {cap:?}: {verdict:?}");
+    }
+    assert!(judged > CHANGES / 4, "{name}: only {judged} packets judged");
+}
+
+fn check(name: &str, seen: &Seen) {
+    println!("{name}: {seen:?}");
+    assert!(seen.kept > CHANGES / 2 && seen.dropped > CHANGES / 4, "{name}: {seen:?}");
+    assert!(seen.up_between > 100 && seen.up_at_key > 10, "{name}: {seen:?}");
+}
+
+#[test]
+fn vp8_temporal_layers() {
+    for seed in 1..=3 {
+        check("VP8", &play("VP8", Vp8::default(), true, seed));
+    }
+}
+
+#[test]
+fn h264_frames_that_nothing_is_built_on() {
+    for seed in 1..=3 {
+        check("H264", &play("H264", H264::default(), false, seed));
+    }
+}
+
+#[test]
+fn vp9_spatial_and_temporal_layers() {
+    for kind in [SvcKind::Full, SvcKind::Key] {
+        let name = format!("VP9, {kind:?}");
+        let seen = play(&name, Svc::new(false, kind), true, 5);
+        check(&name, &seen);
+    }
+}
+
+#[test]
+fn av1_layers_by_the_dependency_descriptor() {
+    for kind in [SvcKind::Full, SvcKind::Key, SvcKind::Chained] {
+        let name = format!("AV1, {kind:?}");
+        let seen = play(&name, Svc::new(true, kind), true, 9);
+        check(&name, &seen);
+    }
+}
+
+/// When the cap is lifted for good, everything flows from the next keyframe, and the thinner steps aside.
+#[test]
+fn after_the_cap_is_lifted_it_costs_nothing_again() {
+    let (mut dice, mut seq, mut thinner) = (Dice(3), 70_000, Thinner::new());
+    let mut encoder = Svc::new(false, SvcKind::Full);
+    let mut index = 0;
+    for number in 0..600 {
+        let key = number % 100 == 0;
+        let frames = encoder.picture(number, index, key, &mut dice);
+        match number {
+            20 => thinner.set(Cap { temporal: 0, spatial: 1 }, seq - 1),
+            150 => thinner.set(Cap::OPEN, seq - 1),
+            _ => {}
+        }
+        for sent in packets(&frames, index, &mut seq, true, &mut dice) {
+            if number == 0 && sent.meta.frame.keyframe {
+                thinner.begin(1, 0, &sent.meta);
+            }
+            let verdict = thinner.decide(1, 0, &sent.meta);
+            let all = !(20..200).contains(&number);
+            assert!(kept(verdict) || !all, "{number}");
+        }
+        index += frames.len();
+        if number <= 200 {
+            assert_eq!(thinner.is_open(), number < 20, "{number}");
+        }
+    }
+    assert!(thinner.is_open());
+}

@@ -87,11 +87,11 @@ export class QualityMenu {
 
   #label(flowing) {
     const now = lines(flowing);
-    return { automatic: `Auto ${now}`, cap: `At most ${lines(this.#chosen)}`, pin: `Only ${lines(this.#chosen)}` }[this.#mode].trim();
+    return { automatic: `Auto ${now}`, cap: `≤ ${lines(this.#chosen)}`, pin: lines(this.#chosen) }[this.#mode].trim() || 'Quality';
   }
 
   #note(flowing) {
-    if (this.#mode === 'automatic') return 'The server sends the largest layer that is alive.';
+    if (this.#mode === 'automatic') return 'The largest layer that is alive.';
     const now = this.#session.layers.find((layer) => key(layer) === key(this.#chosen));
     if (!now) return 'The publisher no longer has this layer; the server chooses.';
     if (this.#mode === 'pin' && !now.bitrate) return 'This layer sends nothing now; the next smaller one is shown meanwhile.';

@@ -16,6 +16,8 @@ const SWITCHES = 50;
 const RUNS_MAX = 3;
 /** The longest time without a new picture, in a run of switches. */
 const WAIT_MAX_MS = 300;
+/** A switch in the middle of a frame leaves one number unused, so that the decoder sees the cut; most come between frames. */
+const CUTS_MAX = SWITCHES / 5;
 /** From a wish to the first picture of its layer: a keyframe must be asked for, in its turn, and made. */
 const SWITCH_TIMEOUT_MS = 4_000;
 /** The least picture of which Chromium makes three layers. */
@@ -70,7 +72,7 @@ async function switches(checks, publisher, viewer) {
   checks.equal('switches that came', best.reached, SWITCHES);
   checks.equal('heights seen', [...best.seen].sort((a, b) => a - b).join(' '), Object.values(HEIGHTS).join(' '));
   checks.check('decodes at least 95 % of the frames', got.framesDecoded >= 0.95 * expected, `${got.framesDecoded} of ${expected}`);
-  checks.check('no packet is missing or late', got.videoLost === 0 && got.audioLost === 0 && got.nacks <= 1,
+  checks.check('no packet is missing or late but for cut frames', got.videoLost <= CUTS_MAX && got.audioLost === 0 && got.nacks <= CUTS_MAX,
     `lost ${got.videoLost}+${got.audioLost}, nacks ${got.nacks}`);
   checks.check(`no wait over ${WAIT_MAX_MS} ms (best of ${RUNS_MAX} runs)`, best.wait <= WAIT_MAX_MS, `${best.wait} ms`);
 }
@@ -146,10 +148,10 @@ async function menu(checks, viewer) {
   checks.equal('watch page: the button says what is shown', await label(), 'Auto 540p');
   await viewer.click('#toggle-quality');
   await viewer.click('#layers li:nth-child(3) button');
-  checks.equal('watch page: one click pins a layer', await label(), 'Only 135p');
+  checks.equal('watch page: one click pins a layer', await label(), '135p');
   const pinned = await soon('the small picture', () => viewer.evaluate(() => document.getElementById('video').videoHeight === 135), SWITCH_TIMEOUT_MS, 50);
   checks.check('watch page: and it comes', pinned);
-  await viewer.click('#quality-mode label:first-child');
+  await viewer.click('#quality-mode label:has([value=automatic])');
   const back = await soon('the large picture', () => viewer.evaluate(() => document.getElementById('video').videoHeight === 540), SWITCH_TIMEOUT_MS, 50);
   checks.check('watch page: and back to automatic', back && (await soon('its name', async () => (await label()) === 'Auto 540p', 2_000, 50)), await label());
   checks.equal('watch page: how many watch', await viewer.textContent('#viewers'), '1 viewer');

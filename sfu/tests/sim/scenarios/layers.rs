@@ -277,6 +277,26 @@ fn wish_outlives_the_publisher() {
     });
 }
 
+/// Asked for before the first check: the picture begins with that layer.
+#[test]
+fn wish_before_the_first_picture() {
+    each_seed(|story| {
+        let spec = story.simulcast();
+        let publisher = story.world.publish("live", spec);
+        story.run_between_ms(1_000, 2_000);
+        let viewer = story.viewer();
+        let viewer = story.world.watch("live", viewer);
+        story.world.ask(viewer, pin("q"));
+        story.world.run_s(3);
+        let small = story.source(publisher, 0);
+        let sources = story.world.viewer(viewer).video_sources();
+        assert_eq!(sources, [small], "and with no other");
+        assert_shown(story, viewer, "q", "pinned");
+        story.assert_flows(viewer);
+        story.assert_whole(viewer);
+    });
+}
+
 /// One viewer changes its mind every 2 ms. Nobody else notices, hardly a keyframe more is asked for, and the last wish
 /// holds.
 #[test]

@@ -216,31 +216,33 @@ impl Control {
 
     /// POST on the layer URL of a viewer, for one track of its plan.
     pub(crate) fn ask(&self, id: SessionId, track: u8, wish: LayerWish) -> Option<Order> {
+        self.sessions[&id].asked.put(track, wish);
+        self.order_wishes(id)
+    }
+
+    fn order_wishes(&self, id: SessionId) -> Option<Order> {
         let session = &self.sessions[&id];
-        session.asked.put(track, wish);
         let worker = session.worker.filter(|_| session.asked.order())?;
         Some((worker, Command::Ask { id, asked: Arc::clone(&session.asked) }))
     }
 
     pub(crate) fn on_event(&mut self, worker: usize, event: Event) -> Vec<Order> {
         match event {
-            Event::Adopted(id) => {
-                self.on_adopted(id, worker);
-                Vec::new()
-            }
+            Event::Adopted(id) => self.on_adopted(id, worker).into_iter().collect(),
             Event::Connected(id) => self.on_connected(id),
             Event::Closed(id, reason) => self.on_closed(id, reason),
         }
     }
 
-    fn on_adopted(&mut self, id: SessionId, worker: usize) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+    fn on_adopted(&mut self, id: SessionId, worker: usize) -> Option<Order> {
+        let session = self.sessions.get_mut(&id)?;
         session.worker = Some(worker);
         let stream = self.streams.get_mut(&session.stream).expect("a session keeps its stream");
         if let Some(viewer) = stream.viewers.get_mut(&id) {
             *viewer = Some(worker);
             stream.publish_route();
         }
+        self.order_wishes(id)
     }
 
     fn on_connected(&mut self, id: SessionId) -> Vec<Order> {

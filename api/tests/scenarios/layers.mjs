@@ -56,7 +56,8 @@ export async function run({ checks, args }) {
 
 async function switches(checks, publisher, viewer) {
   let best = null;
-  for (let n = 1; n <= RUNS_MAX && !(best?.wait <= WAIT_MAX_MS); n += 1) {
+  const good = (run) => run.reached === SWITCHES && run.wait <= WAIT_MAX_MS;
+  for (let n = 1; n <= RUNS_MAX && !(best && good(best)); n += 1) {
     const before = await Promise.all([publisher, viewer].map(counters));
     const run = await viewer.evaluate(play, { heights: HEIGHTS, switches: SWITCHES, timeout: SWITCH_TIMEOUT_MS });
     const after = await Promise.all([publisher, viewer].map(counters));
@@ -66,7 +67,10 @@ async function switches(checks, publisher, viewer) {
     const took = run.took.filter((ms) => ms !== null).sort((a, b) => a - b);
     checks.note(`run ${n}: ${took.length} switches in ${(run.ms / 1_000).toFixed(1)} s, from wish to picture p50 ${took[took.length >> 1]} ms, max ${took.at(-1)} ms; `
       + `longest wait ${run.wait} ms; framesDropped ${got.framesDropped}, freezeCount ${got.freezes}, keyframes ${got.keyframes}`);
-    if (!best || run.wait < best.wait) best = { ...run, got, expected, reached: took.length };
+    for (const words of run.slow) checks.note(`run ${n}: after a second still waiting for ${words}`);
+    const now = { ...run, got, expected, reached: took.length };
+    const better = best && (now.reached - best.reached || best.wait - now.wait) > 0;
+    if (!best || better) best = now;
   }
   const { got, expected } = best;
   checks.equal('switches that came', best.reached, SWITCHES);
@@ -89,6 +93,7 @@ async function play({ heights, switches, timeout }) {
   video.requestVideoFrameCallback(look);
   const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
   const took = [];
+  const slow = [];
   const begun = performance.now();
   let rid = 'h';
   for (let n = 0; n < switches; n += 1) {
@@ -98,8 +103,14 @@ async function play({ heights, switches, timeout }) {
     const from = shown.length;
     await window.__weir.session.selectLayer({ mediaId: '1', rid });
     let at = null;
+    let told = 0;
     while (!at && performance.now() - asked < timeout) {
       await sleep(10);
+      if (performance.now() - asked > 1_000 * (told + 1)) {
+        const layers = window.__weir.session.layers.map((l) => `${l.rid} ${l.bitrate} bit/s${l.active ? ' flows' : ''}${l.target ? ' target' : ''}`);
+        slow.push(`${rid}: ${layers.join(', ')}`);
+        told += 1;
+      }
       at = shown.slice(from).find((frame) => frame.height === heights[rid])?.now ?? null;
     }
     took.push(at && Math.round(at - asked));
@@ -108,7 +119,7 @@ async function play({ heights, switches, timeout }) {
   }
   on = false;
   const waits = shown.slice(1).map((frame, index) => frame.now - shown[index].now);
-  return { took, wait: Math.round(Math.max(...waits)), seen: [...new Set(shown.map((frame) => frame.height))], ms: performance.now() - begun };
+  return { took, slow, wait: Math.round(Math.max(...waits)), seen: [...new Set(shown.map((frame) => frame.height))], ms: performance.now() - begun };
 }
 
 /** Each way to ask, by the picture that comes, the session in the API, and the layers event. */

@@ -266,7 +266,7 @@ impl LocalStream {
 
     /// Whether a layer sent something lately.
     pub(super) fn is_live(&self, track: u8, layer: u8, now: Instant) -> bool {
-        self.layer(track, layer).is_some_and(|layer| layer.view(now).live)
+        self.layer(track, layer).is_some_and(|layer| layer.is_live(now))
     }
 
     /// What is known of each layer of a track now.
@@ -317,14 +317,15 @@ impl LocalStream {
 }
 
 impl LocalLayer {
+    fn is_live(&self, now: Instant) -> bool {
+        let silent = |at| now.saturating_duration_since(at);
+        let dead_after = Duration::from_millis(LAYER_DEAD_AFTER_MS);
+        self.last_packet.is_some_and(|at| silent(at) < dead_after)
+    }
+
     fn view(&self, now: Instant) -> LayerView {
-        const DEAD_AFTER: Duration = Duration::from_millis(LAYER_DEAD_AFTER_MS);
-        let silent = |at| now.saturating_duration_since(at) >= DEAD_AFTER;
-        LayerView {
-            live: self.last_packet.is_some_and(|at| !silent(at)),
-            size: self.size,
-            bitrate: self.rate.bitrate(now).0,
-        }
+        let bitrate = self.rate.bitrate(now).0;
+        LayerView { live: self.is_live(now), size: self.size, bitrate }
     }
 
     fn learn_size(&mut self, resolution: Option<(u16, u16)>) {

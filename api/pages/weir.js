@@ -7,7 +7,8 @@
 //
 // Owns: the session (POST, trickle and ICE restart by PATCH, DELETE), reconnection, statistics.
 // Never touches the page: pages listen to `state` events and read `stats()`.
-// Specifications: RFC 9725 (WHIP), draft-ietf-wish-whep (WHEP), RFC 8840 (trickle fragments).
+// Specifications: RFC 9725 (WHIP), draft-ietf-wish-whep (WHEP) with its core extensions for layers and
+// events, RFC 8840 (trickle fragments).
 
 /** How long a POST may take. Servers answer in milliseconds; native clients give up after 8 s. */
 const POST_TIMEOUT_MS = 10_000;
@@ -23,6 +24,12 @@ const RESTART_TIMEOUT_MS = 8_000;
 const BACKOFF_MS = [500, 1_000, 2_000, 4_000, 8_000];
 /** A viewer that got no packet for so long is told that it waits for the stream. */
 const SILENCE_MS = 3_000;
+
+/** How often layers are asked for where no event stream tells of them. */
+const LAYERS_EVERY_MS = 4_000;
+/** The extensions of WHEP that are used, by their relation in `Link`. */
+const EVENTS = 'urn:ietf:params:whep:ext:core:server-sent-events';
+const LAYER = 'urn:ietf:params:whep:ext:core:layer';
 
 /** What went wrong, in words for people (`message`) and as a `kind` for programs. */
 export class WeirError extends Error {
@@ -129,7 +136,8 @@ export function sendableVideoCodecs() {
  * - `ended`: (publisher) the server ended the session on purpose;
  * - `closed`: `close()` was called.
  *
- * A `state` event follows each change of `state` or `lastError`.
+ * A `state` event follows each change of `state` or `lastError`. A viewer that was told to `listen` also
+ * has `layers` events when `layers` changed and `viewers` events when `viewers` did.
  */
 export class Session extends EventTarget {
   /** @type {RTCPeerConnection|null} the connection in use; changes on reconnection */
@@ -141,6 +149,16 @@ export class Session extends EventTarget {
   startupMs = null;
   /** How many times a new session replaced a lost one. */
   reconnects = 0;
+  /**
+   * Viewer: the layers of the picture, the largest first; empty while unknown.
+   * @type {{rid?: string, spatialLayerId: number, width?: number, height?: number, bitrate: number,
+   *   active: boolean, target: boolean}[]} `bitrate` 0: it sends nothing; `active`: it flows here.
+   */
+  layers = [];
+  /** @type {?number} Viewer: how many watch, where the server tells. */
+  viewers = null;
+  /** Viewer: what `selectLayer` asked for; `{}` leaves the choice to the server. */
+  wish = {};
 
   #url;
   #role;
@@ -156,6 +174,9 @@ export class Session extends EventTarget {
   #candidates = [];
   #candidatesHeld = true;
   #trickleRefused = false;
+  #links = new Map();
+  #listens = null;
+  #events = null;
   #onPageHide = () => this.#leave();
   #onPageShow = (event) => event.persisted && this.state !== 'closed' && this.retryNow();
   #onOnline = () => this.state === 'reconnecting' && this.retryNow();
@@ -200,6 +221,35 @@ export class Session extends EventTarget {
       const track = stream.getTracks().find((track) => track.kind === sender.track?.kind);
       if (track && track !== sender.track) await sender.replaceTrack(track);
     }
+  }
+
+  /**
+   * Viewer: asks for a layer from now on, also after a reconnection.
+   *
+   * @param {{rid?: string, spatialLayerId?: number, temporalLayerId?: number, maxSpatialLayerId?: number,
+   *   maxTemporalLayerId?: number, maxWidth?: number, maxHeight?: number}} [wish] Exactly one layer, or
+   *   limits; without any the server chooses.
+   * @throws {WeirError} if the server does not have such a layer or does not let viewers choose.
+   */
+  async selectLayer(wish = {}) {
+    const url = this.#links.get(LAYER);
+    if (!url) throw new WeirError('refused', 'This server does not let viewers choose a layer.');
+    const headers = { 'Content-Type': 'application/json' };
+    const answer = await this.#fetch(url, { method: 'POST', headers, body: JSON.stringify(wish) });
+    if (!answer.ok) throw await refusal(answer);
+    this.wish = wish;
+  }
+
+  /**
+   * Viewer: hear of layers and other viewers from now on. Events keep one connection to the server
+   * open, of the six that a browser has for HTTP/1.1; polling does not and hears of layers alone.
+   *
+   * @param {'events'|'poll'|null} how
+   */
+  listen(how) {
+    if (this.#listens === how) return;
+    this.#listens = how;
+    this.#hear();
   }
 
   /** A digest of getStats with rates since the previous call; see `createStatsReader`. */
@@ -259,6 +309,9 @@ export class Session extends EventTarget {
       }
       this.#resource = created.resource;
       this.#etag = created.etag;
+      this.#links = created.links;
+      if (Object.keys(this.wish).length) this.selectLayer(this.wish).catch(() => {});
+      this.#hear();
       this.#after('connect', CONNECT_TIMEOUT_MS, () => this.#lost(iceError()));
       await pc.setRemoteDescription({ type: 'answer', sdp: created.answer });
       this.#releaseCandidates(pc);
@@ -283,6 +336,7 @@ export class Session extends EventTarget {
       answer: await response.text(),
       resource: new URL(at, response.url),
       etag: response.headers.get('ETag'),
+      links: links(response),
     };
   }
 
@@ -409,6 +463,10 @@ export class Session extends EventTarget {
   /** Leaves the current connection, if any; the server is told even while the page goes away. */
   #leave() {
     this.#dropConnection();
+    this.#links = new Map();
+    this.#hear();
+    this.#layersAre([]);
+    this.#viewersAre(null);
     if (this.#resource) this.#delete(this.#resource);
     this.#resource = null;
   }
@@ -418,6 +476,51 @@ export class Session extends EventTarget {
     const pc = this.pc;
     this.pc = null;
     pc?.close();
+  }
+
+  /** Follows `#listens` for the session that is there. */
+  #hear() {
+    this.#events?.close();
+    this.#events = null;
+    this.#cancel('layers');
+    if (this.#listens === 'events' && this.#links.has(EVENTS)) {
+      const events = new EventSource(this.#links.get(EVENTS));
+      events.addEventListener('layers', ({ data }) => this.#layersAre(JSON.parse(data)));
+      events.addEventListener('viewercount', ({ data }) => {
+        this.#viewersAre(JSON.parse(data).viewercount);
+      });
+      events.addEventListener('error', () => {
+        // Closed and not reconnecting: refused, for want of room or because the session is over.
+        if (events === this.#events && events.readyState === EventSource.CLOSED) void this.#pollLayers();
+      });
+      this.#events = events;
+    } else if (this.#listens) {
+      void this.#pollLayers();
+    }
+  }
+
+  async #pollLayers() {
+    const url = this.#links.get(LAYER);
+    if (!url) return;
+    const answer = await this.#fetch(url, { method: 'GET' }).catch(() => null);
+    const layers = answer?.ok ? await answer.json().catch(() => null) : null;
+    if (url !== this.#links.get(LAYER) || !this.#listens) return;
+    if (layers) this.#layersAre(layers);
+    this.#after('layers', LAYERS_EVERY_MS, () => this.#pollLayers());
+  }
+
+  /** By m-line; there is one picture. */
+  #layersAre(sections) {
+    const layers = Object.values(sections)[0] ?? [];
+    if (!layers.length && !this.layers.length) return;
+    this.layers = layers;
+    this.dispatchEvent(new Event('layers'));
+  }
+
+  #viewersAre(viewers) {
+    if (this.viewers === viewers) return;
+    this.viewers = viewers;
+    this.dispatchEvent(new Event('viewers'));
   }
 
   #delete(resource) {
@@ -484,6 +587,16 @@ export class Session extends EventTarget {
     clearTimeout(this.#timers.get(name));
     this.#timers.delete(name);
   }
+}
+
+/** The addresses in the `Link` headers of an answer, by relation. */
+function links(response) {
+  const found = new Map();
+  for (const [, url, params] of (response.headers.get('Link') ?? '').matchAll(/<([^>]*)>([^<]*)/g)) {
+    const rel = /;\s*rel="?([^";,]+)/.exec(params)?.[1];
+    if (rel) found.set(rel, new URL(url, response.url).href);
+  }
+  return found;
 }
 
 /** Turns an HTTP refusal into words; problem+json `detail` wins over our own. */

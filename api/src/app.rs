@@ -21,7 +21,8 @@ use crate::config::Live;
 use crate::door::Door;
 use crate::error::Problem;
 use crate::limits::PostRate;
-use crate::{admin, cors, health, metrics, pages, path, session, whep, whip};
+use crate::sse::Listeners;
+use crate::{admin, cors, health, layer, metrics, pages, path, session, sse, whep, whip};
 
 /// What the handlers of one listener share. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +35,8 @@ pub struct AppState {
     pub admin_door: Door,
     /// POST rates by client network.
     pub posts: Arc<PostRate>,
+    /// Viewers that listen to events.
+    pub listeners: Listeners,
     /// When the server started, for `/metrics` and `/api/v1/stats`.
     pub started: Instant,
     live: Arc<RwLock<Arc<Live>>>,
@@ -47,6 +50,7 @@ impl AppState {
             media_door,
             admin_door,
             posts: Arc::default(),
+            listeners: Listeners::default(),
             started: Instant::now(),
             live: Arc::new(RwLock::new(Arc::new(live))),
         }
@@ -90,6 +94,21 @@ pub fn app(state: AppState) -> Router {
         .route("/whep/{stream}/{secret}", session_url())
         .route("/whip/{stream}/{secret}/stats", stats())
         .route("/whep/{stream}/{secret}/stats", stats())
+        .route(
+            "/whep/{stream}/{secret}/layer",
+            post(layer::select)
+                .delete(layer::unselect)
+                .get(layer::look)
+                .options(cors::layer_options),
+        )
+        .route(
+            "/whep/{stream}/{secret}/sse",
+            post(sse::subscribe).get(sse::listen).options(cors::events_options),
+        )
+        .route(
+            "/whep/{stream}/{secret}/sse/{number}",
+            get(sse::resume).delete(sse::unsubscribe).options(cors::event_stream_options),
+        )
         .route("/", get(pages::index))
         .route("/publish/{stream}", get(pages::publish))
         .route("/watch/{stream}", get(pages::watch))

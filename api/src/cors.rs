@@ -10,7 +10,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use crate::{SDP, TRICKLE};
+use crate::{JSON, SDP, TRICKLE};
 
 /// `Accept-Post` (whip-whep A9, A30).
 pub const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
@@ -51,6 +51,23 @@ pub async fn session_options() -> Response {
 /// `OPTIONS` on the statistics of a session.
 pub async fn stats_options() -> Response {
     options("GET, HEAD, OPTIONS")
+}
+
+/// `OPTIONS` on the layer choice of a viewer.
+pub async fn layer_options() -> Response {
+    let accepts = [(ACCEPT_POST, HeaderValue::from_static(JSON))];
+    (accepts, options("POST, GET, HEAD, DELETE, OPTIONS")).into_response()
+}
+
+/// `OPTIONS` on the events of a viewer.
+pub async fn events_options() -> Response {
+    let accepts = [(ACCEPT_POST, HeaderValue::from_static(JSON))];
+    (accepts, options("POST, GET, HEAD, OPTIONS")).into_response()
+}
+
+/// `OPTIONS` on one event stream.
+pub async fn event_stream_options() -> Response {
+    options("GET, HEAD, DELETE, OPTIONS")
 }
 
 fn options(allow: &'static str) -> Response {

@@ -6,7 +6,7 @@
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use weir_sfu::net::{OfferError, PatchError};
+use weir_sfu::net::{LayerError, OfferError, PatchError};
 
 /// A refusal: a status, a sentence that says what to do, and the headers that belong to it.
 #[derive(Debug)]
@@ -93,6 +93,21 @@ impl From<PatchError> for Problem {
     }
 }
 
+impl From<LayerError> for Problem {
+    fn from(error: LayerError) -> Self {
+        let detail = error.to_string();
+        match error {
+            LayerError::NotFound => Self::no_session(),
+            LayerError::UnknownMedia { .. } | LayerError::UnknownRid { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+            }
+            LayerError::Unavailable => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +130,12 @@ mod tests {
         assert_eq!(patch(PatchError::TagRequired), 428); // whip-whep B2
         assert_eq!(patch(PatchError::RateLimited), 429); // whip-whep B19
         assert_eq!(patch(PatchError::Unavailable), 503);
+
+        let layer = |e| Problem::from(e).into_response().status().as_u16();
+        let (asked, known) = ("x".to_owned(), "h, l".to_owned());
+        assert_eq!(layer(LayerError::NotFound), 404);
+        assert_eq!(layer(LayerError::UnknownRid { asked, known }), 422); // whip-whep E9
+        assert_eq!(layer(LayerError::Unavailable), 503);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! | [`cli`], [`config`], [`advertise`], [`log`] | what the operator asked for |
 //! | [`app`] | the routes, and what happens before and after every handler |
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
+//! | [`layer`], [`sse`], [`events`] | two extensions of WHEP: a viewer chooses its layer, and listens |
 //! | [`offer`], [`body`], [`path`] | what they share: a POSTed offer, a bounded body, a URL's parts |
 //! | [`door`], [`cors`], [`limits`] | who may come in, which web pages, and how often |
 //! | [`error`] | what a refusal looks like |
@@ -28,7 +29,9 @@ pub mod cors;
 pub mod cpus;
 pub mod door;
 pub mod error;
+pub mod events;
 pub mod health;
+pub mod layer;
 pub mod limits;
 pub mod log;
 pub mod metrics;
@@ -37,6 +40,7 @@ pub mod pages;
 pub mod path;
 pub mod server;
 pub mod session;
+pub mod sse;
 pub mod whep;
 pub mod whip;
 
@@ -44,5 +48,7 @@ pub use app::{AppState, admin_app, app};
 
 /// Media type of offers and answers.
 pub const SDP: &str = "application/sdp";
+/// Media type of what the extensions of WHEP say.
+pub const JSON: &str = "application/json";
 /// Media type of ICE fragments in PATCH (RFC 8840 section 9).
 pub const TRICKLE: &str = "application/trickle-ice-sdpfrag";

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LINK, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use tokio::sync::oneshot;
 use weir_sfu::ids::{Role, StreamName};
 use weir_sfu::net::{Created, OfferError, Sfu};
@@ -19,6 +19,7 @@ use weir_sfu::net::{Created, OfferError, Sfu};
 use crate::app::AppState;
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
 use crate::error::Problem;
+use crate::events::Kind;
 use crate::limits::network;
 use crate::server::Peer;
 use crate::{SDP, TRICKLE, body, path};
@@ -69,6 +70,7 @@ fn created(state: &AppState, session: NewSession) -> Response {
     let id = created.id;
     let span = tracing::info_span!("session", %id, role = path::prefix(role), %stream);
     span.in_scope(|| tracing::info!("session created"));
+    let links = AppendHeaders(links(role, &location).map(|link| (LINK, link)));
     let headers = [
         (CONTENT_TYPE, SDP.to_owned()),
         (CACHE_CONTROL, "no-store".to_owned()),
@@ -76,7 +78,18 @@ fn created(state: &AppState, session: NewSession) -> Response {
         (ETAG, created.etag),
         (ACCEPT_PATCH, TRICKLE.to_owned()),
     ];
-    (StatusCode::CREATED, headers, created.answer).into_response()
+    (StatusCode::CREATED, links, headers, created.answer).into_response()
+}
+
+/// The extensions that a viewer's session has (whip-whep E8, E9).
+fn links(role: Role, session: &str) -> impl Iterator<Item = String> + use<> {
+    let events = Kind::ALL.map(Kind::name).join(",");
+    let extension = |name| format!("rel=\"urn:ietf:params:whep:ext:core:{name}\"");
+    let links = [
+        format!("<{session}/sse>; {}; events=\"{events}\"", extension("server-sent-events")),
+        format!("<{session}/layer>; {}", extension("layer")),
+    ];
+    links.into_iter().filter(move |_| role == Role::Subscriber)
 }
 
 /// Asks the media plane in a task of its own. If nobody waits any more when the answer comes, the

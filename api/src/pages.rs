@@ -30,6 +30,7 @@ const FILES: &[(&str, &str)] = files![
     "weir.js",
     "assets/index.js",
     "assets/publish.js",
+    "assets/quality.js",
     "assets/testcard.js",
     "assets/ui.js",
     "assets/watch.js",

@@ -17,7 +17,7 @@ pub struct Endpoint {
     pub stream: StreamName,
 }
 
-/// `/whip/{stream}/{secret}` or `/whep/{stream}/{secret}`.
+/// `/whip/{stream}/{secret}` or `/whep/{stream}/{secret}`, and what lies below.
 pub struct SessionUrl {
     /// Publisher below `/whip/`, subscriber below `/whep/`.
     pub role: Role,

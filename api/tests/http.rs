@@ -4,6 +4,9 @@
 //! flows here.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
+#[path = "http/layers.rs"]
+mod layers;
+
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::task::{Context, Waker};
@@ -22,7 +25,7 @@ use weir::config::Live;
 use weir::door::Door;
 use weir::limits::Seats;
 use weir::server::Peer;
-use weir::{AppState, SDP, TRICKLE};
+use weir::{AppState, JSON, SDP, TRICKLE};
 use weir_sfu::net::Sfu;
 
 /// OBS: actpass, no candidates, Opus and H264.
@@ -350,6 +353,8 @@ async fn options_tell_everything_to_everyone() {
             ("/whep/demo", "accept-post", SDP),
             ("/whip/demo/any", "accept-patch", TRICKLE),
             ("/whep/demo/any", "accept-patch", TRICKLE),
+            ("/whep/demo/any/layer", "accept-post", JSON),
+            ("/whep/demo/any/sse", "accept-post", JSON),
         ] {
             let answer = server.call("OPTIONS", path, headers, "").await;
             assert_eq!(answer.status, 204, "A30 {path}");

@@ -1,8 +1,9 @@
 // Watch page: plays a stream by WHEP, says in words what is going on, comes back by itself.
 // Query: stats=1 opens the figures, gather=full. A token may follow as #token=….
-// Next: /weir.js (the session).
+// Next: /weir.js (the session), quality.js (the choice of layers).
 
 import { watch } from '../weir.js';
+import { QualityMenu } from './quality.js';
 import { $, Sparkline, codecWords, kbps, ms, percent, show, size } from './ui.js';
 import { streamName, tokenFromFragment, write } from './ui.js';
 
@@ -27,6 +28,8 @@ const session = watch(`/whep/${encodeURIComponent(stream)}`, video, {
   token: tokenFromFragment() || undefined,
   gather: query.get('gather') ?? undefined,
 });
+
+const quality = new QualityMenu(session);
 
 /** For tests and for the curious: the session behind the page. */
 window.__weir = {
@@ -74,6 +77,17 @@ function toggleStats(visible) {
   if (visible) void showStats();
 }
 
+/** A frame in another page may be one of many there: it leaves the connections to them. */
+function listen() {
+  const embedded = window !== window.parent;
+  session.listen(document.hidden ? null : embedded ? 'poll' : 'events');
+}
+
+function showViewers() {
+  const { viewers } = session;
+  write($('viewers'), viewers == null ? '' : viewers === 1 ? '1 viewer' : `${viewers} viewers`);
+}
+
 let statsTimer = null;
 async function showStats() {
   clearTimeout(statsTimer);
@@ -83,6 +97,7 @@ async function showStats() {
   const sound = digest?.audio[0];
   const rate = digest ? (picture?.kbps ?? 0) + (sound?.kbps ?? 0) : null;
   write($('s-size'), picture?.width ? `${size(picture)} at ${Math.round(picture.fps ?? 0)} fps` : '–');
+  write($('s-layer'), quality.words());
   write($('s-codec'), codecWords([picture?.codec, sound?.codec]) || '–');
   write($('s-rate'), kbps(rate));
   write($('s-buffer'), ms((picture ?? sound)?.bufferMs));
@@ -110,6 +125,8 @@ show($('fullscreen'), document.fullscreenEnabled || 'webkitEnterFullscreen' in v
 show($('pip'), Boolean(document.pictureInPictureEnabled));
 
 session.addEventListener('state', showState);
+session.addEventListener('viewers', showViewers);
+document.addEventListener('visibilitychange', listen);
 $('again').addEventListener('click', () => session.retryNow());
 $('sound').addEventListener('click', () => setMuted(false));
 $('mute').addEventListener('click', () => setMuted(!video.muted));
@@ -129,6 +146,7 @@ for (const change of ['play', 'pause']) video.addEventListener(change, showPlayi
 // Sound may begin after the picture; nothing else tells.
 video.addEventListener('timeupdate', showSound);
 
+listen();
 toggleStats(query.get('stats') === '1');
 showState();
 showPlaying();

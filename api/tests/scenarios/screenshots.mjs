@@ -29,6 +29,7 @@ export async function run({ server, checks }) {
       await sleep(8_000);
       for (const [name, page] of Object.entries(pages)) {
         const what = `${name}-${device}-${colorScheme}`;
+        if (name === 'watch') await page.click('#toggle-quality');
         await page.screenshot({ path: path.join(OUT, `${what}.png`), fullPage: name !== 'watch' && device !== 'desktop' });
         const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         checks.check(`${what}: nothing is wider than the screen`, over <= 0, `${over} px`);

@@ -35,8 +35,8 @@ pub struct CatchUp {
 
 impl CatchUp {
     /// From this packet on, as fast as can be.
-    pub fn at_once(now: Instant, first: u64) -> Self {
-        Self { next: first, end: None, due: now, bytes_per_ms: 1, paced_until: now }
+    pub fn at_once(now: Instant, first: u64, end: Option<u64>) -> Self {
+        Self { next: first, end, due: now, bytes_per_ms: 1, paced_until: now }
     }
 
     /// From this packet on; `bytes` are cached of a layer that has this bitrate.
@@ -183,7 +183,7 @@ mod tests {
             }
             assert_eq!(way.is_done(newest), ms >= 95, "after {ms} ms");
         }
-        let once = CatchUp::at_once(start, 7);
+        let once = CatchUp::at_once(start, 7, None);
         assert_eq!(once.poll(start, 9), Some(7));
     }
 

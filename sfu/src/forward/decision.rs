@@ -27,6 +27,16 @@ pub enum Reason {
     Poster,
     /// A new publisher took the stream over, or the old one came back.
     PublisherChanged,
+    /// The layer that the viewer asked for.
+    Pinned,
+    /// The layer that the viewer asked for sends nothing now: the next smaller one instead.
+    PinnedNotLive,
+    /// The publisher has no layer of the name or number that the viewer asked for: the largest instead.
+    PinnedUnknown,
+    /// A larger layer is alive, and the viewer asked for no more than this.
+    Capped,
+    /// Every layer alive is larger than what the viewer asked for: the smallest.
+    CapBelowAll,
 }
 
 impl Reason {
@@ -42,6 +52,11 @@ impl Reason {
             Self::CachedKeyframe => "cached_keyframe",
             Self::Poster => "poster",
             Self::PublisherChanged => "publisher_changed",
+            Self::Pinned => "pinned",
+            Self::PinnedNotLive => "pinned_not_live",
+            Self::PinnedUnknown => "pinned_unknown",
+            Self::Capped => "capped",
+            Self::CapBelowAll => "cap_below_all",
         }
     }
 }

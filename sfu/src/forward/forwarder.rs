@@ -244,9 +244,7 @@ impl Forwarder {
         if !flows || self.jumped(meta) {
             let starts = wanted && can_start(format.codec, meta, context.inband_parameter_sets);
             match (starts, flows) {
-                (true, false) if self.current.is_some() && !self.line.frame_finished() => {
-                    let until = meta.arrival + FRAME_END_MAX;
-                    self.handover = Some(Handover { first: meta.ext_seq, until });
+                (true, false) if self.waits_for_frame_end(meta.arrival, meta.ext_seq) => {
                     return Verdict::Later;
                 }
                 (true, _) => self.start(context, format.codec, meta),
@@ -264,6 +262,16 @@ impl Forwarder {
             }
         }
         self.number(context, meta, stamp).into()
+    }
+
+    /// Whether the present layer's frame must end before a cached keyframe of the target is begun;
+    /// [`Self::handover`] tells when it has.
+    pub fn waits_for_frame_end(&mut self, now: Instant, first: u64) -> bool {
+        let waits = self.current.is_some() && !self.line.frame_finished();
+        if waits {
+            self.handover = Some(Handover { first, until: now + FRAME_END_MAX });
+        }
+        waits
     }
 
     /// The cached keyframe that the viewer begins with now, if the frame before is finished or took too
@@ -284,7 +292,7 @@ impl Forwarder {
         self.splice(context, format.codec, first, newest, frames, past);
         self.catch_up = Some(match pace {
             Some(tail) => CatchUp::paced(now, first.ext_seq, end, tail.bytes, bitrate),
-            None => CatchUp::at_once(now, first.ext_seq),
+            None => CatchUp::at_once(now, first.ext_seq, end),
         });
         if self.decisions.last().is_none_or(|last| last.layer.is_none()) {
             let how = if end.is_some() { Reason::Poster } else { Reason::CachedKeyframe };

@@ -1,15 +1,17 @@
-//! Chooses which layer of a track is the best one alive. Looks at measurements only, never at rid
-//! names or arrival order (field D2), and not yet at any viewer's bandwidth.
+//! The layers of a track in the order of what they show, and the best one alive. Looks at measurements
+//! only, never at rid names or arrival order (field D2), and not yet at any viewer's bandwidth.
+//!
+//! What a viewer asked for itself is in `wish.rs`.
 
 use std::time::Duration;
 
 /// What is known of one layer now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LayerView {
     /// A packet came within [`dead_after`].
     pub live: bool,
-    /// Width × height of the last keyframe that told it.
-    pub pixels: Option<u32>,
+    /// Width and height of the last keyframe that told them.
+    pub size: Option<(u16, u16)>,
     /// Bits per second over the last second.
     pub bitrate: u64,
 }
@@ -27,13 +29,25 @@ pub fn dead_after(frame_interval: Option<Duration>) -> Duration {
     usual.saturating_mul(3).clamp(LAYER_DEAD_AFTER, LAYER_DEAD_AFTER_MAX)
 }
 
-/// The index of the largest live layer: by measured pixels, then by measured bitrate. A layer whose
-/// size is unknown counts as smaller than any known one, unless none is known.
+impl LayerView {
+    /// Whether it ever sent anything, as far as this tells.
+    pub fn is_known(&self) -> bool {
+        self.live || self.size.is_some()
+    }
+
+    /// What layers are ordered by: measured size, then measured rate. Unknown sizes count as smaller
+    /// than any known one.
+    pub fn weight(&self) -> (Option<u32>, u64) {
+        (self.size.map(|(width, height)| u32::from(width) * u32::from(height)), self.bitrate)
+    }
+}
+
+/// The index of the largest live layer; the first of equals.
 pub fn largest_live(layers: impl Iterator<Item = LayerView>) -> Option<usize> {
     layers
         .enumerate()
         .filter(|(_, layer)| layer.live)
-        .max_by_key(|(index, layer)| (layer.pixels, layer.bitrate, usize::MAX - index))
+        .max_by_key(|(index, layer)| (layer.weight(), usize::MAX - index))
         .map(|(index, _)| index)
 }
 
@@ -41,22 +55,22 @@ pub fn largest_live(layers: impl Iterator<Item = LayerView>) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn layer(live: bool, pixels: Option<u32>, bitrate: u64) -> LayerView {
-        LayerView { live, pixels, bitrate }
+    fn layer(live: bool, size: Option<(u16, u16)>, bitrate: u64) -> LayerView {
+        LayerView { live, size, bitrate }
     }
 
     #[test]
     fn size_decides_whatever_the_order() {
-        let small = layer(true, Some(320 * 180), 900_000);
-        let large = layer(true, Some(1280 * 720), 300_000);
+        let small = layer(true, Some((320, 180)), 900_000);
+        let large = layer(true, Some((1280, 720)), 300_000);
         assert_eq!(largest_live([small, large].into_iter()), Some(1));
         assert_eq!(largest_live([large, small].into_iter()), Some(0));
     }
 
     #[test]
     fn a_dead_layer_is_passed_over() {
-        let dead = layer(false, Some(1280 * 720), 0);
-        let live = layer(true, Some(640 * 360), 500_000);
+        let dead = layer(false, Some((1280, 720)), 0);
+        let live = layer(true, Some((640, 360)), 500_000);
         assert_eq!(largest_live([dead, live].into_iter()), Some(1));
         assert_eq!(largest_live([dead].into_iter()), None);
     }

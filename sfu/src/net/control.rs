@@ -14,6 +14,8 @@ use dashmap::mapref::entry::Entry;
 
 use super::half_open::{Full, HalfOpen};
 use super::handle::{Created, OfferError};
+use super::layers::Watched;
+use super::news::Bulletin;
 use super::thread::{Message, Notice, WorkerHandle};
 use crate::config::Config;
 use crate::error::CloseReason;
@@ -26,7 +28,7 @@ use crate::sdp::{
 use crate::transport::dtls::DtlsCertificate;
 use crate::transport::peer::ICE_TIMEOUT;
 use crate::transport::{Entropy, OsEntropy};
-use crate::worker::{Command, Event, Lobby, NewSession, Plan};
+use crate::worker::{Asked, Command, Event, Lobby, NewSession, Plan};
 
 /// `Retry-After` of a refusal for lack of room.
 const RETRY_AFTER_S: u32 = 5;
@@ -63,6 +65,8 @@ pub(super) struct Control {
     pub(super) half_open: Mutex<HalfOpen>,
     /// Sessions placed on each worker, those still on their way to it included.
     pub(super) placed: Vec<AtomicUsize>,
+    /// What viewers that listen are told.
+    pub(super) bulletin: Bulletin,
 }
 
 /// Cumulative counters of the control plane.
@@ -116,6 +120,10 @@ pub(super) struct SessionEntry {
     pub stream: Arc<Stream>,
     pub secret: SessionSecret,
     pub created: Instant,
+    /// What it receives, by the index of the track in its plan; empty for a publisher.
+    pub watched: Vec<Watched>,
+    /// What it asked for and its worker has not read yet.
+    pub asked: Arc<Asked>,
     /// The client network it came from; `None` for loopback.
     network: Option<IpAddr>,
     state: Mutex<SessionState>,
@@ -233,7 +241,7 @@ impl Control {
             created: Instant::now(),
             plan: Plan::Publish { plan },
         };
-        let created = self.enter(&new, stream, local, answer, network);
+        let created = self.enter(&new, stream, Vec::new(), local, answer, network);
         self.totals.publishers.fetch_add(1, Ordering::Relaxed);
         self.lobby.wait(Box::new(new), None);
         Ok(Admitted { created, evicted })
@@ -262,6 +270,7 @@ impl Control {
             let (plan, answer) = answer_subscribe(&offer, &local, options).map_err(refuse)?;
             let evicted = self.take_seat(id, network)?;
             let worker = self.place(state);
+            let watched = Watched::of(&plan, &offer);
             let new = NewSession {
                 id,
                 stream: Arc::clone(&stream.shared),
@@ -269,7 +278,7 @@ impl Control {
                 created: Instant::now(),
                 plan: Plan::Subscribe { plan },
             };
-            let created = self.enter(&new, Arc::clone(stream), local, answer, network);
+            let created = self.enter(&new, Arc::clone(stream), watched, local, answer, network);
             if let Some(entry) = self.sessions.get(&id) {
                 self.count_placed(&mut entry.lock(), Some(worker));
             }
@@ -396,6 +405,7 @@ impl Control {
             session.worker = Some(worker);
             self.count_placed(&mut session, Some(worker));
         }
+        self.tell_wishes(&entry, worker);
         let mut state = entry.stream.lock();
         if let Some(viewer) = state.viewers.get_mut(&id) {
             *viewer = Some(worker);
@@ -556,6 +566,7 @@ impl Control {
         &self,
         new: &NewSession,
         stream: Arc<Stream>,
+        watched: Vec<Watched>,
         local: LocalTransport,
         answer: String,
         network: Option<IpAddr>,
@@ -573,6 +584,8 @@ impl Control {
             stream,
             secret: secret.clone(),
             created: new.created,
+            watched,
+            asked: Arc::default(),
             network,
             state: Mutex::new(SessionState {
                 placed: None,
@@ -602,6 +615,7 @@ impl Control {
         if let Some(mut url) = self.urls.get_mut(entry.secret.expose()) {
             url.ended.get_or_insert_with(Instant::now);
         }
+        self.bulletin.close(id, reason);
         if let Some(counter) = self.totals.closed.get(reason as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
         }

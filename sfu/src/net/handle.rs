@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::affinity::usable_cpus;
 use super::control::{Admitted, Control, SessionEntry, Stream, Totals};
 use super::latency::{Latency, LatencySummary};
+use super::news::{self, Bulletin};
 use super::shell::Shell;
 use super::socket::MediaSocket;
 use super::thread::{Message, Notice, PreparedThread};
@@ -29,7 +30,7 @@ use crate::worker::{Command, Lobby, SessionInfo, Worker, WorkerConfig};
 /// A running media plane. Cheap to clone; every clone is the same server.
 #[derive(Clone)]
 pub struct Sfu {
-    control: Arc<Control>,
+    pub(super) control: Arc<Control>,
 }
 
 /// The media plane could not start; the text names the setting to change.
@@ -185,8 +186,10 @@ impl Sfu {
             stream_ids: Mutex::default(),
             half_open: Mutex::default(),
             placed,
+            bulletin: Bulletin::default(),
         });
         tokio::spawn(supervise(Arc::downgrade(&control), inbox));
+        tokio::spawn(news::write(Arc::downgrade(&control), control.bulletin.wanted()));
         Ok(Self { control })
     }
 
@@ -301,6 +304,11 @@ impl Sfu {
     /// The public id behind a session URL, for `GET …/stats`.
     pub fn resolve(&self, role: Role, stream: &StreamName, secret: &str) -> Option<SessionId> {
         Some(self.live(role, stream, secret)?.id)
+    }
+
+    /// Whether a session is here.
+    pub fn is_live(&self, id: SessionId) -> bool {
+        self.control.sessions.contains_key(&id)
     }
 
     /// Ends a session by its public id; false if there is none.
@@ -422,7 +430,12 @@ impl Sfu {
         }
     }
 
-    fn live(&self, role: Role, stream: &StreamName, secret: &str) -> Option<Arc<SessionEntry>> {
+    pub(super) fn live(
+        &self,
+        role: Role,
+        stream: &StreamName,
+        secret: &str,
+    ) -> Option<Arc<SessionEntry>> {
         let url = self.control.url(role, stream, secret).filter(|url| url.ended.is_none())?;
         self.control.sessions.get(&url.id).map(|entry| Arc::clone(entry.value()))
     }

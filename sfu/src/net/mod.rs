@@ -1,7 +1,8 @@
 //! The shell: threads, clock, sockets, and the [`Sfu`] handle.
 //!
 //! The only room below `api` that reads a clock or touches a socket. `handle` is the door, `control` the
-//! directories of streams and sessions. Each worker has a `thread`, and on it a `shell` (the loop), a
+//! directories of streams and sessions; `layers` is how a viewer chooses and `news` what it is told.
+//! Each worker has a `thread`, and on it a `shell` (the loop), a
 //! `socket` with its `outlet` and its memory of `gso`, a place to `wait`, a `tick`, and its `latency` in
 //! a `histogram`; `affinity` keeps it on its CPU.
 
@@ -14,6 +15,8 @@ mod half_open;
 mod handle;
 mod histogram;
 mod latency;
+mod layers;
+mod news;
 mod outlet;
 mod shell;
 mod socket;
@@ -23,7 +26,11 @@ mod thread;
 mod tick;
 mod wait;
 
+pub use crate::forward::LayerWish;
 pub use crate::worker::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo};
+pub use crate::worker::{LayerState, TrackLayers};
 pub use affinity::usable_cpus;
 pub use handle::*;
 pub use latency::LatencySummary;
+pub use layers::{LayerError, MediaLayers};
+pub use news::{News, NewsReader};

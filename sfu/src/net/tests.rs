@@ -4,13 +4,15 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use super::*;
+use crate::codec::MediaKind;
 use crate::config::Config;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::transport::stun::{CheckRequest, StunClass, StunView, write_check};
 
 const OFFER: &[u8] = include_bytes!("../../tests/data/offers/chromium-156-whip.sdp");
+const WATCH: &[u8] = include_bytes!("../../tests/data/offers/chromium-156-whep.sdp");
 
-/// A publisher that gets as far as its first answered check: then a worker owns its session.
+/// A client that gets as far as its first answered check: then a worker owns its session.
 struct Client {
     id: SessionId,
     stream: StreamName,
@@ -24,6 +26,16 @@ impl Client {
     async fn publish(sfu: &Sfu, name: &str) -> Self {
         let stream = StreamName::new(name).unwrap();
         let created = sfu.publish(stream.clone(), OFFER, None).await.unwrap();
+        Self::with(sfu, stream, &created)
+    }
+
+    async fn watch(sfu: &Sfu, name: &str) -> Self {
+        let stream = StreamName::new(name).unwrap();
+        let created = sfu.subscribe(stream.clone(), WATCH, None).await.unwrap();
+        Self::with(sfu, stream, &created)
+    }
+
+    fn with(sfu: &Sfu, stream: StreamName, created: &Created) -> Self {
         let field = |key: &str| {
             let line = created.answer.lines().find_map(|line| line.strip_prefix(key));
             line.unwrap().to_owned()
@@ -97,6 +109,38 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("never: {what}");
+}
+
+// whip-whep E9
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wish_reaches_the_worker_whether_it_came_before_the_first_check_or_after() {
+    let media_addr = "127.0.0.1:0".parse().unwrap();
+    let sfu = Sfu::start(Config { media_addr, workers: 1, ..Config::default() }).unwrap();
+    let viewer = Client::watch(&sfu, "demo").await;
+    let wish = |max| LayerWish { max_height: Some(max), ..LayerWish::default() };
+    let select = async |max| {
+        let asked = sfu.select_layer(&viewer.stream, &viewer.secret, None, wish(max)).await;
+        assert_eq!(asked, Ok(()));
+    };
+    let in_force = async |wanted: Option<LayerWish>| {
+        until("the wish is there", async || {
+            let session = sfu.session(viewer.id).await.unwrap();
+            let video = session.tracks.into_iter().find(|track| track.kind == MediaKind::Video)?;
+            (video.wish == wanted).then_some(())
+        })
+        .await;
+    };
+    select(180).await;
+    select(360).await;
+    assert!(viewer.is_answered());
+    in_force(Some(wish(360))).await;
+    for max in 1..=1_000 {
+        select(max).await;
+    }
+    in_force(Some(wish(1_000))).await;
+    sfu.unselect_layers(&viewer.stream, &viewer.secret).await.unwrap();
+    in_force(None).await;
+    assert_eq!(sfu.layers(&viewer.stream, &viewer.secret).await.unwrap()[0].layers, []);
 }
 
 /// Quality B4 item 30.

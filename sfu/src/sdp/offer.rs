@@ -48,6 +48,11 @@ impl fmt::Debug for Offer {
 }
 
 impl Offer {
+    /// The position of the m-line with this mid, from 0.
+    pub fn m_line(&self, mid: &str) -> Option<usize> {
+        self.sections.iter().position(|section| section.mid_or_index() == mid)
+    }
+
     /// Reads a POST body.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! `subscriber` sends them out. The shell in `net/` drives one `Worker` per thread, the tests drive
 //! several under one virtual clock.
 
+mod asked;
 mod batch;
 mod context;
 mod demux;
@@ -33,9 +34,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use asked::Asked;
 pub use lobby::{Home, Knock, Lobby};
 pub use report::{
-    AnswersInfo, DecisionInfo, LayerInfo, LearnedInfo, SessionInfo, TrackInfo, WorkerReport,
+    AnswersInfo, DecisionInfo, LayerInfo, LayerState, LearnedInfo, SessionInfo, TrackInfo,
+    TrackLayers, WorkerReport,
 };
 pub use session::{NewSession, Plan};
 
@@ -105,6 +108,13 @@ pub enum Command {
         local: IceCredentials,
         /// The peer's.
         remote: IceCredentials,
+    },
+    /// A viewer asked for layers; what it asked for last is read when the order is carried out.
+    Ask {
+        /// Which session.
+        id: SessionId,
+        /// Where its wishes wait.
+        asked: Arc<Asked>,
     },
     /// End a session.
     Close {
@@ -232,6 +242,13 @@ impl Worker {
         match command {
             Command::Refresh(shared) => self.refresh(now, shared.id, egress),
             Command::Restart { id, local, remote } => self.restart_ice(now, id, local, remote),
+            Command::Ask { id, asked } => {
+                let wishes = asked.take();
+                let session = self.by_id.get(&id).and_then(|key| self.sessions.get_mut(*key));
+                if let Some(RoleState::Subscriber(subscriber)) = session.map(|s| &mut s.role) {
+                    subscriber.ask(wishes);
+                }
+            }
             Command::Close { id, reason } => {
                 if let Some(key) = self.by_id.get(&id).copied() {
                     self.close(now, key, reason, egress);
@@ -335,6 +352,16 @@ impl Worker {
             tracks,
             decisions,
         })
+    }
+
+    /// What a viewer can choose; `None` if it is not here.
+    pub fn viewer_layers(&self, id: SessionId, now: Instant) -> Option<Vec<TrackLayers>> {
+        let session = self.sessions.get(*self.by_id.get(&id)?)?;
+        let stream = self.streams.get(session.stream.id)?;
+        match &session.role {
+            RoleState::Subscriber(subscriber) => Some(subscriber.layers(now, stream)),
+            RoleState::Publisher(_) => None,
+        }
     }
 
     /// Live sessions here.

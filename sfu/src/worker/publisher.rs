@@ -372,6 +372,10 @@ impl Publisher {
                     .filter_map(|layer| layer.report(now))
                     .collect::<Vec<LayerInfo>>(),
                 reason: None,
+                current_layer: None,
+                target_layer: None,
+                target_reason: None,
+                wish: None,
             })
             .collect()
     }

@@ -53,8 +53,11 @@ impl Replays {
         let layer = forwarder.awaits_keyframe();
         if forwarder.may_begin() {
             let how = layer.and_then(|layer| self.consider(forwarder, source, layer, stream, way));
-            let place = layer.zip(how);
-            place.and_then(|(layer, how)| begin(forwarder, source, layer, stream, how, way.now));
+            if let Some((layer, part)) = layer.zip(how)
+                && !forwarder.waits_for_frame_end(way.now, part.first)
+            {
+                begin(forwarder, source, layer, stream, part, way.now);
+            }
         } else if let Some((first, layer)) = forwarder.handover(way.now).zip(layer) {
             let cached = stream.cached_start(source, layer, way.now);
             let tail = cached.and_then(|cached| cached.tail).filter(|tail| tail.first == first);

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropCounters;
+use crate::forward::LayerWish;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::repair::answers::Answers;
 
@@ -46,6 +47,40 @@ pub struct TrackInfo {
     /// Why this viewer gets what it gets: a reason code, e.g. `largest_live_layer`,
     /// `awaiting_keyframe`, `no_publisher`; `null` for a publisher.
     pub reason: Option<&'static str>,
+    /// Rid of the layer that flows to this viewer, empty without simulcast; `null` while none does.
+    pub current_layer: Option<String>,
+    /// Rid of the layer that should flow: it does from its next keyframe on.
+    pub target_layer: Option<String>,
+    /// Why that one, e.g. `largest_live_layer`, `pinned`, `capped`.
+    pub target_reason: Option<&'static str>,
+    /// What the viewer asked for itself; `null` is the automatic choice.
+    pub wish: Option<LayerWish>,
+}
+
+/// What a viewer can choose of one of its video tracks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackLayers {
+    /// `a=mid` of the viewer's section.
+    pub mid: String,
+    /// Layers that ever sent anything, the largest first.
+    pub layers: Vec<LayerState>,
+}
+
+/// One layer as its viewer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerState {
+    /// `a=rid` of the publisher's layer, empty without simulcast.
+    pub rid: String,
+    /// Its number by size, 0 for the smallest.
+    pub spatial_layer: u8,
+    /// Width and height in pixels, once a keyframe told them.
+    pub size: Option<(u16, u16)>,
+    /// Bits per second over the last second; 0 if it sends nothing.
+    pub bitrate_bps: u64,
+    /// It flows to this viewer.
+    pub flows: bool,
+    /// It should flow to this viewer.
+    pub target: bool,
 }
 
 /// One layer (simulcast encoding) of a track.

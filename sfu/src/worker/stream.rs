@@ -39,7 +39,7 @@ pub(super) struct LocalStream {
     owned: bool,
     tracks: Vec<LocalTrack>,
     selected_at: Option<Instant>,
-    /// Grows whenever the best layer of a track or the source changes.
+    /// Grows whenever the best layer of a track, what its layers can be chosen by, or the source changes.
     selection: u64,
 }
 
@@ -82,8 +82,10 @@ struct LocalLayer {
     frames: FrameInterval,
     anchor: Option<ClockAnchor>,
     rate: RateMeter,
-    pixels: Option<u32>,
+    size: Option<(u16, u16)>,
     last_packet: Option<Instant>,
+    /// Whether it was alive and how large, when layers were chosen last.
+    chosen_by: (bool, Option<(u16, u16)>),
     inband_parameter_sets: bool,
 }
 
@@ -242,18 +244,21 @@ impl LocalStream {
         }
         self.selected_at = Some(now);
         for track in &mut self.tracks {
-            let views = track.layers.iter().map(|layer| LayerView {
-                live: layer.is_live(now),
-                pixels: layer.pixels,
-                bitrate: layer.rate.bitrate(now).0,
-            });
+            let mut changed = false;
+            for layer in &mut track.layers {
+                let view = layer.view(now);
+                let chosen_by = (view.live, view.size);
+                changed |= std::mem::replace(&mut layer.chosen_by, chosen_by) != chosen_by;
+            }
             // While nothing is live the last choice stands: the publisher may only be silent.
-            if let Some(best) = largest_live(views).map(|best| best as u8)
+            let best = largest_live(track.layers.iter().map(|layer| layer.view(now)));
+            if let Some(best) = best.map(|best| best as u8)
                 && track.best != Some(best)
             {
                 track.best = Some(best);
-                self.selection += 1;
+                changed = true;
             }
+            self.selection += u64::from(changed);
         }
     }
 
@@ -274,7 +279,7 @@ impl LocalStream {
         }
     }
 
-    /// Changes whenever [`Self::best_layer`] may say something new.
+    /// Changes whenever [`Self::best_layer`] or a viewer's wish may choose another layer.
     pub(super) fn selection(&self) -> u64 {
         self.selection
     }
@@ -292,6 +297,12 @@ impl LocalStream {
     /// Whether a layer sent something lately.
     pub(super) fn is_live(&self, track: u8, layer: u8, now: Instant) -> bool {
         self.layer(track, layer).is_some_and(|layer| layer.is_live(now))
+    }
+
+    /// What is known of each layer of a track now.
+    pub(super) fn views(&self, track: u8, now: Instant) -> Vec<LayerView> {
+        let track = self.tracks.get(usize::from(track));
+        track.iter().flat_map(|track| &track.layers).map(|layer| layer.view(now)).collect()
     }
 
     /// A cached packet.
@@ -393,9 +404,14 @@ impl LocalLayer {
         beyond.fold((0, 0), |(p, b), meta| (p + 1, b + usize::from(meta.payload_len)))
     }
 
+    fn view(&self, now: Instant) -> LayerView {
+        let bitrate = self.rate.bitrate(now).0;
+        LayerView { live: self.is_live(now), size: self.size, bitrate }
+    }
+
     fn learn_size(&mut self, resolution: Option<(u16, u16)>) {
         if let Some((width, height)) = resolution {
-            self.pixels = Some(u32::from(width) * u32::from(height));
+            self.size = Some((width, height));
             self.inband_parameter_sets = true;
         }
     }

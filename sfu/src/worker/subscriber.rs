@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::replays::Replays;
-use super::report::{DecisionInfo, LayerInfo, TrackInfo};
+use super::report::{DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers};
 use super::session::{Budget, Pacing};
 use super::stream::{Fresh, LocalStream};
 use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
 use crate::forward::forwarder::LayerContext;
 use crate::forward::sent::{SENT_AUDIO_MAX, SENT_MAX};
+use crate::forward::wish::spatial_layer;
 use crate::forward::{
-    Forwarder, Line, LineConfig, OutgoingFormat, Plaintext, Reason, SentRecord, Stamp, Verdict,
+    Choice, Forwarder, LayerWish, Line, LineConfig, OutgoingFormat, Plaintext, Reason, SentRecord,
+    Stamp, Verdict,
 };
 use crate::media::stats::SenderStats;
 use crate::media::{Packet, ReplayRing};
@@ -37,6 +39,11 @@ const NACKS_PER_SECOND: u32 = 1_000;
 /// watches. More are dropped (`DropReason::KeyframeLimited`). What a start waits for is asked for apart.
 const KEYFRAME_REQUEST_EVERY: Duration = Duration::from_secs(3);
 const KEYFRAME_REQUEST_BURST: u32 = 3;
+
+/// A viewer's wishes for layers take effect this often, and so many at once; the newest one waits for its
+/// turn and those between are forgotten. Each change may cost everybody a keyframe.
+const WISH_EVERY: Duration = Duration::from_millis(200);
+const WISH_BURST: u32 = 4;
 
 /// Repeats are paced by the round trip, but by no longer one: clients give up after some tries.
 const REPEAT_RTT_MAX: Duration = Duration::from_millis(300);
@@ -69,6 +76,9 @@ pub(super) struct Subscriber {
     next_report: Option<Instant>,
     keyframe_requests: u64,
     keyframe_pace: Pacing,
+    /// Some track has a wish that is not in force yet.
+    wishes_wait: bool,
+    wish_pace: Pacing,
 }
 
 #[derive(Debug)]
@@ -84,6 +94,12 @@ struct SubTrack {
     /// The keyframe that was asked for: publisher epoch and layer.
     asked: Option<(u32, u8)>,
     replays: Replays,
+    /// What the viewer asked for; nothing is the automatic choice.
+    wish: Option<Box<LayerWish>>,
+    /// What it asked for since, to be in force next.
+    next_wish: Option<Box<LayerWish>>,
+    /// The layer that should flow, and why.
+    choice: Option<Choice>,
 }
 
 /// What a packet meets on its way to one viewer, for one turn.
@@ -167,6 +183,9 @@ impl Subscriber {
                 repairs: 0,
                 asked: None,
                 replays: Replays::new(),
+                wish: None,
+                next_wish: None,
+                choice: None,
             })
             .collect();
         Self {
@@ -180,6 +199,8 @@ impl Subscriber {
             next_report: None,
             keyframe_requests: 0,
             keyframe_pace: Pacing::new(KEYFRAME_REQUEST_EVERY, KEYFRAME_REQUEST_BURST),
+            wishes_wait: false,
+            wish_pace: Pacing::new(WISH_EVERY, WISH_BURST),
         }
     }
 
@@ -215,6 +236,7 @@ impl Subscriber {
         for (index, track) in (0u8..).zip(&mut self.tracks) {
             let found = source.and_then(|source| find_source(source, &track.plan));
             track.source = found;
+            track.choice = None;
             let Some((source, source_index)) = source.zip(found) else {
                 let reason = if source.is_some() { Reason::NoTrack } else { Reason::NoPublisher };
                 track.forwarder.detach(now, reason);
@@ -356,21 +378,35 @@ impl Subscriber {
         }
     }
 
-    /// Follows the best layer of each track, when it changed.
+    /// What the viewer asks for from now on, by track. Takes effect with the next packets of the stream.
+    pub(super) fn ask(&mut self, wishes: impl IntoIterator<Item = (u8, LayerWish)>) {
+        for (index, wish) in wishes {
+            if let Some(track) = self.tracks.get_mut(usize::from(index)) {
+                track.next_wish = Some(Box::new(wish));
+                self.wishes_wait = true;
+            }
+        }
+    }
+
+    /// Follows the best layer of each track, or the one that its viewer wishes, when something changed.
     fn choose_layers(&mut self, now: Instant, stream: &LocalStream) {
         let Some(epoch) = self.epoch else { return };
         let selection = Some(stream.selection());
-        if std::mem::replace(&mut self.selection, selection) == selection {
+        let changed = std::mem::replace(&mut self.selection, selection) != selection;
+        let wished = self.wishes_wait && self.wish_pace.take(now);
+        if !changed && !wished {
             return;
         }
+        self.wishes_wait &= !wished;
         for track in &mut self.tracks {
+            if let Some(wish) = track.next_wish.take_if(|_| wished) {
+                track.wish = Some(wish).filter(|wish| !wish.is_automatic());
+            }
             let Some(source) = track.source else { continue };
-            let Some(best) = stream.best_layer(source) else { continue };
-            let current = track.forwarder.current_layer();
-            let left =
-                current.is_some_and(|layer| layer != best && !stream.is_live(source, layer, now));
-            let reason = if left { Reason::LayerStopped } else { Reason::LargestLiveLayer };
-            track.forwarder.set_target(epoch, best, reason);
+            // While no layer is alive the last choice stands.
+            let Some(choice) = track.choose(source, stream, now) else { continue };
+            track.choice = Some(choice);
+            track.forwarder.set_target(epoch, choice.layer as u8, choice.reason);
         }
     }
 
@@ -577,6 +613,12 @@ impl Subscriber {
         self.tracks.iter().filter_map(|track| track.stats.rtt()).min()
     }
 
+    /// What can be chosen of its video tracks, largest layer first.
+    pub(super) fn layers(&self, now: Instant, stream: &LocalStream) -> Vec<TrackLayers> {
+        let video = self.tracks.iter().filter(|track| track.plan.kind == MediaKind::Video);
+        video.map(|track| track.layers(now, stream)).collect()
+    }
+
     /// Its tracks for the API.
     pub(super) fn report(
         &mut self,
@@ -591,9 +633,12 @@ impl Subscriber {
                 let (packets, bytes) = line.totals();
                 let lost =
                     track.stats.last_report().map_or(0, |report| report.cumulative_lost.into());
-                let rid = rid_of(source, track.source, track.forwarder.current_layer());
+                let rid = |layer: Option<u8>| {
+                    layer.map(|_| rid_of(source, track.source, layer).unwrap_or_default())
+                };
+                let current_layer = rid(track.forwarder.current_layer());
                 let layer = LayerInfo {
-                    rid: rid.unwrap_or_default(),
+                    rid: current_layer.clone().unwrap_or_default(),
                     ssrc: line.ssrc(),
                     packets,
                     bytes,
@@ -612,6 +657,10 @@ impl Subscriber {
                     codec: line.format().map(|format| format.codec),
                     layers: vec![layer],
                     reason: Some(track.reason().label()),
+                    current_layer,
+                    target_layer: rid(track.choice.map(|choice| choice.layer as u8)),
+                    target_reason: track.choice.map(|choice| choice.reason.label()),
+                    wish: track.asked_for().cloned(),
                 }
             })
             .collect()
@@ -653,6 +702,53 @@ impl Subscriber {
 }
 
 impl SubTrack {
+    /// The layer that should flow, and why.
+    fn choose(&self, source: u8, stream: &LocalStream, now: Instant) -> Option<Choice> {
+        if let Some(wish) = &self.wish {
+            let rids = &stream.source()?.tracks.get(usize::from(source))?.rids;
+            return wish.choose(rids, &stream.views(source, now));
+        }
+        let best = stream.best_layer(source)?;
+        let left = self
+            .forwarder
+            .current_layer()
+            .is_some_and(|layer| layer != best && !stream.is_live(source, layer, now));
+        let reason = if left { Reason::LayerStopped } else { Reason::LargestLiveLayer };
+        Some(Choice { layer: usize::from(best), reason })
+    }
+
+    /// What the viewer asked for last, in force or about to be.
+    fn asked_for(&self) -> Option<&LayerWish> {
+        let wish = self.next_wish.as_deref().or(self.wish.as_deref());
+        wish.filter(|wish| !wish.is_automatic())
+    }
+
+    fn layers(&self, now: Instant, stream: &LocalStream) -> TrackLayers {
+        let source = self.source.zip(stream.source());
+        let info = source.and_then(|(index, source)| source.tracks.get(usize::from(index)));
+        let views = self.source.map(|index| stream.views(index, now)).unwrap_or_default();
+        let rids = info.map_or(&[][..], |info| info.rids.as_slice());
+        let current = self.forwarder.current_layer().map(usize::from);
+        let target = self.choice.map(|choice| choice.layer);
+        let known = views.iter().enumerate().filter(|(_, view)| view.is_known());
+        let mut layers: Vec<_> = known
+            .map(|(index, view)| {
+                let state = LayerState {
+                    rid: rids.get(index).cloned().unwrap_or_default(),
+                    spatial_layer: spatial_layer(view, &views),
+                    size: view.size,
+                    bitrate_bps: if view.live { view.bitrate } else { 0 },
+                    flows: current == Some(index),
+                    target: target == Some(index),
+                };
+                (std::cmp::Reverse(view.weight()), state)
+            })
+            .collect();
+        layers.sort_by_key(|(weight, _)| *weight);
+        let layers = layers.into_iter().map(|(_, state)| state).collect();
+        TrackLayers { mid: self.plan.mid.clone(), layers }
+    }
+
     /// Why the viewer gets what it gets of this track.
     fn reason(&self) -> Reason {
         self.forwarder.decisions().last().map_or(Reason::NoPublisher, |last| last.reason)

@@ -1,4 +1,7 @@
-//! Layers that stop, return, or are named in any order (quality B4 item 14, A2.2 step 6).
+//! Layers that stop, return, are named in any order, or are asked for by their viewer (quality B4 item 14, A2.2 step 6;
+//! whip-whep E9).
+
+use weir_sfu::forward::LayerWish;
 
 use super::*;
 
@@ -159,5 +162,181 @@ fn layers_change_under_loss() {
         let watched = story.world.viewer(viewer);
         assert_eq!(watched.broken_frames(), 0, "broken frames");
         story.assert_flows(viewer);
+    });
+}
+
+/// Names of the layers, the smallest first.
+const RIDS: [&str; 3] = ["q", "h", "f"];
+
+/// From a wish to the new layer's picture: the turn of the wish, its way to the encoder, a keyframe, its way back. A
+/// request may have to wait for the pace of requests to that layer.
+const SWITCHED_AFTER: Duration = Duration::from_secs(3);
+
+fn pin(rid: &str) -> LayerWish {
+    LayerWish { rid: Some(rid.into()), ..LayerWish::default() }
+}
+
+/// What the API shows of a viewer's picture: what flows, what should, and why.
+fn shown(
+    story: &mut Story,
+    viewer: ClientId,
+) -> (Option<String>, Option<String>, Option<&'static str>) {
+    let info = story.world.info(viewer).expect("it is connected");
+    let picture = info.tracks.into_iter().find(|track| track.kind == Video).expect("a picture");
+    (picture.current_layer, picture.target_layer, picture.target_reason)
+}
+
+fn assert_shown(story: &mut Story, viewer: ClientId, rid: &str, reason: &'static str) {
+    let wanted = (Some(rid.to_owned()), Some(rid.to_owned()), Some(reason));
+    assert_eq!(shown(story, viewer), wanted);
+}
+
+/// Every layer by name and by size, in any order, and back to the automatic choice.
+#[test]
+fn viewer_chooses_its_layer() {
+    each_seed(|story| {
+        let (publisher, viewer) = on_top(story);
+        let from = story.world.now;
+        for _ in 0..6 {
+            let layer = story.dice.below(3) as usize;
+            let heights = [176, 352, 704];
+            let (wish, reason) = match story.dice.below(3) {
+                0 => (pin(RIDS[layer]), "pinned"),
+                1 => (
+                    LayerWish { spatial_layer: Some(layer as u8), ..LayerWish::default() },
+                    "pinned",
+                ),
+                _ => {
+                    let reason = if layer == 2 { "largest_live_layer" } else { "capped" };
+                    (LayerWish { max_height: Some(heights[layer]), ..LayerWish::default() }, reason)
+                }
+            };
+            story.world.ask(viewer, wish);
+            story.world.run(SWITCHED_AFTER);
+            assert_eq!(story.last_source(viewer), story.source(publisher, layer));
+            assert_shown(story, viewer, RIDS[layer], reason);
+        }
+        story.world.ask(viewer, LayerWish::default());
+        story.world.run(SWITCHED_AFTER);
+        assert_eq!(story.last_source(viewer), story.source(publisher, 2));
+        assert_shown(story, viewer, "f", "largest_live_layer");
+        let wait = story.longest_wait_since(from, viewer);
+        assert!(wait < Duration::from_millis(120), "the old layer flows until then: {wait:?}");
+        story.assert_whole(viewer);
+    });
+}
+
+/// A wish asks for more than there is for a while; it is not forgotten.
+#[test]
+fn pinned_layer_stops_and_returns() {
+    each_seed(|story| {
+        let (publisher, viewer) = on_top(story);
+        story.world.ask(viewer, pin("h"));
+        story.world.run(SWITCHED_AFTER);
+        assert_shown(story, viewer, "h", "pinned");
+        let stopped = story.world.now;
+        set_active(story, publisher, 1, false);
+        story.world.run(SWITCHED_AFTER);
+        let wait = story.longest_wait_since(stopped, viewer);
+        assert!(wait <= FALL_BACK, "no picture for {wait:?}");
+        assert_eq!(story.last_source(viewer), story.source(publisher, 0), "the next smaller one");
+        assert_shown(story, viewer, "q", "pinned_not_live");
+        set_active(story, publisher, 1, true);
+        story.world.run(SWITCHED_AFTER);
+        assert_eq!(story.last_source(viewer), story.source(publisher, 1));
+        assert_shown(story, viewer, "h", "pinned");
+        story.assert_flows(viewer);
+        story.assert_whole(viewer);
+    });
+}
+
+/// A publisher that returns finds the wish in force, as long as it has a layer of that name.
+#[test]
+fn wish_outlives_the_publisher() {
+    each_seed(|story| {
+        let (publisher, viewer) = on_top(story);
+        story.world.ask(viewer, pin("q"));
+        story.world.run(SWITCHED_AFTER);
+        assert_shown(story, viewer, "q", "pinned");
+        story.world.delete(publisher);
+        story.run_between_ms(500, 3_000);
+        let mut other = story.simulcast();
+        other.tracks = vec![opus(), video(story.world.publisher(publisher).video().spec.codec)];
+        let between = story.world.publish("live", other);
+        story.world.run(SWITCHED_AFTER);
+        assert_eq!(story.last_source(viewer), story.source(between, 0), "the only layer");
+        assert_shown(story, viewer, "", "pinned_unknown");
+        story.world.delete(between);
+        let codec = story.world.publisher(publisher).video().spec.codec;
+        let again = PublisherSpec::simulcast(codec);
+        let again = story.anywhere(again);
+        let again = story.world.publish("live", again);
+        story.world.run(SWITCHED_AFTER);
+        assert_eq!(story.last_source(viewer), story.source(again, 0));
+        assert_shown(story, viewer, "q", "pinned");
+    });
+}
+
+/// Asked for before the first check: the picture begins with that layer.
+#[test]
+fn wish_before_the_first_picture() {
+    each_seed(|story| {
+        let spec = story.simulcast();
+        let publisher = story.world.publish("live", spec);
+        story.run_between_ms(1_000, 2_000);
+        let viewer = story.viewer();
+        let viewer = story.world.watch("live", viewer);
+        story.world.ask(viewer, pin("q"));
+        story.world.run_s(3);
+        let small = story.source(publisher, 0);
+        let sources = story.world.viewer(viewer).video_sources();
+        assert_eq!(sources, [small], "and with no other");
+        assert_shown(story, viewer, "q", "pinned");
+        story.assert_flows(viewer);
+        story.assert_whole(viewer);
+    });
+}
+
+/// One viewer changes its mind every 2 ms. Nobody else notices, hardly a keyframe more is asked for, and the last wish
+/// holds.
+#[test]
+fn switch_requests_500_per_second() {
+    each_seed(|story| {
+        let (publisher, restless) = on_top(story);
+        let calm = story.viewer();
+        let calm = story.world.watch("live", calm);
+        story.world.run_s(2);
+        let from = story.world.now;
+        let asked_before = story.world.publisher(publisher).feedback.keyframe_requests.len();
+        const SECONDS: u32 = 4;
+        for _ in 0..500 * SECONDS {
+            let wish = match story.dice.below(4) {
+                0 => LayerWish::default(),
+                layer => pin(RIDS[layer as usize - 1]),
+            };
+            story.world.ask(restless, wish);
+            story.world.run_ms(2);
+        }
+        let last = story.dice.below(3) as usize;
+        story.world.ask(restless, pin(RIDS[last]));
+        story.world.run(SWITCHED_AFTER);
+        assert_eq!(
+            story.last_source(restless),
+            story.source(publisher, last),
+            "the last wish holds"
+        );
+        for viewer in [restless, calm] {
+            let wait = story.longest_wait_since(from, viewer);
+            assert!(wait < Duration::from_millis(120), "no picture for {wait:?}");
+            story.assert_whole(viewer);
+        }
+        assert_eq!(story.last_source(calm), story.source(publisher, 2));
+        // Each layer is asked twice a second at most, whatever one viewer does.
+        let asked =
+            story.world.publisher(publisher).feedback.keyframe_requests.len() - asked_before;
+        let seconds = (story.world.now - from).as_secs() as usize;
+        assert!(asked <= 3 * 2 * seconds, "{asked} requests in {seconds} s");
+        let decisions = story.world.info(restless).expect("it is connected").decisions.len();
+        assert!(decisions <= 64, "the ring is bounded: {decisions}");
     });
 }

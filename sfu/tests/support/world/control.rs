@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use weir_sfu::codec::MediaKind;
 use weir_sfu::error::CloseReason;
+use weir_sfu::forward::LayerWish;
 use weir_sfu::ids::{Role, SessionId, StreamName};
 use weir_sfu::router::{Route, SourceInfo, StreamId, StreamShared};
 use weir_sfu::sdp::{IceCredentials, PublishPlan, SubscribeCodec, codec_matches};
-use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan};
+use weir_sfu::worker::{Asked, Command, Event, Lobby, NewSession, Plan};
 
 use super::link::credentials;
 
@@ -45,6 +46,8 @@ pub(crate) struct Session {
     pub worker: Option<usize>,
     pub connected: bool,
     pub local: IceCredentials,
+    /// What a viewer asked for and its worker has not read yet.
+    pub asked: Arc<Asked>,
     created: Instant,
 }
 
@@ -159,6 +162,7 @@ impl Control {
             worker: None,
             connected: false,
             local: local.clone(),
+            asked: Arc::default(),
             created,
         };
         self.sessions.insert(id, session);
@@ -210,25 +214,35 @@ impl Control {
         workers.map(|worker| (worker, Command::Close { id, reason })).collect()
     }
 
+    /// POST on the layer URL of a viewer, for one track of its plan.
+    pub(crate) fn ask(&self, id: SessionId, track: u8, wish: LayerWish) -> Option<Order> {
+        self.sessions[&id].asked.put(track, wish);
+        self.order_wishes(id)
+    }
+
+    fn order_wishes(&self, id: SessionId) -> Option<Order> {
+        let session = &self.sessions[&id];
+        let worker = session.worker.filter(|_| session.asked.order())?;
+        Some((worker, Command::Ask { id, asked: Arc::clone(&session.asked) }))
+    }
+
     pub(crate) fn on_event(&mut self, worker: usize, event: Event) -> Vec<Order> {
         match event {
-            Event::Adopted(id) => {
-                self.on_adopted(id, worker);
-                Vec::new()
-            }
+            Event::Adopted(id) => self.on_adopted(id, worker).into_iter().collect(),
             Event::Connected(id) => self.on_connected(id),
             Event::Closed(id, reason) => self.on_closed(id, reason),
         }
     }
 
-    fn on_adopted(&mut self, id: SessionId, worker: usize) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+    fn on_adopted(&mut self, id: SessionId, worker: usize) -> Option<Order> {
+        let session = self.sessions.get_mut(&id)?;
         session.worker = Some(worker);
         let stream = self.streams.get_mut(&session.stream).expect("a session keeps its stream");
         if let Some(viewer) = stream.viewers.get_mut(&id) {
             *viewer = Some(worker);
             stream.publish_route();
         }
+        self.order_wishes(id)
     }
 
     fn on_connected(&mut self, id: SessionId) -> Vec<Order> {

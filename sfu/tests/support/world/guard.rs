@@ -338,7 +338,11 @@ impl Line {
             .rev()
             .find(|segment| segment.source == stamp.source && segment.delta == delta);
         let newest = self.packets.last_key_value().map(|(seq, sent)| (*seq, sent.clone()));
-        if let Some(segment) = known {
+        // A layer that comes back may by chance continue the numbers of its last run.
+        let comes_back = newest.as_ref().is_some_and(|(highest, before)| {
+            seq > *highest && before.stamp.is_some_and(|before| before.source != stamp.source)
+        });
+        if let Some(segment) = known.filter(|_| !comes_back) {
             segment.last_serial = segment.last_serial.max(stamp.serial);
             assert!(stamp.serial >= segment.first_serial, "from before the run began");
             self.check_picture_in_segment(stamp, sent);

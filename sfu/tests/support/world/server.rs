@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use weir_netsim::{Profile, Rng};
 use weir_sfu::config::PublisherLimits;
 use weir_sfu::error::{CloseReason, DropReason};
+use weir_sfu::forward::LayerWish;
 use weir_sfu::ids::SessionId;
 use weir_sfu::router::{WakeFlag, Waker, mesh};
 use weir_sfu::transport::dtls::DtlsCertificate;
@@ -410,6 +411,13 @@ impl World {
         let remote = target.link.local.clone();
         let (server, order) = self.control.restart(id, generation, remote);
         self.clients[client.0].link.server = server;
+        self.carry_out(order.into_iter().collect());
+    }
+
+    /// A viewer asks for a layer of its picture.
+    pub(crate) fn ask(&mut self, client: ClientId, wish: LayerWish) {
+        const PICTURE: u8 = 1;
+        let order = self.control.ask(self.clients[client.0].id, PICTURE, wish);
         self.carry_out(order.into_iter().collect());
     }
 

@@ -1,0 +1,127 @@
+// The quality menu of the watch page: which layers there are, which one flows, and how it is chosen.
+// Hidden unless the publisher sends several. Next: /weir.js (`layers`, `selectLayer`).
+
+import { $, kbps, show, size, write } from './ui.js';
+
+/** Three ways to choose: the server, a limit, or one layer and no other. */
+const MODES = ['automatic', 'cap', 'pin'];
+
+export class QualityMenu {
+  #session;
+  #mode = 'automatic';
+  /** The layer that a limit or a pin names. */
+  #chosen = null;
+  #problem = '';
+
+  constructor(session) {
+    this.#session = session;
+    session.addEventListener('layers', () => this.#draw());
+    $('toggle-quality').addEventListener('click', () => this.#toggle($('quality').hidden));
+    $('quality-mode').addEventListener('change', ({ target }) => this.#choose(target.value, this.#chosen ?? this.#flowing()));
+    $('layers').addEventListener('click', ({ target }) => {
+      const row = target.closest('button');
+      const layer = session.layers.find((layer) => key(layer) === row?.dataset.layer);
+      if (layer) void this.#choose(this.#mode === 'cap' ? 'cap' : 'pin', layer);
+    });
+    addEventListener('keydown', ({ key }) => key === 'Escape' && this.#toggle(false));
+    this.#draw();
+  }
+
+  /** The layer that flows and why, for the statistics. */
+  words() {
+    const flowing = this.#flowing();
+    if (!flowing || this.#session.layers.length < 2) return '–';
+    const why = { automatic: 'automatic', cap: 'limited by you', pin: 'chosen by you' }[this.#mode];
+    return `${flowing.rid ?? flowing.spatialLayerId}, ${why}`;
+  }
+
+  #flowing() {
+    return this.#session.layers.find((layer) => layer.active) ?? null;
+  }
+
+  async #choose(mode, layer) {
+    this.#mode = layer ? mode : 'automatic';
+    this.#chosen = this.#mode === 'automatic' ? null : layer;
+    this.#problem = '';
+    this.#draw();
+    await this.#session.selectLayer(wish(this.#mode, layer)).catch((error) => {
+      this.#problem = error.message;
+      this.#draw();
+    });
+  }
+
+  #toggle(visible) {
+    show($('quality'), visible);
+    $('toggle-quality').setAttribute('aria-expanded', String(visible));
+  }
+
+  #draw() {
+    const { layers } = this.#session;
+    const several = layers.length > 1;
+    show($('toggle-quality'), several);
+    if (!several) this.#toggle(false);
+    const flowing = this.#flowing();
+    write($('toggle-quality'), this.#label(flowing));
+    for (const mode of MODES) document.querySelector(`#quality-mode [value=${mode}]`).checked = mode === this.#mode;
+    this.#drawLayers(layers);
+    write($('quality-note'), this.#problem || this.#note(flowing));
+  }
+
+  #drawLayers(layers) {
+    const list = $('layers');
+    while (list.children.length > layers.length) list.lastChild.remove();
+    while (list.children.length < layers.length) list.append(emptyRow());
+    layers.forEach((layer, index) => {
+      const row = list.children[index].firstChild;
+      const chosen = this.#chosen && key(this.#chosen) === key(layer);
+      row.dataset.layer = key(layer);
+      row.dataset.flows = String(layer.active);
+      row.setAttribute('aria-pressed', String(Boolean(chosen)));
+      row.classList.toggle('beyond', this.#mode === 'cap' && area(layer) > area(this.#chosen));
+      const [name, rid, rate] = row.children;
+      write(name, layer.width ? size(layer) : 'Size unknown');
+      write(rid, layer.active ? 'now' : '');
+      write(rate, layer.bitrate ? kbps(layer.bitrate / 1_000) : 'stopped');
+    });
+  }
+
+  #label(flowing) {
+    const now = lines(flowing);
+    return { automatic: `Auto ${now}`, cap: `≤ ${lines(this.#chosen)}`, pin: lines(this.#chosen) }[this.#mode].trim() || 'Quality';
+  }
+
+  #note(flowing) {
+    if (this.#mode === 'automatic') return 'The largest layer that is alive.';
+    const now = this.#session.layers.find((layer) => key(layer) === key(this.#chosen));
+    if (!now) return 'The publisher no longer has this layer; the server chooses.';
+    if (this.#mode === 'pin' && !now.bitrate) return 'This layer sends nothing now; the next smaller one is shown meanwhile.';
+    const target = this.#session.layers.find((layer) => layer.target);
+    if (target && target !== flowing) return 'Changes with the next keyframe.';
+    return this.#mode === 'pin' ? 'This layer and no other.' : 'The largest layer up to this size.';
+  }
+}
+
+/** What the server is asked for; see `selectLayer`. */
+function wish(mode, layer) {
+  if (mode === 'automatic' || !layer) return {};
+  if (mode === 'pin') return layer.rid ? { rid: layer.rid } : { spatialLayerId: layer.spatialLayerId };
+  if (layer.width) return { maxWidth: layer.width, maxHeight: layer.height };
+  return { maxSpatialLayerId: layer.spatialLayerId };
+}
+
+const key = (layer) => layer.rid ?? String(layer.spatialLayerId);
+const area = (layer) => (layer?.width ?? 0) * (layer?.height ?? 0);
+const lines = (layer) => (layer?.width ? `${Math.min(layer.width, layer.height)}p` : '');
+
+function emptyRow() {
+  const item = document.createElement('li');
+  const row = document.createElement('button');
+  row.type = 'button';
+  for (const name of ['name', 'now', 'rate']) {
+    const part = document.createElement('span');
+    part.className = name;
+    row.append(part);
+  }
+  item.append(row);
+  return item;
+}

@@ -1,0 +1,185 @@
+//! `/whep/{stream}/{secret}/layer`: a viewer chooses its layer (WHEP extension `core:layer`).
+//!
+//! POST says what is wished of one video section, DELETE goes back to the automatic choice, GET shows
+//! what there is (as the `layers` event does; the extension has no such GET). What follows from a wish
+//! is decided in the media plane: [`weir_sfu::net::Sfu::select_layer`].
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+use weir_sfu::net::LayerWish;
+
+use crate::app::AppState;
+use crate::cors::ACCEPT_POST;
+use crate::error::Problem;
+use crate::path::SessionUrl;
+use crate::{JSON, body, events};
+
+/// Longest POST body in bytes; 413 past it.
+const WISH_MAX: usize = 4 * 1024;
+/// Longest rid in characters; 400 past it.
+const RID_MAX: usize = 64;
+
+/// `POST`: 200, and the switch at the layer's next keyframe (whip-whep E9).
+///
+/// # Errors
+/// 400, 404, 408, 413, 415, 422 or 503 as a [`Problem`].
+pub async fn select(
+    State(state): State<AppState>,
+    url: SessionUrl,
+    request: Request,
+) -> Result<StatusCode, Problem> {
+    let (parts, body) = request.into_parts();
+    if !state.sfu.exists(url.role, &url.stream, &url.secret) {
+        return Err(Problem::no_session());
+    }
+    if !body::is_type(&parts.headers, JSON) {
+        let detail = "POST a layer with Content-Type: application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+            .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
+    }
+    let body = body::read(&parts.headers, body, WISH_MAX).await?;
+    let (media, wish) = parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
+    state.sfu.select_layer(&url.stream, &url.secret, media.as_deref(), wish).await?;
+    Ok(StatusCode::OK)
+}
+
+/// `DELETE`: back to the automatic choice, 200. Not in the extension; clients do it (whip-whep E9).
+///
+/// # Errors
+/// 404 or 503 as a [`Problem`].
+pub async fn unselect(
+    State(state): State<AppState>,
+    url: SessionUrl,
+) -> Result<StatusCode, Problem> {
+    state.sfu.unselect_layers(&url.stream, &url.secret).await?;
+    Ok(StatusCode::OK)
+}
+
+/// `GET`: the layers by m-line, as the event of that name has them.
+///
+/// # Errors
+/// 404 or 503 as a [`Problem`].
+pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
+    let layers = state.sfu.layers(&url.stream, &url.secret).await?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(events::layers(&layers))).into_response())
+}
+
+/// What a body asks for, and of which section. Members that nobody knows are ignored, so that an
+/// element of the `layers` event may be sent back as it came.
+fn parse(body: &[u8]) -> Result<(Option<String>, LayerWish), String> {
+    let asked: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| format!("not a JSON object: {error}"))?;
+    let media = match asked.get("mediaId") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name.clone()),
+        Some(Value::Number(index)) => Some(index.to_string()),
+        Some(_) => return Err("mediaId: the index of an m-line, as a string or a number".into()),
+    };
+    let wish = LayerWish {
+        // `encodingId` is what drafts before 2024 and the clients of that time call it.
+        rid: rid(&asked, "rid")?.or(rid(&asked, "encodingId")?),
+        spatial_layer: id(&asked, "spatialLayerId")?,
+        temporal_layer: id(&asked, "temporalLayerId")?,
+        max_spatial_layer: id(&asked, "maxSpatialLayerId")?,
+        max_temporal_layer: id(&asked, "maxTemporalLayerId")?,
+        max_width: pixels(&asked, "maxWidth")?,
+        max_height: pixels(&asked, "maxHeight")?,
+    };
+    Ok((media, wish))
+}
+
+fn rid(asked: &Map<String, Value>, name: &str) -> Result<Option<Box<str>>, String> {
+    match asked.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(rid)) if rid.is_empty() => Ok(None),
+        Some(Value::String(rid)) if rid.chars().count() <= RID_MAX => Ok(Some(rid.as_str().into())),
+        Some(_) => Err(format!("{name}: a string of at most {RID_MAX} characters")),
+    }
+}
+
+fn number(asked: &Map<String, Value>, name: &str) -> Result<Option<u64>, String> {
+    match asked.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let number =
+                value.as_u64().ok_or_else(|| format!("{name}: a whole number, not {value}"));
+            number.map(Some)
+        }
+    }
+}
+
+fn id(asked: &Map<String, Value>, name: &str) -> Result<Option<u8>, String> {
+    let number = number(asked, name)?;
+    let id = |number| u8::try_from(number).map_err(|_| format!("{name}: 0 to 255, not {number}"));
+    number.map(id).transpose()
+}
+
+/// More than anybody sends is no limit at all.
+fn pixels(asked: &Map<String, Value>, name: &str) -> Result<Option<u16>, String> {
+    match number(asked, name)? {
+        Some(0) => Err(format!("{name}: at least 1")),
+        number => Ok(number.map(|number| u16::try_from(number).unwrap_or(u16::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // whip-whep E9
+    #[test]
+    fn wishes_are_read_as_clients_write_them() {
+        let read = |text: &str| parse(text.as_bytes());
+        let automatic = LayerWish::default();
+        assert_eq!(read("{}"), Ok((None, automatic.clone())));
+        for body in [r#"{"mediaId":"1"}"#, r#"{"mediaId":1}"#, r#"{"mediaId":"1","rid":null}"#] {
+            assert_eq!(read(body), Ok((Some("1".into()), automatic.clone())), "{body}");
+        }
+        let (_, wish) =
+            read(r#"{"mediaId":"1","rid":"h","spatialLayerId":2,"bitrate":5}"#).unwrap();
+        assert_eq!((wish.rid.as_deref(), wish.spatial_layer), (Some("h"), Some(2)));
+        let (_, wish) = read(r#"{"encodingId":"low"}"#).unwrap();
+        assert_eq!(wish.rid.as_deref(), Some("low"));
+        let (_, wish) = read(
+            r#"{"maxWidth":1280,"maxHeight":100000,"maxSpatialLayerId":1,"maxTemporalLayerId":0,
+                "temporalLayerId":2}"#,
+        )
+        .unwrap();
+        let wanted = LayerWish {
+            max_width: Some(1280),
+            max_height: Some(u16::MAX),
+            max_spatial_layer: Some(1),
+            max_temporal_layer: Some(0),
+            temporal_layer: Some(2),
+            ..automatic
+        };
+        assert_eq!(wish, wanted);
+    }
+
+    #[test]
+    fn a_wish_that_is_none_is_told_which_member_is_wrong() {
+        let long = format!(r#"{{"rid":"{}"}}"#, "r".repeat(RID_MAX + 1));
+        for (body, named) in [
+            ("", "JSON"),
+            ("[]", "JSON"),
+            (r#""h""#, "JSON"),
+            (r#"{"mediaId":["1"]}"#, "mediaId"),
+            (r#"{"rid":1}"#, "rid"),
+            (&long, "rid"),
+            (r#"{"maxHeight":0}"#, "maxHeight"),
+            (r#"{"maxWidth":-1}"#, "maxWidth"),
+            (r#"{"maxWidth":"1"}"#, "maxWidth"),
+            (r#"{"spatialLayerId":256}"#, "spatialLayerId"),
+            (r#"{"maxTemporalLayerId":1.5}"#, "maxTemporalLayerId"),
+        ] {
+            let refused = parse(body.as_bytes()).unwrap_err();
+            assert!(refused.contains(named), "{body}: {refused}");
+        }
+        let longest = format!(r#"{{"rid":"{}"}}"#, "r".repeat(RID_MAX));
+        assert!(parse(longest.as_bytes()).is_ok());
+    }
+}

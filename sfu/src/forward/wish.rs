@@ -1,0 +1,297 @@
+//! What a viewer asked for itself of one track, and which layer that is.
+//!
+//! Pure: a wish and what is known of the layers become a layer and its reason. Layers are ordered by
+//! what was measured of them; a rid is a name and nothing else (field D2). Set over HTTP (whip-whep
+//! E9), carried to the worker by `worker/asked.rs`, asked by `worker/subscriber.rs` whenever the layers
+//! or the wish change.
+
+use serde::Serialize;
+
+use super::decision::Reason;
+use super::selector::{LayerView, largest_live};
+
+/// A viewer's wish for one track; the default asks for nothing and is the automatic choice. It holds
+/// for the session: a publisher that returns finds it in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LayerWish {
+    /// Exactly this layer, by the publisher's name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rid: Option<Box<str>>,
+    /// Exactly this layer by size, 0 for the smallest. A `rid` beside it wins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spatial_layer: Option<u8>,
+    /// Temporal layers up to this one, 0 for the lowest frame rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temporal_layer: Option<u8>,
+    /// No layer above this one by size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_spatial_layer: Option<u8>,
+    /// As `temporal_layer`; the lower of both holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_temporal_layer: Option<u8>,
+    /// No layer wider than this, in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_width: Option<u16>,
+    /// No layer higher than this, in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_height: Option<u16>,
+}
+
+/// A layer that should flow, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Index into the publisher's layers.
+    pub layer: usize,
+    /// Why this one.
+    pub reason: Reason,
+}
+
+impl LayerWish {
+    /// Whether nothing is asked for.
+    pub fn is_automatic(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The highest temporal layer to forward, if there is a limit.
+    pub fn temporal_cap(&self) -> Option<u8> {
+        self.temporal_layer.into_iter().chain(self.max_temporal_layer).min()
+    }
+
+    /// The layer to forward: `rids` and `layers` are the publisher's, in one order. `None` while no
+    /// layer is alive.
+    pub fn choose(&self, rids: &[String], layers: &[LayerView]) -> Option<Choice> {
+        let pinned = match (&self.rid, self.spatial_layer) {
+            (Some(rid), _) => rids.iter().position(|known| **known == **rid),
+            (None, Some(id)) => of_rank(layers, id),
+            (None, None) => return self.choose_capped(layers),
+        };
+        match pinned.and_then(|index| Some((index, layers.get(index)?))) {
+            None => chosen(largest_live(layers.iter().copied()), Reason::PinnedUnknown),
+            Some((layer, view)) if view.live => Some(Choice { layer, reason: Reason::Pinned }),
+            Some((_, view)) => chosen(instead_of(view, layers), Reason::PinnedNotLive),
+        }
+    }
+
+    fn choose_capped(&self, layers: &[LayerView]) -> Option<Choice> {
+        let largest = largest_live(layers.iter().copied())?;
+        let fitting = layers
+            .iter()
+            .map(|view| LayerView { live: view.live && self.fits(view, layers), ..*view });
+        match largest_live(fitting) {
+            Some(layer) if layer == largest => chosen(Some(layer), Reason::LargestLiveLayer),
+            Some(layer) => chosen(Some(layer), Reason::Capped),
+            None => chosen(smallest_live(layers), Reason::CapBelowAll),
+        }
+    }
+
+    /// A size nobody knows yet is no reason against a layer; it counts as small.
+    fn fits(&self, view: &LayerView, layers: &[LayerView]) -> bool {
+        let (width, height) = view.size.unwrap_or_default();
+        self.max_width.is_none_or(|max| width <= max)
+            && self.max_height.is_none_or(|max| height <= max)
+            && self.max_spatial_layer.is_none_or(|max| spatial_layer(view, layers) <= max)
+    }
+}
+
+/// The number of a layer among those that ever sent anything: 0 for the smallest.
+pub fn spatial_layer(view: &LayerView, layers: &[LayerView]) -> u8 {
+    let smaller = layers.iter().filter(|other| other.is_known() && other.weight() < view.weight());
+    smaller.count().min(usize::from(u8::MAX)) as u8
+}
+
+fn of_rank(layers: &[LayerView], id: u8) -> Option<usize> {
+    layers.iter().position(|view| view.is_known() && spatial_layer(view, layers) == id)
+}
+
+/// The largest live layer below one that is not live, else the smallest above it. One that never sent
+/// anything has no size to be below.
+fn instead_of(stopped: &LayerView, layers: &[LayerView]) -> Option<usize> {
+    if !stopped.is_known() {
+        return largest_live(layers.iter().copied());
+    }
+    let below = layers
+        .iter()
+        .map(|view| LayerView { live: view.live && view.weight() < stopped.weight(), ..*view });
+    largest_live(below).or_else(|| smallest_live(layers))
+}
+
+fn smallest_live(layers: &[LayerView]) -> Option<usize> {
+    let live = layers.iter().enumerate().filter(|(_, view)| view.live);
+    live.min_by_key(|(_, view)| view.weight()).map(|(index, _)| index)
+}
+
+fn chosen(layer: Option<usize>, reason: Reason) -> Option<Choice> {
+    layer.map(|layer| Choice { layer, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Rids in an order that says nothing; `h` is the largest, `q` the smallest.
+    fn rids() -> Vec<String> {
+        ["m", "h", "q"].map(str::to_owned).to_vec()
+    }
+
+    fn layer(live: bool, size: (u16, u16), bitrate: u64) -> LayerView {
+        LayerView { live, size: Some(size), bitrate }
+    }
+
+    fn three(live: [bool; 3]) -> [LayerView; 3] {
+        [
+            layer(live[0], (640, 360), 500_000),
+            layer(live[1], (1280, 720), 1_500_000),
+            layer(live[2], (320, 180), 150_000),
+        ]
+    }
+
+    fn wish(ask: impl FnOnce(&mut LayerWish)) -> LayerWish {
+        let mut wish = LayerWish::default();
+        ask(&mut wish);
+        wish
+    }
+
+    fn rid(name: &str) -> LayerWish {
+        wish(|wish| wish.rid = Some(name.into()))
+    }
+
+    /// What is chosen, by its name.
+    fn choose(wish: &LayerWish, layers: &[LayerView]) -> Option<(&'static str, Reason)> {
+        let choice = wish.choose(&rids(), layers)?;
+        Some((["m", "h", "q"][choice.layer], choice.reason))
+    }
+
+    #[test]
+    fn nothing_asked_is_the_largest_live_layer() {
+        let automatic = LayerWish::default();
+        assert!(automatic.is_automatic());
+        assert_eq!(choose(&automatic, &three([true; 3])), Some(("h", Reason::LargestLiveLayer)));
+        let without_top = three([true, false, true]);
+        assert_eq!(choose(&automatic, &without_top), Some(("m", Reason::LargestLiveLayer)));
+        assert_eq!(choose(&automatic, &three([false; 3])), None);
+    }
+
+    // whip-whep E9
+    #[test]
+    fn a_pinned_layer_flows_and_the_next_smaller_one_while_it_is_not_live() {
+        let all = three([true; 3]);
+        for name in ["m", "h", "q"] {
+            assert_eq!(choose(&rid(name), &all), Some((name, Reason::Pinned)));
+        }
+        let without_top = three([true, false, true]);
+        assert_eq!(choose(&rid("h"), &without_top), Some(("m", Reason::PinnedNotLive)));
+        let only_top = three([false, true, false]);
+        assert_eq!(
+            choose(&rid("m"), &only_top),
+            Some(("h", Reason::PinnedNotLive)),
+            "nothing below"
+        );
+        let only_small = three([false, false, true]);
+        assert_eq!(choose(&rid("h"), &only_small), Some(("q", Reason::PinnedNotLive)));
+        assert_eq!(choose(&rid("h"), &three([false; 3])), None);
+    }
+
+    #[test]
+    fn a_pinned_layer_that_was_never_seen_or_never_named_means_automatic() {
+        let mut ramping_up = three([true, false, true]);
+        ramping_up[1] = LayerView::default();
+        assert_eq!(choose(&rid("h"), &ramping_up), Some(("m", Reason::PinnedNotLive)));
+        assert_eq!(choose(&rid("x"), &three([true; 3])), Some(("h", Reason::PinnedUnknown)));
+        // Another publisher, without simulcast.
+        let choice = rid("h").choose(&[], &[layer(true, (1920, 1080), 4_000_000)]);
+        assert_eq!(choice, Some(Choice { layer: 0, reason: Reason::PinnedUnknown }));
+    }
+
+    #[test]
+    fn sizes_are_numbered_from_the_smallest_whatever_the_names() {
+        let all = three([true; 3]);
+        for (id, name) in [(0, "q"), (1, "m"), (2, "h")] {
+            let exact = wish(|wish| wish.spatial_layer = Some(id));
+            assert_eq!(choose(&exact, &all), Some((name, Reason::Pinned)));
+        }
+        let beyond = wish(|wish| wish.spatial_layer = Some(3));
+        assert_eq!(choose(&beyond, &all), Some(("h", Reason::PinnedUnknown)));
+        // A layer that stopped keeps its number.
+        let exact = wish(|wish| wish.spatial_layer = Some(2));
+        assert_eq!(choose(&exact, &three([true, false, true])), Some(("m", Reason::PinnedNotLive)));
+        let mut both = exact;
+        both.rid = Some("q".into());
+        assert_eq!(choose(&both, &all), Some(("q", Reason::Pinned)), "a name wins");
+    }
+
+    #[test]
+    fn caps_choose_the_largest_that_fits_and_say_so_only_when_they_bite() {
+        let all = three([true; 3]);
+        let height = |max| wish(|wish| wish.max_height = Some(max));
+        assert_eq!(choose(&height(720), &all), Some(("h", Reason::LargestLiveLayer)));
+        assert_eq!(choose(&height(719), &all), Some(("m", Reason::Capped)));
+        assert_eq!(choose(&height(179), &all), Some(("q", Reason::CapBelowAll)));
+        let width = wish(|wish| wish.max_width = Some(639));
+        assert_eq!(choose(&width, &all), Some(("q", Reason::Capped)));
+        let spatial = wish(|wish| wish.max_spatial_layer = Some(1));
+        assert_eq!(choose(&spatial, &all), Some(("m", Reason::Capped)));
+        assert_eq!(
+            choose(&spatial, &three([false, true, false])),
+            Some(("h", Reason::CapBelowAll))
+        );
+        let both = wish(|wish| (wish.max_height, wish.max_spatial_layer) = (Some(360), Some(0)));
+        assert_eq!(choose(&both, &all), Some(("q", Reason::Capped)));
+    }
+
+    #[test]
+    fn a_size_that_nobody_knows_yet_is_no_reason_against_a_layer() {
+        let unknown = |bitrate| LayerView { live: true, size: None, bitrate };
+        let layers = [unknown(500_000), unknown(1_500_000), unknown(150_000)];
+        let small = wish(|wish| wish.max_height = Some(180));
+        assert_eq!(choose(&small, &layers), Some(("h", Reason::LargestLiveLayer)));
+        let lowest = wish(|wish| wish.max_spatial_layer = Some(0));
+        assert_eq!(
+            choose(&lowest, &layers),
+            Some(("q", Reason::Capped)),
+            "the rate tells the order"
+        );
+    }
+
+    #[test]
+    fn the_lower_temporal_limit_holds() {
+        assert_eq!(LayerWish::default().temporal_cap(), None);
+        let wish = wish(|wish| (wish.temporal_layer, wish.max_temporal_layer) = (Some(2), Some(1)));
+        assert_eq!(wish.temporal_cap(), Some(1));
+        assert!(!wish.is_automatic());
+    }
+
+    proptest! {
+        /// Whatever is asked and whatever is alive: a live layer if there is one, and no other.
+        #[test]
+        fn what_is_chosen_is_alive(
+            layers in prop::collection::vec(
+                (any::<bool>(), prop::option::of((1..2_000u16, 1..2_000u16)), 0..3u64), 0..8),
+            pin in prop::option::of(0..9usize),
+            spatial in prop::option::of(0..9u8),
+            caps in (prop::option::of(0..2_000u16), prop::option::of(0..2_000u16), prop::option::of(0..9u8)),
+        ) {
+            let layers: Vec<_> = layers
+                .into_iter()
+                .map(|(live, size, bitrate)| LayerView { live, size, bitrate })
+                .collect();
+            let rids: Vec<_> = (0..layers.len()).map(|n| n.to_string()).collect();
+            let wish = LayerWish {
+                rid: pin.map(|n| n.to_string().into()),
+                spatial_layer: spatial,
+                max_width: caps.0,
+                max_height: caps.1,
+                max_spatial_layer: caps.2,
+                ..LayerWish::default()
+            };
+            let choice = wish.choose(&rids, &layers);
+            prop_assert_eq!(choice.is_some(), layers.iter().any(|layer| layer.live));
+            if let Some(choice) = choice {
+                prop_assert!(layers[choice.layer].live);
+                if let Some(pinned) = pin.and_then(|pin| layers.get(pin)).filter(|pin| pin.live) {
+                    prop_assert_eq!(&layers[choice.layer], pinned);
+                }
+            }
+        }
+    }
+}

@@ -21,7 +21,7 @@ use hyper::body::Frame;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weir_sfu::ids::{Role, SessionId};
-use weir_sfu::net::{News, NewsReader};
+use weir_sfu::net::NewsReader;
 
 use crate::app::AppState;
 use crate::cors::ACCEPT_POST;
@@ -148,7 +148,6 @@ async fn deleted(alive: Option<watch::Receiver<()>>) {
 /// Writes until the session is over, or the client takes nothing any more.
 async fn tell(mut news: NewsReader, wanted: Wanted, client: &mpsc::Sender<Bytes>) {
     let mut told = Told::new(wanted);
-    let mut newest: Option<News> = None;
     let mut spoke = Instant::now();
     let mut again = None;
     loop {
@@ -156,10 +155,7 @@ async fn tell(mut news: NewsReader, wanted: Wanted, client: &mpsc::Sender<Bytes>
         let wake = again.map_or(keep_alive, |at: Instant| at.min(keep_alive));
         tokio::select! {
             biased;
-            next = news.next() => match next {
-                Some(news) => newest = Some(news),
-                None => return,
-            },
+            more = news.changed() => if !more { return },
             () = tokio::time::sleep_until(wake) => {}
         }
         // Room first, then the words: what is written is what holds when it can be sent.
@@ -168,9 +164,9 @@ async fn tell(mut news: NewsReader, wanted: Wanted, client: &mpsc::Sender<Bytes>
         };
         let now = Instant::now();
         let mut text = String::new();
-        if let Some(newest) = &newest {
+        if let Some(newest) = news.newest() {
             let due;
-            (text, due) = told.tell(now.into_std(), newest);
+            (text, due) = told.tell(now.into_std(), &newest);
             again = due.map(Instant::from_std);
         }
         if text.is_empty() && now >= keep_alive {

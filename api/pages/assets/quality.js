@@ -50,6 +50,10 @@ export class QualityMenu {
     });
   }
 
+  close() {
+    this.#toggle(false);
+  }
+
   #toggle(visible) {
     show($('quality'), visible);
     $('toggle-quality').setAttribute('aria-expanded', String(visible));

@@ -71,7 +71,11 @@ function showPlaying() {
   write($('play'), video.paused ? 'Play' : 'Pause');
 }
 
+/** On small screens the menu and the figures would lie on each other. */
+const small = matchMedia('(max-width: 560px), (max-height: 660px)');
+
 function toggleStats(visible) {
+  if (visible && small.matches) quality.close();
   show($('overlay'), visible);
   $('toggle-stats').setAttribute('aria-pressed', String(visible));
   if (visible) void showStats();
@@ -135,6 +139,7 @@ $('volume').addEventListener('input', () => {
   video.muted = video.volume === 0;
 });
 $('play').addEventListener('click', () => (video.paused ? video.play().catch(() => {}) : video.pause()));
+$('toggle-quality').addEventListener('click', () => small.matches && toggleStats(false));
 $('toggle-stats').addEventListener('click', () => toggleStats($('overlay').hidden));
 $('fullscreen').addEventListener('click', () => void toggleFullscreen().catch(() => {}));
 $('pip').addEventListener('click', () => {

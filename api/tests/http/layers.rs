@@ -125,6 +125,21 @@ async fn a_listener_hears_until_the_session_ends() {
     assert_eq!(server.get(&other).await.status, 204);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_late_finds_the_newest_and_nothing_older() {
+    let server = Server::new();
+    let session = viewer(&server).await;
+    let mut listener = server.listen(&format!("{session}/sse")).await;
+    for _ in 0..10 {
+        viewer(&server).await;
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+    }
+    let count = |n: usize| format!("event: viewercount\ndata: {{\"viewercount\":{n}}}\n\n");
+    assert_eq!(listener.next().await.unwrap(), count(2), "the one that waited");
+    assert_eq!(listener.next().await.unwrap(), count(11));
+    assert_eq!(listener.next().await.unwrap(), ":\n\n", "then a sign of life");
+}
+
 #[tokio::test]
 async fn an_event_stream_of_its_own_is_made_heard_and_deleted() {
     let server = Server::new();

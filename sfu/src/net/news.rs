@@ -48,15 +48,15 @@ pub struct News {
 pub struct NewsReader(watch::Receiver<Option<News>>);
 
 impl NewsReader {
-    /// Waits for news that this reader has not seen; `None` when the session is over and nothing is
-    /// left to be told.
-    pub async fn next(&mut self) -> Option<News> {
-        loop {
-            self.0.changed().await.ok()?;
-            if let Some(news) = self.0.borrow_and_update().clone() {
-                return Some(news);
-            }
-        }
+    /// Waits for news that this reader has not seen; false when the session is over and nothing is left
+    /// to be told.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+
+    /// What is known now, if anything is yet.
+    pub fn newest(&mut self) -> Option<News> {
+        self.0.borrow_and_update().clone()
     }
 }
 
@@ -194,15 +194,18 @@ mod tests {
         for viewers in 1..=1_000 {
             bulletin.tell(id, news(viewers));
         }
-        assert_eq!(reader.next().await, Some(news(1_000)));
+        assert!(reader.changed().await);
+        assert_eq!(reader.newest(), Some(news(1_000)));
         let mut late = bulletin.subscribe(id);
-        assert_eq!(late.next().await, Some(news(1_000)), "what others know already");
+        assert!(late.changed().await);
+        assert_eq!(late.newest(), Some(news(1_000)), "what others know already");
         bulletin.tell(id, news(1_000));
         bulletin.close(id, CloseReason::Shutdown);
         for reader in [&mut reader, &mut late] {
-            let last = reader.next().await.expect("it is told");
-            assert_eq!(last, News { ended: Some(CloseReason::Shutdown), ..news(1_000) });
-            assert_eq!(reader.next().await, None);
+            assert!(reader.changed().await, "the end is told");
+            let last = News { ended: Some(CloseReason::Shutdown), ..news(1_000) };
+            assert_eq!(reader.newest(), Some(last));
+            assert!(!reader.changed().await);
         }
         assert!(bulletin.readers.is_empty());
     }

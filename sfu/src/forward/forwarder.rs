@@ -181,7 +181,8 @@ impl Forwarder {
         if self.target != Some((epoch, layer)) {
             self.target = Some((epoch, layer));
             self.handover = None;
-            if self.current.is_some() {
+            // A new publisher explains the first picture better than what is chosen of it.
+            if self.current.is_some() || self.target_reason != Reason::PublisherChanged {
                 self.target_reason = reason;
             }
         }

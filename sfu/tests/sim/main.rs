@@ -23,6 +23,7 @@ mod paths;
 mod repair;
 mod scenarios;
 mod simulcast;
+mod switches;
 
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ use super::media::Stamp;
 use super::publisher::RtpHead;
 
 /// Frames this near to the one before, in ticks of 90 kHz, were squeezed: no camera is so fast.
-const SQUEEZED_TICKS: u32 = 100;
+pub(crate) const SQUEEZED_TICKS: u32 = 100;
 
 /// What became of one packet.
 #[derive(Debug, Clone)]
@@ -228,6 +228,17 @@ impl Line {
     /// What was sent, in order: source, serial and payload hash.
     pub(crate) fn contents(&self) -> Vec<(Option<Stamp>, u64)> {
         self.packets.values().map(|sent| (sent.stamp, sent.payload)).collect()
+    }
+
+    /// Timestamp and capture time of each frame, in order.
+    pub(crate) fn times(&self) -> Vec<(u32, u64)> {
+        let stamped = self
+            .packets
+            .values()
+            .filter_map(|sent| Some((sent.timestamp, sent.stamp?.captured_ns)));
+        let mut times: Vec<_> = stamped.collect();
+        times.dedup();
+        times
     }
 
     /// The newest number.

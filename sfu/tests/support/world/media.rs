@@ -156,6 +156,25 @@ pub(crate) fn payload(
             (true, false) => out.push(0x65),
             (false, _) => out.push(0x41),
         },
+        // RFC 9628: a picture id of 15 bits, one spatial layer, whole pictures.
+        Codec::Vp9 => {
+            let last = stamp.index + 1 == stamp.count;
+            let delta = if stamp.key { 0 } else { 0x40 };
+            out.push(0x80 | delta | u8::from(first) << 3 | u8::from(last) << 2);
+            out.extend((stamp.frame as u16 | 0x8000).to_be_bytes());
+        }
+        // RFC 7798: a fragmentation unit of an IDR or a trailing picture.
+        Codec::H265 => {
+            let last = stamp.index + 1 == stamp.count;
+            let kind = if stamp.key { 19 } else { 1 };
+            out.extend([49 << 1, 1, kind | u8::from(first) << 7 | u8::from(last) << 6]);
+        }
+        // The AV1 payload format: one frame in pieces, one OBU element per packet.
+        Codec::Av1 => {
+            let last = stamp.index + 1 == stamp.count;
+            let pieces = u8::from(!first) << 7 | u8::from(!last) << 6;
+            out.extend([pieces | 0x10 | u8::from(first && stamp.key) << 3, 6 << 3]);
+        }
         Codec::Opus => out.push(0x78),
         _ => out.push(0x55),
     }

@@ -282,6 +282,9 @@ impl ViewerSpec {
                     codecs: vec![
                         codec(Codec::Vp8, 120, Some(121)),
                         codec(Codec::H264, 126, Some(127)),
+                        codec(Codec::Vp9, 98, Some(99)),
+                        codec(Codec::H265, 104, Some(105)),
+                        codec(Codec::Av1, 45, Some(46)),
                     ],
                     exts: vec![
                         (ExtKind::Mid, 7),

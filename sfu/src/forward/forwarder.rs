@@ -282,6 +282,11 @@ impl Forwarder {
         (self.line.frame_finished() || handover.until <= now).then_some(handover.first)
     }
 
+    /// There is nothing to begin with after all.
+    pub fn forget_handover(&mut self) {
+        self.handover = None;
+    }
+
     /// Continues the line at a cached keyframe of the target; [`Self::replay`] sends what is cached.
     pub fn begin(&mut self, now: Instant, context: LayerContext, beginning: &Beginning<'_>) {
         let Some(format) = self.line.format() else { return };

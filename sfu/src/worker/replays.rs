@@ -62,7 +62,10 @@ impl Replays {
             let cached = stream.cached_start(source, layer, way.now);
             let tail = cached.and_then(|cached| cached.tail).filter(|tail| tail.first == first);
             let part = Part { first, end: None, tail };
-            begin(forwarder, source, layer, stream, part, way.now);
+            if begin(forwarder, source, layer, stream, part, way.now).is_none() {
+                // It left the cache meanwhile: the next keyframe will do.
+                forwarder.forget_handover();
+            }
         }
         send(forwarder, source, stream, way);
     }

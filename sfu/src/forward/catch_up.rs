@@ -12,9 +12,12 @@ use crate::units::Bitrate;
 /// A replay is this much faster than the layer itself (quality A3.3), in tenths.
 const SPEED_TENTHS: u64 = 25;
 
-/// However slow the layer: what is cached goes out within this time, and after twice of it there is no pace
+/// However slow the layer: what is cached goes out within this time if it is not large, and after twice of it there is no pace
 /// any more, so that nobody stays behind a layer that became faster.
 const REPLAY_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// But no faster than this because of that, 20 Mbit/s: a path that does not carry it would lose the picture.
+const BYTES_PER_MS_MAX: u64 = 2_500;
 
 /// What may leave at once: timers are not finer.
 const QUANTUM: Duration = Duration::from_millis(5);
@@ -48,7 +51,7 @@ impl CatchUp {
         bitrate: Bitrate,
     ) -> Self {
         let by_rate = bitrate.0 / 8 * SPEED_TENTHS / 10 / 1_000;
-        let by_time = bytes as u64 / REPLAY_TIME_MAX.as_millis() as u64;
+        let by_time = (bytes as u64 / REPLAY_TIME_MAX.as_millis() as u64).min(BYTES_PER_MS_MAX);
         let bytes_per_ms = by_rate.max(by_time).max(1);
         Self { next: first, end, due: now, bytes_per_ms, paced_until: now + REPLAY_TIME_MAX * 2 }
     }

@@ -459,7 +459,7 @@ impl Forwarder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::Packet;
+    use crate::media::{ForwardedExt, Packet};
     use crate::rtp::codec::{FrameInfo, PictureIds, descriptor_prefix_len, peek};
     use crate::rtp::ext::ExtKind;
     use crate::rtp::packet::RtpHeader;
@@ -479,11 +479,15 @@ mod tests {
     }
 
     fn forwarder(now: Instant) -> Forwarder {
+        forwarder_with(now, vec![(ExtKind::Mid, 1), (ExtKind::TransportCc, 2)])
+    }
+
+    fn forwarder_with(now: Instant, exts: Vec<(ExtKind, u8)>) -> Forwarder {
         let config = LineConfig {
             ssrc: 0x5eed,
             rtx_ssrc: 0x5eee,
             mid: b"v".as_slice().into(),
-            exts: vec![(ExtKind::Mid, 1), (ExtKind::TransportCc, 2)],
+            exts,
             two_byte_exts: false,
             remember: 1024,
             first_sequence: 1_000,
@@ -825,5 +829,50 @@ mod tests {
             let next = viewer.on_packet(at(layer, base), &next, 0).unwrap();
             assert_eq!(next.timestamp, 50_000 + captured + FRAME, "switch {switch}");
         }
+    }
+
+    // whip-whep G10
+    #[test]
+    fn frame_numbers_of_descriptors_go_on_over_splices_and_repeats_are_the_same() {
+        let now = Instant::now();
+        let mut viewer = forwarder_with(now, vec![(ExtKind::DependencyDescriptor, 5)]);
+        viewer.attach(now, format(Codec::Vp8));
+        let described = |seq, ts, number: u16| {
+            let mut packet = Packet::with_capacity(200);
+            let [high, low] = number.to_be_bytes();
+            packet.buffer_mut()[150..153].copy_from_slice(&[0xc0, high, low]);
+            let mut meta = meta(now, seq, ts, true, true);
+            meta.frame.frame_number = Some(number);
+            let kind = ExtKind::DependencyDescriptor;
+            meta.exts[0] = Some(ForwardedExt { kind, start: 150, len: 3 });
+            packet.describe(meta);
+            (packet, meta)
+        };
+        let send = |viewer: &mut Forwarder, layer, (packet, meta): &(Packet, PacketMeta)| {
+            viewer.set_target(1, layer, Reason::LargestLiveLayer);
+            let record = viewer.on_packet(on(1, layer), meta, 7).unwrap();
+            (record, written_number(viewer.line(), &record, packet))
+        };
+        let first = described(1 << 17, 0, 60_000);
+        let (record, number) = send(&mut viewer, 0, &first);
+        assert_eq!(number, Some(60_000), "the first publisher's numbers are kept");
+        // Another layer, whose numbers are far behind.
+        let other = send(&mut viewer, 1, &described(1 << 18, FRAME, 5));
+        assert_eq!(other.1, Some(60_001));
+        let next = send(&mut viewer, 1, &described((1 << 18) + 1, 2 * FRAME, 6));
+        assert_eq!(next.1, Some(60_002));
+        assert_eq!(written_number(viewer.line(), &record, &first.0), Some(60_000), "a repeat");
+        for layer in 2..6 {
+            send(&mut viewer, layer, &described(u64::from(layer) << 20, 9 * FRAME, 9));
+        }
+        assert_eq!(written_number(viewer.line(), &record, &first.0), None, "forgotten: not sent");
+    }
+
+    fn written_number(line: &Line, record: &SentRecord, packet: &Packet) -> Option<u16> {
+        let mut out = [0; 300];
+        let header_len = line.write_media(record, packet, &mut out)?.header_len;
+        let header = RtpHeader::parse(&out[..header_len]).unwrap();
+        let (_, data) = header.elements(&out).find(|(id, _)| *id == 5).unwrap();
+        Some(u16::from_be_bytes([data[1], data[2]]))
     }
 }

@@ -14,6 +14,7 @@ use crate::codec::Codec;
 use crate::error::DropReason;
 use crate::media::{Packet, PacketMeta};
 use crate::rtp::codec::{PictureIds, patch_picture_ids};
+use crate::rtp::dependency_descriptor::shift_frame_number;
 use crate::rtp::ext::{ExtKind, ExtWriter};
 use crate::rtp::packet::RTP_HEADER_LEN;
 use crate::rtp::red::{red_primary, rewrite_red_payload_types};
@@ -122,6 +123,8 @@ struct Segment {
     ts_delta: u32,
     picture_delta: u16,
     tl0_delta: u8,
+    /// Added to the frame numbers of dependency descriptors.
+    frame_delta: u16,
 }
 
 /// One outgoing SSRC.
@@ -146,6 +149,7 @@ struct LastSent {
     timestamp: u32,
     picture_id: u16,
     tl0_pic_idx: u8,
+    frame_number: u16,
     marker: bool,
 }
 
@@ -224,12 +228,14 @@ impl Line {
     /// Begins a segment at this packet: from here on this layer continues the line.
     pub fn splice(&mut self, epoch: u32, layer: u8, meta: &PacketMeta, splice: Splice) {
         let picture = meta.frame.picture.unwrap_or_default();
-        let (picture_delta, tl0_delta) = match self.last {
+        let frame_number = meta.frame.frame_number.unwrap_or(0);
+        let (picture_delta, tl0_delta, frame_delta) = match self.last {
             Some(last) => (
                 last.picture_id.wrapping_add(1).wrapping_sub(picture_number(picture)),
                 last.tl0_pic_idx.wrapping_add(1).wrapping_sub(picture.tl0_pic_idx.unwrap_or(0)),
+                last.frame_number.wrapping_add(1).wrapping_sub(frame_number),
             ),
-            None => (0, 0),
+            None => (0, 0, 0),
         };
         self.close();
         self.squeeze = splice.squeeze;
@@ -246,6 +252,7 @@ impl Line {
                 ts_delta: splice.ts_delta,
                 picture_delta,
                 tl0_delta,
+                frame_delta,
             });
         }
     }
@@ -312,8 +319,14 @@ impl Line {
         let picture = (picture_id, tl0);
         let record = SentRecord::new(source, out, timestamp, stamp.twcc, picture, stamp.padded);
         if newest {
-            self.last =
-                Some(LastSent { timestamp, picture_id, tl0_pic_idx: tl0, marker: meta.marker });
+            let frame_number = meta.frame.frame_number.unwrap_or(0);
+            self.last = Some(LastSent {
+                timestamp,
+                picture_id,
+                tl0_pic_idx: tl0,
+                frame_number: frame_number.wrapping_add(segment.frame_delta),
+                marker: meta.marker,
+            });
         }
         if let Some(sent) = &mut self.sent {
             sent.insert(meta.arrival, record);
@@ -346,8 +359,7 @@ impl Line {
         let pt = if meta.red { format.red_pt.unwrap_or(format.pt) } else { format.pt };
         let sequence = record.out as u16;
         let ids = (pt, sequence, self.config.ssrc);
-        let header_len =
-            self.write_header(record.timestamp, record.twcc, ids, packet, meta, out)?;
+        let header_len = self.write_header(record, record.twcc, ids, packet, meta, out)?;
         let padding = if record.padded() { PADDING } else { &[] };
         if record.padded() {
             *out.first_mut()? |= PADDING_BIT;
@@ -371,7 +383,7 @@ impl Line {
         let meta = packet.meta().filter(|meta| meta.ext_seq == record.source.ext_seq())?;
         let index = self.next_rtx;
         let ids = (format.rtx_pt?, index as u16, self.config.rtx_ssrc);
-        let header_len = self.write_header(record.timestamp, twcc, ids, packet, meta, out)?;
+        let header_len = self.write_header(record, twcc, ids, packet, meta, out)?;
         let original = out.get_mut(header_len..header_len + 2)?;
         original.copy_from_slice(&(record.out as u16).to_be_bytes());
         let (prefix_len, rest) =
@@ -386,9 +398,23 @@ impl Line {
         self.segments.first()?.as_ref()
     }
 
+    /// What to add to the frame number of a record's descriptor; `None` if its segment is forgotten, for
+    /// then it could not be written as it was.
+    fn frame_delta(&self, record: &SentRecord) -> Option<u16> {
+        let source = record.source();
+        let seq = source.ext_seq();
+        let mut segments = self.segments.iter().flatten().filter(|segment| {
+            source.is_epoch(segment.epoch)
+                && source.layer() == segment.layer
+                && seq >= segment.first
+                && seq.wrapping_add(segment.seq_delta) as u32 == record.out
+        });
+        segments.next().map(|segment| segment.frame_delta)
+    }
+
     fn write_header(
         &self,
-        timestamp: u32,
+        record: &SentRecord,
         twcc: u16,
         (pt, sequence, ssrc): (u8, u16, u32),
         packet: &Packet,
@@ -398,13 +424,18 @@ impl Line {
         // Most video packets carry nothing of the publisher's: their header is always the same.
         let header_len = match meta.exts.first() {
             Some(None) => self.template.write(twcc, out)?,
-            _ => write_extensions(&self.config, twcc, Some((packet, meta)), out)?,
+            _ => {
+                let numbered = meta.frame.frame_number.is_some();
+                let frame_delta = if numbered { self.frame_delta(record)? } else { 0 };
+                let carrier = Carrier { packet, meta, frame_delta };
+                write_extensions(&self.config, twcc, Some(carrier), out)?
+            }
         };
         let fixed = out.first_chunk_mut::<RTP_HEADER_LEN>()?;
         fixed[0] = 0x80 | if header_len > RTP_HEADER_LEN { 0x10 } else { 0 };
         fixed[1] = pt & 0x7f | if meta.marker { 0x80 } else { 0 };
         fixed[2..4].copy_from_slice(&sequence.to_be_bytes());
-        fixed[4..8].copy_from_slice(&timestamp.to_be_bytes());
+        fixed[4..8].copy_from_slice(&record.timestamp.to_be_bytes());
         fixed[8..12].copy_from_slice(&ssrc.to_be_bytes());
         Some(header_len)
     }
@@ -446,24 +477,45 @@ impl Template {
     }
 }
 
+/// Longest data of an extension element (RFC 8285 section 4.3).
+const EXT_BYTES_MAX: usize = 255;
+
+/// A packet whose own extensions are passed on.
+#[derive(Clone, Copy)]
+struct Carrier<'a> {
+    packet: &'a Packet,
+    meta: &'a PacketMeta,
+    /// Added to the frame number of its descriptor.
+    frame_delta: u16,
+}
+
 /// Writes the extensions behind the fixed header, those that this packet carries among them; the
 /// header's length. What the form cannot say or has no room stays out.
 fn write_extensions(
     config: &LineConfig,
     twcc: u16,
-    carrier: Option<(&Packet, &PacketMeta)>,
+    carrier: Option<Carrier<'_>>,
     out: &mut [u8],
 ) -> Option<usize> {
-    let two_byte = needs_two_byte(config, carrier.map(|(_, meta)| meta));
+    let two_byte = needs_two_byte(config, carrier.map(|carrier| carrier.meta));
     let mut writer = ExtWriter::new(out.get_mut(RTP_HEADER_LEN..)?, two_byte);
     for &(kind, id) in &config.exts {
         match kind {
             ExtKind::Mid => _ = writer.push(id, &config.mid),
             ExtKind::TransportCc => _ = writer.push(id, &twcc.to_be_bytes()),
             _ => {
-                let Some((packet, meta)) = carrier else { continue };
-                if let Some(ext) = meta.exts.iter().flatten().find(|ext| ext.kind == kind) {
-                    writer.push(id, packet.ext(*ext));
+                let Some(Carrier { packet, meta, frame_delta }) = carrier else { continue };
+                let carried = meta.exts.iter().flatten().find(|ext| ext.kind == kind);
+                let Some(data) = carried.map(|ext| packet.ext(*ext)) else { continue };
+                let mut copy = [0; EXT_BYTES_MAX];
+                match copy.get_mut(..data.len()) {
+                    // A receiver drops frames whose numbers come before what it has seen: they go on.
+                    Some(copy) if kind == ExtKind::DependencyDescriptor => {
+                        copy.copy_from_slice(data);
+                        shift_frame_number(copy, frame_delta);
+                        writer.push(id, copy);
+                    }
+                    _ => _ = writer.push(id, data),
                 }
             }
         }

@@ -54,7 +54,12 @@ struct Begun {
     timestamp: u32,
     /// The packet that ends it, once it came.
     last: Option<u64>,
-    whole: bool,
+    /// Whole, or too large: nothing more is to be found out.
+    settled: bool,
+    /// A packet that was missing at the last look.
+    missing: Option<u64>,
+    /// It came before this worker had viewers; there may be a hole behind it for good.
+    seeded: bool,
 }
 
 /// A keyframe of which no packet is missing.
@@ -107,7 +112,9 @@ impl KeyframeCache {
                 first: meta.ext_seq,
                 timestamp: meta.timestamp,
                 last: None,
-                whole: false,
+                settled: false,
+                missing: None,
+                seeded: false,
             });
         } else if !of_this {
             return;
@@ -120,12 +127,31 @@ impl KeyframeCache {
         if meta.marker {
             begun.last = Some(meta.ext_seq);
         }
-        if let Some(last) = begun.last.filter(|_| !begun.whole)
-            && let Some(keyframe) = collect(ring, begun.first, last)
-        {
-            begun.whole = true;
-            self.replaced = self.whole.replace(keyframe);
+        // One look for each packet that was missed, so that no publisher makes it dear.
+        let news = meta.marker || begun.missing == Some(meta.ext_seq);
+        let Some(last) = begun.last.filter(|_| news && !begun.settled) else { return };
+        match collect(ring, begun.first, last) {
+            Ok(keyframe) => {
+                begun.settled = true;
+                self.replaced = self.whole.replace(keyframe);
+            }
+            Err(missing) => {
+                begun.missing = missing;
+                begun.settled = missing.is_none();
+            }
         }
+    }
+
+    /// The present group came before this worker had viewers.
+    pub fn mark_seeded(&mut self) {
+        if let Some(begun) = &mut self.begun {
+            begun.seeded = true;
+        }
+    }
+
+    /// Whether the present group came before this worker had viewers.
+    pub fn is_seeded(&self) -> bool {
+        self.begun.is_some_and(|begun| begun.seeded)
     }
 
     /// Extended number of the packet that the present group of pictures begins with, whether all of it
@@ -162,17 +188,25 @@ impl KeyframeCache {
     }
 }
 
-/// Handles to all packets from the first to the last, if there are all and not too many.
-fn collect(ring: &ReplayRing, first: u64, last: u64) -> Option<Keyframe> {
-    let count = usize::try_from(last.checked_sub(first)?).ok()? + 1;
-    if count > KEYFRAME_PACKETS_MAX {
-        return None;
+/// Handles to all packets from the first to the last. Else the first that is missing, or none if they are too
+/// many or too large.
+fn collect(ring: &ReplayRing, first: u64, last: u64) -> Result<Keyframe, Option<u64>> {
+    let count = last.checked_sub(first).ok_or(None)?;
+    if count >= KEYFRAME_PACKETS_MAX as u64 {
+        return Err(None);
     }
-    let packets = (first..=last).map(|ext_seq| ring.get(ext_seq).cloned());
-    let packets: Vec<Arc<Packet>> = packets.collect::<Option<_>>()?;
-    let arrival = packets.first()?.meta()?.arrival;
-    let keyframe = Keyframe { packets, first, arrival };
-    (keyframe.bytes() <= KEYFRAME_BYTES_MAX).then_some(keyframe)
+    let mut bytes = 0;
+    for ext_seq in first..=last {
+        let meta = ring.get(ext_seq).and_then(|packet| packet.meta()).ok_or(Some(ext_seq))?;
+        bytes += usize::from(meta.payload_len);
+    }
+    if bytes > KEYFRAME_BYTES_MAX {
+        return Err(None);
+    }
+    let packets: Vec<Arc<Packet>> =
+        (first..=last).filter_map(|ext_seq| ring.get(ext_seq).cloned()).collect();
+    let arrival = packets.first().and_then(|packet| packet.meta()).ok_or(None)?.arrival;
+    Ok(Keyframe { packets, first, arrival })
 }
 
 #[cfg(test)]

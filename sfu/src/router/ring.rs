@@ -133,6 +133,11 @@ impl RingPort {
         ring.media.push(item).is_ok()
     }
 
+    /// Media items that another worker's ring has room for now.
+    pub fn media_room(&self, to: usize) -> usize {
+        self.outgoing.get(to).and_then(Option::as_ref).map_or(0, |ring| ring.media.slots())
+    }
+
     /// Sends a datagram to the worker that owns its session. False if the ring is full.
     pub fn send_stray(&mut self, to: usize, path: Path, datagram: &[u8]) -> bool {
         let Some(Some(ring)) = self.outgoing.get_mut(to) else { return false };

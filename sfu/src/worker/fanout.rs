@@ -27,9 +27,11 @@ impl Worker {
             }
             MediaItem::Cached { stream: id, epoch, track, layer, packet } => {
                 // Here already, or too old by now: nothing is lost.
-                _ = self
-                    .reader(now, id, epoch, egress)
-                    .and_then(|(stream, pool)| stream.keep(epoch, track, layer, packet, pool));
+                _ = self.reader(now, id, epoch, egress).and_then(|(stream, pool)| {
+                    stream.keep(epoch, track, layer, packet, pool)?;
+                    stream.mark_seeded(track, layer);
+                    Ok(())
+                });
             }
             MediaItem::Layer { stream: id, epoch, track, layer, note } => {
                 if let Some(stream) = self.streams.get_mut(id) {

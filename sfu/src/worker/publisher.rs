@@ -22,6 +22,7 @@ use crate::media::Packet;
 use crate::media::source_clock::PublisherClock;
 use crate::repair::nack_generator::Arrival;
 use crate::repair::rtt::RepairRtt;
+use crate::router::ring::MEDIA_RING_ITEMS;
 use crate::router::{LayerNote, MediaItem, Route, SourceInfo, StreamShared};
 use crate::rtp::ext::ExtKind;
 use crate::rtp::packet::RtpHeader;
@@ -398,7 +399,9 @@ fn seed(worker: usize, stream: &LocalStream, context: &mut Context) {
     for (track, layer, packet) in stream.kept(SEED_PACKETS_MAX) {
         let packet = Arc::clone(packet);
         let item = MediaItem::Cached { stream: id, epoch, track, layer, packet };
-        if !context.port.send_media(worker, item) {
+        // Half of the ring stays for everybody's live packets.
+        let room = context.port.media_room(worker) > MEDIA_RING_ITEMS / 2;
+        if !room || !context.port.send_media(worker, item) {
             return;
         }
     }

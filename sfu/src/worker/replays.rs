@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::session::Pacing;
 use super::stream::LocalStream;
-use super::subscriber::Way;
+use super::subscriber::{OVERTAKEN_MAX, Way};
 use crate::forward::catch_up::Tail;
 use crate::forward::forwarder::Beginning;
 use crate::forward::start::{self, Start};
@@ -90,7 +90,11 @@ impl Replays {
             return None;
         }
         let cached = stream.cached_start(source, layer, way.now)?;
-        if cached.tail.is_some_and(|tail| stream.is_fresh(source, layer, tail.first)) {
+        let comes_now = |tail: &Tail| {
+            let few = tail.newest - tail.first <= OVERTAKEN_MAX as u64;
+            few && stream.is_fresh(source, layer, tail.first)
+        };
+        if cached.tail.as_ref().is_some_and(comes_now) {
             // It comes just now: nothing to catch up with.
             return None;
         }

@@ -224,6 +224,14 @@ impl LocalStream {
         Ok(Fresh { track, layer, ext_seq: meta.ext_seq, padded: false })
     }
 
+    /// What was kept last came before anybody watched here.
+    pub(super) fn mark_seeded(&mut self, track: u8, layer: u8) {
+        let track = self.tracks.get_mut(usize::from(track));
+        if let Some(layer) = track.and_then(|track| track.layers.get_mut(usize::from(layer))) {
+            layer.keyframe.mark_seeded();
+        }
+    }
+
     /// Takes what the publisher's worker knows of a layer.
     pub(super) fn note_layer(&mut self, epoch: u32, track: u8, layer: u8, note: LayerNote) {
         if self.epoch() == Some(epoch)
@@ -231,7 +239,8 @@ impl LocalStream {
             && let Some(layer) = track.layers.get_mut(usize::from(layer))
         {
             layer.anchor = note.anchor.or(layer.anchor);
-            layer.learn_size(note.resolution);
+            // Announced or seen elsewhere: it says nothing of how parameter sets come.
+            layer.size = note.resolution.or(layer.size);
         }
     }
 
@@ -330,9 +339,10 @@ impl LocalStream {
     pub(super) fn cached_start(&self, track: u8, layer: u8, now: Instant) -> Option<Cached<'_>> {
         let layer = self.layer(track, layer)?;
         let begins = layer.keyframe.begins();
+        let live = begins.filter(|_| !layer.keyframe.is_seeded());
         Some(Cached {
             tail: begins.and_then(|first| Tail::find(&layer.ring, first, TAIL_PACKETS_MAX)),
-            begun: begins.and_then(|first| Some(layer.ring.get(first)?.meta()?.arrival)),
+            begun: live.and_then(|first| Some(layer.ring.get(first)?.meta()?.arrival)),
             keyframe: layer.keyframe.whole(),
             bitrate: layer.rate.bitrate(now),
         })

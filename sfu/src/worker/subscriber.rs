@@ -56,7 +56,7 @@ const FIRST_REPORT_AFTER: Duration = Duration::from_millis(50);
 
 /// Packets behind the one that a line starts with that may have come before it; more than one frame's
 /// disorder is none.
-const OVERTAKEN_MAX: usize = 64;
+pub(super) const OVERTAKEN_MAX: usize = 64;
 
 /// Our canonical name in SDES: one for all lines of a session, so that players sync them.
 const CNAME: &str = "weir";

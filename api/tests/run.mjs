@@ -13,7 +13,7 @@ import { endAllChildren } from './lib/child.mjs';
 import { OUT, startServer } from './lib/server.mjs';
 
 /** In this order; the cheap ones first, so that a broken server shows soon. */
-const SCENARIOS = ['http', 'chromium', 'layers', 'obs', 'ffmpeg', 'lifecycle', 'firefox', 'load', 'churn', 'pages', 'screenshots'];
+const SCENARIOS = ['http', 'chromium', 'layers', 'starts', 'obs', 'ffmpeg', 'lifecycle', 'firefox', 'load', 'churn', 'pages', 'screenshots'];
 /** No scenario may take longer; past it the run goes on with the next one. */
 const SCENARIO_TIMEOUT_MS = 15 * 60_000;
 

@@ -75,11 +75,6 @@ impl CatchUp {
         ext_seq >= self.next
     }
 
-    /// The next packet to go out.
-    pub fn position(&self) -> u64 {
-        self.next
-    }
-
     /// Whether all is out that there is. Numbers that jumped leave nothing to catch up with.
     pub fn is_done(&self, newest: u64) -> bool {
         match self.end {

@@ -213,10 +213,7 @@ impl Forwarder {
 
     /// Whether a cached keyframe of the target would help now.
     pub fn may_begin(&self) -> bool {
-        self.target.is_some()
-            && self.target != self.current
-            && self.handover.is_none()
-            && self.catch_up.is_none()
+        self.catch_up.is_none() && self.handover.is_none() && self.awaits_keyframe().is_some()
     }
 
     /// Decides on one fresh packet, which gets `stamp` if it is forwarded now.
@@ -314,9 +311,9 @@ impl Forwarder {
         self.catch_up.as_ref()?.poll(now, newest)
     }
 
-    /// Where the replay is, of the layer that flows.
-    pub fn replays(&self) -> Option<CatchUp> {
-        self.catch_up
+    /// Whether cached packets of the layer that flows are still to come.
+    pub fn is_replaying(&self) -> bool {
+        self.catch_up.is_some()
     }
 
     /// Numbers a cached packet.

@@ -17,9 +17,11 @@ impl Worker {
     pub(super) fn take_media(&mut self, now: Instant, item: MediaItem, egress: &mut dyn Egress) {
         match item {
             MediaItem::Packet { stream: id, epoch, track, layer, packet } => {
-                let taken = self
-                    .reader(now, id, epoch, egress)
-                    .and_then(|(stream, pool)| stream.accept(epoch, track, layer, packet, pool));
+                let taken = self.reader(now, id, epoch, egress).and_then(|(stream, pool)| {
+                    let fresh = stream.keep(epoch, track, layer, packet, pool)?;
+                    stream.queue(fresh);
+                    Ok(())
+                });
                 match taken {
                     Ok(()) => self.mark_fresh(id),
                     Err(reason) => self.context.report.dropped.count(reason),

@@ -316,7 +316,9 @@ impl Publisher {
                 context.report.dropped.count(DropReason::RingFull);
             }
         }
-        stream.accept(epoch, track, layer, packet, &mut context.pool)
+        let fresh = stream.keep(epoch, track, layer, packet, &mut context.pool)?;
+        stream.queue(fresh);
+        Ok(())
     }
 
     fn due_note(&mut self, now: Instant, track: u8, layer: u8) -> Option<LayerNote> {

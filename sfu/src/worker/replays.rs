@@ -164,8 +164,7 @@ fn send(
     stream: &LocalStream,
     way: &mut Way<'_>,
 ) -> Option<()> {
-    forwarder.replays()?;
-    let layer = forwarder.current_layer()?;
+    let layer = forwarder.current_layer().filter(|_| forwarder.is_replaying())?;
     let (context, newest) = (stream.context(source, layer)?, stream.ring(source, layer)?.newest());
     while let Some(ext_seq) = forwarder.next_replay(way.now, newest) {
         let packet = stream.packet(source, layer, ext_seq);

@@ -160,29 +160,17 @@ impl LocalStream {
         }
     }
 
-    /// Keeps a packet and queues it for the viewers here.
-    ///
-    /// # Errors
-    /// Why it is of no use; the packet is released then.
-    pub(super) fn accept(
-        &mut self,
-        epoch: u32,
-        track: u8,
-        layer: u8,
-        packet: Arc<Packet>,
-        pool: &mut PacketPool,
-    ) -> Result<(), DropReason> {
-        let fresh = self.keep(epoch, track, layer, packet, pool)?;
+    /// Queues a packet that was kept for the viewers here.
+    pub(super) fn queue(&mut self, fresh: Fresh) {
         if !self.viewers.is_empty() {
             self.fresh.push(fresh);
         }
-        Ok(())
     }
 
-    /// Keeps a packet, for starts and repeats alone.
+    /// Keeps a packet for starts and repeats; [`Self::queue`] forwards it, too.
     ///
     /// # Errors
-    /// As [`Self::accept`].
+    /// Why it is of no use; the packet is released then.
     pub(super) fn keep(
         &mut self,
         epoch: u32,
@@ -226,8 +214,7 @@ impl LocalStream {
 
     /// What was kept last came before anybody watched here.
     pub(super) fn mark_seeded(&mut self, track: u8, layer: u8) {
-        let track = self.tracks.get_mut(usize::from(track));
-        if let Some(layer) = track.and_then(|track| track.layers.get_mut(usize::from(layer))) {
+        if let Some(layer) = self.layer_mut(track, layer) {
             layer.keyframe.mark_seeded();
         }
     }
@@ -235,8 +222,7 @@ impl LocalStream {
     /// Takes what the publisher's worker knows of a layer.
     pub(super) fn note_layer(&mut self, epoch: u32, track: u8, layer: u8, note: LayerNote) {
         if self.epoch() == Some(epoch)
-            && let Some(track) = self.tracks.get_mut(usize::from(track))
-            && let Some(layer) = track.layers.get_mut(usize::from(layer))
+            && let Some(layer) = self.layer_mut(track, layer)
         {
             layer.anchor = note.anchor.or(layer.anchor);
             // Announced or seen elsewhere: it says nothing of how parameter sets come.
@@ -393,6 +379,10 @@ impl LocalStream {
     /// Whether the packets are ours (and not handles to another worker's).
     pub(super) fn is_owned(&self) -> bool {
         self.owned
+    }
+
+    fn layer_mut(&mut self, track: u8, layer: u8) -> Option<&mut LocalLayer> {
+        self.tracks.get_mut(usize::from(track))?.layers.get_mut(usize::from(layer))
     }
 
     fn layer(&self, track: u8, layer: u8) -> Option<&LocalLayer> {

@@ -293,14 +293,8 @@ impl Subscriber {
             return;
         }
         let next_twcc = self.next_twcc;
-        let way = &mut Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
-        let flowing = self.flowing();
-        self.replay(stream, way);
-        for run in stream.fresh.chunk_by(Fresh::is_with) {
-            self.forward_run(run, stream, way);
-        }
-        self.replay(stream, way);
-        self.end_turn(flowing, way);
+        let way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
+        self.turn(&stream.fresh, stream, way);
         self.ask_keyframes(stream);
     }
 
@@ -320,10 +314,35 @@ impl Subscriber {
             return;
         }
         let next_twcc = self.next_twcc;
-        let way = &mut Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
-        let flowing = self.flowing();
-        self.replay(stream, way);
-        self.end_turn(flowing, way);
+        let way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
+        self.turn(&[], stream, way);
+    }
+
+    /// One turn: fresh packets, and what is due of cached ones.
+    fn turn(&mut self, fresh: &[Fresh], stream: &LocalStream, mut way: Way<'_>) {
+        let way = &mut way;
+        // Nearly every viewer in nearly every turn: only what is fresh.
+        let straight = self.tracks.iter().all(|track| track.forwarder.is_straight());
+        let flowed = (!straight).then(|| self.flowing());
+        if !straight {
+            self.replay(stream, way);
+        }
+        for run in fresh.chunk_by(Fresh::is_with) {
+            self.forward_run(run, stream, way);
+        }
+        if !straight && !fresh.is_empty() {
+            self.replay(stream, way);
+        }
+        way.batch.flush(way.path, way.egress);
+        let (packets, bytes) = way.sent;
+        way.peer.count_sent(bytes);
+        way.context.report.packets_out += packets;
+        way.context.report.bytes_out += bytes;
+        self.next_twcc = way.next_twcc;
+        if flowed.is_some_and(|flowed| self.flowing() > flowed) {
+            let soon = way.now + FIRST_REPORT_AFTER;
+            self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
+        }
     }
 
     fn replay(&mut self, stream: &LocalStream, way: &mut Way<'_>) {
@@ -337,20 +356,6 @@ impl Subscriber {
     /// Tracks of which something flows.
     fn flowing(&self) -> usize {
         self.tracks.iter().filter(|track| track.forwarder.current_layer().is_some()).count()
-    }
-
-    /// What was written leaves; so many tracks flowed before.
-    fn end_turn(&mut self, flowed: usize, way: &mut Way<'_>) {
-        way.batch.flush(way.path, way.egress);
-        let (packets, bytes) = way.sent;
-        way.peer.count_sent(bytes);
-        way.context.report.packets_out += packets;
-        way.context.report.bytes_out += bytes;
-        self.next_twcc = way.next_twcc;
-        if self.flowing() > flowed {
-            let soon = way.now + FIRST_REPORT_AFTER;
-            self.next_report = Some(self.next_report.map_or(soon, |at| at.min(soon)));
-        }
     }
 
     /// This turn's packets of one layer.

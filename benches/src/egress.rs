@@ -306,13 +306,15 @@ impl WireFloor {
     }
 }
 
-impl Found {
+impl Setting {
     /// Device and media, for tables.
     pub fn label(&self) -> String {
-        let Setting { device, codec, frames, .. } = self.setting;
+        let Self { device, codec, frames, .. } = self;
         format!("{}, {codec:?}, {}", device.label(), frames.label())
     }
+}
 
+impl Found {
     /// Head of a table of what was found.
     pub const HEAD: &str = "\
 | device, media | viewers | ns per packet | floor | ratio | datagrams per message |
@@ -322,7 +324,7 @@ impl Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for row in &self.rows {
-            let what = self.label();
+            let what = self.setting.label();
             let Row { crowd, worker_ns, floor_ns, ratio, segments } = row;
             let crowd = crowd.label();
             write!(

@@ -1,8 +1,8 @@
 //! What does one forwarded packet cost with the kernel, against the floor of the same run?
 //!
-//! `cargo run --release -p weir-benches --bin egress`, as root. Prints one table, CPU nanoseconds (user and
-//! system) per forwarded packet; fails where the kernel has no network namespaces, no `ifb` device or no UDP
-//! segmentation offload.
+//! `cargo run --release -p weir-benches --bin egress [WORD]`, as root. Prints one table, CPU nanoseconds (user and
+//! system) per forwarded packet; with a word only the rows that contain it, such as `"1.0 Mbps"`. Fails
+//! where the kernel has no network namespaces, no `ifb` device or no UDP segmentation offload.
 
 use weir_benches::egress::{self, Found};
 use weir_benches::netns;
@@ -10,7 +10,8 @@ use weir_benches::netns;
 fn main() -> Result<(), String> {
     netns::enter()?;
     print!("{}", Found::HEAD);
-    for setting in egress::settings() {
+    let word = std::env::args().nth(1).unwrap_or_default();
+    for setting in egress::settings().filter(|setting| setting.label().contains(&word)) {
         print!("{}", egress::measure(setting)?);
     }
     println!();

@@ -51,7 +51,7 @@ impl Report {
             let found = egress::measure(setting)?;
             _ = write!(table, "{found}");
             for row in &found.rows {
-                let label = format!("{}, {} viewers", found.label(), row.crowd.label());
+                let label = format!("{}, {} viewers", found.setting.label(), row.crowd.label());
                 rows.push((label, vec![row.worker_ns, row.floor_ns]));
             }
             self.egress.push(found);
@@ -116,7 +116,7 @@ impl Report {
         };
         for found in &self.egress {
             let Setting { device, codec, .. } = found.setting;
-            let (what, audio) = (found.label(), codec.kind() == MediaKind::Audio);
+            let (what, audio) = (found.setting.label(), codec.kind() == MediaKind::Audio);
             let most = match device {
                 _ if audio => 2.0,
                 Device::Ifb => 1.6,

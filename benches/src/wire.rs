@@ -161,7 +161,7 @@ impl Inlet {
     }
 }
 
-/// A socket per viewer, for devices that deliver.
+/// A socket per client, in the order of their numbers from 0, for devices that deliver.
 #[derive(Debug)]
 pub struct Viewers(Vec<UdpSocket>);
 
@@ -183,12 +183,18 @@ impl Viewers {
 
     /// Reads all that arrived; how many datagrams that were.
     pub fn drain(&self) -> u64 {
-        let mut buffer = [0; DATAGRAM_BYTES_MAX];
-        let count = |socket: &UdpSocket| {
-            std::iter::from_fn(|| socket.recv(&mut buffer).ok()).count() as u64
-        };
-        self.0.iter().map(count).sum()
+        self.0.iter().map(drain_one).sum()
     }
+
+    /// Reads what arrived for these; how many datagrams that were.
+    pub fn drain_of(&self, clients: impl Iterator<Item = Client>) -> u64 {
+        clients.filter_map(|client| self.0.get(client.0 as usize)).map(drain_one).sum()
+    }
+}
+
+fn drain_one(socket: &UdpSocket) -> u64 {
+    let mut buffer = [0; DATAGRAM_BYTES_MAX];
+    std::iter::from_fn(|| socket.recv(&mut buffer).ok()).count() as u64
 }
 
 fn bind(ip: std::net::IpAddr, port: u16) -> io::Result<UdpSocket> {

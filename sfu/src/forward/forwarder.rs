@@ -5,6 +5,7 @@
 //! other viewers and never at bytes. Called by `worker/subscriber.rs` for each fresh packet; next: `line.rs`
 //! numbers and writes it.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::catch_up::{CatchUp, Tail};
@@ -130,6 +131,11 @@ impl Forwarder {
             outgoing: None,
             decisions: DecisionLog::default(),
         }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.is_straight(), self.highest_in, self.outgoing));
     }
 
     /// The line, for writing, repeats and reports.

@@ -6,6 +6,7 @@
 //! sender takes nothing else: sealing one number with two different contents is impossible by type
 //! (architecture D1). Decides nothing: that is `forwarder.rs`.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use super::sent::{SentMap, SentRecord, SourceSeq};
@@ -169,6 +170,16 @@ impl Line {
             last: None,
             packets: 0,
             octets: 0,
+        }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.timestamp_delta(), self.squeeze.is_some(), self.last, self.octets));
+        black_box((self.template.bytes.first().copied(), self.template.len, self.format));
+        black_box(self.issued.is_set(self.issued.next));
+        if let Some(sent) = &self.sent {
+            sent.warm(self.issued.next as u32);
         }
     }
 

@@ -138,6 +138,11 @@ impl StreamShared {
         self.refreshes.wish(track, layer);
     }
 
+    /// Whether a viewer wishes for a keyframe.
+    pub fn has_wishes(&self) -> bool {
+        !(self.wishes.is_empty() && self.refreshes.is_empty())
+    }
+
     /// Takes all wishes of viewers without a picture; the publisher's worker acts on them.
     pub fn take_keyframe_wishes(&self) -> KeyframeWishes {
         self.wishes.take()

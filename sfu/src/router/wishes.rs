@@ -27,10 +27,15 @@ impl WishBoard {
         }
     }
 
+    /// Whether nobody wishes anything.
+    pub fn is_empty(&self) -> bool {
+        self.bits.load(Ordering::Relaxed) == 0
+    }
+
     /// Takes all wishes.
     pub fn take(&self) -> KeyframeWishes {
         // The load keeps the cache line shared while nobody wishes anything.
-        if self.bits.load(Ordering::Relaxed) == 0 {
+        if self.is_empty() {
             return KeyframeWishes(0);
         }
         KeyframeWishes(self.bits.swap(0, Ordering::Relaxed))

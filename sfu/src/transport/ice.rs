@@ -14,6 +14,7 @@
 //!   as well, because some publishers never answer (whip-whep C50).
 //! - A viewer's pair that is not confirmed may get 3 × the bytes that came from it.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
@@ -413,6 +414,11 @@ impl IceAgent {
         let handshake = if publisher { HANDSHAKE_ALLOWANCE } else { 0 };
         let budget = pair.received.saturating_mul(UNCONFIRMED_FACTOR).saturating_add(handshake);
         budget.saturating_sub(pair.sent).saturating_sub(room)
+    }
+
+    /// Reads what sending needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.selected.is_some(), self.confirmed, self.sent));
     }
 
     /// Bytes left on the selected path.

@@ -3,6 +3,7 @@
 //! No byte of DTLS, SRTP or SRTCP is taken from an address that has not passed an authenticated
 //! check (quality B1). Knows no tracks: `worker/publisher.rs` and `worker/subscriber.rs` do.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::dtls::{Dtls, DtlsBackend, DtlsEvent};
@@ -104,6 +105,12 @@ impl Peer {
     /// Where we send now.
     pub fn selected(&self) -> Option<Path> {
         self.ice.selected()
+    }
+
+    /// Reads what sealing and sending need, so that it is in the caches by then.
+    pub fn warm(&self) {
+        self.ice.warm();
+        black_box(self.sender.is_some());
     }
 
     /// Whether this pair is one of the session's, and the session proved to be alive within `span`.

@@ -53,6 +53,11 @@ impl Worker {
         self.guarded(now, key, egress, |worker, egress| {
             outcome = worker.session_datagram(now, key, path, class, datagram, egress);
         });
+        if class == PacketClass::Rtcp
+            && let Some(stream) = self.sessions.get(key).map(|session| session.stream.id)
+        {
+            self.hear_wishes(now, stream, egress);
+        }
         outcome
     }
 
@@ -180,7 +185,9 @@ impl Worker {
                     &mut self.context,
                 )?;
                 self.note_fresh(now, id, egress);
-                self.schedule(key);
+                if self.heard.last() != Some(&key) {
+                    self.heard.push(key);
+                }
             }
             PacketClass::Rtcp => self.session_rtcp(now, key, path, datagram, egress)?,
             PacketClass::Unknown => return Err(DropReason::UnknownProtocol),

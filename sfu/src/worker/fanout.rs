@@ -7,11 +7,15 @@ use std::time::Instant;
 
 use super::session::{RoleState, Session, SessionKey};
 use super::stream::LocalStream;
+use super::subscriber::Subscriber;
 use super::{FRESH_MAX, Worker};
 use crate::error::DropReason;
 use crate::media::PacketPool;
 use crate::router::{MediaItem, StreamId};
 use crate::transport::egress::Egress;
+
+/// Viewers whose state is read into the caches at a time.
+const WARMED: usize = 16;
 
 impl Worker {
     pub(super) fn take_media(&mut self, now: Instant, item: MediaItem, egress: &mut dyn Egress) {
@@ -75,15 +79,20 @@ impl Worker {
         }
     }
 
-    /// A thousand viewers' states do not fit the near caches, and each is a chain of boxes. Loads of the
-    /// next ones, one link of the chain each, are under way while this one's packets are sealed.
-    fn warm(&self, serving: &[SessionKey], place: usize) {
-        let later = serving.get(place + 2).and_then(|key| self.sessions.get(*key));
-        std::hint::black_box(later.map(|session| session.peer.selected().is_some()));
-        let next = serving.get(place + 1).and_then(|key| self.sessions.get(*key));
-        if let Some(RoleState::Subscriber(subscriber)) = next.map(|session| &session.role) {
-            subscriber.warm();
-        }
+    /// A thousand viewers' states do not fit the near caches, and each is a chain of boxes: reads link after
+    /// link for all of the next viewers. What is read in one step does not wait for each other, so that
+    /// memory is asked for much of it at once.
+    fn warm(&self, next: &[SessionKey]) {
+        let sessions = || next.iter().filter_map(|key| self.sessions.get(*key));
+        let subscribers = || {
+            sessions().filter_map(|session| match &session.role {
+                RoleState::Subscriber(subscriber) => Some(subscriber),
+                RoleState::Publisher(_) => None,
+            })
+        };
+        sessions().for_each(|session| session.peer.warm());
+        subscribers().for_each(Subscriber::warm);
+        subscribers().for_each(Subscriber::warm_lines);
     }
 
     /// Subscriber-major: each viewer gets all fresh packets of the stream as one batch.
@@ -97,7 +106,10 @@ impl Worker {
         serving.extend_from_slice(&stream.viewers);
         let mut newcomers = false;
         for (place, key) in serving.iter().copied().enumerate() {
-            self.warm(&serving, place);
+            if place % WARMED == 0 {
+                let end = serving.len().min(place + WARMED);
+                self.warm(serving.get(place..end).unwrap_or(&[]));
+            }
             // They stand in the order in which they came.
             if !newcomers && self.sessions.get(key).is_some_and(|session| session.is_new(now)) {
                 newcomers = true;
@@ -122,5 +134,22 @@ impl Worker {
         if let Some(stream) = self.streams.get_mut(id) {
             stream.fresh.clear();
         }
+        self.hear_wishes(now, id, egress);
+    }
+
+    /// Tells the publisher of a stream at once what viewers here wish, if it is here too. Viewers elsewhere
+    /// are heard by its timer.
+    pub(super) fn hear_wishes(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
+        let wished = |stream: &&LocalStream| stream.is_owned() && stream.shared.has_wishes();
+        let Some(stream) = self.streams.get(id).filter(wished) else { return };
+        let publisher = stream.source().and_then(|source| self.by_id.get(&source.publisher));
+        let Some(key) = publisher.copied() else { return };
+        self.guarded(now, key, egress, |worker, _| {
+            let Some(Session { role, stream, .. }) = worker.sessions.get_mut(key) else { return };
+            if let RoleState::Publisher(publisher) = role {
+                publisher.take_wishes(now, stream);
+                worker.schedule(key);
+            }
+        });
     }
 }

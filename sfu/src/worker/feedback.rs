@@ -17,7 +17,7 @@ use crate::transport::peer::Peer;
 /// Assumed until a repair was timed: most publishers are nearer.
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 
-/// How often keyframe wishes are looked at while nothing else wakes this publisher.
+/// How often the wishes of other workers' viewers are looked at; those here are heard at once.
 const WISH_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Publisher {
@@ -30,7 +30,10 @@ impl Publisher {
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        self.take_wishes(now, stream);
+        if self.next_wishes.is_some_and(|at| at <= now) {
+            self.next_wishes = Some(now + WISH_INTERVAL);
+            self.take_wishes(now, stream);
+        }
         self.send_twcc(now, peer, context, egress);
         self.send_nacks(now, peer, context, egress);
         self.send_keyframe_requests(now, peer, context, egress);
@@ -40,11 +43,8 @@ impl Publisher {
         }
     }
 
-    fn take_wishes(&mut self, now: Instant, stream: &StreamShared) {
-        if now < self.next_wishes {
-            return;
-        }
-        self.next_wishes = now + WISH_INTERVAL;
+    /// Has the viewers' wishes for keyframes planned.
+    pub(super) fn take_wishes(&mut self, now: Instant, stream: &StreamShared) {
         // During a takeover the wishes are for the publisher that holds the stream.
         let holds = stream.source.load().as_ref().is_none_or(|s| s.epoch == self.source.epoch);
         if !holds {

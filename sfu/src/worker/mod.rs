@@ -150,6 +150,8 @@ pub struct Worker {
     by_id: HashMap<SessionId, SessionKey>,
     demux: Demux,
     streams: Streams,
+    /// Publishers that sent media in this turn: their timers are set once for all of it.
+    heard: Vec<SessionKey>,
     /// Streams with fresh packets in this turn.
     fresh_streams: Vec<StreamId>,
     timers: Timers,
@@ -182,6 +184,7 @@ impl Worker {
             by_id: HashMap::new(),
             demux: Demux::default(),
             streams: Streams::default(),
+            heard: Vec::new(),
             fresh_streams: Vec::new(),
             timers: Timers::default(),
             handshakes: Handshakes::default(),
@@ -265,6 +268,9 @@ impl Worker {
 
     /// Forwards everything that came in since the last call. Call once per turn of the loop.
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
+        while let Some(key) = self.heard.pop() {
+            self.schedule(key);
+        }
         while let Some(id) = self.fresh_streams.pop() {
             self.serve(now, id, egress);
         }
@@ -280,9 +286,11 @@ impl Worker {
                 continue;
             }
             session.scheduled = None;
+            let stream = session.stream.id;
             self.guarded(now, key, egress, |worker, egress| {
                 worker.session_timeout(now, key, egress)
             });
+            self.hear_wishes(now, stream, egress);
             // A deadline that stays in the past must cost a timer tick, not the whole core.
             if let Some(session) = self.sessions.get_mut(key)
                 && session.scheduled.is_some_and(|at| at <= now)

@@ -61,7 +61,8 @@ pub(super) struct Publisher {
     pub(super) rtt: RepairRtt,
     pub(super) our_ssrc: u32,
     pub(super) next_report: Instant,
-    pub(super) next_wishes: Instant,
+    /// While it has viewers on other workers.
+    pub(super) next_wishes: Option<Instant>,
     /// When it connected or last sent media; `None` before.
     last_media: Option<Instant>,
 }
@@ -112,7 +113,7 @@ impl Publisher {
             rtt: RepairRtt::default(),
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
-            next_wishes: now,
+            next_wishes: None,
             last_media: None,
         }
     }
@@ -301,6 +302,8 @@ impl Publisher {
                 seed(worker, stream, context);
             }
             self.served.clone_from(&route.destinations);
+            let elsewhere = self.served.iter().any(|worker| *worker != context.port.index);
+            self.next_wishes = elsewhere.then_some(now);
         }
         for &worker in &route.destinations {
             if worker == context.port.index {
@@ -358,7 +361,8 @@ impl Publisher {
         let feedback = layers.flat_map(|layer| {
             [layer.nack.next_timeout(), layer.keyframes.next_timeout()].into_iter().flatten()
         });
-        feedback.chain(self.twcc.next_timeout()).chain([self.next_report, self.next_wishes]).min()
+        let others = [self.twcc.next_timeout(), self.next_wishes, Some(self.next_report)];
+        feedback.chain(others.into_iter().flatten()).min()
     }
 
     /// Its tracks for the API.

@@ -3,6 +3,7 @@
 //! [`Subscriber::forward`] is the inner loop of the fan-out: decide, write, seal, batch. NACKs are
 //! answered from the stream's shared cache. Called by the hallway in `mod.rs`.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -204,10 +205,19 @@ impl Subscriber {
         }
     }
 
-    /// Reads a little of what the next packet needs, so that it is in the cache by then.
+    /// Reads what the next packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
+        black_box((self.selection, self.next_report, self.by_source));
         for track in &self.tracks {
-            std::hint::black_box(track.forwarder.line().begins_with());
+            black_box(track.source);
+            track.forwarder.warm();
+        }
+    }
+
+    /// The same of what lies behind the tracks.
+    pub(super) fn warm_lines(&self) {
+        for track in &self.tracks {
+            track.forwarder.line().warm();
         }
     }
 

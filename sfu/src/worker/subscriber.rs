@@ -23,6 +23,7 @@ use crate::forward::{
 };
 use crate::media::stats::SenderStats;
 use crate::media::{Packet, ReplayRing};
+use crate::repair::rtx_budget::RtxBudget;
 use crate::router::{SourceInfo, StreamShared, table::TRACKS_MAX};
 use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
 use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
@@ -31,8 +32,8 @@ use crate::transport::egress::Egress;
 use crate::transport::peer::Peer;
 use crate::units::Bitrate;
 
-/// Numbers one viewer may ask for again per second (quality A3.2); more are dropped
-/// (`DropReason::RepairLimited`).
+/// Numbers of one line that a viewer may ask for again per second (quality A3.2); more are dropped
+/// (`DropReason::RepairLimited`). For each line apart, so that pictures leave sound its repeats.
 const NACKS_PER_SECOND: u32 = 1_000;
 
 /// One viewer may ask for a keyframe this often, and so many times at once: each costs everybody who
@@ -72,7 +73,6 @@ pub(super) struct Subscriber {
     selection: Option<u64>,
     connected: bool,
     next_twcc: u16,
-    nack_budget: Budget,
     next_report: Option<Instant>,
     keyframe_requests: u64,
     keyframe_pace: Pacing,
@@ -90,7 +90,9 @@ struct SubTrack {
     stats: SenderStats,
     pace: Pace,
     nacks: u64,
+    nack_budget: Budget,
     repairs: u64,
+    rtx_budget: RtxBudget,
     /// The keyframe that was asked for: publisher epoch and layer.
     asked: Option<(u32, u8)>,
     replays: Replays,
@@ -180,7 +182,9 @@ impl Subscriber {
                 stats: SenderStats::new(),
                 pace: Pace { since: now, octets: 0, bitrate: Bitrate(0) },
                 nacks: 0,
+                nack_budget: Budget::per_second(NACKS_PER_SECOND),
                 repairs: 0,
+                rtx_budget: RtxBudget::new(now),
                 asked: None,
                 replays: Replays::new(),
                 wish: None,
@@ -195,7 +199,6 @@ impl Subscriber {
             selection: None,
             connected: false,
             next_twcc: 0,
-            nack_budget: Budget::per_second(NACKS_PER_SECOND),
             next_report: None,
             keyframe_requests: 0,
             keyframe_pace: Pacing::new(KEYFRAME_REQUEST_EVERY, KEYFRAME_REQUEST_BURST),
@@ -523,15 +526,20 @@ impl Subscriber {
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        let allowed = self.nack_budget.take(now);
         let rtt = peer.check_rtt();
         let next_twcc = self.next_twcc;
         let Some(track) = self.track_of_ssrc(media_ssrc) else { return };
         track.nacks += 1;
+        let allowed = track.nack_budget.take(now);
         let Some(path) = peer.selected().filter(|_| allowed) else {
             context.report.dropped.count(DropReason::RepairLimited);
             return;
         };
+        let (_, octets) = track.forwarder.line().totals();
+        if !track.rtx_budget.allows(now, octets) {
+            context.report.dropped.count(DropReason::RepairBudget);
+            return;
+        }
         let rtt = track.stats.rtt().into_iter().chain(rtt).min();
         let rtt = rtt.unwrap_or(RTT_UNKNOWN).min(REPEAT_RTT_MAX);
         let line = track.forwarder.line_mut();
@@ -559,9 +567,11 @@ impl Subscriber {
             true => line.write_rtx(&record, packet, next_twcc, batch.slot()),
             false => line.write_media(&record, packet, batch.slot()),
         };
+        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| peer.seal(plaintext));
         if commit(sealed, peer, path, batch, context, egress).is_some() {
             track.repairs += 1;
+            track.rtx_budget.on_repeat(octets);
             context.report.repairs_out += 1;
             if rtx {
                 self.next_twcc = next_twcc.wrapping_add(1);
@@ -591,6 +601,7 @@ impl Subscriber {
                 continue;
             }
             track.pace.turn(now, octets);
+            track.rtx_budget.on_media(now, octets);
             let report = SenderReportOut {
                 ssrc: line.ssrc(),
                 ntp: server.0,

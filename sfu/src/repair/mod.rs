@@ -8,6 +8,7 @@ pub mod keyframe_schedule;
 pub mod nack_answers;
 pub mod nack_generator;
 pub mod nack_list;
+pub mod red_recovery;
 mod reordering;
 pub mod rtt;
 pub mod rtx_budget;

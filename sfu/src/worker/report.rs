@@ -104,7 +104,7 @@ pub struct LayerInfo {
     pub keyframe_requests: u64,
     /// NACKed packets asked for (publisher) or by the viewer (subscriber).
     pub nacks: u64,
-    /// Packets repaired: RTX received (publisher) or sent (subscriber).
+    /// Packets repaired: RTX received or brought back by RED (publisher), repeats sent (subscriber).
     pub repairs: u64,
     /// Width and height in pixels of the last keyframe that told it.
     pub resolution: Option<(u16, u16)>,

@@ -562,7 +562,11 @@ impl Subscriber {
             context.report.dropped.count(DropReason::RepairExpired);
             return;
         };
-        let rtx = line.format().is_some_and(|format| format.rtx_pt.is_some());
+        // The RTX payload type stands for the bare codec: a receiver would take RED for it (RFC 4588 section 8.1).
+        let red = packet.meta().is_some_and(|meta| meta.red);
+        let rtx = line
+            .format()
+            .is_some_and(|format| format.rtx_pt.is_some() && !(red && format.red_pt.is_some()));
         let written = match rtx {
             true => line.write_rtx(&record, packet, next_twcc, batch.slot()),
             false => line.write_media(&record, packet, batch.slot()),

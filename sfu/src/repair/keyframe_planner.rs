@@ -25,7 +25,7 @@ pub const START_BURST: u32 = 16;
 /// The same where packets are missing, so that all viewers wait.
 pub const HOLE_BURST: u32 = 8;
 
-/// The same for single viewers that have a picture.
+/// The same for single viewers that have a picture, changes of layers among them.
 pub const REFRESH_BURST: u32 = 5;
 
 /// While keyframes are dear, wishes of those who have a picture wait this long after the last request, and no
@@ -78,7 +78,7 @@ pub enum Wish {
     Start,
     /// Packets were given up: nobody has a whole picture.
     Hole,
-    /// A viewer had a picture and asks for a keyframe.
+    /// A viewer has a picture and asks for a fresh one, or for that of another layer.
     Refresh,
 }
 

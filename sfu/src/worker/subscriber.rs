@@ -24,7 +24,7 @@ use crate::forward::{
 use crate::media::stats::SenderStats;
 use crate::media::{Packet, ReplayRing};
 use crate::repair::rtx_budget::RtxBudget;
-use crate::router::{SourceInfo, StreamShared, table::TRACKS_MAX};
+use crate::router::{SourceInfo, table::TRACKS_MAX};
 use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
 use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
 use crate::transport::Path;
@@ -140,7 +140,7 @@ impl Way<'_> {
 struct Origin<'a> {
     layer: LayerContext,
     ring: &'a ReplayRing,
-    shared: &'a StreamShared,
+    stream: &'a LocalStream,
     track: u8,
 }
 
@@ -298,7 +298,7 @@ impl Subscriber {
         let next_twcc = self.next_twcc;
         let way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
         self.turn(&stream.fresh, stream, way);
-        self.ask_keyframes(stream);
+        self.ask_keyframes(now, stream);
     }
 
     /// Sends what is due of cached keyframes, between two packets of the stream.
@@ -373,7 +373,7 @@ impl Subscriber {
             way.context.report.dropped.add(DropReason::LayerNotSelected, run.len() as u64);
             return;
         }
-        let origin = Origin { layer, ring, shared: &stream.shared, track: first.track };
+        let origin = Origin { layer, ring, stream, track: first.track };
         for &fresh in run {
             if track.forward(fresh, &origin, way) {
                 // What overtook the packet that it starts with is here since an earlier turn.
@@ -419,13 +419,13 @@ impl Subscriber {
     }
 
     /// Asks once for the keyframe that a start or a change of layer waits for, unless it just came.
-    fn ask_keyframes(&mut self, stream: &LocalStream) {
+    fn ask_keyframes(&mut self, now: Instant, stream: &LocalStream) {
         for track in &mut self.tracks {
             let awaited = self.epoch.zip(track.forwarder.awaits_keyframe());
             if let Some(((_, layer), source)) = awaited.zip(track.source)
                 && track.asked != awaited
             {
-                stream.shared.wish_keyframe(source, layer);
+                track.wish_keyframe(source, layer, stream, now);
             }
             track.asked = awaited;
         }
@@ -737,6 +737,20 @@ impl SubTrack {
         Some(Choice { layer: usize::from(best), reason })
     }
 
+    /// A keyframe of this layer is waited for: by a viewer without a picture, or by one who is shown another layer
+    /// until then. That one costs the others no more than who asks for a fresh picture: the first five changes in a
+    /// row are as quick as a start, and then they wait before a start does (quality A2.3 "stay low").
+    fn wish_keyframe(&self, source: u8, layer: u8, stream: &LocalStream, now: Instant) {
+        let moves = self
+            .forwarder
+            .current_layer()
+            .is_some_and(|shown| shown != layer && stream.is_live(source, shown, now));
+        match moves {
+            true => stream.shared.wish_refresh(source, layer),
+            false => stream.shared.wish_keyframe(source, layer),
+        }
+    }
+
     /// What the viewer asked for last, in force or about to be.
     fn asked_for(&self) -> Option<&LayerWish> {
         let wish = self.next_wish.as_deref().or(self.wish.as_deref());
@@ -787,7 +801,7 @@ impl SubTrack {
             Verdict::Drop(reason) => {
                 way.context.report.dropped.count(reason);
                 if reason == DropReason::AwaitingKeyframe {
-                    origin.shared.wish_keyframe(origin.track, fresh.layer);
+                    self.wish_keyframe(origin.track, fresh.layer, origin.stream, way.now);
                 }
                 return false;
             }

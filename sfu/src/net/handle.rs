@@ -119,6 +119,17 @@ pub enum PatchError {
     Unavailable,
 }
 
+/// Why a question of a session's client is not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// No such session: 404.
+    #[error("no such session")]
+    NotFound,
+    /// Too many of them: 429.
+    #[error("too many requests for this session")]
+    RateLimited,
+}
+
 impl Sfu {
     /// Binds the media port and starts the workers. Must be called on a tokio runtime.
     ///
@@ -304,6 +315,22 @@ impl Sfu {
     /// The public id behind a session URL, for `GET …/stats`.
     pub fn resolve(&self, role: Role, stream: &StreamName, secret: &str) -> Option<SessionId> {
         Some(self.live(role, stream, secret)?.id)
+    }
+
+    /// The same for a question that interrupts a media thread or holds something open: a client may ask 20 of them
+    /// per second.
+    ///
+    /// # Errors
+    /// See [`QuestionError`].
+    pub fn admit_question(
+        &self,
+        role: Role,
+        stream: &StreamName,
+        secret: &str,
+    ) -> Result<SessionId, QuestionError> {
+        let entry = self.live(role, stream, secret).ok_or(QuestionError::NotFound)?;
+        let admitted = entry.lock().questions.take(Instant::now());
+        admitted.then_some(entry.id).ok_or(QuestionError::RateLimited)
     }
 
     /// Whether a session is here.

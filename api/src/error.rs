@@ -6,7 +6,7 @@
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use weir_sfu::net::{LayerError, OfferError, PatchError};
+use weir_sfu::net::{LayerError, OfferError, PatchError, QuestionError};
 
 /// A refusal: a status, a sentence that says what to do, and the headers that belong to it.
 #[derive(Debug)]
@@ -93,6 +93,18 @@ impl From<PatchError> for Problem {
     }
 }
 
+impl From<QuestionError> for Problem {
+    fn from(error: QuestionError) -> Self {
+        let detail = error.to_string();
+        match error {
+            QuestionError::NotFound => Self::no_session(),
+            QuestionError::RateLimited => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(1)
+            }
+        }
+    }
+}
+
 impl From<LayerError> for Problem {
     fn from(error: LayerError) -> Self {
         let detail = error.to_string();
@@ -130,6 +142,14 @@ mod tests {
         assert_eq!(patch(PatchError::TagRequired), 428); // whip-whep B2
         assert_eq!(patch(PatchError::RateLimited), 429); // whip-whep B19
         assert_eq!(patch(PatchError::Unavailable), 503);
+
+        let question = |e| Problem::from(e).into_response();
+        assert_eq!(question(QuestionError::NotFound).status(), 404);
+        let often = question(QuestionError::RateLimited);
+        assert_eq!(
+            (often.status().as_u16(), &often.headers()[RETRY_AFTER]),
+            (429, &"1".parse().unwrap())
+        );
 
         let layer = |e| Problem::from(e).into_response().status().as_u16();
         let (asked, known) = ("x".to_owned(), "h, l".to_owned());

@@ -62,8 +62,9 @@ pub async fn unselect(
 /// `GET`: the layers by m-line, as the event of that name has them.
 ///
 /// # Errors
-/// 404 or 503 as a [`Problem`].
+/// 404, 429 or 503 as a [`Problem`].
 pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
+    state.sfu.admit_question(url.role, &url.stream, &url.secret)?;
     let layers = state.sfu.layers(&url.stream, &url.secret).await?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(events::layers(&layers))).into_response())
 }

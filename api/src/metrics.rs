@@ -52,6 +52,25 @@ fn render(stats: &SfuStats, ready: bool, uptime: Duration, process: &Process) ->
         "Keyframe requests sent to publishers.",
         stats.keyframe_requests,
     );
+    let wishes = stats.keyframe_wishes_total.iter().copied();
+    p.counters(
+        "weir_keyframe_wishes_total",
+        "Times that somebody began to wait for a keyframe: no picture, packets given up, a fresh picture or another layer.",
+        "wish",
+        wishes,
+    );
+    p.counter(
+        "weir_keyframe_wishes_joined_total",
+        "Wishes that joined one which waited already, or a keyframe that had just begun.",
+        stats.keyframe_wishes_joined,
+    );
+    let answers = stats.keyframe_answers_total.iter().copied();
+    p.counters(
+        "weir_keyframe_answers_total",
+        "Keyframe requests that were answered, and those that were not; the rest may have been by chance or is open.",
+        "outcome",
+        answers,
+    );
     let dropped = stats.dropped_total.iter().copied();
     p.counters("weir_packets_dropped_total", "Packets that went no further.", "reason", dropped);
     p.gauge("weir_cache_packets", "Packets held in replay caches.", stats.cache_packets);
@@ -243,6 +262,9 @@ mod tests {
             sessions_total: [3, 5],
             closed_total: vec![("deleted", 7)],
             dropped_total: vec![("srtp_auth", 11), ("ring_full", 0)],
+            keyframe_wishes_total: vec![("start", 13), ("refresh", 0)],
+            keyframe_wishes_joined: 17,
+            keyframe_answers_total: vec![("answered", 19), ("unanswered", 23)],
             forward_latency: LatencySummary {
                 count: 9,
                 sum_us: 2_500,
@@ -272,6 +294,11 @@ mod tests {
             "weir_sessions_closed_total{reason=\"deleted\"} 7",
             "weir_packets_dropped_total{reason=\"srtp_auth\"} 11",
             "weir_packets_dropped_total{reason=\"ring_full\"} 0",
+            "weir_keyframe_wishes_total{wish=\"start\"} 13",
+            "weir_keyframe_wishes_total{wish=\"refresh\"} 0",
+            "weir_keyframe_wishes_joined_total 17",
+            "weir_keyframe_answers_total{outcome=\"answered\"} 19",
+            "weir_keyframe_answers_total{outcome=\"unanswered\"} 23",
             "weir_forward_latency_seconds_bucket{le=\"0.00005\"} 4",
             "weir_forward_latency_seconds_bucket{le=\"0.001\"} 8",
             "weir_forward_latency_seconds_bucket{le=\"+Inf\"} 9",

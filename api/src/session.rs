@@ -87,10 +87,9 @@ pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Stat
 /// `GET …/stats`: what the server knows about this session, for the client that holds its URL.
 ///
 /// # Errors
-/// 404 as a [`Problem`].
+/// 404 or 429 as a [`Problem`].
 pub async fn stats(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
-    let id = state.sfu.resolve(url.role, &url.stream, &url.secret);
-    let id = id.ok_or_else(Problem::no_session)?;
+    let id = state.sfu.admit_question(url.role, &url.stream, &url.secret)?;
     let session = state.sfu.session(id).await.ok_or_else(Problem::no_session)?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(session)).into_response())
 }

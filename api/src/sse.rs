@@ -62,7 +62,7 @@ pub async fn subscribe(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let id = live(&state, &url)?;
+    let id = admitted(&state, &url)?;
     let body = body::read(&parts.headers, body, EVENTS_MAX).await?;
     if !body.is_empty() && !body::is_type(&parts.headers, JSON) {
         let detail = "POST a list of events with Content-Type: application/json";
@@ -111,6 +111,11 @@ fn live(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
     id.ok_or_else(Problem::no_session)
 }
 
+/// The same for what costs a task or an address: a client may not open and leave streams all the time.
+fn admitted(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
+    Ok(state.sfu.admit_question(Role::Subscriber, &url.stream, &url.secret)?)
+}
+
 fn no_stream() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no such event stream: it never was here or was deleted")
 }
@@ -121,7 +126,7 @@ fn open(
     wanted: Wanted,
     alive: Option<watch::Receiver<()>>,
 ) -> Result<Response, Problem> {
-    let seat = state.listeners.open(live(state, url)?)?;
+    let seat = state.listeners.open(admitted(state, url)?)?;
     let news = state.sfu.news(&url.stream, &url.secret).ok_or_else(Problem::no_session)?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {

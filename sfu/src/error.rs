@@ -99,8 +99,10 @@ reasons! {
         KeyframeLimited => "keyframe_limited",
         /// A repeat that the cache no longer holds.
         RepairExpired => "repair_expired",
-        /// A repeat asked for more often than once per RTT, or above the repair budget.
+        /// A repeat asked for more often than once per RTT or five times, or one of too many numbers.
         RepairLimited => "repair_limited",
+        /// A repeat beyond the share of its line that may be repeats (`repair/rtx_budget.rs`).
+        RepairBudget => "repair_budget",
         /// The socket refused it (ENOBUFS, EMSGSIZE, EPERM and the like).
         SendError => "send_error",
         /// The socket's send buffer was full.

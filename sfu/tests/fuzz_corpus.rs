@@ -32,6 +32,17 @@ fn a_seed_cut_short_anywhere_is_survived() {
     }
 }
 
+/// What is searched (`.ci/test` asks the package for its targets) is also replayed, and the other way round.
+#[test]
+fn targets_of_the_package_are_those_with_a_corpus() {
+    let manifest = fs::read_to_string(home().join("fuzz/Cargo.toml")).expect("a manifest");
+    let bins = manifest.split("[[bin]]").skip(1);
+    let name = |bin: &str| Some(bin.split_once("name = \"")?.1.split_once('"')?.0.to_owned());
+    let mut built: Vec<_> = bins.map(|bin| name(bin).expect("a target has a name")).collect();
+    built.sort();
+    assert_eq!(built, targets());
+}
+
 /// The targets are the folders of the corpus.
 fn targets() -> Vec<String> {
     let folders = entries(&home().join("fuzz/corpus"));

@@ -1,8 +1,6 @@
 //! Two extensions of WHEP: a viewer chooses its layer (E9) and listens to events (E8). Without media, so
 //! there are no layers yet; those are played in the simulator and in browsers.
 
-use axum::response::Response;
-
 use super::*;
 
 async fn viewer(server: &Server) -> String {
@@ -188,5 +186,42 @@ async fn a_session_has_four_event_streams() {
     assert_eq!(server.call("DELETE", &session, &[], "").await.status, 200);
     for mut listener in held {
         while listener.next().await.is_some() {}
+    }
+}
+
+/// Each of them interrupts a media thread or starts a task.
+// whip-whep B19
+#[tokio::test]
+async fn a_client_that_asks_all_the_time_is_told_to_wait() {
+    let server = Server::new();
+    for (method, what) in [("GET", "layer"), ("GET", "stats"), ("GET", "sse"), ("POST", "sse")] {
+        let (session, neighbour) = (viewer(&server).await, viewer(&server).await);
+        // Whether this limit refused it; event streams have others. Of an event stream only the head is read.
+        let refuses = async |session: &str| {
+            let path = format!("{session}/{what}");
+            let asked = request(method, &path, &[], "");
+            let response = server.app.clone().oneshot(asked).await.unwrap();
+            if response.status() != 429 {
+                return false;
+            }
+            let answer = Answer::read(response).await;
+            answer.refused(429, what);
+            assert_eq!(answer.header("retry-after"), "1", "{what}");
+            answer.json()["detail"].as_str().unwrap().contains("too many requests")
+        };
+        let mut refused = 0;
+        for n in 0..200 {
+            let too_often = refuses(&session).await;
+            assert!(n >= 20 || !too_often, "{method} {what}: {n} are not too many");
+            refused += usize::from(too_often);
+        }
+        // A second may begin anew while this runs, but hardly six.
+        assert!(refused > 60, "{method} {what}: {refused} of 200 refused");
+        assert!(!refuses(&neighbour).await, "{what}: nobody else waits for it");
+        // Its session goes on, and so do its wishes and its end.
+        assert_eq!(server.get(&session).await.status, 204);
+        assert_eq!(server.json(&format!("{session}/layer"), "{}").await.status, 200);
+        assert_eq!(server.patch(&session, None, TRICKLED).await.status, 204);
+        assert_eq!(server.call("DELETE", &session, &[], "").await.status, 200);
     }
 }

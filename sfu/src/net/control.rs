@@ -44,8 +44,9 @@ const LOST_AFTER: Duration = Duration::from_secs(2);
 /// busy: of its own streams' either.
 const BUSY_PERMILLE: u32 = 700;
 
-/// PATCH requests per second and session (whip-whep B19).
-pub(super) const PATCHES_PER_SECOND: u32 = 20;
+/// Requests per second and session that a client is answered (whip-whep B19): PATCHes, and apart from them questions
+/// that interrupt a media thread or hold something open. More are refused with 429.
+pub(super) const REQUESTS_PER_SECOND: u32 = 20;
 
 /// State shared by all clones of the handle.
 pub(super) struct Control {
@@ -139,17 +140,18 @@ pub(super) struct SessionState {
     pub connected: bool,
     pub local: LocalTransport,
     pub remote: IceCredentials,
-    pub patches: PatchBudget,
+    pub patches: RequestBudget,
+    pub questions: RequestBudget,
 }
 
-/// PATCH requests left in this second.
+/// Requests of one kind left in this second.
 #[derive(Default)]
-pub(super) struct PatchBudget {
+pub(super) struct RequestBudget {
     since: Option<Instant>,
     taken: u32,
 }
 
-impl PatchBudget {
+impl RequestBudget {
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let fresh =
             self.since.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs(1));
@@ -157,8 +159,8 @@ impl PatchBudget {
             self.since = Some(now);
             self.taken = 0;
         }
-        self.taken += 1;
-        self.taken <= PATCHES_PER_SECOND
+        self.taken = self.taken.saturating_add(1);
+        self.taken <= REQUESTS_PER_SECOND
     }
 }
 
@@ -593,7 +595,8 @@ impl Control {
                 connected: false,
                 local,
                 remote: new.remote().ice.clone(),
-                patches: PatchBudget::default(),
+                patches: RequestBudget::default(),
+                questions: RequestBudget::default(),
             }),
             order: tokio::sync::Mutex::default(),
         };

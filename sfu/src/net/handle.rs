@@ -19,6 +19,7 @@ use super::thread::{Message, Notice, PreparedThread};
 use crate::config::Config;
 use crate::error::{CloseReason, DropCounters, DropReason};
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
+use crate::repair::keyframe_planner::KeyframeCounts;
 use crate::router::mesh;
 use crate::sdp::{LocalTransport, SdpError, fragment};
 use crate::transport::OsEntropy;
@@ -117,6 +118,17 @@ pub enum PatchError {
     /// The owning worker did not answer in time: 503.
     #[error("server is busy")]
     Unavailable,
+}
+
+/// Why a question of a session's client is not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// No such session: 404.
+    #[error("no such session")]
+    NotFound,
+    /// Too many of them: 429.
+    #[error("too many requests for this session")]
+    RateLimited,
 }
 
 impl Sfu {
@@ -306,6 +318,22 @@ impl Sfu {
         Some(self.live(role, stream, secret)?.id)
     }
 
+    /// The same for a question that interrupts a media thread or holds something open: a client may ask 20 of them
+    /// per second.
+    ///
+    /// # Errors
+    /// See [`QuestionError`].
+    pub fn admit_question(
+        &self,
+        role: Role,
+        stream: &StreamName,
+        secret: &str,
+    ) -> Result<SessionId, QuestionError> {
+        let entry = self.live(role, stream, secret).ok_or(QuestionError::NotFound)?;
+        let admitted = entry.lock().questions.take(Instant::now());
+        admitted.then_some(entry.id).ok_or(QuestionError::RateLimited)
+    }
+
     /// Whether a session is here.
     pub fn is_live(&self, id: SessionId) -> bool {
         self.control.sessions.contains_key(&id)
@@ -362,6 +390,7 @@ impl Sfu {
             }
         }
         let mut dropped = DropCounters::default();
+        let mut keyframes = KeyframeCounts::default();
         let [mut forward, mut settled, mut tick_wait] = std::array::from_fn(|_| Latency::default());
         for (index, handle) in control.workers.iter().enumerate() {
             let report = |worker: &mut Worker, shell: &Shell, _| (worker.report(), shell.report());
@@ -372,6 +401,7 @@ impl Sfu {
             stats.bytes_out += report.bytes_out;
             stats.repairs_out += report.repairs_out;
             stats.keyframe_requests += report.keyframe_requests;
+            keyframes.merge(&report.keyframes);
             stats.cache_packets += report.cache_packets;
             stats.cache_bytes += report.cache_bytes;
             stats.panics += report.panics;
@@ -394,6 +424,11 @@ impl Sfu {
             });
         }
         stats.datagrams_per_send_call = stats.datagrams_out as f64 / stats.send_calls.max(1) as f64;
+        stats.keyframe_wishes_total =
+            keyframes.wishes().map(|(wish, n)| (wish.label(), n)).collect();
+        stats.keyframe_wishes_joined = keyframes.joined;
+        stats.keyframe_answers_total =
+            vec![("answered", keyframes.answered), ("unanswered", keyframes.unanswered)];
         stats.dropped_total = dropped.iter().map(|(reason, n)| (reason.label(), n)).collect();
         stats.forward_latency = forward.summary();
         stats.forward_latency_settled = settled.summary();
@@ -579,6 +614,14 @@ pub struct SfuStats {
     pub repairs_out: u64,
     /// Keyframe requests sent to publishers.
     pub keyframe_requests: u64,
+    /// How often somebody began to wait for a keyframe: `start` (no picture), `hole` (packets given up), `refresh`
+    /// (a fresh picture, or that of another layer).
+    pub keyframe_wishes_total: Vec<(&'static str, u64)>,
+    /// Wishes that cost nothing of their own: somebody waited already, or a keyframe had just begun.
+    pub keyframe_wishes_joined: u64,
+    /// Requests that were clearly `answered`, and those `unanswered` while the layer sent on. The rest may have been
+    /// answered by chance, or is open.
+    pub keyframe_answers_total: Vec<(&'static str, u64)>,
     /// Dropped packets by reason label.
     pub dropped_total: Vec<(&'static str, u64)>,
     /// Packets held in replay caches now.

@@ -25,7 +25,7 @@ pub const START_BURST: u32 = 16;
 /// The same where packets are missing, so that all viewers wait.
 pub const HOLE_BURST: u32 = 8;
 
-/// The same for single viewers that have a picture.
+/// The same for single viewers that have a picture, changes of layers among them.
 pub const REFRESH_BURST: u32 = 5;
 
 /// While keyframes are dear, wishes of those who have a picture wait this long after the last request, and no
@@ -78,12 +78,21 @@ pub enum Wish {
     Start,
     /// Packets were given up: nobody has a whole picture.
     Hole,
-    /// A viewer had a picture and asks for a keyframe.
+    /// A viewer has a picture and asks for a fresh one, or for that of another layer.
     Refresh,
 }
 
 impl Wish {
     const ALL: [Self; 3] = [Self::Start, Self::Hole, Self::Refresh];
+
+    /// The name in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Hole => "hole",
+            Self::Refresh => "refresh",
+        }
+    }
 
     /// Requests at the quick pace after a pause.
     fn burst(self) -> u32 {
@@ -92,6 +101,35 @@ impl Wish {
             Self::Hole => HOLE_BURST,
             Self::Refresh => REFRESH_BURST,
         }
+    }
+}
+
+/// What became of wishes and requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeyframeCounts {
+    wishes: [u64; Wish::ALL.len()],
+    /// Wishes that cost nothing of their own: somebody waited already, or a keyframe had just begun.
+    pub joined: u64,
+    /// Requests that were answered, and could not have been by chance.
+    pub answered: u64,
+    /// Requests without an answer in time, while the layer sent on.
+    pub unanswered: u64,
+}
+
+impl KeyframeCounts {
+    /// How often somebody began to wait, by reason.
+    pub fn wishes(&self) -> impl Iterator<Item = (Wish, u64)> + use<> {
+        Wish::ALL.into_iter().zip(self.wishes)
+    }
+
+    /// Adds others.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, n) in self.wishes.iter_mut().zip(other.wishes) {
+            *sum += n;
+        }
+        self.joined += other.joined;
+        self.answered += other.answered;
+        self.unanswered += other.unanswered;
     }
 }
 
@@ -120,6 +158,8 @@ pub struct KeyframePlanner {
     answers: Answers,
     schedule: KeyframeSchedule,
     cost: KeyframeCost,
+    /// Since they were taken.
+    counts: KeyframeCounts,
 }
 
 impl KeyframePlanner {
@@ -131,11 +171,17 @@ impl KeyframePlanner {
     /// Somebody needs a keyframe. Joins the request that is on its way.
     pub fn want(&mut self, now: Instant, wish: Wish) {
         if wish != Wish::Hole && self.just_came(now) {
+            self.counts.joined += 1;
             return;
         }
         self.last_wish = Some(now);
-        if let Some(since) = self.since.get_mut(wish as usize) {
-            since.get_or_insert(now);
+        let place = wish as usize;
+        match (self.since.get_mut(place), self.counts.wishes.get_mut(place)) {
+            (Some(since @ None), Some(count)) => {
+                *since = Some(now);
+                *count += 1;
+            }
+            _ => self.counts.joined += 1,
         }
     }
 
@@ -166,6 +212,7 @@ impl KeyframePlanner {
             self.answers.on_missed(self.missed);
         } else if let Some(took) = answer {
             self.answers.on_answer(took);
+            self.counts.answered += 1;
         }
         self.since = Default::default();
         (self.tries, self.missed, self.open) = (0, 0, None);
@@ -229,6 +276,11 @@ impl KeyframePlanner {
         self.sent
     }
 
+    /// What happened since this was asked last.
+    pub fn take_counts(&mut self) -> KeyframeCounts {
+        std::mem::take(&mut self.counts)
+    }
+
     /// Whether the layer answers requests.
     pub fn answers(&mut self, now: Instant) -> &Answers {
         self.judge(now);
@@ -273,6 +325,7 @@ impl KeyframePlanner {
         }
         self.open = None;
         self.missed += 1;
+        self.counts.unanswered += 1;
         let patience = if self.answers.is_trusted() { TRUSTED_PATIENCE } else { PATIENCE };
         if self.answers.missed_in_row() + self.missed >= patience {
             self.answers.on_missed(std::mem::take(&mut self.missed));
@@ -454,6 +507,39 @@ mod tests {
         assert_eq!(layer.next_timeout(), Some(start + MIN_GAP));
         assert!(!layer.poll(start + MIN_GAP - MS, RTT));
         assert!(layer.poll(start + MIN_GAP, RTT));
+    }
+
+    #[test]
+    fn wishes_and_what_became_of_requests_are_counted_once() {
+        let counts = |planner: &mut KeyframePlanner| {
+            let counts = planner.take_counts();
+            let wishes = counts.wishes().map(|(wish, n)| (wish.label(), n));
+            (wishes.collect::<Vec<_>>(), counts.joined, counts.answered, counts.unanswered)
+        };
+        let by =
+            |start, hole, refresh| vec![("start", start), ("hole", hole), ("refresh", refresh)];
+        let mut stage = Stage::new(None, Some(70));
+        stage.run_ms(3_000);
+        counts(&mut stage.planner);
+        stage.wish_and_run(Wish::Start, 2_000);
+        stage.planner.want(stage.now(), Wish::Refresh);
+        stage.planner.want(stage.now(), Wish::Refresh);
+        let (wishes, joined, answered, unanswered) = counts(&mut stage.planner);
+        assert_eq!((wishes, answered, unanswered), (by(1, 0, 1), 1, 0));
+        assert!((2..=4).contains(&joined), "with each frame until it came: {joined}");
+        assert_eq!(counts(&mut stage.planner), (by(0, 0, 0), 0, 0, 0), "taken");
+
+        let mut stage = Stage::new(None, None);
+        stage.run_ms(3_000);
+        counts(&mut stage.planner);
+        stage.wish_and_run(Wish::Start, 1_200);
+        let (wishes, _, answered, unanswered) = counts(&mut stage.planner);
+        assert_eq!((wishes, answered, unanswered), (by(1, 0, 0), 0, 2), "of three, one is open");
+        let of = |wishes| KeyframeCounts { wishes, joined: 7, answered: 8, unanswered: 9 };
+        let mut all = of([1, 2, 3]);
+        all.merge(&of([4, 5, 6]));
+        let wanted = KeyframeCounts { wishes: [5, 7, 9], joined: 14, answered: 16, unanswered: 18 };
+        assert_eq!(all, wanted);
     }
 
     #[test]

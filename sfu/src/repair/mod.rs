@@ -1,5 +1,5 @@
 //! Repair of one incoming layer: which packets to ask for again, when to ask for a keyframe, and what its
-//! publisher taught us about asking.
+//! publisher taught us about asking. And of one outgoing line: how much may be repeats.
 
 pub mod answers;
 pub mod keyframe_cost;
@@ -8,5 +8,7 @@ pub mod keyframe_schedule;
 pub mod nack_answers;
 pub mod nack_generator;
 pub mod nack_list;
+pub mod red_recovery;
 mod reordering;
 pub mod rtt;
+pub mod rtx_budget;

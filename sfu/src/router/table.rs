@@ -133,7 +133,8 @@ impl StreamShared {
         self.wishes.wish(track, layer);
     }
 
-    /// A viewer with a picture asks for a keyframe of this layer: it may wait some seconds for it.
+    /// A viewer with a picture, of this layer or another one, asks for a keyframe of this layer: it may wait some
+    /// seconds for it.
     pub fn wish_refresh(&self, track: u8, layer: u8) {
         self.refreshes.wish(track, layer);
     }

@@ -141,7 +141,9 @@ impl Publisher {
             }
             for layer in &mut track.layers {
                 let Some(ssrc) = layer.ssrc() else { continue };
-                if !layer.keyframes.poll(now, rtt) {
+                let asks = layer.keyframes.poll(now, rtt);
+                context.report.keyframes.merge(&layer.keyframes.take_counts());
+                if !asks {
                     continue;
                 }
                 let mut writer = rtcp_writer(context);

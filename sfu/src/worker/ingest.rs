@@ -14,7 +14,7 @@ use crate::rtp::dependency_descriptor::DependencyReader;
 use crate::rtp::ext::ExtKind;
 use crate::rtp::layers_allocation::LayersAllocation;
 use crate::rtp::packet::RtpHeader;
-use crate::rtp::red::red_prefix_len;
+use crate::rtp::red::{is_sound, red_prefix_len};
 use crate::sdp::PublishTrack;
 
 /// Where the media lies in an opened packet, after RTX was unwrapped.
@@ -57,7 +57,8 @@ impl Describer {
     /// Describes an opened packet.
     ///
     /// # Errors
-    /// [`DropReason::RtpMalformed`] if its lengths do not hold together.
+    /// [`DropReason::RtpMalformed`] if its lengths do not hold together, or RED carries another codec: viewers
+    /// could then only be given what nobody can play.
     pub(super) fn describe(
         &mut self,
         plan: &PublishTrack,
@@ -68,7 +69,11 @@ impl Describer {
     ) -> Result<PacketMeta, DropReason> {
         let end = incoming.start + incoming.len;
         let payload = plaintext.get(incoming.start..end).ok_or(DropReason::RtpMalformed)?;
-        let red = plan.red_pt == Some(header.payload_type);
+        // Without a payload it probes the path or fills a pause: nothing to rewrite.
+        let red = plan.red_pt == Some(header.payload_type) && !payload.is_empty();
+        if red && !is_sound(payload, plan.pt) {
+            return Err(DropReason::RtpMalformed);
+        }
         let codec = plan.format.codec;
         let (seen, prefix_len) = match red {
             true => (peek(codec, &[]), red_prefix_len(payload)),

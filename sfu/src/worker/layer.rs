@@ -13,6 +13,7 @@ use crate::media::stats::{RateMeter, ReceiverStats};
 use crate::media::timeline::Timeline;
 use crate::repair::keyframe_planner::KeyframePlanner;
 use crate::repair::nack_generator::NackGenerator;
+use crate::repair::red_recovery::RedRecovery;
 use crate::rtp::seq::SeqUnwrapper;
 use crate::sdp::PublishTrack;
 use crate::units::Ntp;
@@ -41,7 +42,9 @@ pub(super) struct Layer {
     clock: TrackClock,
     /// When other workers were last told what is known of it.
     pub anchored_at: Option<Instant>,
-    /// Packets that came as RTX.
+    /// What RED brings back.
+    pub red: RedRecovery,
+    /// Packets that came as RTX or inside RED.
     pub repairs: u64,
     last_media: Option<Instant>,
     rid: String,
@@ -76,6 +79,7 @@ impl Layer {
             timeline: Timeline::default(),
             clock: TrackClock::new(),
             anchored_at: None,
+            red: RedRecovery::default(),
             repairs: 0,
             last_media: None,
             rid,

@@ -18,9 +18,11 @@ use super::stream::LocalStream;
 use crate::congestion::twcc_receiver::TwccReceiver;
 use crate::error::{CloseReason, DropReason};
 use crate::ids::SessionId;
-use crate::media::Packet;
+use crate::media::packet::FORWARDED_EXTS_MAX;
 use crate::media::source_clock::PublisherClock;
+use crate::media::{Packet, PacketMeta};
 use crate::repair::nack_generator::Arrival;
+use crate::repair::red_recovery::Recovered;
 use crate::repair::rtt::RepairRtt;
 use crate::router::ring::MEDIA_RING_ITEMS;
 use crate::router::{LayerNote, MediaItem, Route, SourceInfo, StreamShared};
@@ -147,7 +149,10 @@ impl Publisher {
         let mut packet = context.pool.take(datagram.len()).ok_or(DropReason::PoolExhausted)?;
         let outcome = self.open(now, path, datagram, &header, peer, &mut packet, context);
         match outcome {
-            Ok(Some((track, layer))) => self.publish(now, track, layer, packet, stream, context),
+            Ok(Some((track, layer))) => {
+                self.recover(now, track, layer, &packet, stream, context);
+                self.publish(now, track, layer, packet, stream, context)
+            }
             Ok(None) => {
                 context.pool.give(packet);
                 Ok(())
@@ -272,6 +277,43 @@ impl Publisher {
             layer.bind(header.ssrc, index);
         }
         Ok(target)
+    }
+
+    /// Publishes what was lost directly before a packet of sound and came back inside it.
+    fn recover(
+        &mut self,
+        now: Instant,
+        track: u8,
+        layer: u8,
+        packet: &Packet,
+        stream: &mut LocalStream,
+        context: &mut Context,
+    ) {
+        let of =
+            self.tracks.get_mut(usize::from(track)).filter(|track| track.plan.red_pt.is_some());
+        let state = of.and_then(|track| track.layers.get_mut(usize::from(layer)));
+        let (Some(state), Some(meta)) = (state, packet.meta()) else { return };
+        let red = meta.red.then(|| packet.payload());
+        for lost in state.red.on_packet(meta.ext_seq, meta.timestamp, red).into_iter().flatten() {
+            // From here on the number has come: the packet itself, if it is only late, is a duplicate.
+            let state = self.tracks.get_mut(usize::from(track));
+            let state = state.and_then(|track| track.layers.get_mut(usize::from(layer)));
+            let Some(state) = state else { return };
+            if matches!(
+                state.nack.on_packet(now, lost.ext_seq),
+                Arrival::Duplicate | Arrival::TooOld
+            ) {
+                continue;
+            }
+            let Some(twin) = recovered(&lost, meta, context) else {
+                context.report.dropped.count(DropReason::PoolExhausted);
+                continue;
+            };
+            state.repairs += 1;
+            if let Err(reason) = self.publish(now, track, layer, twin, stream, context) {
+                context.report.dropped.count(reason);
+            }
+        }
     }
 
     /// Gives a described packet to the viewers here and to the workers that have others.
@@ -421,6 +463,29 @@ fn transport_sequence(plan: &PublishTrack, header: &RtpHeader, plaintext: &[u8])
     let id = plan.exts.id(ExtKind::TransportCc)?;
     let (_, data) = header.elements(plaintext).find(|(element, _)| *element == id)?;
     data.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+/// A packet of its own for what came back inside another one.
+fn recovered(
+    lost: &Recovered<'_>,
+    inside: &PacketMeta,
+    context: &mut Context,
+) -> Option<Arc<Packet>> {
+    let mut twin = context.pool.take(lost.payload.len())?;
+    let packet = Arc::get_mut(&mut twin)?;
+    packet.buffer_mut().get_mut(..lost.payload.len())?.copy_from_slice(lost.payload);
+    packet.describe(PacketMeta {
+        ext_seq: lost.ext_seq,
+        timestamp: lost.timestamp,
+        marker: false,
+        red: false,
+        payload_start: 0,
+        payload_len: lost.payload.len() as u16,
+        prefix_len: 0,
+        exts: [None; FORWARDED_EXTS_MAX],
+        ..*inside
+    });
+    Some(twin)
 }
 
 fn resolve(

@@ -7,6 +7,7 @@ use crate::error::DropCounters;
 use crate::forward::LayerWish;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::repair::answers::Answers;
+use crate::repair::keyframe_planner::KeyframeCounts;
 
 /// One session as `/api/v1/sessions/{id}` shows it. Never holds a secret or an address.
 #[derive(Debug, Clone, Serialize)]
@@ -104,7 +105,7 @@ pub struct LayerInfo {
     pub keyframe_requests: u64,
     /// NACKed packets asked for (publisher) or by the viewer (subscriber).
     pub nacks: u64,
-    /// Packets repaired: RTX received (publisher) or sent (subscriber).
+    /// Packets repaired: RTX received or brought back by RED (publisher), repeats sent (subscriber).
     pub repairs: u64,
     /// Width and height in pixels of the last keyframe that told it.
     pub resolution: Option<(u16, u16)>,
@@ -175,6 +176,8 @@ pub struct WorkerReport {
     pub repairs_out: u64,
     /// Keyframe requests sent to publishers.
     pub keyframe_requests: u64,
+    /// What led to them and what became of them.
+    pub keyframes: KeyframeCounts,
     /// Dropped packets by reason.
     pub dropped: DropCounters,
     /// Packets in replay caches now.

@@ -24,7 +24,8 @@ use crate::forward::{
 };
 use crate::media::stats::SenderStats;
 use crate::media::{Packet, ReplayRing};
-use crate::router::{SourceInfo, StreamShared, table::TRACKS_MAX};
+use crate::repair::rtx_budget::RtxBudget;
+use crate::router::{SourceInfo, table::TRACKS_MAX};
 use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
 use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
 use crate::transport::Path;
@@ -32,8 +33,8 @@ use crate::transport::egress::Egress;
 use crate::transport::peer::Peer;
 use crate::units::Bitrate;
 
-/// Numbers one viewer may ask for again per second (quality A3.2); more are dropped
-/// (`DropReason::RepairLimited`).
+/// Numbers of one line that a viewer may ask for again per second (quality A3.2); more are dropped
+/// (`DropReason::RepairLimited`). For each line apart, so that pictures leave sound its repeats.
 const NACKS_PER_SECOND: u32 = 1_000;
 
 /// One viewer may ask for a keyframe this often, and so many times at once: each costs everybody who
@@ -73,7 +74,6 @@ pub(super) struct Subscriber {
     selection: Option<u64>,
     connected: bool,
     next_twcc: u16,
-    nack_budget: Budget,
     next_report: Option<Instant>,
     keyframe_requests: u64,
     keyframe_pace: Pacing,
@@ -91,7 +91,9 @@ struct SubTrack {
     stats: SenderStats,
     pace: Pace,
     nacks: u64,
+    nack_budget: Budget,
     repairs: u64,
+    rtx_budget: RtxBudget,
     /// The keyframe that was asked for: publisher epoch and layer.
     asked: Option<(u32, u8)>,
     replays: Replays,
@@ -139,7 +141,7 @@ impl Way<'_> {
 struct Origin<'a> {
     layer: LayerContext,
     ring: &'a ReplayRing,
-    shared: &'a StreamShared,
+    stream: &'a LocalStream,
     track: u8,
 }
 
@@ -181,7 +183,9 @@ impl Subscriber {
                 stats: SenderStats::new(),
                 pace: Pace { since: now, octets: 0, bitrate: Bitrate(0) },
                 nacks: 0,
+                nack_budget: Budget::per_second(NACKS_PER_SECOND),
                 repairs: 0,
+                rtx_budget: RtxBudget::new(now),
                 asked: None,
                 replays: Replays::new(),
                 wish: None,
@@ -196,7 +200,6 @@ impl Subscriber {
             selection: None,
             connected: false,
             next_twcc: 0,
-            nack_budget: Budget::per_second(NACKS_PER_SECOND),
             next_report: None,
             keyframe_requests: 0,
             keyframe_pace: Pacing::new(KEYFRAME_REQUEST_EVERY, KEYFRAME_REQUEST_BURST),
@@ -305,7 +308,7 @@ impl Subscriber {
         let next_twcc = self.next_twcc;
         let way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
         self.turn(&stream.fresh, stream, way);
-        self.ask_keyframes(stream);
+        self.ask_keyframes(now, stream);
     }
 
     /// Sends what is due of cached keyframes, between two packets of the stream.
@@ -380,7 +383,7 @@ impl Subscriber {
             way.context.report.dropped.add(DropReason::LayerNotSelected, run.len() as u64);
             return;
         }
-        let origin = Origin { layer, ring, shared: &stream.shared, track: first.track };
+        let origin = Origin { layer, ring, stream, track: first.track };
         for &fresh in run {
             if track.forward(fresh, &origin, way) {
                 // What overtook the packet that it starts with is here since an earlier turn.
@@ -426,13 +429,13 @@ impl Subscriber {
     }
 
     /// Asks once for the keyframe that a start or a change of layer waits for, unless it just came.
-    fn ask_keyframes(&mut self, stream: &LocalStream) {
+    fn ask_keyframes(&mut self, now: Instant, stream: &LocalStream) {
         for track in &mut self.tracks {
             let awaited = self.epoch.zip(track.forwarder.awaits_keyframe());
             if let Some(((_, layer), source)) = awaited.zip(track.source)
                 && track.asked != awaited
             {
-                stream.shared.wish_keyframe(source, layer);
+                track.wish_keyframe(source, layer, stream, now);
             }
             track.asked = awaited;
         }
@@ -533,15 +536,20 @@ impl Subscriber {
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        let allowed = self.nack_budget.take(now);
         let rtt = peer.check_rtt();
         let next_twcc = self.next_twcc;
         let Some(track) = self.track_of_ssrc(media_ssrc) else { return };
         track.nacks += 1;
+        let allowed = track.nack_budget.take(now);
         let Some(path) = peer.selected().filter(|_| allowed) else {
             context.report.dropped.count(DropReason::RepairLimited);
             return;
         };
+        let (_, octets) = track.forwarder.line().totals();
+        if !track.rtx_budget.allows(now, octets) {
+            context.report.dropped.count(DropReason::RepairBudget);
+            return;
+        }
         let rtt = track.stats.rtt().into_iter().chain(rtt).min();
         let rtt = rtt.unwrap_or(RTT_UNKNOWN).min(REPEAT_RTT_MAX);
         let line = track.forwarder.line_mut();
@@ -564,14 +572,20 @@ impl Subscriber {
             context.report.dropped.count(DropReason::RepairExpired);
             return;
         };
-        let rtx = line.format().is_some_and(|format| format.rtx_pt.is_some());
+        // The RTX payload type stands for the bare codec: a receiver would take RED for it (RFC 4588 section 8.1).
+        let red = packet.meta().is_some_and(|meta| meta.red);
+        let rtx = line
+            .format()
+            .is_some_and(|format| format.rtx_pt.is_some() && !(red && format.red_pt.is_some()));
         let written = match rtx {
             true => line.write_rtx(&record, packet, next_twcc, batch.slot()),
             false => line.write_media(&record, packet, batch.slot()),
         };
+        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| peer.seal(plaintext));
         if commit(sealed, peer, path, batch, context, egress).is_some() {
             track.repairs += 1;
+            track.rtx_budget.on_repeat(octets);
             context.report.repairs_out += 1;
             if rtx {
                 self.next_twcc = next_twcc.wrapping_add(1);
@@ -601,6 +615,7 @@ impl Subscriber {
                 continue;
             }
             track.pace.turn(now, octets);
+            track.rtx_budget.on_media(now, octets);
             let report = SenderReportOut {
                 ssrc: line.ssrc(),
                 ntp: server.0,
@@ -732,6 +747,20 @@ impl SubTrack {
         Some(Choice { layer: usize::from(best), reason })
     }
 
+    /// A keyframe of this layer is waited for: by a viewer without a picture, or by one who is shown another layer
+    /// until then. That one costs the others no more than who asks for a fresh picture: the first five changes in a
+    /// row are as quick as a start, and then they wait before a start does (quality A2.3 "stay low").
+    fn wish_keyframe(&self, source: u8, layer: u8, stream: &LocalStream, now: Instant) {
+        let moves = self
+            .forwarder
+            .current_layer()
+            .is_some_and(|shown| shown != layer && stream.is_live(source, shown, now));
+        match moves {
+            true => stream.shared.wish_refresh(source, layer),
+            false => stream.shared.wish_keyframe(source, layer),
+        }
+    }
+
     /// What the viewer asked for last, in force or about to be.
     fn asked_for(&self) -> Option<&LayerWish> {
         let wish = self.next_wish.as_deref().or(self.wish.as_deref());
@@ -782,7 +811,7 @@ impl SubTrack {
             Verdict::Drop(reason) => {
                 way.context.report.dropped.count(reason);
                 if reason == DropReason::AwaitingKeyframe {
-                    origin.shared.wish_keyframe(origin.track, fresh.layer);
+                    self.wish_keyframe(origin.track, fresh.layer, origin.stream, way.now);
                 }
                 return false;
             }

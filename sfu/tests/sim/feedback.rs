@@ -2,6 +2,7 @@
 
 use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::error::DropReason;
+use weir_sfu::repair::keyframe_planner::Wish;
 use weir_sfu::sdp::Feedback;
 
 use crate::world::World;
@@ -193,4 +194,36 @@ fn rtcp_bombs_cost_nothing_but_themselves() {
     assert_eq!((world.closed(viewer), world.closed(publisher)), (None, None), "BYE ends nothing");
     let guard = &world.viewer(viewer).guard;
     assert!(guard.rtx <= 5 * guard.line(Video).sent() as u64);
+}
+
+/// Three wishes in a row are one wait; what became of the requests is counted, and the rest is left open.
+#[test]
+fn wishes_and_answers_are_counted_for_the_operator() {
+    for answers in [true, false] {
+        let spec = PublisherSpec { answers_pli: answers, ..PublisherSpec::browser() };
+        let (mut world, _, viewer) = watched(1, spec, ViewerSpec::browser());
+        world.run_s(3);
+        let refreshes = |world: &World| {
+            let mut wishes = world.report(0).keyframes.wishes();
+            wishes.find(|(wish, _)| *wish == Wish::Refresh).expect("one of three").1
+        };
+        let (before, waits) = (world.report(0), refreshes(&world));
+        for _ in 0..3 {
+            world.with_viewer(viewer, |viewer, link| viewer.pli(link));
+            world.run_ms(25);
+        }
+        world.run_ms(1_400);
+        let after = world.report(0);
+        assert_eq!(refreshes(&world) - waits, 1);
+        assert!(after.keyframes.joined >= before.keyframes.joined + 2);
+        let asked = after.keyframe_requests - before.keyframe_requests;
+        let answered = after.keyframes.answered - before.keyframes.answered;
+        let unanswered = after.keyframes.unanswered - before.keyframes.unanswered;
+        match answers {
+            true => assert_eq!((asked, answered, unanswered), (1, 1, 0)),
+            false => {
+                assert!(asked == 3 && answered == 0 && unanswered >= 2, "{asked} {unanswered}")
+            }
+        }
+    }
 }

@@ -59,7 +59,7 @@ fn a_viewer_without_any_extension_gets_bare_headers() {
     assert!(flows(&mut world, viewer, 100));
 }
 
-fn red_publisher() -> PublisherSpec {
+pub(crate) fn red_publisher() -> PublisherSpec {
     PublisherSpec::browser().with(Audio, |track| {
         track.red_pt = Some(63);
         track.sends_red = true;

@@ -20,6 +20,7 @@ mod life;
 mod limits;
 mod numbers;
 mod paths;
+mod redundancy;
 mod repair;
 mod scenarios;
 mod simulcast;

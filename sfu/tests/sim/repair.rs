@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use weir_sfu::codec::Codec;
-use weir_sfu::codec::MediaKind::Video;
+use weir_sfu::codec::MediaKind::{Audio, Video};
 use weir_sfu::error::DropReason;
+use weir_sfu::repair::rtx_budget::{RTX_FREE_BYTES, RTX_SHARE_PERCENT, RTX_WINDOW};
 
 use crate::world::spec::{PublisherSpec, SHA1, ViewerSpec, opus, video};
 use crate::world::{ClientId, World};
@@ -112,6 +113,65 @@ fn loss_downstream_is_repaired() {
         let watched = world.viewer(viewer);
         assert!(watched.nacks_sent > 30);
         assert_eq!(watched.broken_frames(), 0, "{percent} %");
+        let over = world.dropped(DropReason::RepairBudget);
+        assert!(percent > 10 || over == 0, "{over} repeats beyond their share at {percent} %");
+    }
+}
+
+/// A viewer that asks for all that it was sent, again and again, and gets by far not all of its sound: its pictures
+/// cost a quarter more and no longer its sound its repairs; its neighbour sees nothing of it.
+// quality A3.2
+#[test]
+fn a_viewer_that_asks_for_everything_costs_a_share_and_still_hears() {
+    for without_rtx in [false, true] {
+        let mut spec = if without_rtx { quiet().without_rtx() } else { quiet() };
+        spec.tracks[0].codecs[0].nack = true;
+        let (mut world, _, greedy) = watched(1, PublisherSpec::browser(), spec);
+        let calm = world.watch("live", ViewerSpec::browser());
+        world.run_s(1);
+        let audio_pt = world.viewer(greedy).guard.line(Audio).plan.codecs[0].pt;
+        let mut dice = Dice(5);
+        world.lose_down(greedy, move |bytes| {
+            bytes[0] >= 128 && bytes[1] & 0x7f == audio_pt && dice.chance(30)
+        });
+        let counted = |world: &mut World| {
+            let guard = &world.viewer(greedy).guard;
+            (guard.line(Video).sent() as u64, guard.rtx, guard.again)
+        };
+        let before = counted(&mut world);
+        const SECONDS: u64 = 20;
+        for _ in 0..SECONDS * 25 {
+            let newest = last_seq(&mut world, greedy);
+            let all: Vec<_> = (1..400).rev().map(|n| newest.wrapping_sub(n)).collect();
+            let deaf = world.viewer(greedy).missing_of(0);
+            world.with_viewer(greedy, |viewer, link| {
+                // Pictures first, so that they could take what sound needs.
+                viewer.nack(1, &all, link);
+                viewer.nack(0, &deaf, link);
+            });
+            world.run_ms(40);
+        }
+        world.lose_nothing(greedy);
+        let after = counted(&mut world);
+        let media = after.0 - before.0;
+        let sounds_again = if without_rtx { after.2 - before.2 } else { 0 };
+        let repeats = after.1 - before.1 + sounds_again;
+        let free = RTX_FREE_BYTES / 900 + 1;
+        let windows = SECONDS / RTX_WINDOW.as_secs() + 1;
+        let sounds = if without_rtx { 50 * SECONDS } else { 0 };
+        let most = media * RTX_SHARE_PERCENT / 100 + windows * free + sounds;
+        assert!(media > 80 * SECONDS, "{media}");
+        assert!(repeats > media / 5, "{repeats} repeats of {media}: what may be is done");
+        assert!(repeats <= most, "{repeats} repeats of {media}, at most {most}");
+        assert!(world.dropped(DropReason::RepairBudget) > 1_000);
+        world.run_s(1);
+        let (sent, heard) = {
+            let watched = world.viewer(greedy);
+            (watched.guard.line(Audio).sent(), watched.audio_frames())
+        };
+        assert!(heard + 5 >= sent, "{heard} of {sent} sounds were heard in the end");
+        let calm = world.viewer(calm);
+        assert_eq!((calm.broken_frames(), calm.missing()), (0, 0));
     }
 }
 
@@ -170,6 +230,7 @@ fn both_hops_lose_and_the_picture_is_whole() {
     world.lose_nothing(viewer);
     world.run_s(1);
     assert_eq!(world.viewer(viewer).broken_frames(), 0);
+    assert_eq!(world.dropped(DropReason::RepairBudget), 0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod world;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use weir_sfu::codec::{Codec, MediaKind};
+use weir_sfu::repair::red_recovery::RedRecovery;
 use weir_sfu::rtp::codec::{FrameInfo, descriptor_prefix_len, patch_picture_ids, peek};
 use weir_sfu::rtp::dependency_descriptor::{DECODE_TARGETS_MAX, DependencyReader, Indication};
 use weir_sfu::rtp::layers_allocation::LayersAllocation;
@@ -97,6 +98,13 @@ fn payload(bytes: &[u8]) {
     let mut red = bytes.to_vec();
     let _ = red::rewrite_red_payload_types(&mut red, 111);
     assert_eq!(red::red_prefix_len(bytes), red::red_prefix_len(&red));
+    let audio = red::red_blocks(bytes).map(|blocks| blocks.map(|block| block.data.len()).sum());
+    assert!(audio.is_none_or(|sum: usize| sum + red::red_prefix_len(bytes) == bytes.len()));
+    let mut line = RedRecovery::default();
+    for (seq, time) in [(10, 0u32), (12, 1_920), (16, 5_760), (30, 100_000)] {
+        let found = line.on_packet(seq, time, Some(bytes));
+        assert!(found.iter().flatten().all(|lost| lost.ext_seq < seq && lost.timestamp < time));
+    }
 }
 
 /// Header extensions that describe layers: records of a length byte and that many bytes, read one

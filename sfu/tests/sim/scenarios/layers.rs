@@ -2,6 +2,7 @@
 //! whip-whep E9).
 
 use weir_sfu::forward::LayerWish;
+use weir_sfu::repair::keyframe_planner::REFRESH_BURST;
 
 use super::*;
 
@@ -294,6 +295,61 @@ fn wish_before_the_first_picture() {
         assert_shown(story, viewer, "q", "pinned");
         story.assert_flows(viewer);
         story.assert_whole(viewer);
+    });
+}
+
+/// A change asks for its keyframe at once: as quick as a start, and five times in a row.
+#[test]
+fn change_of_layers_takes_no_longer_than_its_keyframe() {
+    each_seed(|story| {
+        let (publisher, viewer) = on_top(story);
+        // Wishes are read every 20 ms; a way of at most 40 ms there, and the next frame's way back over both lines.
+        let most = Duration::from_millis(20 + 40 + 34 + 40 + 40 + 10);
+        for layer in [0, 2, 0, 1, 2] {
+            story.run_between_ms(600, 900);
+            let asked = story.world.now;
+            story.world.ask(viewer, pin(RIDS[layer]));
+            let source = story.source(publisher, layer);
+            let came = story.world.run_until(most, |world| {
+                world.viewer(viewer).video_sources().last() == Some(&source)
+            });
+            assert!(came, "layer {layer} after {:?}", story.world.now - asked);
+        }
+        story.assert_whole(viewer);
+    });
+}
+
+/// A crowd that changes layers all the time costs those who watch no more keyframes than single viewers may, and
+/// leaves the way free for who has no picture.
+#[test]
+fn crowd_that_changes_layers_costs_few_keyframes() {
+    each_seed(|story| {
+        let (publisher, _) = on_top(story);
+        let crowd: Vec<_> = (0..8)
+            .map(|_| {
+                let viewer = story.viewer();
+                story.world.watch("live", viewer)
+            })
+            .collect();
+        story.world.run_s(12);
+        let from = story.world.now;
+        const SECONDS: u64 = 20;
+        for _ in 0..SECONDS * 10 {
+            let one = crowd[story.dice.below(8) as usize];
+            let layer = story.dice.below(3) as usize;
+            story.world.ask(one, pin(RIDS[layer]));
+            story.world.run_ms(100);
+        }
+        let most = u64::from(REFRESH_BURST) + SECONDS / 2 + 1;
+        for layer in 0..3 {
+            let ssrc = story.world.publisher(publisher).video().layers[layer].ssrc;
+            let requests = &story.world.publisher(publisher).feedback.keyframe_requests;
+            let asked = requests.iter().filter(|(at, of)| *at > from && *of == ssrc).count();
+            assert!(asked as u64 <= most, "{asked} requests to layer {layer} in {SECONDS} s");
+        }
+        for viewer in crowd {
+            story.assert_flows(viewer);
+        }
     });
 }
 

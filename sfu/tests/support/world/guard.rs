@@ -291,12 +291,7 @@ impl Line {
         let mut payload = &plaintext[head.len..];
         if red {
             let inner = self.plan.codecs.iter().find(|c| c.red_pt == Some(head.pt)).expect("found");
-            assert_eq!(
-                (payload[0], payload[4]),
-                (0x80 | inner.pt, inner.pt),
-                "inner payload types"
-            );
-            payload = &payload[5..];
+            payload = primary(payload, inner.pt);
         }
         let sent = Sent {
             timestamp: head.timestamp,
@@ -493,6 +488,18 @@ fn picture(payload: &[u8]) -> Option<Picture> {
         _ => (u16::from_be_bytes([first & 0x7f, *payload.get(3)?]), 15, 4),
     };
     Some(Picture { id, bits, tl0: *payload.get(at)? })
+}
+
+/// The last block of RED (RFC 2198), all of whose blocks are of this payload type.
+fn primary(payload: &[u8], pt: u8) -> &[u8] {
+    let (mut at, mut old) = (0, 0);
+    while payload[at] & 0x80 != 0 {
+        assert_eq!(payload[at] & 0x7f, pt, "payload type of an old block");
+        old += usize::from(u16::from_be_bytes([payload[at + 2], payload[at + 3]]) & 0x3ff);
+        at += 4;
+    }
+    assert_eq!(payload[at], pt, "payload type of the primary block");
+    &payload[at + 1 + old..]
 }
 
 fn low(id: u16, bits: u8) -> u16 {

@@ -27,6 +27,8 @@ const WAITING_MAX: usize = 20;
 pub(crate) struct Note {
     pub source: u32,
     pub serial: u64,
+    /// So many packets directly before it lie inside (RED).
+    pub carries: u64,
     /// When it was sent for the first time.
     pub sent_at: Instant,
 }

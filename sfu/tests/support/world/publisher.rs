@@ -81,6 +81,8 @@ pub(crate) struct Encoder {
     tl0: u8,
     octets: u32,
     kept: VecDeque<Kept>,
+    /// Timestamp and payload of the last packets, for RED.
+    before: VecDeque<(u32, Vec<u8>)>,
 }
 
 struct Kept {
@@ -115,6 +117,7 @@ impl Publisher {
                     tl0: 250,
                     octets: 0,
                     kept: VecDeque::new(),
+                    before: VecDeque::new(),
                 }
             });
             tracks.push(Track { layers: layers.collect(), spec: track.clone() });
@@ -260,9 +263,18 @@ impl Publisher {
                 None => payload(spec.codec, &stamp, picture, of.size, spec.bytes),
             };
             let mut pt = spec.pt;
+            let mut carries = 0;
             if spec.sends_red {
-                body = red(spec.pt, &body);
+                let bare = body.clone();
+                (body, carries) = red(spec.pt, timestamp, &encoder.before, &body);
                 pt = spec.red_pt.expect("RED was offered");
+                encoder.before.push_back((timestamp, bare));
+                if encoder.before.len() > spec.red_distance {
+                    encoder.before.pop_front();
+                }
+                if let Some(forge) = spec.forges_red {
+                    forge(encoder.next_seq, &mut body);
+                }
             }
             let marker = if video { index + 1 == count } else { false };
             let header = Header {
@@ -281,6 +293,7 @@ impl Publisher {
             let note = Note {
                 source: encoder.source,
                 serial: encoder.next_seq,
+                carries,
                 sent_at: captured + spec.encode_delay,
             };
             let sealed = link.seal_rtp(&plaintext).expect("it is connected");
@@ -454,12 +467,20 @@ impl Publisher {
     }
 }
 
-/// Wraps a packet as RED with one old block (RFC 2198), whose payload types are all `pt`.
-fn red(pt: u8, body: &[u8]) -> Vec<u8> {
-    const OLD: &[u8] = b"\x78old";
-    let offset_and_len = 960u32 << 10 | OLD.len() as u32;
-    let [_, a, b, c] = offset_and_len.to_be_bytes();
-    [&[0x80 | pt, a, b, c, pt], OLD, body].concat()
+/// Wraps a packet as RED (RFC 2198) with those before it, the oldest first; how many of them fit.
+fn red(pt: u8, timestamp: u32, before: &VecDeque<(u32, Vec<u8>)>, body: &[u8]) -> (Vec<u8>, u64) {
+    // A block may be so old (14 bits) and so long (10 bits).
+    let fits =
+        |(at, old): &&(u32, Vec<u8>)| timestamp.wrapping_sub(*at) < 1 << 14 && old.len() < 1 << 10;
+    let blocks: Vec<_> = before.iter().filter(fits).collect();
+    let headers = blocks.iter().flat_map(|(at, old)| {
+        let [_, rest @ ..] = (timestamp.wrapping_sub(*at) << 10 | old.len() as u32).to_be_bytes();
+        [&[0x80 | pt][..], &rest].concat()
+    });
+    let mut payload: Vec<u8> = headers.chain([pt]).collect();
+    payload.extend(blocks.iter().flat_map(|(_, old)| old));
+    payload.extend(body);
+    (payload, blocks.len() as u64)
 }
 
 fn with_exts(

@@ -685,7 +685,9 @@ impl World {
 
     fn reach_server(&mut self, Up { from, note, bytes }: Up) {
         if let Some(note) = note {
-            let fresh = self.delivered.entry(note.source).or_default().insert(note.serial);
+            let delivered = self.delivered.entry(note.source).or_default();
+            delivered.extend(note.serial - note.carries..note.serial);
+            let fresh = delivered.insert(note.serial);
             if fresh && self.now - note.sent_at > REPAIR_DEADLINE {
                 self.late.entry(note.source).or_default().insert(note.serial);
             }

@@ -42,8 +42,11 @@ pub(crate) struct PublishTrackSpec {
     pub pt: u8,
     pub rtx_pt: Option<u8>,
     pub red_pt: Option<u8>,
-    /// Sends RED instead of the bare codec.
+    /// Sends RED instead of the bare codec, with so many of the packets before.
     pub sends_red: bool,
+    pub red_distance: usize,
+    /// What it does to its RED payloads, by serial.
+    pub forges_red: Option<fn(u64, &mut Vec<u8>)>,
     pub feedback: Feedback,
     pub exts: Vec<(ExtKind, u8)>,
     /// Elements it sends beside mid, rid and transport-cc: id and bytes, negotiated or not.
@@ -160,6 +163,8 @@ pub(crate) fn opus() -> PublishTrackSpec {
         rtx_pt: None,
         red_pt: None,
         sends_red: false,
+        red_distance: 1,
+        forges_red: None,
         feedback: Feedback { transport_cc: true, ..Feedback::default() },
         exts: vec![(ExtKind::Mid, 4), (ExtKind::TransportCc, 3), (ExtKind::AudioLevel, 1)],
         extra_exts: vec![(1, vec![0x9f])],

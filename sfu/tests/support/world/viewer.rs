@@ -359,6 +359,11 @@ impl Viewer {
         self.given_up_video as usize
     }
 
+    /// Numbers of a line that did not come yet.
+    pub(crate) fn missing_of(&self, line: usize) -> Vec<u16> {
+        self.lines[line].missing.keys().map(|seq| *seq as u16).collect()
+    }
+
     /// Numbers that never came, of all lines.
     pub(crate) fn missing(&self) -> usize {
         self.lines.iter().map(|line| line.missing.len()).sum()

@@ -12,6 +12,7 @@ use super::decision::{DecisionLog, Reason};
 use super::line::{Line, LineConfig, OutgoingFormat, Splice, Stamp};
 use super::sent::SentRecord;
 use super::squeeze::{self, Squeeze, is_ahead};
+use super::thinner::{self, Cap, Thinner};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::media::PacketMeta;
@@ -103,6 +104,8 @@ pub struct Beginning<'a> {
 #[derive(Debug)]
 pub struct Forwarder {
     line: Line,
+    /// What is left out of the layer that flows.
+    thinner: Thinner,
     /// What flows now.
     current: Option<(u32, u8)>,
     /// What should flow; a keyframe there makes it current.
@@ -121,6 +124,7 @@ impl Forwarder {
     pub fn new(config: LineConfig, now: Instant) -> Self {
         Self {
             line: Line::new(config, now),
+            thinner: Thinner::new(),
             current: None,
             target: None,
             target_reason: Reason::NoPublisher,
@@ -188,6 +192,22 @@ impl Forwarder {
         }
     }
 
+    /// Frames above this temporal layer are left out from now on, whatever layer or publisher flows. Less takes
+    /// effect with the next frame, more where frames of a higher layer may begin.
+    pub fn set_temporal_cap(&mut self, cap: Option<u8>) {
+        let cap = cap.map_or(Cap::OPEN, |temporal| Cap { temporal, ..Cap::OPEN });
+        if cap != self.thinner.cap() {
+            self.line.may_close();
+            self.thinner.set(cap, self.highest_in);
+        }
+    }
+
+    /// The highest temporal layers that flow now, and that may flow; `None` is all.
+    pub fn temporal_layers(&self) -> (Option<u8>, Option<u8>) {
+        let shown = |cap: Cap| (cap != Cap::OPEN).then_some(cap.temporal);
+        (shown(self.thinner.level()), shown(self.thinner.cap()))
+    }
+
     /// The layer that waits for a keyframe, if any.
     pub fn awaits_keyframe(&self) -> Option<u8> {
         let poster = self.catch_up.is_some_and(|catch_up| catch_up.is_poster());
@@ -249,7 +269,7 @@ impl Forwarder {
                 (false, true) => return Verdict::Drop(DropReason::AwaitingKeyframe),
                 // A late packet of a stretch that ended, or nothing for us.
                 (false, false) => {
-                    let late = self.line.assign(context.epoch, context.layer, meta, stamp);
+                    let late = self.place(context, meta, stamp);
                     return late
                         .map_err(|reason| match reason {
                             DropReason::AwaitingKeyframe if !wanted => DropReason::LayerNotSelected,
@@ -327,10 +347,12 @@ impl Forwarder {
         meta: &PacketMeta,
         stamp: impl Into<Stamp>,
     ) -> Result<SentRecord, DropReason> {
+        let numbered = self.number(context, meta, stamp.into());
+        let bytes = numbered.map_or(0, |_| usize::from(meta.payload_len));
         if let Some(catch_up) = &mut self.catch_up {
-            catch_up.advance(now, usize::from(meta.payload_len));
+            catch_up.advance(now, bytes);
         }
-        self.number(context, meta, stamp.into())
+        numbered
     }
 
     /// The next cached packet is not there: the line leaves room for it. A poster ends with it.
@@ -371,12 +393,32 @@ impl Forwarder {
         meta: &PacketMeta,
         stamp: Stamp,
     ) -> Result<SentRecord, DropReason> {
-        let record = self.line.assign(context.epoch, context.layer, meta, stamp)?;
+        // What is left out came, too: no jump follows it.
         self.highest_in = self.highest_in.max(meta.ext_seq);
+        let record = self.place(context, meta, stamp)?;
         if let (Some(anchor), Some(delta)) = (context.anchor, self.line.timestamp_delta()) {
             self.outgoing = Some(ClockAnchor { rtp: anchor.rtp.wrapping_add(delta), ..anchor });
         }
         Ok(record)
+    }
+
+    /// Gives a packet its place on the line, or leaves it out.
+    fn place(
+        &mut self,
+        context: LayerContext,
+        meta: &PacketMeta,
+        stamp: Stamp,
+    ) -> Result<SentRecord, DropReason> {
+        let LayerContext { epoch, layer, .. } = context;
+        if self.thinner.is_open() {
+            return self.line.assign(epoch, layer, meta, meta.marker, stamp);
+        }
+        match self.thinner.decide(epoch, layer, meta) {
+            thinner::Verdict::Keep { marker } => {
+                self.line.assign(epoch, layer, meta, marker, stamp)
+            }
+            thinner::Verdict::Drop => self.line.leave_out(epoch, layer, meta, stamp),
+        }
     }
 
     /// Server time against outgoing timestamps, for sender reports; `None` while nothing flows.
@@ -426,6 +468,7 @@ impl Forwarder {
         };
         let ts_delta = present.wrapping_sub(newest.timestamp);
         self.line.splice(context.epoch, context.layer, first, Splice { ts_delta, gap, squeeze });
+        self.thinner.begin(context.epoch, context.layer, first);
         self.current = Some((context.epoch, context.layer));
         self.highest_in = first.ext_seq;
         self.handover = None;

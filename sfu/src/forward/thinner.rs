@@ -96,6 +96,16 @@ impl Thinner {
         self.open
     }
 
+    /// The highest layers that may flow, as asked for.
+    pub fn cap(&self) -> Cap {
+        self.cap
+    }
+
+    /// What flows of the newest picture: more than the cap until the next picture, less until a legal point.
+    pub fn level(&self) -> Cap {
+        self.level
+    }
+
     /// The highest layers that may flow from now on. Less takes effect with the next picture, more
     /// at the next legal point. `newest` is the highest number that flowed of the stream so far:
     /// what comes with a lower one is late.

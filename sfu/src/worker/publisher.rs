@@ -378,6 +378,8 @@ impl Publisher {
                 current_layer: None,
                 target_layer: None,
                 target_reason: None,
+                current_temporal_layer: None,
+                target_temporal_layer: None,
                 wish: None,
             })
             .collect()

@@ -24,6 +24,7 @@ mod repair;
 mod scenarios;
 mod simulcast;
 mod switches;
+mod temporal;
 
 use std::time::Duration;
 

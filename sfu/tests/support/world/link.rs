@@ -27,6 +27,8 @@ const WAITING_MAX: usize = 20;
 pub(crate) struct Note {
     pub source: u32,
     pub serial: u64,
+    /// Of a frame that a viewer may have left out.
+    pub upper: bool,
     /// When it was sent for the first time.
     pub sent_at: Instant,
 }

@@ -701,6 +701,29 @@ mod tests {
     }
 
     #[test]
+    fn many_frames_left_out_are_no_jump_and_leave_no_hole() {
+        let now = Instant::now();
+        let mut viewer = forwarder(now);
+        viewer.attach(now, format(Codec::Vp8));
+        viewer.set_target(1, 0, Reason::LargestLiveLayer);
+        viewer.set_temporal_cap(Some(0));
+        let layered = |seq: u64, temporal_id| {
+            let mut meta = meta(now, seq, (seq as u32 - 100) * FRAME, seq == 100, true);
+            meta.frame.temporal_id = Some(temporal_id);
+            meta
+        };
+        viewer.on_packet(on(1, 0), &layered(100, 0), 0).unwrap();
+        for seq in 101..101 + 2 * JUMP_MAX {
+            let left_out = viewer.on_packet(on(1, 0), &layered(seq, 1), 0);
+            assert_eq!(left_out, Verdict::Drop(DropReason::LayerThinned));
+        }
+        let next = 101 + 2 * JUMP_MAX;
+        let sent = viewer.on_packet(on(1, 0), &layered(next, 0), 0).unwrap();
+        assert_eq!(numbers(&sent), (1_001, 50_000 + (next as u32 - 100) * FRAME));
+        assert_eq!(viewer.temporal_layers(), (Some(0), Some(0)));
+    }
+
+    #[test]
     fn time_never_goes_back_over_a_splice() {
         let now = Instant::now();
         let mut viewer = forwarder(now);

@@ -141,8 +141,8 @@ pub struct Line {
     segments: [Option<Segment>; SEGMENTS],
     /// Of each segment; none at all before something may be left out.
     closings: Vec<Closings>,
-    /// Of the present segment.
-    squeeze: Option<Squeeze>,
+    /// Of the present segment and the one before it: what is repaired comes about a round trip later.
+    squeezes: [Option<Squeeze>; 2],
     issued: Issued,
     /// One past the highest of the publisher's numbers that was given one in the present segment.
     issued_to: u64,
@@ -176,7 +176,7 @@ impl Line {
             format: None,
             segments: [None; SEGMENTS],
             closings: Vec::new(),
-            squeeze: None,
+            squeezes: [None; 2],
             last: None,
             packets: 0,
             octets: 0,
@@ -256,7 +256,8 @@ impl Line {
             None => (0, 0, 0),
         };
         self.close();
-        self.squeeze = splice.squeeze;
+        let [present, before] = &mut self.squeezes;
+        *before = std::mem::replace(present, splice.squeeze);
         let next = self.issued.next() + u64::from(splice.gap && self.last.is_some());
         self.issued_to = meta.ext_seq;
         self.segments.rotate_right(1);
@@ -287,7 +288,7 @@ impl Line {
     pub fn close(&mut self) {
         let Some(current) = self.segments.first_mut().and_then(Option::as_mut) else { return };
         current.end = current.end.min(self.issued_to);
-        if let Some(squeeze) = self.squeeze {
+        if let Some(squeeze) = self.squeezes.first().copied().flatten() {
             current.plain_from = squeeze.plain_from();
         }
     }
@@ -396,7 +397,7 @@ impl Line {
         let out = seq.wrapping_add(seq_delta);
         let newest = out >= self.issued.next();
         let plain = meta.timestamp.wrapping_add(segment.ts_delta);
-        let timestamp = match self.squeeze.as_mut().filter(|_| place == 0) {
+        let timestamp = match self.squeezes.get_mut(place).and_then(Option::as_mut) {
             Some(squeeze) => squeeze.stamp(seq, meta.timestamp, plain),
             None => (seq >= segment.plain_from).then_some(plain),
         };

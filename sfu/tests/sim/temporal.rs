@@ -65,7 +65,6 @@ fn the_frame_rate_follows_the_wish_and_no_keyframe_is_asked_for() {
         let calm = world.watch("live", ViewerSpec::browser());
         world.run_s(2);
         let asked = world.publisher(publisher).feedback.keyframe_requests.len();
-        assert_eq!(shown(&mut world, viewer), (None, None));
         for (wish, rate) in
             [(None, 60), (Some(0), rates[0]), (Some(1), rates[1]), (Some(0), rates[0]), (None, 60)]
         {
@@ -73,8 +72,12 @@ fn the_frame_rate_follows_the_wish_and_no_keyframe_is_asked_for() {
             world.run_ms(500);
             let came = frames(&mut world, viewer);
             assert!(came.abs_diff(rate) <= 2, "{codec:?}: {came} of 60 frames for {wish:?}");
-            assert_eq!(shown(&mut world, viewer), (wish, wish), "{codec:?}");
+            let (flows, may_flow) = shown(&mut world, viewer);
+            assert_eq!(may_flow, wish, "{codec:?}");
+            assert!(flows == wish || (wish.is_none() && flows == Some(2)), "{codec:?}: {flows:?}");
         }
+        world.run_s(10);
+        assert_eq!(shown(&mut world, viewer), (None, None), "nothing was left out for long");
         assert_eq!(world.publisher(publisher).feedback.keyframe_requests.len(), asked);
         assert!(world.dropped(DropReason::LayerThinned) > 100);
         assert_whole(&mut world, viewer);

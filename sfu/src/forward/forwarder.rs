@@ -308,7 +308,8 @@ impl Forwarder {
     pub fn begin(&mut self, now: Instant, context: LayerContext, beginning: &Beginning<'_>) {
         let Some(format) = self.line.format() else { return };
         let Beginning { first, newest, tail, end, bitrate } = *beginning;
-        let past = end.or(tail.map(|_| newest.ext_seq + 1));
+        // Also where something is missing of what is cached: it lies in the past all the same.
+        let past = Some(end.unwrap_or(newest.ext_seq + 1));
         let frames = tail.map_or(1, |tail| tail.frames);
         // A picture that is shown must not stand still meanwhile.
         let pace = tail.filter(|_| self.line.last_timestamp().is_none());
@@ -839,6 +840,28 @@ mod tests {
         let reasons: Vec<_> = viewer.decisions().iter().map(|d| d.reason).collect();
         use Reason::*;
         assert_eq!(reasons, [AwaitingKeyframe, CachedKeyframe, LargestLiveLayer]);
+    }
+
+    #[test]
+    fn a_cached_keyframe_with_a_hole_behind_it_is_of_the_past_too() {
+        let now = Instant::now();
+        let mut viewer = forwarder(now);
+        viewer.attach(now, format(Codec::Vp8));
+        let at = |layer, rtp| LayerContext {
+            anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }),
+            ..on(1, layer)
+        };
+        viewer.set_target(1, 1, Reason::LargestLiveLayer);
+        viewer.on_packet(at(1, 0), &meta(now, 100, 0, true, true), 0).unwrap();
+        // The layer's newest frame was captured four frames after the last one sent, its keyframe 45 before.
+        viewer.set_target(1, 0, Reason::LargestLiveLayer);
+        let cached = cached(now, 50);
+        let (first, newest) = (&cached[0], cached.last().unwrap());
+        let beginning =
+            Beginning { first, newest, tail: None, end: None, bitrate: Bitrate::kbps(500) };
+        viewer.begin(now, at(0, 45 * FRAME), &beginning);
+        let sent = viewer.replay(now, at(0, 45 * FRAME), first, 0).unwrap();
+        assert!(is_ahead(sent.timestamp, 50_000), "time went back to {}", sent.timestamp);
     }
 
     #[test]

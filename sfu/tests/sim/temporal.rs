@@ -12,7 +12,7 @@ use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World};
 
 /// Wishes of the property tests, for each codec.
-const WISHES: usize = 3_000;
+const WISHES: usize = 10_000;
 
 const RIDS: [&str; 3] = ["q", "h", "f"];
 

@@ -440,7 +440,16 @@ impl Line {
                 assert!(holds(reached.all, serial), "packet {serial} came from nowhere");
                 if let Some((before, serial_before)) = last.replace((*seq, serial)) {
                     let unused = seq - before - 1 - blanks;
-                    let came = |serial| holds(reached.all, serial) && !holds(reached.late, serial);
+                    // A viewer that comes back to a layer gets the same packets anew, in its new run.
+                    let again = |serial| {
+                        self.segments.iter().any(|other| {
+                            (other.source, other.first_seq > run.first_seq) == (run.source, true)
+                                && (other.first_serial..=other.last_serial).contains(&serial)
+                        })
+                    };
+                    let came = |serial| {
+                        holds(reached.all, serial) && !holds(reached.late, serial) && !again(serial)
+                    };
                     let between = serial_before + 1..serial;
                     let missing = between.clone().filter(|serial| !came(*serial)).count() as u64;
                     assert!(unused <= missing, "{unused} numbers unused before {seq}: {sent:?}");

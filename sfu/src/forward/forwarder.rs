@@ -13,6 +13,7 @@ use super::decision::{DecisionLog, Reason};
 use super::line::{Line, LineConfig, OutgoingFormat, Splice, Stamp};
 use super::sent::SentRecord;
 use super::squeeze::{self, Squeeze, is_ahead};
+use super::thinner::{self, Cap, Thinner};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::media::PacketMeta;
@@ -104,6 +105,8 @@ pub struct Beginning<'a> {
 #[derive(Debug)]
 pub struct Forwarder {
     line: Line,
+    /// What is left out of the layer that flows.
+    thinner: Thinner,
     /// What flows now.
     current: Option<(u32, u8)>,
     /// What should flow; a keyframe there makes it current.
@@ -122,6 +125,7 @@ impl Forwarder {
     pub fn new(config: LineConfig, now: Instant) -> Self {
         Self {
             line: Line::new(config, now),
+            thinner: Thinner::new(),
             current: None,
             target: None,
             target_reason: Reason::NoPublisher,
@@ -194,6 +198,22 @@ impl Forwarder {
         }
     }
 
+    /// Frames above this temporal layer are left out from now on, whatever layer or publisher flows. Less takes
+    /// effect with the next frame, more where frames of a higher layer may begin.
+    pub fn set_temporal_cap(&mut self, cap: Option<u8>) {
+        let cap = cap.map_or(Cap::OPEN, |temporal| Cap { temporal, ..Cap::OPEN });
+        if cap != self.thinner.cap() {
+            self.line.may_close();
+            self.thinner.set(cap, self.highest_in);
+        }
+    }
+
+    /// The highest temporal layers that flow now, and that may flow; `None` is all.
+    pub fn temporal_layers(&self) -> (Option<u8>, Option<u8>) {
+        let shown = |cap: Cap| (cap != Cap::OPEN).then_some(cap.temporal);
+        (shown(self.thinner.level()), shown(self.thinner.cap()))
+    }
+
     /// The layer that waits for a keyframe, if any.
     pub fn awaits_keyframe(&self) -> Option<u8> {
         let poster = self.catch_up.is_some_and(|catch_up| catch_up.is_poster());
@@ -255,7 +275,7 @@ impl Forwarder {
                 (false, true) => return Verdict::Drop(DropReason::AwaitingKeyframe),
                 // A late packet of a stretch that ended, or nothing for us.
                 (false, false) => {
-                    let late = self.line.assign(context.epoch, context.layer, meta, stamp);
+                    let late = self.place(context, meta, stamp);
                     return late
                         .map_err(|reason| match reason {
                             DropReason::AwaitingKeyframe if !wanted => DropReason::LayerNotSelected,
@@ -294,7 +314,8 @@ impl Forwarder {
     pub fn begin(&mut self, now: Instant, context: LayerContext, beginning: &Beginning<'_>) {
         let Some(format) = self.line.format() else { return };
         let Beginning { first, newest, tail, end, bitrate } = *beginning;
-        let past = end.or(tail.map(|_| newest.ext_seq + 1));
+        // Also where something is missing of what is cached: it lies in the past all the same.
+        let past = Some(end.unwrap_or(newest.ext_seq + 1));
         let frames = tail.map_or(1, |tail| tail.frames);
         // A picture that is shown must not stand still meanwhile.
         let pace = tail.filter(|_| self.line.last_timestamp().is_none());
@@ -333,10 +354,12 @@ impl Forwarder {
         meta: &PacketMeta,
         stamp: impl Into<Stamp>,
     ) -> Result<SentRecord, DropReason> {
+        let numbered = self.number(context, meta, stamp.into());
+        let bytes = numbered.map_or(0, |_| usize::from(meta.payload_len));
         if let Some(catch_up) = &mut self.catch_up {
-            catch_up.advance(now, usize::from(meta.payload_len));
+            catch_up.advance(now, bytes);
         }
-        self.number(context, meta, stamp.into())
+        numbered
     }
 
     /// The next cached packet is not there: the line leaves room for it. A poster ends with it.
@@ -377,12 +400,32 @@ impl Forwarder {
         meta: &PacketMeta,
         stamp: Stamp,
     ) -> Result<SentRecord, DropReason> {
-        let record = self.line.assign(context.epoch, context.layer, meta, stamp)?;
+        // What is left out came, too: no jump follows it.
         self.highest_in = self.highest_in.max(meta.ext_seq);
+        let record = self.place(context, meta, stamp)?;
         if let (Some(anchor), Some(delta)) = (context.anchor, self.line.timestamp_delta()) {
             self.outgoing = Some(ClockAnchor { rtp: anchor.rtp.wrapping_add(delta), ..anchor });
         }
         Ok(record)
+    }
+
+    /// Gives a packet its place on the line, or leaves it out.
+    fn place(
+        &mut self,
+        context: LayerContext,
+        meta: &PacketMeta,
+        stamp: Stamp,
+    ) -> Result<SentRecord, DropReason> {
+        let LayerContext { epoch, layer, .. } = context;
+        if self.thinner.is_open() {
+            return self.line.assign(epoch, layer, meta, meta.marker, stamp);
+        }
+        match self.thinner.decide(epoch, layer, meta) {
+            thinner::Verdict::Keep { marker } => {
+                self.line.assign(epoch, layer, meta, marker, stamp)
+            }
+            thinner::Verdict::Drop => self.line.leave_out(epoch, layer, meta, stamp),
+        }
     }
 
     /// Server time against outgoing timestamps, for sender reports; `None` while nothing flows.
@@ -432,6 +475,7 @@ impl Forwarder {
         };
         let ts_delta = present.wrapping_sub(newest.timestamp);
         self.line.splice(context.epoch, context.layer, first, Splice { ts_delta, gap, squeeze });
+        self.thinner.begin(context.epoch, context.layer, first);
         self.current = Some((context.epoch, context.layer));
         self.highest_in = first.ext_seq;
         self.handover = None;
@@ -664,6 +708,29 @@ mod tests {
     }
 
     #[test]
+    fn many_frames_left_out_are_no_jump_and_leave_no_hole() {
+        let now = Instant::now();
+        let mut viewer = forwarder(now);
+        viewer.attach(now, format(Codec::Vp8));
+        viewer.set_target(1, 0, Reason::LargestLiveLayer);
+        viewer.set_temporal_cap(Some(0));
+        let layered = |seq: u64, temporal_id| {
+            let mut meta = meta(now, seq, (seq as u32 - 100) * FRAME, seq == 100, true);
+            meta.frame.temporal_id = Some(temporal_id);
+            meta
+        };
+        viewer.on_packet(on(1, 0), &layered(100, 0), 0).unwrap();
+        for seq in 101..101 + 2 * JUMP_MAX {
+            let left_out = viewer.on_packet(on(1, 0), &layered(seq, 1), 0);
+            assert_eq!(left_out, Verdict::Drop(DropReason::LayerThinned));
+        }
+        let next = 101 + 2 * JUMP_MAX;
+        let sent = viewer.on_packet(on(1, 0), &layered(next, 0), 0).unwrap();
+        assert_eq!(numbers(&sent), (1_001, 50_000 + (next as u32 - 100) * FRAME));
+        assert_eq!(viewer.temporal_layers(), (Some(0), Some(0)));
+    }
+
+    #[test]
     fn time_never_goes_back_over_a_splice() {
         let now = Instant::now();
         let mut viewer = forwarder(now);
@@ -779,6 +846,28 @@ mod tests {
         let reasons: Vec<_> = viewer.decisions().iter().map(|d| d.reason).collect();
         use Reason::*;
         assert_eq!(reasons, [AwaitingKeyframe, CachedKeyframe, LargestLiveLayer]);
+    }
+
+    #[test]
+    fn a_cached_keyframe_with_a_hole_behind_it_is_of_the_past_too() {
+        let now = Instant::now();
+        let mut viewer = forwarder(now);
+        viewer.attach(now, format(Codec::Vp8));
+        let at = |layer, rtp| LayerContext {
+            anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }),
+            ..on(1, layer)
+        };
+        viewer.set_target(1, 1, Reason::LargestLiveLayer);
+        viewer.on_packet(at(1, 0), &meta(now, 100, 0, true, true), 0).unwrap();
+        // The layer's newest frame was captured four frames after the last one sent, its keyframe 45 before.
+        viewer.set_target(1, 0, Reason::LargestLiveLayer);
+        let cached = cached(now, 50);
+        let (first, newest) = (&cached[0], cached.last().unwrap());
+        let beginning =
+            Beginning { first, newest, tail: None, end: None, bitrate: Bitrate::kbps(500) };
+        viewer.begin(now, at(0, 45 * FRAME), &beginning);
+        let sent = viewer.replay(now, at(0, 45 * FRAME), first, 0).unwrap();
+        assert!(is_ahead(sent.timestamp, 50_000), "time went back to {}", sent.timestamp);
     }
 
     #[test]

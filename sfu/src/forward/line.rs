@@ -1,15 +1,16 @@
 //! One outgoing line: an SSRC with continuous numbers, and the only writer of what is sealed on it.
 //!
-//! [`Line::assign`] gives each packet a fresh number once; [`Line::write_media`] turns a record and
-//! its cached packet into header and payload, the same bytes every time; [`Line::write_rtx`] wraps
-//! them for RFC 4588 under a fresh RTX number. [`Plaintext`] cannot be made elsewhere, and the SRTP
-//! sender takes nothing else: sealing one number with two different contents is impossible by type
-//! (architecture D1). Decides nothing: that is `forwarder.rs`.
+//! [`Line::assign`] gives each packet a fresh number once, [`Line::leave_out`] closes over one that is not
+//! sent; [`Line::write_media`] turns a record and its cached packet into header and payload, the same bytes
+//! every time; [`Line::write_rtx`] wraps them for RFC 4588 under a fresh RTX number. [`Plaintext`] cannot be
+//! made elsewhere, and the SRTP sender takes nothing else: sealing one number with two different contents is
+//! impossible by type (architecture D1). Decides nothing: that is `forwarder.rs`.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use super::sent::{SentMap, SentRecord, SourceSeq};
+use super::numbers::{Closings, Issued};
+use super::sent::{BLANK, MARKER, PADDED, SentMap, SentRecord, SourceSeq};
 use super::squeeze::Squeeze;
 use crate::codec::Codec;
 use crate::error::DropReason;
@@ -118,10 +119,14 @@ struct Segment {
     first: u64,
     /// One past the last number that belongs to it; open while it is the current one.
     end: u64,
+    /// For numbers from `closed_to` on; for lower ones those that were closed since count too.
     seq_delta: u64,
+    /// One past the highest number that it closes over, 0 while it does over none.
+    closed_to: u64,
     /// Packets before this number were squeezed.
     plain_from: u64,
     ts_delta: u32,
+    /// As `seq_delta`.
     picture_delta: u16,
     tl0_delta: u8,
     /// Added to the frame numbers of dependency descriptors.
@@ -135,9 +140,13 @@ pub struct Line {
     template: Template,
     format: Option<OutgoingFormat>,
     segments: [Option<Segment>; SEGMENTS],
-    /// Of the present segment.
-    squeeze: Option<Squeeze>,
-    issued: IssuedWindow,
+    /// Of each segment; none at all before something may be left out.
+    closings: Vec<Closings>,
+    /// Of the present segment and the one before it: what is repaired comes about a round trip later.
+    squeezes: [Option<Squeeze>; 2],
+    issued: Issued,
+    /// One past the highest of the publisher's numbers that was given one in the present segment.
+    issued_to: u64,
     last: Option<LastSent>,
     sent: Option<SentMap>,
     next_rtx: u64,
@@ -161,12 +170,14 @@ impl Line {
         Self {
             sent: (config.remember > 0).then(|| SentMap::new(now, config.remember)),
             template: Template::new(&config),
-            issued: IssuedWindow::new(first),
+            issued: Issued::new(first),
+            issued_to: 0,
             next_rtx: first,
             config,
             format: None,
             segments: [None; SEGMENTS],
-            squeeze: None,
+            closings: Vec::new(),
+            squeezes: [None; 2],
             last: None,
             packets: 0,
             octets: 0,
@@ -192,6 +203,13 @@ impl Line {
     pub fn forget(&mut self) {
         if let Some(sent) = &mut self.sent {
             sent.clear();
+        }
+    }
+
+    /// From now on packets may be left out: takes the memory for it.
+    pub fn may_close(&mut self) {
+        if self.closings.is_empty() {
+            self.closings = vec![Closings::NONE; SEGMENTS];
         }
     }
 
@@ -249,9 +267,17 @@ impl Line {
             None => (0, 0, 0),
         };
         self.close();
-        self.squeeze = splice.squeeze;
-        let next = self.issued.next + u64::from(splice.gap && self.last.is_some());
+        let [present, before] = &mut self.squeezes;
+        *before = std::mem::replace(present, splice.squeeze);
+        let next = self.issued.next() + u64::from(splice.gap && self.last.is_some());
+        self.issued_to = meta.ext_seq;
         self.segments.rotate_right(1);
+        if !self.closings.is_empty() {
+            self.closings.rotate_right(1);
+        }
+        if let Some(closings) = self.closings.first_mut() {
+            *closings = Closings::NONE;
+        }
         if let Some(slot) = self.segments.first_mut() {
             *slot = Some(Segment {
                 epoch,
@@ -259,6 +285,7 @@ impl Line {
                 first: meta.ext_seq,
                 end: u64::MAX,
                 seq_delta: next.wrapping_sub(meta.ext_seq),
+                closed_to: 0,
                 plain_from: 0,
                 ts_delta: splice.ts_delta,
                 picture_delta,
@@ -271,9 +298,8 @@ impl Line {
     /// Ends the present segment: only what was overtaken may still be given a number in it.
     pub fn close(&mut self) {
         let Some(current) = self.segments.first_mut().and_then(Option::as_mut) else { return };
-        let issued_to = self.issued.next.wrapping_sub(current.seq_delta);
-        current.end = current.end.min(issued_to.max(current.first));
-        if let Some(squeeze) = self.squeeze {
+        current.end = current.end.min(self.issued_to);
+        if let Some(squeeze) = self.squeezes.first().copied().flatten() {
             current.plain_from = squeeze.plain_from();
         }
     }
@@ -288,13 +314,33 @@ impl Line {
         self.current().map(|segment| segment.first)
     }
 
-    /// Gives a packet its number.
+    /// Gives a packet its number; it is written with this marker bit.
     ///
     /// # Errors
     /// [`DropReason::AwaitingKeyframe`] if it belongs to no segment (before the start, after the cut),
-    /// [`DropReason::Duplicate`] if its number was given out before, [`DropReason::TooOld`] if its frame's
-    /// timestamp is not known any more.
+    /// [`DropReason::Duplicate`] if its number was given out or closed before, [`DropReason::TooOld`] if its
+    /// frame's timestamp is not known any more, or what was closed since.
     pub fn assign(
+        &mut self,
+        epoch: u32,
+        layer: u8,
+        meta: &PacketMeta,
+        marker: bool,
+        stamp: Stamp,
+    ) -> Result<SentRecord, DropReason> {
+        let found = self.find(epoch, layer, meta.ext_seq).ok_or(DropReason::AwaitingKeyframe)?;
+        let form = if marker { MARKER } else { 0 } | if stamp.padded { PADDED } else { 0 };
+        self.issue(found, meta, stamp.twcc, form)
+    }
+
+    /// Leaves a packet out. The numbers close over it, unless a higher one was given out before it came: then its
+    /// own was kept free for it, and only what is sent under it ends the viewer's asking. So a record is given
+    /// that is written without a payload, as a keep-alive is; H.264 decoders would wait for a number that never
+    /// comes. Call [`Self::may_close`] before the first time.
+    ///
+    /// # Errors
+    /// [`DropReason::LayerThinned`] if nothing is to be sent; else as [`Self::assign`].
+    pub fn leave_out(
         &mut self,
         epoch: u32,
         layer: u8,
@@ -302,20 +348,67 @@ impl Line {
         stamp: Stamp,
     ) -> Result<SentRecord, DropReason> {
         let seq = meta.ext_seq;
+        let found = self.find(epoch, layer, seq).ok_or(DropReason::AwaitingKeyframe)?;
+        let closings = self.closings.get_mut(found.0).ok_or(DropReason::LayerThinned)?;
+        if closings.holds(seq) {
+            return Err(DropReason::LayerThinned);
+        }
+        if found.0 > 0 || seq < self.issued_to {
+            return self.issue(found, meta, stamp.twcc, BLANK);
+        }
+        let begins = closings.close(seq, meta.timestamp).ok_or(DropReason::TooOld)?;
+        // Decoders of VP8 take a gap of picture ids for a loss; those of VP9 find what a frame is built on by them.
+        let vp8 = self.format.is_some_and(|format| format.codec == Codec::Vp8);
+        if let Some(current) = self.segments.first_mut().and_then(Option::as_mut) {
+            current.seq_delta = current.seq_delta.wrapping_sub(1);
+            current.picture_delta = current.picture_delta.wrapping_sub((vp8 && begins).into());
+            current.closed_to = closings.end();
+        }
+        Err(DropReason::LayerThinned)
+    }
+
+    /// The segment that a packet belongs to, and its place.
+    fn find(&self, epoch: u32, layer: u8, seq: u64) -> Option<(usize, Segment)> {
         let mut places = self.segments.iter().enumerate();
-        let place = places.find_map(|(place, segment)| {
+        places.find_map(|(place, segment)| {
             let segment = segment.filter(|segment| {
                 segment.epoch == epoch
                     && segment.layer == layer
                     && (segment.first..segment.end).contains(&seq)
             })?;
             Some((place, segment))
-        });
-        let (place, segment) = place.ok_or(DropReason::AwaitingKeyframe)?;
-        let out = seq.wrapping_add(segment.seq_delta);
-        let newest = out >= self.issued.next;
+        })
+    }
+
+    /// What to add to a number of the publisher's in a segment, and to the picture id there.
+    fn deltas(&self, place: usize, segment: &Segment, seq: u64) -> Result<(u64, u16), DropReason> {
+        let (seq_delta, picture_delta) = (segment.seq_delta, segment.picture_delta);
+        if seq >= segment.closed_to {
+            return Ok((seq_delta, picture_delta));
+        }
+        let closings = self.closings.get(place).ok_or(DropReason::TooOld)?;
+        if closings.holds(seq) {
+            return Err(DropReason::Duplicate);
+        }
+        let (numbers, pictures) = closings.since(seq).ok_or(DropReason::TooOld)?;
+        let vp8 = self.format.is_some_and(|format| format.codec == Codec::Vp8);
+        let pictures = if vp8 { pictures } else { 0 };
+        Ok((seq_delta.wrapping_add(numbers), picture_delta.wrapping_add(pictures)))
+    }
+
+    fn issue(
+        &mut self,
+        (place, segment): (usize, Segment),
+        meta: &PacketMeta,
+        twcc: u16,
+        form: u8,
+    ) -> Result<SentRecord, DropReason> {
+        let seq = meta.ext_seq;
+        let (seq_delta, picture_delta) = self.deltas(place, &segment, seq)?;
+        let out = seq.wrapping_add(seq_delta);
+        let newest = out >= self.issued.next();
         let plain = meta.timestamp.wrapping_add(segment.ts_delta);
-        let timestamp = match self.squeeze.as_mut().filter(|_| place == 0) {
+        let timestamp = match self.squeezes.get_mut(place).and_then(Option::as_mut) {
             Some(squeeze) => squeeze.stamp(seq, meta.timestamp, plain),
             None => (seq >= segment.plain_from).then_some(plain),
         };
@@ -324,19 +417,19 @@ impl Line {
             return Err(DropReason::Duplicate);
         }
         let picture = meta.frame.picture.unwrap_or_default();
-        let picture_id = picture_number(picture).wrapping_add(segment.picture_delta);
+        let picture_id = picture_number(picture).wrapping_add(picture_delta);
         let tl0 = picture.tl0_pic_idx.unwrap_or(0).wrapping_add(segment.tl0_delta);
-        let source = SourceSeq::new(epoch, layer, seq);
-        let picture = (picture_id, tl0);
-        let record = SentRecord::new(source, out, timestamp, stamp.twcc, picture, stamp.padded);
+        let source = SourceSeq::new(segment.epoch, segment.layer, seq);
+        let record = SentRecord::new(source, out, timestamp, twcc, (picture_id, tl0), form);
         if newest {
             let frame_number = meta.frame.frame_number.unwrap_or(0);
+            self.issued_to = seq + 1;
             self.last = Some(LastSent {
                 timestamp,
                 picture_id,
                 tl0_pic_idx: tl0,
                 frame_number: frame_number.wrapping_add(segment.frame_delta),
-                marker: meta.marker,
+                marker: record.marker(),
             });
         }
         if let Some(sent) = &mut self.sent {
@@ -414,13 +507,16 @@ impl Line {
     fn frame_delta(&self, record: &SentRecord) -> Option<u16> {
         let source = record.source();
         let seq = source.ext_seq();
-        let mut segments = self.segments.iter().flatten().filter(|segment| {
-            source.is_epoch(segment.epoch)
-                && source.layer() == segment.layer
-                && seq >= segment.first
-                && seq.wrapping_add(segment.seq_delta) as u32 == record.out
-        });
-        segments.next().map(|segment| segment.frame_delta)
+        let mut places = self.segments.iter().enumerate();
+        places.find_map(|(place, segment)| {
+            let segment = segment.as_ref().filter(|segment| {
+                source.is_epoch(segment.epoch)
+                    && source.layer() == segment.layer
+                    && seq >= segment.first
+            })?;
+            let (delta, _) = self.deltas(place, segment, seq).ok()?;
+            (seq.wrapping_add(delta) as u32 == record.out).then_some(segment.frame_delta)
+        })
     }
 
     fn write_header(
@@ -435,6 +531,7 @@ impl Line {
         // Most video packets carry nothing of the publisher's: their header is always the same.
         let header_len = match meta.exts.first() {
             Some(None) => self.template.write(twcc, out)?,
+            _ if record.is_blank() => self.template.write(twcc, out)?,
             _ => {
                 let numbered = meta.frame.frame_number.is_some();
                 let frame_delta = if numbered { self.frame_delta(record)? } else { 0 };
@@ -444,7 +541,7 @@ impl Line {
         };
         let fixed = out.first_chunk_mut::<RTP_HEADER_LEN>()?;
         fixed[0] = 0x80 | if header_len > RTP_HEADER_LEN { 0x10 } else { 0 };
-        fixed[1] = pt & 0x7f | if meta.marker { 0x80 } else { 0 };
+        fixed[1] = pt & 0x7f | if record.marker() { 0x80 } else { 0 };
         fixed[2..4].copy_from_slice(&sequence.to_be_bytes());
         fixed[4..8].copy_from_slice(&record.timestamp.to_be_bytes());
         fixed[8..12].copy_from_slice(&ssrc.to_be_bytes());
@@ -563,6 +660,9 @@ fn copy_prefix<'a>(
     meta: &PacketMeta,
     out: &mut [u8],
 ) -> Option<(usize, &'a [u8])> {
+    if record.is_blank() {
+        return Some((0, &[]));
+    }
     if meta.red && format.red_pt.is_none() {
         return Some((0, red_primary(packet.payload())?));
     }
@@ -578,88 +678,5 @@ fn copy_prefix<'a>(
     Some((prefix_len, rest))
 }
 
-/// Which outgoing numbers were given out: each at most once, none older than 1,024 behind.
-#[derive(Debug)]
-struct IssuedWindow {
-    /// One past the newest number given out.
-    next: u64,
-    /// Bit `n % 1024` tells whether number `n` of the last 1,024 was given out.
-    bits: [u64; 16],
-}
-
-impl IssuedWindow {
-    const SPAN: u64 = 1024;
-
-    fn new(first: u64) -> Self {
-        Self { next: first, bits: [0; 16] }
-    }
-
-    fn issue(&mut self, number: u64) -> bool {
-        if number >= self.next {
-            if number - self.next >= Self::SPAN {
-                self.bits = [0; 16];
-            } else {
-                for skipped in self.next..number {
-                    self.set(skipped, false);
-                }
-            }
-            self.next = number + 1;
-            self.set(number, true);
-            return true;
-        }
-        if self.next - number > Self::SPAN || self.is_set(number) {
-            return false;
-        }
-        self.set(number, true);
-        true
-    }
-
-    /// The full index behind the low 32 bits of a number given out recently.
-    fn widen(&self, low: u32) -> u64 {
-        let newest = self.next.wrapping_sub(1);
-        newest.wrapping_sub(u64::from((newest as u32).wrapping_sub(low)))
-    }
-
-    fn set(&mut self, number: u64, value: bool) {
-        let bit = 1 << (number % 64);
-        if let Some(word) = self.bits.get_mut((number % Self::SPAN / 64) as usize) {
-            *word = if value { *word | bit } else { *word & !bit };
-        }
-    }
-
-    fn is_set(&self, number: u64) -> bool {
-        let word = self.bits.get((number % Self::SPAN / 64) as usize).copied().unwrap_or(u64::MAX);
-        word & (1 << (number % 64)) != 0
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_number_is_issued_at_most_once() {
-        let mut window = IssuedWindow::new(1 << 15);
-        let first = 1 << 15;
-        assert!(window.issue(first) && !window.issue(first));
-        assert!(window.issue(first + 500));
-        assert!(window.issue(first + 499) && !window.issue(first + 499));
-        assert!(!window.issue(first), "still remembered");
-        let far = first + 500 + IssuedWindow::SPAN;
-        assert!(window.issue(far));
-        assert!(!window.issue(far - IssuedWindow::SPAN - 1), "behind the window: refused unseen");
-        assert!(window.issue(far - IssuedWindow::SPAN + 1));
-        assert!(window.issue(far + 10 * IssuedWindow::SPAN));
-        for number in far + 9 * IssuedWindow::SPAN + 1..far + 10 * IssuedWindow::SPAN {
-            assert!(window.issue(number), "a jump leaves no stale marks");
-        }
-    }
-
-    #[test]
-    fn an_index_is_found_again_by_its_low_bits() {
-        let mut window = IssuedWindow::new(0);
-        window.issue((1 << 33) + 5);
-        assert_eq!(window.widen(5), (1 << 33) + 5);
-        assert_eq!(window.widen(u32::MAX), (1 << 33) - 1);
-    }
-}
+mod tests;

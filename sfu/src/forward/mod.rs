@@ -2,14 +2,15 @@
 //!
 //! [`selector`] and, for viewers who ask for something, [`wish`] say which layer, [`start`] from which keyframe, [`forwarder`] decides packet by packet,
 //! [`thinner`] leaves out upper layers inside one stream, [`catch_up`] brings a viewer from a cached keyframe
-//! to the present, [`squeeze`] stamps the frames between, [`line`](mod@line) numbers what goes out and writes
-//! it, [`sent`] remembers it for repeats. All pure; called by `worker/subscriber.rs`, sealed by
+//! to the present, [`squeeze`] stamps the frames between, [`line`](mod@line) numbers what goes out, closes over what does not
+//! (`numbers`), and writes it, [`sent`] remembers it for repeats. All pure; called by `worker/subscriber.rs`, sealed by
 //! `transport/srtp`.
 
 pub mod catch_up;
 pub mod decision;
 pub mod forwarder;
 pub mod line;
+mod numbers;
 pub mod selector;
 pub mod sent;
 pub mod squeeze;

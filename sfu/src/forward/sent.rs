@@ -27,7 +27,7 @@ pub struct SentRecord {
     pub(super) twcc: u16,
     pub(super) picture_id: u16,
     pub(super) tl0_pic_idx: u8,
-    /// Repeats so far, and in the top bit whether one byte of padding was added.
+    /// Repeats so far, and above them [`PADDED`], [`MARKER`] and [`BLANK`].
     flags: u8,
     /// Low 16 bits of the milliseconds when it was last sent.
     sent_ms: u16,
@@ -63,7 +63,16 @@ impl SourceSeq {
 
 const SEQ_MASK: u64 = (1 << 48) - 1;
 
-const PADDED: u8 = 0x80;
+/// One byte of padding was added.
+pub(super) const PADDED: u8 = 0x80;
+
+/// The marker bit is set.
+pub(super) const MARKER: u8 = 0x40;
+
+/// It has no payload: what was to be under this number is left out.
+pub(super) const BLANK: u8 = 0x20;
+
+const REPEATS: u8 = 0x1f;
 
 impl SentRecord {
     pub(super) fn new(
@@ -72,7 +81,7 @@ impl SentRecord {
         timestamp: u32,
         twcc: u16,
         picture: (u16, u8),
-        padded: bool,
+        form: u8,
     ) -> Self {
         Self {
             source,
@@ -81,7 +90,7 @@ impl SentRecord {
             twcc,
             picture_id: picture.0,
             tl0_pic_idx: picture.1,
-            flags: if padded { PADDED } else { 0 },
+            flags: form & !REPEATS,
             sent_ms: 0,
         }
     }
@@ -89,6 +98,16 @@ impl SentRecord {
     /// Whether it carries one byte of padding.
     pub(super) fn padded(&self) -> bool {
         self.flags & PADDED != 0
+    }
+
+    /// The marker bit that it carries.
+    pub(super) fn marker(&self) -> bool {
+        self.flags & MARKER != 0
+    }
+
+    /// Whether it carries no payload.
+    pub(super) fn is_blank(&self) -> bool {
+        self.flags & BLANK != 0
     }
 
     /// Which cached packet it is.
@@ -149,7 +168,7 @@ impl SentMap {
         let slot = self.records.get_mut(place).ok_or(false)?;
         let record = slot.as_mut().filter(|record| record.out as u16 == sequence).ok_or(false)?;
         let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.sent_ms)));
-        let repeats = record.flags & !PADDED;
+        let repeats = record.flags & REPEATS;
         // Times are whole milliseconds and the round trip an estimate: better one repeat too many.
         let wait = if repeats == 0 { rtt * 7 / 8 } else { rtt };
         if repeats >= REPEATS_MAX || since < wait {
@@ -166,7 +185,7 @@ mod tests {
     use super::*;
 
     fn record(out: u64) -> SentRecord {
-        SentRecord::new(SourceSeq::new(3, 1, out + 7), out, 90, 5, (0, 0), true)
+        SentRecord::new(SourceSeq::new(3, 1, out + 7), out, 90, 5, (0, 0), PADDED | MARKER)
     }
 
     #[test]
@@ -193,7 +212,8 @@ mod tests {
         assert!(map.claim_repeat(now, sequence, rtt).is_ok());
         assert_eq!(map.claim_repeat(now + rtt / 2, sequence, rtt), Err(true));
         for n in 1..u32::from(REPEATS_MAX) {
-            assert!(map.claim_repeat(now + rtt * n, sequence, rtt).is_ok());
+            let again = map.claim_repeat(now + rtt * n, sequence, rtt).unwrap();
+            assert!(again.padded() && again.marker() && !again.is_blank(), "as it was");
         }
         assert_eq!(map.claim_repeat(now + rtt * 20, sequence, rtt), Err(true));
         assert_eq!(map.claim_repeat(now, sequence.wrapping_sub(SENT_MAX as u16), rtt), Err(false));

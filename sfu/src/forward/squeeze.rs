@@ -23,6 +23,8 @@ pub struct Squeeze {
     last: u32,
     /// Packets from here on follow the clock; 0 while none does.
     plain_from: u64,
+    /// The first timestamp that follows it.
+    plain_at: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,11 +37,11 @@ struct Frame {
 impl Squeeze {
     /// Frames come after `last`, those that begin before `until` squeezed.
     pub fn after(last: u32, until: u64) -> Self {
-        Self { until, frames: [None; FRAMES], last, plain_from: 0 }
+        Self { until, frames: [None; FRAMES], last, plain_from: 0, plain_at: 0 }
     }
 
     /// The timestamp of a packet whose own clock says `plain`; `None` for a packet that is too late to
-    /// know its frame's.
+    /// know its frame's, or the one before it.
     pub fn stamp(&mut self, ext_seq: u64, incoming: u32, plain: u32) -> Option<u32> {
         if self.is_over() && ext_seq >= self.plain_from {
             return Some(plain);
@@ -50,12 +52,14 @@ impl Squeeze {
             return Some(frame.outgoing);
         }
         if ext_seq >= self.until && is_ahead(plain, self.last) {
-            self.plain_from = self.plain_from().min(ext_seq);
+            if ext_seq < self.plain_from() {
+                (self.plain_from, self.plain_at) = (ext_seq, plain);
+            }
             return Some(plain);
         }
         let newest = self.frames.first().copied().flatten();
         if self.is_over() || newest.is_some_and(|frame| ext_seq < frame.first) {
-            return None;
+            return self.between(ext_seq, incoming);
         }
         let outgoing = self.last.wrapping_add(STEP);
         self.last = outgoing;
@@ -63,6 +67,23 @@ impl Squeeze {
         if let Some(newest) = self.frames.first_mut() {
             *newest = Some(Frame { first: ext_seq, incoming, outgoing });
         }
+        Some(outgoing)
+    }
+
+    /// A whole frame that comes after later ones: behind the frame before it, where there is room.
+    fn between(&mut self, ext_seq: u64, incoming: u32) -> Option<u32> {
+        let is_before = |frame: &Option<Frame>| frame.is_some_and(|frame| frame.first < ext_seq);
+        let place = self.frames.iter().position(is_before)?;
+        let before = self.frames.get(place).copied().flatten()?.outgoing;
+        let after = match place.checked_sub(1) {
+            Some(place) => self.frames.get(place).copied().flatten()?.outgoing,
+            None => self.plain_at,
+        };
+        let step = (after.wrapping_sub(before) / 2).min(STEP);
+        let outgoing = before.wrapping_add(step);
+        let known = self.frames.get_mut(place..).filter(|_| step > 0)?;
+        known.rotate_right(1);
+        *known.first_mut()? = Some(Frame { first: ext_seq, incoming, outgoing });
         Some(outgoing)
     }
 
@@ -125,7 +146,22 @@ mod tests {
         assert_eq!(squeeze.stamp(132, 50_000, 50_000), Some(50_000));
         assert_eq!(squeeze.stamp(130, 47_000, 47_000), Some(47_000), "a whole frame, overtaken");
         assert_eq!(squeeze.stamp(118, last, 0), Some((last + 1) * STEP), "also when it is over");
-        assert_eq!(squeeze.stamp(127, 48_000, 48_000), None);
+        assert_eq!(squeeze.stamp(127, 46_000, 46_000), Some((last + 2) * STEP), "of the past");
+    }
+
+    #[test]
+    fn a_whole_frame_that_was_lost_comes_between_its_neighbours() {
+        let mut squeeze = Squeeze::after(0, 200);
+        for (ext_seq, incoming) in [(100, 1), (101, 2), (104, 5)] {
+            squeeze.stamp(ext_seq, incoming, incoming);
+        }
+        let [first, second, third] = [STEP, 2 * STEP, 3 * STEP];
+        assert_eq!(squeeze.stamp(102, 3, 3), Some(second + STEP / 2));
+        assert_eq!(squeeze.stamp(103, 4, 4), Some(second + STEP / 2 + STEP / 4));
+        assert_eq!(squeeze.stamp(104, 5, 5), Some(third));
+        assert_eq!(squeeze.stamp(102, 3, 3), Some(second + STEP / 2), "another packet of it");
+        assert_eq!(squeeze.stamp(99, 0, 0), None, "nothing is known before it");
+        assert_eq!(squeeze.stamp(100, 1, 1), Some(first));
     }
 
     #[test]

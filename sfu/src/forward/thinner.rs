@@ -41,7 +41,7 @@ pub enum Verdict {
 /// that packets can be late, the oldest are forgotten, and late packets from before are left out.
 const CHANGES_MAX: usize = 32;
 
-/// So many packets after everything flows again no late packet from before has a place any more:
+/// So many packets after the last one that was left out no late packet from before has a place any more:
 /// what a line remembers of its numbers.
 const REOPENS_AFTER: u64 = 1024;
 
@@ -57,7 +57,9 @@ pub struct Thinner {
     source: (u32, u8),
     /// The highest number seen of it; not kept up while open.
     newest: u64,
-    /// Timestamp and marker of that packet, if it was seen here.
+    /// The highest number that was left out of it.
+    left_out: u64,
+    /// Timestamp and marker of the newest packet, if it was seen here.
     tail: Option<(u32, bool)>,
     /// Oldest first; empty while open.
     changes: VecDeque<Change>,
@@ -86,6 +88,7 @@ impl Thinner {
             level: Cap::OPEN,
             source: (0, 0),
             newest: 0,
+            left_out: 0,
             tail: None,
             changes: VecDeque::new(),
         }
@@ -94,6 +97,16 @@ impl Thinner {
     /// Whether every packet passes as it is, so that [`Self::decide`] need not be asked.
     pub fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// The highest layers that may flow, as asked for.
+    pub fn cap(&self) -> Cap {
+        self.cap
+    }
+
+    /// What flows of the newest picture: more than the cap until the next picture, less until a legal point.
+    pub fn level(&self) -> Cap {
+        self.level
     }
 
     /// The highest layers that may flow from now on. Less takes effect with the next picture, more
@@ -116,6 +129,7 @@ impl Thinner {
         self.source = (epoch, layer);
         self.level = self.cap;
         self.newest = meta.ext_seq.saturating_sub(1);
+        self.left_out = 0;
         self.tail = Some((meta.timestamp, true));
         if !self.open {
             self.remember(meta.ext_seq);
@@ -134,6 +148,9 @@ impl Thinner {
             return Verdict::Drop;
         };
         if !flows(meta, level) {
+            if self.source == (epoch, layer) {
+                self.left_out = self.left_out.max(meta.ext_seq);
+            }
             return Verdict::Drop;
         }
         let (_, spatial) = layers(meta);
@@ -152,10 +169,11 @@ impl Thinner {
         if level != self.level {
             self.level = level;
             self.remember(meta.ext_seq);
-        } else if level == Cap::OPEN && self.cap == Cap::OPEN {
-            let since = self.changes.back().map_or(0, |change| change.first);
+        } else if self.cap == Cap::OPEN {
+            // Either everything may flow, or there is nothing above what does.
+            let since = self.changes.back().map_or(0, |change| change.first).max(self.left_out);
             if meta.ext_seq.saturating_sub(since) > REOPENS_AFTER {
-                self.open = true;
+                (self.open, self.level) = (true, Cap::OPEN);
                 self.changes.clear();
             }
         }
@@ -350,6 +368,24 @@ mod tests {
         assert!(!thinner.is_open(), "late packets may come");
         thinner.decide(1, 0, &temporal(5 + REOPENS_AFTER, 2));
         assert!(thinner.is_open());
+    }
+
+    /// Nobody tells how many layers there are.
+    #[test]
+    fn it_is_open_where_nothing_was_left_out_for_long() {
+        let mut thinner = Thinner::new();
+        thinner.begin(1, 0, &temporal(1, 0));
+        thinner.set(cap(0), 1);
+        thinner.decide(1, 0, &temporal(2, 1));
+        thinner.set(Cap::OPEN, 1);
+        thinner.decide(1, 0, &frame(3, Some(1), |frame| frame.switch_point = true));
+        assert_eq!(thinner.level(), cap(1));
+        let above = 3 + REOPENS_AFTER / 2;
+        assert_eq!(thinner.decide(1, 0, &temporal(above, 2)), Verdict::Drop);
+        thinner.decide(1, 0, &temporal(above + REOPENS_AFTER, 1));
+        assert!(!thinner.is_open());
+        thinner.decide(1, 0, &temporal(above + REOPENS_AFTER + 1, 1));
+        assert!(thinner.is_open() && thinner.level() == Cap::OPEN);
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub struct LayerWish {
     /// Exactly this layer by size, 0 for the smallest. A `rid` beside it wins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spatial_layer: Option<u8>,
-    /// Temporal layers up to this one, 0 for the lowest frame rate.
+    /// Temporal layers up to this one, 0 for the lowest frame rate. Frames that nothing is built on count as layer
+    /// 1 where the stream has no ids; a stream that tells neither flows as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temporal_layer: Option<u8>,
     /// No layer above this one by size.

@@ -424,6 +424,8 @@ impl Publisher {
                 current_layer: None,
                 target_layer: None,
                 target_reason: None,
+                current_temporal_layer: None,
+                target_temporal_layer: None,
                 wish: None,
             })
             .collect()

@@ -54,6 +54,11 @@ pub struct TrackInfo {
     pub target_layer: Option<String>,
     /// Why that one, e.g. `largest_live_layer`, `pinned`, `capped`.
     pub target_reason: Option<&'static str>,
+    /// The highest temporal layer that flows to this viewer; `null` where nothing was left out lately. It follows the
+    /// target down with the next frame, and up where frames of a higher layer may begin.
+    pub current_temporal_layer: Option<u8>,
+    /// The highest temporal layer that may flow to this viewer; `null` without a limit.
+    pub target_temporal_layer: Option<u8>,
     /// What the viewer asked for itself; `null` is the automatic choice.
     pub wish: Option<LayerWish>,
 }

@@ -418,6 +418,7 @@ impl Subscriber {
         self.wishes_wait &= !wished;
         for track in &mut self.tracks {
             if let Some(wish) = track.next_wish.take_if(|_| wished) {
+                track.forwarder.set_temporal_cap(wish.temporal_cap());
                 track.wish = Some(wish).filter(|wish| !wish.is_automatic());
             }
             let Some(source) = track.source else { continue };
@@ -661,6 +662,7 @@ impl Subscriber {
             .map(|track| {
                 let line = track.forwarder.line();
                 let (packets, bytes) = line.totals();
+                let (temporal_flows, temporal_cap) = track.forwarder.temporal_layers();
                 let lost =
                     track.stats.last_report().map_or(0, |report| report.cumulative_lost.into());
                 let rid = |layer: Option<u8>| {
@@ -690,6 +692,8 @@ impl Subscriber {
                     current_layer,
                     target_layer: rid(track.choice.map(|choice| choice.layer as u8)),
                     target_reason: track.choice.map(|choice| choice.reason.label()),
+                    current_temporal_layer: temporal_flows,
+                    target_temporal_layer: temporal_cap,
                     wish: track.asked_for().cloned(),
                 }
             })

@@ -5,8 +5,8 @@ use rtc_shared::marshal::Marshal;
 use weir_sfu::codec::Codec;
 
 use crate::world::World;
-use crate::world::guard::Guard;
-use crate::world::media::{Picture, Stamp, payload};
+use crate::world::guard::{Guard, Reached};
+use crate::world::media::{Picture, Place, Stamp, payload};
 use crate::world::spec::ViewerSpec;
 
 /// One packet of a hand-made line.
@@ -28,8 +28,16 @@ fn story() -> (Guard, Made) {
     let mut world = World::new(1);
     let viewer = world.watch("live", ViewerSpec::browser());
     let mut guard = Guard::new(&plan(&mut world, viewer));
-    let stamp =
-        Stamp { source: 1, serial: 500, frame: 0, index: 0, count: 1, key: true, captured_ns: 0 };
+    let stamp = Stamp {
+        source: 1,
+        serial: 500,
+        frame: 0,
+        index: 0,
+        count: 1,
+        key: true,
+        captured_ns: 0,
+        place: Place::plain(true, 0),
+    };
     let mut made = Made {
         seq: 10,
         timestamp: 1_000,
@@ -41,7 +49,14 @@ fn story() -> (Guard, Made) {
         twcc: 0,
     };
     feed(&mut guard, &made);
-    made.stamp = Stamp { serial: 501, frame: 1, count: 2, key: false, ..stamp };
+    made.stamp = Stamp {
+        serial: 501,
+        frame: 1,
+        count: 2,
+        key: false,
+        place: Place::plain(false, 1),
+        ..stamp
+    };
     (made.seq, made.timestamp, made.marker, made.picture, made.twcc) = (11, 4_000, false, 8, 1);
     feed(&mut guard, &made);
     made.stamp = Stamp { serial: 502, index: 1, ..made.stamp };
@@ -66,7 +81,7 @@ fn feed(guard: &mut Guard, made: &Made) {
     };
     header.set_extension(7, made.mid.into()).expect("fits");
     header.set_extension(6, made.twcc.to_be_bytes().to_vec().into()).expect("fits");
-    let picture = Picture { id: made.picture, bits: 15, tl0: made.picture as u8 };
+    let picture = Picture { id: made.picture, bits: 15, tl0: made.picture as u8, layers: 1 };
     let body = payload(Codec::Vp8, &made.stamp, picture, (320, 176), 100);
     let packet = [&header.marshal().expect("fits")[..], &body].concat();
     guard.on_rtp(&packet, &packet);
@@ -78,7 +93,8 @@ fn a_sound_line_passes() {
     feed(&mut guard, &next);
     feed(&mut guard, &next);
     assert_eq!((guard.media, guard.again), (3, 1));
-    guard.finish(&Default::default(), &Default::default(), true);
+    let nothing = Default::default();
+    guard.finish(&Reached { all: &nothing, late: &nothing, upper: &nothing }, true);
 }
 
 macro_rules! refuses {

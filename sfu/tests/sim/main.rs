@@ -25,6 +25,7 @@ mod repair;
 mod scenarios;
 mod simulcast;
 mod switches;
+mod temporal;
 
 use std::time::Duration;
 

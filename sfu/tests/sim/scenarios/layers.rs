@@ -227,6 +227,50 @@ fn viewer_chooses_its_layer() {
     });
 }
 
+/// Fewer frames and more, of any layer and codec, on a line that loses and reorders.
+#[test]
+fn viewer_chooses_its_frame_rate() {
+    each_seed(|story| {
+        let codecs = [Codec::Vp8, Codec::Vp9, Codec::Av1, Codec::H264];
+        let codec = codecs[story.dice.below(4) as usize];
+        let spec = story.anywhere(PublisherSpec::temporal(codec));
+        let publisher = story.world.publish("live", spec);
+        story.run_between_ms(300, 900);
+        let spec = story.viewer().reads_descriptors();
+        let viewer = story.world.watch("live", spec);
+        story.world.viewer(viewer).guard.lines[1].thins = true;
+        story.world.run_s(2);
+        let bad: Profile = "delay=15,loss=2,reorder=3,duplicate=1".parse().expect("a profile");
+        for client in [publisher, viewer] {
+            story.world.change_network(client, bad.clone(), bad.clone());
+        }
+        for _ in 0..12 {
+            let temporal = story.dice.below(3) as u8;
+            let rid = story.chance().then(|| RIDS[story.dice.below(3) as usize].into());
+            let wish =
+                LayerWish { rid, max_temporal_layer: Some(temporal), ..LayerWish::default() };
+            story.world.ask(viewer, wish);
+            story.run_between_ms(200, 1_500);
+        }
+        for client in [publisher, viewer] {
+            let clean = Profile::delay(bad.delay);
+            story.world.change_network(client, clean.clone(), clean);
+        }
+        let lowest = LayerWish { max_temporal_layer: Some(0), ..LayerWish::default() };
+        story.world.ask(viewer, lowest);
+        story.world.run(SWITCHED_AFTER);
+        let before = story.world.viewer(viewer).video_frames();
+        story.world.run_s(4);
+        let frames = story.world.viewer(viewer).video_frames() - before;
+        let expected = if codec == Codec::H264 { 60 } else { 30 };
+        assert!(frames.abs_diff(expected) <= 2, "{frames} of 120 frames of {codec:?}");
+        story.world.ask(viewer, LayerWish::default());
+        story.world.run(SWITCHED_AFTER);
+        story.assert_flows(viewer);
+        story.assert_whole(viewer);
+    });
+}
+
 /// A wish asks for more than there is for a while; it is not forgotten.
 #[test]
 fn pinned_layer_stops_and_returns() {

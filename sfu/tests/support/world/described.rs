@@ -4,7 +4,7 @@
 use weir_sfu::codec::Codec;
 use weir_sfu::rtp::ext::ExtKind;
 
-use super::media::{Picture, Stamp};
+use super::media::{Picture, Stamp, vp8_layer};
 use super::spec::PublishTrackSpec;
 
 /// The elements that describe one packet, where they were negotiated: id and bytes.
@@ -13,9 +13,10 @@ pub(crate) fn elements(spec: &PublishTrackSpec, layer: usize, stamp: &Stamp) -> 
     let mut elements = Vec::new();
     let allocation = id(ExtKind::VideoLayersAllocation);
     if let Some(id) = id(ExtKind::DependencyDescriptor) {
-        // Sizes are told once.
+        // Sizes are told once; beside a large structure there is no room in one-byte elements.
+        let tells = allocation.is_none() && spec.temporal_layers == 1;
         let size = spec.layers[layer].size;
-        elements.push((id, descriptor(stamp, allocation.is_none().then_some(size))));
+        elements.push((id, descriptor(stamp, spec.temporal_layers, tells.then_some(size))));
     }
     if let Some(id) = allocation.filter(|_| stamp.key && stamp.index == 0) {
         elements.push((id, layers_allocation(spec, layer)));
@@ -23,19 +24,37 @@ pub(crate) fn elements(spec: &PublishTrackSpec, layer: usize, stamp: &Stamp) -> 
     elements
 }
 
-/// One layer, one decode target, no chains; templates: a keyframe, and a frame built on the last.
-fn descriptor(stamp: &Stamp, size: Option<(u16, u16)>) -> Vec<u8> {
+/// One spatial layer, no chains. Without temporal layers one decode target and two templates: a keyframe, and a frame
+/// built on the last; with three of them L1T3, as the specification's example has it.
+fn descriptor(stamp: &Stamp, temporal_layers: u8, size: Option<(u16, u16)>) -> Vec<u8> {
     let first = stamp.index == 0;
-    let template = if stamp.key { "000000" } else { "000001" };
+    let layered = temporal_layers > 1;
+    let template = match (stamp.key, stamp.place.temporal, stamp.place.is_switch_point()) {
+        (true, ..) => 0,
+        (false, 0, _) => 1,
+        (false, 1, _) => 2,
+        (false, _, true) => 3,
+        (false, _, false) => 4,
+    };
     let mut bits = format!("{}{}", u8::from(first), u8::from(stamp.index + 1 == stamp.count));
-    bits += &format!("{template}{:016b}", stamp.frame as u16);
-    if stamp.key && first {
+    bits += &format!("{template:06b}{:016b}", stamp.frame as u16);
+    if stamp.key && first && layered {
+        assert_eq!(temporal_layers, 3, "this structure is written for three");
+        bits += "10000"; // a structure is attached
+        bits += "000000 00010"; // its first template is 0; three decode targets
+        bits += "00 01 01 00 11"; // templates of layer 0, 0, 1, 2, 2
+        bits += "101010 101010 001010 000010 000001"; // SSS, SSS, -SS, --S, --D
+        bits += "0 100110 100010 100000 10000100100"; // built on none; 4; 2; 1; 1 and 3 frames back
+        bits += "00"; // no chains
+    } else if stamp.key && first {
         bits += "10000"; // a structure is attached
         bits += "000000 00000"; // its first template is 0; one decode target
         bits += "00 11"; // two templates of the same layer
         bits += "10 10"; // switch, both
         bits += "0 100000"; // built on nothing; built on the frame before
         bits += "0"; // no chains
+    }
+    if stamp.key && first {
         bits += &match size {
             Some((width, height)) => format!("1{:016b}{:016b}", width - 1, height - 1),
             None => "0".to_owned(),
@@ -68,7 +87,7 @@ pub(crate) fn payload(codec: Codec, stamp: &Stamp, picture: Picture, bytes: usiz
         let start = if stamp.index == 0 { 0x10 } else { 0 };
         out.extend([0x80 | start, 0xe0]);
         out.extend((picture.id | 0x8000).to_be_bytes());
-        out.extend([picture.tl0, 0]);
+        out.extend([picture.tl0, vp8_layer(&stamp.place)]);
     }
     let lie: &[u8] = match (codec, stamp.key) {
         (Codec::Vp8, true) => &[0x11, 0, 0],

@@ -2,7 +2,8 @@
 //!
 //! It sees what was sent, whether or not the network loses it, and fails at the first violation: a
 //! number used twice for different bytes, time that runs back, a frame torn without a gap, a picture
-//! number that jumps, a wrong mid, payload type or extension, a sender report beside the media.
+//! number that jumps, a wrong mid, payload type or extension, a sender report beside the media. Where a viewer asks
+//! for fewer frames, a number that is unused though nothing was lost, and a frame of the lowest layer left out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -54,9 +55,20 @@ pub(crate) struct Guard {
     pub again: u64,
 }
 
+/// What reached the server: serials by source.
+pub(crate) struct Reached<'a> {
+    pub all: &'a HashMap<u32, HashSet<u64>>,
+    /// Past the deadline: the server may forward them or not.
+    pub late: &'a HashMap<u32, HashSet<u64>>,
+    /// Of upper temporal layers.
+    pub upper: &'a HashMap<u32, HashSet<u64>>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Line {
     pub plan: SubscribeTrack,
+    /// Upper temporal layers may be left out, and the numbers close over them.
+    pub thins: bool,
     packets: BTreeMap<u64, Sent>,
     segments: Vec<Segment>,
     octets: u64,
@@ -79,6 +91,8 @@ struct Sent {
     payload: u64,
     stamp: Option<Stamp>,
     picture: Option<Picture>,
+    /// Nothing but a number.
+    blank: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +106,8 @@ struct Picture {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment {
     pub source: u32,
-    /// Outgoing number minus serial.
+    first_seq: u64,
+    /// Outgoing number minus serial, where nothing is left out.
     delta: i64,
     pub first_serial: u64,
     pub last_serial: u64,
@@ -102,6 +117,7 @@ impl Guard {
     pub(crate) fn new(plan: &SubscribePlan) -> Self {
         let lines = plan.tracks.iter().map(|plan| Line {
             plan: plan.clone(),
+            thins: false,
             packets: BTreeMap::new(),
             segments: Vec::new(),
             octets: 0,
@@ -176,14 +192,13 @@ impl Guard {
 
     /// At the end: nothing that reached the server in the middle of a run and not too `late` is missing,
     /// and nothing came that did not reach it.
-    pub(crate) fn finish(
-        &self,
-        delivered: &HashMap<u32, HashSet<u64>>,
-        late: &HashMap<u32, HashSet<u64>>,
-        complete: bool,
-    ) {
+    pub(crate) fn finish(&self, reached: &Reached<'_>, complete: bool) {
         assert!(self.twcc_holes == 0 || !complete, "holes in the transport-wide numbers");
-        for line in &self.lines {
+        let Reached { all: delivered, late, .. } = reached;
+        for line in self.lines.iter().filter(|line| line.thins && complete) {
+            line.finish_thinned(reached);
+        }
+        for line in self.lines.iter().filter(|line| !line.thins) {
             for segment in line.segments.iter().filter(|_| complete) {
                 let Some(reached) = delivered.get(&segment.source) else { continue };
                 for serial in segment.first_serial..=segment.last_serial {
@@ -223,6 +238,11 @@ impl Line {
     /// The runs of numbers so far.
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// Numbers that were sent with nothing under them.
+    pub(crate) fn blanks(&self) -> usize {
+        self.packets.values().filter(|sent| sent.blank).count()
     }
 
     /// What was sent, in order: source, serial and payload hash.
@@ -300,6 +320,7 @@ impl Line {
             payload: hash(payload),
             stamp: Stamp::find(payload),
             picture: if codec == Codec::Vp8 { picture(payload) } else { None },
+            blank: payload.is_empty(),
         };
         let seq = self.extend(head.seq);
         let mut seen = Seen {
@@ -338,20 +359,23 @@ impl Line {
     fn check_place(&mut self, seq: u64, sent: &Sent, codec: Codec) {
         let Some(stamp) = sent.stamp else { return };
         let delta = seq as i64 - stamp.serial as i64;
-        let known = self
-            .segments
-            .iter_mut()
-            .rev()
-            .find(|segment| segment.source == stamp.source && segment.delta == delta);
         let newest = self.packets.last_key_value().map(|(seq, sent)| (*seq, sent.clone()));
         // A layer that comes back may by chance continue the numbers of its last run.
         let comes_back = newest.as_ref().is_some_and(|(highest, before)| {
             seq > *highest && before.stamp.is_some_and(|before| before.source != stamp.source)
         });
-        if let Some(segment) = known.filter(|_| !comes_back) {
+        let known = match self.thins {
+            false => self
+                .segments
+                .iter()
+                .rposition(|segment| segment.source == stamp.source && segment.delta == delta),
+            true => self.thinned_run(seq, stamp, delta),
+        };
+        if let Some(known) = known.filter(|_| !comes_back) {
+            let segment = &mut self.segments[known];
             segment.last_serial = segment.last_serial.max(stamp.serial);
             assert!(stamp.serial >= segment.first_serial, "from before the run began");
-            self.check_picture_in_segment(stamp, sent);
+            self.check_picture_in_segment(seq, stamp, sent);
             return;
         }
         let begins = stamp.index == 0 && (stamp.key || codec.kind() == MediaKind::Audio);
@@ -367,26 +391,92 @@ impl Line {
             assert!(ahead > 0, "time went back over the splice by {ahead}");
             if let Some((old, new)) = before.picture.zip(sent.picture) {
                 let bits = old.bits.min(new.bits);
-                assert_eq!(low(new.id, bits), low(old.id.wrapping_add(1), bits), "picture id");
+                let next = low(new.id, bits) == low(old.id.wrapping_add(1), bits);
+                assert!(next || self.thins, "picture id {} after {}", new.id, old.id);
                 assert_eq!(new.tl0, old.tl0.wrapping_add(1), "TL0PICIDX over the splice");
             }
         }
         let (source, first_serial) = (stamp.source, stamp.serial);
-        self.segments.push(Segment { source, delta, first_serial, last_serial: first_serial });
+        let last_serial = first_serial;
+        self.segments.push(Segment { source, first_seq: seq, delta, first_serial, last_serial });
     }
 
-    /// Picture numbers move with the source's frames.
-    fn check_picture_in_segment(&self, stamp: Stamp, sent: &Sent) {
+    /// The run of a packet where upper layers may be left out: by its outgoing number, except that a keyframe
+    /// which follows the last number may begin a new one.
+    fn thinned_run(&self, seq: u64, stamp: Stamp, delta: i64) -> Option<usize> {
+        let at = self.segments.iter().rposition(|segment| segment.first_seq <= seq)?;
+        let run = &self.segments[at];
+        let (highest, newest) = self.packets.last_key_value()?;
+        let follows = seq == highest + 1 + u64::from(!newest.marker);
+        let begins = follows && stamp.key && stamp.index == 0 && run.delta != delta;
+        if begins || (run.source != stamp.source && seq > *highest) {
+            return None;
+        }
+        assert_eq!(run.source, stamp.source, "{stamp:?} among the numbers of another source");
+        Some(at)
+    }
+
+    /// Each number of a run was used, but for what did not reach the server, and nothing of the lowest layer was
+    /// left out.
+    fn finish_thinned(&self, reached: &Reached<'_>) {
+        let ends = self.segments.iter().skip(1).map(|next| next.first_seq).chain([u64::MAX]);
+        for (run, end) in self.segments.iter().zip(ends) {
+            let holds = |set: &HashMap<u32, HashSet<u64>>, serial: u64| {
+                set.get(&run.source).is_some_and(|serials| serials.contains(&serial))
+            };
+            let mut last: Option<(u64, u64)> = None;
+            let mut blanks = 0;
+            for (seq, sent) in self.packets.range(run.first_seq..end) {
+                let Some(Stamp { serial, .. }) = sent.stamp else {
+                    assert!(sent.blank, "{sent:?}");
+                    blanks += 1;
+                    continue;
+                };
+                assert!(holds(reached.all, serial), "packet {serial} came from nowhere");
+                if let Some((before, serial_before)) = last.replace((*seq, serial)) {
+                    let unused = seq - before - 1 - blanks;
+                    // A viewer that comes back to a layer gets the same packets anew, in its new run.
+                    let again = |serial| {
+                        self.segments.iter().any(|other| {
+                            (other.source, other.first_seq > run.first_seq) == (run.source, true)
+                                && (other.first_serial..=other.last_serial).contains(&serial)
+                        })
+                    };
+                    let came = |serial| {
+                        holds(reached.all, serial) && !holds(reached.late, serial) && !again(serial)
+                    };
+                    let between = serial_before + 1..serial;
+                    let missing = between.clone().filter(|serial| !came(*serial)).count() as u64;
+                    assert!(unused <= missing, "{unused} numbers unused before {seq}: {sent:?}");
+                    let lowest = between.clone().find(|s| came(*s) && !holds(reached.upper, *s));
+                    assert_eq!(lowest, None, "left out of the lowest layer of {}", run.source);
+                }
+                blanks = 0;
+            }
+        }
+    }
+
+    /// Picture numbers move with the source's frames; those that are left out have none.
+    fn check_picture_in_segment(&self, seq: u64, stamp: Stamp, sent: &Sent) {
         let Some(picture) = sent.picture else { return };
-        let reference = self.packets.values().rev().find_map(|before| {
+        let of_source = |before: &Sent| {
             let other = before.stamp.filter(|other| other.source == stamp.source)?;
             Some((other, before.picture?))
-        });
+        };
+        let reference = match self.thins {
+            false => self.packets.values().rev().find_map(of_source),
+            true => self.packets.range(..seq).rev().find_map(|(_, before)| of_source(before)),
+        };
         let Some((other, before)) = reference else { return };
         let frames = stamp.frame.wrapping_sub(other.frame);
-        let id = low(before.id.wrapping_add(frames as u16), picture.bits);
-        assert_eq!(picture.id, id, "picture id of {stamp:?} after {other:?}");
-        assert_eq!(picture.tl0, before.tl0.wrapping_add(frames as u8), "TL0PICIDX of {stamp:?}");
+        let ahead = low(picture.id.wrapping_sub(before.id), picture.bits);
+        let right = match self.thins {
+            true if frames > 0 => (1..=frames).contains(&ahead.into()),
+            _ => ahead == low(frames as u16, picture.bits),
+        };
+        assert!(right, "picture id {} of {stamp:?} after {} of {other:?}", picture.id, before.id);
+        let bases = stamp.place.bases.wrapping_sub(other.place.bases) as u8;
+        assert_eq!(picture.tl0, before.tl0.wrapping_add(bases), "TL0PICIDX of {stamp:?}");
     }
 
     fn check_neighbours(&self, seq: u64, sent: &Sent) {
@@ -396,7 +486,10 @@ impl Line {
             let Some(((first, a), (second, b))) = earlier.zip(later) else { continue };
             let ahead = b.timestamp.wrapping_sub(a.timestamp) as i32;
             assert!(ahead >= 0, "time went back by {ahead} from {first} to {second}: {a:?} {b:?}");
-            if self.video() && first + 1 == *second {
+            if let Some((a, b)) = a.stamp.zip(b.stamp).filter(|_| self.thins) {
+                assert!(a.source != b.source || a.serial < b.serial, "order: {a:?} {b:?}");
+            }
+            if self.video() && first + 1 == *second && !a.blank && !b.blank {
                 let same = a.timestamp == b.timestamp;
                 assert_ne!(
                     a.marker, same,

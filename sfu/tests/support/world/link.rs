@@ -29,6 +29,8 @@ pub(crate) struct Note {
     pub serial: u64,
     /// So many packets directly before it lie inside (RED).
     pub carries: u64,
+    /// Of a frame that a viewer may have left out.
+    pub upper: bool,
     /// When it was sent for the first time.
     pub sent_at: Instant,
 }

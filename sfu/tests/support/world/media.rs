@@ -20,6 +20,46 @@ pub(crate) struct Stamp {
     pub key: bool,
     /// When it was captured, in ns of true time since the world began.
     pub captured_ns: u64,
+    /// How frames of the source depend on each other.
+    pub place: Place,
+}
+
+/// The place of a frame in the order of its temporal layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub temporal: u8,
+    /// How many frames back those are that it is built on; 0 for none.
+    pub built_on: [u8; 2],
+    /// Frames of the lowest layer before it.
+    pub bases: u32,
+}
+
+impl Place {
+    /// A frame without temporal layers: built on the one before, or on none.
+    pub(crate) fn plain(key: bool, frame: u32) -> Self {
+        Self { temporal: 0, built_on: [u8::from(!key), 0], bases: frame }
+    }
+
+    /// In `layers` temporal layers (1 to 3), `nth` frames after a keyframe: the dyadic pattern, in which the second
+    /// half of the uppermost of three layers is built on the middle one.
+    pub(crate) fn nth(layers: u8, nth: u32, bases: u32) -> Self {
+        let (temporal, built_on) = match (layers, nth % 4) {
+            _ if nth == 0 => (0, [0, 0]),
+            (1, _) => (0, [1, 0]),
+            (2, 1 | 3) => (1, [1, 0]),
+            (2, _) => (0, [2, 0]),
+            (_, 0) => (0, [4, 0]),
+            (_, 1) => (2, [1, 0]),
+            (_, 2) => (1, [2, 0]),
+            (_, _) => (2, [1, 3]),
+        };
+        Self { temporal, built_on, bases }
+    }
+
+    /// It is built on lower layers only.
+    pub(crate) fn is_switch_point(&self) -> bool {
+        self.temporal > 0 && self.built_on[1] == 0
+    }
 }
 
 /// A recording to publish instead of stamped filler: frames as RTP payloads, looped. It begins with a
@@ -43,7 +83,7 @@ impl Clip {
 }
 
 const MAGIC: [u8; 4] = *b"\xa5Wei";
-const STAMP_BYTES: usize = 4 + 4 + 8 + 4 + 2 + 2 + 1 + 8;
+const STAMP_BYTES: usize = 4 + 4 + 8 + 4 + 2 + 2 + 1 + 8 + 3 + 4;
 
 impl Stamp {
     fn write(&self, out: &mut Vec<u8>) {
@@ -55,6 +95,9 @@ impl Stamp {
         out.extend(self.count.to_be_bytes());
         out.push(u8::from(self.key));
         out.extend(self.captured_ns.to_be_bytes());
+        out.push(self.place.temporal);
+        out.extend(self.place.built_on);
+        out.extend(self.place.bases.to_be_bytes());
     }
 
     /// Finds the stamp in a payload and checks the filler behind it.
@@ -72,6 +115,11 @@ impl Stamp {
             count: u16_at(18),
             key: bytes[20] == 1,
             captured_ns: u64_at(21),
+            place: Place {
+                temporal: bytes[29],
+                built_on: [bytes[30], bytes[31]],
+                bases: u32_at(32),
+            },
         };
         let filler = &payload[at + STAMP_BYTES..];
         let intact = filler.iter().enumerate().all(|(n, byte)| *byte == stamp.filler(n));
@@ -91,13 +139,15 @@ impl Stamp {
     }
 }
 
-/// VP8 picture numbers of a frame.
+/// VP8 picture numbers of a frame; what the stamp says of layers is told if the stream has any.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Picture {
     pub id: u16,
     /// 15, 7, or 0 for none.
     pub bits: u8,
     pub tl0: u8,
+    /// Temporal layers of the stream.
+    pub layers: u8,
 }
 
 /// The payload of one packet, `bytes` long or a little more.
@@ -121,7 +171,7 @@ pub(crate) fn payload(
                         7 => out.push(picture.id as u8 & 0x7f),
                         _ => out.extend((picture.id | 0x8000).to_be_bytes()),
                     }
-                    out.extend([picture.tl0, 0]);
+                    out.extend([picture.tl0, vp8_layer(&stamp.place)]);
                 }
             }
             if first {
@@ -154,14 +204,22 @@ pub(crate) fn payload(
                 return out;
             }
             (true, false) => out.push(0x65),
-            (false, _) => out.push(0x41),
+            // Nothing is built on the upper of its two layers.
+            (false, _) => out.push(if stamp.place.temporal > 0 { 0x01 } else { 0x41 }),
         },
         // RFC 9628: a picture id of 15 bits, one spatial layer, whole pictures.
         Codec::Vp9 => {
             let last = stamp.index + 1 == stamp.count;
             let delta = if stamp.key { 0 } else { 0x40 };
-            out.push(0x80 | delta | u8::from(first) << 3 | u8::from(last) << 2);
+            let layered = picture.layers > 1;
+            let has_layers = if layered { 0x20 } else { 0 };
+            out.push(0x80 | delta | has_layers | u8::from(first) << 3 | u8::from(last) << 2);
             out.extend((stamp.frame as u16 | 0x8000).to_be_bytes());
+            if layered {
+                let Place { temporal, bases, .. } = stamp.place;
+                let switch = u8::from(stamp.place.is_switch_point());
+                out.extend([temporal << 5 | switch << 4, bases as u8]);
+            }
         }
         // RFC 7798: a fragmentation unit of an IDR or a trailing picture.
         Codec::H265 => {
@@ -180,6 +238,11 @@ pub(crate) fn payload(
     }
     stamp.finish(&mut out, bytes);
     out
+}
+
+/// The byte of the VP8 layer: TID and the Y bit.
+pub(crate) fn vp8_layer(place: &Place) -> u8 {
+    place.temporal << 6 | u8::from(place.is_switch_point()) << 5
 }
 
 /// A baseline SPS of this size, which must be in whole macroblocks.

@@ -21,7 +21,7 @@ use weir_sfu::sdp::{DeclaredSsrc, PublishPlan, PublishTrack};
 
 use super::described;
 use super::link::{Link, Note};
-use super::media::{Picture, Stamp, payload};
+use super::media::{Picture, Place, Stamp, payload};
 use super::spec::{PublishTrackSpec, PublisherSpec, ext_map, format};
 
 /// Packets an encoder keeps for repeats.
@@ -74,6 +74,9 @@ pub(crate) struct Encoder {
     pub next_frame: Instant,
     pub packets_sent: u32,
     frame: u32,
+    /// The last keyframe, and how many frames of the lowest layer there were.
+    last_key: u32,
+    bases: u32,
     rid: &'static str,
     timestamp_base: u32,
     rtx_seq: u16,
@@ -110,6 +113,8 @@ impl Publisher {
                     next_frame: now,
                     packets_sent: 0,
                     frame: 0,
+                    last_key: 0,
+                    bases: 0,
                     rid: spec.rid,
                     timestamp_base: track.first_timestamp.wrapping_add(layer * 12_345_678),
                     rtx_seq: 3 + layer as u16,
@@ -240,6 +245,16 @@ impl Publisher {
         let of = &spec.layers[layer];
         let shot = of.clip.as_ref().map(|clip| clip.frame(encoder.frame));
         let key = shot.map_or(key, |frame| frame.key);
+        if key {
+            encoder.last_key = encoder.frame;
+        }
+        let nth = encoder.frame - encoder.last_key;
+        let mut place = Place::nth(spec.temporal_layers, nth, encoder.bases);
+        if place.temporal == 0 && encoder.frame > 0 {
+            encoder.bases += 1;
+            encoder.tl0 = encoder.tl0.wrapping_add(1);
+            place.bases = encoder.bases;
+        }
         // A keyframe is larger.
         let count = of.packets * if key && video { 2 } else { 1 };
         let count = shot.map_or(count, |frame| frame.payloads.len() as u16);
@@ -252,9 +267,14 @@ impl Publisher {
                 count,
                 key,
                 captured_ns: captured.saturating_duration_since(epoch).as_nanos() as u64,
+                place,
             };
-            let picture =
-                Picture { id: encoder.picture, bits: spec.picture_bits, tl0: encoder.tl0 };
+            let picture = Picture {
+                id: encoder.picture,
+                bits: spec.picture_bits,
+                tl0: encoder.tl0,
+                layers: spec.temporal_layers,
+            };
             let mut body = match shot {
                 Some(frame) => frame.payloads[usize::from(index)].clone(),
                 None if spec.encrypts => {
@@ -294,6 +314,7 @@ impl Publisher {
                 source: encoder.source,
                 serial: encoder.next_seq,
                 carries,
+                upper: place.temporal > 0,
                 sent_at: captured + spec.encode_delay,
             };
             let sealed = link.seal_rtp(&plaintext).expect("it is connected");
@@ -308,7 +329,6 @@ impl Publisher {
         }
         encoder.frame += 1;
         encoder.picture = encoder.picture.wrapping_add(1);
-        encoder.tl0 = encoder.tl0.wrapping_add(1);
     }
 
     fn send_reports(&mut self, now: Instant, epoch: Instant, link: &mut Link) {
@@ -461,7 +481,7 @@ impl Publisher {
         encoder.timestamp_base = encoder.timestamp_base.wrapping_add(0x7654_3210);
         encoder.picture = encoder.picture.wrapping_add(9_000) & 0x7fff;
         encoder.tl0 = encoder.tl0.wrapping_add(77);
-        encoder.frame = 0;
+        (encoder.frame, encoder.last_key, encoder.bases) = (0, 0, 0);
         encoder.wants_key = true;
         encoder.kept.clear();
     }

@@ -21,7 +21,7 @@ use weir_sfu::worker::{Command, Event, Lobby, SessionInfo, Worker, WorkerConfig,
 
 use super::control::{Control, Order};
 use super::dtls::Backend;
-use super::guard::Seen;
+use super::guard::{Reached, Seen};
 use super::link::{Link, Note, Outgoing};
 use super::path::Way;
 use super::publisher::Publisher;
@@ -124,6 +124,8 @@ pub(crate) struct World {
     pub delivered: HashMap<u32, HashSet<u64>>,
     /// Those that came past [`REPAIR_DEADLINE`]: the server may forward them or not.
     pub late: HashMap<u32, HashSet<u64>>,
+    /// Those of frames that a viewer may have left out.
+    pub upper: HashMap<u32, HashSet<u64>>,
     /// A worker may have panicked.
     pub panics_allowed: bool,
     /// Clients may get what is meant for others, because they share an address.
@@ -210,6 +212,7 @@ impl World {
             to_strangers: Vec::new(),
             delivered: HashMap::new(),
             late: HashMap::new(),
+            upper: HashMap::new(),
             panics_allowed: false,
             foreign_allowed: false,
             drops_allowed: false,
@@ -688,6 +691,9 @@ impl World {
             let delivered = self.delivered.entry(note.source).or_default();
             delivered.extend(note.serial - note.carries..note.serial);
             let fresh = delivered.insert(note.serial);
+            if note.upper {
+                self.upper.entry(note.source).or_default().insert(note.serial);
+            }
             if fresh && self.now - note.sent_at > REPAIR_DEADLINE {
                 self.late.entry(note.source).or_default().insert(note.serial);
             }
@@ -790,7 +796,9 @@ impl World {
             let foreign = client.link.foreign;
             assert!(foreign == 0 || self.foreign_allowed, "{foreign} datagrams with wrong keys");
             if let Role::Viewer(viewer) = &client.role {
-                viewer.guard.finish(&self.delivered, &self.late, !self.drops_allowed);
+                let reached =
+                    Reached { all: &self.delivered, late: &self.late, upper: &self.upper };
+                viewer.guard.finish(&reached, !self.drops_allowed);
             }
         }
     }

@@ -65,6 +65,8 @@ pub(crate) struct PublishTrackSpec {
     pub bytes: usize,
     /// H264 profile and level.
     pub profile: &'static str,
+    /// Temporal layers, 1 to 3; H264 tells of two at most, by slices that nothing is built on.
+    pub temporal_layers: u8,
     /// 15, 7 or 0 (none) bits of VP8 picture id.
     pub picture_bits: u8,
     pub first_seq: u16,
@@ -143,6 +145,16 @@ impl PublisherSpec {
         Self::of(vec![opus(), track])
     }
 
+    /// Three layers, each with as many temporal layers as its format can tell of.
+    pub(crate) fn temporal(codec: Codec) -> Self {
+        Self::simulcast(codec).with(MediaKind::Video, |track| {
+            track.temporal_layers = if codec == Codec::H264 { 2 } else { 3 };
+            if codec == Codec::Av1 {
+                track.exts.push((ExtKind::DependencyDescriptor, 12));
+            }
+        })
+    }
+
     /// Changes the first section of a kind.
     pub(crate) fn with(
         mut self,
@@ -176,6 +188,7 @@ pub(crate) fn opus() -> PublishTrackSpec {
         key_every: None,
         bytes: 120,
         profile: "42e01f",
+        temporal_layers: 1,
         picture_bits: 0,
         first_seq: 1_000,
         first_timestamp: 5_000,
@@ -316,6 +329,15 @@ impl ViewerSpec {
     pub(crate) fn without_rtx(mut self) -> Self {
         for codec in self.tracks.iter_mut().flat_map(|track| &mut track.codecs) {
             codec.rtx_pt = None;
+        }
+        self
+    }
+
+    /// Takes the dependency descriptor.
+    pub(crate) fn reads_descriptors(mut self) -> Self {
+        for track in self.tracks.iter_mut().filter(|track| track.kind == MediaKind::Video) {
+            track.allow_mixed = true;
+            track.exts.push((ExtKind::DependencyDescriptor, 12));
         }
         self
     }

@@ -56,7 +56,17 @@ pub(crate) struct Frame {
     pub source: u32,
     pub number: u32,
     pub key: bool,
+    /// How many frames back those are that it is built on; 0 for none.
+    built_on: [u8; 2],
     pub codec: Codec,
+}
+
+impl Frame {
+    /// The frames of its source that it is built on.
+    fn needs(&self) -> impl Iterator<Item = Option<u32>> {
+        let back = self.built_on.into_iter().filter(|back| *back > 0);
+        back.map(|back| self.number.checked_sub(back.into()))
+    }
 }
 
 #[derive(Default)]
@@ -166,6 +176,7 @@ impl Viewer {
                 source: stamp.source,
                 number: stamp.frame,
                 key: stamp.key,
+                built_on: stamp.place.built_on,
                 codec: codec.expect("the guard checked it").format.codec,
             });
         }
@@ -301,57 +312,33 @@ impl Viewer {
     /// Video frames that a decoder could not show: incomplete, or built on one that is missing.
     /// Those still under way at the very end are not counted.
     pub(crate) fn broken_frames(&self) -> usize {
-        let mut runs: BTreeMap<usize, (u32, BTreeMap<u32, bool>)> = BTreeMap::new();
-        let mut order: Vec<u32> = Vec::new();
-        for frame in self.frames.iter().filter(|frame| frame.kind == MediaKind::Video) {
-            let place = order.iter().position(|source| *source == frame.source);
-            let place = place.unwrap_or_else(|| {
-                order.push(frame.source);
-                order.len() - 1
-            });
-            runs.entry(place)
-                .or_insert((frame.source, BTreeMap::new()))
-                .1
-                .insert(frame.number, frame.key);
-        }
-        let mut broken = 0;
-        for (_, (_, frames)) in runs {
-            let mut previous: Option<u32> = None;
-            for (number, key) in frames {
-                let follows = previous.is_some_and(|previous| previous + 1 == number);
-                if !key && !follows {
-                    broken += 1;
-                    // Everything up to the next keyframe is broken too.
-                    continue;
-                }
-                previous = Some(number);
-            }
-        }
-        broken
+        self.video_frames_by_number().filter(|(_, shown)| shown.is_none()).count()
     }
 
     /// When each video frame could be shown, in order: it and all it builds on had come.
     pub(crate) fn shown_at(&self) -> Vec<Instant> {
+        let mut shown: Vec<_> = self.video_frames_by_number().filter_map(|(_, at)| at).collect();
+        shown.sort_unstable();
+        shown
+    }
+
+    /// Each complete video frame, source by source, and since when it can be shown, if it can.
+    fn video_frames_by_number(&self) -> impl Iterator<Item = (&Frame, Option<Instant>)> {
         let mut runs: BTreeMap<u32, BTreeMap<u32, &Frame>> = BTreeMap::new();
         for frame in self.frames.iter().filter(|frame| frame.kind == MediaKind::Video) {
             runs.entry(frame.source).or_default().insert(frame.number, frame);
         }
-        let mut shown = Vec::new();
-        for frames in runs.into_values() {
-            let mut last: Option<(u32, Instant)> = None;
-            for (number, frame) in frames {
-                let follows = last.filter(|(before, _)| before + 1 == number);
-                last = match (frame.key, follows) {
-                    (true, _) => Some((number, frame.at)),
-                    (false, Some((_, at))) => Some((number, at.max(frame.at))),
-                    // What it builds on is missing, and so it is for the next.
-                    (false, None) => None,
-                };
-                shown.extend(last.map(|(_, at)| at));
-            }
-        }
-        shown.sort_unstable();
-        shown
+        runs.into_values().flat_map(|frames| {
+            let mut shown: HashMap<u32, Instant> = HashMap::new();
+            let judged = frames.into_values().map(move |frame| {
+                let needs = frame.needs().map(|number| shown.get(&number?).copied());
+                let at = needs.chain([Some(frame.at)]).collect::<Option<Vec<_>>>();
+                let at = at.and_then(|at| at.into_iter().max());
+                shown.extend(at.map(|at| (frame.number, at)));
+                (frame, at)
+            });
+            judged.collect::<Vec<_>>()
+        })
     }
 
     /// Numbers of video lines that it gave up.

@@ -1,0 +1,174 @@
+//! Viewers who ask for fewer frames: upper temporal layers are left out, the rest is whole, and nobody else notices.
+
+use std::time::Duration;
+
+use weir_netsim::{Profile, Rng};
+use weir_sfu::codec::Codec;
+use weir_sfu::codec::MediaKind::Video;
+use weir_sfu::error::DropReason;
+use weir_sfu::forward::LayerWish;
+
+use crate::world::spec::{PublisherSpec, ViewerSpec};
+use crate::world::{ClientId, World};
+
+/// Wishes of the property tests, for each codec.
+const WISHES: usize = 10_000;
+
+const RIDS: [&str; 3] = ["q", "h", "f"];
+
+fn cap(temporal: Option<u8>) -> LayerWish {
+    LayerWish { max_temporal_layer: temporal, ..LayerWish::default() }
+}
+
+/// A viewer whose guard knows that it asks for fewer frames.
+fn thinned(world: &mut World, spec: ViewerSpec) -> ClientId {
+    let viewer = world.watch("live", spec.reads_descriptors());
+    for line in &mut world.viewer(viewer).guard.lines {
+        line.thins = line.plan.kind == Video;
+    }
+    viewer
+}
+
+/// Frames that the viewer gets in two seconds, of 60.
+fn frames(world: &mut World, viewer: ClientId) -> usize {
+    let before = world.viewer(viewer).video_frames();
+    world.run_s(2);
+    world.viewer(viewer).video_frames() - before
+}
+
+/// What the API shows: the highest temporal layers that flow, and that may flow.
+fn shown(world: &mut World, viewer: ClientId) -> (Option<u8>, Option<u8>) {
+    let info = world.info(viewer).expect("it is connected");
+    let picture = info.tracks.into_iter().find(|track| track.kind == Video).expect("a picture");
+    (picture.current_temporal_layer, picture.target_temporal_layer)
+}
+
+fn assert_whole(world: &mut World, viewer: ClientId) {
+    let watched = world.viewer(viewer);
+    assert_eq!((watched.broken_frames(), watched.missing()), (0, 0), "broken and missing");
+}
+
+// whip-whep E9
+#[test]
+fn the_frame_rate_follows_the_wish_and_no_keyframe_is_asked_for() {
+    // Frames of 60 with a cap of 0 and of 1.
+    for (codec, rates) in [
+        (Codec::Vp8, [15, 30]),
+        (Codec::Vp9, [15, 30]),
+        (Codec::Av1, [15, 30]),
+        (Codec::H264, [30, 60]),
+    ] {
+        let mut world = World::new(2);
+        let publisher = world.publish("live", PublisherSpec::temporal(codec));
+        world.run_s(1);
+        let viewer = thinned(&mut world, ViewerSpec::on_worker(1));
+        let calm = world.watch("live", ViewerSpec::browser());
+        world.run_s(2);
+        let asked = world.publisher(publisher).feedback.keyframe_requests.len();
+        for (wish, rate) in
+            [(None, 60), (Some(0), rates[0]), (Some(1), rates[1]), (Some(0), rates[0]), (None, 60)]
+        {
+            world.ask(viewer, cap(wish));
+            world.run_ms(500);
+            let came = frames(&mut world, viewer);
+            assert!(came.abs_diff(rate) <= 2, "{codec:?}: {came} of 60 frames for {wish:?}");
+            let (flows, may_flow) = shown(&mut world, viewer);
+            assert_eq!(may_flow, wish, "{codec:?}");
+            assert!(flows == wish || (wish.is_none() && flows == Some(2)), "{codec:?}: {flows:?}");
+        }
+        world.run_s(10);
+        assert_eq!(shown(&mut world, viewer), (None, None), "nothing was left out for long");
+        assert_eq!(world.publisher(publisher).feedback.keyframe_requests.len(), asked);
+        assert!(world.dropped(DropReason::LayerThinned) > 100);
+        assert_whole(&mut world, viewer);
+        assert_whole(&mut world, calm);
+        assert_eq!(world.viewer(viewer).nacks_sent, 0, "its numbers are continuous");
+    }
+}
+
+/// The wish stands before the first picture, and for the next publisher.
+#[test]
+fn a_wish_for_fewer_frames_holds_for_the_session() {
+    for codec in [Codec::Vp8, Codec::H264] {
+        let mut world = World::new(1);
+        let spec = PublisherSpec::temporal(codec);
+        let first = world.publish("live", spec.clone());
+        world.run_s(1);
+        let viewer = thinned(&mut world, ViewerSpec::browser());
+        world.ask(viewer, cap(Some(0)));
+        world.run_s(2);
+        let rate = if codec == Codec::H264 { 30 } else { 15 };
+        assert!(frames(&mut world, viewer).abs_diff(rate) <= 2);
+        world.delete(first);
+        world.run_s(1);
+        world.publish("live", spec);
+        world.run_s(2);
+        assert!(frames(&mut world, viewer).abs_diff(rate) <= 2);
+        assert_whole(&mut world, viewer);
+    }
+}
+
+/// Frame rates and sizes at random, over paths that lose, repeat and reorder: the guard sees continuous numbers, and
+/// not one frame that came is built on one that did not.
+fn thousands_of_wishes(codec: Codec) {
+    let mut world = World::new(2);
+    let spec = PublisherSpec::temporal(codec).with(Video, |track| {
+        track.bytes = 150;
+        track.layers.iter_mut().for_each(|layer| layer.packets = 1 + layer.packets / 2);
+    });
+    let publisher = world.publish("live", spec);
+    world.run_s(1);
+    let viewer = thinned(&mut world, ViewerSpec::on_worker(1));
+    let calm = world.watch("live", ViewerSpec::on_worker(1));
+    world.run_s(2);
+    let bad: Profile = "delay=20,loss=1,reorder=3,duplicate=1".parse().expect("a profile");
+    for client in [publisher, viewer] {
+        world.change_network(client, bad.clone(), bad.clone());
+    }
+    let mut dice = Rng::new(codec as u64 + 1, 9);
+    for _ in 0..WISHES {
+        let rid = dice.chance(0.7).then(|| RIDS[dice.below(3) as usize].into());
+        let temporal = [None, Some(0), Some(1), Some(2)][dice.below(4) as usize];
+        world.ask(viewer, LayerWish { rid, ..cap(temporal) });
+        world.run_ms(60 + dice.below(400));
+    }
+    let clean = Profile::delay(Duration::from_millis(20));
+    for client in [publisher, viewer] {
+        world.change_network(client, clean.clone(), clean.clone());
+    }
+    world.ask(viewer, cap(Some(0)));
+    world.run_s(3);
+    let rate = if codec == Codec::H264 { 30 } else { 15 };
+    let few = frames(&mut world, viewer);
+    world.ask(viewer, LayerWish::default());
+    world.run_s(3);
+    let all = frames(&mut world, viewer);
+    assert!(few.abs_diff(rate) <= 2 && all.abs_diff(60) <= 2, "{few} and {all} frames");
+    let switches = world.viewer(viewer).guard.line(Video).segments().len();
+    let (thinned, blank) =
+        (world.dropped(DropReason::LayerThinned), world.viewer(viewer).guard.line(Video).blanks());
+    println!("{codec:?}: {switches} switches, {thinned} packets left out, {blank} numbers blank");
+    assert!(switches > WISHES / 8 && thinned > WISHES as u64 && blank > 10);
+    assert_whole(&mut world, viewer);
+    assert_eq!(world.viewer(calm).broken_frames(), 0);
+}
+
+#[test]
+fn thousands_of_wishes_vp8() {
+    thousands_of_wishes(Codec::Vp8);
+}
+
+#[test]
+fn thousands_of_wishes_vp9() {
+    thousands_of_wishes(Codec::Vp9);
+}
+
+#[test]
+fn thousands_of_wishes_av1() {
+    thousands_of_wishes(Codec::Av1);
+}
+
+#[test]
+fn thousands_of_wishes_h264() {
+    thousands_of_wishes(Codec::H264);
+}

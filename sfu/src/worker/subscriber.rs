@@ -16,6 +16,7 @@ use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
 use crate::forward::forwarder::LayerContext;
 use crate::forward::sent::{SENT_AUDIO_MAX, SENT_MAX};
+use crate::forward::start::StartMode;
 use crate::forward::wish::spatial_layer;
 use crate::forward::{
     Choice, Forwarder, LayerWish, Line, LineConfig, OutgoingFormat, Plaintext, Reason, SentRecord,
@@ -169,7 +170,12 @@ impl Pace {
 
 impl Subscriber {
     /// A viewer that is not connected yet.
-    pub(super) fn new(plan: SubscribePlan, context: &mut Context, now: Instant) -> Self {
+    pub(super) fn new(
+        plan: SubscribePlan,
+        start: StartMode,
+        context: &mut Context,
+        now: Instant,
+    ) -> Self {
         let tracks = plan
             .tracks
             .into_iter()
@@ -182,7 +188,7 @@ impl Subscriber {
                 nacks: 0,
                 repairs: 0,
                 asked: None,
-                replays: Replays::new(),
+                replays: Replays::new(start),
                 wish: None,
                 next_wish: None,
                 choice: None,

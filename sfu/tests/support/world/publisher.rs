@@ -73,7 +73,7 @@ pub(crate) struct Encoder {
     pub next_seq: u64,
     pub next_frame: Instant,
     pub packets_sent: u32,
-    frame: u32,
+    pub frame: u32,
     rid: &'static str,
     timestamp_base: u32,
     rtx_seq: u16,

@@ -15,9 +15,9 @@ const TICKS_PER_MS = 90;
 /** More than this is not noise of a busy machine. */
 const EXTRA_MAX_MS = 30;
 const SKEW_MAX_MS = 25;
-/** The second viewer comes so long after the first one's keyframe. */
-const BEHIND_MS = 200;
-/** Between the starts and the comparison, and for the comparison. */
+/** How quickly a busy machine lets two viewers come is not certain. */
+const TRIES_MAX = 3;
+/** From the starts to the comparison, and for the comparison. */
 const SETTLE_MS = 5_000;
 const WINDOW_MS = 5_000;
 
@@ -59,20 +59,29 @@ export async function come(page, whep, mode, moment) {
   }, `${whep}?start=${mode}`);
 }
 
-/** Two viewers, one that waits for its keyframe and one that begins in the past soon after: do they play alike? */
-export async function sideBySide(server, checks, stream, name, browser) {
-  const [waits, begins] = await Promise.all([0, 1].map(() => browser.page(`${server.url}/`)));
-  const whep = server.whep(stream);
-  await come(waits, whep, 'wait', Date.now());
-  await until('its first picture', async () => (await seen(waits)).frames.length > 0, 15_000, 50);
-  await come(begins, whep, 'fast-forward', Date.now() + BEHIND_MS);
+/** Two viewers come, each at its moment: one that waits for its keyframe, one that begins in the past. Do they play alike? */
+export async function sideBySide(server, checks, stream, name, browser, moments) {
+  let pages = null;
+  for (let tries = 0; tries < TRIES_MAX && !pages; tries += 1) pages = await both(server, stream, browser, moments);
+  if (!checks.check(`${name}: one of two viewers began at a cached keyframe`, pages)) return;
   await sleep(SETTLE_MS);
-  const [waited, began] = await Promise.all([waits, begins].map((page) => playing(page, WINDOW_MS)));
+  const [waited, began] = await Promise.all(pages.map((page) => playing(page, WINDOW_MS)));
+  compare(checks, name, began, waited);
+}
+
+/** The pages of the two; none if the second came too late to begin in the past. */
+async function both(server, stream, browser, moments) {
+  const pages = await Promise.all([0, 1].map(() => browser.page(`${server.url}/`)));
+  const { waiting, beginning } = await moments();
+  const whep = server.whep(stream);
+  await Promise.all([come(pages[0], whep, 'wait', waiting), come(pages[1], whep, 'fast-forward', beginning)]);
+  for (const page of pages) await until('a picture', async () => (await seen(page)).frames.length > 0);
   const { viewer_ids: viewers } = await server.stream(stream);
   const sessions = await Promise.all(viewers.map((id) => server.api(`/api/v1/sessions/${id}`)));
   const past = sessions.filter(({ decisions }) => decisions.some(({ reason }) => reason === 'cached_keyframe'));
-  checks.equal(`${name}: viewers who began at a cached keyframe`, past.length, 1);
-  compare(checks, name, began, waited);
+  if (past.length === 1) return pages;
+  await Promise.all(pages.map((page) => page.close()));
+  return null;
 }
 
 /** What was noted until now: times in milliseconds of the page's clock. */

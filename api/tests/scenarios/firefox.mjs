@@ -16,6 +16,8 @@ export const bringsOwnServer = true;
 
 const INSIDE = 'WEIR_TEST_INSIDE_NAMESPACE';
 const WINDOW_MS = 15_000;
+/** Between two viewers who come one after the other. */
+const APART_MS = 300;
 
 export async function run({ checks, args }) {
   if (process.env[INSIDE]) return inside(checks, args);
@@ -52,7 +54,9 @@ async function inside(checks, args) {
 
   const publisher = await chromium.page(publishUrl(server, 'starts', { codec: 'VP8', fps: '20' }));
   await live(publisher);
-  await sideBySide(server, checks, 'starts', 'Firefox', firefox);
+  // The keyframe that is made for the first one is a moment old when the other one is connected.
+  const moments = async () => ({ waiting: Date.now(), beginning: Date.now() + APART_MS });
+  await sideBySide(server, checks, 'starts', 'Firefox', firefox, moments);
 
   await chromium.close();
   await firefox.close();

@@ -29,7 +29,10 @@ export async function run({ server, checks }) {
   const visits = [];
   for (const group of GROUPS) visits.push(...await visit(server, chromium, group));
   for (const mode of ['fast-forward', 'poster', 'wait']) judge(checks, mode, visits.filter((it) => it.mode === mode));
-  await sideBySide(server, checks, 'starts', 'Chromium', chromium);
+  await sideBySide(server, checks, 'starts', 'Chromium', chromium, async () => {
+    const keyframe = await nextKeyframe(server, 'starts', 1_000);
+    return { waiting: keyframe - 700, beginning: keyframe + 200 };
+  });
   await end(publisher);
   await chromium.close();
 }

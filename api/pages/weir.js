@@ -112,8 +112,12 @@ export function watch(url, video, opts = {}) {
       for (const { receiver } of idle) media.removeTrack(receiver.track);
     });
     // Before the answer: a first picture that is decoded sooner than its player is there is never shown, and
-    // the next one may be seconds away.
-    if (!video.srcObject) show();
+    // the next one may be seconds away. But a player that waits for media holds back the page's load event.
+    const early = () => {
+      if (!video.srcObject && session.pc === pc) show();
+    };
+    if (document.readyState === 'complete') early();
+    else addEventListener('load', early, { once: true });
   };
   session.start();
   return session;

@@ -1,7 +1,7 @@
 // One viewer of a stream in a page of the server: when DTLS was done, when each picture was shown, and how far
 // behind picture and sound play. The same in Chromium and in Firefox. Called by scenarios/starts.mjs and firefox.mjs.
 
-import { sleep, until } from './check.mjs';
+import { median, sleep, until } from './check.mjs';
 import { publish } from './ffmpeg.mjs';
 
 export const GOP_MS = 4_000;
@@ -133,11 +133,6 @@ function caughtUp(frames, window) {
   const bound = median(window.map(late)) + LATE_MS;
   const present = frames.find((_, n) => median(frames.slice(n, n + LATE_FRAMES).map(late)) <= bound);
   return present.shown - frames[0].shown;
-}
-
-export function median(values) {
-  const sorted = values.filter(Number.isFinite).sort((a, b) => a - b);
-  return sorted.length ? sorted[sorted.length >> 1] : null;
 }
 
 function compare(checks, browser, began, waited) {

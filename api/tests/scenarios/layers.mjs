@@ -4,8 +4,7 @@
 
 import dgram from 'node:dgram';
 import { start } from '../lib/child.mjs';
-import { soon, until } from '../lib/check.mjs';
-import { median } from '../lib/playout.mjs';
+import { median, soon, until } from '../lib/check.mjs';
 import { counters, launch, listen, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
 import { startServer } from '../lib/server.mjs';
 
@@ -27,6 +26,9 @@ const SWITCH_TIMEOUT_MS = 4_000;
 const PUBLISHED = { codec: 'VP8', simulcast: '1', width: '960', height: '540', fps: '20', bitrate: '1000' };
 const HEIGHTS = { l: 135, m: 270, h: 540 };
 const READY_TIMEOUT_MS = 30_000;
+const TICKS_PER_MS = 90;
+/** From one picture to the next it is 50 ms. */
+const PICTURE_MIN_MS = 25;
 
 export async function run({ checks, args }) {
   const [relayPort, mediaPort] = await freePorts(2);
@@ -77,7 +79,7 @@ async function switches(checks, publisher, viewer) {
     const took = run.took.filter((ms) => ms !== null).sort((a, b) => a - b);
     // Every layer has every picture, so a layer's share is what a viewer should see. Decoded are more: what a
     // change of layers replays had been seen in another size.
-    run = { ...run, got, expected: Math.round(sent.framesEncoded / 3), reached: took.length };
+    run = { ...run, ...digest(run), got, expected: Math.round(sent.framesEncoded / 3), reached: took.length };
     const figures = (values) => `p50 ${median(values).toFixed(1)} ms, max ${Math.max(...values).toFixed(1)} ms`;
     checks.note(`run ${n}: ${took.length} switches in ${(run.ms / 1_000).toFixed(1)} s, from wish to picture p50 ${median(took)} ms, max ${took.at(-1)} ms; `
       + `longest wait ${run.wait} ms; decoded ${got.framesDecoded}, framesDropped ${got.framesDropped}, freezeCount ${got.freezes}, keyframes ${got.keyframes}`);
@@ -114,7 +116,7 @@ async function play({ heights, switches, timeout }) {
     if (Number.isFinite(skew)) rest.push(skew);
   }
   const skews = [rest.at(-1)];
-  /** Where the pictures of each layer begin in `shown`. */
+  /** Where the pictures of each layer end in `shown`. */
   const cuts = [];
   const took = [];
   const slow = [];
@@ -144,18 +146,31 @@ async function play({ heights, switches, timeout }) {
     cuts.push(shown.length);
   }
   on = false;
-  /** Receipt against timestamp, of the last pictures of each layer. */
-  const first = shown[0].stamp;
-  const stamps = shown.map((frame) => ((frame.stamp - first) >>> 0) / 90);
-  const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
-  const offsets = cuts.map((cut) => middle([1, 2, 3].map((back) => shown[cut - back].received - stamps[cut - back])));
+  return { took, slow, shown, cuts, skews, rest, ms: performance.now() - begun };
+}
+
+/** What a viewer noticed of a run. */
+function digest({ shown, cuts, skews, rest }) {
   const changes = (values) => values.slice(1).map((value, n) => Math.abs(value - values[n]));
-  /** Pictures, each once: what came before the present is stamped a millisecond apart. */
+  const stamps = shown.map((frame) => ((frame.stamp - shown[0].stamp) >>> 0) / TICKS_PER_MS);
+  /** Receipt against timestamp, of the last pictures of each layer. */
+  const offsets = cuts.map((cut) => median([1, 2, 3].map((back) => shown[cut - back].received - stamps[cut - back])));
+  // What a change of layers replays is stamped a millisecond apart: no pictures of their own.
   let last = -Infinity;
-  const pictures = stamps.filter((stamp) => stamp - last >= 25 && (last = stamp, true)).length;
-  const waits = shown.slice(1).map((frame, index) => frame.now - shown[index].now);
-  return { took, slow, wait: Math.round(Math.max(...waits)), seen: [...new Set(shown.map((frame) => frame.height))], pictures,
-    shifts: changes(offsets), lips: changes(skews), rest: changes(rest), ms: performance.now() - begun };
+  let pictures = 0;
+  for (const stamp of stamps) {
+    if (stamp - last < PICTURE_MIN_MS) continue;
+    pictures += 1;
+    last = stamp;
+  }
+  return {
+    pictures,
+    wait: Math.round(Math.max(...changes(shown.map((frame) => frame.now)))),
+    seen: [...new Set(shown.map((frame) => frame.height))],
+    shifts: changes(offsets),
+    lips: changes(skews),
+    rest: changes(rest),
+  };
 }
 
 /** Each way to ask, by the picture that comes, the session in the API, and the layers event. */

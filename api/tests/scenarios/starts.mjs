@@ -3,9 +3,9 @@
 // one that began in the past plays like one that waited.
 
 import { end } from '../lib/child.mjs';
-import { sleep } from '../lib/check.mjs';
+import { median, sleep } from '../lib/check.mjs';
 import { launch } from '../lib/chromium.mjs';
-import { GOP_MS, come, median, nextKeyframe, publishRarely, seen, sideBySide } from '../lib/playout.mjs';
+import { GOP_MS, come, nextKeyframe, publishRarely, seen, sideBySide } from '../lib/playout.mjs';
 
 /** Who comes how many milliseconds after a keyframe, group by group. */
 const GROUPS = [

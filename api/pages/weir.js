@@ -93,25 +93,31 @@ export function publish(url, stream, opts = {}) {
 export function watch(url, video, opts = {}) {
   const session = new Session(url, 'viewer', opts);
   session.attach = (pc) => {
-    const media = new MediaStream();
+    const receivers = ['audio', 'video'].map((kind) => pc.addTransceiver(kind, { direction: 'recvonly' }).receiver);
+    const media = new MediaStream(receivers.map((receiver) => receiver.track));
     const show = () => {
       if (video.srcObject !== media && session.pc === pc) video.srcObject = media;
-      video.play().catch(() => {
+      video.requestVideoFrameCallback?.(() => session.mediaArrived(pc));
+      video.play().catch((error) => {
+        if (error.name !== 'NotAllowedError') return;
         // Sound is not allowed before the first click: play muted, the page offers the click.
         video.muted = true;
         video.play().catch(() => {});
       });
     };
-    pc.addEventListener('track', ({ track }) => {
-      media.addTrack(track);
-      track.addEventListener('unmute', () => {
-        show();
-        video.requestVideoFrameCallback?.(() => session.mediaArrived(pc));
-      });
-      if (!video.srcObject) show();
+    for (const { track } of receivers) track.addEventListener('unmute', show);
+    pc.addEventListener('signalingstatechange', () => {
+      // A player waits for every track that it has.
+      const idle = pc.getTransceivers().filter((transceiver) => transceiver.currentDirection === 'inactive');
+      for (const { receiver } of idle) media.removeTrack(receiver.track);
     });
-    pc.addTransceiver('audio', { direction: 'recvonly' });
-    pc.addTransceiver('video', { direction: 'recvonly' });
+    // Before the answer: a first picture that is decoded sooner than its player is there is never shown, and
+    // the next one may be seconds away. But a player that waits for media holds back the page's load event.
+    const early = () => {
+      if (!video.srcObject && session.pc === pc) show();
+    };
+    if (document.readyState === 'complete') early();
+    else addEventListener('load', early, { once: true });
   };
   session.start();
   return session;

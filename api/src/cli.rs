@@ -121,6 +121,11 @@ pub struct Settings {
     )]
     pub strict: Option<bool>,
 
+    /// What viewers get of the past at most, to see a picture at once: `fast-forward` (all since the last
+    /// keyframe, where that is little), `poster` (that keyframe alone, until the next one comes) or
+    /// `wait` (nothing) [default: fast-forward]. Each may ask for another by `?start=`.
+    #[arg(long, env = "WEIR_START", value_name = "MODE", global = true, help_heading = "Running")]
+    pub start: Option<String>,
     /// Media threads [default: one per CPU in --worker-cpus, else one per CPU this process may use].
     #[arg(long, env = "WEIR_WORKERS", value_name = "N", global = true, help_heading = "Running")]
     pub workers: Option<usize>,
@@ -172,6 +177,7 @@ impl Settings {
             admin_http: self.admin_http.or(other.admin_http),
             post_rate: self.post_rate.or(other.post_rate),
             strict: self.strict.or(other.strict),
+            start: self.start.or(other.start),
             workers: self.workers.or(other.workers),
             worker_cpus: self.worker_cpus.or(other.worker_cpus),
             log: self.log.or(other.log),

@@ -13,7 +13,7 @@ use clap::parser::ValueSource;
 use serde::de::DeserializeOwned;
 
 use weir_sfu::config::WORKERS_MAX;
-use weir_sfu::net::usable_cpus;
+use weir_sfu::net::{StartMode, UnknownStartMode, usable_cpus};
 
 use crate::advertise::{Advertise, Interface};
 use crate::cli::{Cli, LogFormat, Settings};
@@ -53,6 +53,8 @@ pub struct Live {
     pub strict: bool,
     /// POSTs per second and client network; 0 is no limit.
     pub post_rate: u32,
+    /// How much of the past a viewer gets that does not say.
+    pub start: StartMode,
 }
 
 /// A setting that cannot be used. The text names its key.
@@ -66,7 +68,7 @@ pub struct ConfigError {
 }
 
 /// Keys that a running server can take over from the file; the others need a restart.
-const LIVE_KEYS: [&str; 4] = ["public-url", "strict", "post-rate", "log"];
+const LIVE_KEYS: [&str; 5] = ["public-url", "strict", "post-rate", "start", "log"];
 
 impl Config {
     /// Merges what `cli` and its file say, and checks it. `rust_log` is `RUST_LOG`.
@@ -115,10 +117,14 @@ impl Config {
         if let Err(problem) = tracing_subscriber::EnvFilter::try_new(&log) {
             return bad("log", format!("`{log}`: {problem}"));
         }
+        let start: Result<Option<StartMode>, UnknownStartMode> =
+            settings.start.as_deref().map(str::parse).transpose();
+        let start = start.or_else(|problem| bad("start", problem.to_string()))?;
         let live = Live {
             public_url: settings.public_url.as_deref().map(public_url).transpose()?,
             strict: settings.strict.unwrap_or(false),
             post_rate: settings.post_rate.unwrap_or(50),
+            start: start.unwrap_or_default(),
         };
         Ok(Self {
             http,
@@ -186,6 +192,7 @@ impl Config {
             ("admin-http", self.admin_http.map_or_else(unset, |a| quoted(&a.to_string()))),
             ("post-rate", self.live.post_rate.to_string()),
             ("strict", self.live.strict.to_string()),
+            ("start", quoted(self.live.start.label())),
             ("workers", self.workers.to_string()),
             ("worker-cpus", quoted(&self.worker_cpus.to_string())),
             ("log", quoted(&self.log)),
@@ -372,6 +379,7 @@ mod tests {
         assert_eq!(key_of(&["--worker-cpus", "999999"]), "worker-cpus");
         assert_eq!(key_of(&["--advertise", "example.org"]), "advertise");
         assert_eq!(key_of(&["--log", "weir=loudly"]), "log");
+        assert_eq!(key_of(&["--start", "slowly"]), "start");
         assert_eq!(key_of(&["--admin-http", "127.0.0.1:8080"]), "admin-http");
         assert_eq!(key_of(&["--config", "/does/not/exist"]), "config");
         for url in ["live.example.org", "ftp://a", "https://a/?b", "https://u@a", "https://a b"] {
@@ -417,7 +425,9 @@ mod tests {
     #[test]
     fn a_reload_tells_what_needs_a_restart() {
         let old = load(&[]).unwrap();
-        let new = load(&["--strict", "--media-port", "1", "--log", "debug"]).unwrap();
+        let new =
+            load(&["--strict", "--media-port", "1", "--log", "debug", "--start", "wait"]).unwrap();
+        assert_eq!(new.live.start, StartMode::Wait);
         assert_eq!(old.needs_restart(&new), ["media-port"]);
     }
 

@@ -14,7 +14,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use tokio::sync::oneshot;
 use weir_sfu::ids::{Role, StreamName};
-use weir_sfu::net::{Created, OfferError, Sfu};
+use weir_sfu::net::{Created, OfferError, Sfu, StartMode};
 
 use crate::app::AppState;
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
@@ -27,13 +27,31 @@ use crate::{SDP, TRICKLE, body, path};
 /// The media plane has this long to answer; then 503. OBS gives up after 8 s (whip-whep A12).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What an offer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// WHIP.
+    Publish,
+    /// WHEP, and how much of the past is wanted at most.
+    Watch(StartMode),
+}
+
+impl Purpose {
+    fn role(self) -> Role {
+        match self {
+            Self::Publish => Role::Publisher,
+            Self::Watch(_) => Role::Subscriber,
+        }
+    }
+}
+
 /// Answers an offer: `201` with the session's URL, tag and SDP.
 ///
 /// # Errors
 /// 400, 408, 409, 413, 415, 422, 429 or 503 as a [`Problem`].
 pub async fn answer(
     state: &AppState,
-    role: Role,
+    purpose: Purpose,
     stream: StreamName,
     parts: Parts,
     body: Body,
@@ -56,7 +74,7 @@ pub async fn answer(
     }
     let session = tokio::time::timeout(
         ANSWER_TIMEOUT,
-        create(&state.sfu, role, &stream, offer, peer.and_then(network)),
+        create(&state.sfu, purpose, &stream, offer, peer.and_then(network)),
     )
     .await
     .unwrap_or(Err(OfferError::Unavailable { retry_after_s: 1 }))?;
@@ -96,7 +114,7 @@ fn links(role: Role, session: &str) -> impl Iterator<Item = String> + use<> {
 /// answer is dropped, and with it the session.
 async fn create(
     sfu: &Sfu,
-    role: Role,
+    purpose: Purpose,
     stream: &StreamName,
     offer: Bytes,
     network: Option<IpAddr>,
@@ -104,9 +122,10 @@ async fn create(
     let (answered, answer) = oneshot::channel();
     let (sfu, stream) = (sfu.clone(), stream.clone());
     tokio::spawn(async move {
-        let created = match role {
-            Role::Publisher => sfu.publish(stream.clone(), &offer, network).await,
-            Role::Subscriber => sfu.subscribe(stream.clone(), &offer, network).await,
+        let role = purpose.role();
+        let created = match purpose {
+            Purpose::Publish => sfu.publish(stream.clone(), &offer, network).await,
+            Purpose::Watch(start) => sfu.subscribe(stream.clone(), &offer, start, network).await,
         };
         let session = created
             .map(|created| Unclaimed(Some(NewSession { sfu: sfu.clone(), role, stream, created })));

@@ -3,27 +3,38 @@
 //! Next: `offer.rs` for the POST, `session.rs` for the session URL it returns.
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use weir_sfu::ids::Role;
+use weir_sfu::net::StartMode;
 
+use crate::SDP;
 use crate::app::AppState;
 use crate::error::Problem;
+use crate::offer::{self, Purpose};
 use crate::path::Endpoint;
-use crate::{SDP, offer};
 
 /// `POST`: an offer to watch. A stream that nobody publishes yet is fine: media starts when its
 /// publisher does (whip-whep E7).
 ///
 /// # Errors
-/// See [`offer::answer`].
+/// 400 for a `start` that is none; see [`offer::answer`].
 pub async fn subscribe(
     State(state): State<AppState>,
     endpoint: Endpoint,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    offer::answer(&state, Role::Subscriber, endpoint.stream, parts, body).await
+    let start = start(parts.uri.query())?.unwrap_or(state.live().start);
+    offer::answer(&state, Purpose::Watch(start), endpoint.stream, parts, body).await
+}
+
+/// How much of the past is wanted: `?start=`, and nothing said is the server's own choice.
+fn start(query: Option<&str>) -> Result<Option<StartMode>, Problem> {
+    let wish = query.unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("start="));
+    wish.map(str::parse).transpose().map_err(|problem| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("start in the URL's query {problem}"))
+    })
 }
 
 /// `GET` and `HEAD`: how a client discovers that this is a WHEP URL (whip-whep A21).

@@ -5,11 +5,10 @@
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use weir_sfu::ids::Role;
 
 use crate::app::AppState;
 use crate::error::Problem;
-use crate::offer;
+use crate::offer::{self, Purpose};
 use crate::path::Endpoint;
 
 /// `POST`: an offer to publish.
@@ -22,7 +21,7 @@ pub async fn publish(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    offer::answer(&state, Role::Publisher, endpoint.stream, parts, body).await
+    offer::answer(&state, Purpose::Publish, endpoint.stream, parts, body).await
 }
 
 /// `GET` and `HEAD`: success without content (whip-whep A20).

@@ -27,7 +27,7 @@ use weir::door::Door;
 use weir::limits::Seats;
 use weir::server::Peer;
 use weir::{AppState, JSON, SDP, TRICKLE};
-use weir_sfu::net::Sfu;
+use weir_sfu::net::{Sfu, StartMode};
 
 /// OBS: actpass, no candidates, Opus and H264.
 const PUBLISH: &str = include_str!("offers/obs.sdp");
@@ -45,7 +45,7 @@ fn crlf(text: &str) -> String {
 }
 
 fn lenient() -> Live {
-    Live { public_url: None, strict: false, post_rate: 50 }
+    Live { public_url: None, strict: false, post_rate: 50, start: StartMode::default() }
 }
 
 fn state(live: Live) -> AppState {
@@ -336,6 +336,23 @@ async fn patches_that_are_refused_leave_the_session_alone() {
     server.patch(&session, None, "this is no fragment").await.refused(400, "B16");
     server.patch(&session, None, &"a".repeat(8_193)).await.refused(413, "limit");
     assert_eq!(server.get(&session).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_viewer_may_say_how_it_wants_to_start() {
+    let server = Server::new();
+    for query in ["", "?start=fast-forward", "?start=poster", "?token=x&start=wait", "?other=1"] {
+        let answer = server.post(&format!("/whep/demo{query}"), WATCH).await;
+        assert_eq!(answer.status, 201, "{query}");
+        assert!(answer.header("location").starts_with("/whep/demo/"), "A5 {query}");
+    }
+    for query in ["?start=", "?start=now", "?start=Wait"] {
+        let answer = server.post(&format!("/whep/demo{query}"), WATCH).await;
+        answer.refused(400, query);
+        let detail = answer.json()["detail"].to_string();
+        assert!(detail.contains("fast-forward, poster or wait"), "{detail}");
+    }
+    assert_eq!(server.post("/whip/demo?start=now", PUBLISH).await.status, 201, "not of WHIP");
 }
 
 #[tokio::test]

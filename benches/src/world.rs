@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rtc_srtp::context::Context;
 use weir_sfu::codec::Codec;
 use weir_sfu::config::PublisherLimits;
+use weir_sfu::forward::start::StartMode;
 use weir_sfu::ids::{SessionId, StreamName};
 use weir_sfu::router::{Route, StreamId, StreamShared, WakeFlag, Waker, mesh};
 use weir_sfu::sdp::{
@@ -233,7 +234,8 @@ impl<W: Egress> World<W> {
             rtx_ssrc: 2 * viewer.0 + 1,
         };
         let plan = SubscribePlan { transport: viewer.remote(), tracks: vec![track] };
-        let session = self.session(stream, viewer, Plan::Subscribe { plan });
+        let session =
+            self.session(stream, viewer, Plan::Subscribe { plan, start: StartMode::default() });
         let worker = self.worker_of(viewer);
         self.lobby.wait(session, Some(worker));
         let route = &self.publishers[stream].stream.route;

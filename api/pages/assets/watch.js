@@ -1,5 +1,5 @@
 // Watch page: plays a stream by WHEP, says in words what is going on, comes back by itself.
-// Query: stats=1 opens the figures, gather=full. A token may follow as #token=….
+// Query: stats=1 opens the figures, gather=full, start=fast-forward|poster|wait. A token may follow as #token=….
 // Next: /weir.js (the session), quality.js (the choice of layers).
 
 import { watch } from '../weir.js';
@@ -24,7 +24,8 @@ const query = new URLSearchParams(location.search);
 const video = $('video');
 const spark = new Sparkline($('spark'));
 
-const session = watch(`/whep/${encodeURIComponent(stream)}`, video, {
+const start = query.has('start') ? `?start=${encodeURIComponent(query.get('start'))}` : '';
+const session = watch(`/whep/${encodeURIComponent(stream)}${start}`, video, {
   token: tokenFromFragment() || undefined,
   gather: query.get('gather') ?? undefined,
 });

@@ -1,4 +1,4 @@
-// Counting of checks, and bounded waiting. Called by every scenario.
+// Counting of checks, bounded waiting, and the middle of some figures. Called by every scenario.
 
 /** Prints each check as it is made and counts. */
 export class Checks {
@@ -54,3 +54,9 @@ export async function until(what, probe, timeoutMs = 30_000, everyMs = 250) {
 
 /** Like `until`, but gives null instead of throwing: for a wait that is itself the check. */
 export const soon = (what, probe, timeoutMs, everyMs) => until(what, probe, timeoutMs, everyMs).catch(() => null);
+
+/** The middle of the numbers among `values`; null if there is none. */
+export function median(values) {
+  const sorted = values.filter(Number.isFinite).sort((a, b) => a - b);
+  return sorted.length ? sorted[sorted.length >> 1] : null;
+}

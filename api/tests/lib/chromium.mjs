@@ -132,6 +132,18 @@ export function counters(page) {
   });
 }
 
+/** Keyframes that a publisher was asked for since it began, by layer. */
+export function keyframeRequests(page) {
+  return page.evaluate(async () => {
+    const asked = {};
+    for (const stat of (await __weir.pc.getStats()).values()) {
+      if (stat.type !== 'outbound-rtp' || stat.kind !== 'video') continue;
+      asked[stat.rid ?? ''] = (stat.pliCount ?? 0) + (stat.firCount ?? 0);
+    }
+    return asked;
+  });
+}
+
 /** Difference of two readings, counter by counter. */
 export function since(before, after) {
   const delta = {};

@@ -1,7 +1,7 @@
 // Chromium publishes, Chromium watches: every codec, an early and a late viewer, simulcast.
 
 import { sleep, until } from '../lib/check.mjs';
-import { counters, launch, listen, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
+import { counters, keyframeRequests, launch, listen, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
 
 /** Software encoders of VP9 and AV1 need the lower frame rate on slow machines. */
 const CODECS = [
@@ -12,6 +12,9 @@ const CODECS = [
 ];
 const WINDOW_MS = 20_000;
 const LATE_MS = 5_000;
+const SIMULCAST_WINDOW_MS = 30_000;
+/** While nobody comes or goes, a layer is asked for a keyframe at most so often. */
+const REQUEST_EVERY_MS = 2_000;
 /** The encoder ramps up to full size in this time, also on a slow machine. */
 const FULL_SIZE_TIMEOUT_MS = 60_000;
 
@@ -43,7 +46,7 @@ async function oneCodec(server, checks, chromium, codec, fps) {
 
   const pages = [publisher, early, late];
   const before = await Promise.all(pages.map(counters));
-  await sleep(WINDOW_MS);
+  await steady(checks, codec, publisher, WINDOW_MS);
   const after = await Promise.all(pages.map(counters));
   const sent = since(before[0], after[0]);
   for (const [i, who] of [[1, 'early viewer'], [2, 'late viewer']]) {
@@ -70,6 +73,16 @@ function judge(checks, who, reading, got, encoded) {
     `lost ${got.videoLost}+${got.audioLost}, discarded ${got.audioDiscarded}, nacks ${got.nacks}, freezes ${got.freezes}`);
 }
 
+/** Lets time pass in which nobody comes, goes or changes anything: how often was each layer asked for a keyframe? */
+async function steady(checks, what, publisher, ms) {
+  const before = await keyframeRequests(publisher);
+  await sleep(ms);
+  const after = await keyframeRequests(publisher);
+  const asked = Object.entries(after).map(([rid, count]) => [rid, count - (before[rid] ?? 0)]);
+  checks.check(`${what}: keyframe requests in ${ms / 1_000} s are at most one per layer in ${REQUEST_EVERY_MS / 1_000} s`,
+    asked.every(([, count]) => count <= ms / REQUEST_EVERY_MS), asked.map(([rid, count]) => `${rid} ${count}`.trim()).join(', '));
+}
+
 async function fullSize(page, width, height) {
   let seen;
   await until(`${width}x${height}`, async () => {
@@ -93,12 +106,21 @@ async function simulcast(server, checks, chromium) {
   await live(viewer);
   await listen(viewer);
   await fullSize(viewer, 1280, 720);
+  // Every layer has its viewer.
+  const others = [];
+  for (const rid of ['m', 'l']) {
+    const other = await chromium.page(watchUrl(server, 'layers'));
+    await live(other);
+    await other.evaluate((rid) => __weir.session.selectLayer({ rid }), rid);
+    others.push(other);
+  }
+  await sleep(2_000);
   const before = await Promise.all([publisher, viewer].map(counters));
-  await sleep(WINDOW_MS / 2);
+  await steady(checks, 'simulcast', publisher, SIMULCAST_WINDOW_MS);
   const after = await Promise.all([publisher, viewer].map(counters));
   judge(checks, 'simulcast, viewer', after[1], since(before[1], after[1]), after[0].topFramesEncoded - before[0].topFramesEncoded);
   const info = await server.stream('layers');
   const rids = info?.publisher?.tracks.flatMap((track) => track.layers.map((layer) => layer.rid)).filter(Boolean);
   checks.equal('simulcast: rids in the API', rids?.sort().join(' '), 'h l m');
-  for (const page of [publisher, viewer]) await page.context().close();
+  for (const page of [publisher, viewer, ...others]) await page.context().close();
 }

@@ -1,4 +1,5 @@
-// Firefox publishes and Chromium watches, then the other way round, inside a network namespace.
+// Firefox publishes and Chromium watches, then the other way round, inside a network namespace. Then Firefox alone:
+// a viewer that began in the past beside one that waited.
 
 import readline from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -7,6 +8,7 @@ import { sleep, until } from '../lib/check.mjs';
 import { counters, launch as launchChromium, listen, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
 import { launch as launchFirefox } from '../lib/firefox.mjs';
 import { ADDRESS, withNamespace } from '../lib/netns.mjs';
+import { sideBySide } from '../lib/playout.mjs';
 import { startServer } from '../lib/server.mjs';
 
 /** The server must live in the namespace too. */
@@ -14,6 +16,8 @@ export const bringsOwnServer = true;
 
 const INSIDE = 'WEIR_TEST_INSIDE_NAMESPACE';
 const WINDOW_MS = 15_000;
+/** Between two viewers who come one after the other. */
+const APART_MS = 300;
 
 export async function run({ checks, args }) {
   if (process.env[INSIDE]) return inside(checks, args);
@@ -47,6 +51,12 @@ async function inside(checks, args) {
 
   await pair(checks, server, 'firefox-to-chromium', firefox, chromium);
   await pair(checks, server, 'chromium-to-firefox', chromium, firefox);
+
+  const publisher = await chromium.page(publishUrl(server, 'starts', { codec: 'VP8', fps: '20' }));
+  await live(publisher);
+  // The keyframe that is made for the first one is a moment old when the other one is connected.
+  const moments = async () => ({ waiting: Date.now(), beginning: Date.now() + APART_MS });
+  await sideBySide(server, checks, 'starts', 'Firefox', firefox, moments);
 
   await chromium.close();
   await firefox.close();

@@ -1,86 +1,75 @@
 // FFmpeg publishes with a keyframe every four seconds and takes no keyframe requests; Chromium viewers come at
-// any moment of the group. Each sees a picture at once, and it moves with the next keyframe at the latest.
+// several moments of the group, in each start mode. How soon each sees a picture, when it moves, and whether
+// one that began in the past plays like one that waited.
 
 import { end } from '../lib/child.mjs';
-import { sleep, until } from '../lib/check.mjs';
-import { counters, launch, live, since, watchUrl } from '../lib/chromium.mjs';
-import { publish } from '../lib/ffmpeg.mjs';
+import { median, sleep } from '../lib/check.mjs';
+import { launch } from '../lib/chromium.mjs';
+import { GOP_MS, come, nextKeyframe, publishRarely, seen, sideBySide } from '../lib/playout.mjs';
 
-const GOP_S = 4;
-const VIEWERS = 8;
-/** From one viewer to the next: all parts of the group get their turn. */
-const APART_MS = 2_600;
-/** Without a cached keyframe the mean is half a group; with one, a viewer that waits so long is a late one. */
+/** Who comes how many milliseconds after a keyframe, group by group. */
+const GROUPS = [
+  { 200: 'fast-forward', 1_300: 'poster', 2_400: 'wait' },
+  { 200: 'poster', 1_300: 'wait', 2_400: 'fast-forward' },
+  { 200: 'fast-forward', 1_300: 'poster', 2_400: 'fast-forward' },
+];
+/** From DTLS to the first picture; the round trip is loopback's. */
+const AT_ONCE_MS = 200;
+/** And nobody waits this long, however busy the machine. */
 const SOON_MS = 800;
-
-/** Notes when DTLS is done, when the first frame can be shown, and how frames follow. */
-const WATCH = () => {
-  const seen = { connected: null, first: null, shown: [] };
-  window.__starts = seen;
-  const Native = window.RTCPeerConnection;
-  window.RTCPeerConnection = class extends Native {
-    constructor(...args) {
-      super(...args);
-      this.addEventListener('connectionstatechange', () => {
-        if (this.connectionState === 'connected') seen.connected ??= performance.now();
-      });
-    }
-  };
-  document.addEventListener('loadeddata', (event) => {
-    if (!event.target.videoWidth) return;
-    seen.first ??= performance.now();
-    const next = () => event.target.requestVideoFrameCallback((now) => {
-      seen.shown.push(now);
-      next();
-    });
-    next();
-  }, true);
-};
+/** A keyframe is not where the schedule says to the millisecond, and then it must be decoded and drawn. */
+const KEYFRAME_EARLY_MS = 100;
+const KEYFRAME_LATE_MS = 500;
+/** Pages are there this long before their moment. */
+const AHEAD_MS = 300;
 
 export async function run({ server, checks }) {
   const chromium = await launch();
-  const publisher = publish('9.0.2', server.whip('starts'), 60, GOP_S);
-  await until('the publisher', async () => (await server.stream('starts'))?.publisher, 15_000);
-  // The first keyframe is cached, and its group under way.
-  await sleep(1_500);
-  // A browser's first decoder takes a second of its own.
-  await warm(chromium, server);
-  const waits = [];
-  for (let n = 0; n < VIEWERS; n += 1) {
-    const page = await chromium.page();
-    await page.addInitScript(WATCH);
-    await page.goto(watchUrl(server, 'starts'));
-    await live(page);
-    await until('a picture', () => page.evaluate(() => __starts.first !== null));
-    const { connected, first } = await page.evaluate(() => __starts);
-    waits.push(Math.round(first - connected));
-    if (n + 1 < VIEWERS) {
-      await sleep(APART_MS);
-      await page.context().close();
-      continue;
-    }
-    // The last one stays: from the next keyframe on it sees every frame.
-    await sleep(GOP_S * 1_000);
-    const before = await counters(page);
-    await sleep(5_000);
-    const all = since(before, await counters(page));
-    checks.check('the picture moves from the next keyframe on', all.framesDecoded >= 0.95 * 5 * 30, `${all.framesDecoded} frames in 5 s`);
-    checks.check('no packet is missing', all.videoLost === 0, `lost ${all.videoLost}, freezes ${all.freezes}`);
-  }
-  const sorted = [...waits].sort((a, b) => a - b);
-  checks.note(`from DTLS to the first picture: ${waits.join(', ')} ms; median ${sorted[VIEWERS / 2]} ms`);
-  const soon = waits.filter((wait) => wait <= SOON_MS).length;
-  checks.check('a picture at once, whatever part of the group', soon >= VIEWERS - 1, `${soon} of ${VIEWERS} within ${SOON_MS} ms`);
+  const publisher = await publishRarely(server, 'starts', 90);
+  const visits = [];
+  for (const group of GROUPS) visits.push(...await visit(server, chromium, group));
+  for (const mode of ['fast-forward', 'poster', 'wait']) judge(checks, mode, visits.filter((it) => it.mode === mode));
+  await sideBySide(server, checks, 'starts', 'Chromium', chromium, async () => {
+    const keyframe = await nextKeyframe(server, 'starts', 1_000);
+    return { waiting: keyframe - 700, beginning: keyframe + 200 };
+  });
   await end(publisher);
   await chromium.close();
 }
 
-/** Plays another stream for a moment. */
-async function warm(chromium, server) {
-  const publisher = publish('9.0.2', server.whip('warm'), 10);
-  const page = await chromium.page(watchUrl(server, 'warm'));
-  await live(page);
-  await until('a picture', () => page.evaluate(() => document.querySelector('video').videoWidth > 0));
-  await page.context().close();
-  await end(publisher);
+/** One group of pictures and its viewers; what each saw until the next keyframe and a moment after it. */
+async function visit(server, chromium, group) {
+  const comers = await Promise.all(Object.entries(group).map(async ([into, mode]) => (
+    { into: Number(into), mode, page: await chromium.page(`${server.url}/`) })));
+  const keyframe = await nextKeyframe(server, 'starts', AHEAD_MS);
+  const next = keyframe + GOP_MS;
+  await Promise.all(comers.map(({ into, mode, page }) => come(page, server.whep('starts'), mode, keyframe + into)));
+  await sleep(next + KEYFRAME_LATE_MS + 200 - Date.now());
+  return Promise.all(comers.map(async ({ into, mode, page }) => {
+    const { origin, connected, frames } = await seen(page);
+    await page.context().close();
+    const [first, second] = frames.map((frame) => frame.shown);
+    // Infinity for what never came.
+    const after = (shown) => Math.round((shown ?? Infinity) - connected);
+    return { into, mode, first: after(first), moves: after(second), due: next - origin - connected };
+  }));
+}
+
+function judge(checks, mode, visits) {
+  const words = visits.map(({ into, first, moves }) => `${first} ms, moving ${moves} ms (came ${into} ms after a keyframe)`);
+  checks.note(`${mode}: from DTLS to a picture ${words.join('; ')}`);
+  const withKeyframe = (ms, due) => ms >= due - KEYFRAME_EARLY_MS && ms <= due + KEYFRAME_LATE_MS;
+  if (mode === 'wait') {
+    checks.check('wait: nothing before the next keyframe', visits.every(({ first, due }) => withKeyframe(first, due)), `${visits.length} viewers`);
+    return;
+  }
+  const firsts = visits.map(({ first }) => first);
+  checks.check(`${mode}: a picture within ${AT_ONCE_MS} ms, none later than ${SOON_MS}`,
+    median(firsts) <= AT_ONCE_MS && Math.max(...firsts) <= SOON_MS, `median ${median(firsts)} ms, worst ${Math.max(...firsts)} ms`);
+  const late = visits.filter(({ into }) => mode === 'poster' || into > 1_000);
+  checks.check(`${mode}: a picture alone moves with the next keyframe`, late.every(({ moves, due }) => withKeyframe(moves, due)), `${late.length} viewers`);
+  const soon = visits.filter((it) => !late.includes(it)).map(({ first, moves }) => moves - first);
+  if (soon.length) {
+    checks.check(`${mode}: soon after a keyframe it moves at once`, Math.min(...soon) <= AT_ONCE_MS && Math.max(...soon) <= SOON_MS, `after ${soon.join(', ')} ms`);
+  }
 }

@@ -1,9 +1,10 @@
 //! From which keyframe a viewer starts, or changes layers: one that is cached, or the next one.
 //!
 //! A viewer without a picture gets one at once: everything since the last keyframe where that is little, else
-//! the keyframe alone as a poster until the next one comes. A viewer with a picture jumps to another layer only
-//! where little lies between. Pure; called by `worker/subscriber.rs`.
+//! the keyframe alone as a poster until the next one comes; a [`StartMode`] may allow less. A viewer with a
+//! picture jumps to another layer only where little lies between. Pure; called by `worker/replays.rs`.
 
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::catch_up::Tail;
@@ -28,6 +29,43 @@ pub const TAIL_PACKETS_MAX: usize = 400;
 
 /// A picture older than this says nothing about the present.
 const POSTER_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// The most that is sent of the past to a viewer without a picture. Each falls back to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartMode {
+    /// Everything since the last keyframe, where that is little.
+    #[default]
+    FastForward,
+    /// The last keyframe alone, until the next one comes.
+    Poster,
+    /// Nothing: the picture begins with the next keyframe.
+    Wait,
+}
+
+/// A name that no [`StartMode`] has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be fast-forward, poster or wait")]
+pub struct UnknownStartMode;
+
+impl StartMode {
+    /// The name in configuration and URLs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::FastForward => "fast-forward",
+            Self::Poster => "poster",
+            Self::Wait => "wait",
+        }
+    }
+}
+
+impl FromStr for StartMode {
+    type Err = UnknownStartMode;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let all = [Self::FastForward, Self::Poster, Self::Wait];
+        all.into_iter().find(|mode| mode.label() == name).ok_or(UnknownStartMode)
+    }
+}
 
 /// How to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,14 +94,20 @@ pub struct Cached<'a> {
 }
 
 /// How a viewer without a picture begins.
-pub fn begin(now: Instant, cached: &Cached<'_>) -> Start {
+pub fn begin(now: Instant, mode: StartMode, cached: &Cached<'_>) -> Start {
+    if mode == StartMode::Wait {
+        return Start::Wait;
+    }
+    let all = mode == StartMode::FastForward;
     let age = |at: Instant| now.saturating_duration_since(at);
     let fresh = cached.begun.is_some_and(|at| age(at) <= FRESH);
     let budget = (cached.bitrate.0 / 8 * FAST_FORWARD_MS / 1_000) as usize;
     let affordable = |tail: &Tail| tail.bytes <= START_BYTES_MAX && (fresh || tail.bytes <= budget);
-    match (cached.tail.filter(affordable), cached.keyframe) {
+    // Nothing has followed the keyframe yet: it need not be a poster.
+    let allowed = |tail: &Tail| affordable(tail) && (all || tail.frames == 1);
+    match (cached.tail.filter(allowed), cached.keyframe) {
         (Some(tail), _) => Start::FastForward(tail),
-        (None, _) if fresh && cached.tail.is_none() => Start::Catch,
+        (None, _) if all && fresh && cached.tail.is_none() => Start::Catch,
         (None, Some(keyframe)) if age(keyframe.arrival()) <= POSTER_AGE_MAX => Start::Poster,
         _ => Start::Wait,
     }
@@ -93,7 +137,8 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(60);
         let aged = |ms, bytes| {
             let begun = Some(now - Duration::from_millis(ms));
-            begin(now, &Cached { tail: tail(bytes), begun, bitrate: Bitrate(800_000), ..NOTHING })
+            let cached = Cached { tail: tail(bytes), begun, bitrate: Bitrate(800_000), ..NOTHING };
+            begin(now, StartMode::FastForward, &cached)
         };
         let replay = |bytes| tail(bytes).map(Start::FastForward).unwrap();
         assert_eq!(aged(400, 200_000), replay(200_000));
@@ -101,8 +146,26 @@ mod tests {
         assert_eq!(aged(401, 75_000), replay(75_000));
         assert_eq!(aged(401, 75_001), Start::Wait);
         let begun = Some(now - FRESH);
-        assert_eq!(begin(now, &Cached { begun, ..NOTHING }), Start::Catch, "a packet is missing");
-        assert_eq!(begin(now, &NOTHING), Start::Wait);
+        let hole = Cached { begun, ..NOTHING };
+        assert_eq!(begin(now, StartMode::FastForward, &hole), Start::Catch, "a packet is missing");
+        assert_eq!(begin(now, StartMode::FastForward, &NOTHING), Start::Wait);
+    }
+
+    #[test]
+    fn a_mode_allows_no_more_than_its_name() {
+        let now = Instant::now() + FRESH;
+        let with = |mode, frames| {
+            let tail = Tail { first: 1, newest: 9, frames, bytes: 5_000 };
+            begin(now, mode, &Cached { tail: Some(tail), begun: Some(now), ..NOTHING })
+        };
+        assert!(matches!(with(StartMode::FastForward, 2), Start::FastForward(_)));
+        assert_eq!(with(StartMode::Poster, 2), Start::Wait, "no whole keyframe to show");
+        assert!(matches!(with(StartMode::Poster, 1), Start::FastForward(_)), "it is the present");
+        assert_eq!(with(StartMode::Wait, 1), Start::Wait);
+        for mode in [StartMode::FastForward, StartMode::Poster, StartMode::Wait] {
+            assert_eq!(mode.label().parse(), Ok(mode));
+        }
+        assert_eq!("Wait".parse::<StartMode>(), Err(UnknownStartMode));
     }
 
     #[test]

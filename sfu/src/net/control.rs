@@ -19,6 +19,7 @@ use super::news::Bulletin;
 use super::thread::{Message, Notice, WorkerHandle};
 use crate::config::Config;
 use crate::error::CloseReason;
+use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
 use crate::router::{Route, SourceInfo, StreamId, StreamShared};
 use crate::sdp::{
@@ -254,6 +255,7 @@ impl Control {
         &self,
         name: StreamName,
         offer: &[u8],
+        start: StartMode,
         network: Option<IpAddr>,
     ) -> Result<Admitted, OfferError> {
         self.admit()?;
@@ -278,7 +280,7 @@ impl Control {
                 stream: Arc::clone(&stream.shared),
                 local: local.ice.clone(),
                 created: Instant::now(),
-                plan: Plan::Subscribe { plan },
+                plan: Plan::Subscribe { plan, start },
             };
             let created = self.enter(&new, Arc::clone(stream), watched, local, answer, network);
             if let Some(entry) = self.sessions.get(&id) {

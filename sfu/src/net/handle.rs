@@ -18,6 +18,7 @@ use super::socket::MediaSocket;
 use super::thread::{Message, Notice, PreparedThread};
 use crate::config::Config;
 use crate::error::{CloseReason, DropCounters, DropReason};
+use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
 use crate::repair::keyframe_planner::KeyframeCounts;
 use crate::router::mesh;
@@ -228,7 +229,8 @@ impl Sfu {
         Ok(self.admit(self.control.publish(stream, offer, network)?).await)
     }
 
-    /// WHEP POST from a client network; `None` for loopback, which has no share of its own.
+    /// WHEP POST from a client network (`None` for loopback, which has no share of its own) by a viewer
+    /// that gets so much of the past at most.
     ///
     /// # Errors
     /// See [`OfferError`].
@@ -236,9 +238,10 @@ impl Sfu {
         &self,
         stream: StreamName,
         offer: &[u8],
+        start: StartMode,
         network: Option<IpAddr>,
     ) -> Result<Created, OfferError> {
-        Ok(self.admit(self.control.subscribe(stream, offer, network)?).await)
+        Ok(self.admit(self.control.subscribe(stream, offer, start, network)?).await)
     }
 
     async fn admit(&self, Admitted { created, evicted }: Admitted) -> Created {

@@ -214,6 +214,7 @@ mod tests {
     use super::*;
     use crate::codec::Codec;
     use crate::config::Config;
+    use crate::forward::start::StartMode;
     use crate::router::SourceInfo;
     use crate::router::table::SourceTrackInfo;
     use crate::sdp::{CodecFormat, ExtMap, SourceTrack};
@@ -240,7 +241,8 @@ mod tests {
         let media_addr = "127.0.0.1:0".parse().unwrap();
         let sfu = Sfu::start(Config { media_addr, workers: 1, ..Config::default() }).unwrap();
         let stream = StreamName::new("demo").unwrap();
-        let created = sfu.subscribe(stream.clone(), OFFER, None).await.unwrap();
+        let created =
+            sfu.subscribe(stream.clone(), OFFER, StartMode::default(), None).await.unwrap();
         let secret = created.secret.expose();
         let select = async |media: Option<&str>, rid: &str| {
             let wish = LayerWish { rid: Some(rid.into()), ..LayerWish::default() };

@@ -27,6 +27,7 @@ mod tick;
 mod wait;
 
 pub use crate::forward::LayerWish;
+pub use crate::forward::start::{StartMode, UnknownStartMode};
 pub use crate::worker::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo};
 pub use crate::worker::{LayerState, TrackLayers};
 pub use affinity::usable_cpus;

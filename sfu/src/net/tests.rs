@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::codec::MediaKind;
 use crate::config::Config;
+use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::transport::stun::{CheckRequest, StunClass, StunView, write_check};
 
@@ -31,7 +32,8 @@ impl Client {
 
     async fn watch(sfu: &Sfu, name: &str) -> Self {
         let stream = StreamName::new(name).unwrap();
-        let created = sfu.subscribe(stream.clone(), WATCH, None).await.unwrap();
+        let created =
+            sfu.subscribe(stream.clone(), WATCH, StartMode::default(), None).await.unwrap();
         Self::with(sfu, stream, &created)
     }
 

@@ -39,8 +39,8 @@ impl Worker {
                 let publisher = Publisher::new(new.id, plan, &stream, ssrc, now);
                 RoleState::Publisher(Box::new(publisher))
             }
-            Plan::Subscribe { plan } => {
-                let subscriber = Subscriber::new(plan, &mut self.context, now);
+            Plan::Subscribe { plan, start } => {
+                let subscriber = Subscriber::new(plan, start, &mut self.context, now);
                 RoleState::Subscriber(subscriber)
             }
         };

@@ -10,7 +10,7 @@ use super::stream::LocalStream;
 use super::subscriber::{OVERTAKEN_MAX, Way};
 use crate::forward::catch_up::Tail;
 use crate::forward::forwarder::Beginning;
-use crate::forward::start::{self, Start};
+use crate::forward::start::{self, Start, StartMode};
 use crate::forward::{Forwarder, Stamp};
 
 /// A viewer that changes layers may replay cached packets so often, and so many times at once; else it
@@ -21,6 +21,9 @@ const SWITCH_BURST: u32 = 2;
 /// What is remembered of one viewer's track about cached keyframes.
 #[derive(Debug)]
 pub(super) struct Replays {
+    mode: StartMode,
+    /// When it was first looked at what is cached for this viewer.
+    since: Option<Instant>,
     /// The keyframe that was looked at last; each is looked at once.
     considered: Option<Candidate>,
     /// The keyframe that was shown as a poster: publisher epoch and first packet.
@@ -38,8 +41,9 @@ struct Candidate {
 }
 
 impl Replays {
-    pub(super) fn new() -> Self {
-        Self { considered: None, shown: None, switches: Pacing::new(SWITCH_EVERY, SWITCH_BURST) }
+    pub(super) fn new(mode: StartMode) -> Self {
+        let switches = Pacing::new(SWITCH_EVERY, SWITCH_BURST);
+        Self { mode, since: None, considered: None, shown: None, switches }
     }
 
     /// Begins at a cached keyframe where that helps, and sends what is due of one.
@@ -90,6 +94,10 @@ impl Replays {
             return None;
         }
         let cached = stream.cached_start(source, layer, way.now)?;
+        // What came since the viewer is here is not its past, such as a keyframe that waited for a poster to end.
+        let since = *self.since.get_or_insert(way.now);
+        let live = cached.begun.is_some_and(|at| at >= since);
+        let mode = if live { StartMode::FastForward } else { self.mode };
         let comes_now = |tail: &Tail| {
             let few = tail.newest - tail.first <= OVERTAKEN_MAX as u64;
             few && stream.is_fresh(source, layer, tail.first)
@@ -99,7 +107,7 @@ impl Replays {
             return None;
         }
         let how = match forwarder.current_layer() {
-            None => start::begin(way.now, &cached),
+            None => start::begin(way.now, mode, &cached),
             Some(_) => match start::switch(&cached) {
                 Start::FastForward(_) if !self.switches.take(way.now) => Start::Wait,
                 how => how,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::publisher::Publisher;
 use super::subscriber::Subscriber;
+use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId};
 use crate::router::StreamShared;
 use crate::sdp::{IceCredentials, PublishPlan, RemoteTransport, SubscribePlan};
@@ -38,6 +39,8 @@ pub enum Plan {
     Subscribe {
         /// The answered offer.
         plan: SubscribePlan,
+        /// How much of the past it gets at most.
+        start: StartMode,
     },
 }
 
@@ -46,7 +49,7 @@ impl NewSession {
     pub fn remote(&self) -> &RemoteTransport {
         match &self.plan {
             Plan::Publish { plan } => &plan.transport,
-            Plan::Subscribe { plan } => &plan.transport,
+            Plan::Subscribe { plan, .. } => &plan.transport,
         }
     }
 
@@ -54,7 +57,7 @@ impl NewSession {
     pub fn remote_mut(&mut self) -> &mut RemoteTransport {
         match &mut self.plan {
             Plan::Publish { plan } => &mut plan.transport,
-            Plan::Subscribe { plan } => &mut plan.transport,
+            Plan::Subscribe { plan, .. } => &mut plan.transport,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
 use crate::forward::forwarder::LayerContext;
 use crate::forward::sent::{SENT_AUDIO_MAX, SENT_MAX};
+use crate::forward::start::StartMode;
 use crate::forward::wish::spatial_layer;
 use crate::forward::{
     Choice, Forwarder, LayerWish, Line, LineConfig, OutgoingFormat, Plaintext, Reason, SentRecord,
@@ -172,7 +173,12 @@ impl Pace {
 
 impl Subscriber {
     /// A viewer that is not connected yet.
-    pub(super) fn new(plan: SubscribePlan, context: &mut Context, now: Instant) -> Self {
+    pub(super) fn new(
+        plan: SubscribePlan,
+        start: StartMode,
+        context: &mut Context,
+        now: Instant,
+    ) -> Self {
         let tracks = plan
             .tracks
             .into_iter()
@@ -187,7 +193,7 @@ impl Subscriber {
                 repairs: 0,
                 rtx_budget: RtxBudget::new(now),
                 asked: None,
-                replays: Replays::new(),
+                replays: Replays::new(start),
                 wish: None,
                 next_wish: None,
                 choice: None,

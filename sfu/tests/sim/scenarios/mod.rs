@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use weir_netsim::{Profile, Rng};
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::{Audio, Video};
+use weir_sfu::forward::start::StartMode;
 use weir_sfu::worker::LearnedInfo;
 
 use crate::world::spec::{LayerSpec, PublisherSpec, ViewerSpec, opus, video};

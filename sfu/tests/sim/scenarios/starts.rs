@@ -29,6 +29,54 @@ fn viewer_joins_mid_gop() {
     });
 }
 
+/// A keyframe every four seconds and none on request; viewers come half a second and two seconds after one. What
+/// of the past they get at once is what their mode allows, and the next keyframe moves every picture.
+#[test]
+fn a_start_mode_bounds_what_is_sent_of_the_past() {
+    each_seed(|story| {
+        let mut spec = story.browser().with(Video, |track| track.key_every = Some(120));
+        spec.answers_pli = false;
+        let publisher = story.world.publish("live", spec);
+        story.world.run_s(1);
+        let watch = |story: &mut Story, after_ms| {
+            // The next group but one, and so far into it.
+            let sent = |story: &mut Story| story.world.publisher(publisher).video().layers[0].frame;
+            let into = sent(story) % 120;
+            story.world.run_ms((120 - u64::from(into)) * 1_000 / 30 + after_ms);
+            [StartMode::FastForward, StartMode::Poster, StartMode::Wait].map(|start| {
+                let spec = ViewerSpec { start, ..story.viewer() };
+                (story.world.watch("live", spec), start)
+            })
+        };
+        for after_ms in [300, 2_000] {
+            let viewers = watch(story, after_ms);
+            // Check, handshake, a turn, and the pace of a replay.
+            story.world.run_ms(2 * 80 + 40 + 34 + 100);
+            for (viewer, start) in viewers {
+                let watched = story.world.viewer(viewer);
+                let frames: Vec<_> = watched.frames.iter().filter(|f| f.kind == Video).collect();
+                match (start, after_ms) {
+                    (StartMode::Wait, _) => assert_eq!(frames.len(), 0, "{start:?}"),
+                    (StartMode::FastForward, 300) => {
+                        assert!(frames.len() > 9, "{} frames of {start:?}", frames.len());
+                    }
+                    _ => assert!(frames.len() == 1 && frames[0].key, "{start:?} {after_ms} ms"),
+                }
+                assert!(watched.audio_frames() > 0, "sound waits for nothing");
+            }
+            story.world.run_s(4);
+            for (viewer, start) in viewers {
+                let watched = story.world.viewer(viewer);
+                assert!(watched.video_frames() > 5, "{start:?} moves from the next keyframe on");
+                if start == StartMode::Wait {
+                    assert!(watched.frames.iter().find(|f| f.kind == Video).unwrap().key);
+                }
+                story.assert_whole(viewer);
+            }
+        }
+    });
+}
+
 /// Sequence numbers wrap within a few packets of the join, with a little loss.
 #[test]
 fn sequence_wrap_at_join() {

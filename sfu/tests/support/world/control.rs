@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use weir_sfu::codec::MediaKind;
 use weir_sfu::error::CloseReason;
 use weir_sfu::forward::LayerWish;
+use weir_sfu::forward::start::StartMode;
 use weir_sfu::ids::{Role, SessionId, StreamName};
 use weir_sfu::router::{Route, SourceInfo, StreamId, StreamShared};
 use weir_sfu::sdp::{IceCredentials, PublishPlan, SubscribeCodec, codec_matches};
@@ -130,6 +131,7 @@ impl Control {
         now: Instant,
         name: &str,
         plan: weir_sfu::sdp::SubscribePlan,
+        start: StartMode,
         worker: Option<usize>,
     ) -> (SessionId, IceCredentials) {
         let (id, local) = self.next_id();
@@ -141,7 +143,7 @@ impl Control {
             stream: Arc::clone(&stream.shared),
             local: local.clone(),
             created: now,
-            plan: Plan::Subscribe { plan },
+            plan: Plan::Subscribe { plan, start },
         };
         self.enter(id, Role::Subscriber, name, &local, now);
         self.lobby.wait(Box::new(session), Some(worker));

@@ -73,7 +73,7 @@ pub(crate) struct Encoder {
     pub next_seq: u64,
     pub next_frame: Instant,
     pub packets_sent: u32,
-    frame: u32,
+    pub frame: u32,
     /// The last keyframe, and how many frames of the lowest layer there were.
     last_key: u32,
     bases: u32,

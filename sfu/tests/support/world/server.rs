@@ -268,8 +268,9 @@ impl World {
             control.answer_codecs(stream, kind, ordinal, offered)
         });
         let (ways, worker) = ([spec.up.clone(), spec.down.clone()], spec.worker);
+        let start = spec.start;
         let viewer = Viewer::new(spec, &plan, number, self.now);
-        let (id, server) = self.control.subscribe(self.now, stream, plan, worker);
+        let (id, server) = self.control.subscribe(self.now, stream, plan, start, worker);
         link.server = server;
         self.enter(id, link, Role::Viewer(Box::new(viewer)), ways)
     }

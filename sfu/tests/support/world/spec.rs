@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use weir_netsim::Profile;
 use weir_sfu::codec::{Codec, MediaKind};
+use weir_sfu::forward::start::StartMode;
 use weir_sfu::rtp::ext::ExtKind;
 use weir_sfu::sdp::{CodecFormat, ExtMap, Feedback};
 use weir_sfu::transport::srtp::SrtpProfile;
@@ -275,6 +276,8 @@ pub(crate) struct ViewerSpec {
     pub down: Profile,
     /// Which worker gets it; else the control plane chooses.
     pub worker: Option<usize>,
+    /// How much of the past it wants at most.
+    pub start: StartMode,
 }
 
 impl ViewerSpec {
@@ -318,6 +321,7 @@ impl ViewerSpec {
             up: clean(),
             down: clean(),
             worker: None,
+            start: StartMode::default(),
         }
     }
 

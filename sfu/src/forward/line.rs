@@ -143,7 +143,7 @@ pub struct Line {
     /// Of each segment; none at all before something may be left out.
     closings: Vec<Closings>,
     /// Of the present segment and the one before it: what is repaired comes about a round trip later.
-    squeezes: [Option<Squeeze>; 2],
+    squeezes: [Option<Box<Squeeze>>; 2],
     issued: Issued,
     /// One past the highest of the publisher's numbers that was given one in the present segment.
     issued_to: u64,
@@ -177,7 +177,7 @@ impl Line {
             format: None,
             segments: [None; SEGMENTS],
             closings: Vec::new(),
-            squeezes: [None; 2],
+            squeezes: [None, None],
             last: None,
             packets: 0,
             octets: 0,
@@ -186,11 +186,14 @@ impl Line {
 
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub fn warm(&self) {
-        black_box((self.timestamp_delta(), self.squeeze.is_some(), self.last, self.octets));
-        black_box((self.template.bytes.first().copied(), self.template.len, self.format));
-        black_box(self.issued.is_set(self.issued.next));
+        black_box((self.timestamp_delta(), self.last, self.octets, self.format));
+        black_box((self.template.bytes.first().copied(), self.template.len));
+        self.issued.warm();
+        if let Some(squeeze) = self.squeezes.first().and_then(Option::as_deref) {
+            squeeze.warm();
+        }
         if let Some(sent) = &self.sent {
-            sent.warm(self.issued.next as u32);
+            sent.warm(self.issued.next() as u32);
         }
     }
 
@@ -268,7 +271,7 @@ impl Line {
         };
         self.close();
         let [present, before] = &mut self.squeezes;
-        *before = std::mem::replace(present, splice.squeeze);
+        *before = std::mem::replace(present, splice.squeeze.map(Box::new));
         let next = self.issued.next() + u64::from(splice.gap && self.last.is_some());
         self.issued_to = meta.ext_seq;
         self.segments.rotate_right(1);
@@ -299,7 +302,7 @@ impl Line {
     pub fn close(&mut self) {
         let Some(current) = self.segments.first_mut().and_then(Option::as_mut) else { return };
         current.end = current.end.min(self.issued_to);
-        if let Some(squeeze) = self.squeezes.first().copied().flatten() {
+        if let Some(squeeze) = self.squeezes.first().and_then(Option::as_deref) {
             current.plain_from = squeeze.plain_from();
         }
     }
@@ -408,7 +411,7 @@ impl Line {
         let out = seq.wrapping_add(seq_delta);
         let newest = out >= self.issued.next();
         let plain = meta.timestamp.wrapping_add(segment.ts_delta);
-        let timestamp = match self.squeezes.get_mut(place).and_then(Option::as_mut) {
+        let timestamp = match self.squeezes.get_mut(place).and_then(Option::as_deref_mut) {
             Some(squeeze) => squeeze.stamp(seq, meta.timestamp, plain),
             None => (seq >= segment.plain_from).then_some(plain),
         };

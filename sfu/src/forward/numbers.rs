@@ -2,6 +2,8 @@
 //!
 //! Knows numbers only, neither packets nor why one is left out. Called by `line.rs`.
 
+use std::hint::black_box;
+
 /// How many numbers back either is remembered. What comes later than that has no place any more: it is dropped, as a number
 /// that was given out before it ([`Issued`]) or as too old ([`Closings`]).
 pub(super) const SPAN: u64 = 1024;
@@ -67,6 +69,11 @@ impl Issued {
     /// One past the newest number given out.
     pub(super) fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Reads the place of the next number, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box(self.bits.is_set(self.next));
     }
 
     /// Gives a number out; false if it was before, or may have been.

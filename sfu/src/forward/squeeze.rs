@@ -6,6 +6,8 @@
 //! renderer shows the newest; from the first frame that lies ahead the line runs by the layer's own clock, with
 //! no offset left behind (quality A2.3, A3.3). Called by `line.rs`; knows nothing of packets.
 
+use std::hint::black_box;
+
 /// Between two squeezed frames, in ticks of 90 kHz: a millisecond.
 pub const STEP: u32 = 90;
 
@@ -35,6 +37,11 @@ struct Frame {
 }
 
 impl Squeeze {
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box((self.plain_from, self.plain_at));
+    }
+
     /// Frames come after `last`, those that begin before `until` squeezed.
     pub fn after(last: u32, until: u64) -> Self {
         Self { until, frames: [None; FRAMES], last, plain_from: 0, plain_at: 0 }

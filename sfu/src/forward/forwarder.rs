@@ -101,23 +101,24 @@ pub struct Beginning<'a> {
     pub bitrate: Bitrate,
 }
 
-/// One viewer × one track.
+/// One viewer × one track. What each packet needs stands together, as in a [`Line`].
 #[derive(Debug)]
+#[repr(C)]
 pub struct Forwarder {
-    line: Line,
-    /// What is left out of the layer that flows.
-    thinner: Thinner,
+    decisions: DecisionLog,
+    catch_up: Option<CatchUp>,
+    handover: Option<Handover>,
     /// What flows now.
     current: Option<(u32, u8)>,
     /// What should flow; a keyframe there makes it current.
     target: Option<(u32, u8)>,
     target_reason: Reason,
-    handover: Option<Handover>,
-    catch_up: Option<CatchUp>,
     highest_in: u64,
     /// Server-time line of the outgoing timestamps, kept over splices.
     outgoing: Option<ClockAnchor>,
-    decisions: DecisionLog,
+    /// What is left out of the layer that flows.
+    thinner: Thinner,
+    line: Line,
 }
 
 impl Forwarder {

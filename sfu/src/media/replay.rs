@@ -18,6 +18,9 @@ pub const REPLAY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Age kept per layer; older packets leave.
 pub const REPLAY_AGE_MAX: Duration = Duration::from_millis(1500);
 
+/// How often a packet that comes looks for older ones to leave: at one that nobody read for long, memory waits.
+const EXPIRE_EVERY: Duration = Duration::from_millis(10);
+
 /// The last packets of one layer by extended sequence number.
 #[derive(Debug)]
 pub struct ReplayRing {
@@ -28,6 +31,7 @@ pub struct ReplayRing {
     next: u64,
     packets: usize,
     bytes: usize,
+    expired_at: Option<Instant>,
 }
 
 impl Default for ReplayRing {
@@ -39,7 +43,7 @@ impl Default for ReplayRing {
 impl ReplayRing {
     /// An empty ring; its slots are allocated with the first packet.
     pub fn new() -> Self {
-        Self { slots: Vec::new(), oldest: 0, next: 0, packets: 0, bytes: 0 }
+        Self { slots: Vec::new(), oldest: 0, next: 0, packets: 0, bytes: 0, expired_at: None }
     }
 
     /// Keeps a packet. Returns false if it is held already or older than the window; the packet is
@@ -89,7 +93,10 @@ impl ReplayRing {
         while self.bytes > REPLAY_BYTES_MAX && self.oldest < seq {
             self.evict_before(self.oldest + 1, &mut evicted);
         }
-        self.expire(now, evicted);
+        let since = self.expired_at.map(|at| now.saturating_duration_since(at));
+        if since.is_none_or(|since| since >= EXPIRE_EVERY) {
+            self.expire(now, evicted);
+        }
         true
     }
 
@@ -101,6 +108,7 @@ impl ReplayRing {
 
     /// Drops what is older than [`REPLAY_AGE_MAX`], passing it to `evicted`.
     pub fn expire(&mut self, now: Instant, mut evicted: impl FnMut(Arc<Packet>)) {
+        self.expired_at = Some(now);
         while self.packets > 0 {
             let held = self.slots.get(slot(self.oldest)).and_then(Option::as_ref);
             let expired = held

@@ -92,17 +92,12 @@ pub struct IceEvent {
 }
 
 /// The agent. See the head of this file.
+#[repr(C)]
 pub struct IceAgent {
     kind: Role,
     current: Generation,
     /// The credentials before a restart, until a pair of the new ones is selected.
     previous: Option<Generation>,
-    pairs: Vec<Pair>,
-    selected: Option<Path>,
-    /// Whether the selected pair is confirmed: read for each turn's packets, so kept at hand.
-    confirmed: bool,
-    /// Bytes left on the selected pair since it was confirmed, not yet added to it.
-    sent: u64,
     /// A pair that egress moves to once it is confirmed.
     target: Option<Path>,
     confirm: Option<Check>,
@@ -112,8 +107,15 @@ pub struct IceAgent {
     last_life: Instant,
     tie_breaker: Option<u64>,
     rtt: Option<Duration>,
+    // What each turn's packets need stands together from here on.
+    pairs: Vec<Pair>,
     /// Something beyond STUN was authenticated: keys exist.
     authenticated: bool,
+    /// Whether the selected pair is confirmed: read for each turn's packets, so kept at hand.
+    confirmed: bool,
+    selected: Option<Path>,
+    /// Bytes left on the selected pair since it was confirmed, not yet added to it.
+    sent: u64,
 }
 
 /// One set of credentials, and how far it got.

@@ -58,14 +58,15 @@ pub enum PeerEvent {
     Closed(CloseReason),
 }
 
-/// One connection.
+/// One connection. What each packet needs stands together at the end.
+#[repr(C)]
 pub struct Peer {
-    ice: IceAgent,
     dtls: Box<dyn Dtls>,
     dtls_role: DtlsRole,
     state: PeerState,
     deadline: Option<(Instant, CloseReason)>,
     profile: Option<SrtpProfile>,
+    ice: IceAgent,
     receiver: Option<SrtpReceiver>,
     sender: Option<SrtpSender>,
 }
@@ -111,6 +112,13 @@ impl Peer {
     pub fn warm(&self) {
         self.ice.warm();
         black_box(self.sender.is_some());
+    }
+
+    /// The same of what lies behind it.
+    pub fn warm_sender(&self) {
+        if let Some(sender) = &self.sender {
+            sender.warm();
+        }
     }
 
     /// Whether this pair is one of the session's, and the session proved to be alive within `span`.

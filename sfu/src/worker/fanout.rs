@@ -91,6 +91,7 @@ impl Worker {
             })
         };
         sessions().for_each(|session| session.peer.warm());
+        sessions().for_each(|session| session.peer.warm_sender());
         subscribers().for_each(Subscriber::warm);
         subscribers().for_each(Subscriber::warm_lines);
     }

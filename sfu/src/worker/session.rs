@@ -81,21 +81,11 @@ pub(super) struct SessionKey {
 /// are over.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
-/// One session.
+/// One session. What each turn needs stands together: the end of the connection's state and the beginning
+/// of the role's.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Session {
-    /// Public id.
-    pub id: SessionId,
-    /// Its stream.
-    pub stream: Arc<StreamShared>,
-    /// The connection.
-    pub peer: Peer,
-    /// What it does.
-    pub role: RoleState,
-    /// When the POST was accepted.
-    pub created: Instant,
-    /// The earliest timer entry that stands for it.
-    pub scheduled: Option<Instant>,
     /// Keys under which it is known to the lobby: one, or two after an ICE restart.
     pub ufrags: Vec<Box<str>>,
     /// Address pairs that lead here: those its ICE agent knows, so at most eight.
@@ -104,6 +94,18 @@ pub(super) struct Session {
     pub(super) handshakes_waiting: u8,
     /// RTCP packets it may still send in this second (quality B2).
     pub rtcp_budget: Budget,
+    /// The connection.
+    pub peer: Peer,
+    /// Public id.
+    pub id: SessionId,
+    /// Its stream.
+    pub stream: Arc<StreamShared>,
+    /// When the POST was accepted.
+    pub created: Instant,
+    /// The earliest timer entry that stands for it.
+    pub scheduled: Option<Instant>,
+    /// What it does.
+    pub role: RoleState,
 }
 
 /// What a session does.

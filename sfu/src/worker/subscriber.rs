@@ -64,8 +64,9 @@ pub(super) const OVERTAKEN_MAX: usize = 64;
 /// Our canonical name in SDES: one for all lines of a session, so that players sync them.
 const CNAME: &str = "weir";
 
-/// One viewer.
+/// One viewer. What each turn needs stands at the top, as in a [`Line`].
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Subscriber {
     tracks: Vec<SubTrack>,
     /// Which of `tracks` takes a source track.
@@ -73,30 +74,32 @@ pub(super) struct Subscriber {
     epoch: Option<u32>,
     /// The stream's selection that was applied.
     selection: Option<u64>,
-    connected: bool,
-    next_twcc: u16,
     next_report: Option<Instant>,
-    keyframe_requests: u64,
-    keyframe_pace: Pacing,
+    next_twcc: u16,
+    connected: bool,
     /// Some track has a wish that is not in force yet.
     wishes_wait: bool,
+    keyframe_requests: u64,
+    keyframe_pace: Pacing,
     wish_pace: Pacing,
 }
 
+/// One track of a viewer; likewise.
 #[derive(Debug)]
+#[repr(C)]
 struct SubTrack {
-    plan: SubscribeTrack,
-    forwarder: Forwarder,
     /// The source track it takes.
     source: Option<u8>,
+    /// The keyframe that was asked for: publisher epoch and layer.
+    asked: Option<(u32, u8)>,
+    forwarder: Forwarder,
+    plan: SubscribeTrack,
     stats: SenderStats,
     pace: Pace,
     nacks: u64,
     nack_budget: Budget,
     repairs: u64,
     rtx_budget: RtxBudget,
-    /// The keyframe that was asked for: publisher epoch and layer.
-    asked: Option<(u32, u8)>,
     replays: Replays,
     /// What the viewer asked for; nothing is the automatic choice.
     wish: Option<Box<LayerWish>>,

@@ -25,6 +25,13 @@ impl SrtpSender {
         Self { cipher: Cipher::new(profile, master), next_rtcp_index: 0 }
     }
 
+    /// Reads what sealing needs, so that it is in the caches by then.
+    pub(crate) fn warm(&self) {
+        if let Cipher::Gcm(gcm) = &self.cipher {
+            gcm.warm();
+        }
+    }
+
     /// Seals the header in `out[..header_len]` (authenticated, clear), `prefix_len` bytes that are
     /// already behind it, and then `tail`, which is only read. Returns the
     /// packet's length in `out`, or `None` when `out` is too short or the 48-bit `index`

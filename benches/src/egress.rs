@@ -3,7 +3,8 @@
 //!
 //! A turn is one frame: wait, receive, timers, forward, send, as the shell does it. The floor is the least
 //! that can put the same bytes on the same device: seal with aws-lc-rs and send messages with the same
-//! segments to as many addresses. Both run in turn in one process, and so do 100 and 1,000 viewers, so
+//! segments to as many addresses. A second floor waits for the publisher's datagrams, receives and opens
+//! them before: with nine viewers that is a good part of the work. All run in turn in one process, and so do 100 and 1,000 viewers, so
 //! that a change of the machine's speed meets all. Leaves out being woken from sleep.
 
 use std::fmt;
@@ -96,6 +97,8 @@ pub struct Row {
     pub floor_ns: f64,
     /// Worker over floor, taken round by round.
     pub ratio: f64,
+    /// Worker over the floor that also receives.
+    pub receiving_ratio: f64,
     /// Datagrams of media per message.
     pub segments: f64,
 }
@@ -152,6 +155,7 @@ pub fn measure(setting: Setting) -> Result<Found, String> {
         worker_ns: over(&|round| round[n].worker_ns),
         floor_ns: over(&|round| round[n].floor_ns),
         ratio: over(&|round| round[n].worker_ns / round[n].floor_ns),
+        receiving_ratio: over(&|round| round[n].worker_ns / round[n].receiving_ns),
         segments: stands[n].segments(),
     };
     let rows = crowds.iter().enumerate().map(row).collect();
@@ -171,6 +175,16 @@ struct Delivery {
 struct Round {
     worker_ns: f64,
     floor_ns: f64,
+    /// Of the floor that also receives.
+    receiving_ns: f64,
+}
+
+/// What came in one turn, and what went out.
+struct Turn {
+    stream: usize,
+    /// Lengths of the publisher's datagrams.
+    received: Vec<usize>,
+    cut: Vec<Message>,
 }
 
 /// A worker with its viewers, and the floor for as many.
@@ -203,32 +217,49 @@ impl Stand {
     }
 
     fn round(&mut self) -> Round {
-        let (mut worker, mut floor) = (Stopwatch::default(), Stopwatch::default());
+        let mut worker = Stopwatch::default();
         let turns = ROUND_PACKETS / (self.scene.viewers * self.scene.frames.mean_packets()) + 1;
         let before = self.world.sent().packets;
         let mut delivery = Delivery::default();
-        let cuts: Vec<_> = (0..turns).map(|_| self.turn(&mut worker, &mut delivery)).collect();
+        let turns: Vec<_> = (0..turns).map(|_| self.turn(&mut worker, &mut delivery)).collect();
         self.expect_all(delivery);
         let packets = self.world.sent().packets - before;
-        let mut floor_packets = 0;
+        let floor = self.floor_round(&turns, packets, false);
+        let receiving = self.floor_round(&turns, packets, true);
+        let per_packet = |watch: &Stopwatch| watch.total().as_nanos() as f64 / packets as f64;
+        Round {
+            worker_ns: per_packet(&worker),
+            floor_ns: per_packet(&floor),
+            receiving_ns: per_packet(&receiving),
+        }
+    }
+
+    /// The same turns by the floor, with or without the publishers' datagrams.
+    fn floor_round(&mut self, turns: &[Turn], packets: u64, receives: bool) -> Stopwatch {
+        let mut stopwatch = Stopwatch::default();
         let mut delivery = Delivery::default();
-        for (stream, cut) in &cuts {
-            let sent = floor.time(|| self.floor.turn(*stream, cut));
-            self.deliver(*stream, sent, &mut delivery);
+        let mut floor_packets = 0;
+        for turn in turns {
+            if receives {
+                self.floor.publish(turn, &self.inlet);
+            }
+            let (floor, inlet) = (&mut self.floor, &mut self.inlet);
+            let sent = stopwatch.time(|| {
+                if receives {
+                    floor.receive(turn.stream, inlet);
+                }
+                floor.turn(turn.stream, &turn.cut)
+            });
+            self.deliver(turn.stream, sent, &mut delivery);
             floor_packets += sent;
         }
         self.expect_all(delivery);
         assert_eq!(packets, floor_packets, "the floor sends what the worker sends");
-        let per_packet = |watch: &Stopwatch| watch.total().as_nanos() as f64 / packets as f64;
-        Round { worker_ns: per_packet(&worker), floor_ns: per_packet(&floor) }
+        stopwatch
     }
 
-    /// One frame through the worker; whose it was and how it was cut into messages.
-    fn turn(
-        &mut self,
-        stopwatch: &mut Stopwatch,
-        delivery: &mut Delivery,
-    ) -> (usize, Vec<Message>) {
+    /// One frame through the worker.
+    fn turn(&mut self, stopwatch: &mut Stopwatch, delivery: &mut Delivery) -> Turn {
         let frame = self.world.prepare_frame();
         for datagram in &frame.datagrams {
             self.inlet.publish(datagram).expect("loopback takes it");
@@ -248,7 +279,8 @@ impl Stand {
         let sent = self.world.wire().datagrams - sent;
         self.deliver(frame.stream, sent, delivery);
         self.world.answer_checks();
-        (frame.stream, self.world.wire().take_cut())
+        let received = frame.datagrams.iter().map(Vec::len).collect();
+        Turn { stream: frame.stream, received, cut: self.world.wire().take_cut() }
     }
 
     /// Has the viewers of a stream read what was sent, where it goes to them. The others have hardly
@@ -282,7 +314,11 @@ impl Stand {
 struct WireFloor {
     /// Stream by stream.
     viewers: Vec<Vec<(Path, RawKey)>>,
+    /// One per stream.
+    publishers: Vec<RawKey>,
     payload: Vec<u8>,
+    /// What was opened last.
+    opened: Vec<u8>,
     arena: Vec<u8>,
     overhead: usize,
     sequence: u32,
@@ -296,14 +332,37 @@ impl WireFloor {
         wire: Wire,
     ) -> Self {
         let keyed = |client: Client| (client.path(), RawKey::new(profile, client.0));
+        let viewers: Vec<Vec<_>> = streams.map(|viewers| viewers.map(keyed).collect()).collect();
         Self {
-            viewers: streams.map(|viewers| viewers.map(keyed).collect()).collect(),
+            publishers: (0..viewers.len() as u32).map(|n| RawKey::new(profile, n)).collect(),
+            viewers,
             payload: (0..2_000).map(|n| n as u8).collect(),
+            opened: vec![0; 2_000],
             arena: vec![0; 1 << 16],
             overhead: HEADER_LEN + profile.rtp_overhead(),
             sequence: 0,
             wire,
         }
+    }
+
+    /// A publisher sends datagrams as long as those of that turn.
+    fn publish(&mut self, turn: &Turn, inlet: &Inlet) {
+        for &len in &turn.received {
+            let datagram = &mut self.arena[..len];
+            datagram[..HEADER_LEN].fill(0x90);
+            let payload = &self.payload[..len - self.overhead];
+            self.publishers[turn.stream].seal(0, 0, payload, datagram);
+            inlet.publish(datagram).expect("loopback takes it");
+        }
+    }
+
+    /// Waits for what was published, receives and opens it.
+    fn receive(&mut self, stream: usize, inlet: &mut Inlet) {
+        let (key, tag_len) = (&self.publishers[stream], self.overhead - HEADER_LEN);
+        let opened = &mut self.opened;
+        inlet
+            .receive(|datagram| key.open(0, 0, datagram, tag_len, opened))
+            .expect("the datagrams are there");
     }
 
     /// Sends each viewer of a stream messages of this shape; how many datagrams that were.
@@ -343,24 +402,24 @@ impl Setting {
 impl Found {
     /// Head of a table of what was found.
     pub const HEAD: &str = "\
-| device, media | viewers | ns per packet | floor | ratio | datagrams per message |
-|---|---|---|---|---|---|";
+| device, media | viewers | ns per packet | floor | ratio | ratio to a floor that receives | datagrams per message |
+|---|---|---|---|---|---|---|";
 }
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for row in &self.rows {
             let what = self.setting.label();
-            let Row { crowd, worker_ns, floor_ns, ratio, segments } = row;
+            let Row { crowd, worker_ns, floor_ns, ratio, receiving_ratio, segments } = row;
             let crowd = crowd.label();
             write!(
                 f,
-                "\n| {what} | {crowd} | {worker_ns:.0} | {floor_ns:.0} | {ratio:.2} | {segments:.1} |"
+                "\n| {what} | {crowd} | {worker_ns:.0} | {floor_ns:.0} | {ratio:.2} | {receiving_ratio:.2} | {segments:.1} |"
             )?;
         }
         if let (Some(rise), [first, .., last]) = (self.rise, self.setting.crowds) {
             let (first, last) = (first.label(), last.label());
-            write!(f, "\n| | {first} to {last} | {:+.0} % | | | |", (rise - 1.0) * 100.0)?;
+            write!(f, "\n| | {first} to {last} | {:+.0} % | | | | |", (rise - 1.0) * 100.0)?;
         }
         Ok(())
     }

@@ -238,6 +238,13 @@ impl Forwarder {
         self.catch_up.is_none() && self.handover.is_none() && self.target == self.current
     }
 
+    /// The layer that flows if more of its frames may, but only a keyframe would let them; see
+    /// [`Thinner::take_stuck`].
+    pub fn take_stuck(&mut self, now: Instant) -> Option<u8> {
+        let stuck = !self.thinner.is_open() && self.thinner.take_stuck(now);
+        self.current_layer().filter(|_| stuck)
+    }
+
     /// Whether a cached keyframe of the target would help now.
     pub fn may_begin(&self) -> bool {
         self.catch_up.is_none() && self.handover.is_none() && self.awaits_keyframe().is_some()

@@ -6,6 +6,7 @@
 //! never chooses the cap. Called by `forwarder.rs` for the packets of the layer that flows or did.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use crate::media::PacketMeta;
 use crate::rtp::layer_set::TEMPORAL_LAYERS_MAX;
@@ -45,6 +46,10 @@ const CHANGES_MAX: usize = 32;
 /// what a line remembers of its numbers.
 const REOPENS_AFTER: u64 = 1024;
 
+/// Frames that may flow are left out for so long before a keyframe is wished for: encoders that mark no place for
+/// more frames to begin make none either, and browsers send keyframes only on request.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+
 /// Thins the stream of one viewer and track.
 #[derive(Debug)]
 pub struct Thinner {
@@ -61,6 +66,8 @@ pub struct Thinner {
     left_out: u64,
     /// Timestamp and marker of the newest packet, if it was seen here.
     tail: Option<(u32, bool)>,
+    /// Since when frames are left out that may flow: nothing opened them yet.
+    waits_since: Option<Instant>,
     /// Oldest first; empty while open.
     changes: VecDeque<Change>,
 }
@@ -90,8 +97,20 @@ impl Thinner {
             newest: 0,
             left_out: 0,
             tail: None,
+            waits_since: None,
             changes: VecDeque::new(),
         }
+    }
+
+    /// Whether it is time to wish for a keyframe, because no frame says that more may begin with it. Asked again
+    /// after as long as it took.
+    pub fn take_stuck(&mut self, now: Instant) -> bool {
+        let stuck = |since: &mut Instant| now.saturating_duration_since(*since) >= STUCK_AFTER;
+        let stuck = self.waits_since.take_if(stuck).is_some();
+        if stuck {
+            self.waits_since = Some(now);
+        }
+        stuck
     }
 
     /// Whether every packet passes as it is, so that [`Self::decide`] need not be asked.
@@ -114,6 +133,7 @@ impl Thinner {
     /// what comes with a lower one is late.
     pub fn set(&mut self, cap: Cap, newest: u64) {
         self.cap = cap;
+        self.waits_since = None;
         if self.open && cap != Cap::OPEN {
             self.open = false;
             (self.newest, self.tail) = (newest, None);
@@ -128,6 +148,7 @@ impl Thinner {
     pub fn begin(&mut self, epoch: u32, layer: u8, meta: &PacketMeta) {
         self.source = (epoch, layer);
         self.level = self.cap;
+        self.waits_since = None;
         self.newest = meta.ext_seq.saturating_sub(1);
         self.left_out = 0;
         self.tail = Some((meta.timestamp, true));
@@ -150,6 +171,9 @@ impl Thinner {
         if !flows(meta, level) {
             if self.source == (epoch, layer) {
                 self.left_out = self.left_out.max(meta.ext_seq);
+                if flows(meta, self.cap) {
+                    self.waits_since.get_or_insert(meta.arrival);
+                }
             }
             return Verdict::Drop;
         }
@@ -168,6 +192,7 @@ impl Thinner {
         self.tail = Some((meta.timestamp, meta.marker));
         if level != self.level {
             self.level = level;
+            self.waits_since = None;
             self.remember(meta.ext_seq);
         } else if self.cap == Cap::OPEN {
             // Either everything may flow, or there is nothing above what does.
@@ -265,7 +290,6 @@ mod tests {
     use super::*;
     use crate::rtp::codec::FrameInfo;
     use crate::rtp::layer_set::LayerSet;
-    use std::time::Instant;
 
     const KEEP: Verdict = Verdict::Keep { marker: true };
 

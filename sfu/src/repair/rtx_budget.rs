@@ -189,4 +189,24 @@ mod tests {
             proptest::prop_assert!(repeats <= most, "{repeats} of at most {most}");
         }
     }
+
+    /// As `worker/subscriber.rs` does: it says again what was sent so far before the first packet goes out.
+    #[test]
+    fn a_wait_before_the_first_keyframe_takes_nothing_from_its_repeats() {
+        let repeats = |wait: Duration| {
+            let start = Instant::now();
+            let (mut budget, now, total) = (RtxBudget::new(start), start + wait, 165_000);
+            budget.on_media(now, 0);
+            budget.on_media(now + 50 * MS, total);
+            std::iter::repeat_with(|| {
+                let allowed = budget.allows(now + 60 * MS, total);
+                budget.on_repeat(1_100);
+                allowed
+            })
+            .take_while(|allowed| *allowed)
+            .count()
+        };
+        let [at_once, late] = [0, 600].map(|wait_s| repeats(Duration::from_secs(wait_s)));
+        assert!(at_once > 40 && late == at_once, "{at_once} and {late}");
+    }
 }

@@ -60,6 +60,10 @@ impl Publisher {
                 continue;
             }
             for (layer_index, layer) in (0u8..).zip(&mut track.layers) {
+                if layer.ssrc().is_none() {
+                    // Meant for the publisher before; nobody could be asked, and who waits wishes again.
+                    continue;
+                }
                 if starts.contains(track_index, layer_index) {
                     layer.keyframes.want(now, Wish::Start);
                 }

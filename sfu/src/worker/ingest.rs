@@ -4,6 +4,7 @@
 //! payload is encrypted end to end. Keeps what a packet alone does not tell: the structure that
 //! descriptors refer to, and which H.264 frames nothing is built on. Called by `publisher.rs`.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::codec::{Codec, MediaKind};
@@ -160,17 +161,17 @@ impl Describer {
     }
 }
 
-/// Frames remembered, for their late packets; the oldest is forgotten, and what comes of it then
-/// counts as referenced.
-const FRAMES_MAX: usize = 8;
+/// Frames remembered, for their late packets; the oldest is forgotten, and what comes of it then counts as
+/// referenced, which tears it for viewers that it was left out for. So this is longer than a repair may take
+/// ([`MAX_AGE`](crate::repair::nack_generator::MAX_AGE)), at 100 frames per second.
+const FRAMES_MAX: usize = 64;
 
 /// Tells which H.264 frames nothing is built on. A packet speaks for itself only, and a frame must
 /// be left out as a whole: it counts if its first packet, surely the first, is such a slice.
 #[derive(Debug, Default)]
 struct UnreferencedFrames {
-    /// By timestamp, in a ring.
-    frames: [Option<(u32, bool)>; FRAMES_MAX],
-    next: usize,
+    /// By timestamp, oldest first.
+    frames: VecDeque<(u32, bool)>,
     /// Number, timestamp and marker of the newest packet.
     newest: Option<(u64, u32, bool)>,
 }
@@ -183,15 +184,15 @@ impl UnreferencedFrames {
         if self.newest.is_none_or(|(ext_seq, ..)| packet.ext_seq > ext_seq) {
             self.newest = Some((packet.ext_seq, packet.timestamp, marker));
         }
-        let known = self.frames.iter().flatten().find(|(at, _)| *at == packet.timestamp);
+        let known = self.frames.iter().rev().find(|(at, _)| *at == packet.timestamp);
         if let Some((_, unreferenced)) = known {
             return *unreferenced;
         }
         let unreferenced = begins && slice;
-        if let Some(place) = self.frames.get_mut(self.next) {
-            *place = Some((packet.timestamp, unreferenced));
+        if self.frames.len() == FRAMES_MAX {
+            self.frames.pop_front();
         }
-        self.next = (self.next + 1) % FRAMES_MAX;
+        self.frames.push_back((packet.timestamp, unreferenced));
         unreferenced
     }
 }
@@ -263,7 +264,8 @@ mod tests {
             assert!(frames.holds(&packet(seq, seq as u32), true, true));
         }
         assert!(frames.holds(&packet(2, 2), true, true));
-        assert!(frames.holds(&packet(10, 10), true, true));
+        let next = FRAMES_MAX as u64 + 2;
+        assert!(frames.holds(&packet(next, next as u32), true, true));
         assert!(!frames.holds(&packet(2, 2), true, true));
     }
 }

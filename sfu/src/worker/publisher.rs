@@ -305,6 +305,10 @@ impl Publisher {
             ) {
                 continue;
             }
+            if !state.within(context.publisher_limits, now, lost.payload.len()) {
+                context.report.dropped.count(DropReason::PublisherRate);
+                continue;
+            }
             let Some(twin) = recovered(&lost, meta, context) else {
                 context.report.dropped.count(DropReason::PoolExhausted);
                 continue;

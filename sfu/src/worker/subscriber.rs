@@ -347,6 +347,10 @@ impl Subscriber {
         let straight = self.tracks.iter().all(|track| track.forwarder.is_straight());
         let flowed = (!straight).then(|| self.flowing());
         if !straight {
+            for track in self.tracks.iter_mut().filter(|t| t.forwarder.current_layer().is_none()) {
+                // What comes now was not spread over the time of waiting.
+                track.rtx_budget.on_media(way.now, track.forwarder.line().totals().1);
+            }
             self.replay(stream, way);
         }
         for run in fresh.chunk_by(Fresh::is_with) {
@@ -448,6 +452,10 @@ impl Subscriber {
                 track.wish_keyframe(source, layer, stream, now);
             }
             track.asked = awaited;
+            let stuck = track.forwarder.take_stuck(now);
+            if let Some((layer, source)) = stuck.zip(track.source) {
+                stream.shared.wish_refresh(source, layer);
+            }
         }
     }
 
@@ -618,14 +626,14 @@ impl Subscriber {
         let server = context.clock.ntp(now);
         for track in &mut self.tracks {
             let line = track.forwarder.line();
+            let (packets, octets) = line.totals();
+            track.rtx_budget.on_media(now, octets);
             let Some(format) = line.format() else { continue };
             let Some(anchor) = track.forwarder.outgoing_anchor() else { continue };
-            let (packets, octets) = line.totals();
             if packets == 0 {
                 continue;
             }
             track.pace.turn(now, octets);
-            track.rtx_budget.on_media(now, octets);
             let report = SenderReportOut {
                 ssrc: line.ssrc(),
                 ntp: server.0,

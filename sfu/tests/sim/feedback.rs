@@ -1,5 +1,8 @@
 //! What goes back to publishers: keyframe requests, REMB, transport-wide feedback, reports.
 
+use std::time::Duration;
+
+use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::error::DropReason;
 use weir_sfu::repair::keyframe_planner::Wish;
@@ -226,4 +229,42 @@ fn wishes_and_answers_are_counted_for_the_operator() {
             }
         }
     }
+}
+
+/// A wish that came too late for one publisher is not one for the next, which does not send that layer yet.
+#[test]
+fn a_stale_wish_does_not_keep_the_next_publishers_timer_busy() {
+    let mut world = World::new(2);
+    world.drops_allowed = true;
+    let first = world.publish("live", PublisherSpec::simulcast(Codec::Vp8));
+    world.run_s(1);
+    let here = world.worker_of(first).expect("it is connected");
+    let viewer = world.watch("live", ViewerSpec::on_worker(1 - here));
+    world.run_s(5);
+    // Between two beats of the publisher's timer.
+    world.run(Duration::from_micros(3_300));
+    world.with_viewer(viewer, |viewer, link| viewer.pli(link));
+    let wished = |world: &World| world.control.streams["live"].shared.has_wishes();
+    for _ in 0..2_000 {
+        if wished(&world) {
+            break;
+        }
+        world.run(Duration::from_micros(100));
+    }
+    assert!(wished(&world), "nobody took it yet");
+    world.delete(first);
+    world.run_s(1);
+    let second = world.publish("live", PublisherSpec::simulcast(Codec::Vp8));
+    for layer in world.publisher(second).video().layers.iter_mut().skip(1) {
+        layer.active = false;
+    }
+    world.run_s(20);
+    let worker = world.worker_of(second).expect("it is connected");
+    let mut due = 0;
+    for _ in 0..1_000 {
+        let next = world.workers[worker].next_timeout();
+        due += u32::from(next.is_some_and(|at| at <= world.now + ms(1)));
+        world.run_ms(1);
+    }
+    assert!(due < 200, "a timer is due in {due} of 1,000 ms");
 }

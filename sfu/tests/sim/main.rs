@@ -9,6 +9,7 @@ mod world;
 
 mod basics;
 mod changes;
+mod chaos;
 mod clocks;
 mod decoded;
 mod encrypted;

@@ -6,12 +6,14 @@
 use std::time::Duration;
 
 use weir_netsim::Profile;
+use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Audio;
+use weir_sfu::config::PublisherLimits;
 use weir_sfu::error::DropReason;
 
 use crate::headers::red_publisher;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
-use crate::world::{ClientId, World};
+use crate::world::{ClientId, World, WorldConfig};
 use crate::{Dice, flows};
 
 const RED_PT: u8 = 65;
@@ -192,4 +194,33 @@ fn empty_primary_block_keeps_its_number() {
         assert_eq!(watched.missing(), 0, "no holes in the numbers");
         assert!(sent > 290 && heard * 5 >= (sent - 10) * 4, "{heard} of {sent}");
     }
+}
+
+/// What comes back inside counts as what comes: else nine packets in each would be nine times the limit.
+#[test]
+fn recovered_sound_counts_against_the_publishers_limit() {
+    let limits = PublisherLimits { packets_per_second: 12, ..PublisherLimits::default() };
+    let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });
+    world.drops_allowed = true;
+    let mut spec = red_publisher().with(Audio, |track| {
+        track.red_distance = 9;
+        track.bytes = 60;
+    });
+    spec.tracks.retain(|track| track.codec == Codec::Opus);
+    let publisher = world.publish("live", spec);
+    world.run_ms(500);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.run_s(1);
+    let mut count = 0u64;
+    world.lose_up(publisher, move |bytes| {
+        let sound = bytes[0] >= 128 && bytes[1] & 0x7f == 63;
+        count += u64::from(sound);
+        sound && !count.is_multiple_of(10)
+    });
+    world.run_s(2);
+    let before = world.viewer(viewer).guard.line(Audio).sent();
+    world.run_s(10);
+    let sent = world.viewer(viewer).guard.line(Audio).sent() - before;
+    assert!((100..=130).contains(&sent), "{sent} packets in ten seconds, where 120 may come");
+    assert!(world.dropped(DropReason::PublisherRate) > 100);
 }

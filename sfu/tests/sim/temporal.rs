@@ -8,6 +8,7 @@ use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::error::DropReason;
 use weir_sfu::forward::LayerWish;
 
+use crate::Dice;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World};
 
@@ -110,6 +111,70 @@ fn a_wish_for_fewer_frames_holds_for_the_session() {
 
 /// Frame rates and sizes at random, over paths that lose, repeat and reorder: the guard sees continuous numbers, and
 /// not one frame that came is built on one that did not.
+/// A repair may take [`MAX_AGE`](weir_sfu::repair::nack_generator::MAX_AGE): its frame must be known as long, or a
+/// fragment of what was left out would go out as if it were whole. The guard would see it.
+#[test]
+fn late_repairs_of_left_out_frames_stay_out() {
+    for (fps, delay) in [(30, 120), (60, 120)] {
+        let mut world = World::new(1);
+        let mut spec = PublisherSpec::temporal(Codec::H264).with(Video, |track| {
+            track.layers.truncate(1);
+            track.layers[0].rid = "";
+            track.layers[0].packets = 4;
+            track.frame_every = Duration::from_secs(1) / fps;
+        });
+        spec.tracks.retain(|track| track.codec == Codec::H264);
+        (spec.up, spec.down) = (
+            Profile::delay(Duration::from_millis(delay)),
+            Profile::delay(Duration::from_millis(delay)),
+        );
+        let publisher = world.publish("live", spec);
+        world.run_s(3);
+        let viewer = thinned(&mut world, ViewerSpec::browser().video_only());
+        world.run_s(1);
+        let id = world.client(viewer).id;
+        let order = world.control.ask(id, 0, cap(Some(0)));
+        if let Some((worker, command)) = order {
+            world.command(worker, command);
+        }
+        world.run_s(2);
+        let mut dice = Dice(u64::from(fps));
+        world.lose_up(publisher, move |bytes| {
+            bytes[0] >= 128 && bytes[1] & 0x7f == 102 && dice.chance(2)
+        });
+        world.run_s(30);
+        let left_out = world.dropped(DropReason::LayerThinned);
+        let repairs = world.viewer(viewer).guard.line(Video).blanks();
+        assert!(left_out > 1_000 && repairs > 10, "{left_out} left out, {repairs} of them late");
+    }
+}
+
+/// Encoders that mark no place for more frames to begin make none either: then a keyframe is wished for.
+#[test]
+fn more_frames_come_back_where_no_frame_says_that_they_may() {
+    for codec in [Codec::Vp8, Codec::Vp9] {
+        let mut world = World::new(1);
+        let spec =
+            PublisherSpec::temporal(codec).with(Video, |track| track.no_switch_points = true);
+        world.publish("live", spec);
+        world.run_s(1);
+        let viewer = thinned(&mut world, ViewerSpec::browser());
+        world.run_s(2);
+        world.ask(viewer, cap(Some(0)));
+        world.run_s(1);
+        let few = frames(&mut world, viewer);
+        world.ask(viewer, LayerWish::default());
+        let still = frames(&mut world, viewer);
+        world.run_s(10);
+        let all = frames(&mut world, viewer);
+        assert!(
+            few.abs_diff(15) <= 2 && still < 40 && all.abs_diff(60) <= 2,
+            "{few}, {still}, {all}"
+        );
+        assert_whole(&mut world, viewer);
+    }
+}
+
 fn thousands_of_wishes(codec: Codec) {
     let mut world = World::new(2);
     let spec = PublisherSpec::temporal(codec).with(Video, |track| {

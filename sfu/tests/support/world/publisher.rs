@@ -250,6 +250,9 @@ impl Publisher {
         }
         let nth = encoder.frame - encoder.last_key;
         let mut place = Place::nth(spec.temporal_layers, nth, encoder.bases);
+        if spec.no_switch_points && place.temporal > 0 && nth > 4 {
+            place.built_on[1] = 4;
+        }
         if place.temporal == 0 && encoder.frame > 0 {
             encoder.bases += 1;
             encoder.tl0 = encoder.tl0.wrapping_add(1);

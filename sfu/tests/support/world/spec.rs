@@ -68,6 +68,9 @@ pub(crate) struct PublishTrackSpec {
     pub profile: &'static str,
     /// Temporal layers, 1 to 3; H264 tells of two at most, by slices that nothing is built on.
     pub temporal_layers: u8,
+    /// Frames of upper layers are built on the one before of their layer, so that none says that its layer may
+    /// begin with it; only keyframes do.
+    pub no_switch_points: bool,
     /// 15, 7 or 0 (none) bits of VP8 picture id.
     pub picture_bits: u8,
     pub first_seq: u16,
@@ -190,6 +193,7 @@ pub(crate) fn opus() -> PublishTrackSpec {
         bytes: 120,
         profile: "42e01f",
         temporal_layers: 1,
+        no_switch_points: false,
         picture_bits: 0,
         first_seq: 1_000,
         first_timestamp: 5_000,

@@ -29,6 +29,8 @@ mod stream;
 mod streams;
 mod subscriber;
 mod timers;
+mod viewer_feedback;
+mod viewer_info;
 
 use std::collections::HashMap;
 use std::sync::Arc;

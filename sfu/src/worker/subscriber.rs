@@ -1,16 +1,15 @@
-//! One viewer: its tracks, what it gets of each packet, and its feedback.
+//! One viewer: its tracks, and what it gets of each packet.
 //!
-//! [`Subscriber::forward`] is the inner loop of the fan-out: decide, write, seal, batch. NACKs are
-//! answered from the stream's shared cache. Called by the hallway in `mod.rs`.
+//! [`Subscriber::forward`] is the inner loop of the fan-out: decide, write, seal, batch. Called by the hallway in
+//! `mod.rs`. Its other parts: `viewer_feedback.rs`, the way back, and `viewer_info.rs`, what the API shows.
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
-use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
+use super::context::Context;
 use super::replays::Replays;
-use super::report::{DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers};
 use super::session::{Budget, Pacing};
 use super::stream::{Fresh, LocalStream};
 use crate::codec::MediaKind;
@@ -18,7 +17,6 @@ use crate::error::{CloseReason, DropReason};
 use crate::forward::forwarder::LayerContext;
 use crate::forward::sent::{SENT_AUDIO_MAX, SENT_MAX};
 use crate::forward::start::StartMode;
-use crate::forward::wish::spatial_layer;
 use crate::forward::{
     Choice, Forwarder, LayerWish, Line, LineConfig, OutgoingFormat, Plaintext, Reason, SentRecord,
     Stamp, Verdict,
@@ -27,7 +25,6 @@ use crate::media::stats::SenderStats;
 use crate::media::{Packet, ReplayRing};
 use crate::repair::rtx_budget::RtxBudget;
 use crate::router::{SourceInfo, table::TRACKS_MAX};
-use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
 use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
 use crate::transport::Path;
 use crate::transport::egress::Egress;
@@ -48,12 +45,6 @@ const KEYFRAME_REQUEST_BURST: u32 = 3;
 const WISH_EVERY: Duration = Duration::from_millis(200);
 const WISH_BURST: u32 = 4;
 
-/// Repeats are paced by the round trip, but by no longer one: clients give up after some tries.
-const REPEAT_RTT_MAX: Duration = Duration::from_millis(300);
-
-/// Assumed until the first report tells it.
-const RTT_UNKNOWN: Duration = Duration::from_millis(50);
-
 /// The first sender report follows the first packet this soon, so that lips are right at once.
 const FIRST_REPORT_AFTER: Duration = Duration::from_millis(50);
 
@@ -61,52 +52,49 @@ const FIRST_REPORT_AFTER: Duration = Duration::from_millis(50);
 /// disorder is none.
 pub(super) const OVERTAKEN_MAX: usize = 64;
 
-/// Our canonical name in SDES: one for all lines of a session, so that players sync them.
-const CNAME: &str = "weir";
-
 /// One viewer. What each turn needs stands at the top, as in a [`Line`].
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Subscriber {
-    tracks: Vec<SubTrack>,
+    pub(super) tracks: Vec<SubTrack>,
     /// Which of `tracks` takes a source track.
-    by_source: [Option<u8>; TRACKS_MAX],
-    epoch: Option<u32>,
+    pub(super) by_source: [Option<u8>; TRACKS_MAX],
+    pub(super) epoch: Option<u32>,
     /// The stream's selection that was applied.
-    selection: Option<u64>,
-    next_report: Option<Instant>,
-    next_twcc: u16,
-    connected: bool,
+    pub(super) selection: Option<u64>,
+    pub(super) next_report: Option<Instant>,
+    pub(super) next_twcc: u16,
+    pub(super) connected: bool,
     /// Some track has a wish that is not in force yet.
-    wishes_wait: bool,
-    keyframe_requests: u64,
-    keyframe_pace: Pacing,
-    wish_pace: Pacing,
+    pub(super) wishes_wait: bool,
+    pub(super) keyframe_requests: u64,
+    pub(super) keyframe_pace: Pacing,
+    pub(super) wish_pace: Pacing,
 }
 
 /// One track of a viewer; likewise.
 #[derive(Debug)]
 #[repr(C)]
-struct SubTrack {
+pub(super) struct SubTrack {
     /// The source track it takes.
-    source: Option<u8>,
+    pub(super) source: Option<u8>,
     /// The keyframe that was asked for: publisher epoch and layer.
-    asked: Option<(u32, u8)>,
-    forwarder: Forwarder,
-    plan: SubscribeTrack,
-    stats: SenderStats,
-    pace: Pace,
-    nacks: u64,
-    nack_budget: Budget,
-    repairs: u64,
-    rtx_budget: RtxBudget,
-    replays: Replays,
+    pub(super) asked: Option<(u32, u8)>,
+    pub(super) forwarder: Forwarder,
+    pub(super) plan: SubscribeTrack,
+    pub(super) stats: SenderStats,
+    pub(super) pace: Pace,
+    pub(super) nacks: u64,
+    pub(super) nack_budget: Budget,
+    pub(super) repairs: u64,
+    pub(super) rtx_budget: RtxBudget,
+    pub(super) replays: Replays,
     /// What the viewer asked for; nothing is the automatic choice.
-    wish: Option<Box<LayerWish>>,
+    pub(super) wish: Option<Box<LayerWish>>,
     /// What it asked for since, to be in force next.
-    next_wish: Option<Box<LayerWish>>,
+    pub(super) next_wish: Option<Box<LayerWish>>,
     /// The layer that should flow, and why.
-    choice: Option<Choice>,
+    pub(super) choice: Option<Choice>,
 }
 
 /// What a packet meets on its way to one viewer, for one turn.
@@ -151,7 +139,7 @@ struct Origin<'a> {
 
 /// Bits per second of one line, by its octets between two sender reports: costs nothing per packet.
 #[derive(Debug)]
-struct Pace {
+pub(super) struct Pace {
     since: Instant,
     octets: u64,
     bitrate: Bitrate,
@@ -161,7 +149,7 @@ impl Pace {
     /// A shorter time tells nothing; the last figure stands.
     const SPAN_MIN: Duration = Duration::from_millis(500);
 
-    fn bitrate(&self, now: Instant, octets: u64) -> Bitrate {
+    pub(super) fn bitrate(&self, now: Instant, octets: u64) -> Bitrate {
         let span = now.saturating_duration_since(self.since);
         match span >= Self::SPAN_MIN {
             true => Bitrate::from_bytes(octets.saturating_sub(self.octets), span),
@@ -169,7 +157,7 @@ impl Pace {
         }
     }
 
-    fn turn(&mut self, now: Instant, octets: u64) {
+    pub(super) fn turn(&mut self, now: Instant, octets: u64) {
         *self = Self { since: now, octets, bitrate: self.bitrate(now, octets) };
     }
 }
@@ -459,197 +447,6 @@ impl Subscriber {
         }
     }
 
-    /// One decrypted RTCP compound.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one session and its worker")]
-    pub(super) fn handle_rtcp(
-        &mut self,
-        now: Instant,
-        compound: &[u8],
-        stream: &LocalStream,
-        peer: &mut Peer,
-        batch: &mut Batch,
-        context: &mut Context,
-        egress: &mut dyn Egress,
-    ) {
-        for packet in crate::rtp::rtcp::packets(compound) {
-            let Ok(packet) = packet else {
-                context.report.dropped.count(DropReason::RtcpMalformed);
-                return;
-            };
-            match packet {
-                Rtcp::ReceiverReport(report) => {
-                    let server = context.clock.ntp(now);
-                    for block in report.blocks() {
-                        if let Some(track) = self.track_of_ssrc(block.ssrc) {
-                            track.stats.on_report(server, &block);
-                        }
-                    }
-                }
-                Rtcp::Nack(nack) => {
-                    for sequence in nack.sequences() {
-                        self.repeat(
-                            now,
-                            nack.media_ssrc,
-                            sequence,
-                            stream,
-                            peer,
-                            batch,
-                            context,
-                            egress,
-                        );
-                    }
-                    if let Some(path) = peer.selected() {
-                        batch.flush(path, egress);
-                    }
-                }
-                Rtcp::Pli { media_ssrc, .. } => {
-                    self.on_keyframe_request(now, media_ssrc, stream, context);
-                }
-                Rtcp::Fir(fir) => {
-                    for (ssrc, _) in fir.entries() {
-                        self.on_keyframe_request(now, ssrc, stream, context);
-                    }
-                }
-                // Feedback for the estimator, which does not exist yet; never passed on
-                // (whip-whep G12).
-                Rtcp::Twcc(_) | Rtcp::Remb(_) => {}
-                Rtcp::SenderReport(_) | Rtcp::Bye(_) | Rtcp::Other { .. } => {}
-            }
-        }
-    }
-
-    fn on_keyframe_request(
-        &mut self,
-        now: Instant,
-        ssrc: u32,
-        stream: &LocalStream,
-        context: &mut Context,
-    ) {
-        self.keyframe_requests += 1;
-        if !self.keyframe_pace.take(now) {
-            context.report.dropped.count(DropReason::KeyframeLimited);
-            return;
-        }
-        let Some(track) = self.track_of_ssrc(ssrc) else { return };
-        let current = track.forwarder.current_layer();
-        let layer = track.forwarder.awaits_keyframe().or(current);
-        if let Some((source, layer)) = track.source.zip(layer) {
-            match current {
-                None => stream.shared.wish_keyframe(source, layer),
-                Some(_) => stream.shared.wish_refresh(source, layer),
-            }
-        }
-    }
-
-    /// Answers one NACKed number: RTX where negotiated, else the byte-identical packet again.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one session and its worker")]
-    fn repeat(
-        &mut self,
-        now: Instant,
-        media_ssrc: u32,
-        sequence: u16,
-        stream: &LocalStream,
-        peer: &mut Peer,
-        batch: &mut Batch,
-        context: &mut Context,
-        egress: &mut dyn Egress,
-    ) {
-        let rtt = peer.check_rtt();
-        let next_twcc = self.next_twcc;
-        let Some(track) = self.track_of_ssrc(media_ssrc) else { return };
-        track.nacks += 1;
-        let allowed = track.nack_budget.take(now);
-        let Some(path) = peer.selected().filter(|_| allowed) else {
-            context.report.dropped.count(DropReason::RepairLimited);
-            return;
-        };
-        let (_, octets) = track.forwarder.line().totals();
-        if !track.rtx_budget.allows(now, octets) {
-            context.report.dropped.count(DropReason::RepairBudget);
-            return;
-        }
-        let rtt = track.stats.rtt().into_iter().chain(rtt).min();
-        let rtt = rtt.unwrap_or(RTT_UNKNOWN).min(REPEAT_RTT_MAX);
-        let line = track.forwarder.line_mut();
-        let record = match line.claim_repeat(now, sequence, rtt) {
-            Ok(record) => record,
-            Err(known) => {
-                let reason =
-                    if known { DropReason::RepairLimited } else { DropReason::RepairExpired };
-                context.report.dropped.count(reason);
-                return;
-            }
-        };
-        let source = record.source();
-        let cached: Option<&Arc<Packet>> = stream
-            .epoch()
-            .filter(|epoch| source.is_epoch(*epoch))
-            .zip(track.source)
-            .and_then(|(_, index)| stream.packet(index, source.layer(), source.ext_seq()));
-        let Some(packet) = cached else {
-            context.report.dropped.count(DropReason::RepairExpired);
-            return;
-        };
-        // The RTX payload type stands for the bare codec: a receiver would take RED for it (RFC 4588 section 8.1).
-        let red = packet.meta().is_some_and(|meta| meta.red);
-        let rtx = line
-            .format()
-            .is_some_and(|format| format.rtx_pt.is_some() && !(red && format.red_pt.is_some()));
-        let written = match rtx {
-            true => line.write_rtx(&record, packet, next_twcc, batch.slot()),
-            false => line.write_media(&record, packet, batch.slot()),
-        };
-        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
-        let sealed = written.and_then(|plaintext| peer.seal(plaintext));
-        if commit(sealed, peer, path, batch, context, egress).is_some() {
-            track.repairs += 1;
-            track.rtx_budget.on_repeat(octets);
-            context.report.repairs_out += 1;
-            if rtx {
-                self.next_twcc = next_twcc.wrapping_add(1);
-            }
-        }
-    }
-
-    /// Sends the sender reports that are due.
-    pub(super) fn handle_timeout(
-        &mut self,
-        now: Instant,
-        peer: &mut Peer,
-        context: &mut Context,
-        egress: &mut dyn Egress,
-    ) {
-        if self.next_report.is_none_or(|at| at > now) {
-            return;
-        }
-        self.next_report = Some(now + REPORT_INTERVAL);
-        let server = context.clock.ntp(now);
-        for track in &mut self.tracks {
-            let line = track.forwarder.line();
-            let (packets, octets) = line.totals();
-            track.rtx_budget.on_media(now, octets);
-            let Some(format) = line.format() else { continue };
-            let Some(anchor) = track.forwarder.outgoing_anchor() else { continue };
-            if packets == 0 {
-                continue;
-            }
-            track.pace.turn(now, octets);
-            let report = SenderReportOut {
-                ssrc: line.ssrc(),
-                ntp: server.0,
-                rtp_time: anchor.rtp_at(server, format.codec.clock_rate()),
-                packets: packets as u32,
-                octets: octets as u32,
-            };
-            let end = RTCP_BYTES_MAX.min(context.scratch.len());
-            let mut writer = RtcpWriter::new(context.scratch.get_mut(..end).unwrap_or(&mut []));
-            writer.sender_report(&report, &[]);
-            writer.sdes_cname(line.ssrc(), CNAME);
-            let len = writer.len();
-            peer.send_rtcp(&mut context.scratch, len, line.ssrc(), egress);
-        }
-    }
-
     /// When [`Self::handle_timeout`] wants to be called.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let replays = self.tracks.iter().filter_map(|track| track.forwarder.next_timeout());
@@ -661,93 +458,7 @@ impl Subscriber {
         self.tracks.iter().filter_map(|track| track.stats.rtt()).min()
     }
 
-    /// What can be chosen of its video tracks, largest layer first.
-    pub(super) fn layers(&self, now: Instant, stream: &LocalStream) -> Vec<TrackLayers> {
-        let video = self.tracks.iter().filter(|track| track.plan.kind == MediaKind::Video);
-        video.map(|track| track.layers(now, stream)).collect()
-    }
-
-    /// Its tracks for the API.
-    pub(super) fn report(
-        &mut self,
-        now: Instant,
-        source: Option<&Arc<SourceInfo>>,
-    ) -> Vec<TrackInfo> {
-        let keyframe_requests = self.keyframe_requests;
-        self.tracks
-            .iter_mut()
-            .map(|track| {
-                let line = track.forwarder.line();
-                let (packets, bytes) = line.totals();
-                let (temporal_flows, temporal_cap) = track.forwarder.temporal_layers();
-                let lost =
-                    track.stats.last_report().map_or(0, |report| report.cumulative_lost.into());
-                let rid = |layer: Option<u8>| {
-                    layer.map(|_| rid_of(source, track.source, layer).unwrap_or_default())
-                };
-                let current_layer = rid(track.forwarder.current_layer());
-                let layer = LayerInfo {
-                    rid: current_layer.clone().unwrap_or_default(),
-                    ssrc: line.ssrc(),
-                    packets,
-                    bytes,
-                    bitrate_bps: track.pace.bitrate(now, bytes).0,
-                    lost,
-                    keyframes: 0,
-                    keyframe_requests,
-                    nacks: track.nacks,
-                    repairs: track.repairs,
-                    resolution: None,
-                    learned: None,
-                };
-                TrackInfo {
-                    mid: track.plan.mid.clone(),
-                    kind: track.plan.kind,
-                    codec: line.format().map(|format| format.codec),
-                    layers: vec![layer],
-                    reason: Some(track.reason().label()),
-                    current_layer,
-                    target_layer: rid(track.choice.map(|choice| choice.layer as u8)),
-                    target_reason: track.choice.map(|choice| choice.reason.label()),
-                    current_temporal_layer: temporal_flows,
-                    target_temporal_layer: temporal_cap,
-                    wish: track.asked_for().cloned(),
-                }
-            })
-            .collect()
-    }
-
-    /// The last decisions of all its tracks, oldest first, for the API.
-    pub(super) fn decisions(
-        &self,
-        created: Instant,
-        source: Option<&Arc<SourceInfo>>,
-    ) -> Vec<DecisionInfo> {
-        let mut all: Vec<(Instant, DecisionInfo)> = Vec::new();
-        for track in &self.tracks {
-            for decision in track.forwarder.decisions().iter() {
-                let what = match decision.layer {
-                    None => "nothing is sent".to_owned(),
-                    Some(layer) => match rid_of(source, track.source, Some(layer)) {
-                        Some(rid) if !rid.is_empty() => format!("layer {rid}"),
-                        _ => "the only layer".to_owned(),
-                    },
-                };
-                all.push((
-                    decision.at,
-                    DecisionInfo {
-                        at_s: decision.at.saturating_duration_since(created).as_secs_f64(),
-                        decision: format!("mid {}: {what}", track.plan.mid),
-                        reason: decision.reason.label(),
-                    },
-                ));
-            }
-        }
-        all.sort_by_key(|(at, _)| *at);
-        all.into_iter().map(|(_, decision)| decision).collect()
-    }
-
-    fn track_of_ssrc(&mut self, ssrc: u32) -> Option<&mut SubTrack> {
+    pub(super) fn track_of_ssrc(&mut self, ssrc: u32) -> Option<&mut SubTrack> {
         self.tracks.iter_mut().find(|track| track.plan.ssrc == ssrc)
     }
 }
@@ -783,39 +494,13 @@ impl SubTrack {
     }
 
     /// What the viewer asked for last, in force or about to be.
-    fn asked_for(&self) -> Option<&LayerWish> {
+    pub(super) fn asked_for(&self) -> Option<&LayerWish> {
         let wish = self.next_wish.as_deref().or(self.wish.as_deref());
         wish.filter(|wish| !wish.is_automatic())
     }
 
-    fn layers(&self, now: Instant, stream: &LocalStream) -> TrackLayers {
-        let source = self.source.zip(stream.source());
-        let info = source.and_then(|(index, source)| source.tracks.get(usize::from(index)));
-        let views = self.source.map(|index| stream.views(index, now)).unwrap_or_default();
-        let rids = info.map_or(&[][..], |info| info.rids.as_slice());
-        let current = self.forwarder.current_layer().map(usize::from);
-        let target = self.choice.map(|choice| choice.layer);
-        let known = views.iter().enumerate().filter(|(_, view)| view.is_known());
-        let mut layers: Vec<_> = known
-            .map(|(index, view)| {
-                let state = LayerState {
-                    rid: rids.get(index).cloned().unwrap_or_default(),
-                    spatial_layer: spatial_layer(view, &views),
-                    size: view.size,
-                    bitrate_bps: if view.live { view.bitrate } else { 0 },
-                    flows: current == Some(index),
-                    target: target == Some(index),
-                };
-                (std::cmp::Reverse(view.weight()), state)
-            })
-            .collect();
-        layers.sort_by_key(|(weight, _)| *weight);
-        let layers = layers.into_iter().map(|(_, state)| state).collect();
-        TrackLayers { mid: self.plan.mid.clone(), layers }
-    }
-
     /// Why the viewer gets what it gets of this track.
-    fn reason(&self) -> Reason {
+    pub(super) fn reason(&self) -> Reason {
         self.forwarder.decisions().last().map_or(Reason::NoPublisher, |last| last.reason)
     }
 
@@ -839,29 +524,6 @@ impl SubTrack {
         }
         self.forwarder.line().begins_with() == Some(fresh.ext_seq)
     }
-}
-
-/// Takes the sealed packet in the batch's slot into the message; returns its bytes.
-fn commit(
-    sealed: Option<usize>,
-    peer: &mut Peer,
-    path: Path,
-    batch: &mut Batch,
-    context: &mut Context,
-    egress: &mut dyn Egress,
-) -> Option<usize> {
-    let Some(bytes) = sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) else {
-        context.report.dropped.count(DropReason::TooLargeToSend);
-        return None;
-    };
-    if !peer.may_send(bytes) {
-        context.report.dropped.count(DropReason::UnconfirmedEgress);
-        return None;
-    }
-    context.report.packets_out += 1;
-    context.report.bytes_out += bytes as u64;
-    batch.commit(bytes, path, egress);
-    Some(bytes)
 }
 
 fn line_config(plan: &SubscribeTrack, context: &mut Context) -> LineConfig {
@@ -893,12 +555,4 @@ fn find_source(source: &SourceInfo, plan: &SubscribeTrack) -> Option<u8> {
         .filter(|(_, track)| track.source.kind == plan.kind)
         .nth(plan.ordinal)
         .map(|(index, _)| index as u8)
-}
-
-fn rid_of(
-    source: Option<&Arc<SourceInfo>>,
-    track: Option<u8>,
-    layer: Option<u8>,
-) -> Option<String> {
-    source?.tracks.get(usize::from(track?))?.rids.get(usize::from(layer?)).cloned()
 }

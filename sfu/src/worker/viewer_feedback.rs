@@ -1,0 +1,244 @@
+//! The way back: what a viewer's RTCP asks for, and the reports it gets.
+//!
+//! Part of `subscriber.rs`. Repeats come from the stream's shared cache; keyframe requests become wishes on
+//! the stream's board.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::batch::{Batch, DATAGRAM_BYTES_MAX};
+use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
+use super::stream::LocalStream;
+use super::subscriber::Subscriber;
+use crate::error::DropReason;
+use crate::forward::Plaintext;
+use crate::media::Packet;
+use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
+use crate::transport::Path;
+use crate::transport::egress::Egress;
+use crate::transport::peer::Peer;
+
+/// Repeats are paced by the round trip, but by no longer one: clients give up after some tries.
+const REPEAT_RTT_MAX: Duration = Duration::from_millis(300);
+
+/// Assumed until the first report tells it.
+const RTT_UNKNOWN: Duration = Duration::from_millis(50);
+
+/// Our canonical name in SDES: one for all lines of a session, so that players sync them.
+const CNAME: &str = "weir";
+
+impl Subscriber {
+    /// One decrypted RTCP compound.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one session and its worker")]
+    pub(super) fn handle_rtcp(
+        &mut self,
+        now: Instant,
+        compound: &[u8],
+        stream: &LocalStream,
+        peer: &mut Peer,
+        batch: &mut Batch,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        for packet in crate::rtp::rtcp::packets(compound) {
+            let Ok(packet) = packet else {
+                context.report.dropped.count(DropReason::RtcpMalformed);
+                return;
+            };
+            match packet {
+                Rtcp::ReceiverReport(report) => {
+                    let server = context.clock.ntp(now);
+                    for block in report.blocks() {
+                        if let Some(track) = self.track_of_ssrc(block.ssrc) {
+                            track.stats.on_report(server, &block);
+                        }
+                    }
+                }
+                Rtcp::Nack(nack) => {
+                    for sequence in nack.sequences() {
+                        self.repeat(
+                            now,
+                            nack.media_ssrc,
+                            sequence,
+                            stream,
+                            peer,
+                            batch,
+                            context,
+                            egress,
+                        );
+                    }
+                    if let Some(path) = peer.selected() {
+                        batch.flush(path, egress);
+                    }
+                }
+                Rtcp::Pli { media_ssrc, .. } => {
+                    self.on_keyframe_request(now, media_ssrc, stream, context);
+                }
+                Rtcp::Fir(fir) => {
+                    for (ssrc, _) in fir.entries() {
+                        self.on_keyframe_request(now, ssrc, stream, context);
+                    }
+                }
+                // Feedback for the estimator, which does not exist yet; never passed on
+                // (whip-whep G12).
+                Rtcp::Twcc(_) | Rtcp::Remb(_) => {}
+                Rtcp::SenderReport(_) | Rtcp::Bye(_) | Rtcp::Other { .. } => {}
+            }
+        }
+    }
+
+    fn on_keyframe_request(
+        &mut self,
+        now: Instant,
+        ssrc: u32,
+        stream: &LocalStream,
+        context: &mut Context,
+    ) {
+        self.keyframe_requests += 1;
+        if !self.keyframe_pace.take(now) {
+            context.report.dropped.count(DropReason::KeyframeLimited);
+            return;
+        }
+        let Some(track) = self.track_of_ssrc(ssrc) else { return };
+        let current = track.forwarder.current_layer();
+        let layer = track.forwarder.awaits_keyframe().or(current);
+        if let Some((source, layer)) = track.source.zip(layer) {
+            match current {
+                None => stream.shared.wish_keyframe(source, layer),
+                Some(_) => stream.shared.wish_refresh(source, layer),
+            }
+        }
+    }
+
+    /// Answers one NACKed number: RTX where negotiated, else the byte-identical packet again.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one session and its worker")]
+    fn repeat(
+        &mut self,
+        now: Instant,
+        media_ssrc: u32,
+        sequence: u16,
+        stream: &LocalStream,
+        peer: &mut Peer,
+        batch: &mut Batch,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        let rtt = peer.check_rtt();
+        let next_twcc = self.next_twcc;
+        let Some(track) = self.track_of_ssrc(media_ssrc) else { return };
+        track.nacks += 1;
+        let allowed = track.nack_budget.take(now);
+        let Some(path) = peer.selected().filter(|_| allowed) else {
+            context.report.dropped.count(DropReason::RepairLimited);
+            return;
+        };
+        let (_, octets) = track.forwarder.line().totals();
+        if !track.rtx_budget.allows(now, octets) {
+            context.report.dropped.count(DropReason::RepairBudget);
+            return;
+        }
+        let rtt = track.stats.rtt().into_iter().chain(rtt).min();
+        let rtt = rtt.unwrap_or(RTT_UNKNOWN).min(REPEAT_RTT_MAX);
+        let line = track.forwarder.line_mut();
+        let record = match line.claim_repeat(now, sequence, rtt) {
+            Ok(record) => record,
+            Err(known) => {
+                let reason =
+                    if known { DropReason::RepairLimited } else { DropReason::RepairExpired };
+                context.report.dropped.count(reason);
+                return;
+            }
+        };
+        let source = record.source();
+        let cached: Option<&Arc<Packet>> = stream
+            .epoch()
+            .filter(|epoch| source.is_epoch(*epoch))
+            .zip(track.source)
+            .and_then(|(_, index)| stream.packet(index, source.layer(), source.ext_seq()));
+        let Some(packet) = cached else {
+            context.report.dropped.count(DropReason::RepairExpired);
+            return;
+        };
+        // The RTX payload type stands for the bare codec: a receiver would take RED for it (RFC 4588 section 8.1).
+        let red = packet.meta().is_some_and(|meta| meta.red);
+        let rtx = line
+            .format()
+            .is_some_and(|format| format.rtx_pt.is_some() && !(red && format.red_pt.is_some()));
+        let written = match rtx {
+            true => line.write_rtx(&record, packet, next_twcc, batch.slot()),
+            false => line.write_media(&record, packet, batch.slot()),
+        };
+        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
+        let sealed = written.and_then(|plaintext| peer.seal(plaintext));
+        if commit(sealed, peer, path, batch, context, egress).is_some() {
+            track.repairs += 1;
+            track.rtx_budget.on_repeat(octets);
+            context.report.repairs_out += 1;
+            if rtx {
+                self.next_twcc = next_twcc.wrapping_add(1);
+            }
+        }
+    }
+
+    /// Sends the sender reports that are due.
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        if self.next_report.is_none_or(|at| at > now) {
+            return;
+        }
+        self.next_report = Some(now + REPORT_INTERVAL);
+        let server = context.clock.ntp(now);
+        for track in &mut self.tracks {
+            let line = track.forwarder.line();
+            let (packets, octets) = line.totals();
+            track.rtx_budget.on_media(now, octets);
+            let Some(format) = line.format() else { continue };
+            let Some(anchor) = track.forwarder.outgoing_anchor() else { continue };
+            if packets == 0 {
+                continue;
+            }
+            track.pace.turn(now, octets);
+            let report = SenderReportOut {
+                ssrc: line.ssrc(),
+                ntp: server.0,
+                rtp_time: anchor.rtp_at(server, format.codec.clock_rate()),
+                packets: packets as u32,
+                octets: octets as u32,
+            };
+            let end = RTCP_BYTES_MAX.min(context.scratch.len());
+            let mut writer = RtcpWriter::new(context.scratch.get_mut(..end).unwrap_or(&mut []));
+            writer.sender_report(&report, &[]);
+            writer.sdes_cname(line.ssrc(), CNAME);
+            let len = writer.len();
+            peer.send_rtcp(&mut context.scratch, len, line.ssrc(), egress);
+        }
+    }
+}
+
+/// Takes the sealed packet in the batch's slot into the message; returns its bytes.
+fn commit(
+    sealed: Option<usize>,
+    peer: &mut Peer,
+    path: Path,
+    batch: &mut Batch,
+    context: &mut Context,
+    egress: &mut dyn Egress,
+) -> Option<usize> {
+    let Some(bytes) = sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) else {
+        context.report.dropped.count(DropReason::TooLargeToSend);
+        return None;
+    };
+    if !peer.may_send(bytes) {
+        context.report.dropped.count(DropReason::UnconfirmedEgress);
+        return None;
+    }
+    context.report.packets_out += 1;
+    context.report.bytes_out += bytes as u64;
+    batch.commit(bytes, path, egress);
+    Some(bytes)
+}

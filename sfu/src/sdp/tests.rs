@@ -120,7 +120,7 @@ fn lint(offer: &str, answer: &str, direction: &str) -> Result<(), String> {
     must!(answer.len() < 8_192, "C42: {} bytes", answer.len());
     let (offered, answered) = (sections(offer), sections(answer));
     must!(offered.len() == answered.len(), "C30: number of m-lines");
-    let session = &answered[0];
+    let (session, offered_session) = (&answered[0], &offered[0]);
     for (place, prefix) in ["v=0", "o=- ", "s=", "t=0 0"].iter().enumerate() {
         must!(session.get(place).is_some_and(|l| l.starts_with(prefix)), "C32: {prefix}");
     }
@@ -161,7 +161,7 @@ fn lint(offer: &str, answer: &str, direction: &str) -> Result<(), String> {
         }
         accepted.push(mid[0]);
         lint_codecs(offered, answered)?;
-        lint_directions(offered, answered, direction, &mut streams)?;
+        lint_directions((offered_session, offered), answered, direction, &mut streams)?;
     }
     must!(bundled.len() == accepted.len(), "C31: BUNDLE {bundle}");
     streams.dedup();
@@ -200,7 +200,7 @@ fn lint_codecs(offered: &[&str], answered: &[&str]) -> Result<(), String> {
 }
 
 fn lint_directions<'a>(
-    offered: &[&str],
+    (session, offered): (&[&str], &[&str]),
     answered: &[&'a str],
     direction: &str,
     streams: &mut Vec<&'a str>,
@@ -223,7 +223,8 @@ fn lint_directions<'a>(
             line.strip_prefix(&format!("a=extmap:{id}{mirrored} "))
                 .is_some_and(|rest| rest.split(' ').next() == Some(uri))
         };
-        must!(offered.iter().any(same), "C35: extmap {ext}");
+        // Lines before the first section hold for every one (RFC 8285 section 5).
+        must!(offered.iter().chain(session).any(same), "C35: extmap {ext}");
     }
     let own: Vec<&str> =
         find(answered, "a=ssrc:").iter().map(|l| l.split(' ').next().unwrap()).collect();
@@ -869,6 +870,29 @@ proptest! {
             prop_assert!(is_consequence(&what), "{what}\n{offer}\n{answer}");
         }
     }
+}
+
+/// The lines of the section stand before the first one then, and extensions there hold for every one. With a third
+/// line gone in each place.
+#[test]
+fn an_offer_without_its_first_m_and_mid_lines_leads_to_a_lint_clean_answer() {
+    let mut clean = 0;
+    for offer in PUBLISHERS {
+        let first =
+            |of: &str| offer.split_inclusive('\n').find(|line| line.starts_with(of)).unwrap();
+        let offer = offer.replacen(first("m="), "", 1).replacen(first("a=mid:"), "", 1);
+        let lines: Vec<&str> = offer.split_inclusive('\n').collect();
+        for gone in 0..lines.len() {
+            let offer = [&lines[..gone], &lines[gone + 1..]].concat().concat();
+            if let (Ok((_, answer)), true) = (publish(&offer), offer.contains("BUNDLE")) {
+                match lint(&offer, &answer, "recvonly") {
+                    Ok(()) => clean += 1,
+                    Err(what) => assert!(is_consequence(&what), "{what}\n{offer}\n{answer}"),
+                }
+            }
+        }
+    }
+    assert!(clean > 0, "some are accepted");
 }
 
 /// What follows from the offer itself: a section whose mid line or `m=` line was left out.

@@ -52,7 +52,7 @@ fn loss_5_percent() {
     both_hops("loss=5", &Allowed { lost_per_mille: 1, wait: Duration::from_millis(500) });
 }
 
-/// Six tries in 360 ms may all be lost, and then some keyframe requests or keyframes: of 300 other seeds seven
+/// Six tries in 360 ms may all be lost, and then some keyframe requests or keyframes: of 300 other runs six
 /// waited for more than a second, one of them for 2.25 s.
 #[test]
 fn loss_10_percent() {

@@ -4,8 +4,8 @@
 //! A turn is one frame: wait, receive, timers, forward, send, as the shell does it. The floor is the least
 //! that can put the same bytes on the same device: seal with aws-lc-rs and send messages with the same
 //! segments to as many addresses. A second floor waits for the publisher's datagrams, receives and opens
-//! them before: with nine viewers that is a good part of the work. All run in turn in one process, and so do 100 and 1,000 viewers, so
-//! that a change of the machine's speed meets all. Leaves out being woken from sleep.
+//! them before: with nine viewers that is a good part of the work. All run in turn in one process, and so do 100
+//! and 1,000 viewers, so that a change of the machine's speed meets all. Leaves out being woken from sleep.
 
 use std::fmt;
 use std::rc::Rc;

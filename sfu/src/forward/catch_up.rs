@@ -12,8 +12,8 @@ use crate::units::Bitrate;
 /// A replay is this much faster than the layer itself (quality A3.3), in tenths.
 const SPEED_TENTHS: u64 = 25;
 
-/// However slow the layer: what is cached goes out within this time if it is not large, and after twice of it there is no pace
-/// any more, so that nobody stays behind a layer that became faster.
+/// However slow the layer: what is cached goes out within this time if it is not large, and after twice of it there
+/// is no pace any more, so that nobody stays behind a layer that became faster.
 const REPLAY_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// But no faster than this because of that, 20 Mbit/s: a path that does not carry it would lose the picture.

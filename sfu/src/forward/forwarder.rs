@@ -575,6 +575,11 @@ mod tests {
         LayerContext { epoch, layer, anchor: None, inband_parameter_sets: true }
     }
 
+    /// The same, of a layer whose clock was at `rtp` at a moment that is the same for all.
+    fn anchored(epoch: u32, layer: u8, rtp: u32) -> LayerContext {
+        LayerContext { anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }), ..on(epoch, layer) }
+    }
+
     fn numbers(record: &SentRecord) -> (u32, u32) {
         (record.out, record.timestamp)
     }
@@ -743,11 +748,6 @@ mod tests {
         let now = Instant::now();
         let mut viewer = forwarder(now);
         viewer.attach(now, format(Codec::Vp8));
-        let ntp = Ntp(9 << 32);
-        let anchored = |epoch, layer, rtp| LayerContext {
-            anchor: Some(ClockAnchor { ntp, rtp }),
-            ..on(epoch, layer)
-        };
         viewer.set_target(1, 0, Reason::LargestLiveLayer);
         viewer.on_packet(anchored(1, 0, 0), &meta(now, 1 << 20, 0, true, true), 0).unwrap();
         viewer.set_target(1, 1, Reason::LargestLiveLayer);
@@ -861,10 +861,7 @@ mod tests {
         let now = Instant::now();
         let mut viewer = forwarder(now);
         viewer.attach(now, format(Codec::Vp8));
-        let at = |layer, rtp| LayerContext {
-            anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }),
-            ..on(1, layer)
-        };
+        let at = |layer, rtp| anchored(1, layer, rtp);
         viewer.set_target(1, 1, Reason::LargestLiveLayer);
         viewer.on_packet(at(1, 0), &meta(now, 100, 0, true, true), 0).unwrap();
         // The layer's newest frame was captured four frames after the last one sent, its keyframe 45 before.
@@ -884,8 +881,7 @@ mod tests {
         let mut viewer = forwarder(now);
         viewer.attach(now, format(Codec::Vp8));
         viewer.set_target(1, 0, Reason::LargestLiveLayer);
-        let at =
-            |rtp| LayerContext { anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }), ..on(1, 0) };
+        let at = |rtp| anchored(1, 0, rtp);
         let cached = cached(now, 90);
         begin(&mut viewer, now, at(0), &cached, true);
         let delta = meta(now, 590, 90 * FRAME, false, true);
@@ -908,10 +904,7 @@ mod tests {
         let now = Instant::now();
         let mut viewer = forwarder(now);
         viewer.attach(now, format(Codec::Vp8));
-        let at = |layer, rtp| LayerContext {
-            anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }),
-            ..on(1, layer)
-        };
+        let at = |layer, rtp| anchored(1, layer, rtp);
         viewer.set_target(1, 0, Reason::LargestLiveLayer);
         viewer.on_packet(at(0, 0), &meta(now, 100, 0, true, true), 0).unwrap();
         let shift = 777_000;

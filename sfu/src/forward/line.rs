@@ -354,6 +354,7 @@ impl Line {
     ) -> Result<SentRecord, DropReason> {
         let seq = meta.ext_seq;
         let found = self.find(epoch, layer, seq).ok_or(DropReason::AwaitingKeyframe)?;
+        let closes = self.closes_pictures();
         let closings = self.closings.get_mut(found.0).ok_or(DropReason::LayerThinned)?;
         if closings.holds(seq) {
             return Err(DropReason::LayerThinned);
@@ -362,11 +363,9 @@ impl Line {
             return self.issue(found, meta, stamp.twcc, BLANK);
         }
         let begins = closings.close(seq, meta.timestamp).ok_or(DropReason::TooOld)?;
-        // Decoders of VP8 take a gap of picture ids for a loss; those of VP9 find what a frame is built on by them.
-        let vp8 = self.format.is_some_and(|format| format.codec == Codec::Vp8);
         if let Some(current) = self.segments.first_mut().and_then(Option::as_mut) {
             current.seq_delta = current.seq_delta.wrapping_sub(1);
-            current.picture_delta = current.picture_delta.wrapping_sub((vp8 && begins).into());
+            current.picture_delta = current.picture_delta.wrapping_sub((closes && begins).into());
             current.closed_to = closings.end();
         }
         Err(DropReason::LayerThinned)
@@ -385,6 +384,11 @@ impl Line {
         })
     }
 
+    /// Decoders of VP8 take a gap of picture ids for a loss; those of VP9 find what a frame is built on by them.
+    fn closes_pictures(&self) -> bool {
+        self.format.is_some_and(|format| format.codec == Codec::Vp8)
+    }
+
     /// What to add to a number of the publisher's in a segment, and to the picture id there.
     fn deltas(&self, place: usize, segment: &Segment, seq: u64) -> Result<(u64, u16), DropReason> {
         let (seq_delta, picture_delta) = (segment.seq_delta, segment.picture_delta);
@@ -396,8 +400,7 @@ impl Line {
             return Err(DropReason::Duplicate);
         }
         let (numbers, pictures) = closings.since(seq).ok_or(DropReason::TooOld)?;
-        let vp8 = self.format.is_some_and(|format| format.codec == Codec::Vp8);
-        let pictures = if vp8 { pictures } else { 0 };
+        let pictures = if self.closes_pictures() { pictures } else { 0 };
         Ok((seq_delta.wrapping_add(numbers), picture_delta.wrapping_add(pictures)))
     }
 
@@ -534,15 +537,13 @@ impl Line {
         out: &mut [u8],
     ) -> Option<usize> {
         // Most video packets carry nothing of the publisher's: their header is always the same.
-        let header_len = match meta.exts.first() {
-            Some(None) => self.template.write(twcc, out)?,
-            _ if record.is_blank() => self.template.write(twcc, out)?,
-            _ => {
-                let numbered = meta.frame.frame_number.is_some();
-                let frame_delta = if numbered { self.frame_delta(record)? } else { 0 };
-                let carrier = Carrier { packet, meta, frame_delta };
-                write_extensions(&self.config, twcc, Some(carrier), out)?
-            }
+        let header_len = if record.is_blank() || matches!(meta.exts.first(), Some(None)) {
+            self.template.write(twcc, out)?
+        } else {
+            let numbered = meta.frame.frame_number.is_some();
+            let frame_delta = if numbered { self.frame_delta(record)? } else { 0 };
+            let carrier = Carrier { packet, meta, frame_delta };
+            write_extensions(&self.config, twcc, Some(carrier), out)?
         };
         let fixed = out.first_chunk_mut::<RTP_HEADER_LEN>()?;
         fixed[0] = 0x80 | if header_len > RTP_HEADER_LEN { 0x10 } else { 0 };

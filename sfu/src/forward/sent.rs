@@ -138,7 +138,7 @@ impl SentMap {
     /// map before it.
     pub fn insert(&mut self, now: Instant, mut record: SentRecord) {
         record.sent_ms = self.ms(now);
-        let place = record.out as usize % self.records.len();
+        let place = self.place(record.out);
         if let Some(slot) = self.records.get_mut(place) {
             *slot = Some(record);
         }
@@ -146,7 +146,11 @@ impl SentMap {
 
     /// Reads the place of this number, so that it is in the caches by then.
     pub fn warm(&self, out: u32) {
-        black_box(self.records.get(out as usize % self.records.len()).map(Option::is_some));
+        black_box(self.records.get(self.place(out)).map(Option::is_some));
+    }
+
+    fn place(&self, out: u32) -> usize {
+        out as usize % self.records.len()
     }
 
     fn ms(&self, now: Instant) -> u16 {
@@ -164,7 +168,7 @@ impl SentMap {
         rtt: Duration,
     ) -> Result<SentRecord, bool> {
         let now_ms = self.ms(now);
-        let place = usize::from(sequence) % self.records.len();
+        let place = self.place(sequence.into());
         let slot = self.records.get_mut(place).ok_or(false)?;
         let record = slot.as_mut().filter(|record| record.out as u16 == sequence).ok_or(false)?;
         let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.sent_ms)));

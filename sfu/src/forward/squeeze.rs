@@ -37,14 +37,14 @@ struct Frame {
 }
 
 impl Squeeze {
-    /// Reads what the next packet needs, so that it is in the caches by then.
-    pub(super) fn warm(&self) {
-        black_box((self.plain_from, self.plain_at));
-    }
-
     /// Frames come after `last`, those that begin before `until` squeezed.
     pub fn after(last: u32, until: u64) -> Self {
         Self { until, frames: [None; FRAMES], last, plain_from: 0, plain_at: 0 }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box((self.plain_from, self.plain_at));
     }
 
     /// The timestamp of a packet whose own clock says `plain`; `None` for a packet that is too late to

@@ -102,17 +102,6 @@ impl Thinner {
         }
     }
 
-    /// Whether it is time to wish for a keyframe, because no frame says that more may begin with it. Asked again
-    /// after as long as it took.
-    pub fn take_stuck(&mut self, now: Instant) -> bool {
-        let stuck = |since: &mut Instant| now.saturating_duration_since(*since) >= STUCK_AFTER;
-        let stuck = self.waits_since.take_if(stuck).is_some();
-        if stuck {
-            self.waits_since = Some(now);
-        }
-        stuck
-    }
-
     /// Whether every packet passes as it is, so that [`Self::decide`] need not be asked.
     pub fn is_open(&self) -> bool {
         self.open
@@ -155,6 +144,17 @@ impl Thinner {
         if !self.open {
             self.remember(meta.ext_seq);
         }
+    }
+
+    /// Whether it is time to wish for a keyframe, because no frame says that more may begin with it. Asked again
+    /// after as long as it took.
+    pub fn take_stuck(&mut self, now: Instant) -> bool {
+        let waited = |since: Instant| now.saturating_duration_since(since);
+        let stuck = self.waits_since.is_some_and(|since| waited(since) >= STUCK_AFTER);
+        if stuck {
+            self.waits_since = Some(now);
+        }
+        stuck
     }
 
     /// What becomes of a packet of the stream that flows, or of a late one of a stream that did.

@@ -3,7 +3,8 @@
 //! Owns the count of both over a short window. Beyond the share a NACK is not answered: where so much is lost the
 //! path is too narrow, and repeats make it narrower; and a viewer that asks for everything costs no more. Each
 //! line has its own, so that sound is never left without repair because of pictures. Fed with what the line counts
-//! anyway: nothing to do per packet. Called by `worker/subscriber.rs` and `worker/viewer_feedback.rs`. Source: quality A3.2 "Answer".
+//! anyway: nothing to do per packet. Called by `worker/subscriber.rs` and `worker/viewer_feedback.rs`.
+//! Source: quality A3.2 "Answer".
 
 use std::time::{Duration, Instant};
 

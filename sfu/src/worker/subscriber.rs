@@ -58,18 +58,18 @@ pub(super) const OVERTAKEN_MAX: usize = 64;
 pub(super) struct Subscriber {
     pub(super) tracks: Vec<SubTrack>,
     /// Which of `tracks` takes a source track.
-    pub(super) by_source: [Option<u8>; TRACKS_MAX],
-    pub(super) epoch: Option<u32>,
+    by_source: [Option<u8>; TRACKS_MAX],
+    epoch: Option<u32>,
     /// The stream's selection that was applied.
-    pub(super) selection: Option<u64>,
+    selection: Option<u64>,
     pub(super) next_report: Option<Instant>,
     pub(super) next_twcc: u16,
-    pub(super) connected: bool,
+    connected: bool,
     /// Some track has a wish that is not in force yet.
-    pub(super) wishes_wait: bool,
+    wishes_wait: bool,
     pub(super) keyframe_requests: u64,
     pub(super) keyframe_pace: Pacing,
-    pub(super) wish_pace: Pacing,
+    wish_pace: Pacing,
 }
 
 /// One track of a viewer; likewise.
@@ -79,7 +79,7 @@ pub(super) struct SubTrack {
     /// The source track it takes.
     pub(super) source: Option<u8>,
     /// The keyframe that was asked for: publisher epoch and layer.
-    pub(super) asked: Option<(u32, u8)>,
+    asked: Option<(u32, u8)>,
     pub(super) forwarder: Forwarder,
     pub(super) plan: SubscribeTrack,
     pub(super) stats: SenderStats,
@@ -88,11 +88,11 @@ pub(super) struct SubTrack {
     pub(super) nack_budget: Budget,
     pub(super) repairs: u64,
     pub(super) rtx_budget: RtxBudget,
-    pub(super) replays: Replays,
+    replays: Replays,
     /// What the viewer asked for; nothing is the automatic choice.
-    pub(super) wish: Option<Box<LayerWish>>,
+    wish: Option<Box<LayerWish>>,
     /// What it asked for since, to be in force next.
-    pub(super) next_wish: Option<Box<LayerWish>>,
+    next_wish: Option<Box<LayerWish>>,
     /// The layer that should flow, and why.
     pub(super) choice: Option<Choice>,
 }

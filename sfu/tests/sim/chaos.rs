@@ -88,9 +88,7 @@ impl Chaos {
             spec.tracks[0].codecs[0].red_pt = Some(65);
         }
         let viewer = self.world.watch("live", spec);
-        for line in &mut self.world.viewer(viewer).guard.lines {
-            line.thins = line.plan.kind == Video;
-        }
+        self.world.let_thin(viewer);
         self.viewers.push(viewer);
     }
 

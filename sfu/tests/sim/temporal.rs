@@ -24,9 +24,7 @@ fn cap(temporal: Option<u8>) -> LayerWish {
 /// A viewer whose guard knows that it asks for fewer frames.
 fn thinned(world: &mut World, spec: ViewerSpec) -> ClientId {
     let viewer = world.watch("live", spec.reads_descriptors());
-    for line in &mut world.viewer(viewer).guard.lines {
-        line.thins = line.plan.kind == Video;
-    }
+    world.let_thin(viewer);
     viewer
 }
 
@@ -132,11 +130,7 @@ fn late_repairs_of_left_out_frames_stay_out() {
         world.run_s(3);
         let viewer = thinned(&mut world, ViewerSpec::browser().video_only());
         world.run_s(1);
-        let id = world.client(viewer).id;
-        let order = world.control.ask(id, 0, cap(Some(0)));
-        if let Some((worker, command)) = order {
-            world.command(worker, command);
-        }
+        world.ask(viewer, cap(Some(0)));
         world.run_s(2);
         let mut dice = Dice(u64::from(fps));
         world.lose_up(publisher, move |bytes| {

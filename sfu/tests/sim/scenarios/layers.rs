@@ -238,7 +238,7 @@ fn viewer_chooses_its_frame_rate() {
         story.run_between_ms(300, 900);
         let spec = story.viewer().reads_descriptors();
         let viewer = story.world.watch("live", spec);
-        story.world.viewer(viewer).guard.lines[1].thins = true;
+        story.world.let_thin(viewer);
         story.world.run_s(2);
         let bad: Profile = "delay=15,loss=2,reorder=3,duplicate=1".parse().expect("a profile");
         for client in [publisher, viewer] {

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use weir_netsim::{Profile, Rng};
+use weir_sfu::codec::MediaKind;
 use weir_sfu::config::PublisherLimits;
 use weir_sfu::error::{CloseReason, DropReason};
 use weir_sfu::forward::LayerWish;
@@ -314,6 +315,13 @@ impl World {
         }
     }
 
+    /// The viewer's guard knows from now on that it asks for fewer frames.
+    pub(crate) fn let_thin(&mut self, client: ClientId) {
+        for line in &mut self.viewer(client).guard.lines {
+            line.thins = line.plan.kind == MediaKind::Video;
+        }
+    }
+
     /// Both at once, for what a publisher does by itself.
     pub(crate) fn with_publisher<T>(
         &mut self,
@@ -420,8 +428,10 @@ impl World {
 
     /// A viewer asks for a layer of its picture.
     pub(crate) fn ask(&mut self, client: ClientId, wish: LayerWish) {
-        const PICTURE: u8 = 1;
-        let order = self.control.ask(self.clients[client.0].id, PICTURE, wish);
+        let lines = &self.viewer(client).guard.lines;
+        let picture = lines.iter().position(|line| line.plan.kind == MediaKind::Video);
+        let picture = picture.expect("it watches a picture") as u8;
+        let order = self.control.ask(self.clients[client.0].id, picture, wish);
         self.carry_out(order.into_iter().collect());
     }
 

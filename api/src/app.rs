@@ -172,6 +172,9 @@ impl Area {
 }
 
 async fn front(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    // A media thread that became ready to run on this core would else wait for the rest of our time slice, some
+    // milliseconds of other requests.
+    std::thread::yield_now();
     let area = Area::of(request.uri().path());
     let span = tracing::info_span!(
         "request",

@@ -23,6 +23,11 @@ use weir_sfu::net::Sfu;
 
 /// Threads for HTTP; media has its own.
 const HTTP_THREADS: usize = 2;
+
+/// How far HTTP threads step back behind media threads, as `nice` counts (19 at most).
+#[cfg(target_os = "linux")]
+const HTTP_NICE: i32 = 10;
+
 /// Sessions are told goodbye within this time when the server stops.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -76,10 +81,22 @@ fn run(cli: &Cli, config: Config, media: weir_sfu::config::Config) -> anyhow::Re
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(HTTP_THREADS)
         .thread_name("weir-http")
+        .on_thread_start(yield_to_media)
         .enable_all()
         .build()
         .context("the HTTP threads could not start")?;
     runtime.block_on(serve(cli, config, media))
+}
+
+/// Steps back where HTTP and media share a core: a crowd that joins keeps HTTP busy, and a media thread that
+/// wakes up meanwhile would wait for the rest of its time slice. HTTP still gets about a tenth of a core that media
+/// keeps busy.
+fn yield_to_media() {
+    // Elsewhere than on Linux it would slow down the whole process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(HTTP_NICE) {
+        tracing::debug!(%error, "the priority of an HTTP thread could not be lowered");
+    }
 }
 
 async fn serve(

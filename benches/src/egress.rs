@@ -271,8 +271,8 @@ impl Stand {
             inlet
                 .receive(|datagram| world.take(frame.stream, datagram))
                 .expect("the frame is there");
-            world.timers();
             world.flush();
+            world.timers();
         });
         let due = frame.datagrams.len() * self.scene.viewers;
         assert_eq!(self.world.sent().packets - media, due as u64, "nothing is dropped");

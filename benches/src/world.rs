@@ -28,6 +28,9 @@ use crate::stopwatch::epoch;
 
 /// Datagrams of a block are sealed before it is timed; more would not stay in the cache, as they do
 /// when the kernel has just written them.
+/// After so long all viewers count as settled, a thousand of one stream too: five seconds, and a frame for each sixteen.
+const SETTLED_AFTER: Duration = Duration::from_secs(8);
+
 const BLOCK_PACKETS: usize = 128;
 
 /// What is sent and to how many.
@@ -146,7 +149,7 @@ impl World {
 }
 
 impl<W: Egress> World<W> {
-    /// Connects the publishers and all viewers and forwards two seconds, until everything is in
+    /// Connects the publishers and all viewers and forwards some seconds, until everything is in
     /// place.
     ///
     /// # Panics
@@ -158,7 +161,7 @@ impl<W: Egress> World<W> {
                 world.join(stream, viewer);
             }
         }
-        let until = world.now + Duration::from_secs(2);
+        let until = world.now + SETTLED_AFTER;
         while world.now < until {
             let mut block = world.prepare();
             world.forward(&mut block);
@@ -311,7 +314,7 @@ impl<W: Egress> World<W> {
     /// Timers that are due.
     pub fn timers(&mut self) {
         for worker in &mut self.workers {
-            worker.handle_timeout(self.now, &mut self.sink);
+            while worker.handle_timeout(self.now, &mut self.sink) {}
         }
     }
 

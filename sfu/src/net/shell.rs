@@ -29,8 +29,8 @@ const MESSAGES_PER_TURN: usize = 64;
 /// Receive calls per turn (each up to 32 buffers), so that timers are not kept waiting.
 const RECEIVES_PER_TURN: usize = 2;
 
-/// Time of a turn for those who join, at most, so that media is not kept waiting.
-const NEWCOMERS_TIME_MAX: Duration = Duration::from_millis(2);
+/// Time of a turn for what may wait, at most and beyond a first step, so that media is not kept waiting.
+const LATER_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// The longest sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -167,7 +167,7 @@ impl Shell {
         self.held = Duration::ZERO;
         if self.worked && !rest.is_zero() {
             // At most a millisecond, so nothing that could end it earlier is worth a system call.
-            std::thread::sleep(self.serve_newcomers(worker, now, turn_at));
+            std::thread::sleep(self.work_off(worker, turn_at));
             self.readable = true;
             self.turn_began = Instant::now();
             self.held = self.turn_began.saturating_duration_since(now);
@@ -187,15 +187,17 @@ impl Shell {
         self.turn_began = Instant::now();
     }
 
-    /// Those who join get the time until then; how much of it is left.
-    fn serve_newcomers(&mut self, worker: &mut Worker, now: Instant, until: Instant) -> Duration {
-        let mut clock = now;
+    /// What may wait gets the time until then, but at least a step; how much of it is left.
+    fn work_off(&mut self, worker: &mut Worker, until: Instant) -> Duration {
         let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
         // The worker's time stands still meanwhile: what the kernel receives now came now.
-        while clock < until && worker.work_off_handshake(self.now, &mut outlet) {
-            clock = Instant::now();
+        loop {
+            let more = worker.handle_timeout(self.now, &mut outlet);
+            let rest = until.saturating_duration_since(Instant::now());
+            if !more || rest.is_zero() {
+                return rest;
+            }
         }
-        until.saturating_duration_since(clock)
     }
 
     fn has_work(&self, worker: &Worker) -> bool {
@@ -260,12 +262,11 @@ impl Shell {
         self.departures.set_lag(lag);
         let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
         worker.handle_rings(self.now, &mut outlet);
-        worker.handle_timeout(self.now, &mut outlet);
         worker.flush(self.now, &mut outlet);
         // As long again as the media took: a worker with long turns has few of them.
         let ended = Instant::now();
-        let share = ended.saturating_duration_since(self.turn_began).min(NEWCOMERS_TIME_MAX);
-        self.serve_newcomers(worker, ended, ended + share);
+        let share = ended.saturating_duration_since(self.turn_began).min(LATER_TIME_MAX);
+        self.work_off(worker, ended + share);
     }
 
     /// Carries out what the control plane wants; false to stop.

@@ -1,7 +1,5 @@
 //! What the sessions of one worker share: clock, pool, rings, counters. Passed down, never global.
 
-use std::time::Instant;
-
 use super::report::WorkerReport;
 use crate::config::PublisherLimits;
 use crate::media::PacketPool;
@@ -41,8 +39,3 @@ pub(super) const SCRATCH_BYTES: usize = RTCP_BYTES_MAX + 64;
 
 /// Seconds between reports of one kind.
 pub(super) const REPORT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Adds to an instant that may be absent: the earlier of both.
-pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    a.into_iter().chain(b).min()
-}

@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use super::audience::Serving;
 use super::session::{RoleState, Session, SessionKey};
 use super::stream::LocalStream;
 use super::subscriber::Subscriber;
@@ -23,7 +24,7 @@ impl Worker {
             MediaItem::Packet { stream: id, epoch, track, layer, packet } => {
                 let taken = self.reader(now, id, epoch, egress).and_then(|(stream, pool)| {
                     let fresh = stream.keep(epoch, track, layer, packet, pool)?;
-                    stream.queue(fresh);
+                    stream.audience.queue(fresh);
                     Ok(())
                 });
                 match taken {
@@ -73,7 +74,10 @@ impl Worker {
 
     pub(super) fn note_fresh(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         self.mark_fresh(id);
-        let full = self.streams.get_mut(id).is_some_and(|s| s.fresh.len() >= FRESH_MAX);
+        let full = self
+            .streams
+            .get(id)
+            .is_some_and(|stream| stream.audience.packets(Serving::Turn).len() >= FRESH_MAX);
         if full {
             self.serve(now, id, egress);
         }
@@ -96,46 +100,97 @@ impl Worker {
         subscribers().for_each(Subscriber::warm_lines);
     }
 
-    /// Subscriber-major: each viewer gets all fresh packets of the stream as one batch.
+    /// What came goes to all who are here for a while. Newcomers get it in [`Self::serve_some_newcomers`].
     pub(super) fn serve(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.select(now);
-        stream.arrange();
-        egress.begin_media(&mut stream.arrivals());
-        let mut serving = std::mem::take(&mut self.serving);
-        serving.clear();
-        serving.extend_from_slice(&stream.viewers);
-        let mut newcomers = false;
-        for (place, key) in serving.iter().copied().enumerate() {
-            if place % WARMED == 0 {
-                let end = serving.len().min(place + WARMED);
-                self.warm(serving.get(place..end).unwrap_or(&[]));
-            }
-            // They stand in the order in which they came.
-            if !newcomers && self.sessions.get(key).is_some_and(|session| session.is_new(now)) {
-                newcomers = true;
-                egress.begin_newcomers();
-            }
-            self.guarded(now, key, egress, |worker, egress| {
-                let Some(stream) = worker.streams.get(id) else { return };
-                let Some(session) = worker.sessions.get_mut(key) else { return };
-                assert!(worker.inject_panic != Some(session.id), "injected panic");
-                let Session { peer, role, .. } = session;
-                let RoleState::Subscriber(subscriber) = role else { return };
-                let (batch, context) = (&mut worker.batch, &mut worker.context);
-                subscriber.forward(now, stream, peer, batch, context, egress);
-                let wants = subscriber.next_timeout();
-                if wants.is_some_and(|at| session.scheduled.is_none_or(|set| at < set)) {
-                    worker.schedule(key);
-                }
-            });
-        }
-        self.serving = serving;
+        stream.arrange(Serving::Turn);
+        egress.begin_media(&mut stream.arrivals(Serving::Turn));
+        self.serving.clear();
+        self.serving.extend_from_slice(stream.audience.settled());
+        self.hand_out(now, id, Serving::Turn, egress);
         egress.end_media();
-        if let Some(stream) = self.streams.get_mut(id) {
-            stream.fresh.clear();
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.audience.end_turn();
+        let behind = stream.audience.waiting() >= FRESH_MAX;
+        if stream.audience.has_waiting() && !self.crowds.iter().any(|(_, crowd)| *crowd == id) {
+            self.crowds.push_back((now, id));
         }
         self.hear_wishes(now, id, egress);
+        if behind {
+            // So much must not pile up: all others wait for once.
+            while self.streams.get(id).is_some_and(|stream| stream.audience.has_waiting()) {
+                self.serve_round(now, id, egress);
+            }
+        }
+    }
+
+    /// What came goes to some of those who came lately, of one stream after the other.
+    pub(super) fn serve_some_newcomers(&mut self, now: Instant, egress: &mut dyn Egress) {
+        let Some((_, id)) = self.crowds.pop_front() else { return };
+        self.serve_round(now, id, egress);
+        if self.streams.get(id).is_some_and(|stream| stream.audience.has_waiting()) {
+            self.crowds.push_back((now, id));
+        }
+    }
+
+    /// One step of a stream's round.
+    fn serve_round(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
+        let waiting = |stream: &&mut LocalStream| stream.audience.has_waiting();
+        let Some(stream) = self.streams.get_mut(id).filter(waiting) else { return };
+        let begins = stream.audience.begin_round();
+        if begins {
+            stream.select(now);
+            stream.arrange(Serving::Round);
+        }
+        egress.begin_media(&mut stream.arrivals(Serving::Round));
+        egress.begin_newcomers();
+        self.serving.clear();
+        let sessions = &self.sessions;
+        stream.audience.step(begins, &mut self.serving, |key| {
+            sessions.get(key).is_some_and(|session| !session.is_new(now))
+        });
+        self.hand_out(now, id, Serving::Round, egress);
+        egress.end_media();
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.audience.end_step();
+        }
+        self.hear_wishes(now, id, egress);
+    }
+
+    /// Subscriber-major: each viewer of `self.serving` gets all packets as one batch.
+    fn hand_out(&mut self, now: Instant, id: StreamId, packets: Serving, egress: &mut dyn Egress) {
+        let serving = std::mem::take(&mut self.serving);
+        for next in serving.chunks(WARMED) {
+            self.warm(next);
+            for key in next.iter().copied() {
+                self.guarded(now, key, egress, |worker, egress| {
+                    worker.hand(now, id, key, packets, egress);
+                });
+            }
+        }
+        self.serving = serving;
+    }
+
+    fn hand(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        key: SessionKey,
+        packets: Serving,
+        egress: &mut dyn Egress,
+    ) {
+        let Some(stream) = self.streams.get(id) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        assert!(self.inject_panic != Some(session.id), "injected panic");
+        let Session { peer, role, .. } = session;
+        let RoleState::Subscriber(subscriber) = role else { return };
+        let (fresh, batch) = (stream.audience.packets(packets), &mut self.batch);
+        subscriber.forward(now, fresh, stream, peer, batch, &mut self.context, egress);
+        let wants = subscriber.next_timeout();
+        if wants.is_some_and(|at| session.scheduled.is_none_or(|set| at < set)) {
+            self.schedule(key);
+        }
     }
 
     /// Tells the publisher of a stream at once what viewers here wish, if it is here too. Viewers elsewhere

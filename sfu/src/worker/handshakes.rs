@@ -2,7 +2,7 @@
 //!
 //! A handshake costs half a millisecond, as much as some thousand forwarded packets, so a crowd that joins at once must not
 //! stand between a publisher's packet and the viewers that are there already. Part of the hallway:
-//! `dispatch` leaves datagrams here, `Worker::flush` takes one after the media, and the shell has more
+//! `dispatch` leaves datagrams here, `Worker::handle_timeout` takes one after the media, and the shell has more
 //! taken as its time allows. A publisher's handshake does not wait here: its first packets
 //! follow at once.
 
@@ -65,10 +65,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes the oldest; false if there was none. A turn takes one, so that a packet of the publisher
-    /// waits for no more: about a third of a millisecond.
-    pub fn work_off_handshake(&mut self, now: Instant, egress: &mut dyn Egress) -> bool {
-        let Some(waiting) = self.handshakes.waiting.pop_front() else { return false };
+    /// Takes the oldest. A step takes one, so that a packet of the publisher waits for no more: about a
+    /// third of a millisecond.
+    pub(super) fn work_off_handshake(&mut self, now: Instant, egress: &mut dyn Egress) {
+        let Some(waiting) = self.handshakes.waiting.pop_front() else { return };
         let Waiting { key, path, mut datagram, .. } = waiting;
         if let Some(session) = self.sessions.get_mut(key) {
             session.handshakes_waiting = session.handshakes_waiting.saturating_sub(1);
@@ -81,6 +81,5 @@ impl Worker {
         if let Err(reason) = outcome {
             self.context.report.dropped.count(reason);
         }
-        true
     }
 }

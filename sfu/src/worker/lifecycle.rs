@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::publisher::Publisher;
 use super::session::{Budget, NewSession, Plan, RoleState, Session, SessionKey};
 use super::subscriber::Subscriber;
-use super::{Event, RTCP_PER_SECOND, Worker};
+use super::{Event, RTCP_PER_SECOND, TIMER_TICK, Worker};
 use crate::error::CloseReason;
 use crate::ids::{Role, SessionId};
 use crate::sdp::IceCredentials;
@@ -63,7 +63,7 @@ impl Worker {
         if publishes {
             local.publishers += 1;
         } else {
-            local.viewers.push(key);
+            local.audience.push(key);
             self.refresh_stream(stream.id);
             self.apply_source(now, stream.id, egress);
         }
@@ -100,12 +100,33 @@ impl Worker {
         }
     }
 
-    pub(super) fn session_timeout(
+    /// A timer that was set for `at` is due.
+    pub(super) fn on_timer(
         &mut self,
         now: Instant,
+        at: Instant,
         key: SessionKey,
         egress: &mut dyn Egress,
     ) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.scheduled != Some(at) {
+            return;
+        }
+        session.scheduled = None;
+        let stream = session.stream.id;
+        self.guarded(now, key, egress, |worker, egress| worker.session_timeout(now, key, egress));
+        self.hear_wishes(now, stream, egress);
+        // A deadline that stays in the past must cost a timer tick, not the whole core.
+        if let Some(session) = self.sessions.get_mut(key)
+            && session.scheduled.is_some_and(|at| at <= now)
+        {
+            let later = now + TIMER_TICK;
+            session.scheduled = Some(later);
+            self.timers.schedule(later, key);
+        }
+    }
+
+    fn session_timeout(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         assert!(self.inject_panic != Some(session.id), "injected panic");
         let verdict = match &session.role {
@@ -154,7 +175,7 @@ impl Worker {
                     session.stream.disconnect(session.id);
                     self.refresh(now, id, egress);
                 }
-                Role::Subscriber => stream.viewers.retain(|viewer| *viewer != key),
+                Role::Subscriber => stream.audience.remove(key),
             }
             self.streams.close_unused(id, &mut self.context.pool);
         }

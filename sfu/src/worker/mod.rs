@@ -3,11 +3,12 @@
 //!
 //! This file is the hallway: it only says who is called, in which order. `dispatch` finds the session
 //! of a datagram, `handshakes` spreads the dear ones over turns, `lifecycle` adopts, connects and closes sessions, `sources` follows who publishes,
-//! `fanout` serves the viewers. Below them: `publisher` takes packets in, `stream` keeps them,
+//! `fanout` serves the viewers in the order of their `audience`. Below them: `publisher` takes packets in, `stream` keeps them,
 //! `subscriber` sends them out. The shell in `net/` drives one `Worker` per thread, the tests drive
 //! several under one virtual clock.
 
 mod asked;
+mod audience;
 mod batch;
 mod context;
 mod demux;
@@ -32,7 +33,7 @@ mod timers;
 mod viewer_feedback;
 mod viewer_info;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,9 @@ const FRESH_MAX: usize = 256;
 
 /// The least time between two timeouts of one session.
 const TIMER_TICK: Duration = Duration::from_millis(1);
+
+/// Timers taken per step; most send something.
+const TIMERS_PER_STEP: usize = 16;
 
 /// Strays taken per turn; the rest waits in its ring.
 const STRAYS_PER_TURN: usize = 256;
@@ -156,6 +160,8 @@ pub struct Worker {
     heard: Vec<SessionKey>,
     /// Streams with fresh packets in this turn.
     fresh_streams: Vec<StreamId>,
+    /// Streams whose newcomers wait for packets, each once, and since when.
+    crowds: VecDeque<(Instant, StreamId)>,
     timers: Timers,
     handshakes: Handshakes,
     batch: Batch,
@@ -188,6 +194,7 @@ impl Worker {
             streams: Streams::default(),
             heard: Vec::new(),
             fresh_streams: Vec::new(),
+            crowds: VecDeque::new(),
             timers: Timers::default(),
             handshakes: Handshakes::default(),
             batch: Batch::new(),
@@ -268,7 +275,8 @@ impl Worker {
         }
     }
 
-    /// Forwards everything that came in since the last call. Call once per turn of the loop.
+    /// Forwards everything that came in since the last call to those who watch. Call once per turn of the loop,
+    /// before [`Self::handle_timeout`].
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
         while let Some(key) = self.heard.pop() {
             self.schedule(key);
@@ -276,42 +284,32 @@ impl Worker {
         while let Some(id) = self.fresh_streams.pop() {
             self.serve(now, id, egress);
         }
-        self.work_off_handshake(now, egress);
         self.context.port.notify();
     }
 
-    /// Timers that are due.
-    pub fn handle_timeout(&mut self, now: Instant, egress: &mut dyn Egress) {
-        while let Some((at, key)) = self.timers.pop_due(now) {
-            let Some(session) = self.sessions.get_mut(key) else { continue };
-            if session.scheduled != Some(at) {
-                continue;
-            }
-            session.scheduled = None;
-            let stream = session.stream.id;
-            self.guarded(now, key, egress, |worker, egress| {
-                worker.session_timeout(now, key, egress)
-            });
-            self.hear_wishes(now, stream, egress);
-            // A deadline that stays in the past must cost a timer tick, not the whole core.
-            if let Some(session) = self.sessions.get_mut(key)
-                && session.scheduled.is_some_and(|at| at <= now)
-            {
-                let later = now + TIMER_TICK;
-                session.scheduled = Some(later);
-                self.timers.schedule(later, key);
-            }
+    /// A step of what may wait a little, so that it never stands between a packet and those who watch: some timers
+    /// that are due, packets for some viewers who came lately, a datagram of a handshake. Call it again as time
+    /// allows while it returns true: more is due.
+    pub fn handle_timeout(&mut self, now: Instant, egress: &mut dyn Egress) -> bool {
+        for _ in 0..TIMERS_PER_STEP {
+            let Some((at, key)) = self.timers.pop_due(now) else { break };
+            self.on_timer(now, at, key, egress);
         }
         if self.next_sweep.is_none_or(|at| at <= now) {
             self.next_sweep = Some(now + SWEEP_INTERVAL);
             self.sweep(now, egress);
         }
+        self.serve_some_newcomers(now, egress);
+        self.work_off_handshake(now, egress);
+        self.context.port.notify();
+        self.next_timeout().is_some_and(|at| at <= now)
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let timers = context::earlier(self.timers.next(), self.next_sweep);
-        context::earlier(timers, self.handshakes.waiting_since())
+        let timers = self.timers.next().into_iter().chain(self.next_sweep);
+        let crowd = self.crowds.front().map(|(since, _)| *since);
+        timers.chain(crowd).chain(self.handshakes.waiting_since()).min()
     }
 
     /// Whether other workers left something.

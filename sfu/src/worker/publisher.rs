@@ -366,7 +366,7 @@ impl Publisher {
             }
         }
         let fresh = stream.keep(epoch, track, layer, packet, &mut context.pool)?;
-        stream.queue(fresh);
+        stream.audience.queue(fresh);
         Ok(())
     }
 

@@ -249,6 +249,11 @@ impl Sessions {
         self.len
     }
 
+    #[cfg(test)]
+    pub(super) fn key_for_tests(index: u32) -> SessionKey {
+        SessionKey { index, generation: 0 }
+    }
+
     /// Keys of all live sessions.
     pub(super) fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
         self.slots.iter().enumerate().filter(|(_, (_, session))| session.is_some()).map(

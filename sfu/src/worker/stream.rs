@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::session::SessionKey;
+use super::audience::{Audience, Serving};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::forward::catch_up::Tail;
@@ -28,12 +28,10 @@ const SELECT_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct LocalStream {
     /// What all workers share of it.
     pub shared: Arc<StreamShared>,
-    /// Viewers here.
-    pub viewers: Vec<SessionKey>,
+    /// Viewers here, and the packets to forward to them.
+    pub audience: Audience,
     /// Publisher sessions here; two during a takeover.
     pub publishers: usize,
-    /// Packets to forward in this turn, in order of arrival.
-    pub fresh: Vec<Fresh>,
     source: Option<Arc<SourceInfo>>,
     /// The publisher is ours: packets go back to our pool.
     owned: bool,
@@ -94,9 +92,8 @@ impl LocalStream {
     pub(super) fn new(shared: Arc<StreamShared>) -> Self {
         Self {
             shared,
-            viewers: Vec::new(),
+            audience: Audience::default(),
             publishers: 0,
-            fresh: Vec::new(),
             source: None,
             owned: false,
             tracks: Vec::new(),
@@ -117,7 +114,7 @@ impl LocalStream {
 
     /// Whether nobody publishes or watches here any more.
     pub(super) fn is_unused(&self) -> bool {
-        self.viewers.is_empty() && self.publishers == 0
+        self.audience.viewers().is_empty() && self.publishers == 0
     }
 
     /// Applies a new publisher, or its absence. Caches start empty. True if it changed anything.
@@ -143,7 +140,7 @@ impl LocalStream {
 
     /// Gives all cached packets back.
     pub(super) fn clear(&mut self, pool: &mut PacketPool) {
-        self.fresh.clear();
+        self.audience.clear();
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
             layer.keyframe.clear();
@@ -160,14 +157,7 @@ impl LocalStream {
         }
     }
 
-    /// Queues a packet that was kept for the viewers here.
-    pub(super) fn queue(&mut self, fresh: Fresh) {
-        if !self.viewers.is_empty() {
-            self.fresh.push(fresh);
-        }
-    }
-
-    /// Keeps a packet for starts and repeats; [`Self::queue`] forwards it, too.
+    /// Keeps a packet for starts and repeats; [`Audience::queue`] forwards it, too.
     ///
     /// # Errors
     /// Why it is of no use; the packet is released then.
@@ -257,10 +247,11 @@ impl LocalStream {
         }
     }
 
-    /// Puts this turn's packets in the order that serves a viewer with the fewest send calls: layer by
-    /// layer, the small packets of audio last. Order within an SSRC is kept, between SSRCs it is free.
-    pub(super) fn arrange(&mut self) {
-        let Self { fresh, tracks, .. } = self;
+    /// Puts the packets in the order that serves a viewer with the fewest send calls: layer by layer, the
+    /// small packets of audio last. Order within an SSRC is kept, between SSRCs it is free.
+    pub(super) fn arrange(&mut self, serving: Serving) {
+        let Self { audience, tracks, .. } = self;
+        let fresh = audience.packets_mut(serving);
         let is_audio = |track: u8| tracks.get(usize::from(track)).is_some_and(LocalTrack::is_audio);
         fresh.sort_unstable_by_key(|f| (is_audio(f.track), f.track, f.layer, f.ext_seq));
         for run in fresh.chunk_by_mut(Fresh::is_with) {
@@ -311,9 +302,9 @@ impl LocalStream {
         self.layer(track, layer).map(|layer| &layer.keyframe)
     }
 
-    /// Whether a packet came in this turn.
+    /// Whether a packet is still on its way to somebody.
     pub(super) fn is_fresh(&self, track: u8, layer: u8, ext_seq: u64) -> bool {
-        self.fresh.iter().any(|f| (f.track, f.layer, f.ext_seq) == (track, layer, ext_seq))
+        self.audience.holds(|f| (f.track, f.layer, f.ext_seq) == (track, layer, ext_seq))
     }
 
     /// What a layer carries now.
@@ -334,10 +325,10 @@ impl LocalStream {
         })
     }
 
-    /// When the packets to forward in this turn arrived.
-    pub(super) fn arrivals(&self) -> impl Iterator<Item = Instant> {
-        let packets =
-            self.fresh.iter().filter_map(|f| self.packet(f.track, f.layer, f.ext_seq)?.meta());
+    /// When the packets to forward arrived.
+    pub(super) fn arrivals(&self, serving: Serving) -> impl Iterator<Item = Instant> {
+        let fresh = self.audience.packets(serving).iter();
+        let packets = fresh.filter_map(|f| self.packet(f.track, f.layer, f.ext_seq)?.meta());
         packets.map(|meta| meta.arrival)
     }
 

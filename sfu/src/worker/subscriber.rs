@@ -282,10 +282,12 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Forwards this turn's packets of the stream: for each, decide, write, seal, batch.
+    /// Forwards packets of the stream: for each, decide, write, seal, batch.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one session and its worker")]
     pub(super) fn forward(
         &mut self,
         now: Instant,
+        fresh: &[Fresh],
         stream: &LocalStream,
         peer: &mut Peer,
         batch: &mut Batch,
@@ -293,18 +295,18 @@ impl Subscriber {
         egress: &mut dyn Egress,
     ) {
         let Some(path) = peer.selected().filter(|_| self.connected) else {
-            context.report.dropped.add(DropReason::NotConnected, stream.fresh.len() as u64);
+            context.report.dropped.add(DropReason::NotConnected, fresh.len() as u64);
             return;
         };
         self.choose_layers(now, stream);
         if !peer.is_confirmed() {
             // A start that is cut off in the middle of its keyframe would be worse than none.
-            context.report.dropped.add(DropReason::UnconfirmedEgress, stream.fresh.len() as u64);
+            context.report.dropped.add(DropReason::UnconfirmedEgress, fresh.len() as u64);
             return;
         }
         let next_twcc = self.next_twcc;
         let way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
-        self.turn(&stream.fresh, stream, way);
+        self.turn(fresh, stream, way);
         self.ask_keyframes(now, stream);
     }
 

@@ -610,8 +610,8 @@ impl World {
                 let mut outbox = Outbox::default();
                 let worker = &mut self.workers[index];
                 worker.handle_rings(self.now, &mut outbox);
-                worker.handle_timeout(self.now, &mut outbox);
                 worker.flush(self.now, &mut outbox);
+                worker.handle_timeout(self.now, &mut outbox);
                 let mut events = Vec::new();
                 worker.drain_events(|event| {
                     events.push(event);

@@ -5,6 +5,7 @@
 //! writes RTCP: `worker` hands each [`TwccReport`] to `rtp::rtcp`. Format and rules:
 //! draft-holmer-rmcat-transport-wide-cc-extensions-01; pace: quality A1.4 "Upstream".
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// Numbers behind the newest whose arrival is remembered; older losses go unreported.
@@ -89,6 +90,12 @@ impl TwccReceiver {
             feedback_count: 0,
             statuses: [None; MAX_STATUSES],
         }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.due, self.last_feedback, self.arrived_since_feedback));
+        black_box(self.arrival(self.highest));
     }
 
     /// A packet with this transport-wide number arrived at `now`. Duplicates are ignored.

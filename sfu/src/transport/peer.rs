@@ -121,6 +121,14 @@ impl Peer {
         }
     }
 
+    /// Reads what opening needs.
+    pub fn warm_receiver(&self) {
+        self.ice.warm_pairs();
+        if let Some(receiver) = &self.receiver {
+            receiver.warm();
+        }
+    }
+
     /// Whether this pair is one of the session's, and the session proved to be alive within `span`.
     pub fn holds(&self, path: Path, now: Instant, span: Duration) -> bool {
         self.ice.is_validated(path) && now.saturating_duration_since(self.ice.last_life()) < span

@@ -123,9 +123,9 @@ impl Worker {
                 let Session { peer, role, .. } = session;
                 let RoleState::Subscriber(subscriber) = role else { return };
                 let (batch, context) = (&mut worker.batch, &mut worker.context);
+                let wanted = subscriber.next_timeout();
                 subscriber.forward(now, stream, peer, batch, context, egress);
-                let wants = subscriber.next_timeout();
-                if wants.is_some_and(|at| session.scheduled.is_none_or(|set| at < set)) {
+                if subscriber.next_timeout() != wanted {
                     worker.schedule(key);
                 }
             });

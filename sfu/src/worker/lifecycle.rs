@@ -50,7 +50,6 @@ impl Worker {
             peer,
             role,
             created: new.created,
-            scheduled: None,
             ufrags: vec![ufrag.clone()],
             paths: Vec::new(),
             handshakes_waiting: 0,
@@ -132,6 +131,18 @@ impl Worker {
         self.after_session(now, key, egress);
     }
 
+    /// A publisher's packets were handled: what it is to be told soon it is told now, while its state is in the
+    /// caches, and its timer is set once for all of them.
+    pub(super) fn answer(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
+        self.guarded(now, key, egress, |worker, egress| {
+            let Some(Session { role, peer, .. }) = worker.sessions.get_mut(key) else { return };
+            if let RoleState::Publisher(publisher) = role {
+                publisher.answer(now, peer, &mut worker.context, egress);
+            }
+            worker.schedule(key);
+        });
+    }
+
     pub(super) fn close(
         &mut self,
         now: Instant,
@@ -162,12 +173,8 @@ impl Worker {
     }
 
     pub(super) fn schedule(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(at) = session.next_timeout() else { return };
-        if session.scheduled.is_none_or(|scheduled| at < scheduled) {
-            session.scheduled = Some(at);
-            self.timers.schedule(at, key);
-        }
+        let Some(at) = self.sessions.get(key).and_then(Session::next_timeout) else { return };
+        self.timers.schedule(at, key);
     }
 
     /// Runs one session's code; a panic in it ends that session only. Sound because a session shares

@@ -270,36 +270,29 @@ impl Worker {
 
     /// Forwards everything that came in since the last call. Call once per turn of the loop.
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
-        while let Some(key) = self.heard.pop() {
-            self.schedule(key);
-        }
         while let Some(id) = self.fresh_streams.pop() {
             self.serve(now, id, egress);
         }
+        while let Some(key) = self.heard.pop() {
+            self.answer(now, key, egress);
+        }
+        self.timers.settle();
         self.work_off_handshake(now, egress);
         self.context.port.notify();
     }
 
     /// Timers that are due.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut dyn Egress) {
-        while let Some((at, key)) = self.timers.pop_due(now) {
-            let Some(session) = self.sessions.get_mut(key) else { continue };
-            if session.scheduled != Some(at) {
-                continue;
-            }
-            session.scheduled = None;
+        while let Some(key) = self.timers.pop_due(now) {
+            let Some(session) = self.sessions.get(key) else { continue };
             let stream = session.stream.id;
             self.guarded(now, key, egress, |worker, egress| {
                 worker.session_timeout(now, key, egress)
             });
             self.hear_wishes(now, stream, egress);
             // A deadline that stays in the past must cost a timer tick, not the whole core.
-            if let Some(session) = self.sessions.get_mut(key)
-                && session.scheduled.is_some_and(|at| at <= now)
-            {
-                let later = now + TIMER_TICK;
-                session.scheduled = Some(later);
-                self.timers.schedule(later, key);
+            if self.timers.of(key).is_some_and(|at| at <= now) {
+                self.timers.schedule(now + TIMER_TICK, key);
             }
         }
         if self.next_sweep.is_none_or(|at| at <= now) {

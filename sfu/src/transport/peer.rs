@@ -233,13 +233,17 @@ impl Peer {
         self.sender.as_mut()?.seal_rtp(out, header_len, prefix_len, tail, ssrc, index)
     }
 
+    /// Seals the RTCP in `buffer[..len]`; the length on the wire. Nothing is counted yet: see [`Self::may_send`].
+    pub fn seal_rtcp(&mut self, buffer: &mut [u8], len: usize, ssrc: u32) -> Option<usize> {
+        self.sender.as_mut()?.seal_rtcp(buffer, len, ssrc)
+    }
+
     /// Seals the RTCP in `buffer[..len]` and sends it, if we may.
     pub fn send_rtcp(&mut self, buffer: &mut [u8], len: usize, ssrc: u32, egress: &mut dyn Egress) {
         if len == 0 {
             return;
         }
-        let Some(sender) = self.sender.as_mut() else { return };
-        let Some(sealed) = sender.seal_rtcp(buffer, len, ssrc) else { return };
+        let Some(sealed) = self.seal_rtcp(buffer, len, ssrc) else { return };
         let Some(path) = self.ice.selected().filter(|_| self.ice.may_send(sealed)) else { return };
         if let Some(contents) = buffer.get(..sealed) {
             egress.send(Transmit { path, contents, segment_size: None });

@@ -121,11 +121,11 @@ impl Worker {
                 publisher.handle_timeout(now, peer, stream, &mut self.context, egress);
             }
             RoleState::Subscriber(subscriber) => {
+                let (batch, context) = (&mut self.batch, &mut self.context);
                 if let Some(stream) = self.streams.get(stream.id) {
-                    let (batch, context) = (&mut self.batch, &mut self.context);
                     subscriber.handle_replay_timeout(now, stream, peer, batch, context, egress);
                 }
-                subscriber.handle_timeout(now, peer, &mut self.context, egress);
+                subscriber.handle_timeout(now, peer, batch, context, egress);
             }
         }
         self.after_session(now, key, egress);

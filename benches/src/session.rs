@@ -254,9 +254,12 @@ impl<W: Egress> Egress for Sink<W> {
         let contents = transmit.contents;
         match classify(contents) {
             PacketClass::Rtp => {
-                self.packets += transmit.segments() as u64;
+                // A report may follow the media of a message.
+                for media in transmit.datagrams().filter(|it| classify(it) == PacketClass::Rtp) {
+                    self.packets += 1;
+                    self.bytes += media.len() as u64;
+                }
                 self.messages += 1;
-                self.bytes += contents.len() as u64;
                 self.wire.send(transmit);
             }
             PacketClass::Stun if is_check(contents) => {

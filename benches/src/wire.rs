@@ -79,7 +79,10 @@ impl Egress for Wire {
     fn send(&mut self, transmit: Transmit<'_>) {
         let Transmit { path, contents, segment_size } = transmit;
         if self.watched.contains(&path.remote) && classify(contents) == PacketClass::Rtp {
-            self.cut.push(Message { len: contents.len(), segment_size });
+            // Without the report that may follow the media: the floor sends media only.
+            let media = transmit.datagrams().filter(|it| classify(it) == PacketClass::Rtp);
+            let len = media.map(<[u8]>::len).sum();
+            self.cut.push(Message { len, segment_size: segment_size.filter(|size| *size < len) });
         }
         let udp = UdpTransmit {
             destination: path.remote,

@@ -5,6 +5,7 @@
 //! writes RTCP: `worker` hands each [`TwccReport`] to `rtp::rtcp`. Format and rules:
 //! draft-holmer-rmcat-transport-wide-cc-extensions-01; pace: quality A1.4 "Upstream".
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// Numbers behind the newest whose arrival is remembered; older losses go unreported.
@@ -18,6 +19,9 @@ const SLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Between feedbacks for a publisher at or above [`FAST_RATE`].
 const FAST_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Feedback may go early by this part of its interval, when packets come just then.
+const EARLY_PART: u32 = 5;
 
 /// Packets per second from which on feedback comes at the quick pace. Slower publishers are told
 /// less often, to keep feedback near 5 % of their rate.
@@ -91,6 +95,12 @@ impl TwccReceiver {
         }
     }
 
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.due, self.last_feedback, self.arrived_since_feedback));
+        black_box(self.arrival(self.highest));
+    }
+
     /// A packet with this transport-wide number arrived at `now`. Duplicates are ignored.
     pub fn on_packet(&mut self, now: Instant, seq: u16) {
         let Some(number) = self.place(seq) else { return };
@@ -106,6 +116,13 @@ impl TwccReceiver {
         self.arrived_since_feedback += 1;
         let earliest = self.last_feedback.map_or(now, |last| last + self.interval);
         self.due.get_or_insert(earliest.max(now));
+    }
+
+    /// Packets were just handled: feedback that is due soon goes now. Else a worker would wake up for it alone,
+    /// mostly between two frames.
+    pub fn bring_forward(&mut self, now: Instant) {
+        let soon = now + self.interval / EARLY_PART;
+        self.due = self.due.map(|due| if due <= soon { due.min(now) } else { due });
     }
 
     /// The feedback to send now. Call again until none is left.
@@ -312,6 +329,21 @@ mod tests {
             assert!(expected.contains(&in_last_second), "{in_last_second} at {per_second}/s");
             assert!(told * 10 > per_second * 3 * 9, "nothing is held back");
         }
+    }
+
+    #[test]
+    fn feedback_goes_with_the_packets_that_come_shortly_before_it_is_due() {
+        let start = Instant::now();
+        let mut receiver = TwccReceiver::new();
+        receiver.on_packet(start, 1);
+        drain(&mut receiver, start);
+        for (ms, seq, goes) in [(33, 2, false), (79, 3, false), (80, 4, true), (113, 5, false)] {
+            let now = start + ms * MS;
+            receiver.on_packet(now, seq);
+            receiver.bring_forward(now);
+            assert_eq!(poll(&mut receiver, now).is_some(), goes, "{ms}");
+        }
+        assert_eq!(receiver.next_timeout(), Some(start + 180 * MS), "and the next one later");
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Forwarder {
 
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub fn warm(&self) {
-        black_box((self.is_straight(), self.highest_in, self.outgoing));
+        black_box((self.is_straight(), self.highest_in, self.outgoing, self.thinner.is_open()));
     }
 
     /// The line, for writing, repeats and reports.
@@ -251,6 +251,8 @@ impl Forwarder {
     }
 
     /// Decides on one fresh packet, which gets `stamp` if it is forwarded now.
+    // As all that a record passes on its way: see `Line::write_media`.
+    #[inline]
     pub fn on_packet(
         &mut self,
         context: LayerContext,
@@ -402,6 +404,7 @@ impl Forwarder {
         handover.or(self.catch_up.map(|catch_up| catch_up.next_timeout()))
     }
 
+    #[inline]
     fn number(
         &mut self,
         context: LayerContext,
@@ -418,6 +421,7 @@ impl Forwarder {
     }
 
     /// Gives a packet its place on the line, or leaves it out.
+    #[inline]
     fn place(
         &mut self,
         context: LayerContext,

@@ -4,6 +4,7 @@
 //! cache: a publisher with a keyframe every four seconds still has a picture for whoever comes. Only
 //! handles to packets, no copies. Called by `worker/stream.rs`; knows nothing of viewers.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,11 @@ impl Keyframe {
 }
 
 impl KeyframeCache {
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box(self.begun.map(|begun| begun.timestamp));
+    }
+
     /// A packet was put into `ring`; `starts` tells whether a decoder can begin at it.
     pub fn on_packet(&mut self, meta: &PacketMeta, starts: bool, ring: &ReplayRing) {
         let of_this = self.begun.is_some_and(|begun| begun.timestamp == meta.timestamp);

@@ -2,6 +2,7 @@
 //!
 //! Filled by `worker/publisher.rs`, read by `forward/`. Never changes after it was shared.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use crate::rtp::codec::FrameInfo;
@@ -59,6 +60,11 @@ pub struct Packet {
 impl Packet {
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self { meta: None, bytes: vec![0; bytes].into_boxed_slice() }
+    }
+
+    /// Reads the beginning of what is known of it, so that it is in the caches by then.
+    pub(crate) fn warm(&self) {
+        black_box((self.meta.is_some(), self.bytes.len()));
     }
 
     /// The whole buffer, to decrypt into before [`Self::describe`].

@@ -5,12 +5,16 @@
 //! the last handle is always dropped here and never on another core.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use super::packet::{PACKET_BYTES_MAX, Packet};
 
 /// Buffers of the small class; Opus packets fit.
 const SMALL_BYTES: usize = 320;
+
+/// What memory comes in.
+const CACHE_LINE_BYTES: usize = 64;
 
 /// Buffers looked at per request before a new one is made: readers give back in order, so the
 /// oldest are free first.
@@ -30,6 +34,17 @@ impl PacketPool {
         Self {
             small: SizeClass::new(SMALL_BYTES, limit),
             large: SizeClass::new(PACKET_BYTES_MAX, limit),
+        }
+    }
+
+    /// Reads the buffer that is next for so many bytes, so that it is in the caches by then.
+    pub fn warm(&self, bytes: usize) {
+        let class = if bytes <= SMALL_BYTES { &self.small } else { &self.large };
+        if let Some(packet) = class.free.last() {
+            packet.warm();
+            for line in packet.buffer().chunks(CACHE_LINE_BYTES) {
+                black_box(line.first().copied());
+            }
         }
     }
 

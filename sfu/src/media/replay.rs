@@ -4,6 +4,7 @@
 //! fills it from its pool; a worker that only has viewers keeps handles to the same buffers.
 //! Called by `worker/`; knows nothing of viewers.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,13 @@ impl ReplayRing {
     /// An empty ring; its slots are allocated with the first packet.
     pub fn new() -> Self {
         Self { slots: Vec::new(), oldest: 0, next: 0, packets: 0, bytes: 0, expired_at: None }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box(self.slots.get(slot(self.next)).map(Option::is_some));
+        let oldest = self.slots.get(slot(self.oldest)).and_then(Option::as_ref);
+        black_box(oldest.map(|packet| packet.warm()));
     }
 
     /// Keeps a packet. Returns false if it is held already or older than the window; the packet is

@@ -4,6 +4,7 @@
 //! [`ReportBlock`] to and from `rtp::rtcp`. Next: `source_clock.rs`, for what sender reports say
 //! about time.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::rtp::rtcp::ReportBlock;
@@ -33,6 +34,11 @@ impl ReceiverStats {
     /// Nothing has arrived yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.packets, self.jitter.scaled, self.numbers.is_some()));
     }
 
     /// A packet of the primary SSRC is there, directly or by RTX: what is repaired is not lost.
@@ -239,6 +245,11 @@ impl RateMeter {
     /// Nothing was carried yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.start, self.sum, self.bucket(self.newest)));
     }
 
     /// One packet of `bytes`.

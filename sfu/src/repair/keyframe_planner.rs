@@ -7,6 +7,7 @@
 //! [`KeyframePlanner::poll`] says so. Source: quality A2.3 "PLI discipline" and "Publisher learned at run
 //! time", whip-whep G13.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::answers::{Answers, Habit};
@@ -166,6 +167,11 @@ impl KeyframePlanner {
     /// Nobody wants anything yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.since, self.last_packet, self.was_asked));
     }
 
     /// Somebody needs a keyframe. Joins the request that is on its way.

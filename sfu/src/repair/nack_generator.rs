@@ -10,6 +10,7 @@
 //! sends, so a request is repeated only after a round trip, with backoff, and not for ever.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::answers::Answers;
@@ -117,6 +118,12 @@ impl NackGenerator {
     pub fn restart(&mut self) {
         let answers = std::mem::take(&mut self.answers);
         *self = Self { answers, counters: self.counters, ..Self::new(self.negotiated) };
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box((self.highest, self.next_due, self.holes.is_empty()));
+        black_box(self.seen.contains(self.highest.unwrap_or(0)));
     }
 
     /// Takes note of a packet, directly received or unwrapped from RTX, and tells what it was.

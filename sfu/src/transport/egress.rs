@@ -22,6 +22,11 @@ impl Transmit<'_> {
     pub fn segments(&self) -> usize {
         self.segment_size.map_or(1, |size| self.contents.len().div_ceil(size.max(1)))
     }
+
+    /// Its datagrams. A report may be the last of a message of media.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        self.contents.chunks(self.segment_size.unwrap_or(self.contents.len()).max(1))
+    }
 }
 
 /// Takes datagrams. Errors of the send call are the implementor's to survive and count.

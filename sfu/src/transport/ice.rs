@@ -423,6 +423,11 @@ impl IceAgent {
         black_box((self.selected.is_some(), self.confirmed, self.sent));
     }
 
+    /// The same of what comes in.
+    pub fn warm_pairs(&self) {
+        black_box(self.pairs.first().map(|pair| (pair.path, pair.received)));
+    }
+
     /// Bytes left on the selected path.
     pub fn count_sent(&mut self, bytes: u64) {
         self.sent = self.sent.saturating_add(bytes);

@@ -121,6 +121,14 @@ impl Peer {
         }
     }
 
+    /// Reads what opening needs.
+    pub fn warm_receiver(&self) {
+        self.ice.warm_pairs();
+        if let Some(receiver) = &self.receiver {
+            receiver.warm();
+        }
+    }
+
     /// Whether this pair is one of the session's, and the session proved to be alive within `span`.
     pub fn holds(&self, path: Path, now: Instant, span: Duration) -> bool {
         self.ice.is_validated(path) && now.saturating_duration_since(self.ice.last_life()) < span
@@ -225,13 +233,17 @@ impl Peer {
         self.sender.as_mut()?.seal_rtp(out, header_len, prefix_len, tail, ssrc, index)
     }
 
+    /// Seals the RTCP in `buffer[..len]`; the length on the wire. Nothing is counted yet: see [`Self::may_send`].
+    pub fn seal_rtcp(&mut self, buffer: &mut [u8], len: usize, ssrc: u32) -> Option<usize> {
+        self.sender.as_mut()?.seal_rtcp(buffer, len, ssrc)
+    }
+
     /// Seals the RTCP in `buffer[..len]` and sends it, if we may.
     pub fn send_rtcp(&mut self, buffer: &mut [u8], len: usize, ssrc: u32, egress: &mut dyn Egress) {
         if len == 0 {
             return;
         }
-        let Some(sender) = self.sender.as_mut() else { return };
-        let Some(sealed) = sender.seal_rtcp(buffer, len, ssrc) else { return };
+        let Some(sealed) = self.seal_rtcp(buffer, len, ssrc) else { return };
         let Some(path) = self.ice.selected().filter(|_| self.ice.may_send(sealed)) else { return };
         if let Some(contents) = buffer.get(..sealed) {
             egress.send(Transmit { path, contents, segment_size: None });

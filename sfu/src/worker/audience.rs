@@ -4,6 +4,8 @@
 //! so that a crowd that joins never stands between a packet and those who watch already: what comes meanwhile goes
 //! to them first, and to the newcomers in their next round. Held by `stream.rs`, driven by `fanout.rs`.
 
+use std::hint::black_box;
+
 use super::session::SessionKey;
 use super::stream::Fresh;
 
@@ -36,6 +38,11 @@ pub(super) enum Serving {
 }
 
 impl Audience {
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box((self.viewers.first().copied(), self.settled, self.fresh.len()));
+    }
+
     /// A viewer came.
     pub(super) fn push(&mut self, viewer: SessionKey) {
         self.viewers.push(viewer);
@@ -159,7 +166,6 @@ impl Audience {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::session::Sessions;
     use super::*;
 
     /// What can happen, in any order.
@@ -206,7 +212,7 @@ mod tests {
         fn on(&mut self, event: Event) {
             match event {
                 Event::Join => {
-                    let key = Sessions::key_for_tests(self.came);
+                    let key = SessionKey::new(self.came, 0);
                     self.came += 1;
                     self.audience.push(key);
                     self.viewers.push((key, Vec::new()));

@@ -176,6 +176,17 @@ impl Worker {
                 };
                 let id = session.stream.id;
                 let stream = self.streams.get_mut(id).ok_or(DropReason::UnknownTrack)?;
+                if self.heard.last() != Some(&key) {
+                    // With many publishers nothing of this one is in the near caches: reads link after
+                    // link for all that its packet will meet, as for viewers (`fanout.rs`).
+                    self.context.pool.warm(datagram.len());
+                    publisher.warm();
+                    session.peer.warm_receiver();
+                    stream.warm();
+                    publisher.warm_layers();
+                    stream.warm_layers();
+                    stream.warm_rings();
+                }
                 publisher.handle_rtp(
                     now,
                     path,

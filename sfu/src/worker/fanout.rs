@@ -186,9 +186,9 @@ impl Worker {
         let Session { peer, role, .. } = session;
         let RoleState::Subscriber(subscriber) = role else { return };
         let (fresh, batch) = (stream.audience.packets(packets), &mut self.batch);
+        let wanted = subscriber.next_timeout();
         subscriber.forward(now, fresh, stream, peer, batch, &mut self.context, egress);
-        let wants = subscriber.next_timeout();
-        if wants.is_some_and(|at| session.scheduled.is_none_or(|set| at < set)) {
+        if subscriber.next_timeout() != wanted {
             self.schedule(key);
         }
     }

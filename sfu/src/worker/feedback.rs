@@ -43,6 +43,18 @@ impl Publisher {
         }
     }
 
+    /// Its packets were just handled: sends the transport-wide feedback that is due by now or soon.
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        context: &mut Context,
+        egress: &mut dyn Egress,
+    ) {
+        self.twcc.bring_forward(now);
+        self.send_twcc(now, peer, context, egress);
+    }
+
     /// Has the viewers' wishes for keyframes planned.
     pub(super) fn take_wishes(&mut self, now: Instant, stream: &StreamShared) {
         // During a takeover the wishes are for the publisher that holds the stream.

@@ -5,6 +5,7 @@
 //! descriptors refer to, and which H.264 frames nothing is built on. Called by `publisher.rs`.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::time::Instant;
 
 use crate::codec::{Codec, MediaKind};
@@ -53,6 +54,12 @@ impl Describer {
             unreferenced: UnreferencedFrames::default(),
             announced: None,
         }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box((self.announced, self.unreferenced.newest.is_some()));
+        black_box(self.unreferenced.frames.back().map(|(at, _)| *at));
     }
 
     /// Describes an opened packet.

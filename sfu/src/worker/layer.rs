@@ -2,6 +2,7 @@
 //!
 //! Called by `publisher.rs` for each packet. Knows nothing of viewers.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::report::{AnswersInfo, LayerInfo, LearnedInfo};
@@ -95,6 +96,16 @@ impl Layer {
             resolution: None,
             fir_number: 0,
         }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        self.nack.warm();
+        self.stats.warm();
+        self.keyframes.warm();
+        self.rate.warm();
+        black_box((self.timeline, self.anchored_at, self.last_media, self.ssrc, self.highest));
+        black_box((self.last_keyframe_ts, self.resolution));
     }
 
     /// Its media SSRC, once a packet came.

@@ -50,7 +50,6 @@ impl Worker {
             peer,
             role,
             created: new.created,
-            scheduled: None,
             ufrags: vec![ufrag.clone()],
             paths: Vec::new(),
             handshakes_waiting: 0,
@@ -100,29 +99,15 @@ impl Worker {
         }
     }
 
-    /// A timer that was set for `at` is due.
-    pub(super) fn on_timer(
-        &mut self,
-        now: Instant,
-        at: Instant,
-        key: SessionKey,
-        egress: &mut dyn Egress,
-    ) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.scheduled != Some(at) {
-            return;
-        }
-        session.scheduled = None;
+    /// A session's deadline came.
+    pub(super) fn on_timer(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
+        let Some(session) = self.sessions.get(key) else { return };
         let stream = session.stream.id;
         self.guarded(now, key, egress, |worker, egress| worker.session_timeout(now, key, egress));
         self.hear_wishes(now, stream, egress);
         // A deadline that stays in the past must cost a timer tick, not the whole core.
-        if let Some(session) = self.sessions.get_mut(key)
-            && session.scheduled.is_some_and(|at| at <= now)
-        {
-            let later = now + TIMER_TICK;
-            session.scheduled = Some(later);
-            self.timers.schedule(later, key);
+        if self.timers.of(key).is_some_and(|at| at <= now) {
+            self.timers.schedule(now + TIMER_TICK, key);
         }
     }
 
@@ -143,14 +128,26 @@ impl Worker {
                 publisher.handle_timeout(now, peer, stream, &mut self.context, egress);
             }
             RoleState::Subscriber(subscriber) => {
+                let (batch, context) = (&mut self.batch, &mut self.context);
                 if let Some(stream) = self.streams.get(stream.id) {
-                    let (batch, context) = (&mut self.batch, &mut self.context);
                     subscriber.handle_replay_timeout(now, stream, peer, batch, context, egress);
                 }
-                subscriber.handle_timeout(now, peer, &mut self.context, egress);
+                subscriber.handle_timeout(now, peer, batch, context, egress);
             }
         }
         self.after_session(now, key, egress);
+    }
+
+    /// A publisher's packets were handled: what it is to be told soon it is told now, while its state is in the
+    /// caches, and its timer is set once for all of them.
+    pub(super) fn answer(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
+        self.guarded(now, key, egress, |worker, egress| {
+            let Some(Session { role, peer, .. }) = worker.sessions.get_mut(key) else { return };
+            if let RoleState::Publisher(publisher) = role {
+                publisher.answer(now, peer, &mut worker.context, egress);
+            }
+            worker.schedule(key);
+        });
     }
 
     pub(super) fn close(
@@ -183,12 +180,8 @@ impl Worker {
     }
 
     pub(super) fn schedule(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(at) = session.next_timeout() else { return };
-        if session.scheduled.is_none_or(|scheduled| at < scheduled) {
-            session.scheduled = Some(at);
-            self.timers.schedule(at, key);
-        }
+        let Some(at) = self.sessions.get(key).and_then(Session::next_timeout) else { return };
+        self.timers.schedule(at, key);
     }
 
     /// Runs one session's code; a panic in it ends that session only. Sound because a session shares

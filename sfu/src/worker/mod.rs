@@ -278,11 +278,11 @@ impl Worker {
     /// Forwards everything that came in since the last call to those who watch. Call once per turn of the loop,
     /// before [`Self::handle_timeout`].
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
-        while let Some(key) = self.heard.pop() {
-            self.schedule(key);
-        }
         while let Some(id) = self.fresh_streams.pop() {
             self.serve(now, id, egress);
+        }
+        while let Some(key) = self.heard.pop() {
+            self.answer(now, key, egress);
         }
         self.context.port.notify();
     }
@@ -292,8 +292,8 @@ impl Worker {
     /// allows while it returns true: more is due.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut dyn Egress) -> bool {
         for _ in 0..TIMERS_PER_STEP {
-            let Some((at, key)) = self.timers.pop_due(now) else { break };
-            self.on_timer(now, at, key, egress);
+            let Some(key) = self.timers.pop_due(now) else { break };
+            self.on_timer(now, key, egress);
         }
         if self.next_sweep.is_none_or(|at| at <= now) {
             self.next_sweep = Some(now + SWEEP_INTERVAL);
@@ -302,6 +302,7 @@ impl Worker {
         self.serve_some_newcomers(now, egress);
         self.work_off_handshake(now, egress);
         self.context.port.notify();
+        self.timers.settle();
         self.next_timeout().is_some_and(|at| at <= now)
     }
 

@@ -4,6 +4,7 @@
 //! stream here and to the rings of workers that have viewers. Sends NACK, TWCC, RR, REMB and keyframe
 //! requests. Called by the hallway in `mod.rs`; next: `stream.rs`.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,25 @@ impl Publisher {
             next_report: now + REPORT_INTERVAL,
             next_wishes: None,
             last_media: None,
+        }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        self.twcc.warm();
+        self.ssrcs.warm();
+        black_box((self.source.epoch, self.served.first().copied(), self.last_media));
+        for track in &self.tracks {
+            black_box((track.plan.pt, track.plan.exts.allow_mixed, track.describers.len()));
+        }
+    }
+
+    /// The same of what lies behind its tracks.
+    pub(super) fn warm_layers(&self) {
+        for track in &self.tracks {
+            black_box(track.plan.exts.id(ExtKind::TransportCc));
+            track.layers.iter().for_each(Layer::warm);
+            track.describers.iter().for_each(Describer::warm);
         }
     }
 

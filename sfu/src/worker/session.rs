@@ -77,6 +77,19 @@ pub(super) struct SessionKey {
     generation: u32,
 }
 
+impl SessionKey {
+    /// A key that no session has yet.
+    #[cfg(test)]
+    pub(super) fn new(index: u32, generation: u32) -> Self {
+        Self { index, generation }
+    }
+
+    /// Its place in the table; few at a time, and used again.
+    pub(super) fn place(self) -> usize {
+        self.index as usize
+    }
+}
+
 /// A viewer that is here for so long counts as settled in the latency figures: its handshake and start
 /// are over.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
@@ -102,8 +115,6 @@ pub(super) struct Session {
     pub stream: Arc<StreamShared>,
     /// When the POST was accepted.
     pub created: Instant,
-    /// The earliest timer entry that stands for it.
-    pub scheduled: Option<Instant>,
     /// What it does.
     pub role: RoleState,
 }
@@ -247,11 +258,6 @@ impl Sessions {
     /// Live sessions.
     pub(super) fn len(&self) -> usize {
         self.len
-    }
-
-    #[cfg(test)]
-    pub(super) fn key_for_tests(index: u32) -> SessionKey {
-        SessionKey { index, generation: 0 }
     }
 
     /// Keys of all live sessions.

@@ -1,6 +1,8 @@
 //! The table that finds a publisher's layer by SSRC. New entries are made only for packets that were
 //! authenticated (quality B1).
 
+use std::hint::black_box;
+
 use crate::error::DropReason;
 use crate::sdp::PublishTrack;
 
@@ -37,6 +39,11 @@ impl SsrcTable {
             }
         }
         table
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box(self.known.first().map(|(ssrc, _)| *ssrc));
     }
 
     /// Where packets of this SSRC belong, if one came before.

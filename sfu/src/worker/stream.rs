@@ -3,6 +3,7 @@
 //! The publisher's own worker fills it directly, others from their rings; serving viewers is the same
 //! either way. Called by `publisher.rs` and by the hallway in `mod.rs`.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,31 @@ impl LocalStream {
             selected_at: None,
             selection: 0,
         }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box(self.selected_at);
+        self.audience.warm();
+        black_box((self.epoch(), self.shared.id));
+        for track in &self.tracks {
+            black_box((track.best, track.layers.len()));
+        }
+    }
+
+    /// The same of what lies behind its tracks.
+    pub(super) fn warm_layers(&self) {
+        for layer in self.tracks.iter().flat_map(|track| &track.layers) {
+            layer.keyframe.warm();
+            layer.rate.warm();
+            black_box((layer.frames, layer.last_packet, layer.size, layer.anchor));
+            black_box(layer.ring.newest());
+        }
+    }
+
+    /// The same of what lies behind its layers.
+    pub(super) fn warm_rings(&self) {
+        self.tracks.iter().flat_map(|track| &track.layers).for_each(|layer| layer.ring.warm());
     }
 
     /// The publisher as applied here.

@@ -48,6 +48,9 @@ const WISH_BURST: u32 = 4;
 /// The first sender report follows the first packet this soon, so that lips are right at once.
 const FIRST_REPORT_AFTER: Duration = Duration::from_millis(50);
 
+/// A report that is due waits so long for packets of media: with them it costs no send call of its own.
+pub(super) const REPORT_WAIT_MAX: Duration = Duration::from_millis(50);
+
 /// Packets behind the one that a line starts with that may have come before it; more than one frame's
 /// disorder is none.
 pub(super) const OVERTAKEN_MAX: usize = 64;
@@ -349,6 +352,9 @@ impl Subscriber {
         if !straight && !fresh.is_empty() {
             self.replay(stream, way);
         }
+        if !fresh.is_empty() && self.next_report.is_some_and(|at| at <= way.now) {
+            self.send_reports(way);
+        }
         way.batch.flush(way.path, way.egress);
         let (packets, bytes) = way.sent;
         way.peer.count_sent(bytes);
@@ -452,7 +458,7 @@ impl Subscriber {
     /// When [`Self::handle_timeout`] wants to be called.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let replays = self.tracks.iter().filter_map(|track| track.forwarder.next_timeout());
-        replays.chain(self.next_report).min()
+        replays.chain(self.next_report.map(|at| at + REPORT_WAIT_MAX)).min()
     }
 
     /// Round-trip time as the viewer's reports tell it.

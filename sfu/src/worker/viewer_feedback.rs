@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::stream::LocalStream;
-use super::subscriber::Subscriber;
+use super::subscriber::{REPORT_WAIT_MAX, Subscriber, Way};
 use crate::error::DropReason;
 use crate::forward::Plaintext;
 use crate::media::Packet;
@@ -180,19 +180,33 @@ impl Subscriber {
         }
     }
 
-    /// Sends the sender reports that are due.
+    /// Sends the sender reports that are due and that no media took along.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         peer: &mut Peer,
+        batch: &mut Batch,
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        if self.next_report.is_none_or(|at| at > now) {
+        if self.next_report.is_none_or(|at| at + REPORT_WAIT_MAX > now) {
             return;
         }
+        let Some(path) = peer.selected() else {
+            self.next_report = Some(now + REPORT_INTERVAL);
+            return;
+        };
+        let next_twcc = self.next_twcc;
+        let mut way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
+        self.send_reports(&mut way);
+        way.batch.flush(path, way.egress);
+    }
+
+    /// Batches a sender report of each track. They are small, so that the first one ends a message of media.
+    pub(super) fn send_reports(&mut self, way: &mut Way<'_>) {
+        let now = way.now;
         self.next_report = Some(now + REPORT_INTERVAL);
-        let server = context.clock.ntp(now);
+        let server = way.context.clock.ntp(now);
         for track in &mut self.tracks {
             let line = track.forwarder.line();
             let (packets, octets) = line.totals();
@@ -210,12 +224,15 @@ impl Subscriber {
                 packets: packets as u32,
                 octets: octets as u32,
             };
-            let end = RTCP_BYTES_MAX.min(context.scratch.len());
-            let mut writer = RtcpWriter::new(context.scratch.get_mut(..end).unwrap_or(&mut []));
+            let slot = way.batch.slot();
+            let mut writer = RtcpWriter::new(slot.get_mut(..RTCP_BYTES_MAX).unwrap_or(&mut []));
             writer.sender_report(&report, &[]);
             writer.sdes_cname(line.ssrc(), CNAME);
             let len = writer.len();
-            peer.send_rtcp(&mut context.scratch, len, line.ssrc(), egress);
+            let sealed = way.peer.seal_rtcp(slot, len, line.ssrc());
+            if let Some(bytes) = sealed.filter(|bytes| way.peer.may_send(*bytes)) {
+                way.batch.commit(bytes, way.path, way.egress);
+            }
         }
     }
 }

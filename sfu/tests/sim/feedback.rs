@@ -142,6 +142,17 @@ fn remb_and_twcc_are_sent_upstream() {
     assert!(feedback.reports.iter().all(|report| report.last_sender_report != 0));
 }
 
+#[test]
+fn sender_reports_travel_with_media_while_it_flows() {
+    let spec = PublisherSpec::video_only();
+    let (mut world, ..) = watched(1, spec, ViewerSpec::browser().video_only());
+    world.run_s(2);
+    let before = world.reports_with_media;
+    world.run_s(10);
+    let reports = world.reports_with_media - before;
+    assert!((9..=10).contains(&reports), "{reports} in 10 s");
+}
+
 // quality B2: 500 a second from one peer
 #[test]
 fn rtcp_flood_is_limited() {

@@ -45,6 +45,14 @@ impl SrtpReceiver {
         }
     }
 
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(crate) fn warm(&self) {
+        if let Cipher::Gcm(gcm) = &self.cipher {
+            gcm.warm();
+        }
+        self.rtp.live.iter().for_each(|live| live.window.warm());
+    }
+
     /// Authenticates and decrypts one RTP packet into `out`: the header is copied, the payload
     /// decrypted behind it. `header_len` (CSRCs and extensions included), `ssrc` and `sequence` are
     /// the packet's own. `out` may be as long as the packet, or shorter by the tag.

@@ -8,6 +8,8 @@
 /// answers a NACK by sending again on the primary SSRC (whip-whep C57).
 pub const REPLAY_WINDOW: u64 = 1_024;
 
+use std::hint::black_box;
+
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 
 /// What the window says about an index.
@@ -34,6 +36,11 @@ impl ReplayWindow {
         let mut window = Self { newest: first, bits: [0; WORDS] };
         window.accept(first);
         window
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box(self.check(self.newest));
     }
 
     /// The highest accepted index.

@@ -133,6 +133,8 @@ pub(crate) struct World {
     pub foreign_allowed: bool,
     /// Packets may be dropped by the server in the middle of a run.
     pub drops_allowed: bool,
+    /// Messages of media that ended with a report.
+    pub reports_with_media: u64,
     /// Workers that do not take their turn; their datagrams wait in the socket.
     stalled: HashMap<usize, Vec<(SocketAddr, Vec<u8>)>>,
     /// Clients still part of the world.
@@ -148,12 +150,14 @@ pub(crate) struct World {
 }
 
 #[derive(Default)]
-struct Outbox(Vec<(Path, Vec<u8>)>);
+struct Outbox(Vec<(Path, Vec<u8>)>, u64);
 
 impl Egress for Outbox {
     fn send(&mut self, transmit: Transmit<'_>) {
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         assert!(transmit.segments() <= 64, "more than a kernel takes in one message");
+        let last = transmit.datagrams().last().map(wire::class);
+        self.1 += u64::from(transmit.segments() > 1 && last == Some(Class::Rtcp));
         self.0.extend(transmit.contents.chunks(size).map(|chunk| (transmit.path, chunk.to_vec())));
     }
 }
@@ -217,6 +221,7 @@ impl World {
             panics_allowed: false,
             foreign_allowed: false,
             drops_allowed: false,
+            reports_with_media: 0,
             stalled: HashMap::new(),
             active: Vec::new(),
             owners: HashMap::new(),
@@ -714,6 +719,7 @@ impl World {
 
     /// Egress of the server: counted, guarded, and on its way to whoever lives there.
     fn post(&mut self, outbox: Outbox) {
+        self.reports_with_media += outbox.1;
         for (path, bytes) in outbox.0 {
             assert!(bytes.len() <= 1_472, "a datagram of {} bytes", bytes.len());
             assert_eq!(path.local, Some(self.server.ip()), "from the address the peer came to");

@@ -31,7 +31,9 @@ pub async fn subscribe(
 
 /// How much of the past is wanted: `?start=`, and nothing said is the server's own choice.
 fn start(query: Option<&str>) -> Result<Option<StartMode>, Problem> {
-    let wish = query.unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("start="));
+    let mut pairs =
+        query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let wish = pairs.find_map(|(name, value)| (name == "start").then_some(value));
     wish.map(str::parse).transpose().map_err(|problem| {
         Problem::new(StatusCode::BAD_REQUEST, format!("start in the URL's query {problem}"))
     })

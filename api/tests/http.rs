@@ -346,7 +346,7 @@ async fn a_viewer_may_say_how_it_wants_to_start() {
         assert_eq!(answer.status, 201, "{query}");
         assert!(answer.header("location").starts_with("/whep/demo/"), "A5 {query}");
     }
-    for query in ["?start=", "?start=now", "?start=Wait"] {
+    for query in ["?start", "?start=", "?start=now", "?start=Wait"] {
         let answer = server.post(&format!("/whep/demo{query}"), WATCH).await;
         answer.refused(400, query);
         let detail = answer.json()["detail"].to_string();

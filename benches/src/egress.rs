@@ -199,16 +199,14 @@ struct Stand {
 impl Stand {
     fn new(scene: Scene, viewers: Option<Rc<Viewers>>) -> Self {
         let crowds = || (0..scene.streams).map(move |stream| scene.viewers_of(stream));
-        let watched = || crowds().filter_map(|mut viewers| viewers.next());
-        let wire = || Wire::new(watched()).expect("a socket that takes segments");
-        let mut stand = Self {
+        let wire = || Wire::new().expect("a socket that takes segments");
+        let stand = Self {
             scene,
             world: World::with_wire(scene, wire()),
             inlet: Inlet::new().expect("sockets for the publisher"),
             floor: WireFloor::new(scene.profile, crowds(), wire()),
             viewers,
         };
-        stand.world.wire().take_cut();
         // More than the sockets hold came while the world was set up.
         if let Some(viewers) = &stand.viewers {
             viewers.drain();
@@ -264,6 +262,8 @@ impl Stand {
         for datagram in &frame.datagrams {
             self.inlet.publish(datagram).expect("loopback takes it");
         }
+        let one = self.scene.viewers_of(frame.stream).next().expect("somebody watches");
+        self.world.wire().watch(one);
         let (sent, media) = (self.world.wire().datagrams, self.world.sent().packets);
         let (world, inlet) = (&mut self.world, &mut self.inlet);
         stopwatch.time(|| {

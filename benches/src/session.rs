@@ -255,10 +255,11 @@ impl<W: Egress> Egress for Sink<W> {
         match classify(contents) {
             PacketClass::Rtp => {
                 // A report may follow the media of a message.
-                for media in transmit.datagrams().filter(|it| classify(it) == PacketClass::Rtp) {
-                    self.packets += 1;
-                    self.bytes += media.len() as u64;
-                }
+                let last = transmit.datagrams().last().unwrap_or(&[]);
+                let report = if classify(last) == PacketClass::Rtp { &[] } else { last };
+                let reports = usize::from(!report.is_empty());
+                self.packets += (transmit.segments() - reports) as u64;
+                self.bytes += (contents.len() - report.len()) as u64;
                 self.messages += 1;
                 self.wire.send(transmit);
             }

@@ -22,12 +22,12 @@ const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// No datagram is longer.
 const DATAGRAM_BYTES_MAX: usize = 1_500;
 
-/// Sends what it is given, and remembers how some viewers' media was cut into messages.
+/// Sends what it is given, and remembers how one viewer's media was cut into messages.
 #[derive(Debug)]
 pub struct Wire {
     socket: UdpSocket,
     state: UdpSocketState,
-    watched: Vec<SocketAddr>,
+    watched: Option<SocketAddr>,
     cut: Vec<Message>,
     /// Datagrams sent.
     pub datagrams: u64,
@@ -55,21 +55,25 @@ impl Message {
 }
 
 impl Wire {
-    /// A socket of its own. How media to `watched` is cut is remembered.
+    /// A socket of its own.
     ///
     /// # Errors
     /// From the kernel; also when it knows no UDP_SEGMENT.
-    pub fn new(watched: impl Iterator<Item = Client>) -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         let socket = bind(Ipv4Addr::UNSPECIFIED.into(), 0)?;
         let state = UdpSocketState::new((&socket).into())?;
         if state.max_gso_segments() < 16 {
             return Err(io::Error::other("this kernel does not take messages of 16 segments"));
         }
-        let watched = watched.map(|client| client.path().remote).collect();
-        Ok(Self { socket, state, watched, cut: Vec::new(), datagrams: 0, messages: 0 })
+        Ok(Self { socket, state, watched: None, cut: Vec::new(), datagrams: 0, messages: 0 })
     }
 
-    /// How the watched viewers' media was cut since the last call.
+    /// How media to this viewer is cut is remembered from now on.
+    pub fn watch(&mut self, viewer: Client) {
+        self.watched = Some(viewer.path().remote);
+    }
+
+    /// How the watched viewer's media was cut since the last call.
     pub fn take_cut(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.cut)
     }
@@ -78,7 +82,7 @@ impl Wire {
 impl Egress for Wire {
     fn send(&mut self, transmit: Transmit<'_>) {
         let Transmit { path, contents, segment_size } = transmit;
-        if self.watched.contains(&path.remote) && classify(contents) == PacketClass::Rtp {
+        if self.watched == Some(path.remote) && classify(contents) == PacketClass::Rtp {
             // Without the report that may follow the media: the floor sends media only.
             let media = transmit.datagrams().filter(|it| classify(it) == PacketClass::Rtp);
             let len = media.map(<[u8]>::len).sum();

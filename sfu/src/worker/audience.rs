@@ -90,9 +90,13 @@ impl Audience {
         }
     }
 
-    /// Whether a packet is still to be handed to somebody.
-    pub(super) fn holds(&self, is: impl FnMut(&Fresh) -> bool) -> bool {
-        self.fresh.iter().chain(&self.round).chain(&self.waiting).any(is)
+    /// Whether who is served now is handed a packet in this turn, or in this round or the next: what waits for
+    /// newcomers comes to nobody else.
+    pub(super) fn brings(&self, serving: Serving, is: impl FnMut(&Fresh) -> bool) -> bool {
+        match serving {
+            Serving::Turn => self.fresh.iter().any(is),
+            Serving::Round => self.round.iter().chain(&self.waiting).chain(&self.fresh).any(is),
+        }
     }
 
     /// The settled ones have this turn's packets.

@@ -185,8 +185,8 @@ impl Worker {
         assert!(self.inject_panic != Some(session.id), "injected panic");
         let Session { peer, role, .. } = session;
         let RoleState::Subscriber(subscriber) = role else { return };
-        let (fresh, batch) = (stream.audience.packets(packets), &mut self.batch);
-        subscriber.forward(now, fresh, stream, peer, batch, &mut self.context, egress);
+        let batch = &mut self.batch;
+        subscriber.forward(now, packets, stream, peer, batch, &mut self.context, egress);
         let wants = subscriber.next_timeout();
         if wants.is_some_and(|at| session.scheduled.is_none_or(|set| at < set)) {
             self.schedule(key);

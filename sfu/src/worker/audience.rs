@@ -7,7 +7,7 @@
 use super::session::SessionKey;
 use super::stream::Fresh;
 
-/// Newcomers served in one step: short enough to wait for, long enough for the caches to be read ahead.
+/// Newcomers served in one step of a round: short enough to wait for, long enough for the caches to be read ahead.
 pub(super) const NEWCOMERS_PER_STEP: usize = 16;
 
 /// The viewers, and what waits for them.

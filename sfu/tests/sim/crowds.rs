@@ -87,3 +87,25 @@ fn a_change_of_layers_needs_no_new_keyframe_while_newcomers_wait_for_the_last() 
     let shown = world.viewer(viewer).video_sources().last().copied();
     assert_eq!((asked, shown), (0, Some(lowest)), "it begins at the cached keyframe");
 }
+
+/// After a restart of the server everybody in all rooms is new at once.
+#[test]
+fn newcomers_of_many_small_streams_wait_no_longer_than_those_of_a_large_one() {
+    let mut world = World::new(1);
+    let rooms: Vec<_> = (0..48).map(|room| format!("room{room}")).collect();
+    let spec = PublisherSpec::video_only();
+    rooms.iter().for_each(|room| _ = world.publish(room, spec.clone()));
+    world.run_ms(500);
+    let viewers: Vec<_> =
+        rooms.iter().map(|room| world.watch(room, ViewerSpec::browser())).collect();
+    world.run_s(2);
+    let newest = |world: &mut World, viewer: &ClientId| {
+        let frame = *world.viewer(*viewer).frames.last().expect("a picture");
+        (frame.number, frame.at)
+    };
+    let seen: Vec<_> = viewers.iter().map(|viewer| newest(&mut world, viewer)).collect();
+    let (first, last) = (seen.iter().min().copied(), seen.iter().max().copied());
+    let ((number, at), (same, later)) = first.zip(last).expect("viewers");
+    assert_eq!(number, same, "all publish in step");
+    assert!(later - at <= ms(3), "{:?} from the first room to the last", later - at);
+}

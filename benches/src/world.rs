@@ -26,11 +26,11 @@ use crate::encoder::{Encoder, Frames, MID, PT};
 use crate::session::{Client, Nowhere, PresetKeys, Sequence, Sink};
 use crate::stopwatch::epoch;
 
-/// Datagrams of a block are sealed before it is timed; more would not stay in the cache, as they do
-/// when the kernel has just written them.
 /// After so long all viewers count as settled, a thousand of one stream too: five seconds, and a frame for each sixteen.
 const SETTLED_AFTER: Duration = Duration::from_secs(8);
 
+/// Datagrams of a block are sealed before it is timed; more would not stay in the cache, as they do
+/// when the kernel has just written them.
 const BLOCK_PACKETS: usize = 128;
 
 /// What is sent and to how many.

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use super::session::SessionKey;
 use super::stream::Fresh;
 
-/// Newcomers served in one step: short enough to wait for, long enough for the caches to be read ahead.
+/// Newcomers served in one step of a round: short enough to wait for, long enough for the caches to be read ahead.
 pub(super) const NEWCOMERS_PER_STEP: usize = 16;
 
 /// The viewers, and what waits for them.
@@ -97,9 +97,13 @@ impl Audience {
         }
     }
 
-    /// Whether a packet is still to be handed to somebody.
-    pub(super) fn holds(&self, is: impl FnMut(&Fresh) -> bool) -> bool {
-        self.fresh.iter().chain(&self.round).chain(&self.waiting).any(is)
+    /// Whether who is served now is handed a packet in this turn, or in this round or the next: what waits for
+    /// newcomers comes to nobody else.
+    pub(super) fn brings(&self, serving: Serving, is: impl FnMut(&Fresh) -> bool) -> bool {
+        match serving {
+            Serving::Turn => self.fresh.iter().any(is),
+            Serving::Round => self.round.iter().chain(&self.waiting).chain(&self.fresh).any(is),
+        }
     }
 
     /// The settled ones have this turn's packets.

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::audience::Serving;
+use super::audience::{NEWCOMERS_PER_STEP, Serving};
 use super::session::{RoleState, Session, SessionKey};
 use super::stream::LocalStream;
 use super::subscriber::Subscriber;
@@ -125,19 +125,26 @@ impl Worker {
         }
     }
 
-    /// What came goes to some of those who came lately, of one stream after the other.
+    /// What came goes to some of those who came lately, of one stream after the other: of many streams where each
+    /// has few.
     pub(super) fn serve_some_newcomers(&mut self, now: Instant, egress: &mut dyn Egress) {
-        let Some((_, id)) = self.crowds.pop_front() else { return };
-        self.serve_round(now, id, egress);
-        if self.streams.get(id).is_some_and(|stream| stream.audience.has_waiting()) {
-            self.crowds.push_back((now, id));
+        let mut served = 0;
+        for _ in 0..self.crowds.len() {
+            let Some((_, id)) = self.crowds.pop_front() else { return };
+            served += self.serve_round(now, id, egress);
+            if self.streams.get(id).is_some_and(|stream| stream.audience.has_waiting()) {
+                self.crowds.push_back((now, id));
+            }
+            if served >= NEWCOMERS_PER_STEP {
+                return;
+            }
         }
     }
 
-    /// One step of a stream's round.
-    fn serve_round(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
+    /// One step of a stream's round; how many viewers it was for.
+    fn serve_round(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) -> usize {
         let waiting = |stream: &&mut LocalStream| stream.audience.has_waiting();
-        let Some(stream) = self.streams.get_mut(id).filter(waiting) else { return };
+        let Some(stream) = self.streams.get_mut(id).filter(waiting) else { return 0 };
         let begins = stream.audience.begin_round();
         if begins {
             stream.select(now);
@@ -150,12 +157,14 @@ impl Worker {
         stream.audience.step(begins, &mut self.serving, |key| {
             sessions.get(key).is_some_and(|session| !session.is_new(now))
         });
+        let served = self.serving.len();
         self.hand_out(now, id, Serving::Round, egress);
         egress.end_media();
         if let Some(stream) = self.streams.get_mut(id) {
             stream.audience.end_step();
         }
         self.hear_wishes(now, id, egress);
+        served
     }
 
     /// Subscriber-major: each viewer of `self.serving` gets all packets as one batch.
@@ -185,9 +194,8 @@ impl Worker {
         assert!(self.inject_panic != Some(session.id), "injected panic");
         let Session { peer, role, .. } = session;
         let RoleState::Subscriber(subscriber) = role else { return };
-        let (fresh, batch) = (stream.audience.packets(packets), &mut self.batch);
-        let wanted = subscriber.next_timeout();
-        subscriber.forward(now, fresh, stream, peer, batch, &mut self.context, egress);
+        let (batch, wanted) = (&mut self.batch, subscriber.next_timeout());
+        subscriber.forward(now, packets, stream, peer, batch, &mut self.context, egress);
         if subscriber.next_timeout() != wanted {
             self.schedule(key);
         }

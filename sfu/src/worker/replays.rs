@@ -100,7 +100,7 @@ impl Replays {
         let mode = if live { StartMode::FastForward } else { self.mode };
         let comes_now = |tail: &Tail| {
             let few = tail.newest - tail.first <= OVERTAKEN_MAX as u64;
-            few && stream.is_fresh(source, layer, tail.first)
+            few && stream.brings(way.serving, source, layer, tail.first)
         };
         if cached.tail.as_ref().is_some_and(comes_now) {
             // It comes just now: nothing to catch up with.

@@ -328,9 +328,10 @@ impl LocalStream {
         self.layer(track, layer).map(|layer| &layer.keyframe)
     }
 
-    /// Whether a packet is still on its way to somebody.
-    pub(super) fn is_fresh(&self, track: u8, layer: u8, ext_seq: u64) -> bool {
-        self.audience.holds(|f| (f.track, f.layer, f.ext_seq) == (track, layer, ext_seq))
+    /// Whether a packet comes to who is served now anyway.
+    pub(super) fn brings(&self, serving: Serving, track: u8, layer: u8, ext_seq: u64) -> bool {
+        let is = |f: &Fresh| (f.track, f.layer, f.ext_seq) == (track, layer, ext_seq);
+        self.audience.brings(serving, is)
     }
 
     /// What a layer carries now.

@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::audience::Serving;
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::Context;
 use super::replays::Replays;
@@ -103,6 +104,7 @@ pub(super) struct SubTrack {
 /// What a packet meets on its way to one viewer, for one turn.
 pub(super) struct Way<'a> {
     pub now: Instant,
+    pub serving: Serving,
     pub path: Path,
     pub peer: &'a mut Peer,
     pub batch: &'a mut Batch,
@@ -290,13 +292,14 @@ impl Subscriber {
     pub(super) fn forward(
         &mut self,
         now: Instant,
-        fresh: &[Fresh],
+        serving: Serving,
         stream: &LocalStream,
         peer: &mut Peer,
         batch: &mut Batch,
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
+        let fresh = stream.audience.packets(serving);
         let Some(path) = peer.selected().filter(|_| self.connected) else {
             context.report.dropped.add(DropReason::NotConnected, fresh.len() as u64);
             return;
@@ -308,7 +311,7 @@ impl Subscriber {
             return;
         }
         let next_twcc = self.next_twcc;
-        let way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
+        let way = Way { now, serving, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
         self.turn(fresh, stream, way);
         self.ask_keyframes(now, stream);
     }
@@ -329,7 +332,9 @@ impl Subscriber {
             return;
         }
         let next_twcc = self.next_twcc;
-        let way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
+        // Of what waits for newcomers nothing is waited for: what is cached may go.
+        let serving = Serving::Turn;
+        let way = Way { now, serving, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
         self.turn(&[], stream, way);
     }
 
@@ -395,9 +400,9 @@ impl Subscriber {
         let origin = Origin { layer, ring, stream, track: first.track };
         for &fresh in run {
             if track.forward(fresh, &origin, way) {
-                // What overtook the packet that it starts with is here since an earlier turn.
+                // What overtook the packet that it starts with is here since an earlier turn or round.
                 for ext_seq in (fresh.ext_seq + 1..=ring.newest()).take(OVERTAKEN_MAX) {
-                    if !run.iter().any(|later| later.ext_seq == ext_seq) {
+                    if !stream.brings(way.serving, fresh.track, fresh.layer, ext_seq) {
                         track.forward(Fresh { ext_seq, ..fresh }, &origin, way);
                     }
                 }

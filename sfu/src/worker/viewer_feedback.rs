@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::audience::Serving;
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::stream::LocalStream;
@@ -196,8 +197,9 @@ impl Subscriber {
             self.next_report = Some(now + REPORT_INTERVAL);
             return;
         };
-        let next_twcc = self.next_twcc;
-        let mut way = Way { now, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
+        let (serving, next_twcc) = (Serving::Turn, self.next_twcc);
+        let mut way =
+            Way { now, serving, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
         self.send_reports(&mut way);
         way.batch.flush(path, way.egress);
     }

@@ -11,6 +11,7 @@ mod basics;
 mod changes;
 mod chaos;
 mod clocks;
+mod crowds;
 mod decoded;
 mod encrypted;
 mod feedback;

@@ -163,8 +163,8 @@ impl<W: Egress> World<W> {
         }
         let until = world.now + SETTLED_AFTER;
         while world.now < until {
-            let mut block = world.prepare();
-            world.forward(&mut block);
+            let mut frame = Block(vec![world.prepare_frame()]);
+            world.forward(&mut frame);
             world.settle();
         }
         world

@@ -110,7 +110,9 @@ async function playing(page, ms) {
     // A player brings lips together over a minute, each at its own pace; what it holds back is not in the stamps.
     stamps: lips === null ? null : lips - (audio - video),
     freezes: after.video.freezeCount ?? null,
-    backwards: frames.filter((frame, n) => n && frame.mediaTime < frames[n - 1].mediaTime).length,
+    // Chromium makes the media time of the time at which it wants to show a frame, which it estimates anew all along.
+    backwards: steps(frames, stampOf).filter((step) => step < 0),
+    mediaTimeBack: steps(frames, (frame) => frame.mediaTime * 1_000).filter((step) => step < 0),
     caughtUp: caughtUp(frames, window),
   };
 }
@@ -124,12 +126,17 @@ function reading(page) {
   });
 }
 
+/** When a frame was stamped, in milliseconds after the first one: by its RTP timestamp where the browser tells it. */
+const stampOf = (frame, first) => (frame.rtpTimestamp === undefined
+  ? frame.mediaTime * 1_000
+  : ((frame.rtpTimestamp - first.rtpTimestamp) | 0) / TICKS_PER_MS);
+
+/** From each frame to the next, in milliseconds. */
+const steps = (frames, time) => frames.slice(1).map((frame, n) => time(frame, frames[0]) - time(frames[n], frames[0]));
+
 /** Milliseconds from the first picture until they are shown no later after their timestamps than those of the window. */
 function caughtUp(frames, window) {
-  const stamp = (frame) => (frame.rtpTimestamp === undefined
-    ? frame.mediaTime * 1_000
-    : ((frame.rtpTimestamp - frames[0].rtpTimestamp) >>> 0) / TICKS_PER_MS);
-  const late = (frame) => frame.shown - stamp(frame);
+  const late = (frame) => frame.shown - stampOf(frame, frames[0]);
   const bound = median(window.map(late)) + LATE_MS;
   const present = frames.find((_, n) => median(frames.slice(n, n + LATE_FRAMES).map(late)) <= bound);
   return present.shown - frames[0].shown;
@@ -139,11 +146,14 @@ function compare(checks, browser, began, waited) {
   const ms = (value) => (value === null ? 'unknown' : `${value.toFixed(1)} ms`);
   for (const [who, it] of [['fast-forward', began], ['wait', waited]]) {
     checks.note(`${browser}, ${who}: jitter buffer ${ms(it.video)}, sound's ${ms(it.audio)}; shown ${ms(it.shownAfter)} after receipt; `
-      + `picture before sound by ${ms(it.lips)}, without what is buffered ${ms(it.stamps)}; caught up after ${ms(it.caughtUp)}; freezes ${it.freezes}`);
+      + `picture before sound by ${ms(it.lips)}, without what is buffered ${ms(it.stamps)}; caught up after ${ms(it.caughtUp)}; freezes ${it.freezes}; media time back by [${it.mediaTimeBack.map(ms)}]`);
   }
-  checks.equal(`${browser}: media time never goes back`, began.backwards + waited.backwards, 0);
+  const back = [...began.backwards, ...waited.backwards];
+  checks.check(`${browser}: no frame is stamped before the one that was shown before it`, back.length === 0, `back by [${back.map(ms)}]`);
   checks.check(`${browser}: a fast-forward leaves no delay in the jitter buffer`, began.video <= waited.video + EXTRA_MAX_MS, `${ms(began.video)}, ${ms(waited.video)}`);
-  checks.check(`${browser}: it is in the present within ${CAUGHT_UP_MAX_MS} ms`, began.caughtUp <= CAUGHT_UP_MAX_MS, ms(began.caughtUp));
+  // On a machine that is too busy, who waited is late at first, too.
+  checks.check(`${browser}: it is in the present within ${CAUGHT_UP_MAX_MS} ms of one who waited`,
+    began.caughtUp <= waited.caughtUp + CAUGHT_UP_MAX_MS, `${ms(began.caughtUp)}, ${ms(waited.caughtUp)}`);
   if (began.stamps === null) return;
   const skew = Math.abs(began.stamps - waited.stamps);
   checks.check(`${browser}: sound and picture are stamped as for a viewer who waited`, skew <= SKEW_MAX_MS, ms(skew));

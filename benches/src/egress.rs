@@ -1,7 +1,7 @@
 //! The worker in front of the kernel: what one forwarded packet costs a thread from the publisher's
 //! datagram to the return of the send call, user and system time.
 //!
-//! A turn is one frame: wait, receive, timers, forward, send, as the shell does it. The floor is the least
+//! A turn is one frame: wait, receive, forward, send, timers, as the shell does it. The floor is the least
 //! that can put the same bytes on the same device: seal with aws-lc-rs and send messages with the same
 //! segments to as many addresses. A second floor waits for the publisher's datagrams, receives and opens
 //! them before: with nine viewers that is a good part of the work. All run in turn in one process, and so do 100

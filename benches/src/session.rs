@@ -254,12 +254,9 @@ impl<W: Egress> Egress for Sink<W> {
         let contents = transmit.contents;
         match classify(contents) {
             PacketClass::Rtp => {
-                // A report may follow the media of a message.
-                let last = transmit.datagrams().last().unwrap_or(&[]);
-                let report = if classify(last) == PacketClass::Rtp { &[] } else { last };
-                let reports = usize::from(!report.is_empty());
-                self.packets += (transmit.segments() - reports) as u64;
-                self.bytes += (contents.len() - report.len()) as u64;
+                let (packets, bytes) = media_of(&transmit);
+                self.packets += packets as u64;
+                self.bytes += bytes as u64;
                 self.messages += 1;
                 self.wire.send(transmit);
             }
@@ -272,6 +269,13 @@ impl<W: Egress> Egress for Sink<W> {
             _ => self.wire.send(transmit),
         }
     }
+}
+
+/// Packets and bytes of media in a message of it, without the report that may follow.
+pub fn media_of(transmit: &Transmit<'_>) -> (usize, usize) {
+    let report = transmit.datagrams().last().filter(|last| classify(last) != PacketClass::Rtp);
+    let bytes = report.map_or(0, <[u8]>::len);
+    (transmit.segments() - usize::from(report.is_some()), transmit.contents.len() - bytes)
 }
 
 fn is_check(message: &[u8]) -> bool {

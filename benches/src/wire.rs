@@ -14,7 +14,7 @@ use socket2::SockRef;
 use weir_sfu::rtp::packet::{PacketClass, classify};
 use weir_sfu::transport::egress::{Egress, Transmit};
 
-use crate::session::{Client, SERVER_ADDRESS};
+use crate::session::{Client, SERVER_ADDRESS, media_of};
 
 /// Kernel buffer asked for.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -83,9 +83,8 @@ impl Egress for Wire {
     fn send(&mut self, transmit: Transmit<'_>) {
         let Transmit { path, contents, segment_size } = transmit;
         if self.watched == Some(path.remote) && classify(contents) == PacketClass::Rtp {
-            // Without the report that may follow the media: the floor sends media only.
-            let media = transmit.datagrams().filter(|it| classify(it) == PacketClass::Rtp);
-            let len = media.map(<[u8]>::len).sum();
+            // The floor sends media only.
+            let (_, len) = media_of(&transmit);
             self.cut.push(Message { len, segment_size: segment_size.filter(|size| *size < len) });
         }
         let udp = UdpTransmit {

@@ -113,7 +113,7 @@ pub(super) struct Departures {
     lag: Duration,
     messages: u32,
     datagrams: u64,
-    /// What leaves now goes to viewers that came only lately.
+    /// This batch goes to viewers that came only lately.
     newcomers: bool,
     all: Latency,
     settled: Latency,
@@ -168,11 +168,8 @@ impl Departures {
         }
     }
 
-    /// What follows goes to viewers that came only lately.
-    pub(super) fn begin_newcomers(&mut self, clock: impl FnOnce() -> Instant) {
-        if self.messages > 0 {
-            self.look(clock());
-        }
+    /// The batch that was just begun goes to viewers that came only lately.
+    pub(super) fn mark_newcomers(&mut self) {
         self.newcomers = true;
     }
 
@@ -282,7 +279,9 @@ mod tests {
         let mut departures = Departures::default();
         departures.begin(&mut [start].into_iter());
         departures.sent(1, || unreachable!("a look would be too early"));
-        departures.begin_newcomers(|| start + ms(1));
+        departures.end(|| start + ms(1));
+        departures.begin(&mut [start].into_iter());
+        departures.mark_newcomers();
         departures.sent(1, || unreachable!("a look would be too early"));
         departures.end(|| start + ms(9));
         departures.begin(&mut [start + ms(20)].into_iter());

@@ -24,8 +24,8 @@ impl Egress for Outlet<'_> {
         self.departures.begin(arrivals);
     }
 
-    fn begin_newcomers(&mut self) {
-        self.departures.begin_newcomers(Instant::now);
+    fn mark_newcomers(&mut self) {
+        self.departures.mark_newcomers();
     }
 
     fn end_media(&mut self) {

@@ -167,11 +167,11 @@ impl MediaSocket {
             return self.count(sent, datagrams);
         };
         if !self.gso.allows(path.remote.ip(), Instant::now) {
-            return self.send_one_by_one(path, contents, size);
+            return self.send_one_by_one(transmit);
         }
         match self.call(path, contents, Some(size)) {
             Sent::Failed(error) if is_refusal(&error) => {
-                let sent = self.send_one_by_one(path, contents, size);
+                let sent = self.send_one_by_one(transmit);
                 // What goes neither way tells nothing about segments.
                 if sent > 0 {
                     self.stats.gso_refused += 1;
@@ -184,10 +184,10 @@ impl MediaSocket {
         }
     }
 
-    fn send_one_by_one(&mut self, path: Path, contents: &[u8], size: usize) -> u64 {
+    fn send_one_by_one(&mut self, transmit: Transmit<'_>) -> u64 {
         let mut taken = 0;
-        for datagram in contents.chunks(size.max(1)) {
-            let sent = self.call(path, datagram, None);
+        for datagram in transmit.datagrams() {
+            let sent = self.call(transmit.path, datagram, None);
             taken += self.count(sent, 1);
         }
         self.stats.gso_spared_datagrams += taken;

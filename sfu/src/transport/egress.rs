@@ -38,8 +38,8 @@ pub trait Egress {
     /// viewer after the other: whoever measures forwarding measures it here.
     fn begin_media(&mut self, _arrivals: &mut dyn Iterator<Item = Instant>) {}
 
-    /// From here on, until [`Self::end_media`], it goes to viewers that came only lately.
-    fn begin_newcomers(&mut self) {}
+    /// The media just announced goes to viewers that came only lately.
+    fn mark_newcomers(&mut self) {}
 
     /// The media announced by [`Self::begin_media`] is out.
     fn end_media(&mut self) {}

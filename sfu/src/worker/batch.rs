@@ -82,8 +82,7 @@ mod tests {
 
     impl Egress for Sent {
         fn send(&mut self, transmit: Transmit<'_>) {
-            let size = transmit.segment_size.unwrap_or(transmit.contents.len());
-            let lens = transmit.contents.chunks(size).map(<[u8]>::len).collect();
+            let lens = transmit.datagrams().map(<[u8]>::len).collect();
             self.0.push((lens, transmit.contents.to_vec()));
         }
     }

@@ -176,7 +176,8 @@ impl Worker {
                 };
                 let id = session.stream.id;
                 let stream = self.streams.get_mut(id).ok_or(DropReason::UnknownTrack)?;
-                if self.heard.last() != Some(&key) {
+                let first = self.heard.last() != Some(&key);
+                if first {
                     // With many publishers nothing of this one is in the near caches: reads link after
                     // link for all that its packet will meet, as for viewers (`fanout.rs`).
                     self.context.pool.warm(datagram.len());
@@ -196,7 +197,7 @@ impl Worker {
                     &mut self.context,
                 )?;
                 self.note_fresh(now, id, egress);
-                if self.heard.last() != Some(&key) {
+                if first {
                     self.heard.push(key);
                 }
             }

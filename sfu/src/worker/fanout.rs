@@ -151,7 +151,7 @@ impl Worker {
             stream.arrange(Serving::Round);
         }
         egress.begin_media(&mut stream.arrivals(Serving::Round));
-        egress.begin_newcomers();
+        egress.mark_newcomers();
         self.serving.clear();
         let sessions = &self.sessions;
         stream.audience.step(begins, &mut self.serving, |key| {

@@ -90,8 +90,8 @@ impl SessionKey {
     }
 }
 
-/// A viewer that is here for so long counts as settled in the latency figures: its handshake and start
-/// are over.
+/// A viewer that is here for so long counts as settled, for the order of serving and in the latency figures: its
+/// handshake and start are over.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// One session. What each turn needs stands together: the end of the connection's state and the beginning
@@ -232,19 +232,19 @@ impl Sessions {
 
     /// The session behind a key, if it still lives.
     pub(super) fn get(&self, key: SessionKey) -> Option<&Session> {
-        let (generation, session) = self.slots.get(key.index as usize)?;
+        let (generation, session) = self.slots.get(key.place())?;
         session.as_deref().filter(|_| *generation == key.generation)
     }
 
     /// The session behind a key, if it still lives.
     pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
-        let (generation, session) = self.slots.get_mut(key.index as usize)?;
+        let (generation, session) = self.slots.get_mut(key.place())?;
         session.as_deref_mut().filter(|_| *generation == key.generation)
     }
 
     /// Takes a session out; its key is dead from now on.
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
-        let (generation, slot) = self.slots.get_mut(key.index as usize)?;
+        let (generation, slot) = self.slots.get_mut(key.place())?;
         if *generation != key.generation {
             return None;
         }

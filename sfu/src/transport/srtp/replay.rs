@@ -4,11 +4,11 @@
 //! [`ReplayWindow::accept`], which the receiver calls after authentication: a forged packet leaves
 //! no trace. Called by `receiver.rs`.
 
+use std::hint::black_box;
+
 /// Packets behind the newest that may still arrive; anything older is dropped. Wide, because OBS
 /// answers a NACK by sending again on the primary SSRC (whip-whep C57).
 pub const REPLAY_WINDOW: u64 = 1_024;
-
-use std::hint::black_box;
 
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 

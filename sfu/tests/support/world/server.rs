@@ -154,11 +154,10 @@ struct Outbox(Vec<(Path, Vec<u8>)>, u64);
 
 impl Egress for Outbox {
     fn send(&mut self, transmit: Transmit<'_>) {
-        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         assert!(transmit.segments() <= 64, "more than a kernel takes in one message");
         let last = transmit.datagrams().last().map(wire::class);
         self.1 += u64::from(transmit.segments() > 1 && last == Some(Class::Rtcp));
-        self.0.extend(transmit.contents.chunks(size).map(|chunk| (transmit.path, chunk.to_vec())));
+        self.0.extend(transmit.datagrams().map(|datagram| (transmit.path, datagram.to_vec())));
     }
 }
 

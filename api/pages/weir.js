@@ -164,7 +164,7 @@ export class Session extends EventTarget {
   /** @type {?number} Viewer: how many watch, where the server tells. */
   viewers = null;
   /** Viewer: what `selectLayer` asked for; `{}` leaves the choice to the server. */
-  wish = {};
+  preference = {};
 
   #url;
   #role;
@@ -233,17 +233,17 @@ export class Session extends EventTarget {
    * Viewer: asks for a layer from now on, also after a reconnection.
    *
    * @param {{rid?: string, spatialLayerId?: number, temporalLayerId?: number, maxSpatialLayerId?: number,
-   *   maxTemporalLayerId?: number, maxWidth?: number, maxHeight?: number}} [wish] Exactly one layer, or
+   *   maxTemporalLayerId?: number, maxWidth?: number, maxHeight?: number}} [preference] Exactly one layer, or
    *   limits; without any the server chooses.
    * @throws {WeirError} if the server does not have such a layer or does not let viewers choose.
    */
-  async selectLayer(wish = {}) {
+  async selectLayer(preference = {}) {
     const url = this.#links.get(LAYER);
     if (!url) throw new WeirError('refused', 'This server does not let viewers choose a layer.');
     const headers = { 'Content-Type': 'application/json' };
-    const answer = await this.#fetch(url, { method: 'POST', headers, body: JSON.stringify(wish) });
+    const answer = await this.#fetch(url, { method: 'POST', headers, body: JSON.stringify(preference) });
     if (!answer.ok) throw await refusal(answer);
-    this.wish = wish;
+    this.preference = preference;
   }
 
   /**
@@ -316,7 +316,7 @@ export class Session extends EventTarget {
       this.#resource = created.resource;
       this.#etag = created.etag;
       this.#links = created.links;
-      if (Object.keys(this.wish).length) this.selectLayer(this.wish).catch(() => {});
+      if (Object.keys(this.preference).length) this.selectLayer(this.preference).catch(() => {});
       this.#hear();
       this.#after('connect', CONNECT_TIMEOUT_MS, () => this.#lost(iceError()));
       await pc.setRemoteDescription({ type: 'answer', sdp: created.answer });

@@ -6,7 +6,7 @@
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use weir_sfu::net::{LayerError, OfferError, PatchError, QuestionError};
+use weir_sfu::net::{LayerError, LookupError, OfferError, PatchError};
 
 /// A refusal: a status, a sentence that says what to do, and the headers that belong to it.
 #[derive(Debug)]
@@ -93,12 +93,12 @@ impl From<PatchError> for Problem {
     }
 }
 
-impl From<QuestionError> for Problem {
-    fn from(error: QuestionError) -> Self {
+impl From<LookupError> for Problem {
+    fn from(error: LookupError) -> Self {
         let detail = error.to_string();
         match error {
-            QuestionError::NotFound => Self::no_session(),
-            QuestionError::RateLimited => {
+            LookupError::NotFound => Self::no_session(),
+            LookupError::RateLimited => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(1)
             }
         }
@@ -144,8 +144,8 @@ mod tests {
         assert_eq!(patch(PatchError::Unavailable), 503);
 
         let question = |e| Problem::from(e).into_response();
-        assert_eq!(question(QuestionError::NotFound).status(), 404);
-        let often = question(QuestionError::RateLimited);
+        assert_eq!(question(LookupError::NotFound).status(), 404);
+        let often = question(LookupError::RateLimited);
         assert_eq!(
             (often.status().as_u16(), &often.headers()[RETRY_AFTER]),
             (429, &"1".parse().unwrap())

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 use weir_sfu::error::CloseReason;
-use weir_sfu::net::{LayerState, MediaLayers, News};
+use weir_sfu::net::{LayerState, MediaLayers, ViewerStatus};
 
 /// Bitrates alone are told this often; a layer that comes, goes, changes its size or begins to flow at
 /// once.
@@ -140,7 +140,7 @@ impl Told {
     }
 
     /// The events that bring a listener up to date, and when to ask again if nothing else happens.
-    pub fn tell(&mut self, now: Instant, news: &News) -> (String, Option<Instant>) {
+    pub fn tell(&mut self, now: Instant, news: &ViewerStatus) -> (String, Option<Instant>) {
         let mut text = String::new();
         let mut say = |kind: Kind, data: Value| {
             if self.wanted.has(kind) {
@@ -230,8 +230,8 @@ mod tests {
         vec![MediaLayers { m_line: 1, layers }]
     }
 
-    fn news(viewers: usize, layers: Vec<MediaLayers>) -> News {
-        News { active: true, viewers, layers, ended: None }
+    fn news(viewers: usize, layers: Vec<MediaLayers>) -> ViewerStatus {
+        ViewerStatus { active: true, viewers, layers, ended: None }
     }
 
     fn names(text: &str) -> Vec<&str> {
@@ -243,7 +243,7 @@ mod tests {
     fn a_listener_hears_first_what_is_and_then_what_changes() {
         let now = Instant::now();
         let mut told = Told::new(Wanted::ALL);
-        let nobody = News { active: false, viewers: 1, ..News::default() };
+        let nobody = ViewerStatus { active: false, viewers: 1, ..ViewerStatus::default() };
         let (text, _) = told.tell(now, &nobody);
         assert_eq!(
             text, "event: viewercount\ndata: {\"viewercount\":1}\n\n",
@@ -263,7 +263,7 @@ mod tests {
         // The large layer stops and the small one flows.
         let (text, _) = told.tell(now, &news(1, two(0)));
         assert_eq!(names(&text), ["layers"]);
-        let gone = News { active: false, viewers: 1, ..News::default() };
+        let gone = ViewerStatus { active: false, viewers: 1, ..ViewerStatus::default() };
         let (text, _) = told.tell(now, &gone);
         assert_eq!(names(&text), ["inactive", "layers"]);
         assert!(text.ends_with("data: {}\n\n"), "no layers are left");
@@ -307,7 +307,7 @@ mod tests {
             (CloseReason::Deleted, false),
             (CloseReason::Kicked, false),
         ] {
-            let end = News { ended: Some(reason), ..News::default() };
+            let end = ViewerStatus { ended: Some(reason), ..ViewerStatus::default() };
             let (text, _) = Told::new(Wanted::ALL).tell(Instant::now(), &end);
             assert_eq!(text.contains("event: reconnect\ndata: {}\n\n"), comes_back, "{reason:?}");
         }

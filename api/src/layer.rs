@@ -1,7 +1,7 @@
 //! `/whep/{stream}/{secret}/layer`: a viewer chooses its layer (WHEP extension `core:layer`).
 //!
-//! POST says what is wished of one video section, DELETE goes back to the automatic choice, GET shows
-//! what there is (as the `layers` event does; the extension has no such GET). What follows from a wish
+//! POST says what is preferred of one video section, DELETE goes back to the automatic choice, GET shows
+//! what there is (as the `layers` event does; the extension has no such GET). What follows from a preference
 //! is decided in the media plane: [`weir_sfu::net::Sfu::select_layer`].
 
 use axum::Json;
@@ -10,7 +10,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
-use weir_sfu::net::LayerWish;
+use weir_sfu::net::LayerPreference;
 
 use crate::app::AppState;
 use crate::cors::ACCEPT_POST;
@@ -42,8 +42,8 @@ pub async fn select(
             .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
     }
     let body = body::read(&parts.headers, body, WISH_MAX).await?;
-    let (media, wish) = parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
-    state.sfu.select_layer(&url.stream, &url.secret, media.as_deref(), wish).await?;
+    let (media, preference) = parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
+    state.sfu.select_layer(&url.stream, &url.secret, media.as_deref(), preference).await?;
     Ok(StatusCode::OK)
 }
 
@@ -64,14 +64,14 @@ pub async fn unselect(
 /// # Errors
 /// 404, 429 or 503 as a [`Problem`].
 pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
-    state.sfu.admit_question(url.role, &url.stream, &url.secret)?;
+    state.sfu.rate_limited_lookup(url.role, &url.stream, &url.secret)?;
     let layers = state.sfu.layers(&url.stream, &url.secret).await?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(events::layers(&layers))).into_response())
 }
 
 /// What a body asks for, and of which section. Members that nobody knows are ignored, so that an
 /// element of the `layers` event may be sent back as it came.
-fn parse(body: &[u8]) -> Result<(Option<String>, LayerWish), String> {
+fn parse(body: &[u8]) -> Result<(Option<String>, LayerPreference), String> {
     let asked: Map<String, Value> =
         serde_json::from_slice(body).map_err(|error| format!("not a JSON object: {error}"))?;
     let media = match asked.get("mediaId") {
@@ -80,7 +80,7 @@ fn parse(body: &[u8]) -> Result<(Option<String>, LayerWish), String> {
         Some(Value::Number(index)) => Some(index.to_string()),
         Some(_) => return Err("mediaId: the index of an m-line, as a string or a number".into()),
     };
-    let wish = LayerWish {
+    let preference = LayerPreference {
         // `encodingId` is what drafts before 2024 and the clients of that time call it.
         rid: rid(&asked, "rid")?.or(rid(&asked, "encodingId")?),
         spatial_layer: id(&asked, "spatialLayerId")?,
@@ -90,7 +90,7 @@ fn parse(body: &[u8]) -> Result<(Option<String>, LayerWish), String> {
         max_width: pixels(&asked, "maxWidth")?,
         max_height: pixels(&asked, "maxHeight")?,
     };
-    Ok((media, wish))
+    Ok((media, preference))
 }
 
 fn rid(asked: &Map<String, Value>, name: &str) -> Result<Option<Box<str>>, String> {
@@ -133,24 +133,24 @@ mod tests {
 
     // whip-whep E9
     #[test]
-    fn wishes_are_read_as_clients_write_them() {
+    fn preferences_are_read_as_clients_write_them() {
         let read = |text: &str| parse(text.as_bytes());
-        let automatic = LayerWish::default();
+        let automatic = LayerPreference::default();
         assert_eq!(read("{}"), Ok((None, automatic.clone())));
         for body in [r#"{"mediaId":"1"}"#, r#"{"mediaId":1}"#, r#"{"mediaId":"1","rid":null}"#] {
             assert_eq!(read(body), Ok((Some("1".into()), automatic.clone())), "{body}");
         }
-        let (_, wish) =
+        let (_, preference) =
             read(r#"{"mediaId":"1","rid":"h","spatialLayerId":2,"bitrate":5}"#).unwrap();
-        assert_eq!((wish.rid.as_deref(), wish.spatial_layer), (Some("h"), Some(2)));
-        let (_, wish) = read(r#"{"encodingId":"low"}"#).unwrap();
-        assert_eq!(wish.rid.as_deref(), Some("low"));
-        let (_, wish) = read(
+        assert_eq!((preference.rid.as_deref(), preference.spatial_layer), (Some("h"), Some(2)));
+        let (_, preference) = read(r#"{"encodingId":"low"}"#).unwrap();
+        assert_eq!(preference.rid.as_deref(), Some("low"));
+        let (_, preference) = read(
             r#"{"maxWidth":1280,"maxHeight":100000,"maxSpatialLayerId":1,"maxTemporalLayerId":0,
                 "temporalLayerId":2}"#,
         )
         .unwrap();
-        let wanted = LayerWish {
+        let wanted = LayerPreference {
             max_width: Some(1280),
             max_height: Some(u16::MAX),
             max_spatial_layer: Some(1),
@@ -158,11 +158,11 @@ mod tests {
             temporal_layer: Some(2),
             ..automatic
         };
-        assert_eq!(wish, wanted);
+        assert_eq!(preference, wanted);
     }
 
     #[test]
-    fn a_wish_that_is_none_is_told_which_member_is_wrong() {
+    fn a_preference_that_is_none_is_told_which_member_is_wrong() {
         let long = format!(r#"{{"rid":"{}"}}"#, "r".repeat(RID_MAX + 1));
         for (body, named) in [
             ("", "JSON"),

@@ -46,23 +46,27 @@ fn render(stats: &SfuStats, ready: bool, uptime: Duration, process: &Process) ->
         stats.packets_out,
     );
     p.counter("weir_bytes_out_total", "Their bytes on the wire.", stats.bytes_out);
-    p.counter("weir_repairs_out_total", "Packets sent again to viewers.", stats.repairs_out);
+    p.counter(
+        "weir_retransmits_out_total",
+        "Packets sent again to viewers.",
+        stats.retransmits_out,
+    );
     p.counter(
         "weir_keyframe_requests_total",
         "Keyframe requests sent to publishers.",
         stats.keyframe_requests,
     );
-    let wishes = stats.keyframe_wishes_total.iter().copied();
+    let needs = stats.keyframe_requests_received_total.iter().copied();
     p.counters(
-        "weir_keyframe_wishes_total",
+        "weir_keyframe_requests_received_total",
         "Times that somebody began to wait for a keyframe: no picture, packets given up, a fresh picture or another layer.",
-        "wish",
-        wishes,
+        "need",
+        needs,
     );
     p.counter(
-        "weir_keyframe_wishes_joined_total",
-        "Wishes that joined one which waited already, or a keyframe that had just begun.",
-        stats.keyframe_wishes_joined,
+        "weir_keyframe_requests_joined_total",
+        "Needs that joined one which waited already, or a keyframe that had just begun.",
+        stats.keyframe_requests_joined,
     );
     let answers = stats.keyframe_answers_total.iter().copied();
     p.counters(
@@ -117,9 +121,9 @@ fn render(stats: &SfuStats, ready: bool, uptime: Duration, process: &Process) ->
         &stats.forward_latency,
     );
     p.histogram(
-        "weir_forward_latency_settled_seconds",
+        "weir_forward_latency_established_seconds",
         "The part of it that went to viewers who had been here for five seconds or longer.",
-        &stats.forward_latency_settled,
+        &stats.forward_latency_established,
     );
     p.histogram(
         "weir_tick_wait_seconds",
@@ -262,8 +266,8 @@ mod tests {
             sessions_total: [3, 5],
             closed_total: vec![("deleted", 7)],
             dropped_total: vec![("srtp_auth", 11), ("ring_full", 0)],
-            keyframe_wishes_total: vec![("start", 13), ("refresh", 0)],
-            keyframe_wishes_joined: 17,
+            keyframe_requests_received_total: vec![("start", 13), ("refresh", 0)],
+            keyframe_requests_joined: 17,
             keyframe_answers_total: vec![("answered", 19), ("unanswered", 23)],
             forward_latency: LatencySummary {
                 count: 9,
@@ -294,9 +298,9 @@ mod tests {
             "weir_sessions_closed_total{reason=\"deleted\"} 7",
             "weir_packets_dropped_total{reason=\"srtp_auth\"} 11",
             "weir_packets_dropped_total{reason=\"ring_full\"} 0",
-            "weir_keyframe_wishes_total{wish=\"start\"} 13",
-            "weir_keyframe_wishes_total{wish=\"refresh\"} 0",
-            "weir_keyframe_wishes_joined_total 17",
+            "weir_keyframe_requests_received_total{need=\"start\"} 13",
+            "weir_keyframe_requests_received_total{need=\"refresh\"} 0",
+            "weir_keyframe_requests_joined_total 17",
             "weir_keyframe_answers_total{outcome=\"answered\"} 19",
             "weir_keyframe_answers_total{outcome=\"unanswered\"} 23",
             "weir_forward_latency_seconds_bucket{le=\"0.00005\"} 4",

@@ -89,7 +89,7 @@ pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Stat
 /// # Errors
 /// 404 or 429 as a [`Problem`].
 pub async fn stats(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
-    let id = state.sfu.admit_question(url.role, &url.stream, &url.secret)?;
+    let id = state.sfu.rate_limited_lookup(url.role, &url.stream, &url.secret)?;
     let session = state.sfu.session(id).await.ok_or_else(Problem::no_session)?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(session)).into_response())
 }

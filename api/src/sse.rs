@@ -21,7 +21,7 @@ use hyper::body::Frame;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weir_sfu::ids::{Role, SessionId};
-use weir_sfu::net::NewsReader;
+use weir_sfu::net::StatusReceiver;
 
 use crate::app::AppState;
 use crate::cors::ACCEPT_POST;
@@ -113,7 +113,7 @@ fn live(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
 
 /// The same for what costs a task or an address: a client may not open and leave streams all the time.
 fn admitted(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
-    Ok(state.sfu.admit_question(Role::Subscriber, &url.stream, &url.secret)?)
+    Ok(state.sfu.rate_limited_lookup(Role::Subscriber, &url.stream, &url.secret)?)
 }
 
 fn no_stream() -> Problem {
@@ -151,7 +151,7 @@ async fn deleted(alive: Option<watch::Receiver<()>>) {
 }
 
 /// Writes until the session is over, or the client takes nothing any more.
-async fn tell(mut news: NewsReader, wanted: Wanted, client: &mpsc::Sender<Bytes>) {
+async fn tell(mut news: StatusReceiver, wanted: Wanted, client: &mpsc::Sender<Bytes>) {
     let mut told = Told::new(wanted);
     let mut spoke = Instant::now();
     let mut again = None;

@@ -33,8 +33,8 @@ pub async fn subscribe(
 fn start(query: Option<&str>) -> Result<Option<StartMode>, Problem> {
     let mut pairs =
         query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let wish = pairs.find_map(|(name, value)| (name == "start").then_some(value));
-    wish.map(str::parse).transpose().map_err(|problem| {
+    let start = pairs.find_map(|(name, value)| (name == "start").then_some(value));
+    start.map(str::parse).transpose().map_err(|problem| {
         Problem::new(StatusCode::BAD_REQUEST, format!("start in the URL's query {problem}"))
     })
 }

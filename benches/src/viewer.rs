@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use weir_sfu::codec::Codec;
 use weir_sfu::forward::forwarder::LayerContext;
-use weir_sfu::forward::{Forwarder, LineConfig, OutgoingFormat, Reason};
+use weir_sfu::forward::{Forwarder, OutgoingFormat, Reason, RtpSenderConfig};
 
 use crate::encoder::{Encoder, MID, PT};
 
@@ -15,7 +15,7 @@ pub const LAYER: LayerContext =
 
 /// A forwarder as a browser's viewer has it: mid and transport-cc, NACKs are answered.
 pub fn forwarder(number: u32, codec: Codec, now: Instant) -> Forwarder {
-    let config = LineConfig {
+    let config = RtpSenderConfig {
         ssrc: 2 * number,
         rtx_ssrc: 2 * number + 1,
         mid: MID.as_bytes().into(),

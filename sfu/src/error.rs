@@ -88,7 +88,7 @@ reasons! {
         /// A layer this viewer does not watch.
         LayerNotSelected => "layer_not_selected",
         /// A frame above the temporal layer that this viewer asked for at most.
-        LayerThinned => "layer_thinned",
+        LayerFiltered => "layer_thinned",
         /// The viewer has no payload type for the publisher's codec.
         CodecNotNegotiated => "codec_not_negotiated",
         /// The viewer is not connected yet.

@@ -1,6 +1,6 @@
 //! The lock-free code of `router/` under every interleaving and reordering that loom explores.
 //!
-//! Nothing here is a copy: each module below compiles the shipped `wake.rs`, `wishes.rs` and `ring.rs`
+//! Nothing here is a copy: each module below compiles the shipped `wake.rs`, `keyframe_requests.rs` and `ring.rs`
 //! by path, with another facade in the place of `router/sync.rs`. [`sound`] has loom's atomics. The
 //! others leave out one step and must fail: a model that cannot fail proves nothing. `rtrb` and
 //! `arc-swap` are not ours and stay as they are: a ring moves its items between two steps of loom.
@@ -83,54 +83,54 @@ fn a_reader_that_just_woke_does_not_sleep_on_the_next_batch() {
 }
 
 fn not_lost(taken: usize) {
-    assert!(taken >= 1, "a wish was lost");
+    assert!(taken >= 1, "a request was lost");
 }
 
 fn not_doubled(taken: usize) {
-    assert!(taken <= 1, "a wish was taken twice");
+    assert!(taken <= 1, "a request was taken twice");
 }
 
 #[test]
-fn no_wish_is_lost() {
-    sound::models::wishes(not_lost);
+fn no_request_is_lost() {
+    sound::models::requests(not_lost);
 }
 
 #[test]
-#[should_panic(expected = "a wish was lost")]
-fn with_a_torn_swap_wishes_are_lost() {
-    torn::models::wishes(not_lost);
+#[should_panic(expected = "a request was lost")]
+fn with_a_torn_swap_requests_are_lost() {
+    torn::models::requests(not_lost);
 }
 
 #[test]
-fn wishes_of_the_same_moment_are_all_kept() {
-    sound::models::wishes_at_once(not_lost);
+fn requests_of_the_same_moment_are_all_kept() {
+    sound::models::requests_at_once(not_lost);
 }
 
 #[test]
-#[should_panic(expected = "a wish was lost")]
-fn with_a_torn_or_one_of_two_wishes_is_lost() {
-    torn::models::wishes_at_once(not_lost);
+#[should_panic(expected = "a request was lost")]
+fn with_a_torn_or_one_of_two_requests_is_lost() {
+    torn::models::requests_at_once(not_lost);
 }
 
 #[test]
-fn no_wish_is_taken_twice() {
-    sound::models::wishes(not_doubled);
+fn no_request_is_taken_twice() {
+    sound::models::requests(not_doubled);
 }
 
 #[test]
-#[should_panic(expected = "a wish was taken twice")]
-fn with_a_torn_or_a_wish_is_taken_twice() {
-    torn::models::wishes(not_doubled);
+#[should_panic(expected = "a request was taken twice")]
+fn with_a_torn_or_a_request_is_taken_twice() {
+    torn::models::requests(not_doubled);
 }
 
 /// A ring publishes what it carries with release and acquire.
 #[test]
-fn who_saw_what_came_of_a_wish_is_heard_again() {
-    sound::models::wishing_again(Ordering::Release, Ordering::Acquire);
+fn who_saw_what_came_of_a_request_is_heard_again() {
+    sound::models::requesting_again(Ordering::Release, Ordering::Acquire);
 }
 
 #[test]
-#[should_panic(expected = "the second wish was lost")]
-fn told_without_order_the_second_wish_is_lost() {
-    sound::models::wishing_again(Ordering::Relaxed, Ordering::Relaxed);
+#[should_panic(expected = "the second request was lost")]
+fn told_without_order_the_second_request_is_lost() {
+    sound::models::requesting_again(Ordering::Relaxed, Ordering::Relaxed);
 }

@@ -67,9 +67,9 @@ function settings() {
 async function goLive() {
   if (session) return;
   become('preparing', null);
-  const wish = settings();
+  const chosen = settings();
   try {
-    source = await capture(wish);
+    source = await capture(chosen);
   } catch (error) {
     source = null;
     return become('failed', error);
@@ -77,16 +77,16 @@ async function goLive() {
   if (!source.stream.getTracks().length) {
     return become('failed', new Error('Choose a picture, a microphone, or both.'));
   }
-  showPreview(wish);
+  showPreview(chosen);
   watchForEnd(source);
   void listDevices();
 
   session = publish(`/whip/${encodeURIComponent(stream)}`, source.stream, {
-    codec: wish.codec,
-    simulcast: wish.simulcast,
-    maxKbps: wish.maxKbps,
-    token: wish.token,
-    gather: wish.gather,
+    codec: chosen.codec,
+    simulcast: chosen.simulcast,
+    maxKbps: chosen.maxKbps,
+    token: chosen.token,
+    gather: chosen.gather,
   });
   session.addEventListener('state', followSession);
   followSession();
@@ -119,10 +119,10 @@ function stopSending(next = 'idle', error = null) {
 }
 
 /** Opens what the settings ask for. Errors come out in words. */
-async function capture(wish) {
-  const sound = wish.microphone !== 'none';
-  if (wish.video === 'test') {
-    return testCard({ width: wish.width, height: wish.height, fps: wish.fps, sound, label: stream });
+async function capture(chosen) {
+  const sound = chosen.microphone !== 'none';
+  if (chosen.video === 'test') {
+    return testCard({ width: chosen.width, height: chosen.height, fps: chosen.fps, sound, label: stream });
   }
   if (!navigator.mediaDevices) {
     throw new Error(
@@ -130,15 +130,15 @@ async function capture(wish) {
         `over http from ${location.hostname}. The test card works here.`,
     );
   }
-  const size = { width: { ideal: wish.width }, height: { ideal: wish.height }, frameRate: { ideal: wish.fps } };
-  const audio = sound && (wish.microphone ? { deviceId: { exact: wish.microphone } } : true);
+  const size = { width: { ideal: chosen.width }, height: { ideal: chosen.height }, frameRate: { ideal: chosen.fps } };
+  const audio = sound && (chosen.microphone ? { deviceId: { exact: chosen.microphone } } : true);
   try {
-    if (wish.video === 'screen') return await captureScreen(size, audio);
-    const video = wish.video === 'camera' && { ...size, ...(wish.camera && { deviceId: { exact: wish.camera } }) };
+    if (chosen.video === 'screen') return await captureScreen(size, audio);
+    const video = chosen.video === 'camera' && { ...size, ...(chosen.camera && { deviceId: { exact: chosen.camera } }) };
     if (!video && !audio) return asSource(new MediaStream());
     return asSource(await navigator.mediaDevices.getUserMedia({ audio, video }));
   } catch (error) {
-    throw new Error(captureProblem(error, wish));
+    throw new Error(captureProblem(error, chosen));
   }
 }
 
@@ -157,8 +157,8 @@ function asSource(stream) {
   return { stream, stop: () => stream.getTracks().forEach((track) => track.stop()) };
 }
 
-function captureProblem(error, wish) {
-  const what = wish.video === 'screen' ? 'the screen' : wish.video === 'none' ? 'the microphone' : 'camera and microphone';
+function captureProblem(error, chosen) {
+  const what = chosen.video === 'screen' ? 'the screen' : chosen.video === 'none' ? 'the microphone' : 'camera and microphone';
   switch (error.name) {
     case 'NotAllowedError':
       return `The browser was not allowed to use ${what}. Allow it in the address bar, then go live again.`;
@@ -187,10 +187,10 @@ function watchForEnd(current) {
 /** A device chosen while live takes over without a new session. */
 async function switchDevices() {
   if (!session || !source) return;
-  const wish = settings();
+  const chosen = settings();
   let next;
   try {
-    next = await capture(wish);
+    next = await capture(chosen);
   } catch (error) {
     return become(state, error);
   }
@@ -200,12 +200,12 @@ async function switchDevices() {
   old.stop();
   setMuted(false);
   watchForEnd(next);
-  showPreview(wish);
+  showPreview(chosen);
 }
 
-function showPreview(wish) {
+function showPreview(chosen) {
   preview.srcObject = source.stream;
-  preview.classList.toggle('mirror', wish.video === 'camera');
+  preview.classList.toggle('mirror', chosen.video === 'camera');
   void preview.play().catch(() => {});
 }
 
@@ -366,7 +366,7 @@ async function keepAwake() {
   wakeLock = (await navigator.wakeLock?.request('screen').catch(() => null)) ?? null;
 }
 
-/** Puts the query's wishes into the form, adding an option where the form has none. */
+/** Puts the settings of the query into the form, adding an option where the form has none. */
 function applyQuery() {
   const choose = (select, value, label = value) => {
     if (value == null) return;

@@ -44,7 +44,7 @@ export class QualityMenu {
     this.#chosen = this.#mode === 'automatic' ? null : layer;
     this.#problem = '';
     this.#draw();
-    await this.#session.selectLayer(wish(this.#mode, layer)).catch((error) => {
+    await this.#session.selectLayer(preference(this.#mode, layer)).catch((error) => {
       this.#problem = error.message;
       this.#draw();
     });
@@ -106,7 +106,7 @@ export class QualityMenu {
 }
 
 /** What the server is asked for; see `selectLayer`. */
-function wish(mode, layer) {
+function preference(mode, layer) {
   if (mode === 'automatic' || !layer) return {};
   if (mode === 'pin') return layer.rid ? { rid: layer.rid } : { spatialLayerId: layer.spatialLayerId };
   if (layer.width) return { maxWidth: layer.width, maxHeight: layer.height };

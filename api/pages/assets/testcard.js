@@ -2,7 +2,7 @@
 // also works on insecure origins. Called by publish.js.
 
 /**
- * @param {{width: number, height: number, fps: number, sound: boolean, label: string}} wish
+ * @param {{width: number, height: number, fps: number, sound: boolean, label: string}} options
  * @returns {{stream: MediaStream, stop: () => void}}
  */
 export function testCard({ width, height, fps, sound, label }) {

@@ -59,7 +59,7 @@ async fn the_201_of_a_viewer_names_both_extensions() {
 }
 
 #[tokio::test]
-async fn a_wish_is_taken_before_anyone_publishes() {
+async fn a_preference_is_taken_before_anyone_publishes() {
     let server = Server::new();
     let layer = format!("{}/layer", viewer(&server).await);
     for body in [
@@ -80,7 +80,7 @@ async fn a_wish_is_taken_before_anyone_publishes() {
 }
 
 #[tokio::test]
-async fn wishes_that_are_refused_name_what_is_wrong() {
+async fn preferences_that_are_refused_name_what_is_wrong() {
     let server = Server::new();
     let session = viewer(&server).await;
     let layer = format!("{session}/layer");
@@ -218,7 +218,7 @@ async fn a_client_that_asks_all_the_time_is_told_to_wait() {
         // A second may begin anew while this runs, but hardly six.
         assert!(refused > 60, "{method} {what}: {refused} of 200 refused");
         assert!(!refuses(&neighbour).await, "{what}: nobody else waits for it");
-        // Its session goes on, and so do its wishes and its end.
+        // Its session goes on, and so do its preferences and its end.
         assert_eq!(server.get(&session).await.status, 204);
         assert_eq!(server.json(&format!("{session}/layer"), "{}").await.status, 200);
         assert_eq!(server.patch(&session, None, TRICKLED).await.status, 204);

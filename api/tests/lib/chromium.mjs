@@ -62,8 +62,8 @@ export async function launch() {
 }
 
 /** A publish page's address: fake camera and microphone, small enough for two slow cores. */
-export function publishUrl(server, stream, wish = {}) {
-  const query = new URLSearchParams({ autostart: '1', video: 'camera', width: '640', height: '360', fps: '30', ...wish });
+export function publishUrl(server, stream, preference = {}) {
+  const query = new URLSearchParams({ autostart: '1', video: 'camera', width: '640', height: '360', fps: '30', ...preference });
   return `${server.url}/publish/${stream}?${query}`;
 }
 

@@ -20,7 +20,7 @@ const WAIT_MAX_MS = 300;
 const CUTS_MAX = SWITCHES / 25;
 /** What lips may move at one switch. */
 const SHIFT_MAX_MS = 20;
-/** From a wish to the first picture of its layer: a keyframe must be asked for, in its turn, and made. */
+/** From a preference to the first picture of its layer: a keyframe must be asked for, in its turn, and made. */
 const SWITCH_TIMEOUT_MS = 4_000;
 /** The least picture of which Chromium makes three layers. */
 const PUBLISHED = { codec: 'VP8', simulcast: '1', width: '960', height: '540', fps: '20', bitrate: '1000' };
@@ -81,7 +81,7 @@ async function switches(checks, publisher, viewer) {
     // change of layers replays had been seen in another size.
     run = { ...run, ...digest(run), got, expected: Math.round(sent.framesEncoded / 3), reached: took.length };
     const figures = (values) => `p50 ${median(values).toFixed(1)} ms, max ${Math.max(...values).toFixed(1)} ms`;
-    checks.note(`run ${n}: ${took.length} switches in ${(run.ms / 1_000).toFixed(1)} s, from wish to picture p50 ${median(took)} ms, max ${took.at(-1)} ms; `
+    checks.note(`run ${n}: ${took.length} switches in ${(run.ms / 1_000).toFixed(1)} s, from preference to picture p50 ${median(took)} ms, max ${took.at(-1)} ms; `
       + `longest wait ${run.wait} ms; decoded ${got.framesDecoded}, framesDropped ${got.framesDropped}, freezeCount ${got.freezes}, keyframes ${got.keyframes}`);
     checks.note(`run ${n}: a switch moves timestamps against receipt by ${figures(run.shifts)}, picture against sound by ${figures(run.lips)}; at rest that moves by ${figures(run.rest)}`);
     for (const words of run.slow) checks.note(`run ${n}: after a second still waiting for ${words}`);
@@ -180,22 +180,22 @@ async function choices(server, checks, viewer) {
     const { tracks, decisions } = await server.api(`/api/v1/sessions/${id}`);
     return { ...tracks.find((track) => track.kind === 'video'), decisions };
   };
-  for (const [wish, rid, reason] of [
+  for (const [preference, rid, reason] of [
     [{ rid: 'm' }, 'm', 'pinned'],
     [{ maxHeight: 200 }, 'l', 'capped'],
     [{ mediaId: 1, spatialLayerId: 1 }, 'm', 'pinned'],
     [{ maxWidth: 100 }, 'l', 'cap_below_all'],
     [{}, 'h', 'largest_live_layer'],
   ]) {
-    const what = JSON.stringify(wish);
-    await viewer.evaluate((wish) => __weir.session.selectLayer(wish), wish);
+    const what = JSON.stringify(preference);
+    await viewer.evaluate((preference) => __weir.session.selectLayer(preference), preference);
     const height = () => viewer.evaluate(() => document.getElementById('video').videoHeight);
     await soon('the picture', async () => (await height()) === HEIGHTS[rid], SWITCH_TIMEOUT_MS, 50);
     const track = await session();
     const told = await soon('an event', async () => (await viewer.evaluate(() => __weir.session.layers)).find((layer) => layer.active)?.rid === rid, 2_000, 50);
     checks.check(`${what}: layer ${rid} is shown, and the API and the event say so`,
       (await height()) === HEIGHTS[rid] && track.current_layer === rid && track.target_layer === rid && track.target_reason === reason && told,
-      `${await height()} lines, ${track.current_layer}, ${track.target_reason}, wish ${JSON.stringify(track.wish)}`);
+      `${await height()} lines, ${track.current_layer}, ${track.target_reason}, preference ${JSON.stringify(track.preference)}`);
   }
   const { decisions } = await session();
   checks.check('the ring of decisions has time, layer and reason', decisions.length > 10

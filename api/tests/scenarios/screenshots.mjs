@@ -15,15 +15,15 @@ const DEVICES = {
 
 export async function run({ server, checks }) {
   const chromium = await launch();
-  const wish = { video: 'test', width: '1280', height: '720', fps: '20', simulcast: '1' };
-  const publisher = await chromium.page(publishUrl(server, 'demo', wish), DEVICES.desktop);
+  const preference = { video: 'test', width: '1280', height: '720', fps: '20', simulcast: '1' };
+  const publisher = await chromium.page(publishUrl(server, 'demo', preference), DEVICES.desktop);
   await live(publisher);
   for (const [device, options] of Object.entries(DEVICES)) {
     for (const colorScheme of ['light', 'dark']) {
       const pages = {
         start: await shot(chromium, `${server.url}/`, { ...options, colorScheme }),
         watch: await shot(chromium, watchUrl(server, 'demo', '?stats=1'), { ...options, colorScheme }),
-        publish: await shot(chromium, publishUrl(server, `${device}-${colorScheme}`, wish), { ...options, colorScheme }),
+        publish: await shot(chromium, publishUrl(server, `${device}-${colorScheme}`, preference), { ...options, colorScheme }),
       };
       for (const name of ['watch', 'publish']) await live(pages[name], 60_000);
       await sleep(8_000);

@@ -54,7 +54,7 @@ fn write_all(viewers: &mut [Forwarder], packets: &[Arc<Packet>]) -> u64 {
         for (twcc, packet) in (0..).zip(packets) {
             let record = packet.meta().and_then(|meta| viewer.on_packet(LAYER, meta, twcc).sent());
             let plaintext =
-                record.and_then(|record| viewer.line().write_media(&record, packet, &mut out));
+                record.and_then(|record| viewer.sender().write_media(&record, packet, &mut out));
             written += u64::from(black_box(plaintext).is_some());
         }
     }

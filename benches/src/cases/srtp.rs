@@ -85,7 +85,7 @@ fn seal_weir(profile: SrtpProfile, payload_len: usize) -> Round {
             .zip(arena.chunks_exact_mut(SLOT_BYTES))
             .map(|((forwarder, peer), slot)| {
                 let record = forwarder.on_packet(LAYER, meta, 0).sent().expect("it flows");
-                let written = forwarder.line().write_media(&record, &packet, slot);
+                let written = forwarder.sender().write_media(&record, &packet, slot);
                 (written.expect("the slot has room"), peer)
             })
             .collect();

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::media::replay::{REPLAY_PACKETS_MAX, ReplayRing};
+use crate::media::packet_cache::{PacketCache, REPLAY_PACKETS_MAX};
 use crate::units::Bitrate;
 
 /// A replay is this much faster than the layer itself (quality A3.3), in tenths.
@@ -109,7 +109,7 @@ pub struct Tail {
 
 impl Tail {
     /// From the packet `first` on; `None` if one is missing or there are more than `packets_max`.
-    pub fn find(ring: &ReplayRing, first: u64, packets_max: usize) -> Option<Self> {
+    pub fn find(ring: &PacketCache, first: u64, packets_max: usize) -> Option<Self> {
         let newest = ring.newest();
         let count = newest.checked_sub(first)?;
         if count >= packets_max as u64 {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_tail_is_whole_or_none() {
-        let mut ring = ReplayRing::new();
+        let mut ring = PacketCache::new();
         let mut insert = |ext_seq: u64, timestamp| {
             let mut packet = Packet::with_capacity(100);
             packet.describe(PacketMeta {

@@ -2,18 +2,18 @@
 //!
 //! The old layer flows until the new one's keyframe is in hand and its own frame is finished; a publisher that
 //! returns continues the same line. A viewer may begin at a cached keyframe, and then catches up. Never looks at
-//! other viewers and never at bytes. Called by `worker/subscriber.rs` for each fresh packet; next: `line.rs`
+//! other viewers and never at bytes. Called by `worker/subscriber.rs` for each fresh packet; next: `rtp_sender.rs`
 //! numbers and writes it.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::catch_up::{CatchUp, Tail};
+use super::catch_up_timestamps::{self, CatchUpTimestamps, is_ahead};
 use super::decision::{DecisionLog, Reason};
-use super::line::{Line, LineConfig, OutgoingFormat, Splice, Stamp};
+use super::layer_filter::{self, LayerCap, LayerFilter};
+use super::rtp_sender::{OutgoingFormat, RtpSender, RtpSenderConfig, SourceSwitch, Stamp};
 use super::sent::SentRecord;
-use super::squeeze::{self, Squeeze, is_ahead};
-use super::thinner::{self, Cap, Thinner};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::media::PacketMeta;
@@ -51,7 +51,7 @@ pub struct LayerContext {
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ForwardDecision {
     /// It goes out now.
     Send(SentRecord),
     /// It goes out when its turn comes: the viewer is on its way to it.
@@ -60,7 +60,7 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
-impl Verdict {
+impl ForwardDecision {
     /// The record of a packet that goes out now.
     pub fn sent(self) -> Option<SentRecord> {
         match self {
@@ -70,7 +70,7 @@ impl Verdict {
     }
 }
 
-impl From<Result<SentRecord, DropReason>> for Verdict {
+impl From<Result<SentRecord, DropReason>> for ForwardDecision {
     fn from(numbered: Result<SentRecord, DropReason>) -> Self {
         match numbered {
             Ok(record) => Self::Send(record),
@@ -101,7 +101,7 @@ pub struct Beginning<'a> {
     pub bitrate: Bitrate,
 }
 
-/// One viewer × one track. What each packet needs stands together, as in a [`Line`].
+/// One viewer × one track. What each packet needs stands together, as in a [`RtpSender`].
 #[derive(Debug)]
 #[repr(C)]
 pub struct Forwarder {
@@ -117,16 +117,16 @@ pub struct Forwarder {
     /// Server-time line of the outgoing timestamps, kept over splices.
     outgoing: Option<ClockAnchor>,
     /// What is left out of the layer that flows.
-    thinner: Thinner,
-    line: Line,
+    layer_filter: LayerFilter,
+    sender: RtpSender,
 }
 
 impl Forwarder {
     /// A forwarder that has no source yet.
-    pub fn new(config: LineConfig, now: Instant) -> Self {
+    pub fn new(config: RtpSenderConfig, now: Instant) -> Self {
         Self {
-            line: Line::new(config, now),
-            thinner: Thinner::new(),
+            sender: RtpSender::new(config, now),
+            layer_filter: LayerFilter::new(),
             current: None,
             target: None,
             target_reason: Reason::NoPublisher,
@@ -140,17 +140,22 @@ impl Forwarder {
 
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub fn warm(&self) {
-        black_box((self.is_straight(), self.highest_in, self.outgoing, self.thinner.is_open()));
+        black_box((
+            self.is_passthrough(),
+            self.highest_in,
+            self.outgoing,
+            self.layer_filter.is_open(),
+        ));
     }
 
     /// The line, for writing, repeats and reports.
-    pub fn line(&self) -> &Line {
-        &self.line
+    pub fn sender(&self) -> &RtpSender {
+        &self.sender
     }
 
     /// The line, for writing retransmissions.
-    pub fn line_mut(&mut self) -> &mut Line {
-        &mut self.line
+    pub fn sender_mut(&mut self) -> &mut RtpSender {
+        &mut self.sender
     }
 
     /// The last decisions.
@@ -160,9 +165,9 @@ impl Forwarder {
 
     /// A publisher with this codec is here now; its first keyframe continues the line.
     pub fn attach(&mut self, now: Instant, format: OutgoingFormat) {
-        let first = self.line.format().is_none();
-        self.line.set_format(format);
-        self.line.forget();
+        let first = self.sender.format().is_none();
+        self.sender.set_format(format);
+        self.sender.forget();
         self.leave();
         self.target_reason =
             if first { Reason::LargestLiveLayer } else { Reason::PublisherChanged };
@@ -184,7 +189,7 @@ impl Forwarder {
         self.target = None;
         self.handover = None;
         self.catch_up = None;
-        self.line.close();
+        self.sender.close();
     }
 
     /// Chooses the layer that should flow.
@@ -202,17 +207,17 @@ impl Forwarder {
     /// Frames above this temporal layer are left out from now on, whatever layer or publisher flows. Less takes
     /// effect with the next frame, more where frames of a higher layer may begin.
     pub fn set_temporal_cap(&mut self, cap: Option<u8>) {
-        let cap = cap.map_or(Cap::OPEN, |temporal| Cap { temporal, ..Cap::OPEN });
-        if cap != self.thinner.cap() {
-            self.line.may_close();
-            self.thinner.set(cap, self.highest_in);
+        let cap = cap.map_or(LayerCap::OPEN, |temporal| LayerCap { temporal, ..LayerCap::OPEN });
+        if cap != self.layer_filter.cap() {
+            self.sender.enable_drops();
+            self.layer_filter.set(cap, self.highest_in);
         }
     }
 
     /// The highest temporal layers that flow now, and that may flow; `None` is all.
     pub fn temporal_layers(&self) -> (Option<u8>, Option<u8>) {
-        let shown = |cap: Cap| (cap != Cap::OPEN).then_some(cap.temporal);
-        (shown(self.thinner.level()), shown(self.thinner.cap()))
+        let shown = |cap: LayerCap| (cap != LayerCap::OPEN).then_some(cap.temporal);
+        (shown(self.layer_filter.level()), shown(self.layer_filter.cap()))
     }
 
     /// The layer that waits for a keyframe, if any.
@@ -230,18 +235,18 @@ impl Forwarder {
     /// Whether packets of this layer are forwarded, or would be once a keyframe comes, or were lately.
     pub fn wants(&self, epoch: u32, layer: u8) -> bool {
         let source = Some((epoch, layer));
-        self.current == source || self.target == source || self.line.remembers(epoch, layer)
+        self.current == source || self.target == source || self.sender.remembers(epoch, layer)
     }
 
     /// Whether packets go out as they come: nothing is cached for this viewer and it waits for nothing.
-    pub fn is_straight(&self) -> bool {
+    pub fn is_passthrough(&self) -> bool {
         self.catch_up.is_none() && self.handover.is_none() && self.target == self.current
     }
 
     /// The layer that flows if more of its frames may, but only a keyframe would let them; see
-    /// [`Thinner::take_stuck`].
+    /// [`LayerFilter::take_stuck`].
     pub fn take_stuck(&mut self, now: Instant) -> Option<u8> {
-        let stuck = !self.thinner.is_open() && self.thinner.take_stuck(now);
+        let stuck = !self.layer_filter.is_open() && self.layer_filter.take_stuck(now);
         self.current_layer().filter(|_| stuck)
     }
 
@@ -251,16 +256,16 @@ impl Forwarder {
     }
 
     /// Decides on one fresh packet, which gets `stamp` if it is forwarded now.
-    // As all that a record passes on its way: see `Line::write_media`.
+    // As all that a record passes on its way: see `RtpSender::write_media`.
     #[inline]
     pub fn on_packet(
         &mut self,
         context: LayerContext,
         meta: &PacketMeta,
         stamp: impl Into<Stamp>,
-    ) -> Verdict {
-        let Some(format) = self.line.format() else {
-            return Verdict::Drop(DropReason::CodecNotNegotiated);
+    ) -> ForwardDecision {
+        let Some(format) = self.sender.format() else {
+            return ForwardDecision::Drop(DropReason::CodecNotNegotiated);
         };
         let came_on = (context.epoch, context.layer);
         let stamp = stamp.into();
@@ -268,21 +273,21 @@ impl Forwarder {
         if self.catch_up.is_some_and(|way| flows && way.is_before(meta.ext_seq)) {
             // What follows a poster has lost what it refers to, unless it is a keyframe; that one is found in
             // the cache when the poster is out.
-            return Verdict::Later;
+            return ForwardDecision::Later;
         }
         let wanted = flows || self.target == Some(came_on);
         if !flows && wanted && self.handover.is_some_and(|handover| meta.ext_seq >= handover.first)
         {
-            return Verdict::Later;
+            return ForwardDecision::Later;
         }
         if !flows || self.jumped(meta) {
             let starts = wanted && can_start(format.codec, meta, context.inband_parameter_sets);
             match (starts, flows) {
                 (true, false) if self.waits_for_frame_end(meta.arrival, meta.ext_seq) => {
-                    return Verdict::Later;
+                    return ForwardDecision::Later;
                 }
                 (true, _) => self.start(context, format.codec, meta),
-                (false, true) => return Verdict::Drop(DropReason::AwaitingKeyframe),
+                (false, true) => return ForwardDecision::Drop(DropReason::AwaitingKeyframe),
                 // A late packet of a stretch that ended, or nothing for us.
                 (false, false) => {
                     let late = self.place(context, meta, stamp);
@@ -301,7 +306,7 @@ impl Forwarder {
     /// Whether the present layer's frame must end before a cached keyframe of the target is begun;
     /// [`Self::handover`] tells when it has.
     pub fn waits_for_frame_end(&mut self, now: Instant, first: u64) -> bool {
-        let waits = self.current.is_some() && !self.line.frame_finished();
+        let waits = self.current.is_some() && !self.sender.frame_finished();
         if waits {
             self.handover = Some(Handover { first, until: now + FRAME_END_MAX });
         }
@@ -312,7 +317,7 @@ impl Forwarder {
     /// long: its first packet.
     pub fn handover(&self, now: Instant) -> Option<u64> {
         let handover = self.handover?;
-        (self.line.frame_finished() || handover.until <= now).then_some(handover.first)
+        (self.sender.frame_finished() || handover.until <= now).then_some(handover.first)
     }
 
     /// There is nothing to begin with after all.
@@ -322,14 +327,14 @@ impl Forwarder {
 
     /// Continues the line at a cached keyframe of the target; [`Self::replay`] sends what is cached.
     pub fn begin(&mut self, now: Instant, context: LayerContext, beginning: &Beginning<'_>) {
-        let Some(format) = self.line.format() else { return };
+        let Some(format) = self.sender.format() else { return };
         let Beginning { first, newest, tail, end, bitrate } = *beginning;
         // Also where something is missing of what is cached: it lies in the past all the same.
         let past = Some(end.unwrap_or(newest.ext_seq + 1));
         let frames = tail.map_or(1, |tail| tail.frames);
         // A picture that is shown must not stand still meanwhile.
-        let pace = tail.filter(|_| self.line.last_timestamp().is_none());
-        self.splice(context, format.codec, first, newest, frames, past);
+        let pace = tail.filter(|_| self.sender.last_timestamp().is_none());
+        self.switch_source(context, format.codec, first, newest, frames, past);
         self.catch_up = Some(match pace {
             Some(tail) => CatchUp::paced(now, first.ext_seq, end, tail.bytes, bitrate),
             None => CatchUp::at_once(now, first.ext_seq, end),
@@ -356,7 +361,7 @@ impl Forwarder {
     /// Numbers a cached packet.
     ///
     /// # Errors
-    /// As [`Line::assign`].
+    /// As [`RtpSender::assign`].
     pub fn replay(
         &mut self,
         now: Instant,
@@ -395,7 +400,7 @@ impl Forwarder {
     fn end_poster(&mut self) {
         self.catch_up = None;
         self.current = None;
-        self.line.close();
+        self.sender.close();
     }
 
     /// When [`Self::handover`] or [`Self::next_replay`] may have something.
@@ -414,7 +419,7 @@ impl Forwarder {
         // What is left out came, too: no jump follows it.
         self.highest_in = self.highest_in.max(meta.ext_seq);
         let record = self.place(context, meta, stamp)?;
-        if let (Some(anchor), Some(delta)) = (context.anchor, self.line.timestamp_delta()) {
+        if let (Some(anchor), Some(delta)) = (context.anchor, self.sender.timestamp_delta()) {
             self.outgoing = Some(ClockAnchor { rtp: anchor.rtp.wrapping_add(delta), ..anchor });
         }
         Ok(record)
@@ -429,14 +434,16 @@ impl Forwarder {
         stamp: Stamp,
     ) -> Result<SentRecord, DropReason> {
         let LayerContext { epoch, layer, .. } = context;
-        if self.thinner.is_open() {
-            return self.line.assign(epoch, layer, meta, meta.marker, stamp);
+        if self.layer_filter.is_open() {
+            return self.sender.assign(epoch, layer, meta, meta.marker, stamp);
         }
-        match self.thinner.decide(epoch, layer, meta) {
-            thinner::Verdict::Keep { marker } => {
-                self.line.assign(epoch, layer, meta, marker, stamp)
+        match self.layer_filter.decide(epoch, layer, meta) {
+            layer_filter::FilterDecision::Keep { marker } => {
+                self.sender.assign(epoch, layer, meta, marker, stamp)
             }
-            thinner::Verdict::Drop => self.line.leave_out(epoch, layer, meta, stamp),
+            layer_filter::FilterDecision::Drop => {
+                self.sender.drop_packet(epoch, layer, meta, stamp)
+            }
         }
     }
 
@@ -454,7 +461,7 @@ impl Forwarder {
             MediaKind::Audio => Reason::AudioFlows,
             MediaKind::Video => self.target_reason,
         };
-        self.splice(context, codec, meta, meta, 1, None);
+        self.switch_source(context, codec, meta, meta, 1, None);
         self.arrive(meta.arrival, context.layer, reason);
     }
 
@@ -465,7 +472,7 @@ impl Forwarder {
 
     /// From this packet on the layer continues the line, at the capture time of its newest packet. Packets
     /// before `past` are not of the present; so many frames of them follow.
-    fn splice(
+    fn switch_source(
         &mut self,
         context: LayerContext,
         codec: Codec,
@@ -474,20 +481,25 @@ impl Forwarder {
         frames: u32,
         past: Option<u64>,
     ) {
-        let gap = codec.kind() == MediaKind::Video && !self.line.frame_finished();
-        let span = frames.saturating_mul(squeeze::STEP);
+        let gap = codec.kind() == MediaKind::Video && !self.sender.frame_finished();
+        let span = frames.saturating_mul(catch_up_timestamps::STEP);
         let present = self.present(context, codec, newest, span);
         let start = present.wrapping_sub(span);
-        let last = self.line.last_timestamp().filter(|last| !is_ahead(start, *last));
-        let squeeze = match (codec.kind(), last) {
+        let last = self.sender.last_timestamp().filter(|last| !is_ahead(start, *last));
+        let catch_up = match (codec.kind(), last) {
             (MediaKind::Audio, _) => None,
             // Less room than frames: they run into the present, and the line catches up with its clock.
-            (_, Some(last)) => Some(Squeeze::after(last, past.unwrap_or(first.ext_seq))),
-            (_, None) => past.map(|past| Squeeze::after(start, past)),
+            (_, Some(last)) => Some(CatchUpTimestamps::after(last, past.unwrap_or(first.ext_seq))),
+            (_, None) => past.map(|past| CatchUpTimestamps::after(start, past)),
         };
         let ts_delta = present.wrapping_sub(newest.timestamp);
-        self.line.splice(context.epoch, context.layer, first, Splice { ts_delta, gap, squeeze });
-        self.thinner.begin(context.epoch, context.layer, first);
+        self.sender.switch_source(
+            context.epoch,
+            context.layer,
+            first,
+            SourceSwitch { ts_delta, gap, catch_up },
+        );
+        self.layer_filter.begin(context.epoch, context.layer, first);
         self.current = Some((context.epoch, context.layer));
         self.highest_in = first.ext_seq;
         self.handover = None;
@@ -497,8 +509,11 @@ impl Forwarder {
     /// The outgoing timestamp of the newest packet of a layer that takes over: its capture time on the
     /// line's clock.
     fn present(&self, context: LayerContext, codec: Codec, newest: &PacketMeta, span: u32) -> u32 {
-        let Some(last) = self.line.last_timestamp() else {
-            return self.line.first_timestamp().wrapping_add(span.saturating_sub(squeeze::STEP));
+        let Some(last) = self.sender.last_timestamp() else {
+            return self
+                .sender
+                .first_timestamp()
+                .wrapping_add(span.saturating_sub(catch_up_timestamps::STEP));
         };
         let (step, behind_max) = match codec.kind() {
             MediaKind::Audio => (codec.clock_rate() / 50, 0),
@@ -527,7 +542,7 @@ mod tests {
 
     const FRAME: u32 = 3_000;
 
-    impl Verdict {
+    impl ForwardDecision {
         fn unwrap(self) -> SentRecord {
             self.sent().unwrap_or_else(|| panic!("{self:?}"))
         }
@@ -542,7 +557,7 @@ mod tests {
     }
 
     fn forwarder_with(now: Instant, exts: Vec<(ExtKind, u8)>) -> Forwarder {
-        let config = LineConfig {
+        let config = RtpSenderConfig {
             ssrc: 0x5eed,
             rtx_ssrc: 0x5eee,
             mid: b"v".as_slice().into(),
@@ -594,13 +609,13 @@ mod tests {
         let mut viewer = forwarder(now);
         assert_eq!(
             viewer.on_packet(on(1, 0), &meta(now, 70_000, 9, true, true), 0),
-            Verdict::Drop(DropReason::CodecNotNegotiated)
+            ForwardDecision::Drop(DropReason::CodecNotNegotiated)
         );
         viewer.attach(now, format(Codec::Vp8));
         viewer.set_target(1, 0, Reason::LargestLiveLayer);
         assert_eq!(viewer.awaits_keyframe(), Some(0));
         let delta = viewer.on_packet(on(1, 0), &meta(now, 70_000, 9, false, true), 0);
-        assert_eq!(delta, Verdict::Drop(DropReason::AwaitingKeyframe));
+        assert_eq!(delta, ForwardDecision::Drop(DropReason::AwaitingKeyframe));
         let key = viewer.on_packet(on(1, 0), &meta(now, 70_001, 100, true, true), 0).unwrap();
         assert_eq!(numbers(&key), (1_000, 50_000));
         let next = viewer.on_packet(on(1, 0), &meta(now, 70_003, 100 + FRAME, false, true), 1);
@@ -621,12 +636,12 @@ mod tests {
         viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), 0).unwrap();
         viewer.set_target(1, 2, Reason::LargestLiveLayer);
         let other = viewer.on_packet(on(1, 2), &meta(now, 9_000, 777, false, true), 0);
-        assert_eq!(other, Verdict::Drop(DropReason::AwaitingKeyframe));
+        assert_eq!(other, ForwardDecision::Drop(DropReason::AwaitingKeyframe));
         let old = viewer.on_packet(on(1, 0), &meta(now, 101, FRAME, false, false), 0).unwrap();
         assert_eq!(numbers(&old), (1_001, 50_000 + FRAME));
         // The old frame is not finished: the new layer waits for its end, but not for long.
         let key = meta(now, 9_001, 888, true, true);
-        assert_eq!(viewer.on_packet(on(1, 2), &key, 0), Verdict::Later);
+        assert_eq!(viewer.on_packet(on(1, 2), &key, 0), ForwardDecision::Later);
         assert_eq!(viewer.handover(now), None);
         assert_eq!(viewer.next_timeout(), Some(now + FRAME_END_MAX));
         assert_eq!(viewer.handover(now + FRAME_END_MAX), Some(9_001));
@@ -642,9 +657,9 @@ mod tests {
         let new = viewer.replay(now, on(1, 2), &key, 0).unwrap();
         assert_eq!(numbers(&new), (1_003, 50_000 + FRAME + FRAME));
         viewer.end_replay(9_001);
-        assert!(viewer.is_straight());
+        assert!(viewer.is_passthrough());
         let stale = viewer.on_packet(on(1, 0), &meta(now, 103, 2 * FRAME, false, true), 0);
-        assert_eq!(stale, Verdict::Drop(DropReason::LayerNotSelected));
+        assert_eq!(stale, ForwardDecision::Drop(DropReason::LayerNotSelected));
         let layers: Vec<_> = viewer.decisions().iter().map(|d| (d.layer, d.reason)).collect();
         assert_eq!(
             layers,
@@ -717,7 +732,7 @@ mod tests {
         let jumped = meta(now, 20_000, FRAME, false, true);
         assert_eq!(
             viewer.on_packet(on(1, 0), &jumped, 0),
-            Verdict::Drop(DropReason::AwaitingKeyframe)
+            ForwardDecision::Drop(DropReason::AwaitingKeyframe)
         );
         let key = meta(now, 20_001, 2 * FRAME, true, true);
         let sent = viewer.on_packet(on(1, 0), &key, 0).unwrap();
@@ -739,7 +754,7 @@ mod tests {
         viewer.on_packet(on(1, 0), &layered(100, 0), 0).unwrap();
         for seq in 101..101 + 2 * JUMP_MAX {
             let left_out = viewer.on_packet(on(1, 0), &layered(seq, 1), 0);
-            assert_eq!(left_out, Verdict::Drop(DropReason::LayerThinned));
+            assert_eq!(left_out, ForwardDecision::Drop(DropReason::LayerFiltered));
         }
         let next = 101 + 2 * JUMP_MAX;
         let sent = viewer.on_packet(on(1, 0), &layered(next, 0), 0).unwrap();
@@ -780,15 +795,15 @@ mod tests {
         packet.describe(described);
         let record = viewer.on_packet(on(1, 0), &described, 0xbeef).unwrap();
 
-        let written = |line: &Line| {
+        let written = |line: &RtpSender| {
             let mut out = [0; 300];
             let plain = line.write_media(&record, &packet, &mut out).unwrap();
             let (header_len, prefix_len, index) = (plain.header_len, plain.prefix_len, plain.index);
             let rest = plain.rest.to_vec();
             (out[..header_len + prefix_len].to_vec(), rest, index)
         };
-        let (head, rest, index) = written(viewer.line());
-        assert_eq!(written(viewer.line()), (head.clone(), rest.clone(), index));
+        let (head, rest, index) = written(viewer.sender());
+        assert_eq!(written(viewer.sender()), (head.clone(), rest.clone(), index));
         let header = RtpHeader::parse(&head).unwrap();
         assert_eq!((header.sequence, header.ssrc, header.payload_type), (1_000, 0x5eed, 96));
         assert!(header.marker && index == 1_000);
@@ -797,9 +812,9 @@ mod tests {
         let media = [&head[header.header_len..], &rest].concat();
         assert_eq!(media, payload, "picture ids start where the publisher's did");
 
-        let repeat = viewer.line_mut().claim_repeat(now, 1_000, Duration::ZERO).unwrap();
+        let repeat = viewer.sender_mut().claim_retransmit(now, 1_000, Duration::ZERO).unwrap();
         let mut out = [0; 300];
-        let plain = viewer.line_mut().write_rtx(&repeat, &packet, 7, &mut out).unwrap();
+        let plain = viewer.sender_mut().write_rtx(&repeat, &packet, 7, &mut out).unwrap();
         let (header_len, prefix_len) = (plain.header_len, plain.prefix_len);
         let rest = plain.rest.to_vec();
         let header = RtpHeader::parse(&out).unwrap();
@@ -842,13 +857,13 @@ mod tests {
         assert_eq!(viewer.awaits_keyframe(), None, "nobody needs to be asked");
         // A fresh packet meanwhile waits for its turn.
         let fresh = meta(now, 504, 4 * FRAME, false, true);
-        assert_eq!(viewer.on_packet(on(1, 0), &fresh, 0), Verdict::Later);
+        assert_eq!(viewer.on_packet(on(1, 0), &fresh, 0), ForwardDecision::Later);
         let mut sent = Vec::new();
         while let Some(ext_seq) = viewer.next_replay(now + Duration::from_secs(1), 504) {
             let meta = cached.get(ext_seq as usize - 500).unwrap_or(&fresh);
             sent.push(numbers(&viewer.replay(now, on(1, 0), meta, 0).unwrap()));
         }
-        let ms = squeeze::STEP;
+        let ms = catch_up_timestamps::STEP;
         let expected =
             [0, ms, 2 * ms, 3 * ms, 3 * ms + FRAME].map(|after| 50_000 + after).into_iter();
         assert_eq!(sent, (1_000..).zip(expected).collect::<Vec<_>>());
@@ -889,14 +904,18 @@ mod tests {
         let cached = cached(now, 90);
         begin(&mut viewer, now, at(0), &cached, true);
         let delta = meta(now, 590, 90 * FRAME, false, true);
-        assert_eq!(viewer.on_packet(at(0), &delta, 0), Verdict::Later);
+        assert_eq!(viewer.on_packet(at(0), &delta, 0), ForwardDecision::Later);
         assert_eq!(viewer.next_replay(now, 590), Some(500));
         let poster = viewer.replay(now, at(0), &cached[0], 0).unwrap();
         assert_eq!(numbers(&poster), (1_000, 50_000));
         viewer.end_replay(590);
         assert_eq!((viewer.current_layer(), viewer.awaits_keyframe()), (None, Some(0)));
         let late = viewer.on_packet(at(0), &delta, 0);
-        assert_eq!(late, Verdict::Drop(DropReason::AwaitingKeyframe), "it refers to nothing shown");
+        assert_eq!(
+            late,
+            ForwardDecision::Drop(DropReason::AwaitingKeyframe),
+            "it refers to nothing shown"
+        );
         // Ten frames after the newest one at the time of the poster.
         let key = meta(now, 600, 99 * FRAME, true, true);
         let sent = viewer.on_packet(at(0), &key, 0).unwrap();
@@ -921,7 +940,7 @@ mod tests {
             let captured = (switch - 1) * FRAME;
             let key = meta(now, seq, base + captured, true, true);
             let key = viewer.on_packet(at(layer, base), &key, 0).unwrap();
-            assert_eq!(key.timestamp, 50_000 + captured + squeeze::STEP);
+            assert_eq!(key.timestamp, 50_000 + captured + catch_up_timestamps::STEP);
             let next = meta(now, seq + 1, base + captured + FRAME, false, true);
             let next = viewer.on_packet(at(layer, base), &next, 0).unwrap();
             assert_eq!(next.timestamp, 50_000 + captured + FRAME, "switch {switch}");
@@ -948,7 +967,7 @@ mod tests {
         let send = |viewer: &mut Forwarder, layer, (packet, meta): &(Packet, PacketMeta)| {
             viewer.set_target(1, layer, Reason::LargestLiveLayer);
             let record = viewer.on_packet(on(1, layer), meta, 7).unwrap();
-            (record, written_number(viewer.line(), &record, packet))
+            (record, written_number(viewer.sender(), &record, packet))
         };
         let first = described(1 << 17, 0, 60_000);
         let (record, number) = send(&mut viewer, 0, &first);
@@ -958,14 +977,14 @@ mod tests {
         assert_eq!(other.1, Some(60_001));
         let next = send(&mut viewer, 1, &described((1 << 18) + 1, 2 * FRAME, 6));
         assert_eq!(next.1, Some(60_002));
-        assert_eq!(written_number(viewer.line(), &record, &first.0), Some(60_000), "a repeat");
+        assert_eq!(written_number(viewer.sender(), &record, &first.0), Some(60_000), "a repeat");
         for layer in 2..6 {
             send(&mut viewer, layer, &described(u64::from(layer) << 20, 9 * FRAME, 9));
         }
-        assert_eq!(written_number(viewer.line(), &record, &first.0), None, "forgotten: not sent");
+        assert_eq!(written_number(viewer.sender(), &record, &first.0), None, "forgotten: not sent");
     }
 
-    fn written_number(line: &Line, record: &SentRecord, packet: &Packet) -> Option<u16> {
+    fn written_number(line: &RtpSender, record: &SentRecord, packet: &Packet) -> Option<u16> {
         let mut out = [0; 300];
         let header_len = line.write_media(record, packet, &mut out)?.header_len;
         let header = RtpHeader::parse(&out[..header_len]).unwrap();

@@ -1,7 +1,7 @@
 //! The layers of a track in the order of what they show, and the best one alive. Looks at measurements
 //! only, never at rid names or arrival order (field D2), and not yet at any viewer's bandwidth.
 //!
-//! What a viewer asked for itself is in `wish.rs`.
+//! What a viewer asked for itself is in `layer_preference.rs`.
 
 use std::time::Duration;
 

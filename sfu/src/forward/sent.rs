@@ -1,6 +1,6 @@
 //! What was sent on one outgoing line: the map from our sequence numbers back to cached packets.
 //!
-//! A [`SentRecord`] holds every header field that `line.rs` chose for a packet. It can only be made
+//! A [`SentRecord`] holds every header field that `rtp_sender.rs` chose for a packet. It can only be made
 //! there, when a fresh number is given out, and never changes; writing it again gives the same bytes
 //! (architecture D1, the GCM rule).
 
@@ -161,7 +161,7 @@ impl SentMap {
     /// `rtt` and [`REPEATS_MAX`] times in all, and not before the first copy can have been missed: a
     /// NACK that comes sooner was sent for a hole that the publisher's own loss had made. `Err(true)` if it is known but limited, `Err(false)`
     /// if it is not known.
-    pub fn claim_repeat(
+    pub fn claim_retransmit(
         &mut self,
         now: Instant,
         sequence: u16,
@@ -211,17 +211,24 @@ mod tests {
         let mut map = SentMap::new(now, SENT_MAX);
         map.insert(now, record(70_000));
         let sequence = 70_000u64 as u16;
-        assert_eq!(map.claim_repeat(now + rtt / 2, sequence, rtt), Err(true), "it is on its way");
+        assert_eq!(
+            map.claim_retransmit(now + rtt / 2, sequence, rtt),
+            Err(true),
+            "it is on its way"
+        );
         let now = now + rtt;
-        assert!(map.claim_repeat(now, sequence, rtt).is_ok());
-        assert_eq!(map.claim_repeat(now + rtt / 2, sequence, rtt), Err(true));
+        assert!(map.claim_retransmit(now, sequence, rtt).is_ok());
+        assert_eq!(map.claim_retransmit(now + rtt / 2, sequence, rtt), Err(true));
         for n in 1..u32::from(REPEATS_MAX) {
-            let again = map.claim_repeat(now + rtt * n, sequence, rtt).unwrap();
+            let again = map.claim_retransmit(now + rtt * n, sequence, rtt).unwrap();
             assert!(again.padded() && again.marker() && !again.is_blank(), "as it was");
         }
-        assert_eq!(map.claim_repeat(now + rtt * 20, sequence, rtt), Err(true));
-        assert_eq!(map.claim_repeat(now, sequence.wrapping_sub(SENT_MAX as u16), rtt), Err(false));
+        assert_eq!(map.claim_retransmit(now + rtt * 20, sequence, rtt), Err(true));
+        assert_eq!(
+            map.claim_retransmit(now, sequence.wrapping_sub(SENT_MAX as u16), rtt),
+            Err(false)
+        );
         map.insert(now, record(70_000 + SENT_MAX as u64));
-        assert_eq!(map.claim_repeat(now, sequence, rtt), Err(false), "overwritten");
+        assert_eq!(map.claim_retransmit(now, sequence, rtt), Err(false), "overwritten");
     }
 }

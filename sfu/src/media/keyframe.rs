@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::packet::{Packet, PacketMeta};
-use super::replay::ReplayRing;
+use super::packet_cache::PacketCache;
 use crate::codec::Codec;
 
 /// Packets of a keyframe; a larger one is not kept (quality A3.3).
@@ -111,7 +111,7 @@ impl KeyframeCache {
     }
 
     /// A packet was put into `ring`; `starts` tells whether a decoder can begin at it.
-    pub fn on_packet(&mut self, meta: &PacketMeta, starts: bool, ring: &ReplayRing) {
+    pub fn on_packet(&mut self, meta: &PacketMeta, starts: bool, ring: &PacketCache) {
         let of_this = self.begun.is_some_and(|begun| begun.timestamp == meta.timestamp);
         if starts && !of_this && self.begun.is_none_or(|begun| begun.first < meta.ext_seq) {
             self.begun = Some(Begun {
@@ -149,14 +149,14 @@ impl KeyframeCache {
     }
 
     /// The present group came before this worker had viewers.
-    pub fn mark_seeded(&mut self) {
+    pub fn mark_prefilled(&mut self) {
         if let Some(begun) = &mut self.begun {
             begun.seeded = true;
         }
     }
 
     /// Whether the present group came before this worker had viewers.
-    pub fn is_seeded(&self) -> bool {
+    pub fn is_prefilled(&self) -> bool {
         self.begun.is_some_and(|begun| begun.seeded)
     }
 
@@ -196,7 +196,7 @@ impl KeyframeCache {
 
 /// Handles to all packets from the first to the last. Else the first that is missing, or none if they are too
 /// many or too large.
-fn collect(ring: &ReplayRing, first: u64, last: u64) -> Result<Keyframe, Option<u64>> {
+fn collect(ring: &PacketCache, first: u64, last: u64) -> Result<Keyframe, Option<u64>> {
     let count = last.checked_sub(first).ok_or(None)?;
     if count >= KEYFRAME_PACKETS_MAX as u64 {
         return Err(None);
@@ -223,14 +223,14 @@ mod tests {
     /// A layer's ring and keyframe, fed by (number, timestamp, starts a keyframe, ends its frame).
     struct Layer {
         now: Instant,
-        ring: ReplayRing,
+        ring: PacketCache,
         cache: KeyframeCache,
         payload_len: u16,
     }
 
     impl Layer {
         fn new() -> Self {
-            let (ring, cache) = (ReplayRing::new(), KeyframeCache::default());
+            let (ring, cache) = (PacketCache::new(), KeyframeCache::default());
             Self { now: Instant::now(), ring, cache, payload_len: 1_000 }
         }
 

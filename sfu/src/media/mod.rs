@@ -6,8 +6,8 @@
 pub mod frame_interval;
 pub mod keyframe;
 pub mod packet;
+pub mod packet_cache;
 pub mod pool;
-pub mod replay;
 pub mod source_clock;
 pub mod stats;
 pub mod timeline;
@@ -15,5 +15,5 @@ pub mod timeline;
 pub use frame_interval::FrameInterval;
 pub use keyframe::{Keyframe, KeyframeCache};
 pub use packet::{ForwardedExt, Packet, PacketMeta};
+pub use packet_cache::PacketCache;
 pub use pool::PacketPool;
-pub use replay::ReplayRing;

@@ -15,8 +15,8 @@ use dashmap::mapref::entry::Entry;
 use super::half_open::{Full, HalfOpen};
 use super::handle::{Created, OfferError};
 use super::layers::Watched;
-use super::news::Bulletin;
 use super::thread::{Message, Notice, WorkerHandle};
+use super::viewer_status::StatusBoard;
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::forward::start::StartMode;
@@ -29,7 +29,7 @@ use crate::sdp::{
 use crate::transport::dtls::DtlsCertificate;
 use crate::transport::peer::ICE_TIMEOUT;
 use crate::transport::{Entropy, OsEntropy};
-use crate::worker::{Asked, Command, Event, Lobby, NewSession, Plan};
+use crate::worker::{Command, Event, Lobby, NewSession, Plan, PreferenceMailbox};
 
 /// `Retry-After` of a refusal for lack of room.
 const RETRY_AFTER_S: u32 = 5;
@@ -68,7 +68,7 @@ pub(super) struct Control {
     /// Sessions placed on each worker, those still on their way to it included.
     pub(super) placed: Vec<AtomicUsize>,
     /// What viewers that listen are told.
-    pub(super) bulletin: Bulletin,
+    pub(super) status_board: StatusBoard,
 }
 
 /// Cumulative counters of the control plane.
@@ -125,7 +125,7 @@ pub(super) struct SessionEntry {
     /// What it receives, by the index of the track in its plan; empty for a publisher.
     pub watched: Vec<Watched>,
     /// What it asked for and its worker has not read yet.
-    pub asked: Arc<Asked>,
+    pub asked: Arc<PreferenceMailbox>,
     /// The client network it came from; `None` for loopback.
     network: Option<IpAddr>,
     state: Mutex<SessionState>,
@@ -374,7 +374,7 @@ impl Control {
         false
     }
 
-    /// News of a worker. Returns a publisher that was replaced, to be closed.
+    /// ViewerStatus of a worker. Returns a publisher that was replaced, to be closed.
     pub(super) fn on_notice(&self, worker: usize, notice: Notice) -> Option<SessionId> {
         match notice {
             Notice::Event(Event::Adopted(id)) => self.on_adopted(id, worker),
@@ -409,7 +409,7 @@ impl Control {
             session.worker = Some(worker);
             self.count_placed(&mut session, Some(worker));
         }
-        self.tell_wishes(&entry, worker);
+        self.count_requests(&entry, worker);
         let mut state = entry.stream.lock();
         if let Some(viewer) = state.viewers.get_mut(&id) {
             *viewer = Some(worker);
@@ -620,7 +620,7 @@ impl Control {
         if let Some(mut url) = self.urls.get_mut(entry.secret.expose()) {
             url.ended.get_or_insert_with(Instant::now);
         }
-        self.bulletin.close(id, reason);
+        self.status_board.close(id, reason);
         if let Some(counter) = self.totals.closed.get(reason as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
         }

@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::affinity::usable_cpus;
 use super::control::{Admitted, Control, SessionEntry, Stream, Totals};
 use super::latency::{Latency, LatencySummary};
-use super::news::{self, Bulletin};
 use super::shell::Shell;
 use super::socket::MediaSocket;
 use super::thread::{Message, Notice, PreparedThread};
+use super::viewer_status::{self, StatusBoard};
 use crate::config::Config;
 use crate::error::{CloseReason, DropCounters, DropReason};
 use crate::forward::start::StartMode;
@@ -123,7 +123,7 @@ pub enum PatchError {
 
 /// Why a question of a session's client is not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum QuestionError {
+pub enum LookupError {
     /// No such session: 404.
     #[error("no such session")]
     NotFound,
@@ -199,10 +199,10 @@ impl Sfu {
             stream_ids: Mutex::default(),
             half_open: Mutex::default(),
             placed,
-            bulletin: Bulletin::default(),
+            status_board: StatusBoard::default(),
         });
         tokio::spawn(supervise(Arc::downgrade(&control), inbox));
-        tokio::spawn(news::write(Arc::downgrade(&control), control.bulletin.wanted()));
+        tokio::spawn(viewer_status::write(Arc::downgrade(&control), control.status_board.wanted()));
         Ok(Self { control })
     }
 
@@ -325,16 +325,16 @@ impl Sfu {
     /// per second.
     ///
     /// # Errors
-    /// See [`QuestionError`].
-    pub fn admit_question(
+    /// See [`LookupError`].
+    pub fn rate_limited_lookup(
         &self,
         role: Role,
         stream: &StreamName,
         secret: &str,
-    ) -> Result<SessionId, QuestionError> {
-        let entry = self.live(role, stream, secret).ok_or(QuestionError::NotFound)?;
+    ) -> Result<SessionId, LookupError> {
+        let entry = self.live(role, stream, secret).ok_or(LookupError::NotFound)?;
         let admitted = entry.lock().questions.take(Instant::now());
-        admitted.then_some(entry.id).ok_or(QuestionError::RateLimited)
+        admitted.then_some(entry.id).ok_or(LookupError::RateLimited)
     }
 
     /// Whether a session is here.
@@ -402,7 +402,7 @@ impl Sfu {
             stats.bytes_in += report.bytes_in;
             stats.packets_out += report.packets_out;
             stats.bytes_out += report.bytes_out;
-            stats.repairs_out += report.repairs_out;
+            stats.retransmits_out += report.retransmits_out;
             stats.keyframe_requests += report.keyframe_requests;
             keyframes.merge(&report.keyframes);
             stats.cache_packets += report.cache_packets;
@@ -414,7 +414,7 @@ impl Sfu {
             dropped.add(DropReason::SendBlocked, shell.socket.send_blocked);
             dropped.add(DropReason::SendError, shell.socket.send_errors);
             forward.merge(&shell.forward);
-            settled.merge(&shell.forward_settled);
+            settled.merge(&shell.forward_established);
             tick_wait.merge(&shell.tick_wait);
             stats.gso_refused += shell.socket.gso_refused;
             stats.gso_spared_datagrams += shell.socket.gso_spared_datagrams;
@@ -427,14 +427,14 @@ impl Sfu {
             });
         }
         stats.datagrams_per_send_call = stats.datagrams_out as f64 / stats.send_calls.max(1) as f64;
-        stats.keyframe_wishes_total =
-            keyframes.wishes().map(|(wish, n)| (wish.label(), n)).collect();
-        stats.keyframe_wishes_joined = keyframes.joined;
+        stats.keyframe_requests_received_total =
+            keyframes.needs().map(|(need, n)| (need.label(), n)).collect();
+        stats.keyframe_requests_joined = keyframes.joined;
         stats.keyframe_answers_total =
             vec![("answered", keyframes.answered), ("unanswered", keyframes.unanswered)];
         stats.dropped_total = dropped.iter().map(|(reason, n)| (reason.label(), n)).collect();
         stats.forward_latency = forward.summary();
-        stats.forward_latency_settled = settled.summary();
+        stats.forward_latency_established = settled.summary();
         stats.tick_wait = tick_wait.summary();
         stats
     }
@@ -614,14 +614,14 @@ pub struct SfuStats {
     /// Their bytes on the wire.
     pub bytes_out: u64,
     /// RTX or repeated packets sent to viewers.
-    pub repairs_out: u64,
+    pub retransmits_out: u64,
     /// Keyframe requests sent to publishers.
     pub keyframe_requests: u64,
     /// How often somebody began to wait for a keyframe: `start` (no picture), `hole` (packets given up), `refresh`
     /// (a fresh picture, or that of another layer).
-    pub keyframe_wishes_total: Vec<(&'static str, u64)>,
-    /// Wishes that cost nothing of their own: somebody waited already, or a keyframe had just begun.
-    pub keyframe_wishes_joined: u64,
+    pub keyframe_requests_received_total: Vec<(&'static str, u64)>,
+    /// Needs that cost nothing of their own: somebody waited already, or a keyframe had just begun.
+    pub keyframe_requests_joined: u64,
     /// Requests that were clearly `answered`, and those `unanswered` while the layer sent on. The rest may have been
     /// answered by chance, or is open.
     pub keyframe_answers_total: Vec<(&'static str, u64)>,
@@ -650,7 +650,7 @@ pub struct SfuStats {
     pub forward_latency: LatencySummary,
     /// The part of it that went to viewers who had been here for five seconds or longer: what a crowd
     /// that joins does to them.
-    pub forward_latency_settled: LatencySummary,
+    pub forward_latency_established: LatencySummary,
     /// The part of it that received datagrams waited for the tick.
     pub tick_wait: LatencySummary,
     /// Worker by worker.

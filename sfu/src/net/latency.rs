@@ -1,8 +1,8 @@
 //! How long forwarding takes: since the start for Prometheus, and over the last seconds for people.
 //!
-//! [`Latency`] keeps one kind of waiting; [`Departures`] measures forwarding: from the moment the kernel
+//! [`Latency`] keeps one kind of waiting; [`ForwardLatency`] measures forwarding: from the moment the kernel
 //! received a packet to the return of the send call that took it, weighted by datagrams sent. The clock
-//! is read once per [`MESSAGES_PER_LOOK`] messages, not per packet. Called by `outlet.rs` and
+//! is read once per [`MESSAGES_PER_LOOK`] messages, not per packet. Called by `socket_egress.rs` and
 //! `shell.rs`.
 
 use std::time::{Duration, Instant};
@@ -106,7 +106,7 @@ pub struct LatencySummary {
 
 /// Measures the datagrams of one batch on their way out.
 #[derive(Debug)]
-pub(super) struct Departures {
+pub(super) struct ForwardLatency {
     /// When the packets of the batch arrived, and how many arrived then.
     arrivals: Vec<(Instant, u64)>,
     /// How much longer they had waited than their time of arrival says.
@@ -119,7 +119,7 @@ pub(super) struct Departures {
     settled: Latency,
 }
 
-impl Default for Departures {
+impl Default for ForwardLatency {
     fn default() -> Self {
         Self {
             arrivals: Vec::with_capacity(ARRIVALS_MAX),
@@ -133,7 +133,7 @@ impl Default for Departures {
     }
 }
 
-impl Departures {
+impl ForwardLatency {
     /// What was measured, of all viewers.
     pub(super) fn all(&self) -> &Latency {
         &self.all
@@ -169,7 +169,7 @@ impl Departures {
     }
 
     /// The batch that was just begun goes to viewers that came only lately.
-    pub(super) fn mark_newcomers(&mut self) {
+    pub(super) fn mark_joining(&mut self) {
         self.newcomers = true;
     }
 
@@ -254,40 +254,40 @@ mod tests {
     #[test]
     fn every_datagram_of_a_batch_is_counted_from_its_arrival_to_its_send_call() {
         let start = Instant::now();
-        let mut departures = Departures::default();
+        let mut forward_latency = ForwardLatency::default();
         // Two packets came at once, one a millisecond later; 40 viewers get all three, 2 ms on.
-        departures.begin(&mut [start, start, start + ms(1)].into_iter());
+        forward_latency.begin(&mut [start, start, start + ms(1)].into_iter());
         for viewer in 0..40 {
             let now = if viewer < 32 { start + ms(2) } else { start + ms(4) };
-            departures.sent(3, || now);
+            forward_latency.sent(3, || now);
         }
-        departures.end(|| start + ms(4));
-        let shown = departures.all().summary();
+        forward_latency.end(|| start + ms(4));
+        let shown = forward_latency.all().summary();
         assert_eq!(shown.count, 120);
         assert_eq!(shown.sum_us, 32 * (2 * 2_000 + 1_000) + 8 * (2 * 4_000 + 3_000));
         assert_eq!(shown.max_us, 4_000);
 
         // What is sent between batches (reports, handshakes) is no forwarding.
-        departures.sent(7, || unreachable!("nobody asks for the time"));
-        departures.end(|| unreachable!("nothing was sent"));
-        assert_eq!(departures.all().summary().count, 120);
+        forward_latency.sent(7, || unreachable!("nobody asks for the time"));
+        forward_latency.end(|| unreachable!("nothing was sent"));
+        assert_eq!(forward_latency.all().summary().count, 120);
     }
 
     #[test]
     fn newcomers_are_told_apart_from_those_who_are_here() {
         let start = Instant::now();
-        let mut departures = Departures::default();
-        departures.begin(&mut [start].into_iter());
-        departures.sent(1, || unreachable!("a look would be too early"));
-        departures.end(|| start + ms(1));
-        departures.begin(&mut [start].into_iter());
-        departures.mark_newcomers();
-        departures.sent(1, || unreachable!("a look would be too early"));
-        departures.end(|| start + ms(9));
-        departures.begin(&mut [start + ms(20)].into_iter());
-        departures.sent(1, || unreachable!("a look would be too early"));
-        departures.end(|| start + ms(21));
-        let (all, settled) = (departures.all().summary(), departures.settled().summary());
+        let mut forward_latency = ForwardLatency::default();
+        forward_latency.begin(&mut [start].into_iter());
+        forward_latency.sent(1, || unreachable!("a look would be too early"));
+        forward_latency.end(|| start + ms(1));
+        forward_latency.begin(&mut [start].into_iter());
+        forward_latency.mark_joining();
+        forward_latency.sent(1, || unreachable!("a look would be too early"));
+        forward_latency.end(|| start + ms(9));
+        forward_latency.begin(&mut [start + ms(20)].into_iter());
+        forward_latency.sent(1, || unreachable!("a look would be too early"));
+        forward_latency.end(|| start + ms(21));
+        let (all, settled) = (forward_latency.all().summary(), forward_latency.settled().summary());
         assert_eq!((all.count, all.sum_us), (3, 11_000));
         assert_eq!((settled.count, settled.sum_us), (2, 2_000));
     }
@@ -295,25 +295,25 @@ mod tests {
     #[test]
     fn a_backlog_in_the_socket_is_part_of_the_wait() {
         let start = Instant::now();
-        let mut departures = Departures::default();
-        departures.set_lag(ms(30));
-        departures.begin(&mut [start].into_iter());
-        departures.sent(1, || unreachable!("a look would be too early"));
-        departures.end(|| start + ms(1));
-        assert_eq!(departures.all().summary().max_us, 31_000);
+        let mut forward_latency = ForwardLatency::default();
+        forward_latency.set_lag(ms(30));
+        forward_latency.begin(&mut [start].into_iter());
+        forward_latency.sent(1, || unreachable!("a look would be too early"));
+        forward_latency.end(|| start + ms(1));
+        assert_eq!(forward_latency.all().summary().max_us, 31_000);
     }
 
     #[test]
     fn a_batch_of_more_times_than_there_is_room_for_is_counted_whole() {
         let start = Instant::now();
-        let mut departures = Departures::default();
+        let mut forward_latency = ForwardLatency::default();
         let times = |n: usize| (0..n).map(move |n| start + Duration::from_micros(n as u64));
         for (round, n) in [(1, ARRIVALS_MAX), (2, ARRIVALS_MAX + 1)] {
-            departures.begin(&mut times(n));
-            assert_eq!(departures.arrivals.len(), ARRIVALS_MAX, "round {round}");
-            departures.sent(n as u64, || start);
-            departures.end(|| start + ms(1));
+            forward_latency.begin(&mut times(n));
+            assert_eq!(forward_latency.arrivals.len(), ARRIVALS_MAX, "round {round}");
+            forward_latency.sent(n as u64, || start);
+            forward_latency.end(|| start + ms(1));
         }
-        assert_eq!(departures.all().summary().count, 2 * ARRIVALS_MAX as u64 + 1);
+        assert_eq!(forward_latency.all().summary().count, 2 * ARRIVALS_MAX as u64 + 1);
     }
 }

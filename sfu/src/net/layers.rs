@@ -1,8 +1,8 @@
 //! A viewer chooses its layer (whip-whep E9): which section is meant, whether the publisher has such a
-//! layer, and the wish on its way to the worker.
+//! layer, and the preference on its way to the worker.
 //!
-//! A wish is a value that the newest one replaces (`worker/asked.rs`), so that no viewer can fill a
-//! queue with them. What follows from it is decided in `forward/wish.rs`.
+//! A preference is a value that the newest one replaces (`worker/asked.rs`), so that no viewer can fill a
+//! queue with them. What follows from it is decided in `forward/preference.rs`.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::control::{Control, SessionEntry};
 use super::handle::Sfu;
 use super::thread::Message;
 use crate::codec::MediaKind;
-use crate::forward::LayerWish;
+use crate::forward::LayerPreference;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::sdp::{Offer, SubscribePlan};
 use crate::worker::{Command, LayerState, TrackLayers};
@@ -80,9 +80,9 @@ impl Watched {
 }
 
 impl Sfu {
-    /// What a viewer wishes from now on for one video section: the m-line of that index or mid, or the
+    /// What a viewer preferences from now on for one video section: the m-line of that index or mid, or the
     /// first one. Holds for the session, also while no publisher is there. The switch follows at the
-    /// layer's next keyframe; a wish replaces the one before.
+    /// layer's next keyframe; a preference replaces the one before.
     ///
     /// # Errors
     /// See [`LayerError`].
@@ -91,15 +91,15 @@ impl Sfu {
         stream: &StreamName,
         secret: &str,
         media: Option<&str>,
-        wish: LayerWish,
+        preference: LayerPreference,
     ) -> Result<(), LayerError> {
         let entry = self.live(Role::Subscriber, stream, secret).ok_or(LayerError::NotFound)?;
         let (track, watched) = entry.section(media)?;
-        if let Some(rid) = &wish.rid {
+        if let Some(rid) = &preference.rid {
             entry.check_rid(watched, rid)?;
         }
-        entry.asked.put(track, wish);
-        self.control.order_wishes(&entry).await
+        entry.asked.put(track, preference);
+        self.control.order_preferences(&entry).await
     }
 
     /// Back to the automatic choice in every section.
@@ -113,9 +113,9 @@ impl Sfu {
     ) -> Result<(), LayerError> {
         let entry = self.live(Role::Subscriber, stream, secret).ok_or(LayerError::NotFound)?;
         for (track, _) in (0u8..).zip(&entry.watched).filter(|(_, watched)| watched.is_video()) {
-            entry.asked.put(track, LayerWish::default());
+            entry.asked.put(track, LayerPreference::default());
         }
-        self.control.order_wishes(&entry).await
+        self.control.order_preferences(&entry).await
     }
 
     /// What a viewer can choose now; empty before it is connected.
@@ -179,9 +179,9 @@ impl SessionEntry {
 }
 
 impl Control {
-    /// Has the owner of a session read its wishes, unless it is about to. A session that waits for its
+    /// Has the owner of a session read its preferences, unless it is about to. A session that waits for its
     /// first check is told when it is adopted.
-    async fn order_wishes(&self, entry: &SessionEntry) -> Result<(), LayerError> {
+    async fn order_preferences(&self, entry: &SessionEntry) -> Result<(), LayerError> {
         let worker = entry.lock().worker;
         let Some(worker) = worker.filter(|_| entry.asked.order()) else { return Ok(()) };
         if !self.order(worker, || ask(entry.id, entry)).await {
@@ -191,8 +191,8 @@ impl Control {
         Ok(())
     }
 
-    /// The same without waiting: the next wish tries again.
-    pub(super) fn tell_wishes(&self, entry: &SessionEntry, worker: usize) {
+    /// The same without waiting: the next preference tries again.
+    pub(super) fn count_requests(&self, entry: &SessionEntry, worker: usize) {
         let Some(handle) = self.workers.get(worker) else { return };
         if entry.asked.order() && handle.send(Message::Command(ask(entry.id, entry))).is_err() {
             entry.asked.recall();
@@ -201,7 +201,7 @@ impl Control {
 }
 
 fn ask(id: SessionId, entry: &SessionEntry) -> Command {
-    Command::Ask { id, asked: Arc::clone(&entry.asked) }
+    Command::ApplyPreferences { id, asked: Arc::clone(&entry.asked) }
 }
 
 fn listed(names: impl Iterator<Item = String>) -> String {
@@ -245,8 +245,11 @@ mod tests {
             sfu.subscribe(stream.clone(), OFFER, StartMode::default(), None).await.unwrap();
         let secret = created.secret.expose();
         let select = async |media: Option<&str>, rid: &str| {
-            let wish = LayerWish { rid: Some(rid.into()), ..LayerWish::default() };
-            sfu.select_layer(&stream, secret, media, wish).await.map_err(|error| error.to_string())
+            let preference =
+                LayerPreference { rid: Some(rid.into()), ..LayerPreference::default() };
+            sfu.select_layer(&stream, secret, media, preference)
+                .await
+                .map_err(|error| error.to_string())
         };
         assert_eq!(select(Some("1"), "anything").await, Ok(()), "nobody publishes yet");
         let shared = Arc::clone(&sfu.control.streams.get(&stream).unwrap().shared);
@@ -262,7 +265,7 @@ mod tests {
         let refused = select(None, "h").await.unwrap_err();
         assert!(refused.contains("without rid"), "{refused}");
         assert_eq!(sfu.unselect_layers(&stream, secret).await, Ok(()));
-        let gone = sfu.select_layer(&stream, "nobody", None, LayerWish::default()).await;
+        let gone = sfu.select_layer(&stream, "nobody", None, LayerPreference::default()).await;
         assert_eq!(gone, Err(LayerError::NotFound));
     }
 }

@@ -16,17 +16,17 @@ mod handle;
 mod histogram;
 mod latency;
 mod layers;
-mod news;
-mod outlet;
 mod shell;
 mod socket;
+mod socket_egress;
 #[cfg(test)]
 mod tests;
 mod thread;
 mod tick;
+mod viewer_status;
 mod wait;
 
-pub use crate::forward::LayerWish;
+pub use crate::forward::LayerPreference;
 pub use crate::forward::start::{StartMode, UnknownStartMode};
 pub use crate::worker::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo};
 pub use crate::worker::{LayerState, TrackLayers};
@@ -34,4 +34,4 @@ pub use affinity::usable_cpus;
 pub use handle::*;
 pub use latency::LatencySummary;
 pub use layers::{LayerError, MediaLayers};
-pub use news::{News, NewsReader};
+pub use viewer_status::{StatusReceiver, ViewerStatus};

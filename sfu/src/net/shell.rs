@@ -14,9 +14,9 @@ use quinn_udp::BATCH_SIZE;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::affinity;
-use super::latency::{Departures, Latency};
-use super::outlet::Outlet;
+use super::latency::{ForwardLatency, Latency};
 use super::socket::{MediaSocket, ReceiveBuffers, SocketStats};
+use super::socket_egress::SocketEgress;
 use super::thread::{Inbox, Message, Notice};
 use super::tick::Tick;
 use super::wait::WaitingPlace;
@@ -50,7 +50,7 @@ pub(super) struct ShellReport {
     /// From the kernel's receipt to the return of the send call.
     pub forward: Latency,
     /// The part of it that went to viewers who are here for a while.
-    pub forward_settled: Latency,
+    pub forward_established: Latency,
     /// The part of it that datagrams waited for the tick.
     pub tick_wait: Latency,
     /// The tick now; zero: none.
@@ -83,11 +83,11 @@ pub(super) struct Shell {
     tick: Tick,
     busy: Duration,
     cpu_time: Duration,
-    departures: Departures,
+    forward_latency: ForwardLatency,
     tick_wait: Latency,
 
     /// What a broken worker leaves to tell: at most a few notices per session it had.
-    farewell: VecDeque<Notice>,
+    pending_notices: VecDeque<Notice>,
     rebuilds: u64,
     rebuilt: Option<Instant>,
 }
@@ -117,9 +117,9 @@ impl Shell {
             tick: Tick::new(),
             busy: Duration::ZERO,
             cpu_time: thread_cpu_time(),
-            departures: Departures::default(),
+            forward_latency: ForwardLatency::default(),
             tick_wait: Latency::default(),
-            farewell: VecDeque::new(),
+            pending_notices: VecDeque::new(),
             rebuilds: 0,
             rebuilt: None,
         }
@@ -189,7 +189,8 @@ impl Shell {
 
     /// What may wait gets the time until then, but at least a step; how much of it is left.
     fn work_off(&mut self, worker: &mut Worker, until: Instant) -> Duration {
-        let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
+        let mut outlet =
+            SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
         // The worker's time stands still meanwhile: what the kernel receives now came now.
         loop {
             let more = worker.handle_timeout(self.now, &mut outlet);
@@ -237,7 +238,10 @@ impl Shell {
             clock = Instant::now();
             self.worked = true;
             let (told, held, tick_wait) = (&mut self.now, self.held, &mut self.tick_wait);
-            let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
+            let mut outlet = SocketEgress {
+                socket: &mut self.socket,
+                forward_latency: &mut self.forward_latency,
+            };
             let mut datagrams = 0;
             self.buffers.for_each(count, unix_time(), |age, path, datagram| {
                 // When the kernel had it; but time must not go back for the worker. It does only where
@@ -259,8 +263,9 @@ impl Shell {
             }
         }
         self.now = self.now.max(clock);
-        self.departures.set_lag(lag);
-        let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
+        self.forward_latency.set_lag(lag);
+        let mut outlet =
+            SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
         worker.handle_rings(self.now, &mut outlet);
         worker.flush(self.now, &mut outlet);
         // As long again as the media took: a worker with long turns has few of them.
@@ -273,7 +278,10 @@ impl Shell {
     fn take_messages(&mut self, worker: &mut Worker) -> bool {
         for _ in 0..MESSAGES_PER_TURN {
             let message = self.pending.take().or_else(|| self.inbox.messages.try_recv().ok());
-            let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
+            let mut outlet = SocketEgress {
+                socket: &mut self.socket,
+                forward_latency: &mut self.forward_latency,
+            };
             match message {
                 None => break,
                 Some(Message::Command(command)) => {
@@ -288,11 +296,11 @@ impl Shell {
 
     /// Tells the control plane what happened. What it cannot take now comes again next turn.
     fn tell(&mut self, worker: &mut Worker) {
-        while let Some(notice) = self.farewell.front() {
+        while let Some(notice) = self.pending_notices.front() {
             if !(self.inbox.emit)(*notice) {
                 return;
             }
-            self.farewell.pop_front();
+            self.pending_notices.pop_front();
         }
         worker.drain_events(|event| (self.inbox.emit)(Notice::Event(event)));
     }
@@ -305,7 +313,7 @@ impl Shell {
         let busy = cpu_time.saturating_sub(std::mem::replace(&mut self.cpu_time, cpu_time));
         self.tick.observe(now, busy.max(std::mem::take(&mut self.busy)));
         self.inbox.load_permille.store(self.tick.load_permille(), Ordering::Relaxed);
-        self.departures.turn(now);
+        self.forward_latency.turn(now);
         self.tick_wait.turn(now);
     }
 
@@ -313,8 +321,8 @@ impl Shell {
     pub(super) fn report(&self) -> ShellReport {
         ShellReport {
             socket: self.socket.stats(),
-            forward: self.departures.all().clone(),
-            forward_settled: self.departures.settled().clone(),
+            forward: self.forward_latency.all().clone(),
+            forward_established: self.forward_latency.settled().clone(),
             tick_wait: self.tick_wait.clone(),
             tick: self.tick.interval(),
             rebuilds: self.rebuilds,
@@ -334,20 +342,21 @@ impl Shell {
             std::thread::sleep(REBUILD_PAUSE);
         }
         self.rebuilt = Some(Instant::now());
-        self.departures.end(Instant::now);
-        let mut outlet = Outlet { socket: &mut self.socket, departures: &mut self.departures };
+        self.forward_latency.end(Instant::now);
+        let mut outlet =
+            SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
         let close = Command::CloseAll(CloseReason::WorkerLost);
         let closing = AssertUnwindSafe(|| broken.handle_command(self.now, close, &mut outlet));
         if catch_unwind(closing).is_err() {
             tracing::warn!(worker = self.index, "clients of the broken worker were not told");
         }
-        let farewell = &mut self.farewell;
+        let pending_notices = &mut self.pending_notices;
         broken.drain_events(|event| {
-            farewell.push_back(Notice::Event(event));
+            pending_notices.push_back(Notice::Event(event));
             true
         });
         // Whatever it had and did not close is gone too.
-        farewell.push_back(Notice::Lost);
+        pending_notices.push_back(Notice::Lost);
         self.lobby.forget_worker(self.index);
         broken.rebuild(self.pool_packets)
     }

@@ -2,7 +2,7 @@
 //!
 //! All workers share one port (`SO_REUSEPORT`). IPv4 addresses on a dual-stack socket are shown as
 //! IPv4 everywhere else. Don't-fragment and kernel timestamps are set by `quinn-udp`. Send errors are
-//! counted by kind and survived. Called by `shell.rs` and `outlet.rs`.
+//! counted by kind and survived. Called by `shell.rs` and `socket_egress.rs`.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -115,31 +115,31 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 
 // whip-whep E9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wish_reaches_the_worker_whether_it_came_before_the_first_check_or_after() {
+async fn a_preference_reaches_the_worker_whether_it_came_before_the_first_check_or_after() {
     let media_addr = "127.0.0.1:0".parse().unwrap();
     let sfu = Sfu::start(Config { media_addr, workers: 1, ..Config::default() }).unwrap();
     let viewer = Client::watch(&sfu, "demo").await;
-    let wish = |max| LayerWish { max_height: Some(max), ..LayerWish::default() };
+    let preference = |max| LayerPreference { max_height: Some(max), ..LayerPreference::default() };
     let select = async |max| {
-        let asked = sfu.select_layer(&viewer.stream, &viewer.secret, None, wish(max)).await;
+        let asked = sfu.select_layer(&viewer.stream, &viewer.secret, None, preference(max)).await;
         assert_eq!(asked, Ok(()));
     };
-    let in_force = async |wanted: Option<LayerWish>| {
-        until("the wish is there", async || {
+    let in_force = async |wanted: Option<LayerPreference>| {
+        until("the preference is there", async || {
             let session = sfu.session(viewer.id).await.unwrap();
             let video = session.tracks.into_iter().find(|track| track.kind == MediaKind::Video)?;
-            (video.wish == wanted).then_some(())
+            (video.preference == wanted).then_some(())
         })
         .await;
     };
     select(180).await;
     select(360).await;
     assert!(viewer.is_answered());
-    in_force(Some(wish(360))).await;
+    in_force(Some(preference(360))).await;
     for max in 1..=1_000 {
         select(max).await;
     }
-    in_force(Some(wish(1_000))).await;
+    in_force(Some(preference(1_000))).await;
     sfu.unselect_layers(&viewer.stream, &viewer.secret).await.unwrap();
     in_force(None).await;
     assert_eq!(sfu.layers(&viewer.stream, &viewer.secret).await.unwrap()[0].layers, []);

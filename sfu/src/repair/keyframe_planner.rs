@@ -1,8 +1,8 @@
 //! Decides when to ask one publisher layer for a keyframe.
 //!
-//! Owns the wishes, the pace, the repeats, and what the layer taught us: whether it answers
-//! ([`Answers`]), when it sends keyframes by itself ([`KeyframeSchedule`]) and what those cost that we asked
-//! for ([`KeyframeCost`]). All viewers of a layer join the one request. Never knows who wished and never
+//! Owns the needs, the pace, the repeats, and what the layer taught us: whether it answers
+//! ([`ResponseStats`]), when it sends keyframes by itself ([`KeyframeSchedule`]) and what those cost that we asked
+//! for ([`KeyframeCost`]). All viewers of a layer join the one request. Never knows who needed and never
 //! writes RTCP: `worker` sends a PLI, or a FIR where only that was negotiated, whenever
 //! [`KeyframePlanner::poll`] says so. Source: quality A2.3 "PLI discipline" and "Publisher learned at run
 //! time", whip-whep G13.
@@ -10,14 +10,14 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::answers::{Answers, Habit};
 use super::keyframe_cost::KeyframeCost;
 use super::keyframe_schedule::{Cause, KeyframeSchedule};
+use super::responses::{ResponseStats, Responsiveness};
 
 /// Requests to one layer are at least this far apart.
 pub const MIN_GAP: Duration = Duration::from_millis(500);
 
-/// Requests in the long run are this far apart on average, however often somebody wishes.
+/// Requests in the long run are this far apart on average, however often somebody needs.
 pub const STEADY_GAP: Duration = Duration::from_secs(2);
 
 /// Requests at [`MIN_GAP`] after a pause before [`STEADY_GAP`] holds, for viewers without a picture.
@@ -29,7 +29,7 @@ pub const HOLE_BURST: u32 = 8;
 /// The same for single viewers that have a picture, changes of layers among them.
 pub const REFRESH_BURST: u32 = 5;
 
-/// While keyframes are dear, wishes of those who have a picture wait this long after the last request, and no
+/// While keyframes are dear, needs of those who have a picture wait this long after the last request, and no
 /// longer: a frozen picture is worse than a dear one.
 pub const DEAR_GAP: Duration = Duration::from_secs(6);
 
@@ -45,11 +45,11 @@ pub const PATIENCE: u32 = 3;
 /// The same for a layer that used to answer.
 pub const TRUSTED_PATIENCE: u32 = 6;
 
-/// A layer that ignores requests gets one this often while somebody wishes.
+/// A layer that ignores requests gets one this often while somebody needs.
 pub const PROBE_GAP: Duration = Duration::from_secs(10);
 
-/// A wish that nobody repeats for so long is dropped: who wished has left.
-pub const WISH_LIFE: Duration = Duration::from_secs(10);
+/// A need that nobody repeats for so long is dropped: who needed has left.
+pub const NEED_LIFE: Duration = Duration::from_secs(10);
 
 /// Time an encoder may take on top of the round trip before the request is repeated.
 const ENCODER_TIME: Duration = Duration::from_millis(150);
@@ -68,13 +68,13 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Whoever ignores requests passes once in seventeen by chance.
 const NO_CHANCE: u32 = 16;
 
-/// Keyframes within this time are one: parameter sets and slices of one picture are each reported. Wishes
-/// within it are of viewers who had not seen it yet; who came after its first packet wishes again.
+/// Keyframes within this time are one: parameter sets and slices of one picture are each reported. Needs
+/// within it are of viewers who had not seen it yet; who came after its first packet needs again.
 const SAME_KEYFRAME: Duration = Duration::from_millis(50);
 
-/// Why a keyframe is wished.
+/// Why a keyframe is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum KeyframeNeed {
     /// A viewer has no picture. Repeated with each packet that it cannot be sent.
     Start,
     /// Packets were given up: nobody has a whole picture.
@@ -83,7 +83,7 @@ pub enum Wish {
     Refresh,
 }
 
-impl Wish {
+impl KeyframeNeed {
     const ALL: [Self; 3] = [Self::Start, Self::Hole, Self::Refresh];
 
     /// The name in metrics.
@@ -105,11 +105,11 @@ impl Wish {
     }
 }
 
-/// What became of wishes and requests.
+/// What became of needs and requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeyframeCounts {
-    wishes: [u64; Wish::ALL.len()],
-    /// Wishes that cost nothing of their own: somebody waited already, or a keyframe had just begun.
+    needs: [u64; KeyframeNeed::ALL.len()],
+    /// Needs that cost nothing of their own: somebody waited already, or a keyframe had just begun.
     pub joined: u64,
     /// Requests that were answered, and could not have been by chance.
     pub answered: u64,
@@ -119,13 +119,13 @@ pub struct KeyframeCounts {
 
 impl KeyframeCounts {
     /// How often somebody began to wait, by reason.
-    pub fn wishes(&self) -> impl Iterator<Item = (Wish, u64)> + use<> {
-        Wish::ALL.into_iter().zip(self.wishes)
+    pub fn needs(&self) -> impl Iterator<Item = (KeyframeNeed, u64)> + use<> {
+        KeyframeNeed::ALL.into_iter().zip(self.needs)
     }
 
     /// Adds others.
     pub fn merge(&mut self, other: &Self) {
-        for (sum, n) in self.wishes.iter_mut().zip(other.wishes) {
+        for (sum, n) in self.needs.iter_mut().zip(other.needs) {
             *sum += n;
         }
         self.joined += other.joined;
@@ -137,9 +137,9 @@ impl KeyframeCounts {
 /// The keyframe requests of one publisher layer.
 #[derive(Debug, Default)]
 pub struct KeyframePlanner {
-    /// Since when somebody waits, by [`Wish`].
-    since: [Option<Instant>; Wish::ALL.len()],
-    last_wish: Option<Instant>,
+    /// Since when somebody waits, by [`KeyframeNeed`].
+    since: [Option<Instant>; KeyframeNeed::ALL.len()],
+    last_need: Option<Instant>,
     last_sent: Option<Instant>,
     /// Requests since the last keyframe.
     tries: u32,
@@ -156,7 +156,7 @@ pub struct KeyframePlanner {
     last_packet: Option<Instant>,
     /// The keyframe that came last would not have come unasked.
     was_asked: bool,
-    answers: Answers,
+    answers: ResponseStats,
     schedule: KeyframeSchedule,
     cost: KeyframeCost,
     /// Since they were taken.
@@ -175,14 +175,14 @@ impl KeyframePlanner {
     }
 
     /// Somebody needs a keyframe. Joins the request that is on its way.
-    pub fn want(&mut self, now: Instant, wish: Wish) {
-        if wish != Wish::Hole && self.just_came(now) {
+    pub fn want(&mut self, now: Instant, need: KeyframeNeed) {
+        if need != KeyframeNeed::Hole && self.just_came(now) {
             self.counts.joined += 1;
             return;
         }
-        self.last_wish = Some(now);
-        let place = wish as usize;
-        match (self.since.get_mut(place), self.counts.wishes.get_mut(place)) {
+        self.last_need = Some(now);
+        let place = need as usize;
+        match (self.since.get_mut(place), self.counts.needs.get_mut(place)) {
             (Some(since @ None), Some(count)) => {
                 *since = Some(now);
                 *count += 1;
@@ -191,7 +191,7 @@ impl KeyframePlanner {
         }
     }
 
-    /// A keyframe starts to arrive: all wishes so far are fulfilled. Tell of its first packet here before
+    /// A keyframe starts to arrive: all needs so far are fulfilled. Tell of its first packet here before
     /// [`Self::on_packet`].
     pub fn on_keyframe(&mut self, now: Instant) {
         if self.just_came(now) {
@@ -240,7 +240,7 @@ impl KeyframePlanner {
 
     /// True if a PLI or FIR must be sent now; it then counts as sent.
     ///
-    /// A wish is acted on at once, if the request before is [`MIN_GAP`] ago and no keyframe is due anyway.
+    /// A need is acted on at once, if the request before is [`MIN_GAP`] ago and no keyframe is due anyway.
     /// Repeats follow after max(`rtt` + 150 ms, [`MIN_GAP`]), from the fifth on after [`SLOW_GAP`], and at
     /// [`PROBE_GAP`] to a layer that ignores them. An unknown `rtt` is taken for 100 ms.
     pub fn poll(&mut self, now: Instant, rtt: Option<Duration>) -> bool {
@@ -265,16 +265,16 @@ impl KeyframePlanner {
     /// When [`Self::poll`] has something to send; none while nobody waits.
     pub fn next_timeout(&self) -> Option<Instant> {
         let dear = self.last_sent.filter(|_| self.cost.is_dear()).map(|last| last + DEAR_GAP);
-        let wishes = Wish::ALL.into_iter().zip(self.since);
-        let times = wishes.filter_map(|(wish, since)| {
-            let free = since?.max(self.spent.free_at(wish.burst(), since?));
-            dear.filter(|_| wish != Wish::Start).max(Some(free))
+        let needs = KeyframeNeed::ALL.into_iter().zip(self.since);
+        let times = needs.filter_map(|(need, since)| {
+            let free = since?.max(self.spent.free_at(need.burst(), since?));
+            dear.filter(|_| need != KeyframeNeed::Start).max(Some(free))
         });
-        let wished = times.min()?;
-        let paced = self.last_sent.map_or(wished, |last| wished.max(last + self.gap()));
+        let needed = times.min()?;
+        let paced = self.last_sent.map_or(needed, |last| needed.max(last + self.gap()));
         let at = self.schedule.hold(paced);
-        let last_wish = self.last_wish?;
-        (at <= last_wish + WISH_LIFE).then_some(at)
+        let last_need = self.last_need?;
+        (at <= last_need + NEED_LIFE).then_some(at)
     }
 
     /// Requests sent so far.
@@ -288,7 +288,7 @@ impl KeyframePlanner {
     }
 
     /// Whether the layer answers requests.
-    pub fn answers(&mut self, now: Instant) -> &Answers {
+    pub fn answers(&mut self, now: Instant) -> &ResponseStats {
         self.judge(now);
         &self.answers
     }
@@ -305,7 +305,7 @@ impl KeyframePlanner {
 
     /// The least time from the last request to the next.
     fn gap(&self) -> Duration {
-        if self.answers.habit() == Habit::Ignored {
+        if self.answers.habit() == Responsiveness::Ignored {
             return PROBE_GAP;
         }
         match self.tries {
@@ -395,7 +395,7 @@ mod tests {
         /// Requests and keyframes, in ms.
         requests: Vec<u64>,
         keyframes: Vec<u64>,
-        waiting: Option<Wish>,
+        waiting: Option<KeyframeNeed>,
     }
 
     impl Stage {
@@ -443,8 +443,8 @@ mod tests {
                     self.waiting = None;
                 }
                 self.planner.on_packet(now, 1_000, keyframe);
-                if self.waiting == Some(Wish::Start) {
-                    self.planner.want(now, Wish::Start);
+                if self.waiting == Some(KeyframeNeed::Start) {
+                    self.planner.want(now, KeyframeNeed::Start);
                 }
             }
             if self.planner.poll(now, RTT) {
@@ -456,20 +456,20 @@ mod tests {
             self.ms += 1;
         }
 
-        /// Somebody wishes and, without a picture, repeats it until a keyframe comes.
-        fn wish(&mut self, wish: Wish) {
-            self.waiting = Some(wish);
-            self.planner.want(self.now(), wish);
+        /// Somebody needs and, without a picture, repeats it until a keyframe comes.
+        fn need(&mut self, need: KeyframeNeed) {
+            self.waiting = Some(need);
+            self.planner.want(self.now(), need);
         }
 
-        fn wish_and_run(&mut self, wish: Wish, span: u64) -> Vec<u64> {
+        fn need_and_run(&mut self, need: KeyframeNeed, span: u64) -> Vec<u64> {
             let (before, from) = (self.requests.len(), self.ms);
-            self.wish(wish);
+            self.need(need);
             self.run_ms(span);
             self.requests[before..].iter().map(|at| at - from).collect()
         }
 
-        fn habit(&mut self) -> Habit {
+        fn habit(&mut self) -> Responsiveness {
             let now = self.now();
             self.planner.answers(now).habit()
         }
@@ -492,84 +492,84 @@ mod tests {
         let mut stage = Stage::new(None, Some(70));
         stage.run_ms(3_000);
         for _ in 0..1_000 {
-            stage.wish(Wish::Start); // whip-whep G13
+            stage.need(KeyframeNeed::Start); // whip-whep G13
             stage.run_ms(1);
         }
         assert_eq!(stage.requests, [3_000, 3_500]);
     }
 
     #[test]
-    fn first_wish_is_sent_at_once_and_a_keyframe_ends_it() {
+    fn first_need_is_sent_at_once_and_a_keyframe_ends_it() {
         let start = Instant::now();
         let mut layer = KeyframePlanner::new();
         assert_eq!(layer.next_timeout(), None);
         assert!(!layer.poll(start, RTT));
-        layer.want(start, Wish::Start);
+        layer.want(start, KeyframeNeed::Start);
         assert!(layer.poll(start, RTT));
         assert!(!layer.poll(start + MS, RTT), "one outstanding");
         layer.on_keyframe(start + 100 * MS);
         assert_eq!(layer.next_timeout(), None);
-        layer.want(start + 200 * MS, Wish::Start);
+        layer.want(start + 200 * MS, KeyframeNeed::Start);
         assert_eq!(layer.next_timeout(), Some(start + MIN_GAP));
         assert!(!layer.poll(start + MIN_GAP - MS, RTT));
         assert!(layer.poll(start + MIN_GAP, RTT));
     }
 
     #[test]
-    fn wishes_and_what_became_of_requests_are_counted_once() {
+    fn needs_and_what_became_of_requests_are_counted_once() {
         let counts = |planner: &mut KeyframePlanner| {
             let counts = planner.take_counts();
-            let wishes = counts.wishes().map(|(wish, n)| (wish.label(), n));
-            (wishes.collect::<Vec<_>>(), counts.joined, counts.answered, counts.unanswered)
+            let needs = counts.needs().map(|(need, n)| (need.label(), n));
+            (needs.collect::<Vec<_>>(), counts.joined, counts.answered, counts.unanswered)
         };
         let by =
             |start, hole, refresh| vec![("start", start), ("hole", hole), ("refresh", refresh)];
         let mut stage = Stage::new(None, Some(70));
         stage.run_ms(3_000);
         counts(&mut stage.planner);
-        stage.wish_and_run(Wish::Start, 2_000);
-        stage.planner.want(stage.now(), Wish::Refresh);
-        stage.planner.want(stage.now(), Wish::Refresh);
-        let (wishes, joined, answered, unanswered) = counts(&mut stage.planner);
-        assert_eq!((wishes, answered, unanswered), (by(1, 0, 1), 1, 0));
+        stage.need_and_run(KeyframeNeed::Start, 2_000);
+        stage.planner.want(stage.now(), KeyframeNeed::Refresh);
+        stage.planner.want(stage.now(), KeyframeNeed::Refresh);
+        let (needs, joined, answered, unanswered) = counts(&mut stage.planner);
+        assert_eq!((needs, answered, unanswered), (by(1, 0, 1), 1, 0));
         assert!((2..=4).contains(&joined), "with each frame until it came: {joined}");
         assert_eq!(counts(&mut stage.planner), (by(0, 0, 0), 0, 0, 0), "taken");
 
         let mut stage = Stage::new(None, None);
         stage.run_ms(3_000);
         counts(&mut stage.planner);
-        stage.wish_and_run(Wish::Start, 1_200);
-        let (wishes, _, answered, unanswered) = counts(&mut stage.planner);
-        assert_eq!((wishes, answered, unanswered), (by(1, 0, 0), 0, 2), "of three, one is open");
-        let of = |wishes| KeyframeCounts { wishes, joined: 7, answered: 8, unanswered: 9 };
+        stage.need_and_run(KeyframeNeed::Start, 1_200);
+        let (needs, _, answered, unanswered) = counts(&mut stage.planner);
+        assert_eq!((needs, answered, unanswered), (by(1, 0, 0), 0, 2), "of three, one is open");
+        let of = |needs| KeyframeCounts { needs, joined: 7, answered: 8, unanswered: 9 };
         let mut all = of([1, 2, 3]);
         all.merge(&of([4, 5, 6]));
-        let wanted = KeyframeCounts { wishes: [5, 7, 9], joined: 14, answered: 16, unanswered: 18 };
+        let wanted = KeyframeCounts { needs: [5, 7, 9], joined: 14, answered: 16, unanswered: 18 };
         assert_eq!(all, wanted);
     }
 
     #[test]
-    fn wish_from_before_a_keyframe_is_fulfilled_though_it_comes_after_it() {
+    fn need_from_before_a_keyframe_is_fulfilled_though_it_comes_after_it() {
         let start = Instant::now();
         let mut layer = KeyframePlanner::new();
         layer.on_keyframe(start);
-        layer.want(start + SAME_KEYFRAME - MS, Wish::Start);
-        layer.want(start + SAME_KEYFRAME - MS, Wish::Refresh);
+        layer.want(start + SAME_KEYFRAME - MS, KeyframeNeed::Start);
+        layer.want(start + SAME_KEYFRAME - MS, KeyframeNeed::Refresh);
         assert_eq!(layer.next_timeout(), None);
-        layer.want(start + SAME_KEYFRAME, Wish::Start);
+        layer.want(start + SAME_KEYFRAME, KeyframeNeed::Start);
         assert!(layer.poll(start + SAME_KEYFRAME, RTT), "one who came after its first packet");
         let mut layer = KeyframePlanner::new();
         layer.on_keyframe(start);
-        layer.want(start + MS, Wish::Hole);
+        layer.want(start + MS, KeyframeNeed::Hole);
         assert!(layer.poll(start + MS, RTT), "a hole may be in the keyframe itself");
     }
 
     #[test]
-    fn wish_between_two_packets_of_a_keyframe_outlives_the_second() {
+    fn need_between_two_packets_of_a_keyframe_outlives_the_second() {
         let start = Instant::now();
         let mut layer = KeyframePlanner::new();
         layer.on_keyframe(start);
-        layer.want(start + MS, Wish::Hole);
+        layer.want(start + MS, KeyframeNeed::Hole);
         layer.on_keyframe(start + 2 * MS); // a slice of the same picture
         assert!(layer.poll(start + 2 * MS, RTT));
     }
@@ -578,7 +578,7 @@ mod tests {
     fn repeats_wait_for_a_long_round_trip() {
         let start = Instant::now();
         let mut layer = KeyframePlanner::new();
-        layer.want(start, Wish::Start);
+        layer.want(start, KeyframeNeed::Start);
         assert!(layer.poll(start, Some(600 * MS)));
         assert_eq!(layer.next_timeout(), Some(start + 750 * MS));
     }
@@ -587,21 +587,25 @@ mod tests {
     fn publisher_that_is_silent_is_asked_five_times_and_then_rarely() {
         let start = Instant::now();
         let mut layer = KeyframePlanner::new();
-        layer.want(start, Wish::Start);
+        layer.want(start, KeyframeNeed::Start);
         assert_eq!(requests(&mut layer, start, 13_000), [0, 500, 1_000, 1_500, 2_000, 7_000]);
-        assert_eq!(layer.answers(start + 13_000 * MS).habit(), Habit::Unknown, "it may be cut off");
-        layer.want(start + 13_000 * MS, Wish::Start);
-        assert_eq!(requests(&mut layer, start, 13_100), [12_000], "the wish is renewed");
+        assert_eq!(
+            layer.answers(start + 13_000 * MS).habit(),
+            Responsiveness::Unknown,
+            "it may be cut off"
+        );
+        layer.want(start + 13_000 * MS, KeyframeNeed::Start);
+        assert_eq!(requests(&mut layer, start, 13_100), [12_000], "the need is renewed");
     }
 
     #[test]
-    fn wish_that_nobody_repeats_lapses() {
+    fn need_that_nobody_repeats_lapses() {
         let start = Instant::now();
         let mut layer = KeyframePlanner::new();
-        layer.want(start, Wish::Refresh);
+        layer.want(start, KeyframeNeed::Refresh);
         assert!(layer.poll(start, RTT));
         layer.on_keyframe(start + 100 * MS);
-        layer.want(start + 150 * MS, Wish::Refresh);
+        layer.want(start + 150 * MS, KeyframeNeed::Refresh);
         assert_eq!(requests(&mut layer, start, 60_000), [500, 1_000, 1_500, 2_000, 2_500, 7_500]);
         assert_eq!(layer.next_timeout(), None, "the next would be at 12,500");
     }
@@ -610,9 +614,9 @@ mod tests {
     fn layer_that_answers_is_known_after_one_answer() {
         let mut stage = Stage::new(None, Some(70));
         stage.run_ms(3_000);
-        assert_eq!(stage.habit(), Habit::Unknown);
-        assert_eq!(stage.wish_and_run(Wish::Start, 2_000), [0]);
-        assert_eq!(stage.habit(), Habit::Answered);
+        assert_eq!(stage.habit(), Responsiveness::Unknown);
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 2_000), [0]);
+        assert_eq!(stage.habit(), Responsiveness::Answered);
         let now = stage.now();
         let took = stage.planner.answers(now).median_time();
         assert!(took.is_some_and(|took| (70 * MS..110 * MS).contains(&took)), "{took:?}");
@@ -622,51 +626,55 @@ mod tests {
     fn answer_that_could_be_chance_teaches_nothing() {
         let mut stage = Stage::new(None, Some(70));
         stage.run_ms(900); // 13 times as long as the answer takes
-        assert_eq!(stage.wish_and_run(Wish::Start, 100), [0]);
-        assert_eq!((stage.keyframes.len(), stage.habit()), (2, Habit::Unknown));
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 100), [0]);
+        assert_eq!((stage.keyframes.len(), stage.habit()), (2, Responsiveness::Unknown));
     }
 
     #[test]
     fn layer_that_ignores_three_requests_gets_one_in_ten_seconds() {
         let mut stage = Stage::new(None, None);
         stage.run_ms(3_000);
-        assert_eq!(stage.wish_and_run(Wish::Start, 1_400), [0, 500, 1_000]);
-        assert_eq!(stage.habit(), Habit::Ignored, "1,000 ms, a round trip and a bit later");
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_400), [0, 500, 1_000]);
+        assert_eq!(
+            stage.habit(),
+            Responsiveness::Ignored,
+            "1,000 ms, a round trip and a bit later"
+        );
         stage.run_ms(29_000);
         assert_eq!(stage.requests, [3_000, 3_500, 4_000, 14_000, 24_000]);
         stage.waiting = None;
         stage.run_ms(60_000);
-        assert_eq!(stage.requests.len(), 6, "once more, and then the wish has lapsed");
+        assert_eq!(stage.requests.len(), 6, "once more, and then the need has lapsed");
     }
 
     #[test]
     fn two_requests_without_answer_are_no_verdict() {
         let mut stage = Stage::new(None, None);
         stage.run_ms(3_000);
-        assert_eq!(stage.wish_and_run(Wish::Start, 1_300), [0, 500, 1_000]);
-        assert_eq!(stage.habit(), Habit::Unknown);
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_300), [0, 500, 1_000]);
+        assert_eq!(stage.habit(), Responsiveness::Unknown);
     }
 
     #[test]
     fn an_answer_takes_the_verdict_back() {
         let mut stage = Stage::new(None, None);
         stage.run_ms(3_000);
-        stage.wish_and_run(Wish::Start, 5_000);
-        assert_eq!(stage.habit(), Habit::Ignored);
+        stage.need_and_run(KeyframeNeed::Start, 5_000);
+        assert_eq!(stage.habit(), Responsiveness::Ignored);
         stage.answers_after_ms = Some(70);
         stage.run_ms(7_000);
         assert_eq!(stage.requests.last(), Some(&14_000));
-        assert_eq!(stage.habit(), Habit::Answered);
-        assert_eq!(stage.wish_and_run(Wish::Start, 1_000), [0]);
+        assert_eq!(stage.habit(), Responsiveness::Answered);
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_000), [0]);
     }
 
     #[test]
     fn keyframe_that_comes_before_the_request_can_have_arrived_is_no_answer() {
-        for (took, habit) in [(19, Habit::Unknown), (20, Habit::Answered)] {
+        for (took, habit) in [(19, Responsiveness::Unknown), (20, Responsiveness::Answered)] {
             let start = Instant::now();
             let mut layer = KeyframePlanner::new();
             layer.on_keyframe(start);
-            layer.want(start + 5_000 * MS, Wish::Start);
+            layer.want(start + 5_000 * MS, KeyframeNeed::Start);
             assert!(layer.poll(start + 5_000 * MS, RTT)); // 40 ms
             let now = start + (5_000 + took) * MS;
             layer.on_keyframe(now);
@@ -676,16 +684,16 @@ mod tests {
 
     #[test]
     fn slow_answers_are_answers_in_the_end() {
-        // Longer than the repeat takes: each wish costs two requests, none is said to be ignored.
+        // Longer than the repeat takes: each need costs two requests, none is said to be ignored.
         let mut stage = Stage::new(None, Some(700));
         for _ in 0..10 {
             stage.run_ms(5_000);
-            assert_eq!(stage.wish_and_run(Wish::Start, 1_000), [0, 500]);
-            assert_eq!(stage.habit(), Habit::Unknown, "it could be chance");
+            assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_000), [0, 500]);
+            assert_eq!(stage.habit(), Responsiveness::Unknown, "it could be chance");
         }
         stage.run_ms(15_000);
-        stage.wish_and_run(Wish::Start, 1_000);
-        assert_eq!(stage.habit(), Habit::Answered);
+        stage.need_and_run(KeyframeNeed::Start, 1_000);
+        assert_eq!(stage.habit(), Responsiveness::Answered);
     }
 
     #[test]
@@ -693,15 +701,15 @@ mod tests {
         let mut stage = Stage::new(None, Some(70));
         for _ in 0..4 {
             stage.run_ms(3_000);
-            stage.wish_and_run(Wish::Start, 200);
+            stage.need_and_run(KeyframeNeed::Start, 200);
         }
         stage.run_ms(5_000);
         stage.answers_after_ms = None;
-        let sent = stage.wish_and_run(Wish::Start, 7_300);
+        let sent = stage.need_and_run(KeyframeNeed::Start, 7_300);
         assert_eq!(sent, [0, 500, 1_000, 1_500, 2_000, 7_000]);
-        assert_eq!(stage.habit(), Habit::Answered);
+        assert_eq!(stage.habit(), Responsiveness::Answered);
         stage.run_ms(100);
-        assert_eq!(stage.habit(), Habit::Ignored);
+        assert_eq!(stage.habit(), Responsiveness::Ignored);
     }
 
     #[test]
@@ -710,10 +718,10 @@ mod tests {
         stage.run_ms(3_000);
         stage.sends = false;
         stage.answers_after_ms = None;
-        stage.wish_and_run(Wish::Start, 4_000);
+        stage.need_and_run(KeyframeNeed::Start, 4_000);
         stage.answers_after_ms = Some(70);
         stage.sends = true;
-        assert_eq!(stage.habit(), Habit::Unknown);
+        assert_eq!(stage.habit(), Responsiveness::Unknown);
     }
 
     #[test]
@@ -721,17 +729,17 @@ mod tests {
         let mut stage = Stage::new(Some(1_980), None);
         for _ in 0..8 {
             stage.run_ms(1_300);
-            stage.wish(Wish::Start);
+            stage.need(KeyframeNeed::Start);
         }
-        assert_eq!(stage.habit(), Habit::Ignored);
+        assert_eq!(stage.habit(), Responsiveness::Ignored);
         let asked = stage.requests.len();
         for _ in 0..60 {
             stage.run_ms(1_000);
-            stage.wish(Wish::Start);
+            stage.need(KeyframeNeed::Start);
         }
         let probes = stage.requests.len() - asked;
         assert!((1..=6).contains(&probes), "{probes} in a minute");
-        assert_eq!(stage.habit(), Habit::Ignored);
+        assert_eq!(stage.habit(), Responsiveness::Ignored);
         let now = stage.now();
         assert_eq!(stage.planner.schedule().period(), Some(1_980 * MS));
         assert!(stage.planner.schedule().next_due().is_some_and(|due| due > now));
@@ -745,10 +753,10 @@ mod tests {
             stage.run_ms(13_000);
             assert_eq!(stage.planner.schedule().period(), Some(3_960 * MS));
             for n in 0..20 {
-                stage.wish_and_run(Wish::Refresh, 2_100 + n * 333);
+                stage.need_and_run(KeyframeNeed::Refresh, 2_100 + n * 333);
             }
             assert_eq!(stage.planner.schedule().period(), Some(3_960 * MS));
-            assert_eq!(stage.habit(), Habit::Answered);
+            assert_eq!(stage.habit(), Responsiveness::Answered);
         }
     }
 
@@ -756,11 +764,11 @@ mod tests {
     fn keyframe_that_is_due_within_half_a_second_is_not_asked_for() {
         let mut stage = Stage::new(Some(1_980), Some(70));
         stage.run_ms(5_941 + 1_479); // the next at 7,920
-        assert_eq!(stage.wish_and_run(Wish::Start, 600), [0; 0]);
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 600), [0; 0]);
         assert_eq!(stage.keyframes.last(), Some(&7_920));
         stage.run_ms(1_379);
         assert_eq!(stage.ms, 9_900 - 501);
-        assert_eq!(stage.wish_and_run(Wish::Start, 600), [0], "too far ahead to wait for");
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 600), [0], "too far ahead to wait for");
     }
 
     #[test]
@@ -768,23 +776,23 @@ mod tests {
         let mut stage = Stage::new(Some(1_980), Some(70));
         stage.run_ms(7_500);
         stage.next_by_itself = u64::MAX;
-        assert_eq!(stage.wish_and_run(Wish::Start, 1_500), [670], "7,920 and 250 ms");
-        assert_eq!(stage.wish_and_run(Wish::Start, 1_000), [0]);
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_500), [670], "7,920 and 250 ms");
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_000), [0]);
     }
 
     #[test]
     fn in_the_long_run_there_is_one_request_in_two_seconds() {
-        for wish in [Wish::Start, Wish::Refresh, Wish::Hole] {
+        for need in [KeyframeNeed::Start, KeyframeNeed::Refresh, KeyframeNeed::Hole] {
             let mut stage = Stage::new(None, Some(70));
             stage.run_ms(3_000);
             for _ in 0..600 {
-                stage.wish(wish);
+                stage.need(need);
                 stage.run_ms(100);
             }
             // The burst, and one more each two seconds of the minute.
-            let most = u64::from(wish.burst()) + 60 / 2;
+            let most = u64::from(need.burst()) + 60 / 2;
             let sent = stage.requests.len() as u64;
-            assert!((most - 2..=most).contains(&sent), "{sent} requests, {wish:?}");
+            assert!((most - 2..=most).contains(&sent), "{sent} requests, {need:?}");
             let gaps = stage.requests.windows(2).map(|two| two[1] - two[0]);
             assert!(gaps.min() >= Some(500));
             let late: Vec<_> = stage.requests.iter().filter(|ms| **ms > 43_000).collect();
@@ -797,16 +805,16 @@ mod tests {
         let mut stage = Stage::new(None, Some(70));
         stage.run_ms(3_000);
         for _ in 0..100 {
-            stage.wish(Wish::Refresh);
+            stage.need(KeyframeNeed::Refresh);
             stage.run_ms(100);
         }
         let sent = stage.requests.len();
         while stage.requests.len() == sent {
-            stage.wish(Wish::Refresh);
+            stage.need(KeyframeNeed::Refresh);
             stage.run_ms(100);
         }
         stage.run_ms(500);
-        assert_eq!(stage.wish_and_run(Wish::Start, 500), [0], "at once");
+        assert_eq!(stage.need_and_run(KeyframeNeed::Start, 500), [0], "at once");
     }
 
     #[test]
@@ -818,16 +826,16 @@ mod tests {
         for n in 0..18 {
             now = start + 1_000 * MS * n;
             if n % 3 == 2 {
-                layer.want(now - 60 * MS, Wish::Start);
+                layer.want(now - 60 * MS, KeyframeNeed::Start);
                 assert!(layer.poll(now - 60 * MS, RTT));
                 layer.on_keyframe(now);
             }
             layer.on_packet(now, 10_000, n % 3 == 2);
         }
         let last = now - 60 * MS;
-        layer.want(now + 500 * MS, Wish::Refresh);
+        layer.want(now + 500 * MS, KeyframeNeed::Refresh);
         assert_eq!(layer.next_timeout(), Some(last + DEAR_GAP));
-        layer.want(now + 600 * MS, Wish::Start);
+        layer.want(now + 600 * MS, KeyframeNeed::Start);
         assert_eq!(layer.next_timeout(), Some(now + 600 * MS));
     }
 
@@ -835,14 +843,14 @@ mod tests {
     fn encoder_that_starts_anew_is_the_same_publisher() {
         let mut stage = Stage::new(None, None);
         stage.run_ms(3_000);
-        stage.wish_and_run(Wish::Start, 2_000);
+        stage.need_and_run(KeyframeNeed::Start, 2_000);
         stage.planner.restart();
-        assert_eq!(stage.habit(), Habit::Ignored);
+        assert_eq!(stage.habit(), Responsiveness::Ignored);
         assert_eq!(stage.planner.schedule().next_due(), None);
     }
 
     proptest::proptest! {
-        /// Whatever viewers wish and the publisher does: no busy loop, never sooner than half a second, and no
+        /// Whatever viewers need and the publisher does: no busy loop, never sooner than half a second, and no
         /// more than one in two seconds beyond the burst.
         #[test]
         fn pace_holds_whatever_happens(
@@ -853,7 +861,7 @@ mod tests {
             let mut now = Instant::now();
             let mut layer = KeyframePlanner::new();
             let mut sent: Vec<Instant> = Vec::new();
-            for (ms, what, wish, bytes) in steps {
+            for (ms, what, need, bytes) in steps {
                 let until = now + Duration::from_millis(ms);
                 while let Some(at) = layer.next_timeout().filter(|at| *at <= until) {
                     let at = at.max(now);
@@ -869,7 +877,7 @@ mod tests {
                         layer.on_packet(now, bytes, true);
                     }
                     1 if bytes < 1_000 => layer.restart(),
-                    1..4 => layer.want(now, Wish::ALL[wish]),
+                    1..4 => layer.want(now, KeyframeNeed::ALL[need]),
                     _ => layer.on_packet(now, bytes / 10, false),
                 }
             }

@@ -3,8 +3,8 @@
 //! Owns the list of holes, their pace and the end of hope. Never holds packets back, never sees
 //! bytes, never writes RTCP. Called by the publisher side of `worker` for each packet (also for one
 //! unwrapped from RTX, so that a repair closes its hole) and at each of its timeouts; what it asks
-//! for is written by `rtp::rtcp`. Whether asking helps is learned in `nack_answers.rs`; where it does not,
-//! a hole wishes a keyframe at once. Next: `keyframe_planner.rs`, for what cannot be repaired.
+//! for is written by `rtp::rtcp`. Whether asking helps is learned in `nack_response.rs`; where it does not,
+//! a hole needs a keyframe at once. Next: `keyframe_planner.rs`, for what cannot be repaired.
 //!
 //! Source: quality A3.2. An unpaced generator makes a browser repeat more than half of all it
 //! sends, so a request is repeated only after a round trip, with backoff, and not for ever.
@@ -13,10 +13,10 @@ use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::answers::Answers;
-use super::nack_answers::NackAnswers;
 use super::nack_list::NackList;
+use super::nack_response::NackResponse;
 use super::reordering::{MAX_ALLOWANCE, Reordering};
+use super::responses::ResponseStats;
 
 /// Packets behind the newest that are still known one by one. An older one is
 /// [`Arrival::TooOld`]; an open hole that falls behind is given up.
@@ -86,16 +86,16 @@ pub struct NackGenerator {
     rtt: Duration,
     next_due: Option<Instant>,
     last_batch: Option<Instant>,
-    keyframe_wish: bool,
+    keyframe_need: bool,
     /// What is missing before this number a keyframe has replaced.
     replaced: u64,
     negotiated: bool,
-    answers: NackAnswers,
+    answers: NackResponse,
     counters: NackCounters,
 }
 
 impl NackGenerator {
-    /// A generator that has seen nothing yet. Without NACK negotiated it asks for nothing and wishes a
+    /// A generator that has seen nothing yet. Without NACK negotiated it asks for nothing and needs a
     /// keyframe for each hole.
     pub fn new(negotiated: bool) -> Self {
         Self {
@@ -106,10 +106,10 @@ impl NackGenerator {
             rtt: Duration::ZERO,
             next_due: None,
             last_batch: None,
-            keyframe_wish: false,
+            keyframe_need: false,
             replaced: 0,
             negotiated,
-            answers: NackAnswers::default(),
+            answers: NackResponse::default(),
             counters: NackCounters::default(),
         }
     }
@@ -161,7 +161,7 @@ impl NackGenerator {
     /// pictures before it are still shown. `begins` is its first number if that is sure: what is given up
     /// before that later needs none either.
     pub fn on_keyframe(&mut self, begins: Option<u64>) {
-        self.keyframe_wish = false;
+        self.keyframe_need = false;
         self.replaced = self.replaced.max(begins.unwrap_or(0));
     }
 
@@ -171,7 +171,7 @@ impl NackGenerator {
     /// First request after the reorder allowance (none on a path that never reordered, else the
     /// 95th percentile of what it did, at most 20 ms), repeats after max(1.1 x `rtt`, 20 ms) and
     /// each time a quarter later. A publisher that does not answer is asked for a number once in a while;
-    /// all others wish a keyframe after 20 ms.
+    /// all others need a keyframe after 20 ms.
     pub fn poll(&mut self, now: Instant, rtt: Duration, out: &mut NackList) {
         out.clear();
         self.rtt = rtt.min(MAX_RTT);
@@ -189,7 +189,7 @@ impl NackGenerator {
                     hole.due = patience;
                     continue;
                 }
-                self.keyframe_wish |= hole.seq >= self.replaced;
+                self.keyframe_need |= hole.seq >= self.replaced;
                 if !(self.negotiated && self.answers.take_probe(now)) {
                     hole.state = HoleState::GivenUp;
                     self.counters.given_up += 1;
@@ -219,12 +219,12 @@ impl NackGenerator {
     }
 
     /// True once after something was given up that no keyframe has replaced: ask for a keyframe.
-    pub fn take_keyframe_wish(&mut self) -> bool {
-        std::mem::take(&mut self.keyframe_wish)
+    pub fn take_keyframe_need(&mut self) -> bool {
+        std::mem::take(&mut self.keyframe_need)
     }
 
     /// Whether asking helps; `None` where NACK was not negotiated.
-    pub fn answers(&self) -> Option<&Answers> {
+    pub fn answers(&self) -> Option<&ResponseStats> {
         self.negotiated.then(|| self.answers.counts())
     }
 
@@ -240,7 +240,7 @@ impl NackGenerator {
         let missing = ext_seq - highest - 1;
         if missing > MAX_HOLE {
             self.counters.given_up += missing;
-            self.keyframe_wish = true;
+            self.keyframe_need = true;
         } else if missing > 0 {
             let due = now + self.reordering.allowance(now);
             self.holes.extend((highest + 1..ext_seq).map(|seq| Hole::new(seq, now, due)));
@@ -287,7 +287,7 @@ impl NackGenerator {
             if hole.state == HoleState::Open {
                 self.counters.given_up += 1;
                 self.answers.on_given_up(now, hole.tries);
-                self.keyframe_wish |= !hole.probe && hole.seq >= self.replaced;
+                self.keyframe_need |= !hole.probe && hole.seq >= self.replaced;
             }
             self.holes.pop_front();
         }
@@ -308,7 +308,7 @@ struct Hole {
     first_asked: Option<Instant>,
     tries: u8,
     state: HoleState,
-    /// Asked for without hope: the keyframe that replaces it is wished already.
+    /// Asked for without hope: the keyframe that replaces it is needed already.
     probe: bool,
 }
 
@@ -427,7 +427,7 @@ mod tests {
         /// Requests for packets that were not lost, in the second half of the run.
         spurious: u64,
         missing_at_end: u64,
-        wishes: u64,
+        needs: u64,
         most_requests_for_one: u64,
         counters: NackCounters,
     }
@@ -486,7 +486,7 @@ mod tests {
                         asked_at.entry(ms + self.rtt_ms / 2).or_default().push(seq);
                     }
                 }
-                outcome.wishes += u64::from(generator.take_keyframe_wish());
+                outcome.needs += u64::from(generator.take_keyframe_need());
             }
             assert_eq!(generator.next_timeout(), None, "idle at the end");
             outcome.lost = lost.len() as u64;
@@ -506,7 +506,7 @@ mod tests {
         assert_eq!(outcome.counters.repaired, outcome.lost);
         assert_eq!(outcome.counters.requested, outcome.lost, "each asked for once");
         assert_eq!(outcome.counters.duplicates, 0);
-        assert_eq!(outcome.wishes, 0);
+        assert_eq!(outcome.needs, 0);
     }
 
     #[test]
@@ -551,7 +551,7 @@ mod tests {
         assert_eq!(outcome.counters.repaired, 0);
         // 0, 55, 124, 210, 317, 452 ms after the hole opened; the seventh would be past 600 ms.
         assert_eq!(outcome.most_requests_for_one, 6);
-        assert!(outcome.wishes > 0);
+        assert!(outcome.needs > 0);
 
         let near = Sim { loss_percent: 1, rtt_ms: 2, answers: false, ..CLEAN }.run();
         assert!(near.most_requests_for_one <= u64::from(MAX_TRIES));
@@ -615,15 +615,15 @@ mod tests {
         let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 100_000);
         generator.on_packet(start, 100_000 + MAX_HOLE + 1);
-        assert!(!generator.take_keyframe_wish());
+        assert!(!generator.take_keyframe_need());
         assert_eq!(poll(&mut generator, start).len(), NackList::MAX_NUMBERS);
         assert_eq!(poll(&mut generator, start + 10 * MS).len(), 300 - NackList::MAX_NUMBERS);
 
         let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 100_000);
         generator.on_packet(start, 100_000 + MAX_HOLE + 2);
-        assert!(generator.take_keyframe_wish());
-        assert!(!generator.take_keyframe_wish(), "only once");
+        assert!(generator.take_keyframe_need());
+        assert!(!generator.take_keyframe_need(), "only once");
         assert_eq!(generator.next_timeout(), None);
         assert_eq!(generator.counters().given_up, 301);
     }
@@ -635,7 +635,7 @@ mod tests {
             let mut generator = NackGenerator::new(true);
             generator.on_packet(start, 100_000);
             assert_eq!(generator.on_packet(start, 100_000 + jump), Arrival::InOrder);
-            assert!(generator.take_keyframe_wish());
+            assert!(generator.take_keyframe_need());
             assert_eq!(poll(&mut generator, start + MS), [0; 0]);
             assert_eq!(generator.on_packet(start, 100_001 + jump), Arrival::InOrder);
             assert_eq!(generator.on_packet(start, 100_000), Arrival::TooOld);
@@ -646,58 +646,58 @@ mod tests {
         generator.on_packet(start, 100_000);
         assert_eq!(generator.on_packet(start, 100_000 - 32_768), Arrival::TooOld);
         assert_eq!(generator.on_packet(start, 100_001), Arrival::InOrder);
-        assert!(!generator.take_keyframe_wish());
+        assert!(!generator.take_keyframe_need());
     }
 
     #[test]
-    fn a_whole_second_lost_is_one_keyframe_wish() {
+    fn a_whole_second_lost_is_one_keyframe_need() {
         let start = Instant::now();
         let mut generator = NackGenerator::new(true);
         for n in 0..500 {
             generator.on_packet(start + 2 * MS * n, 70_000 + u64::from(n));
         }
         generator.on_packet(start + 2_000 * MS, 71_000);
-        assert!(generator.take_keyframe_wish());
+        assert!(generator.take_keyframe_need());
         for n in 1..500 {
             let now = start + 2_000 * MS + 2 * MS * n;
             generator.on_packet(now, 71_000 + u64::from(n));
             assert_eq!(poll(&mut generator, now), [0; 0]);
         }
         assert_eq!(generator.counters(), NackCounters { given_up: 500, ..NackCounters::default() });
-        assert!(!generator.take_keyframe_wish());
+        assert!(!generator.take_keyframe_need());
     }
 
     #[test]
-    fn holes_behind_the_window_are_given_up_with_a_keyframe_wish() {
+    fn holes_behind_the_window_are_given_up_with_a_keyframe_need() {
         let start = Instant::now();
         let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 70_000);
         for n in 2..=NACK_WINDOW {
             generator.on_packet(start, 70_000 + n);
         }
-        assert!(!generator.take_keyframe_wish());
+        assert!(!generator.take_keyframe_need());
         generator.on_packet(start, 70_001 + NACK_WINDOW);
-        assert!(generator.take_keyframe_wish());
+        assert!(generator.take_keyframe_need());
         assert_eq!(generator.counters().given_up, 1);
         assert_eq!(generator.holes.len(), 0);
     }
 
     #[test]
-    fn a_keyframe_ends_the_wish_but_its_own_lost_packet_is_asked_for() {
+    fn a_keyframe_ends_the_need_but_its_own_lost_packet_is_asked_for() {
         let start = Instant::now();
         let mut generator = NackGenerator::new(true);
         generator.on_packet(start, 70_000);
         generator.on_packet(start, 71_000);
         generator.on_packet(start, 71_002); // 71,001 was the keyframe's parameter sets
         generator.on_keyframe(None);
-        assert!(!generator.take_keyframe_wish());
+        assert!(!generator.take_keyframe_need());
         assert_eq!(poll(&mut generator, start), [(71_001 % 65_536) as u16]);
     }
 
     #[test]
     fn hole_before_the_beginning_of_a_keyframe_needs_no_other() {
         let start = Instant::now();
-        for (begins, wishes) in [(70_005, false), (70_003, true)] {
+        for (begins, needs) in [(70_005, false), (70_003, true)] {
             let mut generator = NackGenerator::new(true);
             generator.on_packet(start, 70_000);
             generator.on_packet(start + 100 * MS, 70_005); // 70,001 to 70,004 are missing
@@ -706,7 +706,7 @@ mod tests {
                 poll(&mut generator, at);
             }
             assert_eq!(generator.counters().given_up, 4);
-            assert_eq!(generator.take_keyframe_wish(), wishes, "the keyframe begins at {begins}");
+            assert_eq!(generator.take_keyframe_need(), needs, "the keyframe begins at {begins}");
         }
     }
 
@@ -722,14 +722,14 @@ mod tests {
                 now = at;
                 poll(generator, now);
             }
-            assert!(generator.take_keyframe_wish());
+            assert!(generator.take_keyframe_need());
             seq += 1;
         }
         (seq, now)
     }
 
     #[test]
-    fn where_nothing_is_repaired_a_hole_wishes_a_keyframe_at_once() {
+    fn where_nothing_is_repaired_a_hole_needs_a_keyframe_at_once() {
         let mut generator = NackGenerator::new(true);
         let (seq, now) = unanswered(&mut generator, Instant::now());
         let habit = |generator: &NackGenerator| generator.answers().map(|a| a.habit().label());
@@ -740,7 +740,7 @@ mod tests {
         assert_eq!(generator.next_timeout(), Some(now + MAX_ALLOWANCE));
         let now = now + MAX_ALLOWANCE;
         assert_eq!(poll(&mut generator, now), [(seq + 1) as u16], "one number, as a probe");
-        assert!(generator.take_keyframe_wish());
+        assert!(generator.take_keyframe_need());
         let given_up = generator.counters().given_up;
         // What comes all the same takes the verdict back.
         assert_eq!(generator.on_packet(now + 40 * MS, seq + 1), Arrival::Repaired);
@@ -748,11 +748,11 @@ mod tests {
         assert_eq!(habit(&generator), Some("answered"));
         assert_eq!(poll(&mut generator, now + 60 * MS), [0; 0]);
         assert_eq!(generator.next_timeout(), None);
-        assert_eq!((given_up, generator.take_keyframe_wish()), (30 + 2, false));
+        assert_eq!((given_up, generator.take_keyframe_need()), (30 + 2, false));
     }
 
     #[test]
-    fn probe_that_fails_wishes_no_second_keyframe_and_the_next_comes_later() {
+    fn probe_that_fails_needs_no_second_keyframe_and_the_next_comes_later() {
         let mut generator = NackGenerator::new(true);
         let (mut seq, mut now) = unanswered(&mut generator, Instant::now());
         let mut probed = Vec::new();
@@ -762,15 +762,15 @@ mod tests {
             generator.on_packet(now, seq);
             generator.on_packet(now, seq + 2);
             seq += 3;
-            let mut wishes = 0;
+            let mut needs = 0;
             while let Some(at) = generator.next_timeout() {
                 let asked = !poll(&mut generator, at).is_empty();
-                wishes += u32::from(generator.take_keyframe_wish());
+                needs += u32::from(generator.take_keyframe_need());
                 if asked && probed.last() != Some(&n) {
                     probed.push(n);
                 }
             }
-            assert_eq!(wishes, 1, "hole {n}");
+            assert_eq!(needs, 1, "hole {n}");
         }
         assert_eq!(probed, [0, 5, 10]);
     }
@@ -783,18 +783,18 @@ mod tests {
         generator.restart();
         assert_eq!(generator.on_packet(now, 5), Arrival::InOrder, "numbers begin anywhere");
         assert_eq!(generator.counters(), counted);
-        assert_eq!(generator.answers().map(Answers::asked), Some(30));
+        assert_eq!(generator.answers().map(ResponseStats::asked), Some(30));
     }
 
     #[test]
-    fn without_nack_negotiated_nothing_is_asked_and_a_hole_wishes_a_keyframe() {
+    fn without_nack_negotiated_nothing_is_asked_and_a_hole_needs_a_keyframe() {
         let start = Instant::now();
         let mut generator = NackGenerator::new(false);
         generator.on_packet(start, 70_000);
         generator.on_packet(start, 70_003);
-        assert!(poll(&mut generator, start).is_empty() && !generator.take_keyframe_wish());
+        assert!(poll(&mut generator, start).is_empty() && !generator.take_keyframe_need());
         assert!(poll(&mut generator, start + MAX_ALLOWANCE).is_empty());
-        assert!(generator.take_keyframe_wish());
+        assert!(generator.take_keyframe_need());
         assert_eq!(generator.next_timeout(), None);
         assert_eq!(generator.counters(), NackCounters { given_up: 2, ..NackCounters::default() });
         assert!(generator.answers().is_none());

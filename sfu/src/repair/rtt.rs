@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 /// Round-trip time to a publisher, timed from a NACK to its repair: we send it no reports that it
 /// could answer, and clients of few words (FFmpeg) answer no checks.
 #[derive(Debug, Default)]
-pub struct RepairRtt {
+pub struct RtxRtt {
     asked: Option<(Instant, u64)>,
     smoothed: Option<Duration>,
 }
 
-impl RepairRtt {
+impl RtxRtt {
     /// A number was asked for. One is timed at once; an unanswered one gives way after a second.
     pub fn on_asked(&mut self, now: Instant, ext_seq: u64) {
         let waiting = self
@@ -43,7 +43,7 @@ mod tests {
     fn times_one_number_at_once_and_smooths() {
         let start = Instant::now();
         let ms = Duration::from_millis;
-        let mut rtt = RepairRtt::default();
+        let mut rtt = RtxRtt::default();
         rtt.on_asked(start, 7);
         rtt.on_asked(start + ms(10), 8);
         rtt.on_repair(start + ms(30), 8);

@@ -77,7 +77,7 @@ impl RtxBudget {
     }
 
     /// A packet was repeated.
-    pub fn on_repeat(&mut self, bytes: usize) {
+    pub fn on_retransmit(&mut self, bytes: usize) {
         if let Some(slot) = self.slot(self.newest) {
             slot.repeats += bytes as u64;
         }
@@ -105,7 +105,7 @@ mod tests {
             let asked = (n + 1) * percent / 100 - n * percent / 100;
             for _ in 0..asked {
                 if budget.allows(now, *total) {
-                    budget.on_repeat(PACKET as usize);
+                    budget.on_retransmit(PACKET as usize);
                     repeated += 1;
                 }
             }
@@ -129,7 +129,7 @@ mod tests {
         play(&mut budget, now, &mut total, 10_000, 0);
         let mut burst = 0;
         while budget.allows(now + 10_000 * MS, total) {
-            budget.on_repeat(PACKET as usize);
+            budget.on_retransmit(PACKET as usize);
             burst += 1;
         }
         assert!((50..=65).contains(&burst), "{burst} packets of 100 a second");
@@ -142,7 +142,7 @@ mod tests {
         let most = RTX_FREE_BYTES.div_ceil(PACKET);
         for _ in 0..most {
             assert!(budget.allows(now, 0));
-            budget.on_repeat(PACKET as usize);
+            budget.on_retransmit(PACKET as usize);
         }
         assert!(!budget.allows(now, 0));
         assert!(!budget.allows(now + RTX_WINDOW - SLOT, 0));
@@ -155,12 +155,12 @@ mod tests {
         let mut budget = RtxBudget::new(now);
         budget.on_media(now + 100 * MS, 100_000_000);
         budget.on_media(now + 10_000 * MS, 100_000_000);
-        budget.on_repeat(RTX_FREE_BYTES as usize);
+        budget.on_retransmit(RTX_FREE_BYTES as usize);
         assert!(!budget.allows(now + 10_000 * MS, 100_000_000));
         // Looked at only once in 100 s: a window has its even part.
         let mut budget = RtxBudget::new(now);
         budget.on_media(now + 100_000 * MS, 100_000_000);
-        budget.on_repeat(RTX_FREE_BYTES as usize + 500_000);
+        budget.on_retransmit(RTX_FREE_BYTES as usize + 500_000);
         assert!(!budget.allows(now + 100_000 * MS, 100_000_000));
     }
 
@@ -179,7 +179,7 @@ mod tests {
                 total += media;
                 for _ in 0..asked {
                     if budget.allows(now, total) {
-                        budget.on_repeat(1_200);
+                        budget.on_retransmit(1_200);
                         repeats += 1_200;
                     }
                 }
@@ -201,7 +201,7 @@ mod tests {
             budget.on_media(now + 50 * MS, total);
             std::iter::repeat_with(|| {
                 let allowed = budget.allows(now + 60 * MS, total);
-                budget.on_repeat(1_100);
+                budget.on_retransmit(1_100);
                 allowed
             })
             .take_while(|allowed| *allowed)

@@ -1,20 +1,20 @@
 //! The only state that workers share: who watches what, and the rings between cores.
 //!
 //! [`table`] holds one stream's route as an immutable snapshot, [`ring`] the bounded SPSC pipes of a
-//! worker pair, [`wake`] the flag that decides whether a sleeping worker must be woken, [`wishes`] the
+//! worker pair, [`wake`] the flag that decides whether a sleeping worker must be woken, [`requests`] the
 //! layers that need a keyframe. No lock, no allocation, no waiting on the packet path. Knows packets
 //! and ids, not why a viewer wants a layer.
 
+pub mod keyframe_requests;
 pub mod ring;
 mod sync;
 pub mod table;
 pub mod wake;
-pub mod wishes;
 
-pub use ring::{LayerNote, MediaItem, RingPort, mesh};
+pub use keyframe_requests::{KeyframeRequestBits, KeyframeRequests};
+pub use ring::{LayerInfoUpdate, MediaItem, RingPort, mesh};
 pub use table::{Route, SourceInfo, StreamId, StreamShared};
 pub use wake::{WakeFlag, Waker};
-pub use wishes::{KeyframeWishes, WishBoard};
 
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,7 @@ pub enum MediaItem {
         packet: Arc<Packet>,
     },
     /// A packet that came before this worker had viewers: for its cache alone.
-    Cached {
+    Prefill {
         /// Its stream.
         stream: StreamId,
         /// Publisher epoch.
@@ -62,14 +62,14 @@ pub enum MediaItem {
         /// Layer index.
         layer: u8,
         /// What is known.
-        note: LayerNote,
+        note: LayerInfoUpdate,
     },
 }
 
 /// What a publisher's worker knows of a layer and the others cannot see: they may have come after the
 /// keyframe that told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerNote {
+pub struct LayerInfoUpdate {
     /// Its timestamps against server time.
     pub anchor: Option<ClockAnchor>,
     /// Width and height of its last keyframe that told them, or as announced before it.

@@ -1,5 +1,5 @@
 //! One stream's shared state: its route (which workers have viewers), its publisher, and the
-//! keyframe wishes that travel back.
+//! keyframe requests that travel back.
 //!
 //! The control plane writes the route, the worker where a publisher connects or ends writes the source,
 //! all read. A packet is routed by the old snapshot or the new one,
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::wishes::{KeyframeWishes, WishBoard};
+use super::keyframe_requests::{KeyframeRequestBits, KeyframeRequests};
 use crate::ids::{SessionId, StreamName};
 use crate::sdp::{ExtMap, PublishPlan, SourceTrack};
 
@@ -90,9 +90,9 @@ pub struct StreamShared {
     pub source: ArcSwapOption<SourceInfo>,
     /// Publishers that connected so far.
     epochs: AtomicU32,
-    /// Wishes of viewers that have no picture, and of others. Apart, since they are paced apart.
-    wishes: WishBoard,
-    refreshes: WishBoard,
+    /// Requests of viewers that have no picture, and of others. Apart, since they are paced apart.
+    requests: KeyframeRequestBits,
+    refreshes: KeyframeRequestBits,
 }
 
 impl StreamShared {
@@ -104,8 +104,8 @@ impl StreamShared {
             route: ArcSwap::from_pointee(Route::default()),
             source: ArcSwapOption::empty(),
             epochs: AtomicU32::new(0),
-            wishes: WishBoard::default(),
-            refreshes: WishBoard::default(),
+            requests: KeyframeRequestBits::default(),
+            refreshes: KeyframeRequestBits::default(),
         })
     }
 
@@ -128,29 +128,29 @@ impl StreamShared {
     }
 
     /// A viewer without a picture needs a keyframe of this layer. Repeat it with each packet that cannot be
-    /// sent: a wish that was set before a keyframe came counts as fulfilled by it.
-    pub fn wish_keyframe(&self, track: u8, layer: u8) {
-        self.wishes.wish(track, layer);
+    /// sent: a request that was set before a keyframe came counts as fulfilled by it.
+    pub fn request_keyframe(&self, track: u8, layer: u8) {
+        self.requests.request(track, layer);
     }
 
     /// A viewer with a picture, of this layer or another one, asks for a keyframe of this layer: it may wait some
     /// seconds for it.
-    pub fn wish_refresh(&self, track: u8, layer: u8) {
-        self.refreshes.wish(track, layer);
+    pub fn request_refresh(&self, track: u8, layer: u8) {
+        self.refreshes.request(track, layer);
     }
 
-    /// Whether a viewer wishes for a keyframe.
-    pub fn has_wishes(&self) -> bool {
-        !(self.wishes.is_empty() && self.refreshes.is_empty())
+    /// Whether a viewer requests for a keyframe.
+    pub fn has_keyframe_requests(&self) -> bool {
+        !(self.requests.is_empty() && self.refreshes.is_empty())
     }
 
-    /// Takes all wishes of viewers without a picture; the publisher's worker acts on them.
-    pub fn take_keyframe_wishes(&self) -> KeyframeWishes {
-        self.wishes.take()
+    /// Takes all requests of viewers without a picture; the publisher's worker acts on them.
+    pub fn take_keyframe_requests(&self) -> KeyframeRequests {
+        self.requests.take()
     }
 
-    /// Takes all other wishes.
-    pub fn take_refresh_wishes(&self) -> KeyframeWishes {
+    /// Takes all other requests.
+    pub fn take_refresh_requests(&self) -> KeyframeRequests {
         self.refreshes.take()
     }
 }

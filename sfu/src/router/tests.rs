@@ -1,4 +1,4 @@
-//! Stories of one thread about rings, wake flag and wishes; `tests/loom.rs` tells those of several.
+//! Stories of one thread about rings, wake flag and requests; `tests/loom.rs` tells those of several.
 //!
 //! Not at the foot of their files, because those files are compiled under loom too.
 
@@ -86,15 +86,15 @@ fn a_batch_wakes_a_sleeper_once_and_an_awake_worker_never() {
 }
 
 #[test]
-fn wishes_are_taken_once_and_never_mixed_up() {
-    let board = WishBoard::default();
+fn requests_are_taken_once_and_never_mixed_up() {
+    let board = KeyframeRequestBits::default();
     assert!(board.take().is_empty());
-    board.wish(7, 7);
-    board.wish(0, 1);
-    board.wish(8, 0);
-    board.wish(0, 8);
-    let wishes = board.take();
-    assert!(wishes.contains(7, 7) && wishes.contains(0, 1));
-    assert!(!wishes.contains(1, 0) && !wishes.contains(8, 0) && !wishes.contains(0, 8));
+    board.request(7, 7);
+    board.request(0, 1);
+    board.request(8, 0);
+    board.request(0, 8);
+    let requests = board.take();
+    assert!(requests.contains(7, 7) && requests.contains(0, 1));
+    assert!(!requests.contains(1, 0) && !requests.contains(8, 0) && !requests.contains(0, 8));
     assert!(board.take().is_empty());
 }

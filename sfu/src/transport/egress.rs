@@ -39,7 +39,7 @@ pub trait Egress {
     fn begin_media(&mut self, _arrivals: &mut dyn Iterator<Item = Instant>) {}
 
     /// The media just announced goes to viewers that came only lately.
-    fn mark_newcomers(&mut self) {}
+    fn mark_joining(&mut self) {}
 
     /// The media announced by [`Self::begin_media`] is out.
     fn end_media(&mut self) {}

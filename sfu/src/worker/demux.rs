@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::session::{Budget, SessionKey};
+use super::session::{PerSecondLimit, SessionKey};
 use crate::transport::Path;
 
 /// Checks of sessions elsewhere that are verified per second, and plain Binding requests answered per
@@ -27,8 +27,8 @@ pub(super) struct Demux {
     strays: HashMap<SocketAddr, usize>,
     /// Strays from the oldest to the newest.
     stray_order: VecDeque<SocketAddr>,
-    foreign_checks: Budget,
-    plain_stun: Budget,
+    foreign_checks: PerSecondLimit,
+    plain_stun: PerSecondLimit,
 }
 
 impl Default for Demux {
@@ -38,8 +38,8 @@ impl Default for Demux {
             by_ufrag: HashMap::new(),
             strays: HashMap::new(),
             stray_order: VecDeque::new(),
-            foreign_checks: Budget::per_second(FOREIGN_STUN_PER_SECOND),
-            plain_stun: Budget::per_second(FOREIGN_STUN_PER_SECOND),
+            foreign_checks: PerSecondLimit::per_second(FOREIGN_STUN_PER_SECOND),
+            plain_stun: PerSecondLimit::per_second(FOREIGN_STUN_PER_SECOND),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::session::{RoleState, Session, SessionKey};
-use super::{Event, Home, Knock, Worker};
+use super::{CheckOutcome, Event, Owner, Worker};
 use crate::error::DropReason;
 use crate::ids::Role;
 use crate::media::packet::PACKET_BYTES_MAX;
@@ -56,7 +56,7 @@ impl Worker {
         if class == PacketClass::Rtcp
             && let Some(stream) = self.sessions.get(key).map(|session| session.stream.id)
         {
-            self.hear_wishes(now, stream, egress);
+            self.collect_keyframe_requests(now, stream, egress);
         }
         outcome
     }
@@ -95,8 +95,8 @@ impl Worker {
         // A flood of made-up names must not use up what honest checks need, so that the cheap look
         // comes first, and what comes from an address of that very worker is passed on at once. An
         // address that another session had before proves nothing.
-        let home = self.lobby.home(ufrag).ok_or(DropReason::StunUnknownUfrag)?;
-        let known = self.demux.stray_owner(path.remote).map(Home::Worker) == Some(home);
+        let home = self.lobby.owner(ufrag).ok_or(DropReason::StunUnknownUfrag)?;
+        let known = self.demux.stray_owner(path.remote).map(Owner::Worker) == Some(home);
         if !stray && known && self.demux.session_at(path).is_none() {
             return self.pass_on(path, datagram, stray);
         }
@@ -104,22 +104,22 @@ impl Worker {
             return Err(DropReason::StunRateLimited);
         }
         let view = StunView::parse(datagram).map_err(|_| DropReason::StunMalformed)?;
-        match self.lobby.knock(ufrag, &view, self.context.port.index) {
-            Knock::Adopt(session) => {
+        match self.lobby.check(ufrag, &view, self.context.port.index) {
+            CheckOutcome::Adopt(session) => {
                 let id = session.id;
                 let key = self.adopt(now, *session, egress);
                 self.events.push(Event::Adopted(id));
                 Ok(Some(key))
             }
-            Knock::Elsewhere(worker) if !stray && worker != self.context.port.index => {
+            CheckOutcome::Elsewhere(worker) if !stray && worker != self.context.port.index => {
                 if !self.release_path(now, path) {
                     self.demux.learn_stray(path.remote, worker);
                 }
                 self.send_stray(worker, path, datagram)?;
                 Ok(None)
             }
-            Knock::Elsewhere(_) | Knock::Unknown => Err(DropReason::StunUnknownUfrag),
-            Knock::BadIntegrity => Err(DropReason::StunBadIntegrity),
+            CheckOutcome::Elsewhere(_) | CheckOutcome::Unknown => Err(DropReason::StunUnknownUfrag),
+            CheckOutcome::BadIntegrity => Err(DropReason::StunBadIntegrity),
         }
     }
 
@@ -176,7 +176,7 @@ impl Worker {
                 };
                 let id = session.stream.id;
                 let stream = self.streams.get_mut(id).ok_or(DropReason::UnknownTrack)?;
-                let first = self.heard.last() != Some(&key);
+                let first = self.publishers_with_media.last() != Some(&key);
                 if first {
                     // With many publishers nothing of this one is in the near caches: reads link after
                     // link for all that its packet will meet, as for viewers (`fanout.rs`).
@@ -196,9 +196,9 @@ impl Worker {
                     stream,
                     &mut self.context,
                 )?;
-                self.note_fresh(now, id, egress);
+                self.mark_dirty_or_flush(now, id, egress);
                 if first {
-                    self.heard.push(key);
+                    self.publishers_with_media.push(key);
                 }
             }
             PacketClass::Rtcp => self.session_rtcp(now, key, path, datagram, egress)?,

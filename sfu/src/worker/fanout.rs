@@ -1,14 +1,14 @@
-//! Fresh packets to the viewers of this worker, one viewer after the other.
+//! PacketRef packets to the viewers of this worker, one viewer after the other.
 //!
 //! Part of the hallway: packets come from a publisher here or from another worker's ring, and leave
 //! as one batch per viewer.
 
 use std::time::Instant;
 
-use super::audience::{NEWCOMERS_PER_STEP, Serving};
 use super::session::{RoleState, Session, SessionKey};
 use super::stream::LocalStream;
 use super::subscriber::Subscriber;
+use super::viewer_queue::{Delivery, JOINING_PER_STEP};
 use super::{FRESH_MAX, Worker};
 use crate::error::DropReason;
 use crate::media::PacketPool;
@@ -24,25 +24,25 @@ impl Worker {
             MediaItem::Packet { stream: id, epoch, track, layer, packet } => {
                 let taken = self.reader(now, id, epoch, egress).and_then(|(stream, pool)| {
                     let fresh = stream.keep(epoch, track, layer, packet, pool)?;
-                    stream.audience.queue(fresh);
+                    stream.viewers.queue(fresh);
                     Ok(())
                 });
                 match taken {
-                    Ok(()) => self.mark_fresh(id),
+                    Ok(()) => self.mark_dirty(id),
                     Err(reason) => self.context.report.dropped.count(reason),
                 }
             }
-            MediaItem::Cached { stream: id, epoch, track, layer, packet } => {
+            MediaItem::Prefill { stream: id, epoch, track, layer, packet } => {
                 // Here already, or too old by now: nothing is lost.
                 _ = self.reader(now, id, epoch, egress).and_then(|(stream, pool)| {
                     stream.keep(epoch, track, layer, packet, pool)?;
-                    stream.mark_seeded(track, layer);
+                    stream.mark_prefilled(track, layer);
                     Ok(())
                 });
             }
             MediaItem::Layer { stream: id, epoch, track, layer, note } => {
                 if let Some(stream) = self.streams.get_mut(id) {
-                    stream.note_layer(epoch, track, layer, note);
+                    stream.update_layer_info(epoch, track, layer, note);
                 }
             }
         }
@@ -66,18 +66,23 @@ impl Worker {
         Ok((stream.ok_or(DropReason::UnknownTrack)?, &mut self.context.pool))
     }
 
-    pub(super) fn mark_fresh(&mut self, id: StreamId) {
-        if !self.fresh_streams.contains(&id) {
-            self.fresh_streams.push(id);
+    pub(super) fn mark_dirty(&mut self, id: StreamId) {
+        if !self.dirty_streams.contains(&id) {
+            self.dirty_streams.push(id);
         }
     }
 
-    pub(super) fn note_fresh(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
-        self.mark_fresh(id);
+    pub(super) fn mark_dirty_or_flush(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        egress: &mut dyn Egress,
+    ) {
+        self.mark_dirty(id);
         let full = self
             .streams
             .get(id)
-            .is_some_and(|stream| stream.audience.packets(Serving::Turn).len() >= FRESH_MAX);
+            .is_some_and(|stream| stream.viewers.packets(Delivery::Immediate).len() >= FRESH_MAX);
         if full {
             self.serve(now, id, egress);
         }
@@ -100,26 +105,28 @@ impl Worker {
         subscribers().for_each(Subscriber::warm_lines);
     }
 
-    /// What came goes to all who are here for a while. Newcomers get it in [`Self::serve_some_newcomers`].
+    /// What came goes to all who are here for a while. Newcomers get it in [`Self::serve_joining_viewers`].
     pub(super) fn serve(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.select(now);
-        stream.arrange(Serving::Turn);
-        egress.begin_media(&mut stream.arrivals(Serving::Turn));
+        stream.arrange(Delivery::Immediate);
+        egress.begin_media(&mut stream.arrivals(Delivery::Immediate));
         self.serving.clear();
-        self.serving.extend_from_slice(stream.audience.settled());
-        self.hand_out(now, id, Serving::Turn, egress);
+        self.serving.extend_from_slice(stream.viewers.established());
+        self.hand_out(now, id, Delivery::Immediate, egress);
         egress.end_media();
         let Some(stream) = self.streams.get_mut(id) else { return };
-        stream.audience.end_turn();
-        let behind = stream.audience.waiting() >= FRESH_MAX;
-        if stream.audience.has_waiting() && !self.crowds.iter().any(|(_, crowd)| *crowd == id) {
-            self.crowds.push_back((now, id));
+        stream.viewers.end_turn();
+        let behind = stream.viewers.waiting() >= FRESH_MAX;
+        if stream.viewers.has_waiting()
+            && !self.joining_streams.iter().any(|(_, crowd)| *crowd == id)
+        {
+            self.joining_streams.push_back((now, id));
         }
-        self.hear_wishes(now, id, egress);
+        self.collect_keyframe_requests(now, id, egress);
         if behind {
             // So much must not pile up: all others wait for once.
-            while self.streams.get(id).is_some_and(|stream| stream.audience.has_waiting()) {
+            while self.streams.get(id).is_some_and(|stream| stream.viewers.has_waiting()) {
                 self.serve_round(now, id, egress);
             }
         }
@@ -127,15 +134,15 @@ impl Worker {
 
     /// What came goes to some of those who came lately, of one stream after the other: of many streams where each
     /// has few.
-    pub(super) fn serve_some_newcomers(&mut self, now: Instant, egress: &mut dyn Egress) {
+    pub(super) fn serve_joining_viewers(&mut self, now: Instant, egress: &mut dyn Egress) {
         let mut served = 0;
-        for _ in 0..self.crowds.len() {
-            let Some((_, id)) = self.crowds.pop_front() else { return };
+        for _ in 0..self.joining_streams.len() {
+            let Some((_, id)) = self.joining_streams.pop_front() else { return };
             served += self.serve_round(now, id, egress);
-            if self.streams.get(id).is_some_and(|stream| stream.audience.has_waiting()) {
-                self.crowds.push_back((now, id));
+            if self.streams.get(id).is_some_and(|stream| stream.viewers.has_waiting()) {
+                self.joining_streams.push_back((now, id));
             }
-            if served >= NEWCOMERS_PER_STEP {
+            if served >= JOINING_PER_STEP {
                 return;
             }
         }
@@ -143,32 +150,32 @@ impl Worker {
 
     /// One step of a stream's round; how many viewers it was for.
     fn serve_round(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) -> usize {
-        let waiting = |stream: &&mut LocalStream| stream.audience.has_waiting();
+        let waiting = |stream: &&mut LocalStream| stream.viewers.has_waiting();
         let Some(stream) = self.streams.get_mut(id).filter(waiting) else { return 0 };
-        let begins = stream.audience.begin_round();
+        let begins = stream.viewers.begin_round();
         if begins {
             stream.select(now);
-            stream.arrange(Serving::Round);
+            stream.arrange(Delivery::Deferred);
         }
-        egress.begin_media(&mut stream.arrivals(Serving::Round));
-        egress.mark_newcomers();
+        egress.begin_media(&mut stream.arrivals(Delivery::Deferred));
+        egress.mark_joining();
         self.serving.clear();
         let sessions = &self.sessions;
-        stream.audience.step(begins, &mut self.serving, |key| {
+        stream.viewers.step(begins, &mut self.serving, |key| {
             sessions.get(key).is_some_and(|session| !session.is_new(now))
         });
         let served = self.serving.len();
-        self.hand_out(now, id, Serving::Round, egress);
+        self.hand_out(now, id, Delivery::Deferred, egress);
         egress.end_media();
         if let Some(stream) = self.streams.get_mut(id) {
-            stream.audience.end_step();
+            stream.viewers.end_step();
         }
-        self.hear_wishes(now, id, egress);
+        self.collect_keyframe_requests(now, id, egress);
         served
     }
 
     /// Subscriber-major: each viewer of `self.serving` gets all packets as one batch.
-    fn hand_out(&mut self, now: Instant, id: StreamId, packets: Serving, egress: &mut dyn Egress) {
+    fn hand_out(&mut self, now: Instant, id: StreamId, packets: Delivery, egress: &mut dyn Egress) {
         let serving = std::mem::take(&mut self.serving);
         for next in serving.chunks(WARMED) {
             self.warm(next);
@@ -186,7 +193,7 @@ impl Worker {
         now: Instant,
         id: StreamId,
         key: SessionKey,
-        packets: Serving,
+        packets: Delivery,
         egress: &mut dyn Egress,
     ) {
         let Some(stream) = self.streams.get(id) else { return };
@@ -201,17 +208,23 @@ impl Worker {
         }
     }
 
-    /// Tells the publisher of a stream at once what viewers here wish, if it is here too. Viewers elsewhere
-    /// are heard by its timer.
-    pub(super) fn hear_wishes(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
-        let wished = |stream: &&LocalStream| stream.is_owned() && stream.shared.has_wishes();
-        let Some(stream) = self.streams.get(id).filter(wished) else { return };
+    /// Tells the publisher of a stream at once what viewers here request, if it is here too. Viewers elsewhere
+    /// are publishers_with_media by its timer.
+    pub(super) fn collect_keyframe_requests(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        egress: &mut dyn Egress,
+    ) {
+        let requested =
+            |stream: &&LocalStream| stream.is_owned() && stream.shared.has_keyframe_requests();
+        let Some(stream) = self.streams.get(id).filter(requested) else { return };
         let publisher = stream.source().and_then(|source| self.by_id.get(&source.publisher));
         let Some(key) = publisher.copied() else { return };
         self.guarded(now, key, egress, |worker, _| {
             let Some(Session { role, stream, .. }) = worker.sessions.get_mut(key) else { return };
             if let RoleState::Publisher(publisher) = role {
-                publisher.take_wishes(now, stream);
+                publisher.take_keyframe_requests(now, stream);
                 worker.schedule(key);
             }
         });

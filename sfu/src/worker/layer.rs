@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::report::{AnswersInfo, LayerInfo, LearnedInfo};
+use super::report::{LayerInfo, LearnedInfo, ResponseInfo};
 use crate::codec::MediaKind;
 use crate::config::PublisherLimits;
 use crate::media::PacketMeta;
@@ -243,12 +243,12 @@ impl Layer {
         if !self.video {
             return None;
         }
-        let pli = self.asks_keyframes.then(|| AnswersInfo::of(self.keyframes.answers(now)));
+        let pli = self.asks_keyframes.then(|| ResponseInfo::of(self.keyframes.answers(now)));
         let schedule = self.keyframes.schedule();
         let until = schedule.next_due().and_then(|due| due.checked_duration_since(now));
         Some(LearnedInfo {
             pli,
-            nack: self.nack.answers().map(AnswersInfo::of),
+            nack: self.nack.answers().map(ResponseInfo::of),
             keyframe_period_ms: schedule.period().map(|period| period.as_millis() as u64),
             next_keyframe_ms: until.map(|until| until.as_millis() as u64),
         })

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::batch::Batch;
 use super::publisher::Publisher;
-use super::session::{Budget, NewSession, Plan, RoleState, Session, SessionKey};
+use super::session::{NewSession, PerSecondLimit, Plan, RoleState, Session, SessionKey};
 use super::subscriber::Subscriber;
 use super::{Event, RTCP_PER_SECOND, TIMER_TICK, Worker};
 use crate::error::CloseReason;
@@ -53,7 +53,7 @@ impl Worker {
             ufrags: vec![ufrag.clone()],
             paths: Vec::new(),
             handshakes_waiting: 0,
-            rtcp_budget: Budget::per_second(RTCP_PER_SECOND),
+            rtcp_budget: PerSecondLimit::per_second(RTCP_PER_SECOND),
         });
         self.by_id.insert(new.id, key);
         self.demux.learn_ufrag(&ufrag, key);
@@ -62,7 +62,7 @@ impl Worker {
         if publishes {
             local.publishers += 1;
         } else {
-            local.audience.push(key);
+            local.viewers.push(key);
             self.refresh_stream(stream.id);
             self.apply_source(now, stream.id, egress);
         }
@@ -104,7 +104,7 @@ impl Worker {
         let Some(session) = self.sessions.get(key) else { return };
         let stream = session.stream.id;
         self.guarded(now, key, egress, |worker, egress| worker.session_timeout(now, key, egress));
-        self.hear_wishes(now, stream, egress);
+        self.collect_keyframe_requests(now, stream, egress);
         // A deadline that stays in the past must cost a timer tick, not the whole core.
         if self.timers.of(key).is_some_and(|at| at <= now) {
             self.timers.schedule(now + TIMER_TICK, key);
@@ -130,7 +130,7 @@ impl Worker {
             RoleState::Subscriber(subscriber) => {
                 let (batch, context) = (&mut self.batch, &mut self.context);
                 if let Some(stream) = self.streams.get(stream.id) {
-                    subscriber.handle_replay_timeout(now, stream, peer, batch, context, egress);
+                    subscriber.handle_fast_start_timeout(now, stream, peer, batch, context, egress);
                 }
                 subscriber.handle_timeout(now, peer, batch, context, egress);
             }
@@ -172,7 +172,7 @@ impl Worker {
                     session.stream.disconnect(session.id);
                     self.refresh(now, id, egress);
                 }
-                Role::Subscriber => stream.audience.remove(key),
+                Role::Subscriber => stream.viewers.remove(key),
             }
             self.streams.close_unused(id, &mut self.context.pool);
         }

@@ -13,11 +13,11 @@ use crate::transport::stun::StunView;
 /// Sessions behind their ufrags.
 #[derive(Debug, Default)]
 pub struct Lobby {
-    doors: DashMap<Box<str>, Door>,
+    entries: DashMap<Box<str>, LobbyEntry>,
 }
 
 #[derive(Debug)]
-enum Door {
+enum LobbyEntry {
     /// Nobody owns it yet. The worker where a valid check lands adopts it, or the one it is meant
     /// for, if it was placed.
     Waiting { session: Box<NewSession>, placed: Option<usize> },
@@ -27,7 +27,7 @@ enum Door {
 
 /// What a Binding request at a worker's door leads to.
 #[derive(Debug)]
-pub enum Knock {
+pub enum CheckOutcome {
     /// It is yours now.
     Adopt(Box<NewSession>),
     /// Pass it on to this worker.
@@ -40,7 +40,7 @@ pub enum Knock {
 
 /// Where the session behind a ufrag belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Home {
+pub enum Owner {
     /// To the worker where its first check lands.
     Anywhere,
     /// To this one.
@@ -52,45 +52,46 @@ impl Lobby {
     /// for whichever its checks reach, so that its media does not cross threads.
     pub fn wait(&self, session: Box<NewSession>, placed: Option<usize>) {
         let ufrag = session.local.ufrag.as_str().into();
-        self.doors.insert(ufrag, Door::Waiting { session, placed });
+        self.entries.insert(ufrag, LobbyEntry::Waiting { session, placed });
     }
 
     /// Names the owner of new credentials, after an ICE restart.
     pub fn own(&self, local: &IceCredentials, worker: usize) {
-        let door = Door::Owned { worker, pwd: local.pwd.clone() };
-        self.doors.insert(local.ufrag.as_str().into(), door);
+        let door = LobbyEntry::Owned { worker, pwd: local.pwd.clone() };
+        self.entries.insert(local.ufrag.as_str().into(), door);
     }
 
     /// A Binding request for `ufrag` came to `worker`.
-    pub fn knock(&self, ufrag: &str, request: &StunView<'_>, worker: usize) -> Knock {
-        let Entry::Occupied(mut entry) = self.doors.entry(ufrag.into()) else {
-            return Knock::Unknown;
+    pub fn check(&self, ufrag: &str, request: &StunView<'_>, worker: usize) -> CheckOutcome {
+        let Entry::Occupied(mut entry) = self.entries.entry(ufrag.into()) else {
+            return CheckOutcome::Unknown;
         };
         let pwd = match entry.get() {
-            Door::Waiting { session, .. } => &session.local.pwd,
-            Door::Owned { pwd, .. } => pwd,
+            LobbyEntry::Waiting { session, .. } => &session.local.pwd,
+            LobbyEntry::Owned { pwd, .. } => pwd,
         };
         if !request.verify_integrity(pwd.as_bytes()) {
-            return Knock::BadIntegrity;
+            return CheckOutcome::BadIntegrity;
         }
         match entry.get() {
-            Door::Owned { worker, .. } => return Knock::Elsewhere(*worker),
-            Door::Waiting { placed: Some(placed), .. } if *placed != worker => {
-                return Knock::Elsewhere(*placed);
+            LobbyEntry::Owned { worker, .. } => return CheckOutcome::Elsewhere(*worker),
+            LobbyEntry::Waiting { placed: Some(placed), .. } if *placed != worker => {
+                return CheckOutcome::Elsewhere(*placed);
             }
-            Door::Waiting { .. } => {}
+            LobbyEntry::Waiting { .. } => {}
         }
-        let owned = Door::Owned { worker, pwd: pwd.clone() };
+        let owned = LobbyEntry::Owned { worker, pwd: pwd.clone() };
         match entry.insert(owned) {
-            Door::Waiting { session, .. } => Knock::Adopt(session),
-            Door::Owned { .. } => Knock::Unknown,
+            LobbyEntry::Waiting { session, .. } => CheckOutcome::Adopt(session),
+            LobbyEntry::Owned { .. } => CheckOutcome::Unknown,
         }
     }
 
     /// Changes a session that still waits; false if it does not. Its credentials may change.
     pub fn edit_waiting(&self, ufrag: &str, edit: impl FnOnce(&mut NewSession)) -> bool {
-        let waiting = self.doors.remove_if(ufrag, |_, door| matches!(door, Door::Waiting { .. }));
-        let Some((_, Door::Waiting { mut session, placed })) = waiting else { return false };
+        let waiting =
+            self.entries.remove_if(ufrag, |_, door| matches!(door, LobbyEntry::Waiting { .. }));
+        let Some((_, LobbyEntry::Waiting { mut session, placed })) = waiting else { return false };
         edit(&mut session);
         self.wait(session, placed);
         true
@@ -98,45 +99,47 @@ impl Lobby {
 
     /// Whether anybody answers to this ufrag.
     pub fn knows(&self, ufrag: &str) -> bool {
-        self.doors.contains_key(ufrag)
+        self.entries.contains_key(ufrag)
     }
 
     /// Which worker has, or is to have, the session behind this ufrag.
-    pub fn home(&self, ufrag: &str) -> Option<Home> {
-        match *self.doors.get(ufrag)? {
-            Door::Owned { worker, .. } | Door::Waiting { placed: Some(worker), .. } => {
-                Some(Home::Worker(worker))
+    pub fn owner(&self, ufrag: &str) -> Option<Owner> {
+        match *self.entries.get(ufrag)? {
+            LobbyEntry::Owned { worker, .. } | LobbyEntry::Waiting { placed: Some(worker), .. } => {
+                Some(Owner::Worker(worker))
             }
-            Door::Waiting { placed: None, .. } => Some(Home::Anywhere),
+            LobbyEntry::Waiting { placed: None, .. } => Some(Owner::Anywhere),
         }
     }
 
     /// Takes a session that still waits out; `None` if a worker owns it or nobody knows it.
     pub fn take_waiting(&self, ufrag: &str) -> Option<Box<NewSession>> {
-        let waiting = self.doors.remove_if(ufrag, |_, door| matches!(door, Door::Waiting { .. }));
+        let waiting =
+            self.entries.remove_if(ufrag, |_, door| matches!(door, LobbyEntry::Waiting { .. }));
         match waiting {
-            Some((_, Door::Waiting { session, .. })) => Some(session),
+            Some((_, LobbyEntry::Waiting { session, .. })) => Some(session),
             _ => None,
         }
     }
 
     /// Forgets a ufrag.
     pub fn remove(&self, ufrag: &str) {
-        self.doors.remove(ufrag);
+        self.entries.remove(ufrag);
     }
 
     /// Forgets the sessions of a worker that lost them.
     pub fn forget_worker(&self, lost: usize) {
-        self.doors.retain(|_, door| !matches!(door, Door::Owned { worker, .. } if *worker == lost));
+        self.entries
+            .retain(|_, door| !matches!(door, LobbyEntry::Owned { worker, .. } if *worker == lost));
     }
 
     /// Ufrags known now.
     pub fn len(&self) -> usize {
-        self.doors.len()
+        self.entries.len()
     }
 
     /// Whether no ufrag is known.
     pub fn is_empty(&self) -> bool {
-        self.doors.is_empty()
+        self.entries.is_empty()
     }
 }

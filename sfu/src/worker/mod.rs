@@ -3,25 +3,24 @@
 //!
 //! This file is the hallway: it only says who is called, in which order. `dispatch` finds the session
 //! of a datagram, `handshakes` spreads the dear ones over turns, `lifecycle` adopts, connects and closes sessions, `sources` follows who publishes,
-//! `fanout` serves the viewers in the order of their `audience`. Below them: `publisher` takes packets in, `stream` keeps them,
+//! `fanout` serves the viewers in the order of their `viewers`. Below them: `publisher` takes packets in, `stream` keeps them,
 //! `subscriber` sends them out. The shell in `net/` drives one `Worker` per thread, the tests drive
 //! several under one virtual clock.
 
-mod asked;
-mod audience;
 mod batch;
 mod context;
 mod demux;
 mod dispatch;
 mod fanout;
-mod feedback;
+mod fast_start;
 mod handshakes;
-mod ingest;
 mod layer;
 mod lifecycle;
 mod lobby;
+mod packet_inspector;
+mod preference_mailbox;
 mod publisher;
-mod replays;
+mod publisher_feedback;
 mod report;
 mod session;
 mod sources;
@@ -32,15 +31,16 @@ mod subscriber;
 mod timers;
 mod viewer_feedback;
 mod viewer_info;
+mod viewer_queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use asked::Asked;
-pub use lobby::{Home, Knock, Lobby};
+pub use lobby::{CheckOutcome, Lobby, Owner};
+pub use preference_mailbox::PreferenceMailbox;
 pub use report::{
-    AnswersInfo, DecisionInfo, LayerInfo, LayerState, LearnedInfo, SessionInfo, TrackInfo,
+    DecisionInfo, LayerInfo, LayerState, LearnedInfo, ResponseInfo, SessionInfo, TrackInfo,
     TrackLayers, WorkerReport,
 };
 pub use session::{NewSession, Plan};
@@ -71,7 +71,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// RTCP packets taken from one peer per second (quality B2).
 const RTCP_PER_SECOND: u32 = 500;
 
-/// Fresh packets of one stream that are forwarded before more datagrams are read.
+/// PacketRef packets of one stream that are forwarded before more datagrams are read.
 const FRESH_MAX: usize = 256;
 
 /// The least time between two timeouts of one session.
@@ -116,11 +116,11 @@ pub enum Command {
         remote: IceCredentials,
     },
     /// A viewer asked for layers; what it asked for last is read when the order is carried out.
-    Ask {
+    ApplyPreferences {
         /// Which session.
         id: SessionId,
-        /// Where its wishes wait.
-        asked: Arc<Asked>,
+        /// Where its preferences wait.
+        asked: Arc<PreferenceMailbox>,
     },
     /// End a session.
     Close {
@@ -157,11 +157,11 @@ pub struct Worker {
     demux: Demux,
     streams: Streams,
     /// Publishers that sent media in this turn: their timers are set once for all of it.
-    heard: Vec<SessionKey>,
+    publishers_with_media: Vec<SessionKey>,
     /// Streams with fresh packets in this turn.
-    fresh_streams: Vec<StreamId>,
+    dirty_streams: Vec<StreamId>,
     /// Streams whose newcomers wait for packets, each once, and since when.
-    crowds: VecDeque<(Instant, StreamId)>,
+    joining_streams: VecDeque<(Instant, StreamId)>,
     timers: Timers,
     handshakes: Handshakes,
     batch: Batch,
@@ -192,9 +192,9 @@ impl Worker {
             by_id: HashMap::new(),
             demux: Demux::default(),
             streams: Streams::default(),
-            heard: Vec::new(),
-            fresh_streams: Vec::new(),
-            crowds: VecDeque::new(),
+            publishers_with_media: Vec::new(),
+            dirty_streams: Vec::new(),
+            joining_streams: VecDeque::new(),
             timers: Timers::default(),
             handshakes: Handshakes::default(),
             batch: Batch::new(),
@@ -254,11 +254,11 @@ impl Worker {
         match command {
             Command::Refresh(shared) => self.refresh(now, shared.id, egress),
             Command::Restart { id, local, remote } => self.restart_ice(now, id, local, remote),
-            Command::Ask { id, asked } => {
-                let wishes = asked.take();
+            Command::ApplyPreferences { id, asked } => {
+                let preferences = asked.take();
                 let session = self.by_id.get(&id).and_then(|key| self.sessions.get_mut(*key));
                 if let Some(RoleState::Subscriber(subscriber)) = session.map(|s| &mut s.role) {
-                    subscriber.ask(wishes);
+                    subscriber.set_preferences(preferences);
                 }
             }
             Command::Close { id, reason } => {
@@ -278,10 +278,10 @@ impl Worker {
     /// Forwards everything that came in since the last call to those who watch. Call once per turn of the loop,
     /// before [`Self::handle_timeout`].
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
-        while let Some(id) = self.fresh_streams.pop() {
+        while let Some(id) = self.dirty_streams.pop() {
             self.serve(now, id, egress);
         }
-        while let Some(key) = self.heard.pop() {
+        while let Some(key) = self.publishers_with_media.pop() {
             self.answer(now, key, egress);
         }
         self.context.port.notify();
@@ -299,7 +299,7 @@ impl Worker {
             self.next_sweep = Some(now + SWEEP_INTERVAL);
             self.sweep(now, egress);
         }
-        self.serve_some_newcomers(now, egress);
+        self.serve_joining_viewers(now, egress);
         self.work_off_handshake(now, egress);
         self.context.port.notify();
         self.timers.settle();
@@ -309,7 +309,7 @@ impl Worker {
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
         let timers = self.timers.next().into_iter().chain(self.next_sweep);
-        let crowd = self.crowds.front().map(|(since, _)| *since);
+        let crowd = self.joining_streams.front().map(|(since, _)| *since);
         timers.chain(crowd).chain(self.handshakes.waiting_since()).min()
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use arc_swap::Cache;
 
 use super::context::{Context, REPORT_INTERVAL};
-use super::ingest::{Describer, Incoming};
 use super::layer::Layer;
+use super::packet_inspector::{Incoming, PacketInspector};
 use super::report::{LayerInfo, TrackInfo};
 use super::ssrcs::{SsrcTable, Target};
 use super::stream::LocalStream;
@@ -24,9 +24,9 @@ use crate::media::source_clock::PublisherClock;
 use crate::media::{Packet, PacketMeta};
 use crate::repair::nack_generator::Arrival;
 use crate::repair::red_recovery::Recovered;
-use crate::repair::rtt::RepairRtt;
+use crate::repair::rtt::RtxRtt;
 use crate::router::ring::MEDIA_RING_ITEMS;
-use crate::router::{LayerNote, MediaItem, Route, SourceInfo, StreamShared};
+use crate::router::{LayerInfoUpdate, MediaItem, Route, SourceInfo, StreamShared};
 use crate::rtp::ext::ExtKind;
 use crate::rtp::packet::RtpHeader;
 use crate::rtp::rtcp::Rtcp;
@@ -61,11 +61,11 @@ pub(super) struct Publisher {
     route: RouteCache,
     /// The workers that its packets went to.
     served: Vec<usize>,
-    pub(super) rtt: RepairRtt,
+    pub(super) rtt: RtxRtt,
     pub(super) our_ssrc: u32,
     pub(super) next_report: Instant,
     /// While it has viewers on other workers.
-    pub(super) next_wishes: Option<Instant>,
+    pub(super) next_request_poll: Option<Instant>,
     /// When it connected or last sent media; `None` before.
     last_media: Option<Instant>,
 }
@@ -76,13 +76,13 @@ const MEDIA_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Cached packets of a layer that a worker gets with its first viewer, so that the ring between has room for all
 /// layers. Of a longer group the end is missing there: its viewer begins with the keyframe alone.
-const SEED_PACKETS_MAX: usize = 200;
+const PREFILL_PACKETS_MAX: usize = 200;
 
 pub(super) struct Track {
     pub(super) plan: PublishTrack,
     pub(super) layers: Vec<Layer>,
     /// One for each layer.
-    describers: Vec<Describer>,
+    inspectors: Vec<PacketInspector>,
 }
 
 impl Publisher {
@@ -100,8 +100,8 @@ impl Publisher {
             .into_iter()
             .map(|plan| {
                 let layers = Layer::for_track(&plan);
-                let describers = layers.iter().map(|_| Describer::new(&plan)).collect();
-                Track { plan, layers, describers }
+                let inspectors = layers.iter().map(|_| PacketInspector::new(&plan)).collect();
+                Track { plan, layers, inspectors }
             })
             .collect();
         let ssrcs = SsrcTable::declared(tracks.iter().map(|track| &track.plan));
@@ -113,10 +113,10 @@ impl Publisher {
             clock: PublisherClock::new(),
             route: Cache::new(RouteOf(Arc::clone(stream))),
             served: Vec::new(),
-            rtt: RepairRtt::default(),
+            rtt: RtxRtt::default(),
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
-            next_wishes: None,
+            next_request_poll: None,
             last_media: None,
         }
     }
@@ -127,7 +127,7 @@ impl Publisher {
         self.ssrcs.warm();
         black_box((self.source.epoch, self.served.first().copied(), self.last_media));
         for track in &self.tracks {
-            black_box((track.plan.pt, track.plan.exts.allow_mixed, track.describers.len()));
+            black_box((track.plan.pt, track.plan.exts.allow_mixed, track.inspectors.len()));
         }
     }
 
@@ -136,7 +136,7 @@ impl Publisher {
         for track in &self.tracks {
             black_box(track.plan.exts.id(ExtKind::TransportCc));
             track.layers.iter().for_each(Layer::warm);
-            track.describers.iter().for_each(Describer::warm);
+            track.inspectors.iter().for_each(PacketInspector::warm);
         }
     }
 
@@ -243,11 +243,11 @@ impl Publisher {
         let clock_rate = track.plan.format.codec.clock_rate();
         let timestamp = layer.timeline.on_packet(now, ext_seq, header.timestamp, clock_rate);
         let incoming = Incoming { ext_seq, timestamp, start, len };
-        let describer = track.describers.get_mut(usize::from(target.layer));
-        let describer = describer.ok_or(DropReason::UnknownTrack)?;
-        let announced = describer.announced();
-        let meta = describer.describe(&track.plan, header, plaintext, &incoming, now)?;
-        if describer.announced() != announced {
+        let inspector = track.inspectors.get_mut(usize::from(target.layer));
+        let inspector = inspector.ok_or(DropReason::UnknownTrack)?;
+        let announced = inspector.announced();
+        let meta = inspector.describe(&track.plan, header, plaintext, &incoming, now)?;
+        if inspector.announced() != announced {
             layer.anchored_at = None; // others are told at once
         }
         layer.on_media(now, context.clock.ntp(now), &meta, clock_rate, target.rtx);
@@ -356,9 +356,9 @@ impl Publisher {
             context.pool.give(packet);
             return Err(DropReason::UnknownTrack);
         }
-        let note = self.due_note(now, track, layer);
+        let note = self.due_layer_info(now, track, layer);
         if let Some(note) = note {
-            stream.note_layer(epoch, track, layer, note);
+            stream.update_layer_info(epoch, track, layer, note);
         }
         let id = stream.shared.id;
         let route = self.route.load();
@@ -369,7 +369,7 @@ impl Publisher {
             }
             self.served.clone_from(&route.destinations);
             let elsewhere = self.served.iter().any(|worker| *worker != context.port.index);
-            self.next_wishes = elsewhere.then_some(now);
+            self.next_request_poll = elsewhere.then_some(now);
         }
         for &worker in &route.destinations {
             if worker == context.port.index {
@@ -386,13 +386,13 @@ impl Publisher {
             }
         }
         let fresh = stream.keep(epoch, track, layer, packet, &mut context.pool)?;
-        stream.audience.queue(fresh);
+        stream.viewers.queue(fresh);
         Ok(())
     }
 
-    fn due_note(&mut self, now: Instant, track: u8, layer: u8) -> Option<LayerNote> {
+    fn due_layer_info(&mut self, now: Instant, track: u8, layer: u8) -> Option<LayerInfoUpdate> {
         let track = self.tracks.get_mut(usize::from(track))?;
-        let describer = track.describers.get(usize::from(layer))?;
+        let inspector = track.inspectors.get(usize::from(layer))?;
         let layer = track.layers.get_mut(usize::from(layer))?;
         let due =
             layer.anchored_at.is_none_or(|at| now.saturating_duration_since(at) >= ANCHOR_INTERVAL);
@@ -400,8 +400,8 @@ impl Publisher {
             return None;
         }
         layer.anchored_at = Some(now);
-        let resolution = layer.resolution().or(describer.announced());
-        Some(LayerNote { anchor: layer.anchor(&self.clock), resolution })
+        let resolution = layer.resolution().or(inspector.announced());
+        Some(LayerInfoUpdate { anchor: layer.anchor(&self.clock), resolution })
     }
 
     /// One decrypted RTCP compound.
@@ -427,7 +427,7 @@ impl Publisher {
         let feedback = layers.flat_map(|layer| {
             [layer.nack.next_timeout(), layer.keyframes.next_timeout()].into_iter().flatten()
         });
-        let others = [self.twcc.next_timeout(), self.next_wishes, Some(self.next_report)];
+        let others = [self.twcc.next_timeout(), self.next_request_poll, Some(self.next_report)];
         feedback.chain(others.into_iter().flatten()).min()
     }
 
@@ -450,7 +450,7 @@ impl Publisher {
                 target_reason: None,
                 current_temporal_layer: None,
                 target_temporal_layer: None,
-                wish: None,
+                preference: None,
             })
             .collect()
     }
@@ -470,9 +470,9 @@ fn seed(worker: usize, stream: &LocalStream, context: &mut Context) {
     if worker == context.port.index {
         return;
     }
-    for (track, layer, packet) in stream.kept(SEED_PACKETS_MAX) {
+    for (track, layer, packet) in stream.kept(PREFILL_PACKETS_MAX) {
         let packet = Arc::clone(packet);
-        let item = MediaItem::Cached { stream: id, epoch, track, layer, packet };
+        let item = MediaItem::Prefill { stream: id, epoch, track, layer, packet };
         // Half of the ring stays for everybody's live packets.
         let room = context.port.media_room(worker) > MEDIA_RING_ITEMS / 2;
         if !room || !context.port.send_media(worker, item) {

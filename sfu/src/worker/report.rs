@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropCounters;
-use crate::forward::LayerWish;
+use crate::forward::LayerPreference;
 use crate::ids::{Role, SessionId, StreamName};
-use crate::repair::answers::Answers;
 use crate::repair::keyframe_planner::KeyframeCounts;
+use crate::repair::responses::ResponseStats;
 
 /// One session as `/api/v1/sessions/{id}` shows it. Never holds a secret or an address.
 #[derive(Debug, Clone, Serialize)]
@@ -60,7 +60,7 @@ pub struct TrackInfo {
     /// The highest temporal layer that may flow to this viewer; `null` without a limit.
     pub target_temporal_layer: Option<u8>,
     /// What the viewer asked for itself; `null` is the automatic choice.
-    pub wish: Option<LayerWish>,
+    pub preference: Option<LayerPreference>,
 }
 
 /// What a viewer can choose of one of its video tracks.
@@ -122,9 +122,9 @@ pub struct LayerInfo {
 #[derive(Debug, Clone, Serialize)]
 pub struct LearnedInfo {
     /// Keyframe requests; `null` if neither PLI nor FIR was negotiated.
-    pub pli: Option<AnswersInfo>,
+    pub pli: Option<ResponseInfo>,
     /// Packets asked for again; `null` if NACK was not negotiated.
-    pub nack: Option<AnswersInfo>,
+    pub nack: Option<ResponseInfo>,
     /// Milliseconds between the keyframes that it sends by itself, if they come regularly.
     pub keyframe_period_ms: Option<u64>,
     /// Milliseconds until the next of them.
@@ -133,7 +133,7 @@ pub struct LearnedInfo {
 
 /// What became of requests of one kind to one layer.
 #[derive(Debug, Clone, Serialize)]
-pub struct AnswersInfo {
+pub struct ResponseInfo {
     /// `unknown`, `answered` or `ignored`.
     pub state: &'static str,
     /// Requests sent (of packets: numbers asked for, repeats not counted).
@@ -144,8 +144,8 @@ pub struct AnswersInfo {
     pub answer_ms: Option<f64>,
 }
 
-impl AnswersInfo {
-    pub(super) fn of(answers: &Answers) -> Self {
+impl ResponseInfo {
+    pub(super) fn of(answers: &ResponseStats) -> Self {
         Self {
             state: answers.habit().label(),
             asked: answers.asked(),
@@ -178,7 +178,7 @@ pub struct WorkerReport {
     /// Their bytes on the wire.
     pub bytes_out: u64,
     /// Repeats sent to viewers.
-    pub repairs_out: u64,
+    pub retransmits_out: u64,
     /// Keyframe requests sent to publishers.
     pub keyframe_requests: u64,
     /// What led to them and what became of them.

@@ -90,9 +90,9 @@ impl SessionKey {
     }
 }
 
-/// A viewer that is here for so long counts as settled, for the order of serving and in the latency figures: its
+/// A viewer that is here for so long counts as established, for the order of serving and in the latency figures: its
 /// handshake and start are over.
-const SETTLED_AFTER: Duration = Duration::from_secs(5);
+const ESTABLISHED_AFTER: Duration = Duration::from_secs(5);
 
 /// One session. What each turn needs stands together: the end of the connection's state and the beginning
 /// of the role's.
@@ -106,7 +106,7 @@ pub(super) struct Session {
     /// DTLS datagrams of its that wait for their turn.
     pub(super) handshakes_waiting: u8,
     /// RTCP packets it may still send in this second (quality B2).
-    pub rtcp_budget: Budget,
+    pub rtcp_budget: PerSecondLimit,
     /// The connection.
     pub peer: Peer,
     /// Public id.
@@ -137,9 +137,9 @@ impl Session {
         }
     }
 
-    /// Whether it came only lately ([`SETTLED_AFTER`]).
+    /// Whether it came only lately ([`ESTABLISHED_AFTER`]).
     pub(super) fn is_new(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.created) < SETTLED_AFTER
+        now.saturating_duration_since(self.created) < ESTABLISHED_AFTER
     }
 
     /// When it wants to be called next.
@@ -154,13 +154,13 @@ impl Session {
 
 /// A count that is refilled each second. At zero the packet is dropped and counted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Budget {
+pub(super) struct PerSecondLimit {
     per_second: u32,
     left: u32,
     since: Option<Instant>,
 }
 
-impl Budget {
+impl PerSecondLimit {
     /// A full budget.
     pub(super) fn per_second(per_second: u32) -> Self {
         Self { per_second, left: per_second, since: None }
@@ -183,14 +183,14 @@ impl Budget {
 
 /// Lets something happen every so often, some times in a row after a pause.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pacing {
+pub(super) struct TokenBucket {
     every: Duration,
     burst: u32,
     /// When all of the burst is there again.
     full_at: Option<Instant>,
 }
 
-impl Pacing {
+impl TokenBucket {
     /// All of the burst is there.
     pub(super) fn new(every: Duration, burst: u32) -> Self {
         Self { every, burst, full_at: None }
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_pace_has_its_burst_and_then_its_beat() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let mut pace = Pacing::new(second * 3, 3);
+        let mut pace = TokenBucket::new(second * 3, 3);
         assert_eq!([0; 5].map(|_| pace.take(now)), [true, true, true, false, false]);
         assert!(!pace.take(now + second * 2) && pace.take(now + second * 3));
         assert!(!pace.take(now + second * 5));

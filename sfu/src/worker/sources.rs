@@ -29,7 +29,7 @@ impl Worker {
     pub(super) fn apply_source(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let source = stream.source().cloned();
-        for key in stream.audience.viewers().to_vec() {
+        for key in stream.viewers.viewers().to_vec() {
             if let Some(session) = self.sessions.get_mut(key)
                 && let RoleState::Subscriber(subscriber) = &mut session.role
                 && let Err(reason) = subscriber.apply_source(now, source.as_ref())

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::audience::{Audience, Serving};
+use super::viewer_queue::{Delivery, ViewerQueue};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::forward::catch_up::Tail;
@@ -17,8 +17,8 @@ use crate::forward::start::{Cached, TAIL_PACKETS_MAX};
 use crate::media::keyframe::can_start;
 use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
-use crate::media::{FrameInterval, KeyframeCache, Packet, PacketMeta, PacketPool, ReplayRing};
-use crate::router::{LayerNote, SourceInfo, StreamShared};
+use crate::media::{FrameInterval, KeyframeCache, Packet, PacketCache, PacketMeta, PacketPool};
+use crate::router::{LayerInfoUpdate, SourceInfo, StreamShared};
 use crate::units::Bitrate;
 
 /// How often the best layer is chosen anew.
@@ -30,7 +30,7 @@ pub(super) struct LocalStream {
     /// What all workers share of it.
     pub shared: Arc<StreamShared>,
     /// Viewers here, and the packets to forward to them.
-    pub audience: Audience,
+    pub viewers: ViewerQueue,
     /// Publisher sessions here; two during a takeover.
     pub publishers: usize,
     source: Option<Arc<SourceInfo>>,
@@ -44,7 +44,7 @@ pub(super) struct LocalStream {
 
 /// A packet to forward: where to find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fresh {
+pub(super) struct PacketRef {
     /// Track index.
     pub track: u8,
     /// Layer index.
@@ -55,7 +55,7 @@ pub(super) struct Fresh {
     pub padded: bool,
 }
 
-impl Fresh {
+impl PacketRef {
     /// Whether both are of one layer.
     pub(super) fn is_with(&self, other: &Self) -> bool {
         (self.track, self.layer) == (other.track, other.layer)
@@ -76,7 +76,7 @@ pub(super) struct LocalTrack {
 
 #[derive(Debug, Default)]
 struct LocalLayer {
-    ring: ReplayRing,
+    ring: PacketCache,
     keyframe: KeyframeCache,
     frames: FrameInterval,
     anchor: Option<ClockAnchor>,
@@ -93,7 +93,7 @@ impl LocalStream {
     pub(super) fn new(shared: Arc<StreamShared>) -> Self {
         Self {
             shared,
-            audience: Audience::default(),
+            viewers: ViewerQueue::default(),
             publishers: 0,
             source: None,
             owned: false,
@@ -106,7 +106,7 @@ impl LocalStream {
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
         black_box(self.selected_at);
-        self.audience.warm();
+        self.viewers.warm();
         black_box((self.epoch(), self.shared.id));
         for track in &self.tracks {
             black_box((track.best, track.layers.len()));
@@ -140,7 +140,7 @@ impl LocalStream {
 
     /// Whether nobody publishes or watches here any more.
     pub(super) fn is_unused(&self) -> bool {
-        self.audience.viewers().is_empty() && self.publishers == 0
+        self.viewers.viewers().is_empty() && self.publishers == 0
     }
 
     /// Applies a new publisher, or its absence. Caches start empty. True if it changed anything.
@@ -166,7 +166,7 @@ impl LocalStream {
 
     /// Gives all cached packets back.
     pub(super) fn clear(&mut self, pool: &mut PacketPool) {
-        self.audience.clear();
+        self.viewers.clear();
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
             layer.keyframe.clear();
@@ -183,7 +183,7 @@ impl LocalStream {
         }
     }
 
-    /// Keeps a packet for starts and repeats; [`Audience::queue`] forwards it, too.
+    /// Keeps a packet for starts and repeats; [`ViewerQueue::queue`] forwards it, too.
     ///
     /// # Errors
     /// Why it is of no use; the packet is released then.
@@ -194,7 +194,7 @@ impl LocalStream {
         layer: u8,
         packet: Arc<Packet>,
         pool: &mut PacketPool,
-    ) -> Result<Fresh, DropReason> {
+    ) -> Result<PacketRef, DropReason> {
         let owned = self.owned;
         let current = self.epoch() == Some(epoch);
         let layer_state = self
@@ -225,18 +225,24 @@ impl LocalStream {
             let starts = can_start(codec, &meta, state.inband_parameter_sets);
             state.keyframe.on_packet(&meta, starts, &state.ring);
         }
-        Ok(Fresh { track, layer, ext_seq: meta.ext_seq, padded: false })
+        Ok(PacketRef { track, layer, ext_seq: meta.ext_seq, padded: false })
     }
 
     /// What was kept last came before anybody watched here.
-    pub(super) fn mark_seeded(&mut self, track: u8, layer: u8) {
+    pub(super) fn mark_prefilled(&mut self, track: u8, layer: u8) {
         if let Some(layer) = self.layer_mut(track, layer) {
-            layer.keyframe.mark_seeded();
+            layer.keyframe.mark_prefilled();
         }
     }
 
     /// Takes what the publisher's worker knows of a layer.
-    pub(super) fn note_layer(&mut self, epoch: u32, track: u8, layer: u8, note: LayerNote) {
+    pub(super) fn update_layer_info(
+        &mut self,
+        epoch: u32,
+        track: u8,
+        layer: u8,
+        note: LayerInfoUpdate,
+    ) {
         if self.epoch() == Some(epoch)
             && let Some(layer) = self.layer_mut(track, layer)
         {
@@ -275,12 +281,12 @@ impl LocalStream {
 
     /// Puts the packets in the order that serves a viewer with the fewest send calls: layer by layer, the
     /// small packets of audio last. Order within an SSRC is kept, between SSRCs it is free.
-    pub(super) fn arrange(&mut self, serving: Serving) {
-        let Self { audience, tracks, .. } = self;
-        let fresh = audience.packets_mut(serving);
+    pub(super) fn arrange(&mut self, serving: Delivery) {
+        let Self { viewers, tracks, .. } = self;
+        let fresh = viewers.packets_mut(serving);
         let is_audio = |track: u8| tracks.get(usize::from(track)).is_some_and(LocalTrack::is_audio);
         fresh.sort_unstable_by_key(|f| (is_audio(f.track), f.track, f.layer, f.ext_seq));
-        for run in fresh.chunk_by_mut(Fresh::is_with) {
+        for run in fresh.chunk_by_mut(PacketRef::is_with) {
             if let Some(layer) = run.first().filter(|_| run.len() > 1).and_then(|first| {
                 let track =
                     tracks.get(usize::from(first.track)).filter(|track| !track.is_audio())?;
@@ -291,13 +297,13 @@ impl LocalStream {
         }
     }
 
-    /// Changes whenever [`Self::best_layer`] or a viewer's wish may choose another layer.
+    /// Changes whenever [`Self::best_layer`] or a viewer's preference may choose another layer.
     pub(super) fn selection(&self) -> u64 {
         self.selection
     }
 
     /// The packets kept of a layer.
-    pub(super) fn ring(&self, track: u8, layer: u8) -> Option<&ReplayRing> {
+    pub(super) fn ring(&self, track: u8, layer: u8) -> Option<&PacketCache> {
         self.layer(track, layer).map(|layer| &layer.ring)
     }
 
@@ -329,9 +335,9 @@ impl LocalStream {
     }
 
     /// Whether a packet comes to who is served now anyway.
-    pub(super) fn brings(&self, serving: Serving, track: u8, layer: u8, ext_seq: u64) -> bool {
-        let is = |f: &Fresh| (f.track, f.layer, f.ext_seq) == (track, layer, ext_seq);
-        self.audience.brings(serving, is)
+    pub(super) fn brings(&self, serving: Delivery, track: u8, layer: u8, ext_seq: u64) -> bool {
+        let is = |f: &PacketRef| (f.track, f.layer, f.ext_seq) == (track, layer, ext_seq);
+        self.viewers.brings(serving, is)
     }
 
     /// What a layer carries now.
@@ -343,7 +349,7 @@ impl LocalStream {
     pub(super) fn cached_start(&self, track: u8, layer: u8, now: Instant) -> Option<Cached<'_>> {
         let layer = self.layer(track, layer)?;
         let begins = layer.keyframe.begins();
-        let live = begins.filter(|_| !layer.keyframe.is_seeded());
+        let live = begins.filter(|_| !layer.keyframe.is_prefilled());
         Some(Cached {
             tail: begins.and_then(|first| Tail::find(&layer.ring, first, TAIL_PACKETS_MAX)),
             begun: live.and_then(|first| Some(layer.ring.get(first)?.meta()?.arrival)),
@@ -353,8 +359,8 @@ impl LocalStream {
     }
 
     /// When the packets to forward arrived.
-    pub(super) fn arrivals(&self, serving: Serving) -> impl Iterator<Item = Instant> {
-        let fresh = self.audience.packets(serving).iter();
+    pub(super) fn arrivals(&self, serving: Delivery) -> impl Iterator<Item = Instant> {
+        let fresh = self.viewers.packets(serving).iter();
         let packets = fresh.filter_map(|f| self.packet(f.track, f.layer, f.ext_seq)?.meta());
         packets.map(|meta| meta.arrival)
     }
@@ -452,9 +458,9 @@ impl LocalTrack {
 
 /// Marks packets that one byte makes as long as the longest of their run. A run of nearly equal
 /// packets ends where the next is much longer or shorter.
-fn pad_to_neighbours<'a>(run: &mut [Fresh], meta: impl Fn(u64) -> Option<&'a PacketMeta>) {
-    let len = |fresh: &Fresh| meta(fresh.ext_seq).map_or(0, |meta| meta.payload_len);
-    let nearly = |a: &Fresh, b: &Fresh| len(a).abs_diff(len(b)) <= PADDING_MAX;
+fn pad_to_neighbours<'a>(run: &mut [PacketRef], meta: impl Fn(u64) -> Option<&'a PacketMeta>) {
+    let len = |fresh: &PacketRef| meta(fresh.ext_seq).map_or(0, |meta| meta.payload_len);
+    let nearly = |a: &PacketRef, b: &PacketRef| len(a).abs_diff(len(b)) <= PADDING_MAX;
     for equals in run.chunk_by_mut(nearly) {
         let longest = equals.iter().map(len).max().unwrap_or(0);
         for fresh in equals {
@@ -490,8 +496,8 @@ mod tests {
                 arrival: Instant::now(),
             })
             .collect();
-        let mut run: Vec<Fresh> = (0..lens.len() as u64)
-            .map(|ext_seq| Fresh { track: 0, layer: 0, ext_seq, padded: false })
+        let mut run: Vec<PacketRef> = (0..lens.len() as u64)
+            .map(|ext_seq| PacketRef { track: 0, layer: 0, ext_seq, padded: false })
             .collect();
         pad_to_neighbours(&mut run, |ext_seq| metas.get(ext_seq as usize));
         run.iter().map(|fresh| fresh.padded).collect()

@@ -7,23 +7,23 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::audience::Serving;
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::Context;
-use super::replays::Replays;
-use super::session::{Budget, Pacing};
-use super::stream::{Fresh, LocalStream};
+use super::fast_start::FastStart;
+use super::session::{PerSecondLimit, TokenBucket};
+use super::stream::{LocalStream, PacketRef};
+use super::viewer_queue::Delivery;
 use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
 use crate::forward::forwarder::LayerContext;
 use crate::forward::sent::{SENT_AUDIO_MAX, SENT_MAX};
 use crate::forward::start::StartMode;
 use crate::forward::{
-    Choice, Forwarder, LayerWish, Line, LineConfig, OutgoingFormat, Plaintext, Reason, SentRecord,
-    Stamp, Verdict,
+    Choice, ForwardDecision, Forwarder, LayerPreference, OutgoingFormat, Plaintext, Reason,
+    RtpSender, RtpSenderConfig, SentRecord, Stamp,
 };
 use crate::media::stats::SenderStats;
-use crate::media::{Packet, ReplayRing};
+use crate::media::{Packet, PacketCache};
 use crate::repair::rtx_budget::RtxBudget;
 use crate::router::{SourceInfo, table::TRACKS_MAX};
 use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
@@ -41,10 +41,10 @@ const NACKS_PER_SECOND: u32 = 1_000;
 const KEYFRAME_REQUEST_EVERY: Duration = Duration::from_secs(3);
 const KEYFRAME_REQUEST_BURST: u32 = 3;
 
-/// A viewer's wishes for layers take effect this often, and so many at once; the newest one waits for its
+/// A viewer's preferences for layers take effect this often, and so many at once; the newest one waits for its
 /// turn and those between are forgotten. Each change may cost everybody a keyframe.
-const WISH_EVERY: Duration = Duration::from_millis(200);
-const WISH_BURST: u32 = 4;
+const PREFERENCE_EVERY: Duration = Duration::from_millis(200);
+const PREFERENCE_BURST: u32 = 4;
 
 /// The first sender report follows the first packet this soon, so that lips are right at once.
 const FIRST_REPORT_AFTER: Duration = Duration::from_millis(50);
@@ -56,11 +56,11 @@ pub(super) const REPORT_WAIT_MAX: Duration = Duration::from_millis(50);
 /// disorder is none.
 pub(super) const OVERTAKEN_MAX: usize = 64;
 
-/// One viewer. What each turn needs stands at the top, as in a [`Line`].
+/// One viewer. What each turn needs stands at the top, as in a [`RtpSender`].
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Subscriber {
-    pub(super) tracks: Vec<SubTrack>,
+    pub(super) tracks: Vec<Subscription>,
     /// Which of `tracks` takes a source track.
     by_source: [Option<u8>; TRACKS_MAX],
     epoch: Option<u32>,
@@ -69,17 +69,17 @@ pub(super) struct Subscriber {
     pub(super) next_report: Option<Instant>,
     pub(super) next_twcc: u16,
     connected: bool,
-    /// Some track has a wish that is not in force yet.
-    wishes_wait: bool,
+    /// Some track has a preference that is not in force yet.
+    preferences_wait: bool,
     pub(super) keyframe_requests: u64,
-    pub(super) keyframe_pace: Pacing,
-    wish_pace: Pacing,
+    pub(super) keyframe_pace: TokenBucket,
+    preference_pace: TokenBucket,
 }
 
 /// One track of a viewer; likewise.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct SubTrack {
+pub(super) struct Subscription {
     /// The source track it takes.
     pub(super) source: Option<u8>,
     /// The keyframe that was asked for: publisher epoch and layer.
@@ -87,16 +87,16 @@ pub(super) struct SubTrack {
     pub(super) forwarder: Forwarder,
     pub(super) plan: SubscribeTrack,
     pub(super) stats: SenderStats,
-    pub(super) pace: Pace,
+    pub(super) pace: SendRateMeter,
     pub(super) nacks: u64,
-    pub(super) nack_budget: Budget,
+    pub(super) nack_budget: PerSecondLimit,
     pub(super) repairs: u64,
     pub(super) rtx_budget: RtxBudget,
-    replays: Replays,
+    fast_start: FastStart,
     /// What the viewer asked for; nothing is the automatic choice.
-    wish: Option<Box<LayerWish>>,
+    preference: Option<Box<LayerPreference>>,
     /// What it asked for since, to be in force next.
-    next_wish: Option<Box<LayerWish>>,
+    next_preference: Option<Box<LayerPreference>>,
     /// The layer that should flow, and why.
     pub(super) choice: Option<Choice>,
 }
@@ -104,7 +104,7 @@ pub(super) struct SubTrack {
 /// What a packet meets on its way to one viewer, for one turn.
 pub(super) struct Way<'a> {
     pub now: Instant,
-    pub serving: Serving,
+    pub serving: Delivery,
     pub path: Path,
     pub peer: &'a mut Peer,
     pub batch: &'a mut Batch,
@@ -118,7 +118,7 @@ pub(super) struct Way<'a> {
 
 impl Way<'_> {
     /// Writes, seals and batches a packet that has its number.
-    pub(super) fn emit(&mut self, line: &mut Line, record: &SentRecord, packet: &Packet) {
+    pub(super) fn emit(&mut self, line: &mut RtpSender, record: &SentRecord, packet: &Packet) {
         self.next_twcc = self.next_twcc.wrapping_add(1);
         let written = line.write_media(record, packet, self.batch.slot());
         let octets = written.as_ref().map_or(0, Plaintext::payload_len);
@@ -137,20 +137,20 @@ impl Way<'_> {
 /// A layer whose packets are forwarded.
 struct Origin<'a> {
     layer: LayerContext,
-    ring: &'a ReplayRing,
+    ring: &'a PacketCache,
     stream: &'a LocalStream,
     track: u8,
 }
 
 /// Bits per second of one line, by its octets between two sender reports: costs nothing per packet.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct SendRateMeter {
     since: Instant,
     octets: u64,
     bitrate: Bitrate,
 }
 
-impl Pace {
+impl SendRateMeter {
     /// A shorter time tells nothing; the last figure stands.
     const SPAN_MIN: Duration = Duration::from_millis(500);
 
@@ -178,20 +178,20 @@ impl Subscriber {
         let tracks = plan
             .tracks
             .into_iter()
-            .map(|plan| SubTrack {
+            .map(|plan| Subscription {
                 forwarder: Forwarder::new(line_config(&plan, context), now),
                 plan,
                 source: None,
                 stats: SenderStats::new(),
-                pace: Pace { since: now, octets: 0, bitrate: Bitrate(0) },
+                pace: SendRateMeter { since: now, octets: 0, bitrate: Bitrate(0) },
                 nacks: 0,
-                nack_budget: Budget::per_second(NACKS_PER_SECOND),
+                nack_budget: PerSecondLimit::per_second(NACKS_PER_SECOND),
                 repairs: 0,
                 rtx_budget: RtxBudget::new(now),
                 asked: None,
-                replays: Replays::new(start),
-                wish: None,
-                next_wish: None,
+                fast_start: FastStart::new(start),
+                preference: None,
+                next_preference: None,
                 choice: None,
             })
             .collect();
@@ -204,9 +204,9 @@ impl Subscriber {
             next_twcc: 0,
             next_report: None,
             keyframe_requests: 0,
-            keyframe_pace: Pacing::new(KEYFRAME_REQUEST_EVERY, KEYFRAME_REQUEST_BURST),
-            wishes_wait: false,
-            wish_pace: Pacing::new(WISH_EVERY, WISH_BURST),
+            keyframe_pace: TokenBucket::new(KEYFRAME_REQUEST_EVERY, KEYFRAME_REQUEST_BURST),
+            preferences_wait: false,
+            preference_pace: TokenBucket::new(PREFERENCE_EVERY, PREFERENCE_BURST),
         }
     }
 
@@ -222,7 +222,7 @@ impl Subscriber {
     /// The same of what lies behind the tracks.
     pub(super) fn warm_lines(&self) {
         for track in &self.tracks {
-            track.forwarder.line().warm();
+            track.forwarder.sender().warm();
         }
     }
 
@@ -292,14 +292,14 @@ impl Subscriber {
     pub(super) fn forward(
         &mut self,
         now: Instant,
-        serving: Serving,
+        serving: Delivery,
         stream: &LocalStream,
         peer: &mut Peer,
         batch: &mut Batch,
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        let fresh = stream.audience.packets(serving);
+        let fresh = stream.viewers.packets(serving);
         let Some(path) = peer.selected().filter(|_| self.connected) else {
             context.report.dropped.add(DropReason::NotConnected, fresh.len() as u64);
             return;
@@ -317,7 +317,7 @@ impl Subscriber {
     }
 
     /// Sends what is due of cached keyframes, between two packets of the stream.
-    pub(super) fn handle_replay_timeout(
+    pub(super) fn handle_fast_start_timeout(
         &mut self,
         now: Instant,
         stream: &LocalStream,
@@ -326,32 +326,32 @@ impl Subscriber {
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        let due = |track: &SubTrack| track.forwarder.next_timeout().is_some_and(|at| at <= now);
+        let due = |track: &Subscription| track.forwarder.next_timeout().is_some_and(|at| at <= now);
         let Some(path) = peer.selected().filter(|_| self.tracks.iter().any(due)) else { return };
         if !self.connected || !peer.is_confirmed() {
             return;
         }
         let next_twcc = self.next_twcc;
         // Of what waits for newcomers nothing is waited for: what is cached may go.
-        let serving = Serving::Turn;
+        let serving = Delivery::Immediate;
         let way = Way { now, serving, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
         self.turn(&[], stream, way);
     }
 
     /// One turn: fresh packets, and what is due of cached ones.
-    fn turn(&mut self, fresh: &[Fresh], stream: &LocalStream, mut way: Way<'_>) {
+    fn turn(&mut self, fresh: &[PacketRef], stream: &LocalStream, mut way: Way<'_>) {
         let way = &mut way;
         // Nearly every viewer in nearly every turn: only what is fresh.
-        let straight = self.tracks.iter().all(|track| track.forwarder.is_straight());
+        let straight = self.tracks.iter().all(|track| track.forwarder.is_passthrough());
         let flowed = (!straight).then(|| self.flowing());
         if !straight {
             for track in self.tracks.iter_mut().filter(|t| t.forwarder.current_layer().is_none()) {
                 // What comes now was not spread over the time of waiting.
-                track.rtx_budget.on_media(way.now, track.forwarder.line().totals().1);
+                track.rtx_budget.on_media(way.now, track.forwarder.sender().totals().1);
             }
             self.replay(stream, way);
         }
-        for run in fresh.chunk_by(Fresh::is_with) {
+        for run in fresh.chunk_by(PacketRef::is_with) {
             self.forward_run(run, stream, way);
         }
         if !straight && !fresh.is_empty() {
@@ -374,8 +374,8 @@ impl Subscriber {
 
     fn replay(&mut self, stream: &LocalStream, way: &mut Way<'_>) {
         for track in &mut self.tracks {
-            if let Some(source) = track.source.filter(|_| !track.forwarder.is_straight()) {
-                track.replays.advance(&mut track.forwarder, source, stream, way);
+            if let Some(source) = track.source.filter(|_| !track.forwarder.is_passthrough()) {
+                track.fast_start.advance(&mut track.forwarder, source, stream, way);
             }
         }
     }
@@ -386,7 +386,7 @@ impl Subscriber {
     }
 
     /// This turn's packets of one layer.
-    fn forward_run(&mut self, run: &[Fresh], stream: &LocalStream, way: &mut Way<'_>) {
+    fn forward_run(&mut self, run: &[PacketRef], stream: &LocalStream, way: &mut Way<'_>) {
         let Some(&first) = run.first() else { return };
         let index = self.by_source.get(usize::from(first.track)).copied().flatten();
         let track = index.and_then(|index| self.tracks.get_mut(usize::from(index)));
@@ -403,7 +403,7 @@ impl Subscriber {
                 // What overtook the packet that it starts with is here since an earlier turn or round.
                 for ext_seq in (fresh.ext_seq + 1..=ring.newest()).take(OVERTAKEN_MAX) {
                     if !stream.brings(way.serving, fresh.track, fresh.layer, ext_seq) {
-                        track.forward(Fresh { ext_seq, ..fresh }, &origin, way);
+                        track.forward(PacketRef { ext_seq, ..fresh }, &origin, way);
                     }
                 }
             }
@@ -411,29 +411,32 @@ impl Subscriber {
     }
 
     /// What the viewer asks for from now on, by track. Takes effect with the next packets of the stream.
-    pub(super) fn ask(&mut self, wishes: impl IntoIterator<Item = (u8, LayerWish)>) {
-        for (index, wish) in wishes {
+    pub(super) fn set_preferences(
+        &mut self,
+        preferences: impl IntoIterator<Item = (u8, LayerPreference)>,
+    ) {
+        for (index, preference) in preferences {
             if let Some(track) = self.tracks.get_mut(usize::from(index)) {
-                track.next_wish = Some(Box::new(wish));
-                self.wishes_wait = true;
+                track.next_preference = Some(Box::new(preference));
+                self.preferences_wait = true;
             }
         }
     }
 
-    /// Follows the best layer of each track, or the one that its viewer wishes, when something changed.
+    /// Follows the best layer of each track, or the one that its viewer preferences, when something changed.
     fn choose_layers(&mut self, now: Instant, stream: &LocalStream) {
         let Some(epoch) = self.epoch else { return };
         let selection = Some(stream.selection());
         let changed = std::mem::replace(&mut self.selection, selection) != selection;
-        let wished = self.wishes_wait && self.wish_pace.take(now);
-        if !changed && !wished {
+        let preferred = self.preferences_wait && self.preference_pace.take(now);
+        if !changed && !preferred {
             return;
         }
-        self.wishes_wait &= !wished;
+        self.preferences_wait &= !preferred;
         for track in &mut self.tracks {
-            if let Some(wish) = track.next_wish.take_if(|_| wished) {
-                track.forwarder.set_temporal_cap(wish.temporal_cap());
-                track.wish = Some(wish).filter(|wish| !wish.is_automatic());
+            if let Some(preference) = track.next_preference.take_if(|_| preferred) {
+                track.forwarder.set_temporal_cap(preference.temporal_cap());
+                track.preference = Some(preference).filter(|preference| !preference.is_automatic());
             }
             let Some(source) = track.source else { continue };
             // While no layer is alive the last choice stands.
@@ -450,20 +453,20 @@ impl Subscriber {
             if let Some(((_, layer), source)) = awaited.zip(track.source)
                 && track.asked != awaited
             {
-                track.wish_keyframe(source, layer, stream, now);
+                track.request_keyframe(source, layer, stream, now);
             }
             track.asked = awaited;
             let stuck = track.forwarder.take_stuck(now);
             if let Some((layer, source)) = stuck.zip(track.source) {
-                stream.shared.wish_refresh(source, layer);
+                stream.shared.request_refresh(source, layer);
             }
         }
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let replays = self.tracks.iter().filter_map(|track| track.forwarder.next_timeout());
-        replays.chain(self.next_report.map(|at| at + REPORT_WAIT_MAX)).min()
+        let fast_start = self.tracks.iter().filter_map(|track| track.forwarder.next_timeout());
+        fast_start.chain(self.next_report.map(|at| at + REPORT_WAIT_MAX)).min()
     }
 
     /// Round-trip time as the viewer's reports tell it.
@@ -471,17 +474,17 @@ impl Subscriber {
         self.tracks.iter().filter_map(|track| track.stats.rtt()).min()
     }
 
-    pub(super) fn track_of_ssrc(&mut self, ssrc: u32) -> Option<&mut SubTrack> {
+    pub(super) fn track_of_ssrc(&mut self, ssrc: u32) -> Option<&mut Subscription> {
         self.tracks.iter_mut().find(|track| track.plan.ssrc == ssrc)
     }
 }
 
-impl SubTrack {
+impl Subscription {
     /// The layer that should flow, and why.
     fn choose(&self, source: u8, stream: &LocalStream, now: Instant) -> Option<Choice> {
-        if let Some(wish) = &self.wish {
+        if let Some(preference) = &self.preference {
             let rids = &stream.source()?.tracks.get(usize::from(source))?.rids;
-            return wish.choose(rids, &stream.views(source, now));
+            return preference.choose(rids, &stream.views(source, now));
         }
         let best = stream.best_layer(source)?;
         let left = self
@@ -495,21 +498,21 @@ impl SubTrack {
     /// A keyframe of this layer is waited for: by a viewer without a picture, or by one who is shown another layer
     /// until then. That one costs the others no more than who asks for a fresh picture: the first five changes in a
     /// row are as quick as a start, and then they wait before a start does (quality A2.3 "stay low").
-    fn wish_keyframe(&self, source: u8, layer: u8, stream: &LocalStream, now: Instant) {
+    fn request_keyframe(&self, source: u8, layer: u8, stream: &LocalStream, now: Instant) {
         let moves = self
             .forwarder
             .current_layer()
             .is_some_and(|shown| shown != layer && stream.is_live(source, shown, now));
         match moves {
-            true => stream.shared.wish_refresh(source, layer),
-            false => stream.shared.wish_keyframe(source, layer),
+            true => stream.shared.request_refresh(source, layer),
+            false => stream.shared.request_keyframe(source, layer),
         }
     }
 
     /// What the viewer asked for last, in force or about to be.
-    pub(super) fn asked_for(&self) -> Option<&LayerWish> {
-        let wish = self.next_wish.as_deref().or(self.wish.as_deref());
-        wish.filter(|wish| !wish.is_automatic())
+    pub(super) fn preference(&self) -> Option<&LayerPreference> {
+        let preference = self.next_preference.as_deref().or(self.preference.as_deref());
+        preference.filter(|preference| !preference.is_automatic())
     }
 
     /// Why the viewer gets what it gets of this track.
@@ -518,32 +521,32 @@ impl SubTrack {
     }
 
     /// One packet: decides, writes, seals. True if a stretch of the line began with it.
-    fn forward(&mut self, fresh: Fresh, origin: &Origin<'_>, way: &mut Way<'_>) -> bool {
+    fn forward(&mut self, fresh: PacketRef, origin: &Origin<'_>, way: &mut Way<'_>) -> bool {
         let packet = origin.ring.get(fresh.ext_seq);
         let Some((packet, meta)) = packet.and_then(|packet| Some((packet, packet.meta()?))) else {
             return false;
         };
         let stamp = Stamp { twcc: way.next_twcc, padded: fresh.padded };
         match self.forwarder.on_packet(origin.layer, meta, stamp) {
-            Verdict::Send(record) => way.emit(self.forwarder.line_mut(), &record, packet),
-            Verdict::Later => return false,
-            Verdict::Drop(reason) => {
+            ForwardDecision::Send(record) => way.emit(self.forwarder.sender_mut(), &record, packet),
+            ForwardDecision::Later => return false,
+            ForwardDecision::Drop(reason) => {
                 way.context.report.dropped.count(reason);
                 if reason == DropReason::AwaitingKeyframe {
-                    self.wish_keyframe(origin.track, fresh.layer, origin.stream, way.now);
+                    self.request_keyframe(origin.track, fresh.layer, origin.stream, way.now);
                 }
                 return false;
             }
         }
-        self.forwarder.line().begins_with() == Some(fresh.ext_seq)
+        self.forwarder.sender().begins_with() == Some(fresh.ext_seq)
     }
 }
 
-fn line_config(plan: &SubscribeTrack, context: &mut Context) -> LineConfig {
+fn line_config(plan: &SubscribeTrack, context: &mut Context) -> RtpSenderConfig {
     let mut random = [0; 6];
     context.entropy.fill(&mut random);
     let [a, b, timestamp @ ..] = random;
-    LineConfig {
+    RtpSenderConfig {
         ssrc: plan.ssrc,
         rtx_ssrc: plan.rtx_ssrc,
         mid: plan.mid.as_bytes().into(),

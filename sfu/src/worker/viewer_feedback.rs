@@ -1,16 +1,16 @@
 //! The way back: what a viewer's RTCP asks for, and the reports it gets.
 //!
-//! Part of `subscriber.rs`. Repeats come from the stream's shared cache; keyframe requests become wishes on
+//! Part of `subscriber.rs`. Repeats come from the stream's shared cache; keyframe requests become requests on
 //! the stream's board.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::audience::Serving;
 use super::batch::{Batch, DATAGRAM_BYTES_MAX};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::stream::LocalStream;
 use super::subscriber::{REPORT_WAIT_MAX, Subscriber, Way};
+use super::viewer_queue::Delivery;
 use crate::error::DropReason;
 use crate::forward::Plaintext;
 use crate::media::Packet;
@@ -105,8 +105,8 @@ impl Subscriber {
         let layer = track.forwarder.awaits_keyframe().or(current);
         if let Some((source, layer)) = track.source.zip(layer) {
             match current {
-                None => stream.shared.wish_keyframe(source, layer),
-                Some(_) => stream.shared.wish_refresh(source, layer),
+                None => stream.shared.request_keyframe(source, layer),
+                Some(_) => stream.shared.request_refresh(source, layer),
             }
         }
     }
@@ -133,15 +133,15 @@ impl Subscriber {
             context.report.dropped.count(DropReason::RepairLimited);
             return;
         };
-        let (_, octets) = track.forwarder.line().totals();
+        let (_, octets) = track.forwarder.sender().totals();
         if !track.rtx_budget.allows(now, octets) {
             context.report.dropped.count(DropReason::RepairBudget);
             return;
         }
         let rtt = track.stats.rtt().into_iter().chain(rtt).min();
         let rtt = rtt.unwrap_or(RTT_UNKNOWN).min(REPEAT_RTT_MAX);
-        let line = track.forwarder.line_mut();
-        let record = match line.claim_repeat(now, sequence, rtt) {
+        let line = track.forwarder.sender_mut();
+        let record = match line.claim_retransmit(now, sequence, rtt) {
             Ok(record) => record,
             Err(known) => {
                 let reason =
@@ -173,8 +173,8 @@ impl Subscriber {
         let sealed = written.and_then(|plaintext| peer.seal(plaintext));
         if commit(sealed, peer, path, batch, context, egress).is_some() {
             track.repairs += 1;
-            track.rtx_budget.on_repeat(octets);
-            context.report.repairs_out += 1;
+            track.rtx_budget.on_retransmit(octets);
+            context.report.retransmits_out += 1;
             if rtx {
                 self.next_twcc = next_twcc.wrapping_add(1);
             }
@@ -197,7 +197,7 @@ impl Subscriber {
             self.next_report = Some(now + REPORT_INTERVAL);
             return;
         };
-        let (serving, next_twcc) = (Serving::Turn, self.next_twcc);
+        let (serving, next_twcc) = (Delivery::Immediate, self.next_twcc);
         let mut way =
             Way { now, serving, path, peer, batch, context, egress, next_twcc, sent: (0, 0) };
         self.send_reports(&mut way);
@@ -210,7 +210,7 @@ impl Subscriber {
         self.next_report = Some(now + REPORT_INTERVAL);
         let server = way.context.clock.ntp(now);
         for track in &mut self.tracks {
-            let line = track.forwarder.line();
+            let line = track.forwarder.sender();
             let (packets, octets) = line.totals();
             track.rtx_budget.on_media(now, octets);
             let Some(format) = line.format() else { continue };

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use super::report::{DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers};
 use super::stream::LocalStream;
-use super::subscriber::{SubTrack, Subscriber};
+use super::subscriber::{Subscriber, Subscription};
 use crate::codec::MediaKind;
-use crate::forward::wish::spatial_layer;
+use crate::forward::layer_preference::spatial_layer;
 use crate::router::SourceInfo;
 
 impl Subscriber {
@@ -29,7 +29,7 @@ impl Subscriber {
         self.tracks
             .iter_mut()
             .map(|track| {
-                let line = track.forwarder.line();
+                let line = track.forwarder.sender();
                 let (packets, bytes) = line.totals();
                 let (temporal_flows, temporal_cap) = track.forwarder.temporal_layers();
                 let lost =
@@ -63,7 +63,7 @@ impl Subscriber {
                     target_reason: track.choice.map(|choice| choice.reason.label()),
                     current_temporal_layer: temporal_flows,
                     target_temporal_layer: temporal_cap,
-                    wish: track.asked_for().cloned(),
+                    preference: track.preference().cloned(),
                 }
             })
             .collect()
@@ -100,7 +100,7 @@ impl Subscriber {
     }
 }
 
-impl SubTrack {
+impl Subscription {
     fn layers(&self, now: Instant, stream: &LocalStream) -> TrackLayers {
         let source = self.source.zip(stream.source());
         let info = source.and_then(|(index, source)| source.tracks.get(usize::from(index)));

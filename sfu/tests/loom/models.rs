@@ -11,10 +11,10 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
-use super::ring::{LayerNote, MediaItem, RingPort, mesh};
+use super::keyframe_requests::KeyframeRequestBits;
+use super::ring::{LayerInfoUpdate, MediaItem, RingPort, mesh};
 use super::table::StreamId;
 use super::wake::{WakeFlag, Waker};
-use super::wishes::WishBoard;
 use crate::transport::Path;
 
 /// What a worker's thread waits on: a wake makes the current or next wait return.
@@ -193,7 +193,7 @@ impl Moment {
 }
 
 fn write_media(port: &mut RingPort) {
-    let note = LayerNote { anchor: None, resolution: None };
+    let note = LayerInfoUpdate { anchor: None, resolution: None };
     let stream = StreamId { index: 0, generation: 0 };
     let item = MediaItem::Layer { stream, epoch: 1, track: 0, layer: 0, note };
     assert!(port.send_media(1, item), "the ring has room");
@@ -204,33 +204,33 @@ fn write_stray(port: &mut RingPort) {
     assert!(port.send_stray(1, path, b"stray"), "the ring has room");
 }
 
-/// One layer is wished for already. A viewer wishes for another while the publisher's worker takes
-/// what is there; `check` gets how often each wish was taken in the end.
-pub(crate) fn wishes(check: fn(usize)) {
+/// One layer is requested for already. A viewer requests for another while the publisher's worker takes
+/// what is there; `check` gets how often each request was taken in the end.
+pub(crate) fn requests(check: fn(usize)) {
     loom::model(move || {
-        let board = Arc::new(WishBoard::default());
-        board.wish(0, 0);
+        let board = Arc::new(KeyframeRequestBits::default());
+        board.request(0, 0);
         let viewer = {
             let board = Arc::clone(&board);
-            thread::spawn(move || board.wish(0, 1))
+            thread::spawn(move || board.request(0, 1))
         };
         let mut taken = vec![board.take(), board.take()];
         viewer.join().expect("it ends");
         taken.push(board.take());
         for layer in [0, 1] {
-            check(taken.iter().filter(|wishes| wishes.contains(0, layer)).count());
+            check(taken.iter().filter(|requests| requests.contains(0, layer)).count());
         }
         assert!(board.take().is_empty());
     });
 }
 
-/// Two viewers wish for a layer each at the same time; `check` as above.
-pub(crate) fn wishes_at_once(check: fn(usize)) {
+/// Two viewers request for a layer each at the same time; `check` as above.
+pub(crate) fn requests_at_once(check: fn(usize)) {
     loom::model(move || {
-        let board = Arc::new(WishBoard::default());
+        let board = Arc::new(KeyframeRequestBits::default());
         let viewers = [0, 1].map(|layer| {
             let board = Arc::clone(&board);
-            thread::spawn(move || board.wish(0, layer))
+            thread::spawn(move || board.request(0, layer))
         });
         for viewer in viewers {
             viewer.join().expect("it ends");
@@ -242,19 +242,19 @@ pub(crate) fn wishes_at_once(check: fn(usize)) {
     });
 }
 
-/// A viewer wishes, sees that the wish was acted upon, and wishes again at once. `tell` and `see` are
+/// A viewer requests, sees that the request was acted upon, and requests again at once. `tell` and `see` are
 /// the orders of what it sees.
-pub(crate) fn wishing_again(tell: Ordering, see: Ordering) {
+pub(crate) fn requesting_again(tell: Ordering, see: Ordering) {
     loom::model(move || {
-        let board = Arc::new(WishBoard::default());
+        let board = Arc::new(KeyframeRequestBits::default());
         let told = Arc::new(AtomicUsize::new(0));
-        board.wish(0, 0);
+        board.request(0, 0);
         let viewer = {
             let (board, told) = (Arc::clone(&board), Arc::clone(&told));
             thread::spawn(move || {
                 let seen = told.load(see) == 1;
                 if seen {
-                    board.wish(0, 0);
+                    board.request(0, 0);
                 }
                 seen
             })
@@ -262,6 +262,6 @@ pub(crate) fn wishing_again(tell: Ordering, see: Ordering) {
         assert!(board.take().contains(0, 0));
         told.store(1, tell);
         let seen = viewer.join().expect("it ends");
-        assert_eq!(board.take().contains(0, 0), seen, "the second wish was lost");
+        assert_eq!(board.take().contains(0, 0), seen, "the second request was lost");
     });
 }

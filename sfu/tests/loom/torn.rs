@@ -48,11 +48,11 @@ mod table {
     pub(super) use weir_sfu::router::table::{LAYERS_MAX, StreamId, TRACKS_MAX};
 }
 
+#[path = "../../src/router/keyframe_requests.rs"]
+mod keyframe_requests;
 #[path = "models.rs"]
 pub(crate) mod models;
 #[path = "../../src/router/ring.rs"]
 mod ring;
 #[path = "../../src/router/wake.rs"]
 mod wake;
-#[path = "../../src/router/wishes.rs"]
-mod wishes;

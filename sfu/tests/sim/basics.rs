@@ -30,7 +30,7 @@ fn the_first_picture_comes_within_a_round_trip_and_a_keyframe() {
     world.publish("live", PublisherSpec::browser());
     world.run_s(3);
     let viewer = world.watch("live", ViewerSpec::browser());
-    // Check, DTLS and request: 10 ms each way; wishes are read every 100 ms, frames come every 33.
+    // Check, DTLS and request: 10 ms each way; keyframe requests are read every 100 ms, frames come every 33.
     assert!(world.run_until(crate::ms(300), |world| world.viewer(viewer).video_frames() > 0));
     assert!(world.viewer(viewer).frames[0].kind == Audio, "sound needs no keyframe");
 }
@@ -150,7 +150,7 @@ fn a_keyframe_is_asked_for_when_the_first_one_was_missed() {
     assert!(world.viewer(viewer).video_frames() > 20);
 }
 
-/// What was wished before the keyframe came is fulfilled by it.
+/// What was preferred before the keyframe came is fulfilled by it.
 // quality A2.3: keyframes cost the other viewers quality
 #[test]
 fn one_join_costs_one_keyframe() {

@@ -1,10 +1,10 @@
-//! Everything at once: publishers and viewers come and go, wish, pause and lose, in an order that dice choose; the
+//! Everything at once: publishers and viewers come and go, choose layers, pause and lose packets, in an order that dice choose; the
 //! guard watches all of it, and in the end everybody has picture and sound again.
 
 use weir_netsim::{Profile, Rng};
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::{Audio, Video};
-use weir_sfu::forward::LayerWish;
+use weir_sfu::forward::LayerPreference;
 use weir_sfu::forward::start::StartMode;
 
 use crate::world::spec::{PublisherSpec, ViewerSpec};
@@ -97,11 +97,14 @@ impl Chaos {
         self.viewers.get(place).copied()
     }
 
-    fn wish(&mut self, viewer: ClientId) {
+    fn preference(&mut self, viewer: ClientId) {
         let rid = self.dice.chance(0.6).then(|| RIDS[self.dice.below(3) as usize].into());
         let max_temporal_layer = [None, Some(0), Some(1), Some(2)][self.dice.below(4) as usize];
         if self.world.worker_of(viewer).is_some() {
-            self.world.ask(viewer, LayerWish { rid, max_temporal_layer, ..LayerWish::default() });
+            self.world.ask(
+                viewer,
+                LayerPreference { rid, max_temporal_layer, ..LayerPreference::default() },
+            );
         }
     }
 
@@ -122,7 +125,7 @@ impl Chaos {
             }
             4..=6 => {
                 if let Some(viewer) = self.any_viewer() {
-                    self.wish(viewer);
+                    self.preference(viewer);
                 }
             }
             7 => {
@@ -184,7 +187,7 @@ impl Chaos {
         self.world.run_s(12);
         for viewer in self.viewers.clone() {
             if self.world.closed(viewer).is_none() && self.world.worker_of(viewer).is_some() {
-                self.world.ask(viewer, LayerWish::default());
+                self.world.ask(viewer, LayerPreference::default());
             }
         }
         self.world.run_s(12);

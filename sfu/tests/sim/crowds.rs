@@ -9,7 +9,7 @@ use weir_netsim::Trace;
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::{Audio, Video};
 use weir_sfu::error::DropReason;
-use weir_sfu::forward::LayerWish;
+use weir_sfu::forward::LayerPreference;
 
 use crate::ms;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
@@ -81,7 +81,7 @@ fn a_change_of_layers_needs_no_new_keyframe_while_newcomers_wait_for_the_last() 
     };
     assert!((0..2_000).any(|_| key_came(&mut world)), "a keyframe comes each second");
     let asked = world.publisher(publisher).feedback.keyframe_requests.len();
-    world.ask(viewer, LayerWish { rid: Some("q".into()), ..LayerWish::default() });
+    world.ask(viewer, LayerPreference { rid: Some("q".into()), ..LayerPreference::default() });
     world.run(ms(100));
     let asked = world.publisher(publisher).feedback.keyframe_requests.len() - asked;
     let shown = world.viewer(viewer).video_sources().last().copied();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::error::DropReason;
-use weir_sfu::repair::keyframe_planner::Wish;
+use weir_sfu::repair::keyframe_planner::KeyframeNeed;
 use weir_sfu::sdp::Feedback;
 
 use crate::world::World;
@@ -210,16 +210,16 @@ fn rtcp_bombs_cost_nothing_but_themselves() {
     assert!(guard.rtx <= 5 * guard.line(Video).sent() as u64);
 }
 
-/// Three wishes in a row are one wait; what became of the requests is counted, and the rest is left open.
+/// Three keyframe requests in a row are one wait; what became of the requests is counted, and the rest is left open.
 #[test]
-fn wishes_and_answers_are_counted_for_the_operator() {
+fn keyframe_requests_and_answers_are_counted_for_the_operator() {
     for answers in [true, false] {
         let spec = PublisherSpec { answers_pli: answers, ..PublisherSpec::browser() };
         let (mut world, _, viewer) = watched(1, spec, ViewerSpec::browser());
         world.run_s(3);
         let refreshes = |world: &World| {
-            let mut wishes = world.report(0).keyframes.wishes();
-            wishes.find(|(wish, _)| *wish == Wish::Refresh).expect("one of three").1
+            let mut needs = world.report(0).keyframes.needs();
+            needs.find(|(need, _)| *need == KeyframeNeed::Refresh).expect("one of three").1
         };
         let (before, waits) = (world.report(0), refreshes(&world));
         for _ in 0..3 {
@@ -242,9 +242,9 @@ fn wishes_and_answers_are_counted_for_the_operator() {
     }
 }
 
-/// A wish that came too late for one publisher is not one for the next, which does not send that layer yet.
+/// A keyframe request that came too late for one publisher is not one for the next, which does not send that layer yet.
 #[test]
-fn a_stale_wish_does_not_keep_the_next_publishers_timer_busy() {
+fn a_stale_keyframe_request_does_not_keep_the_next_publishers_timer_busy() {
     let mut world = World::new(2);
     world.drops_allowed = true;
     let first = world.publish("live", PublisherSpec::simulcast(Codec::Vp8));
@@ -255,14 +255,14 @@ fn a_stale_wish_does_not_keep_the_next_publishers_timer_busy() {
     // Between two beats of the publisher's timer.
     world.run(Duration::from_micros(3_300));
     world.with_viewer(viewer, |viewer, link| viewer.pli(link));
-    let wished = |world: &World| world.control.streams["live"].shared.has_wishes();
+    let preferred = |world: &World| world.control.streams["live"].shared.has_keyframe_requests();
     for _ in 0..2_000 {
-        if wished(&world) {
+        if preferred(&world) {
             break;
         }
         world.run(Duration::from_micros(100));
     }
-    assert!(wished(&world), "nobody took it yet");
+    assert!(preferred(&world), "nobody took it yet");
     world.delete(first);
     world.run_s(1);
     let second = world.publish("live", PublisherSpec::simulcast(Codec::Vp8));

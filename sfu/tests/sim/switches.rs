@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir_netsim::Rng;
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Video;
-use weir_sfu::forward::LayerWish;
+use weir_sfu::forward::LayerPreference;
 
 use crate::world::World;
 use crate::world::guard::SQUEEZED_TICKS;
@@ -32,14 +32,14 @@ fn ten_thousand_switches(codec: Codec) {
     let viewer = world.watch("live", ViewerSpec::on_worker(1));
     world.run_s(1);
     let mut dice = Rng::new(codec as u64 + 1, 7);
-    let mut wishes = 0;
+    let mut preferences = 0;
     while world.viewer(viewer).guard.line(Video).segments().len() <= SWITCHES {
         let rid = RIDS[dice.below(3) as usize];
-        let wish = LayerWish { rid: Some(rid.into()), ..LayerWish::default() };
-        world.ask(viewer, wish);
+        let preference = LayerPreference { rid: Some(rid.into()), ..LayerPreference::default() };
+        world.ask(viewer, preference);
         world.run_ms(60 + dice.below(300));
-        wishes += 1;
-        assert!(wishes < 8 * SWITCHES, "most wishes are followed");
+        preferences += 1;
+        assert!(preferences < 8 * SWITCHES, "most preferences are followed");
     }
     world.run_s(2);
     let watched = world.viewer(viewer);
@@ -60,7 +60,7 @@ fn ten_thousand_switches(codec: Codec) {
     }
     let first = settled.first().expect("frames follow the clock");
     let most = settled.iter().map(|skew| (skew - first).abs()).fold(0.0, f64::max);
-    println!("{codec:?}: {} wishes, {} frames, skew {most:.2} ms", wishes, times.len());
+    println!("{codec:?}: {} preferences, {} frames, skew {most:.2} ms", preferences, times.len());
     assert!(most <= SKEW_MAX_MS, "pictures moved by {most} ms");
 }
 

@@ -6,19 +6,19 @@ use weir_netsim::{Profile, Rng};
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::error::DropReason;
-use weir_sfu::forward::LayerWish;
+use weir_sfu::forward::LayerPreference;
 
 use crate::Dice;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World};
 
-/// Wishes of the property tests, for each codec.
+/// Preferences of the property tests, for each codec.
 const WISHES: usize = 10_000;
 
 const RIDS: [&str; 3] = ["q", "h", "f"];
 
-fn cap(temporal: Option<u8>) -> LayerWish {
-    LayerWish { max_temporal_layer: temporal, ..LayerWish::default() }
+fn cap(temporal: Option<u8>) -> LayerPreference {
+    LayerPreference { max_temporal_layer: temporal, ..LayerPreference::default() }
 }
 
 /// A viewer whose guard knows that it asks for fewer frames.
@@ -49,7 +49,7 @@ fn assert_whole(world: &mut World, viewer: ClientId) {
 
 // whip-whep E9
 #[test]
-fn the_frame_rate_follows_the_wish_and_no_keyframe_is_asked_for() {
+fn the_frame_rate_follows_the_preference_and_no_keyframe_is_asked_for() {
     // Frames of 60 with a cap of 0 and of 1.
     for (codec, rates) in [
         (Codec::Vp8, [15, 30]),
@@ -64,30 +64,33 @@ fn the_frame_rate_follows_the_wish_and_no_keyframe_is_asked_for() {
         let calm = world.watch("live", ViewerSpec::browser());
         world.run_s(2);
         let asked = world.publisher(publisher).feedback.keyframe_requests.len();
-        for (wish, rate) in
+        for (preference, rate) in
             [(None, 60), (Some(0), rates[0]), (Some(1), rates[1]), (Some(0), rates[0]), (None, 60)]
         {
-            world.ask(viewer, cap(wish));
+            world.ask(viewer, cap(preference));
             world.run_ms(500);
             let came = frames(&mut world, viewer);
-            assert!(came.abs_diff(rate) <= 2, "{codec:?}: {came} of 60 frames for {wish:?}");
+            assert!(came.abs_diff(rate) <= 2, "{codec:?}: {came} of 60 frames for {preference:?}");
             let (flows, may_flow) = shown(&mut world, viewer);
-            assert_eq!(may_flow, wish, "{codec:?}");
-            assert!(flows == wish || (wish.is_none() && flows == Some(2)), "{codec:?}: {flows:?}");
+            assert_eq!(may_flow, preference, "{codec:?}");
+            assert!(
+                flows == preference || (preference.is_none() && flows == Some(2)),
+                "{codec:?}: {flows:?}"
+            );
         }
         world.run_s(10);
         assert_eq!(shown(&mut world, viewer), (None, None), "nothing was left out for long");
         assert_eq!(world.publisher(publisher).feedback.keyframe_requests.len(), asked);
-        assert!(world.dropped(DropReason::LayerThinned) > 100);
+        assert!(world.dropped(DropReason::LayerFiltered) > 100);
         assert_whole(&mut world, viewer);
         assert_whole(&mut world, calm);
         assert_eq!(world.viewer(viewer).nacks_sent, 0, "its numbers are continuous");
     }
 }
 
-/// The wish stands before the first picture, and for the next publisher.
+/// The preference stands before the first picture, and for the next publisher.
 #[test]
-fn a_wish_for_fewer_frames_holds_for_the_session() {
+fn a_preference_for_fewer_frames_holds_for_the_session() {
     for codec in [Codec::Vp8, Codec::H264] {
         let mut world = World::new(1);
         let spec = PublisherSpec::temporal(codec);
@@ -137,13 +140,13 @@ fn late_repairs_of_left_out_frames_stay_out() {
             bytes[0] >= 128 && bytes[1] & 0x7f == 102 && dice.chance(2)
         });
         world.run_s(30);
-        let left_out = world.dropped(DropReason::LayerThinned);
+        let left_out = world.dropped(DropReason::LayerFiltered);
         let repairs = world.viewer(viewer).guard.line(Video).blanks();
         assert!(left_out > 1_000 && repairs > 10, "{left_out} left out, {repairs} of them late");
     }
 }
 
-/// Encoders that mark no place for more frames to begin make none either: then a keyframe is wished for.
+/// Encoders that mark no place for more frames to begin make none either: then a keyframe is preferred for.
 #[test]
 fn more_frames_come_back_where_no_frame_says_that_they_may() {
     for codec in [Codec::Vp8, Codec::Vp9] {
@@ -157,7 +160,7 @@ fn more_frames_come_back_where_no_frame_says_that_they_may() {
         world.ask(viewer, cap(Some(0)));
         world.run_s(1);
         let few = frames(&mut world, viewer);
-        world.ask(viewer, LayerWish::default());
+        world.ask(viewer, LayerPreference::default());
         let still = frames(&mut world, viewer);
         world.run_s(10);
         let all = frames(&mut world, viewer);
@@ -169,7 +172,7 @@ fn more_frames_come_back_where_no_frame_says_that_they_may() {
     }
 }
 
-fn thousands_of_wishes(codec: Codec) {
+fn thousands_of_preferences(codec: Codec) {
     let mut world = World::new(2);
     let spec = PublisherSpec::temporal(codec).with(Video, |track| {
         track.bytes = 150;
@@ -188,7 +191,7 @@ fn thousands_of_wishes(codec: Codec) {
     for _ in 0..WISHES {
         let rid = dice.chance(0.7).then(|| RIDS[dice.below(3) as usize].into());
         let temporal = [None, Some(0), Some(1), Some(2)][dice.below(4) as usize];
-        world.ask(viewer, LayerWish { rid, ..cap(temporal) });
+        world.ask(viewer, LayerPreference { rid, ..cap(temporal) });
         world.run_ms(60 + dice.below(400));
     }
     let clean = Profile::delay(Duration::from_millis(20));
@@ -199,13 +202,13 @@ fn thousands_of_wishes(codec: Codec) {
     world.run_s(3);
     let rate = if codec == Codec::H264 { 30 } else { 15 };
     let few = frames(&mut world, viewer);
-    world.ask(viewer, LayerWish::default());
+    world.ask(viewer, LayerPreference::default());
     world.run_s(3);
     let all = frames(&mut world, viewer);
     assert!(few.abs_diff(rate) <= 2 && all.abs_diff(60) <= 2, "{few} and {all} frames");
     let switches = world.viewer(viewer).guard.line(Video).segments().len();
     let (thinned, blank) =
-        (world.dropped(DropReason::LayerThinned), world.viewer(viewer).guard.line(Video).blanks());
+        (world.dropped(DropReason::LayerFiltered), world.viewer(viewer).guard.line(Video).blanks());
     println!("{codec:?}: {switches} switches, {thinned} packets left out, {blank} numbers blank");
     assert!(switches > WISHES / 8 && thinned > WISHES as u64 && blank > 10);
     assert_whole(&mut world, viewer);
@@ -213,21 +216,21 @@ fn thousands_of_wishes(codec: Codec) {
 }
 
 #[test]
-fn thousands_of_wishes_vp8() {
-    thousands_of_wishes(Codec::Vp8);
+fn thousands_of_preferences_vp8() {
+    thousands_of_preferences(Codec::Vp8);
 }
 
 #[test]
-fn thousands_of_wishes_vp9() {
-    thousands_of_wishes(Codec::Vp9);
+fn thousands_of_preferences_vp9() {
+    thousands_of_preferences(Codec::Vp9);
 }
 
 #[test]
-fn thousands_of_wishes_av1() {
-    thousands_of_wishes(Codec::Av1);
+fn thousands_of_preferences_av1() {
+    thousands_of_preferences(Codec::Av1);
 }
 
 #[test]
-fn thousands_of_wishes_h264() {
-    thousands_of_wishes(Codec::H264);
+fn thousands_of_preferences_h264() {
+    thousands_of_preferences(Codec::H264);
 }

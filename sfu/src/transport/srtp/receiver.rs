@@ -4,7 +4,7 @@
 //! after a packet has passed authentication: forged packets move nothing (quality B1). Never
 //! parses RTP and never drops for a media reason. Called by `transport/peer`. Next: `replay.rs`.
 
-use super::replay::{ReplayWindow, Verdict};
+use super::replay::{ReplayCheck, ReplayWindow};
 use super::{Cipher, E_FLAG, MasterKey, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, SrtpProfile, cm};
 use crate::error::DropReason;
 
@@ -75,17 +75,17 @@ impl SrtpReceiver {
         let window = self.rtp.get(ssrc);
         let (nearest, later) = guess(window.map(ReplayWindow::newest), sequence);
         let verdict = match (nearest, window) {
-            (None, _) => Verdict::Old,
+            (None, _) => ReplayCheck::Old,
             (Some(index), Some(window)) => window.check(index),
-            (Some(_), None) => Verdict::New,
+            (Some(_), None) => ReplayCheck::New,
         };
         let attempts = match verdict {
-            Verdict::Seen => return Err(DropReason::SrtpReplay),
-            Verdict::New if window.is_some() => [nearest, None],
+            ReplayCheck::Seen => return Err(DropReason::SrtpReplay),
+            ReplayCheck::New if window.is_some() => [nearest, None],
             // A first packet may follow a wrap that we did not see.
-            Verdict::New => [nearest, later],
+            ReplayCheck::New => [nearest, later],
             // Behind the window, or ahead by more than half the number space: a long gap.
-            Verdict::Old => [None, later],
+            ReplayCheck::Old => [None, later],
         };
         let opened = attempts
             .into_iter()
@@ -93,8 +93,8 @@ impl SrtpReceiver {
             .find_map(|index| attempt(index).map(|len| Opened { len, index }));
         let Some(opened) = opened else {
             return Err(match verdict {
-                Verdict::Old => DropReason::SrtpReplay,
-                Verdict::New | Verdict::Seen => DropReason::SrtpAuth,
+                ReplayCheck::Old => DropReason::SrtpReplay,
+                ReplayCheck::New | ReplayCheck::Seen => DropReason::SrtpAuth,
             });
         };
         self.rtp.accept(ssrc, opened.index)?;
@@ -118,7 +118,7 @@ impl SrtpReceiver {
         }
         let index = u64::from(trailer & !E_FLAG);
         let window = self.rtcp.get(ssrc);
-        if window.is_some_and(|window| window.check(index) != Verdict::New) {
+        if window.is_some_and(|window| window.check(index) != ReplayCheck::New) {
             return Err(DropReason::SrtpReplay);
         }
         let len = match &self.cipher {

@@ -14,7 +14,7 @@ const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 
 /// What the window says about an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ReplayCheck {
     /// Not seen.
     New,
     /// Accepted before.
@@ -49,15 +49,15 @@ impl ReplayWindow {
     }
 
     /// Looks an index up and changes nothing.
-    pub(super) fn check(&self, index: u64) -> Verdict {
+    pub(super) fn check(&self, index: u64) -> ReplayCheck {
         if index > self.newest {
-            Verdict::New
+            ReplayCheck::New
         } else if self.newest - index >= REPLAY_WINDOW {
-            Verdict::Old
+            ReplayCheck::Old
         } else {
             let (word, mask) = place(index);
             let seen = self.bits.get(word).is_some_and(|bits| bits & mask != 0);
-            if seen { Verdict::Seen } else { Verdict::New }
+            if seen { ReplayCheck::Seen } else { ReplayCheck::New }
         }
     }
 
@@ -103,13 +103,13 @@ mod tests {
     #[test]
     fn at_the_edge_and_one_past_it() {
         let mut window = ReplayWindow::new(5_000);
-        assert_eq!(window.check(5_000 - REPLAY_WINDOW + 1), Verdict::New);
-        assert_eq!(window.check(5_000 - REPLAY_WINDOW), Verdict::Old);
+        assert_eq!(window.check(5_000 - REPLAY_WINDOW + 1), ReplayCheck::New);
+        assert_eq!(window.check(5_000 - REPLAY_WINDOW), ReplayCheck::Old);
         window.accept(5_000 + REPLAY_WINDOW - 1);
-        assert_eq!(window.check(5_000), Verdict::Seen);
+        assert_eq!(window.check(5_000), ReplayCheck::Seen);
         window.accept(5_000 + REPLAY_WINDOW);
-        assert_eq!(window.check(5_000), Verdict::Old);
-        assert_eq!(window.check(5_001), Verdict::New);
+        assert_eq!(window.check(5_000), ReplayCheck::Old);
+        assert_eq!(window.check(5_001), ReplayCheck::New);
     }
 
     #[test]
@@ -123,14 +123,14 @@ mod tests {
             let jump = (state >> 33) % 2_200;
             let index = (newest + 40).saturating_sub(if jump < 1_500 { jump % 60 } else { jump });
             let expected = if newest >= REPLAY_WINDOW + index {
-                Verdict::Old
+                ReplayCheck::Old
             } else if seen.contains(&index) {
-                Verdict::Seen
+                ReplayCheck::Seen
             } else {
-                Verdict::New
+                ReplayCheck::New
             };
             assert_eq!(window.check(index), expected, "index {index}, newest {newest}");
-            if expected == Verdict::New {
+            if expected == ReplayCheck::New {
                 window.accept(index);
                 seen.insert(index);
                 newest = newest.max(index);

@@ -1,13 +1,13 @@
 //! Layers that stop, return, are named in any order, or are asked for by their viewer (quality B4 item 14, A2.2 step 6;
 //! whip-whep E9).
 
-use weir_sfu::forward::LayerWish;
+use weir_sfu::forward::LayerPreference;
 use weir_sfu::repair::keyframe_planner::REFRESH_BURST;
 
 use super::*;
 
 /// A dead layer is noticed within 500 ms; then the next one's keyframe is asked for (two ways of at most 40 ms), encoded
-/// (a frame of 34 ms) and sent; wishes are read every 20 ms.
+/// (a frame of 34 ms) and sent; keyframe requests are read every 20 ms.
 const FALL_BACK: Duration = Duration::from_millis(500 + 2 * 40 + 34 + 40 + 40);
 
 /// A viewer of three layers who has found the largest one.
@@ -169,12 +169,12 @@ fn layers_change_under_loss() {
 /// Names of the layers, the smallest first.
 const RIDS: [&str; 3] = ["q", "h", "f"];
 
-/// From a wish to the new layer's picture: the turn of the wish, its way to the encoder, a keyframe, its way back. A
+/// From a preference to the new layer's picture: the turn of the preference, its way to the encoder, a keyframe, its way back. A
 /// request may have to wait for the pace of requests to that layer.
 const SWITCHED_AFTER: Duration = Duration::from_secs(3);
 
-fn pin(rid: &str) -> LayerWish {
-    LayerWish { rid: Some(rid.into()), ..LayerWish::default() }
+fn pin(rid: &str) -> LayerPreference {
+    LayerPreference { rid: Some(rid.into()), ..LayerPreference::default() }
 }
 
 /// What the API shows of a viewer's picture: what flows, what should, and why.
@@ -201,23 +201,32 @@ fn viewer_chooses_its_layer() {
         for _ in 0..6 {
             let layer = story.dice.below(3) as usize;
             let heights = [176, 352, 704];
-            let (wish, reason) = match story.dice.below(3) {
+            let (preference, reason) = match story.dice.below(3) {
                 0 => (pin(RIDS[layer]), "pinned"),
                 1 => (
-                    LayerWish { spatial_layer: Some(layer as u8), ..LayerWish::default() },
+                    LayerPreference {
+                        spatial_layer: Some(layer as u8),
+                        ..LayerPreference::default()
+                    },
                     "pinned",
                 ),
                 _ => {
                     let reason = if layer == 2 { "largest_live_layer" } else { "capped" };
-                    (LayerWish { max_height: Some(heights[layer]), ..LayerWish::default() }, reason)
+                    (
+                        LayerPreference {
+                            max_height: Some(heights[layer]),
+                            ..LayerPreference::default()
+                        },
+                        reason,
+                    )
                 }
             };
-            story.world.ask(viewer, wish);
+            story.world.ask(viewer, preference);
             story.world.run(SWITCHED_AFTER);
             assert_eq!(story.last_source(viewer), story.source(publisher, layer));
             assert_shown(story, viewer, RIDS[layer], reason);
         }
-        story.world.ask(viewer, LayerWish::default());
+        story.world.ask(viewer, LayerPreference::default());
         story.world.run(SWITCHED_AFTER);
         assert_eq!(story.last_source(viewer), story.source(publisher, 2));
         assert_shown(story, viewer, "f", "largest_live_layer");
@@ -247,16 +256,19 @@ fn viewer_chooses_its_frame_rate() {
         for _ in 0..12 {
             let temporal = story.dice.below(3) as u8;
             let rid = story.chance().then(|| RIDS[story.dice.below(3) as usize].into());
-            let wish =
-                LayerWish { rid, max_temporal_layer: Some(temporal), ..LayerWish::default() };
-            story.world.ask(viewer, wish);
+            let preference = LayerPreference {
+                rid,
+                max_temporal_layer: Some(temporal),
+                ..LayerPreference::default()
+            };
+            story.world.ask(viewer, preference);
             story.run_between_ms(200, 1_500);
         }
         for client in [publisher, viewer] {
             let clean = Profile::delay(bad.delay);
             story.world.change_network(client, clean.clone(), clean);
         }
-        let lowest = LayerWish { max_temporal_layer: Some(0), ..LayerWish::default() };
+        let lowest = LayerPreference { max_temporal_layer: Some(0), ..LayerPreference::default() };
         story.world.ask(viewer, lowest);
         story.world.run(SWITCHED_AFTER);
         let before = story.world.viewer(viewer).video_frames();
@@ -264,14 +276,14 @@ fn viewer_chooses_its_frame_rate() {
         let frames = story.world.viewer(viewer).video_frames() - before;
         let expected = if codec == Codec::H264 { 60 } else { 30 };
         assert!(frames.abs_diff(expected) <= 2, "{frames} of 120 frames of {codec:?}");
-        story.world.ask(viewer, LayerWish::default());
+        story.world.ask(viewer, LayerPreference::default());
         story.world.run(SWITCHED_AFTER);
         story.assert_flows(viewer);
         story.assert_whole(viewer);
     });
 }
 
-/// A wish asks for more than there is for a while; it is not forgotten.
+/// A preference asks for more than there is for a while; it is not forgotten.
 #[test]
 fn pinned_layer_stops_and_returns() {
     each_seed(|story| {
@@ -295,9 +307,9 @@ fn pinned_layer_stops_and_returns() {
     });
 }
 
-/// A publisher that returns finds the wish in force, as long as it has a layer of that name.
+/// A publisher that returns finds the preference in force, as long as it has a layer of that name.
 #[test]
-fn wish_outlives_the_publisher() {
+fn preference_outlives_the_publisher() {
     each_seed(|story| {
         let (publisher, viewer) = on_top(story);
         story.world.ask(viewer, pin("q"));
@@ -324,7 +336,7 @@ fn wish_outlives_the_publisher() {
 
 /// Asked for before the first check: the picture begins with that layer.
 #[test]
-fn wish_before_the_first_picture() {
+fn preference_before_the_first_picture() {
     each_seed(|story| {
         let spec = story.simulcast();
         let publisher = story.world.publish("live", spec);
@@ -347,7 +359,7 @@ fn wish_before_the_first_picture() {
 fn change_of_layers_takes_no_longer_than_its_keyframe() {
     each_seed(|story| {
         let (publisher, viewer) = on_top(story);
-        // Wishes are read every 20 ms; a way of at most 40 ms there, and the next frame's way back over both lines.
+        // Keyframe requests are read every 20 ms; a way of at most 40 ms there, and the next frame's way back over both lines.
         let most = Duration::from_millis(20 + 40 + 34 + 40 + 40 + 10);
         for layer in [0, 2, 0, 1, 2] {
             story.run_between_ms(600, 900);
@@ -397,7 +409,7 @@ fn crowd_that_changes_layers_costs_few_keyframes() {
     });
 }
 
-/// One viewer changes its mind every 2 ms. Nobody else notices, hardly a keyframe more is asked for, and the last wish
+/// One viewer changes its mind every 2 ms. Nobody else notices, hardly a keyframe more is asked for, and the last preference
 /// holds.
 #[test]
 fn switch_requests_500_per_second() {
@@ -410,11 +422,11 @@ fn switch_requests_500_per_second() {
         let asked_before = story.world.publisher(publisher).feedback.keyframe_requests.len();
         const SECONDS: u32 = 4;
         for _ in 0..500 * SECONDS {
-            let wish = match story.dice.below(4) {
-                0 => LayerWish::default(),
+            let preference = match story.dice.below(4) {
+                0 => LayerPreference::default(),
                 layer => pin(RIDS[layer as usize - 1]),
             };
-            story.world.ask(restless, wish);
+            story.world.ask(restless, preference);
             story.world.run_ms(2);
         }
         let last = story.dice.below(3) as usize;
@@ -423,7 +435,7 @@ fn switch_requests_500_per_second() {
         assert_eq!(
             story.last_source(restless),
             story.source(publisher, last),
-            "the last wish holds"
+            "the last preference holds"
         );
         for viewer in [restless, calm] {
             let wait = story.longest_wait_since(from, viewer);

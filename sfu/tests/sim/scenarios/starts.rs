@@ -16,7 +16,7 @@ fn viewer_joins_mid_gop() {
             story.run_between_ms(1_000, 5_000);
             let first = story.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
             // Check and handshake are two round trips of at most 80 ms, the keyframe another, a frame of 34 ms, and
-            // wishes are read every 20 ms.
+            // keyframe requests are read every 20 ms.
             let patience = Duration::from_millis(2 * 80 + 80 + 34 + 60);
             assert!(
                 first.is_some_and(|wait| wait <= patience),

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use weir_sfu::codec::MediaKind;
 use weir_sfu::error::CloseReason;
-use weir_sfu::forward::LayerWish;
+use weir_sfu::forward::LayerPreference;
 use weir_sfu::forward::start::StartMode;
 use weir_sfu::ids::{Role, SessionId, StreamName};
 use weir_sfu::router::{Route, SourceInfo, StreamId, StreamShared};
 use weir_sfu::sdp::{IceCredentials, PublishPlan, SubscribeCodec, codec_matches};
-use weir_sfu::worker::{Asked, Command, Event, Lobby, NewSession, Plan};
+use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan, PreferenceMailbox};
 
 use super::link::credentials;
 
@@ -48,7 +48,7 @@ pub(crate) struct Session {
     pub connected: bool,
     pub local: IceCredentials,
     /// What a viewer asked for and its worker has not read yet.
-    pub asked: Arc<Asked>,
+    pub asked: Arc<PreferenceMailbox>,
     created: Instant,
 }
 
@@ -217,15 +217,20 @@ impl Control {
     }
 
     /// POST on the layer URL of a viewer, for one track of its plan.
-    pub(crate) fn ask(&self, id: SessionId, track: u8, wish: LayerWish) -> Option<Order> {
-        self.sessions[&id].asked.put(track, wish);
-        self.order_wishes(id)
+    pub(crate) fn ask(
+        &self,
+        id: SessionId,
+        track: u8,
+        preference: LayerPreference,
+    ) -> Option<Order> {
+        self.sessions[&id].asked.put(track, preference);
+        self.order_preferences(id)
     }
 
-    fn order_wishes(&self, id: SessionId) -> Option<Order> {
+    fn order_preferences(&self, id: SessionId) -> Option<Order> {
         let session = &self.sessions[&id];
         let worker = session.worker.filter(|_| session.asked.order())?;
-        Some((worker, Command::Ask { id, asked: Arc::clone(&session.asked) }))
+        Some((worker, Command::ApplyPreferences { id, asked: Arc::clone(&session.asked) }))
     }
 
     pub(crate) fn on_event(&mut self, worker: usize, event: Event) -> Vec<Order> {
@@ -244,7 +249,7 @@ impl Control {
             *viewer = Some(worker);
             stream.publish_route();
         }
-        self.order_wishes(id)
+        self.order_preferences(id)
     }
 
     fn on_connected(&mut self, id: SessionId) -> Vec<Order> {

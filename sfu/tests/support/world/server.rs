@@ -11,7 +11,7 @@ use weir_netsim::{Profile, Rng};
 use weir_sfu::codec::MediaKind;
 use weir_sfu::config::PublisherLimits;
 use weir_sfu::error::{CloseReason, DropReason};
-use weir_sfu::forward::LayerWish;
+use weir_sfu::forward::LayerPreference;
 use weir_sfu::ids::SessionId;
 use weir_sfu::router::{WakeFlag, Waker, mesh};
 use weir_sfu::transport::dtls::DtlsCertificate;
@@ -431,11 +431,11 @@ impl World {
     }
 
     /// A viewer asks for a layer of its picture.
-    pub(crate) fn ask(&mut self, client: ClientId, wish: LayerWish) {
+    pub(crate) fn ask(&mut self, client: ClientId, preference: LayerPreference) {
         let lines = &self.viewer(client).guard.lines;
         let picture = lines.iter().position(|line| line.plan.kind == MediaKind::Video);
         let picture = picture.expect("it watches a picture") as u8;
-        let order = self.control.ask(self.clients[client.0].id, picture, wish);
+        let order = self.control.ask(self.clients[client.0].id, picture, preference);
         self.carry_out(order.into_iter().collect());
     }
 

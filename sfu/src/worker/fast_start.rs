@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::session::Pacing;
+use super::session::TokenBucket;
 use super::stream::LocalStream;
 use super::subscriber::{OVERTAKEN_MAX, Way};
 use crate::forward::catch_up::Tail;
@@ -20,7 +20,7 @@ const SWITCH_BURST: u32 = 2;
 
 /// What is remembered of one viewer's track about cached keyframes.
 #[derive(Debug)]
-pub(super) struct Replays {
+pub(super) struct FastStart {
     mode: StartMode,
     /// When it was first looked at what is cached for this viewer.
     since: Option<Instant>,
@@ -28,7 +28,7 @@ pub(super) struct Replays {
     considered: Option<Candidate>,
     /// The keyframe that was shown as a poster: publisher epoch and first packet.
     shown: Option<(u32, u64)>,
-    switches: Pacing,
+    switches: TokenBucket,
 }
 
 /// A cached keyframe, and as much of it as there was.
@@ -40,9 +40,9 @@ struct Candidate {
     whole: Option<u64>,
 }
 
-impl Replays {
+impl FastStart {
     pub(super) fn new(mode: StartMode) -> Self {
-        let switches = Pacing::new(SWITCH_EVERY, SWITCH_BURST);
+        let switches = TokenBucket::new(SWITCH_EVERY, SWITCH_BURST);
         Self { mode, since: None, considered: None, shown: None, switches }
     }
 
@@ -183,7 +183,7 @@ fn send(
         };
         let stamp = Stamp { twcc: way.next_twcc, padded: false };
         match forwarder.replay(way.now, context, meta, stamp) {
-            Ok(record) => way.emit(forwarder.line_mut(), &record, packet),
+            Ok(record) => way.emit(forwarder.sender_mut(), &record, packet),
             Err(reason) => way.context.report.dropped.count(reason),
         }
     }

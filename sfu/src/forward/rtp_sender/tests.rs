@@ -1,7 +1,7 @@
-//! Numbers of a line that leaves frames out: continuous, each once, and the same bytes each time.
+//! Numbers of a sender that leaves frames out: continuous, each once, and the same bytes each time.
 
 use super::*;
-use crate::forward::numbers::SPAN;
+use crate::forward::sequence::SPAN;
 use crate::media::packet::PacketMeta;
 use crate::rtp::codec::{FrameInfo, descriptor_prefix_len, peek};
 use crate::rtp::packet::RtpHeader;
@@ -11,8 +11,8 @@ use std::time::Duration;
 const FRAME: u32 = 3_000;
 const LAYER: (u32, u8) = (1, 0);
 
-fn line(codec: Codec) -> Line {
-    let config = LineConfig {
+fn sender(codec: Codec) -> RtpSender {
+    let config = RtpSenderConfig {
         ssrc: 0x5eed,
         rtx_ssrc: 0x5eee,
         mid: b"v".as_slice().into(),
@@ -22,10 +22,10 @@ fn line(codec: Codec) -> Line {
         first_sequence: 1_000,
         first_timestamp: 0,
     };
-    let mut line = Line::new(config, Instant::now());
-    line.set_format(OutgoingFormat { codec, pt: 96, rtx_pt: Some(97), red_pt: None });
-    line.may_close();
-    line
+    let mut sender = RtpSender::new(config, Instant::now());
+    sender.set_format(OutgoingFormat { codec, pt: 96, rtx_pt: Some(97), red_pt: None });
+    sender.enable_drops();
+    sender
 }
 
 /// One packet of a frame with a picture id.
@@ -46,115 +46,125 @@ fn meta(seq: u64, frame: u32) -> PacketMeta {
     }
 }
 
-fn begin(line: &mut Line, first: &PacketMeta) {
-    line.splice(1, 0, first, Splice { ts_delta: 0, squeeze: None, gap: false });
+fn begin(sender: &mut RtpSender, first: &PacketMeta) {
+    sender.switch_source(1, 0, first, SourceSwitch { ts_delta: 0, catch_up: None, gap: false });
 }
 
-fn keep(line: &mut Line, meta: &PacketMeta) -> Result<SentRecord, DropReason> {
-    line.assign(LAYER.0, LAYER.1, meta, meta.marker, Stamp::from(0))
+fn keep(sender: &mut RtpSender, meta: &PacketMeta) -> Result<SentRecord, DropReason> {
+    sender.assign(LAYER.0, LAYER.1, meta, meta.marker, Stamp::from(0))
 }
 
-fn drop(line: &mut Line, meta: &PacketMeta) -> Result<SentRecord, DropReason> {
-    line.leave_out(LAYER.0, LAYER.1, meta, Stamp::from(0))
+fn drop(sender: &mut RtpSender, meta: &PacketMeta) -> Result<SentRecord, DropReason> {
+    sender.drop_packet(LAYER.0, LAYER.1, meta, Stamp::from(0))
 }
 
 /// The outgoing number of a frame of one packet, whose picture has the same number.
-fn out(line: &mut Line, seq: u64) -> u32 {
-    keep(line, &meta(seq, seq as u32)).unwrap().out
+fn out(sender: &mut RtpSender, seq: u64) -> u32 {
+    keep(sender, &meta(seq, seq as u32)).unwrap().out
 }
 
-fn closes(line: &mut Line, seq: u64) {
-    assert_eq!(drop(line, &meta(seq, seq as u32)), Err(DropReason::LayerThinned));
+fn closes(sender: &mut RtpSender, seq: u64) {
+    assert_eq!(drop(sender, &meta(seq, seq as u32)), Err(DropReason::LayerFiltered));
 }
 
 #[test]
 fn numbers_close_over_what_is_left_out() {
-    let mut line = line(Codec::H264);
-    begin(&mut line, &meta(100, 100));
-    assert_eq!(out(&mut line, 100), 1_000);
-    closes(&mut line, 101);
-    closes(&mut line, 102);
-    assert_eq!(out(&mut line, 103), 1_001);
-    closes(&mut line, 104);
+    let mut sender = sender(Codec::H264);
+    begin(&mut sender, &meta(100, 100));
+    assert_eq!(out(&mut sender, 100), 1_000);
+    closes(&mut sender, 101);
+    closes(&mut sender, 102);
+    assert_eq!(out(&mut sender, 103), 1_001);
+    closes(&mut sender, 104);
     // The next layer goes on behind the last number that was sent.
-    line.splice(1, 1, &meta(7, 7), Splice { ts_delta: 0, squeeze: None, gap: false });
-    let next = line.assign(1, 1, &meta(7, 7), true, Stamp::from(0)).unwrap();
+    sender.switch_source(
+        1,
+        1,
+        &meta(7, 7),
+        SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
+    );
+    let next = sender.assign(1, 1, &meta(7, 7), true, Stamp::from(0)).unwrap();
     assert_eq!(next.out, 1_002);
-    assert_eq!(drop(&mut line, &meta(104, 104)), Err(DropReason::AwaitingKeyframe), "it is past");
+    assert_eq!(drop(&mut sender, &meta(104, 104)), Err(DropReason::AwaitingKeyframe), "it is past");
 }
 
 #[test]
 fn a_hole_keeps_its_number_and_what_comes_for_it_has_its_place() {
-    let mut line = line(Codec::H264);
-    begin(&mut line, &meta(100, 100));
-    assert_eq!(out(&mut line, 100), 1_000);
-    closes(&mut line, 102);
-    assert_eq!(out(&mut line, 104), 1_003, "101 and 103 are missing");
-    assert_eq!(out(&mut line, 101), 1_001, "repaired");
+    let mut sender = sender(Codec::H264);
+    begin(&mut sender, &meta(100, 100));
+    assert_eq!(out(&mut sender, 100), 1_000);
+    closes(&mut sender, 102);
+    assert_eq!(out(&mut sender, 104), 1_003, "101 and 103 are missing");
+    assert_eq!(out(&mut sender, 101), 1_001, "repaired");
     // It is left out, but the viewer asks for its number.
-    let blank = drop(&mut line, &meta(103, 103)).unwrap();
+    let blank = drop(&mut sender, &meta(103, 103)).unwrap();
     assert!(blank.is_blank() && blank.out == 1_002);
     for again in [101, 103, 104] {
-        assert_eq!(keep(&mut line, &meta(again, again as u32)), Err(DropReason::Duplicate));
+        assert_eq!(keep(&mut sender, &meta(again, again as u32)), Err(DropReason::Duplicate));
     }
-    assert_eq!(drop(&mut line, &meta(103, 103)), Err(DropReason::Duplicate));
-    closes(&mut line, 102);
-    assert_eq!(keep(&mut line, &meta(102, 102)), Err(DropReason::Duplicate), "it has no number");
+    assert_eq!(drop(&mut sender, &meta(103, 103)), Err(DropReason::Duplicate));
+    closes(&mut sender, 102);
+    assert_eq!(keep(&mut sender, &meta(102, 102)), Err(DropReason::Duplicate), "it has no number");
 }
 
 #[test]
 fn what_is_left_out_in_any_order_closes_while_nothing_above_it_was_sent() {
-    let mut line = line(Codec::H264);
-    begin(&mut line, &meta(100, 100));
-    assert_eq!(out(&mut line, 100), 1_000);
+    let mut sender = sender(Codec::H264);
+    begin(&mut sender, &meta(100, 100));
+    assert_eq!(out(&mut sender, 100), 1_000);
     for seq in [103, 101, 102] {
-        closes(&mut line, seq);
+        closes(&mut sender, seq);
     }
-    assert_eq!(out(&mut line, 104), 1_001);
+    assert_eq!(out(&mut sender, 104), 1_001);
 }
 
 #[test]
 fn a_late_packet_of_a_layer_that_was_left_takes_no_number_of_the_next_one() {
-    let mut line = line(Codec::H264);
-    begin(&mut line, &meta(100, 100));
-    assert_eq!(out(&mut line, 100), 1_000);
-    closes(&mut line, 102);
-    line.splice(1, 1, &meta(7, 7), Splice { ts_delta: 0, squeeze: None, gap: false });
+    let mut sender = sender(Codec::H264);
+    begin(&mut sender, &meta(100, 100));
+    assert_eq!(out(&mut sender, 100), 1_000);
+    closes(&mut sender, 102);
+    sender.switch_source(
+        1,
+        1,
+        &meta(7, 7),
+        SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
+    );
     // Its number would be the one that the next layer begins with.
     for late in [101, 103] {
         let late = meta(late, late as u32);
-        assert_eq!(keep(&mut line, &late), Err(DropReason::AwaitingKeyframe));
+        assert_eq!(keep(&mut sender, &late), Err(DropReason::AwaitingKeyframe));
     }
-    assert_eq!(line.assign(1, 1, &meta(7, 7), true, Stamp::from(0)).unwrap().out, 1_001);
+    assert_eq!(sender.assign(1, 1, &meta(7, 7), true, Stamp::from(0)).unwrap().out, 1_001);
 }
 
 #[test]
 fn numbers_that_are_late_by_more_than_is_remembered_are_too_old() {
-    let mut line = line(Codec::H264);
-    begin(&mut line, &meta(1 << 20, 0));
-    assert_eq!(out(&mut line, 1 << 20), 1_000);
+    let mut sender = sender(Codec::H264);
+    begin(&mut sender, &meta(1 << 20, 0));
+    assert_eq!(out(&mut sender, 1 << 20), 1_000);
     let last = (1 << 20) + 1 + SPAN;
     for seq in (1 << 20) + 3..=last {
-        closes(&mut line, seq);
+        closes(&mut sender, seq);
     }
-    assert_eq!(keep(&mut line, &meta((1 << 20) + 1, 1)), Err(DropReason::TooOld));
-    assert_eq!(out(&mut line, (1 << 20) + 2), 1_002, "the oldest");
-    assert_eq!(out(&mut line, last + 1), 1_003);
+    assert_eq!(keep(&mut sender, &meta((1 << 20) + 1, 1)), Err(DropReason::TooOld));
+    assert_eq!(out(&mut sender, (1 << 20) + 2), 1_002, "the oldest");
+    assert_eq!(out(&mut sender, last + 1), 1_003);
 }
 
 #[test]
 fn picture_ids_of_vp8_close_and_those_of_vp9_keep_their_gaps() {
     for (codec, ids) in [(Codec::Vp8, [0x7ffe, 0x7fff, 0]), (Codec::Vp9, [0x7ffe, 1, 3])] {
-        let mut line = line(codec);
-        begin(&mut line, &meta(70_000, 0x7ffe));
+        let mut sender = sender(codec);
+        begin(&mut sender, &meta(70_000, 0x7ffe));
         let mut sent = Vec::new();
         let mut seq = 70_000;
         for frame in 0x7ffe..0x7ffe + 6 {
             // Two packets to a picture.
             for _ in 0..2 {
                 match frame {
-                    0x7ffe | 0x8001 | 0x8003 => sent.push(keep(&mut line, &meta(seq, frame))),
-                    _ => closes_packet(&mut line, seq, frame),
+                    0x7ffe | 0x8001 | 0x8003 => sent.push(keep(&mut sender, &meta(seq, frame))),
+                    _ => closes_packet(&mut sender, seq, frame),
                 }
                 seq += 1;
             }
@@ -165,23 +175,23 @@ fn picture_ids_of_vp8_close_and_those_of_vp9_keep_their_gaps() {
         let pictures: Vec<_> = sent.iter().map(|record| record.picture_id & 0x7fff).collect();
         assert_eq!(pictures, ids.map(|id| [id; 2]).concat(), "{codec:?}");
         let next = meta(5, 900);
-        line.splice(1, 1, &next, Splice { ts_delta: 0, squeeze: None, gap: false });
-        let next = line.assign(1, 1, &next, true, Stamp::from(0)).unwrap();
+        sender.switch_source(1, 1, &next, SourceSwitch { ts_delta: 0, catch_up: None, gap: false });
+        let next = sender.assign(1, 1, &next, true, Stamp::from(0)).unwrap();
         assert_eq!(next.picture_id & 0x7fff, ids[2] + 1, "over the splice");
     }
 }
 
-fn closes_packet(line: &mut Line, seq: u64, frame: u32) {
-    assert_eq!(drop(line, &meta(seq, frame)), Err(DropReason::LayerThinned));
+fn closes_packet(sender: &mut RtpSender, seq: u64, frame: u32) {
+    assert_eq!(drop(sender, &meta(seq, frame)), Err(DropReason::LayerFiltered));
 }
 
 /// What an outgoing packet is, written as media and as RTX.
-fn written(line: &mut Line, record: &SentRecord, packet: &Packet) -> (Vec<u8>, Vec<u8>) {
+fn written(sender: &mut RtpSender, record: &SentRecord, packet: &Packet) -> (Vec<u8>, Vec<u8>) {
     let mut out = [0; 300];
-    let plain = line.write_media(record, packet, &mut out).unwrap();
+    let plain = sender.write_media(record, packet, &mut out).unwrap();
     let (len, rest) = (plain.header_len + plain.prefix_len, plain.rest.to_vec());
     let media = [&out[..len], &rest].concat();
-    let plain = line.write_rtx(record, packet, 9, &mut out).unwrap();
+    let plain = sender.write_rtx(record, packet, 9, &mut out).unwrap();
     let (header_len, len) = (plain.header_len, plain.header_len + plain.prefix_len);
     let rest = plain.rest.to_vec();
     (media, [&out[header_len..len], &rest].concat())
@@ -190,7 +200,7 @@ fn written(line: &mut Line, record: &SentRecord, packet: &Packet) -> (Vec<u8>, V
 #[test]
 fn a_repeat_is_the_same_whatever_was_left_out_since() {
     let now = Instant::now();
-    let mut line = line(Codec::Vp8);
+    let mut sender = sender(Codec::Vp8);
     let payload = [0x90, 0xe0, 0x80 | 0x12, 0x34, 0x56, 0x20, 0x11, 0, 0, 1, 2, 3];
     let mut packet = Packet::with_capacity(200);
     packet.buffer_mut()[12..24].copy_from_slice(&payload);
@@ -203,39 +213,39 @@ fn a_repeat_is_the_same_whatever_was_left_out_since() {
         ..meta(300, 0x1234)
     };
     packet.describe(described);
-    begin(&mut line, &meta(299, 0x1233));
-    closes(&mut line, 299);
+    begin(&mut sender, &meta(299, 0x1233));
+    closes(&mut sender, 299);
     // The last one that flows of its picture: it gets the marker that the publisher gave to a larger one.
-    let record = line.assign(LAYER.0, LAYER.1, &described, true, Stamp::from(7)).unwrap();
-    let (media, rtx) = written(&mut line, &record, &packet);
+    let record = sender.assign(LAYER.0, LAYER.1, &described, true, Stamp::from(7)).unwrap();
+    let (media, rtx) = written(&mut sender, &record, &packet);
     let header = RtpHeader::parse(&media).unwrap();
     assert!(header.marker && header.sequence == 1_000);
     assert_eq!(media[header.header_len + 2..header.header_len + 4], 0x9233u16.to_be_bytes());
     for seq in 301..400 {
-        closes(&mut line, seq);
+        closes(&mut sender, seq);
     }
-    let again = line.claim_repeat(now, 1_000, Duration::ZERO).unwrap();
-    let (media_again, rtx_again) = written(&mut line, &again, &packet);
+    let again = sender.claim_retransmit(now, 1_000, Duration::ZERO).unwrap();
+    let (media_again, rtx_again) = written(&mut sender, &again, &packet);
     assert_eq!((media_again, rtx_again), (media, rtx));
 }
 
 #[test]
 fn a_number_that_is_left_out_late_is_written_without_its_payload() {
     let now = Instant::now();
-    let mut line = line(Codec::H264);
-    begin(&mut line, &meta(100, 100));
-    keep(&mut line, &meta(100, 100)).unwrap();
-    keep(&mut line, &meta(102, 102)).unwrap();
+    let mut sender = sender(Codec::H264);
+    begin(&mut sender, &meta(100, 100));
+    keep(&mut sender, &meta(100, 100)).unwrap();
+    keep(&mut sender, &meta(102, 102)).unwrap();
     let mut packet = Packet::with_capacity(200);
     packet.describe(meta(101, 101));
-    let blank = drop(&mut line, packet.meta().unwrap()).unwrap();
-    let (media, rtx) = written(&mut line, &blank, &packet);
+    let blank = drop(&mut sender, packet.meta().unwrap()).unwrap();
+    let (media, rtx) = written(&mut sender, &blank, &packet);
     let header = RtpHeader::parse(&media).unwrap();
     assert_eq!((header.sequence, header.timestamp), (1_001, 101 * FRAME));
     assert!(!header.marker && media.len() == header.header_len, "a header and no more");
     assert_eq!(rtx, 1_001u16.to_be_bytes(), "the original number and no more");
-    let again = line.claim_repeat(now, 1_001, Duration::ZERO).unwrap();
-    assert_eq!(written(&mut line, &again, &packet), (media, rtx));
+    let again = sender.claim_retransmit(now, 1_001, Duration::ZERO).unwrap();
+    assert_eq!(written(&mut sender, &again, &packet), (media, rtx));
 }
 
 /// Packets of a frame, whether it is left out, and how late each packet comes (`None`: never).
@@ -257,9 +267,9 @@ proptest! {
     /// for what never came.
     #[test]
     fn numbers_are_continuous_but_for_what_never_came(frames in frames(), first in 0..1u64 << 40) {
-        let mut line = line(Codec::Vp8);
-        begin(&mut line, &meta(first, 0));
-        keep(&mut line, &meta(first, 0)).unwrap();
+        let mut sender = sender(Codec::Vp8);
+        begin(&mut sender, &meta(first, 0));
+        keep(&mut sender, &meta(first, 0)).unwrap();
         let mut arrivals = Vec::new();
         let mut lost = std::collections::BTreeSet::new();
         let mut seq = first;
@@ -277,7 +287,7 @@ proptest! {
         let mut left_out_frames = std::collections::BTreeSet::new();
         for &(_, seq, frame, left_out) in &arrivals {
             let packet = meta(seq, frame);
-            let numbered = if left_out { drop(&mut line, &packet) } else { keep(&mut line, &packet) };
+            let numbered = if left_out { drop(&mut sender, &packet) } else { keep(&mut sender, &packet) };
             if left_out {
                 left_out_frames.insert(frame);
             }
@@ -288,7 +298,7 @@ proptest! {
                 }
                 Err(reason) => {
                     prop_assert!(left_out, "{} was refused", seq);
-                    prop_assert_eq!(reason, DropReason::LayerThinned);
+                    prop_assert_eq!(reason, DropReason::LayerFiltered);
                 }
             }
         }
@@ -309,28 +319,28 @@ proptest! {
         // Each of them again, as from the cache.
         for &(_, seq, frame, left_out) in &arrivals {
             let packet = meta(seq, frame);
-            let again = if left_out { drop(&mut line, &packet) } else { keep(&mut line, &packet) };
+            let again = if left_out { drop(&mut sender, &packet) } else { keep(&mut sender, &packet) };
             prop_assert!(again.is_err());
-            prop_assert!(keep(&mut line, &packet).is_err(), "nor otherwise");
+            prop_assert!(keep(&mut sender, &packet).is_err(), "nor otherwise");
         }
     }
 
     /// Without loss and disorder there is no gap at all, neither of numbers nor of pictures.
     #[test]
     fn in_order_everything_is_continuous(frames in frames()) {
-        let mut line = line(Codec::Vp8);
-        begin(&mut line, &meta(5, 0));
-        keep(&mut line, &meta(5, 0)).unwrap();
+        let mut sender = sender(Codec::Vp8);
+        begin(&mut sender, &meta(5, 0));
+        keep(&mut sender, &meta(5, 0)).unwrap();
         let (mut seq, mut numbers, mut pictures) = (5, 1_000, 0);
         for (frame, (left_out, packets)) in (1u32..).zip(&frames) {
             pictures += u16::from(!left_out);
             for _ in packets {
                 seq += 1;
                 if *left_out {
-                    closes_packet(&mut line, seq, frame);
+                    closes_packet(&mut sender, seq, frame);
                 } else {
                     numbers += 1;
-                    let record = keep(&mut line, &meta(seq, frame)).unwrap();
+                    let record = keep(&mut sender, &meta(seq, frame)).unwrap();
                     prop_assert_eq!((record.out, record.picture_id), (numbers, pictures));
                 }
             }

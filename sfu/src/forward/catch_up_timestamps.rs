@@ -4,7 +4,7 @@
 //! own clock they come before what it has seen, or so far before "now" that it would stay behind for ever.
 //! Such frames are stamped a millisecond apart, as late as can be, so that the decoder gets them all and the
 //! renderer shows the newest; from the first frame that lies ahead the line runs by the layer's own clock, with
-//! no offset left behind (quality A2.3, A3.3). Called by `line.rs`; knows nothing of packets.
+//! no offset left behind (quality A2.3, A3.3). Called by `rtp_sender.rs`; knows nothing of packets.
 
 use std::hint::black_box;
 
@@ -16,7 +16,7 @@ const FRAMES: usize = 8;
 
 /// The frames of a segment that do not follow its clock.
 #[derive(Debug, Clone, Copy)]
-pub struct Squeeze {
+pub struct CatchUpTimestamps {
     /// Frames that begin before this number are of the past, whatever their clock says.
     until: u64,
     /// The newest squeezed frames, newest first: packets of them may still come.
@@ -36,7 +36,7 @@ struct Frame {
     outgoing: u32,
 }
 
-impl Squeeze {
+impl CatchUpTimestamps {
     /// Frames come after `last`, those that begin before `until` squeezed.
     pub fn after(last: u32, until: u64) -> Self {
         Self { until, frames: [None; FRAMES], last, plain_from: 0, plain_at: 0 }
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn the_past_is_squeezed_and_the_present_follows_the_clock() {
         // Three frames of the past, two packets each; the clock of the line is the publisher's plus 1,000.
-        let mut squeeze = Squeeze::after(90_000, 106);
+        let mut squeeze = CatchUpTimestamps::after(90_000, 106);
         let mut stamps = Vec::new();
         for ext_seq in 100..110u64 {
             let incoming = 88_000 + (ext_seq as u32 - 100) / 2 * 1_100;
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_frame_whose_clock_is_still_behind_is_squeezed_too() {
-        let mut squeeze = Squeeze::after(10 * FRAME, 101);
+        let mut squeeze = CatchUpTimestamps::after(10 * FRAME, 101);
         assert_eq!(squeeze.stamp(100, 0, 9 * FRAME), Some(10 * FRAME + STEP));
         assert_eq!(squeeze.stamp(101, 1, 10 * FRAME), Some(10 * FRAME + 2 * STEP));
         assert_eq!(squeeze.stamp(102, 2, 11 * FRAME), Some(11 * FRAME));
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn packets_that_were_overtaken_get_their_frame_s_timestamp_or_none() {
-        let mut squeeze = Squeeze::after(0, 130);
+        let mut squeeze = CatchUpTimestamps::after(0, 130);
         for n in 0..=FRAMES as u64 {
             squeeze.stamp(100 + 2 * n, n as u32, 0);
         }
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_whole_frame_that_was_lost_comes_between_its_neighbours() {
-        let mut squeeze = Squeeze::after(0, 200);
+        let mut squeeze = CatchUpTimestamps::after(0, 200);
         for (ext_seq, incoming) in [(100, 1), (101, 2), (104, 5)] {
             squeeze.stamp(ext_seq, incoming, incoming);
         }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn timestamps_wrap() {
-        let mut squeeze = Squeeze::after(u32::MAX - 10, 0);
+        let mut squeeze = CatchUpTimestamps::after(u32::MAX - 10, 0);
         assert_eq!(squeeze.stamp(1 << 16, 1, u32::MAX - 20), Some(STEP - 11));
         assert_eq!(squeeze.stamp((1 << 16) + 1, 2, STEP - 11), Some(2 * STEP - 11));
         assert_eq!(squeeze.stamp((1 << 16) + 2, 3, FRAME), Some(FRAME));

@@ -1,19 +1,19 @@
 //! What a viewer asked for itself of one track, and which layer that is.
 //!
-//! Pure: a wish and what is known of the layers become a layer and its reason. Layers are ordered by
+//! Pure: a preference and what is known of the layers become a layer and its reason. Layers are ordered by
 //! what was measured of them; a rid is a name and nothing else (field D2). Set over HTTP (whip-whep
 //! E9), carried to the worker by `worker/asked.rs`, asked by `worker/subscriber.rs` whenever the layers
-//! or the wish change.
+//! or the preference change.
 
 use serde::Serialize;
 
 use super::decision::Reason;
 use super::selector::{LayerView, largest_live};
 
-/// A viewer's wish for one track; the default asks for nothing and is the automatic choice. It holds
+/// A viewer's preference for one track; the default asks for nothing and is the automatic choice. It holds
 /// for the session: a publisher that returns finds it in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct LayerWish {
+pub struct LayerPreference {
     /// Exactly this layer, by the publisher's name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rid: Option<Box<str>>,
@@ -47,7 +47,7 @@ pub struct Choice {
     pub reason: Reason,
 }
 
-impl LayerWish {
+impl LayerPreference {
     /// Whether nothing is asked for.
     pub fn is_automatic(&self) -> bool {
         *self == Self::default()
@@ -147,25 +147,28 @@ mod tests {
         ]
     }
 
-    fn wish(ask: impl FnOnce(&mut LayerWish)) -> LayerWish {
-        let mut wish = LayerWish::default();
-        ask(&mut wish);
-        wish
+    fn preference(ask: impl FnOnce(&mut LayerPreference)) -> LayerPreference {
+        let mut preference = LayerPreference::default();
+        ask(&mut preference);
+        preference
     }
 
-    fn rid(name: &str) -> LayerWish {
-        wish(|wish| wish.rid = Some(name.into()))
+    fn rid(name: &str) -> LayerPreference {
+        preference(|preference| preference.rid = Some(name.into()))
     }
 
     /// What is chosen, by its name.
-    fn choose(wish: &LayerWish, layers: &[LayerView]) -> Option<(&'static str, Reason)> {
-        let choice = wish.choose(&rids(), layers)?;
+    fn choose(
+        preference: &LayerPreference,
+        layers: &[LayerView],
+    ) -> Option<(&'static str, Reason)> {
+        let choice = preference.choose(&rids(), layers)?;
         Some((["m", "h", "q"][choice.layer], choice.reason))
     }
 
     #[test]
     fn nothing_asked_is_the_largest_live_layer() {
-        let automatic = LayerWish::default();
+        let automatic = LayerPreference::default();
         assert!(automatic.is_automatic());
         assert_eq!(choose(&automatic, &three([true; 3])), Some(("h", Reason::LargestLiveLayer)));
         let without_top = three([true, false, true]);
@@ -208,13 +211,13 @@ mod tests {
     fn sizes_are_numbered_from_the_smallest_whatever_the_names() {
         let all = three([true; 3]);
         for (id, name) in [(0, "q"), (1, "m"), (2, "h")] {
-            let exact = wish(|wish| wish.spatial_layer = Some(id));
+            let exact = preference(|preference| preference.spatial_layer = Some(id));
             assert_eq!(choose(&exact, &all), Some((name, Reason::Pinned)));
         }
-        let beyond = wish(|wish| wish.spatial_layer = Some(3));
+        let beyond = preference(|preference| preference.spatial_layer = Some(3));
         assert_eq!(choose(&beyond, &all), Some(("h", Reason::PinnedUnknown)));
         // A layer that stopped keeps its number.
-        let exact = wish(|wish| wish.spatial_layer = Some(2));
+        let exact = preference(|preference| preference.spatial_layer = Some(2));
         assert_eq!(choose(&exact, &three([true, false, true])), Some(("m", Reason::PinnedNotLive)));
         let mut both = exact;
         both.rid = Some("q".into());
@@ -224,19 +227,21 @@ mod tests {
     #[test]
     fn caps_choose_the_largest_that_fits_and_say_so_only_when_they_bite() {
         let all = three([true; 3]);
-        let height = |max| wish(|wish| wish.max_height = Some(max));
+        let height = |max| preference(|preference| preference.max_height = Some(max));
         assert_eq!(choose(&height(720), &all), Some(("h", Reason::LargestLiveLayer)));
         assert_eq!(choose(&height(719), &all), Some(("m", Reason::Capped)));
         assert_eq!(choose(&height(179), &all), Some(("q", Reason::CapBelowAll)));
-        let width = wish(|wish| wish.max_width = Some(639));
+        let width = preference(|preference| preference.max_width = Some(639));
         assert_eq!(choose(&width, &all), Some(("q", Reason::Capped)));
-        let spatial = wish(|wish| wish.max_spatial_layer = Some(1));
+        let spatial = preference(|preference| preference.max_spatial_layer = Some(1));
         assert_eq!(choose(&spatial, &all), Some(("m", Reason::Capped)));
         assert_eq!(
             choose(&spatial, &three([false, true, false])),
             Some(("h", Reason::CapBelowAll))
         );
-        let both = wish(|wish| (wish.max_height, wish.max_spatial_layer) = (Some(360), Some(0)));
+        let both = preference(|preference| {
+            (preference.max_height, preference.max_spatial_layer) = (Some(360), Some(0))
+        });
         assert_eq!(choose(&both, &all), Some(("q", Reason::Capped)));
     }
 
@@ -244,9 +249,9 @@ mod tests {
     fn a_size_that_nobody_knows_yet_is_no_reason_against_a_layer() {
         let unknown = |bitrate| LayerView { live: true, size: None, bitrate };
         let layers = [unknown(500_000), unknown(1_500_000), unknown(150_000)];
-        let small = wish(|wish| wish.max_height = Some(180));
+        let small = preference(|preference| preference.max_height = Some(180));
         assert_eq!(choose(&small, &layers), Some(("h", Reason::LargestLiveLayer)));
-        let lowest = wish(|wish| wish.max_spatial_layer = Some(0));
+        let lowest = preference(|preference| preference.max_spatial_layer = Some(0));
         assert_eq!(
             choose(&lowest, &layers),
             Some(("q", Reason::Capped)),
@@ -256,10 +261,12 @@ mod tests {
 
     #[test]
     fn the_lower_temporal_limit_holds() {
-        assert_eq!(LayerWish::default().temporal_cap(), None);
-        let wish = wish(|wish| (wish.temporal_layer, wish.max_temporal_layer) = (Some(2), Some(1)));
-        assert_eq!(wish.temporal_cap(), Some(1));
-        assert!(!wish.is_automatic());
+        assert_eq!(LayerPreference::default().temporal_cap(), None);
+        let preference = preference(|preference| {
+            (preference.temporal_layer, preference.max_temporal_layer) = (Some(2), Some(1))
+        });
+        assert_eq!(preference.temporal_cap(), Some(1));
+        assert!(!preference.is_automatic());
     }
 
     proptest! {
@@ -277,15 +284,15 @@ mod tests {
                 .map(|(live, size, bitrate)| LayerView { live, size, bitrate })
                 .collect();
             let rids: Vec<_> = (0..layers.len()).map(|n| n.to_string()).collect();
-            let wish = LayerWish {
+            let preference = LayerPreference {
                 rid: pin.map(|n| n.to_string().into()),
                 spatial_layer: spatial,
                 max_width: caps.0,
                 max_height: caps.1,
                 max_spatial_layer: caps.2,
-                ..LayerWish::default()
+                ..LayerPreference::default()
             };
-            let choice = wish.choose(&rids, &layers);
+            let choice = preference.choose(&rids, &layers);
             prop_assert_eq!(choice.is_some(), layers.iter().any(|layer| layer.live));
             if let Some(choice) = choice {
                 prop_assert!(layers[choice.layer].live);

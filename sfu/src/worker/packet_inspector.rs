@@ -34,7 +34,7 @@ pub(super) struct Incoming {
 
 /// Describes the packets of one layer.
 #[derive(Debug)]
-pub(super) struct Describer {
+pub(super) struct PacketInspector {
     /// Ids of the extensions that describe layers, where they were negotiated.
     descriptor_id: Option<u8>,
     allocation_id: Option<u8>,
@@ -43,7 +43,7 @@ pub(super) struct Describer {
     announced: Option<(u16, u16)>,
 }
 
-impl Describer {
+impl PacketInspector {
     /// For one layer of this section.
     pub(super) fn new(plan: &PublishTrack) -> Self {
         let id = |kind| plan.exts.id(kind).filter(|_| plan.kind == MediaKind::Video);

@@ -7,40 +7,40 @@
 use std::hint::black_box;
 
 use super::session::SessionKey;
-use super::stream::Fresh;
+use super::stream::PacketRef;
 
 /// Newcomers served in one step of a round: short enough to wait for, long enough for the caches to be read ahead.
-pub(super) const NEWCOMERS_PER_STEP: usize = 16;
+pub(super) const JOINING_PER_STEP: usize = 16;
 
 /// The viewers, and what waits for them.
 #[derive(Debug, Default)]
-pub(super) struct Audience {
-    /// In the order in which they came; the first `settled` of them are here for a while.
+pub(super) struct ViewerQueue {
+    /// In the order in which they came; the first `established` of them are here for a while.
     viewers: Vec<SessionKey>,
-    settled: usize,
-    /// Packets of this turn, which go to the settled ones.
-    fresh: Vec<Fresh>,
+    established: usize,
+    /// Packets of this turn, which go to the established ones.
+    fresh: Vec<PacketRef>,
     /// Packets that the newcomers are just handed, all the same ones; empty between two rounds.
-    round: Vec<Fresh>,
+    round: Vec<PacketRef>,
     /// The next viewer of the round.
     next: usize,
     /// Packets that came since the round began.
-    waiting: Vec<Fresh>,
+    waiting: Vec<PacketRef>,
 }
 
 /// Which packets are handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Serving {
-    /// Those of this turn, to the settled ones.
-    Turn,
+pub(super) enum Delivery {
+    /// Those of this turn, to the established ones.
+    Immediate,
     /// Those of a round, to newcomers.
-    Round,
+    Deferred,
 }
 
-impl Audience {
+impl ViewerQueue {
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
-        black_box((self.viewers.first().copied(), self.settled, self.fresh.len()));
+        black_box((self.viewers.first().copied(), self.established, self.fresh.len()));
     }
 
     /// A viewer came.
@@ -52,9 +52,9 @@ impl Audience {
     pub(super) fn remove(&mut self, viewer: SessionKey) {
         let Some(place) = self.viewers.iter().position(|key| *key == viewer) else { return };
         self.viewers.remove(place);
-        self.settled -= usize::from(place < self.settled);
+        self.established -= usize::from(place < self.established);
         self.next -= usize::from(place < self.next);
-        if self.settled == self.viewers.len() {
+        if self.established == self.viewers.len() {
             // Who comes next must not get what waited for others.
             self.round.clear();
             self.waiting.clear();
@@ -70,45 +70,45 @@ impl Audience {
     }
 
     /// Those who are served in each turn.
-    pub(super) fn settled(&self) -> &[SessionKey] {
-        self.viewers.get(..self.settled).unwrap_or(&[])
+    pub(super) fn established(&self) -> &[SessionKey] {
+        self.viewers.get(..self.established).unwrap_or(&[])
     }
 
     /// Takes a packet that came in this turn.
-    pub(super) fn queue(&mut self, fresh: Fresh) {
+    pub(super) fn queue(&mut self, fresh: PacketRef) {
         if !self.viewers.is_empty() {
             self.fresh.push(fresh);
         }
     }
 
     /// The packets that are handed out.
-    pub(super) fn packets(&self, serving: Serving) -> &[Fresh] {
+    pub(super) fn packets(&self, serving: Delivery) -> &[PacketRef] {
         match serving {
-            Serving::Turn => &self.fresh,
-            Serving::Round => &self.round,
+            Delivery::Immediate => &self.fresh,
+            Delivery::Deferred => &self.round,
         }
     }
 
     /// Likewise, to bring them in order.
-    pub(super) fn packets_mut(&mut self, serving: Serving) -> &mut Vec<Fresh> {
+    pub(super) fn packets_mut(&mut self, serving: Delivery) -> &mut Vec<PacketRef> {
         match serving {
-            Serving::Turn => &mut self.fresh,
-            Serving::Round => &mut self.round,
+            Delivery::Immediate => &mut self.fresh,
+            Delivery::Deferred => &mut self.round,
         }
     }
 
     /// Whether who is served now is handed a packet in this turn, or in this round or the next: what waits for
     /// newcomers comes to nobody else.
-    pub(super) fn brings(&self, serving: Serving, is: impl FnMut(&Fresh) -> bool) -> bool {
+    pub(super) fn brings(&self, serving: Delivery, is: impl FnMut(&PacketRef) -> bool) -> bool {
         match serving {
-            Serving::Turn => self.fresh.iter().any(is),
-            Serving::Round => self.round.iter().chain(&self.waiting).chain(&self.fresh).any(is),
+            Delivery::Immediate => self.fresh.iter().any(is),
+            Delivery::Deferred => self.round.iter().chain(&self.waiting).chain(&self.fresh).any(is),
         }
     }
 
-    /// The settled ones have this turn's packets.
+    /// The established ones have this turn's packets.
     pub(super) fn end_turn(&mut self) {
-        if self.settled < self.viewers.len() {
+        if self.established < self.viewers.len() {
             self.waiting.extend_from_slice(&self.fresh);
         }
         self.fresh.clear();
@@ -129,25 +129,25 @@ impl Audience {
         let begins = self.round.is_empty() && !self.waiting.is_empty();
         if begins {
             std::mem::swap(&mut self.round, &mut self.waiting);
-            self.next = self.settled;
+            self.next = self.established;
         }
         begins
     }
 
-    /// The next newcomers of the round. Those of the first step of it who are here for a while are settled from
+    /// The next newcomers of the round. Those of the first step of it who are here for a while are established from
     /// now on: they get all there is and miss nothing.
     pub(super) fn step(
         &mut self,
         began: bool,
         into: &mut Vec<SessionKey>,
-        is_settled: impl Fn(SessionKey) -> bool,
+        is_established: impl Fn(SessionKey) -> bool,
     ) {
         let rest = self.viewers.get(self.next..).unwrap_or(&[]);
-        let step = rest.get(..NEWCOMERS_PER_STEP).unwrap_or(rest);
+        let step = rest.get(..JOINING_PER_STEP).unwrap_or(rest);
         into.extend_from_slice(step);
         self.next += step.len();
         if began {
-            self.settled += step.iter().take_while(|key| is_settled(**key)).count();
+            self.established += step.iter().take_while(|key| is_established(**key)).count();
         }
     }
 
@@ -177,7 +177,7 @@ mod tests {
     enum Event {
         Join,
         Leave(usize),
-        /// So many packets came; those who are settled get them.
+        /// So many packets came; those who are established get them.
         Turn(u64),
         /// The newcomers' next step.
         Step,
@@ -195,20 +195,20 @@ mod tests {
         ]
     }
 
-    /// An audience, and what each viewer got.
+    /// A viewer queue, and what each viewer got.
     #[derive(Default)]
-    struct House {
-        audience: Audience,
-        viewers: Vec<(SessionKey, Vec<u64>)>,
+    struct World {
+        queue: ViewerQueue,
+        all: Vec<(SessionKey, Vec<u64>)>,
         old: Vec<SessionKey>,
         newest: u64,
         came: u32,
     }
 
-    impl House {
-        fn hand(&mut self, keys: &[SessionKey], serving: Serving) {
-            for (key, got) in self.viewers.iter_mut().filter(|(key, _)| keys.contains(key)) {
-                got.extend(self.audience.packets(serving).iter().map(|fresh| fresh.ext_seq));
+    impl World {
+        fn hand(&mut self, keys: &[SessionKey], delivery: Delivery) {
+            for (key, got) in self.all.iter_mut().filter(|(key, _)| keys.contains(key)) {
+                got.extend(self.queue.packets(delivery).iter().map(|fresh| fresh.ext_seq));
                 assert!(got.is_sorted_by(|a, b| a + 1 == *b), "{key:?} got {got:?}");
             }
         }
@@ -218,35 +218,35 @@ mod tests {
                 Event::Join => {
                     let key = SessionKey::new(self.came, 0);
                     self.came += 1;
-                    self.audience.push(key);
-                    self.viewers.push((key, Vec::new()));
+                    self.queue.push(key);
+                    self.all.push((key, Vec::new()));
                 }
-                Event::Leave(place) if !self.viewers.is_empty() => {
-                    let (key, _) = self.viewers.remove(place % self.viewers.len());
-                    self.audience.remove(key);
+                Event::Leave(place) if !self.all.is_empty() => {
+                    let (key, _) = self.all.remove(place % self.all.len());
+                    self.queue.remove(key);
                 }
                 Event::Leave(_) => {}
                 Event::Turn(packets) => {
                     for _ in 0..packets {
                         let ext_seq = self.newest;
-                        self.audience.queue(Fresh { track: 0, layer: 0, ext_seq, padded: false });
+                        self.queue.queue(PacketRef { track: 0, layer: 0, ext_seq, padded: false });
                         self.newest += 1;
                     }
-                    let settled = self.audience.settled().to_vec();
-                    self.hand(&settled, Serving::Turn);
-                    self.audience.end_turn();
+                    let established = self.queue.established().to_vec();
+                    self.hand(&established, Delivery::Immediate);
+                    self.queue.end_turn();
                 }
                 Event::Step => {
-                    let began = self.audience.begin_round();
+                    let began = self.queue.begin_round();
                     let mut keys = Vec::new();
-                    if self.audience.has_waiting() {
-                        self.audience.step(began, &mut keys, |key| self.old.contains(&key));
+                    if self.queue.has_waiting() {
+                        self.queue.step(began, &mut keys, |key| self.old.contains(&key));
                     }
-                    assert!(keys.len() <= NEWCOMERS_PER_STEP);
-                    self.hand(&keys, Serving::Round);
-                    self.audience.end_step();
+                    assert!(keys.len() <= JOINING_PER_STEP);
+                    self.hand(&keys, Delivery::Deferred);
+                    self.queue.end_step();
                 }
-                Event::Settle => self.old = self.viewers.iter().map(|(key, _)| *key).collect(),
+                Event::Settle => self.old = self.all.iter().map(|(key, _)| *key).collect(),
             }
         }
     }
@@ -257,48 +257,48 @@ mod tests {
         fn everybody_gets_all_packets_once_and_in_order(
             crowd in 0..40usize, events in prop::collection::vec(event(), 0..200),
         ) {
-            let mut house = House::default();
-            (0..crowd).for_each(|_| house.on(Event::Join));
-            events.into_iter().for_each(|event| house.on(event));
-            while house.audience.has_waiting() {
-                house.on(Event::Step);
+            let mut world = World::default();
+            (0..crowd).for_each(|_| world.on(Event::Join));
+            events.into_iter().for_each(|event| world.on(event));
+            while world.queue.has_waiting() {
+                world.on(Event::Step);
             }
-            for (key, got) in &house.viewers {
+            for (key, got) in &world.all {
                 prop_assert!(
-                    got.last().is_none_or(|last| last + 1 == house.newest), "{:?} got {:?}", key, got
+                    got.last().is_none_or(|last| last + 1 == world.newest), "{:?} got {:?}", key, got
                 );
             }
         }
     }
 
     #[test]
-    fn packets_go_to_the_settled_first_and_a_crowd_settles() {
-        let mut house = House::default();
-        house.on(Event::Join);
+    fn packets_go_to_the_established_first_and_a_crowd_settles() {
+        let mut world = World::default();
+        world.on(Event::Join);
         for event in [Event::Settle, Event::Turn(1), Event::Step] {
-            house.on(event);
+            world.on(event);
         }
-        assert_eq!(house.audience.settled().len(), 1);
-        (0..40).for_each(|_| house.on(Event::Join));
+        assert_eq!(world.queue.established().len(), 1);
+        (0..40).for_each(|_| world.on(Event::Join));
         for event in [Event::Turn(1), Event::Step, Event::Turn(1)] {
-            house.on(event);
+            world.on(event);
         }
-        let got = |house: &House, viewer: usize| house.viewers[viewer].1.clone();
+        let got = |world: &World, viewer: usize| world.all[viewer].1.clone();
         assert_eq!(
-            (got(&house, 0), got(&house, 1), got(&house, 40)),
+            (got(&world, 0), got(&world, 1), got(&world, 40)),
             (vec![0, 1, 2], vec![1], vec![])
         );
         for _ in 0..5 {
-            house.on(Event::Step);
+            world.on(Event::Step);
         }
-        assert_eq!((got(&house, 1), got(&house, 40)), (vec![1, 2], vec![1, 2]));
-        house.on(Event::Settle);
+        assert_eq!((got(&world, 1), got(&world, 40)), (vec![1, 2], vec![1, 2]));
+        world.on(Event::Settle);
         for _ in 0..3 {
-            house.on(Event::Turn(1));
-            (0..3).for_each(|_| house.on(Event::Step));
+            world.on(Event::Turn(1));
+            (0..3).for_each(|_| world.on(Event::Step));
         }
-        assert_eq!(house.audience.settled().len(), 41, "sixteen settle in each round");
-        house.on(Event::Turn(1));
-        assert!(!house.audience.has_waiting() && got(&house, 40) == [1, 2, 3, 4, 5, 6]);
+        assert_eq!(world.queue.established().len(), 41, "sixteen settle in each round");
+        world.on(Event::Turn(1));
+        assert!(!world.queue.has_waiting() && got(&world, 40) == [1, 2, 3, 4, 5, 6]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::publisher::Publisher;
-use crate::repair::keyframe_planner::Wish;
+use crate::repair::keyframe_planner::KeyframeNeed;
 use crate::repair::nack_list::NackList;
 use crate::router::StreamShared;
 use crate::rtp::rtcp::{ReportBlock, RtcpWriter};
@@ -17,7 +17,7 @@ use crate::transport::peer::Peer;
 /// Assumed until a repair was timed: most publishers are nearer.
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 
-/// How often the wishes of other workers' viewers are looked at; those here are heard at once.
+/// How often the requests of other workers' viewers are looked at; those here are publishers_with_media at once.
 const WISH_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Publisher {
@@ -30,9 +30,9 @@ impl Publisher {
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        if self.next_wishes.is_some_and(|at| at <= now) {
-            self.next_wishes = Some(now + WISH_INTERVAL);
-            self.take_wishes(now, stream);
+        if self.next_request_poll.is_some_and(|at| at <= now) {
+            self.next_request_poll = Some(now + WISH_INTERVAL);
+            self.take_keyframe_requests(now, stream);
         }
         self.send_twcc(now, peer, context, egress);
         self.send_nacks(now, peer, context, egress);
@@ -55,15 +55,15 @@ impl Publisher {
         self.send_twcc(now, peer, context, egress);
     }
 
-    /// Has the viewers' wishes for keyframes planned.
-    pub(super) fn take_wishes(&mut self, now: Instant, stream: &StreamShared) {
-        // During a takeover the wishes are for the publisher that holds the stream.
+    /// Has the viewers' requests for keyframes planned.
+    pub(super) fn take_keyframe_requests(&mut self, now: Instant, stream: &StreamShared) {
+        // During a takeover the requests are for the publisher that holds the stream.
         let holds = stream.source.load().as_ref().is_none_or(|s| s.epoch == self.source.epoch);
         if !holds {
             return;
         }
-        let starts = stream.take_keyframe_wishes();
-        let refreshes = stream.take_refresh_wishes();
+        let starts = stream.take_keyframe_requests();
+        let refreshes = stream.take_refresh_requests();
         if starts.is_empty() && refreshes.is_empty() {
             return;
         }
@@ -73,14 +73,14 @@ impl Publisher {
             }
             for (layer_index, layer) in (0u8..).zip(&mut track.layers) {
                 if layer.ssrc().is_none() {
-                    // Meant for the publisher before; nobody could be asked, and who waits wishes again.
+                    // Meant for the publisher before; nobody could be asked, and who waits requests again.
                     continue;
                 }
                 if starts.contains(track_index, layer_index) {
-                    layer.keyframes.want(now, Wish::Start);
+                    layer.keyframes.want(now, KeyframeNeed::Start);
                 }
                 if refreshes.contains(track_index, layer_index) {
-                    layer.keyframes.want(now, Wish::Refresh);
+                    layer.keyframes.want(now, KeyframeNeed::Refresh);
                 }
             }
         }
@@ -125,8 +125,8 @@ impl Publisher {
             for layer in &mut track.layers {
                 let Some(ssrc) = layer.ssrc() else { continue };
                 layer.nack.poll(now, rtt, &mut list);
-                if layer.nack.take_keyframe_wish() && track.plan.feedback.asks_keyframes() {
-                    layer.keyframes.want(now, Wish::Hole);
+                if layer.nack.take_keyframe_need() && track.plan.feedback.asks_keyframes() {
+                    layer.keyframes.want(now, KeyframeNeed::Hole);
                 }
                 if list.is_empty() {
                     continue;

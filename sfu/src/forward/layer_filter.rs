@@ -2,7 +2,7 @@
 //!
 //! Knows dependencies as packets tell them and nothing of codecs: down at the next picture; more
 //! frames again where a frame says that one may begin with it; a larger picture again at a keyframe,
-//! or where the dependency descriptor says so. Never renumbers (`line.rs` closes what is left out),
+//! or where the dependency descriptor says so. Never renumbers (`rtp_sender.rs` closes what is left out),
 //! never chooses the cap. Called by `forwarder.rs` for the packets of the layer that flows or did.
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use crate::rtp::layer_set::TEMPORAL_LAYERS_MAX;
 
 /// The highest layers that may flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cap {
+pub struct LayerCap {
     /// Temporal id; 0 leaves the base frame rate. Frames that nothing is built on count as layer 1
     /// where the stream has no ids.
     pub temporal: u8,
@@ -21,14 +21,14 @@ pub struct Cap {
     pub spatial: u8,
 }
 
-impl Cap {
+impl LayerCap {
     /// Leaves out nothing.
     pub const OPEN: Self = Self { temporal: u8::MAX, spatial: u8::MAX };
 }
 
 /// What becomes of one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FilterDecision {
     /// It flows, with this marker bit: the last packet that flows of a picture has it.
     Keep {
         /// The marker bit to write.
@@ -46,18 +46,18 @@ const CHANGES_MAX: usize = 32;
 /// what a line remembers of its numbers.
 const REOPENS_AFTER: u64 = 1024;
 
-/// Frames that may flow are left out for so long before a keyframe is wished for: encoders that mark no place for
+/// Frames that may flow are left out for so long before a keyframe is preferred for: encoders that mark no place for
 /// more frames to begin make none either, and browsers send keyframes only on request.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// Thins the stream of one viewer and track.
 #[derive(Debug)]
-pub struct Thinner {
+pub struct LayerFilter {
     /// Nothing is left out, nor was lately.
     open: bool,
-    cap: Cap,
+    cap: LayerCap,
     /// What flows of the newest picture.
-    level: Cap,
+    level: LayerCap,
     /// Epoch and layer of the stream that flows.
     source: (u32, u8),
     /// The highest number seen of it; not kept up while open.
@@ -77,22 +77,22 @@ pub struct Thinner {
 struct Change {
     source: (u32, u8),
     first: u64,
-    level: Cap,
+    level: LayerCap,
 }
 
-impl Default for Thinner {
+impl Default for LayerFilter {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Thinner {
+impl LayerFilter {
     /// One that leaves out nothing.
     pub fn new() -> Self {
         Self {
             open: true,
-            cap: Cap::OPEN,
-            level: Cap::OPEN,
+            cap: LayerCap::OPEN,
+            level: LayerCap::OPEN,
             source: (0, 0),
             newest: 0,
             left_out: 0,
@@ -108,22 +108,22 @@ impl Thinner {
     }
 
     /// The highest layers that may flow, as asked for.
-    pub fn cap(&self) -> Cap {
+    pub fn cap(&self) -> LayerCap {
         self.cap
     }
 
     /// What flows of the newest picture: more than the cap until the next picture, less until a legal point.
-    pub fn level(&self) -> Cap {
+    pub fn level(&self) -> LayerCap {
         self.level
     }
 
     /// The highest layers that may flow from now on. Less takes effect with the next picture, more
     /// at the next legal point. `newest` is the highest number that flowed of the stream so far:
     /// what comes with a lower one is late.
-    pub fn set(&mut self, cap: Cap, newest: u64) {
+    pub fn set(&mut self, cap: LayerCap, newest: u64) {
         self.cap = cap;
         self.waits_since = None;
-        if self.open && cap != Cap::OPEN {
+        if self.open && cap != LayerCap::OPEN {
             self.open = false;
             (self.newest, self.tail) = (newest, None);
             self.changes.reserve(CHANGES_MAX);
@@ -146,7 +146,7 @@ impl Thinner {
         }
     }
 
-    /// Whether it is time to wish for a keyframe, because no frame says that more may begin with it. Asked again
+    /// Whether it is time to preference for a keyframe, because no frame says that more may begin with it. Asked again
     /// after as long as it took.
     pub fn take_stuck(&mut self, now: Instant) -> bool {
         let waited = |since: Instant| now.saturating_duration_since(since);
@@ -158,15 +158,15 @@ impl Thinner {
     }
 
     /// What becomes of a packet of the stream that flows, or of a late one of a stream that did.
-    pub fn decide(&mut self, epoch: u32, layer: u8, meta: &PacketMeta) -> Verdict {
+    pub fn decide(&mut self, epoch: u32, layer: u8, meta: &PacketMeta) -> FilterDecision {
         if self.open {
-            return Verdict::Keep { marker: meta.marker };
+            return FilterDecision::Keep { marker: meta.marker };
         }
         if self.source == (epoch, layer) {
             self.advance(meta);
         }
         let Some(level) = self.level_at((epoch, layer), meta.ext_seq) else {
-            return Verdict::Drop;
+            return FilterDecision::Drop;
         };
         if !flows(meta, level) {
             if self.source == (epoch, layer) {
@@ -175,11 +175,11 @@ impl Thinner {
                     self.waits_since.get_or_insert(meta.arrival);
                 }
             }
-            return Verdict::Drop;
+            return FilterDecision::Drop;
         }
         let (_, spatial) = layers(meta);
         let last = meta.frame.ends_frame && spatial == level.spatial;
-        Verdict::Keep { marker: meta.marker || last }
+        FilterDecision::Keep { marker: meta.marker || last }
     }
 
     /// Changes what flows, if this packet is a place for it.
@@ -194,11 +194,11 @@ impl Thinner {
             self.level = level;
             self.waits_since = None;
             self.remember(meta.ext_seq);
-        } else if self.cap == Cap::OPEN {
+        } else if self.cap == LayerCap::OPEN {
             // Either everything may flow, or there is nothing above what does.
             let since = self.changes.back().map_or(0, |change| change.first).max(self.left_out);
             if meta.ext_seq.saturating_sub(since) > REOPENS_AFTER {
-                (self.open, self.level) = (true, Cap::OPEN);
+                (self.open, self.level) = (true, LayerCap::OPEN);
                 self.changes.clear();
             }
         }
@@ -212,7 +212,7 @@ impl Thinner {
             })
     }
 
-    fn next_level(&self, meta: &PacketMeta, begins_picture: bool) -> Cap {
+    fn next_level(&self, meta: &PacketMeta, begins_picture: bool) -> LayerCap {
         let frame = &meta.frame;
         let mut level = self.level;
         if begins_picture {
@@ -257,12 +257,12 @@ impl Thinner {
     }
 
     /// What flows, or did flow, of a stream at this number.
-    fn level_at(&self, source: (u32, u8), ext_seq: u64) -> Option<Cap> {
+    fn level_at(&self, source: (u32, u8), ext_seq: u64) -> Option<LayerCap> {
         let mut changes = self.changes.iter().rev().filter(|change| change.source == source);
         let newest = changes.next();
         if newest.is_none() {
             // A stream that flowed before anything was left out.
-            return Some(Cap::OPEN);
+            return Some(LayerCap::OPEN);
         }
         let at = newest.into_iter().chain(changes).find(|change| change.first <= ext_seq);
         at.map(|change| change.level)
@@ -280,7 +280,7 @@ fn layers(meta: &PacketMeta) -> (u8, u8) {
     (frame.temporal_id.unwrap_or(frame.discardable.into()), frame.spatial_id.unwrap_or(0))
 }
 
-fn flows(meta: &PacketMeta, level: Cap) -> bool {
+fn flows(meta: &PacketMeta, level: LayerCap) -> bool {
     let (temporal, spatial) = layers(meta);
     temporal <= level.temporal && spatial <= level.spatial
 }
@@ -291,7 +291,7 @@ mod tests {
     use crate::rtp::codec::FrameInfo;
     use crate::rtp::layer_set::LayerSet;
 
-    const KEEP: Verdict = Verdict::Keep { marker: true };
+    const KEEP: FilterDecision = FilterDecision::Keep { marker: true };
 
     /// A frame of one packet.
     fn frame(seq: u64, temporal_id: Option<u8>, edit: impl FnOnce(&mut FrameInfo)) -> PacketMeta {
@@ -315,54 +315,58 @@ mod tests {
         frame(seq, Some(id), |_| ())
     }
 
-    fn cap(temporal: u8) -> Cap {
-        Cap { temporal, ..Cap::OPEN }
+    fn cap(temporal: u8) -> LayerCap {
+        LayerCap { temporal, ..LayerCap::OPEN }
     }
 
     #[test]
     fn without_a_cap_everything_flows_as_it_is() {
-        let mut thinner = Thinner::new();
-        assert!(thinner.is_open());
+        let mut layer_filter = LayerFilter::new();
+        assert!(layer_filter.is_open());
         let meta = PacketMeta { marker: false, ..temporal(9, 2) };
-        assert_eq!(thinner.decide(1, 0, &meta), Verdict::Keep { marker: false });
+        assert_eq!(layer_filter.decide(1, 0, &meta), FilterDecision::Keep { marker: false });
     }
 
     #[test]
     fn down_at_the_next_frame_and_never_inside_one() {
-        let mut thinner = Thinner::new();
+        let mut layer_filter = LayerFilter::new();
         let first = PacketMeta { marker: false, ..temporal(1, 1) };
         let middle = |seq| PacketMeta {
             timestamp: first.timestamp,
             marker: false,
             ..frame(seq, Some(1), |frame| frame.starts_frame = false)
         };
-        thinner.begin(1, 0, &first);
-        thinner.set(cap(0), 1);
+        layer_filter.begin(1, 0, &first);
+        layer_filter.set(cap(0), 1);
         // The cap came in the middle of this frame.
-        assert_eq!(thinner.decide(1, 0, &middle(2)), Verdict::Keep { marker: false });
-        assert_eq!(thinner.decide(1, 0, &PacketMeta { marker: true, ..middle(3) }), KEEP);
-        assert_eq!(thinner.decide(1, 0, &temporal(4, 0)), KEEP);
-        assert_eq!(thinner.decide(1, 0, &temporal(5, 1)), Verdict::Drop);
-        assert_eq!(thinner.decide(1, 0, &middle(1)), Verdict::Keep { marker: false }, "late");
+        assert_eq!(layer_filter.decide(1, 0, &middle(2)), FilterDecision::Keep { marker: false });
+        assert_eq!(layer_filter.decide(1, 0, &PacketMeta { marker: true, ..middle(3) }), KEEP);
+        assert_eq!(layer_filter.decide(1, 0, &temporal(4, 0)), KEEP);
+        assert_eq!(layer_filter.decide(1, 0, &temporal(5, 1)), FilterDecision::Drop);
+        assert_eq!(
+            layer_filter.decide(1, 0, &middle(1)),
+            FilterDecision::Keep { marker: false },
+            "late"
+        );
     }
 
     /// The packets before were not seen here, but a number that is lower than theirs is late.
     #[test]
     fn a_late_frame_is_no_place_to_go_down() {
-        let mut thinner = Thinner::new();
-        thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(cap(0), 5);
-        assert_eq!(thinner.decide(1, 0, &temporal(3, 1)), KEEP);
-        assert_eq!(thinner.decide(1, 0, &temporal(6, 1)), Verdict::Drop);
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.set(cap(0), 5);
+        assert_eq!(layer_filter.decide(1, 0, &temporal(3, 1)), KEEP);
+        assert_eq!(layer_filter.decide(1, 0, &temporal(6, 1)), FilterDecision::Drop);
     }
 
     #[test]
     fn up_one_temporal_layer_at_a_time_and_only_where_it_may_begin() {
-        let mut thinner = Thinner::new();
-        thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(cap(0), 1);
-        thinner.decide(1, 0, &temporal(2, 0));
-        thinner.set(Cap::OPEN, 1);
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.set(cap(0), 1);
+        layer_filter.decide(1, 0, &temporal(2, 0));
+        layer_filter.set(LayerCap::OPEN, 1);
         let sync = |seq, id| frame(seq, Some(id), |frame| frame.switch_point = true);
         for (meta, flows) in [
             (temporal(3, 1), false),
@@ -373,50 +377,50 @@ mod tests {
             (temporal(8, 2), true),
             (temporal(3, 1), false), // late, from before
         ] {
-            assert_eq!(thinner.decide(1, 0, &meta) == KEEP, flows, "{}", meta.ext_seq);
+            assert_eq!(layer_filter.decide(1, 0, &meta) == KEEP, flows, "{}", meta.ext_seq);
         }
     }
 
     #[test]
     fn everything_flows_again_from_a_keyframe_and_then_it_is_open() {
-        let mut thinner = Thinner::new();
-        thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(Cap { temporal: 0, spatial: 0 }, 1);
-        thinner.decide(1, 0, &temporal(2, 0));
-        thinner.set(Cap::OPEN, 1);
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.set(LayerCap { temporal: 0, spatial: 0 }, 1);
+        layer_filter.decide(1, 0, &temporal(2, 0));
+        layer_filter.set(LayerCap::OPEN, 1);
         let upper = |seq| frame(seq, Some(0), |frame| frame.spatial_id = Some(1));
-        assert_eq!(thinner.decide(1, 0, &upper(3)), Verdict::Drop);
-        thinner.decide(1, 0, &frame(4, Some(0), |frame| frame.keyframe = true));
-        assert_eq!(thinner.decide(1, 0, &upper(5)), KEEP);
-        thinner.decide(1, 0, &temporal(4 + REOPENS_AFTER, 2));
-        assert!(!thinner.is_open(), "late packets may come");
-        thinner.decide(1, 0, &temporal(5 + REOPENS_AFTER, 2));
-        assert!(thinner.is_open());
+        assert_eq!(layer_filter.decide(1, 0, &upper(3)), FilterDecision::Drop);
+        layer_filter.decide(1, 0, &frame(4, Some(0), |frame| frame.keyframe = true));
+        assert_eq!(layer_filter.decide(1, 0, &upper(5)), KEEP);
+        layer_filter.decide(1, 0, &temporal(4 + REOPENS_AFTER, 2));
+        assert!(!layer_filter.is_open(), "late packets may come");
+        layer_filter.decide(1, 0, &temporal(5 + REOPENS_AFTER, 2));
+        assert!(layer_filter.is_open());
     }
 
     /// Nobody tells how many layers there are.
     #[test]
     fn it_is_open_where_nothing_was_left_out_for_long() {
-        let mut thinner = Thinner::new();
-        thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(cap(0), 1);
-        thinner.decide(1, 0, &temporal(2, 1));
-        thinner.set(Cap::OPEN, 1);
-        thinner.decide(1, 0, &frame(3, Some(1), |frame| frame.switch_point = true));
-        assert_eq!(thinner.level(), cap(1));
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.set(cap(0), 1);
+        layer_filter.decide(1, 0, &temporal(2, 1));
+        layer_filter.set(LayerCap::OPEN, 1);
+        layer_filter.decide(1, 0, &frame(3, Some(1), |frame| frame.switch_point = true));
+        assert_eq!(layer_filter.level(), cap(1));
         let above = 3 + REOPENS_AFTER / 2;
-        assert_eq!(thinner.decide(1, 0, &temporal(above, 2)), Verdict::Drop);
-        thinner.decide(1, 0, &temporal(above + REOPENS_AFTER, 1));
-        assert!(!thinner.is_open());
-        thinner.decide(1, 0, &temporal(above + REOPENS_AFTER + 1, 1));
-        assert!(thinner.is_open() && thinner.level() == Cap::OPEN);
+        assert_eq!(layer_filter.decide(1, 0, &temporal(above, 2)), FilterDecision::Drop);
+        layer_filter.decide(1, 0, &temporal(above + REOPENS_AFTER, 1));
+        assert!(!layer_filter.is_open());
+        layer_filter.decide(1, 0, &temporal(above + REOPENS_AFTER + 1, 1));
+        assert!(layer_filter.is_open() && layer_filter.level() == LayerCap::OPEN);
     }
 
     #[test]
     fn the_last_packet_that_flows_of_a_picture_gets_the_marker() {
-        let mut thinner = Thinner::new();
-        thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(Cap { spatial: 1, ..Cap::OPEN }, 1);
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.set(LayerCap { spatial: 1, ..LayerCap::OPEN }, 1);
         let part = |seq: u64, spatial, starts_frame, ends_frame| PacketMeta {
             timestamp: 7,
             marker: spatial == 2 && ends_frame,
@@ -426,80 +430,88 @@ mod tests {
             })
         };
         for (meta, verdict) in [
-            (part(2, 0, true, true), Verdict::Keep { marker: false }),
-            (part(3, 1, false, false), Verdict::Keep { marker: false }),
+            (part(2, 0, true, true), FilterDecision::Keep { marker: false }),
+            (part(3, 1, false, false), FilterDecision::Keep { marker: false }),
             (part(4, 1, false, true), KEEP),
-            (part(5, 2, false, true), Verdict::Drop),
+            (part(5, 2, false, true), FilterDecision::Drop),
         ] {
-            assert_eq!(thinner.decide(1, 0, &meta), verdict, "{}", meta.ext_seq);
+            assert_eq!(layer_filter.decide(1, 0, &meta), verdict, "{}", meta.ext_seq);
         }
     }
 
     #[test]
     fn a_descriptor_opens_layers_with_a_frame_that_flows_anyway() {
-        let mut thinner = Thinner::new();
-        thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(Cap { temporal: 0, spatial: 0 }, 1);
-        thinner.decide(1, 0, &temporal(2, 0));
-        thinner.set(Cap { temporal: 1, spatial: 1 }, 1);
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.set(LayerCap { temporal: 0, spatial: 0 }, 1);
+        layer_filter.decide(1, 0, &temporal(2, 0));
+        layer_filter.set(LayerCap { temporal: 1, spatial: 1 }, 1);
         let opens = |seq, id, set| {
             frame(seq, Some(id), |frame| (frame.spatial_id, frame.opens) = (Some(0), set))
         };
         let both = LayerSet::default().with(0, 1).with(1, 0).with(1, 1).with(1, 2);
-        assert_eq!(thinner.decide(1, 0, &opens(3, 2, both)), Verdict::Drop, "it does not flow");
-        thinner.decide(1, 0, &opens(4, 0, LayerSet::default().with(0, 1)));
-        assert_eq!(thinner.decide(1, 0, &temporal(5, 1)), KEEP, "more frames");
+        assert_eq!(
+            layer_filter.decide(1, 0, &opens(3, 2, both)),
+            FilterDecision::Drop,
+            "it does not flow"
+        );
+        layer_filter.decide(1, 0, &opens(4, 0, LayerSet::default().with(0, 1)));
+        assert_eq!(layer_filter.decide(1, 0, &temporal(5, 1)), KEEP, "more frames");
         let upper = |seq, id| frame(seq, Some(id), |frame| frame.spatial_id = Some(1));
-        assert_eq!(thinner.decide(1, 0, &upper(6, 0)), Verdict::Drop);
-        thinner.decide(1, 0, &opens(7, 0, both));
-        assert_eq!(thinner.decide(1, 0, &upper(8, 1)), KEEP, "and a larger picture");
-        assert_eq!(thinner.decide(1, 0, &upper(9, 2)), Verdict::Drop, "not above the cap");
+        assert_eq!(layer_filter.decide(1, 0, &upper(6, 0)), FilterDecision::Drop);
+        layer_filter.decide(1, 0, &opens(7, 0, both));
+        assert_eq!(layer_filter.decide(1, 0, &upper(8, 1)), KEEP, "and a larger picture");
+        assert_eq!(
+            layer_filter.decide(1, 0, &upper(9, 2)),
+            FilterDecision::Drop,
+            "not above the cap"
+        );
     }
 
     #[test]
     fn frames_that_nothing_is_built_on_are_left_out_first() {
-        let mut thinner = Thinner::new();
+        let mut layer_filter = LayerFilter::new();
         let plain = |seq, discardable| {
             frame(seq, None, |frame| {
                 (frame.starts_frame, frame.discardable) = (false, discardable);
             })
         };
-        thinner.set(cap(0), 0);
-        assert_eq!(thinner.decide(0, 0, &plain(1, true)), KEEP, "it may have begun before");
-        assert_eq!(thinner.decide(0, 0, &plain(2, true)), Verdict::Drop);
-        assert_eq!(thinner.decide(0, 0, &plain(3, false)), KEEP);
-        thinner.set(Cap::OPEN, 1);
-        assert_eq!(thinner.decide(0, 0, &plain(4, true)), KEEP);
+        layer_filter.set(cap(0), 0);
+        assert_eq!(layer_filter.decide(0, 0, &plain(1, true)), KEEP, "it may have begun before");
+        assert_eq!(layer_filter.decide(0, 0, &plain(2, true)), FilterDecision::Drop);
+        assert_eq!(layer_filter.decide(0, 0, &plain(3, false)), KEEP);
+        layer_filter.set(LayerCap::OPEN, 1);
+        assert_eq!(layer_filter.decide(0, 0, &plain(4, true)), KEEP);
     }
 
     #[test]
     fn late_packets_of_a_stream_that_was_left_are_judged_by_what_flowed_of_it() {
-        let mut thinner = Thinner::new();
-        thinner.begin(1, 0, &temporal(100, 0));
-        thinner.begin(1, 1, &temporal(5, 0));
-        thinner.set(cap(0), 1);
-        thinner.decide(1, 1, &temporal(6, 0));
-        thinner.begin(1, 2, &frame(70, Some(0), |frame| frame.keyframe = true));
-        assert_eq!(thinner.decide(1, 0, &temporal(101, 2)), KEEP, "all of it flowed");
-        assert_eq!(thinner.decide(1, 1, &temporal(7, 1)), Verdict::Drop);
-        assert_eq!(thinner.decide(1, 2, &temporal(71, 1)), Verdict::Drop);
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(1, 0, &temporal(100, 0));
+        layer_filter.begin(1, 1, &temporal(5, 0));
+        layer_filter.set(cap(0), 1);
+        layer_filter.decide(1, 1, &temporal(6, 0));
+        layer_filter.begin(1, 2, &frame(70, Some(0), |frame| frame.keyframe = true));
+        assert_eq!(layer_filter.decide(1, 0, &temporal(101, 2)), KEEP, "all of it flowed");
+        assert_eq!(layer_filter.decide(1, 1, &temporal(7, 1)), FilterDecision::Drop);
+        assert_eq!(layer_filter.decide(1, 2, &temporal(71, 1)), FilterDecision::Drop);
     }
 
     #[test]
     fn changes_past_the_limit_are_forgotten_and_their_late_packets_left_out() {
-        let mut thinner = Thinner::new();
-        thinner.begin(1, 0, &temporal(1, 0));
-        thinner.set(cap(1), 1);
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.set(cap(1), 1);
         let sync = |seq| frame(seq, Some(1), |frame| frame.switch_point = true);
         // The first is what flowed before, so that one place less is left.
         for seq in 2..CHANGES_MAX as u64 + 1 {
-            thinner.set(cap((seq % 2) as u8), 1);
-            thinner.decide(1, 0, &sync(seq));
+            layer_filter.set(cap((seq % 2) as u8), 1);
+            layer_filter.decide(1, 0, &sync(seq));
         }
-        assert_eq!(thinner.decide(1, 0, &temporal(1, 0)), KEEP, "the oldest is still known");
-        thinner.set(cap(((CHANGES_MAX + 1) % 2) as u8), 1);
-        thinner.decide(1, 0, &sync(CHANGES_MAX as u64 + 1));
-        assert_eq!(thinner.decide(1, 0, &temporal(1, 0)), Verdict::Drop);
-        assert_eq!(thinner.decide(1, 0, &temporal(2, 0)), KEEP);
+        assert_eq!(layer_filter.decide(1, 0, &temporal(1, 0)), KEEP, "the oldest is still known");
+        layer_filter.set(cap(((CHANGES_MAX + 1) % 2) as u8), 1);
+        layer_filter.decide(1, 0, &sync(CHANGES_MAX as u64 + 1));
+        assert_eq!(layer_filter.decide(1, 0, &temporal(1, 0)), FilterDecision::Drop);
+        assert_eq!(layer_filter.decide(1, 0, &temporal(2, 0)), KEEP);
     }
 }

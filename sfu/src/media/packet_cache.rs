@@ -24,7 +24,7 @@ const EXPIRE_EVERY: Duration = Duration::from_millis(10);
 
 /// The last packets of one layer by extended sequence number.
 #[derive(Debug)]
-pub struct ReplayRing {
+pub struct PacketCache {
     slots: Vec<Option<Arc<Packet>>>,
     /// Lowest number that may still be held.
     oldest: u64,
@@ -35,13 +35,13 @@ pub struct ReplayRing {
     expired_at: Option<Instant>,
 }
 
-impl Default for ReplayRing {
+impl Default for PacketCache {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl ReplayRing {
+impl PacketCache {
     /// An empty ring; its slots are allocated with the first packet.
     pub fn new() -> Self {
         Self { slots: Vec::new(), oldest: 0, next: 0, packets: 0, bytes: 0, expired_at: None }
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn keeps_the_last_window_and_gives_back_the_rest() {
         let now = Instant::now();
-        let mut ring = ReplayRing::new();
+        let mut ring = PacketCache::new();
         let mut evicted = Vec::new();
         let count = REPLAY_PACKETS_MAX as u64 + 10;
         for seq in 0..count {
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn bytes_and_age_are_bounded() {
         let now = Instant::now();
-        let mut ring = ReplayRing::new();
+        let mut ring = PacketCache::new();
         for seq in 0..2000 {
             ring.insert(packet(seq, 1400, now), drop);
         }
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn holes_reorder_and_jumps() {
         let now = Instant::now();
-        let mut ring = ReplayRing::new();
+        let mut ring = PacketCache::new();
         ring.insert(packet(100, 10, now), drop);
         ring.insert(packet(98, 10, now), drop);
         assert!(ring.get(98).is_some() && ring.get(99).is_none() && ring.get(100).is_some());

@@ -2,14 +2,14 @@
 //! for each kind of stream, over a path that reorders, and not one frame that cannot be decoded.
 //!
 //! The encoders here know dependencies first and make the fields of packets from them, as the payload
-//! formats and the dependency descriptor say them; the thinner sees the fields alone.
+//! formats and the dependency descriptor say them; the layer_filter sees the fields alone.
 
 #![allow(clippy::disallowed_methods, reason = "a test takes one real instant to count from")]
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use weir_sfu::forward::thinner::{Cap, Thinner, Verdict};
+use weir_sfu::forward::layer_filter::{FilterDecision, LayerCap, LayerFilter};
 use weir_sfu::media::PacketMeta;
 use weir_sfu::rtp::codec::FrameInfo;
 use weir_sfu::rtp::layer_set::LayerSet;
@@ -272,10 +272,10 @@ fn play(name: &str, mut encoder: impl Encoder, starts: bool, seed: u64) -> Seen 
     let (mut seq, mut changes, mut number) = (70_000u64, 0, 0u64);
     let mut frames: Vec<Frame> = Vec::new();
     let mut waiting: Vec<Sent> = Vec::new();
-    let mut arrived: Vec<(Sent, Cap)> = Vec::new();
-    let mut thinner = Thinner::new();
-    let mut cap = Cap::OPEN;
-    let mut verdicts: BTreeMap<u64, (Sent, Verdict)> = BTreeMap::new();
+    let mut arrived: Vec<(Sent, LayerCap)> = Vec::new();
+    let mut layer_filter = LayerFilter::new();
+    let mut cap = LayerCap::OPEN;
+    let mut verdicts: BTreeMap<u64, (Sent, FilterDecision)> = BTreeMap::new();
     let (mut begun, mut newest) = (false, 0);
     while changes < CHANGES {
         let key = number == 0 || dice.chance(1);
@@ -288,18 +288,18 @@ fn play(name: &str, mut encoder: impl Encoder, starts: bool, seed: u64) -> Seen 
             let packet = waiting.remove(late);
             if dice.chance(15) {
                 let pick = |dice: &mut Dice| [0, 1, 2, u8::MAX][dice.below(4)];
-                cap = Cap { temporal: pick(&mut dice), spatial: pick(&mut dice) };
+                cap = LayerCap { temporal: pick(&mut dice), spatial: pick(&mut dice) };
                 if dice.chance(20) {
-                    cap = Cap::OPEN;
+                    cap = LayerCap::OPEN;
                 }
-                thinner.set(cap, newest);
+                layer_filter.set(cap, newest);
                 changes += 1;
             }
             if !begun {
-                thinner.begin(1, 0, &packet.meta);
+                layer_filter.begin(1, 0, &packet.meta);
                 begun = true;
             }
-            let verdict = thinner.decide(1, 0, &packet.meta);
+            let verdict = layer_filter.decide(1, 0, &packet.meta);
             newest = newest.max(packet.meta.ext_seq);
             arrived.push((packet.clone(), cap));
             let before = verdicts.insert(packet.meta.ext_seq, (packet, verdict));
@@ -311,12 +311,16 @@ fn play(name: &str, mut encoder: impl Encoder, starts: bool, seed: u64) -> Seen 
     check_decoding(name, &frames, &verdicts)
 }
 
-fn kept(verdict: Verdict) -> bool {
-    verdict != Verdict::Drop
+fn kept(verdict: FilterDecision) -> bool {
+    verdict != FilterDecision::Drop
 }
 
 /// Every frame flows as a whole or not at all, and what flows can be decoded.
-fn check_decoding(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, Verdict)>) -> Seen {
+fn check_decoding(
+    name: &str,
+    frames: &[Frame],
+    verdicts: &BTreeMap<u64, (Sent, FilterDecision)>,
+) -> Seen {
     let mut flows: BTreeMap<usize, Vec<bool>> = BTreeMap::new();
     for (sent, verdict) in verdicts.values() {
         flows.entry(sent.frame).or_default().push(kept(*verdict));
@@ -353,10 +357,10 @@ fn check_decoding(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, 
 }
 
 /// The last packet that flows of each picture has the marker, and no other.
-fn check_markers(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, Verdict)>) {
+fn check_markers(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, FilterDecision)>) {
     let mut before: Option<(u64, bool)> = None;
     for (sent, verdict) in verdicts.values() {
-        let Verdict::Keep { marker } = *verdict else { continue };
+        let FilterDecision::Keep { marker } = *verdict else { continue };
         let picture = frames[sent.frame].picture;
         if let Some((other, ended)) = before {
             assert_eq!(ended, other != picture, "{name}: marker before {sent:?}");
@@ -369,10 +373,10 @@ fn check_markers(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, V
 fn check_caps(
     name: &str,
     frames: &[Frame],
-    arrived: &[(Sent, Cap)],
-    verdicts: &BTreeMap<u64, (Sent, Verdict)>,
+    arrived: &[(Sent, LayerCap)],
+    verdicts: &BTreeMap<u64, (Sent, FilterDecision)>,
 ) {
-    let mut caps: BTreeMap<u64, Cap> = BTreeMap::new();
+    let mut caps: BTreeMap<u64, LayerCap> = BTreeMap::new();
     let mut newest = 0;
     for (sent, cap) in arrived {
         if sent.begins && sent.meta.ext_seq == newest + 1 {
@@ -430,32 +434,32 @@ fn av1_layers_by_the_dependency_descriptor() {
     }
 }
 
-/// When the cap is lifted for good, everything flows from the next keyframe, and the thinner steps aside.
+/// When the cap is lifted for good, everything flows from the next keyframe, and the layer_filter steps aside.
 #[test]
 fn after_the_cap_is_lifted_it_costs_nothing_again() {
-    let (mut dice, mut seq, mut thinner) = (Dice(3), 70_000, Thinner::new());
+    let (mut dice, mut seq, mut layer_filter) = (Dice(3), 70_000, LayerFilter::new());
     let mut encoder = Svc::new(false, SvcKind::Full);
     let mut index = 0;
     for number in 0..600 {
         let key = number % 100 == 0;
         let frames = encoder.picture(number, index, key, &mut dice);
         match number {
-            20 => thinner.set(Cap { temporal: 0, spatial: 1 }, seq - 1),
-            150 => thinner.set(Cap::OPEN, seq - 1),
+            20 => layer_filter.set(LayerCap { temporal: 0, spatial: 1 }, seq - 1),
+            150 => layer_filter.set(LayerCap::OPEN, seq - 1),
             _ => {}
         }
         for sent in packets(&frames, index, &mut seq, true, &mut dice) {
             if number == 0 && sent.meta.frame.keyframe {
-                thinner.begin(1, 0, &sent.meta);
+                layer_filter.begin(1, 0, &sent.meta);
             }
-            let verdict = thinner.decide(1, 0, &sent.meta);
+            let verdict = layer_filter.decide(1, 0, &sent.meta);
             let all = !(20..200).contains(&number);
             assert!(kept(verdict) || !all, "{number}");
         }
         index += frames.len();
         if number <= 200 {
-            assert_eq!(thinner.is_open(), number < 20, "{number}");
+            assert_eq!(layer_filter.is_open(), number < 20, "{number}");
         }
     }
-    assert!(thinner.is_open());
+    assert!(layer_filter.is_open());
 }

@@ -4,31 +4,31 @@
 
 use std::time::Instant;
 
-use super::latency::Departures;
+use super::latency::ForwardLatency;
 use super::socket::MediaSocket;
 use crate::transport::egress::{Egress, Transmit};
 
 /// Sends on the socket and measures what belongs to a batch.
-pub(super) struct Outlet<'a> {
+pub(super) struct SocketEgress<'a> {
     pub socket: &'a mut MediaSocket,
-    pub departures: &'a mut Departures,
+    pub forward_latency: &'a mut ForwardLatency,
 }
 
-impl Egress for Outlet<'_> {
+impl Egress for SocketEgress<'_> {
     fn send(&mut self, transmit: Transmit<'_>) {
         let sent = self.socket.send(transmit);
-        self.departures.sent(sent, Instant::now);
+        self.forward_latency.sent(sent, Instant::now);
     }
 
     fn begin_media(&mut self, arrivals: &mut dyn Iterator<Item = Instant>) {
-        self.departures.begin(arrivals);
+        self.forward_latency.begin(arrivals);
     }
 
-    fn mark_newcomers(&mut self) {
-        self.departures.mark_newcomers();
+    fn mark_joining(&mut self) {
+        self.forward_latency.mark_joining();
     }
 
     fn end_media(&mut self) {
-        self.departures.end(Instant::now);
+        self.forward_latency.end(Instant::now);
     }
 }

@@ -1,7 +1,7 @@
 //! Whether a publisher layer answers one kind of request, how often and how fast.
 //!
 //! Only counts; what is an answer, and when a silence means "ignored", is judged by its owners
-//! `keyframe_planner.rs` and `nack_answers.rs`. Shown in the API.
+//! `keyframe_planner.rs` and `nack_response.rs`. Shown in the API.
 //! Source: quality A2.3 "Publisher learned at run time".
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const TRUSTED_AFTER: u64 = 3;
 
 /// What a layer does with requests of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Habit {
+pub enum Responsiveness {
     /// Nobody has asked, or nothing that came was clearly an answer.
     #[default]
     Unknown,
@@ -24,7 +24,7 @@ pub enum Habit {
     Ignored,
 }
 
-impl Habit {
+impl Responsiveness {
     /// The name in the API.
     pub fn label(self) -> &'static str {
         match self {
@@ -37,8 +37,8 @@ impl Habit {
 
 /// The requests of one kind to one layer, and what came of them.
 #[derive(Debug, Clone, Default)]
-pub struct Answers {
-    habit: Habit,
+pub struct ResponseStats {
+    habit: Responsiveness,
     asked: u64,
     answered: u64,
     missed: u64,
@@ -47,7 +47,7 @@ pub struct Answers {
     times: [Duration; TIMES],
 }
 
-impl Answers {
+impl ResponseStats {
     /// A request was sent.
     pub fn on_asked(&mut self) {
         self.asked += 1;
@@ -60,7 +60,7 @@ impl Answers {
         }
         self.answered += 1;
         self.missed_in_row = 0;
-        self.habit = Habit::Answered;
+        self.habit = Responsiveness::Answered;
     }
 
     /// So many more requests had no answer.
@@ -71,11 +71,11 @@ impl Answers {
 
     /// It does not answer; a later answer takes that back.
     pub fn conclude_ignored(&mut self) {
-        self.habit = Habit::Ignored;
+        self.habit = Responsiveness::Ignored;
     }
 
     /// What it does.
-    pub fn habit(&self) -> Habit {
+    pub fn habit(&self) -> Responsiveness {
         self.habit
     }
 
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn answer_takes_a_verdict_back() {
-        let mut answers = Answers::default();
+        let mut answers = ResponseStats::default();
         assert_eq!((answers.habit().label(), answers.median_time()), ("unknown", None));
         answers.on_asked();
         answers.on_missed(3);
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn median_forgets_old_times() {
-        let mut answers = Answers::default();
+        let mut answers = ResponseStats::default();
         for _ in 0..TIMES {
             answers.on_answer(900 * MS);
         }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn trust_needs_three_answers_and_no_majority_of_silences() {
-        let mut answers = Answers::default();
+        let mut answers = ResponseStats::default();
         for _ in 0..TRUSTED_AFTER - 1 {
             answers.on_answer(MS);
         }

@@ -21,10 +21,10 @@ use crate::ids::{Role, SessionId, StreamName};
 use crate::worker::Worker;
 
 /// How old news may be.
-const NEWS_INTERVAL: Duration = Duration::from_millis(250);
+const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// However many begin to listen, each waits for no more than this and the workers are asked no oftener.
-const FIRST_NEWS: Duration = Duration::from_millis(20);
+const FIRST_STATUS: Duration = Duration::from_millis(20);
 
 /// Viewers that one question to a worker asks about, so that it holds media up for some tens of
 /// microseconds.
@@ -32,7 +32,7 @@ const VIEWERS_PER_QUESTION: usize = 32;
 
 /// The state of a stream as one viewer sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct News {
+pub struct ViewerStatus {
     /// Somebody publishes.
     pub active: bool,
     /// How many watch.
@@ -45,9 +45,9 @@ pub struct News {
 
 /// One listener's end. It has no say in when the session ends.
 #[derive(Debug)]
-pub struct NewsReader(watch::Receiver<Option<News>>);
+pub struct StatusReceiver(watch::Receiver<Option<ViewerStatus>>);
 
-impl NewsReader {
+impl StatusReceiver {
     /// Waits for news that this reader has not seen; false when the session is over and nothing is left
     /// to be told.
     pub async fn changed(&mut self) -> bool {
@@ -55,19 +55,19 @@ impl NewsReader {
     }
 
     /// What is known now, if anything is yet.
-    pub fn newest(&mut self) -> Option<News> {
+    pub fn newest(&mut self) -> Option<ViewerStatus> {
         self.0.borrow_and_update().clone()
     }
 }
 
 /// The viewers that somebody listens for.
 #[derive(Debug, Default)]
-pub(super) struct Bulletin {
-    readers: DashMap<SessionId, watch::Sender<Option<News>>>,
+pub(super) struct StatusBoard {
+    readers: DashMap<SessionId, watch::Sender<Option<ViewerStatus>>>,
     wanted: Arc<Notify>,
 }
 
-impl Bulletin {
+impl StatusBoard {
     /// Rings when somebody new listens, and when the server is gone.
     pub(super) fn wanted(&self) -> Arc<Notify> {
         Arc::clone(&self.wanted)
@@ -80,36 +80,36 @@ impl Bulletin {
         }
     }
 
-    fn subscribe(&self, id: SessionId) -> NewsReader {
+    fn subscribe(&self, id: SessionId) -> StatusReceiver {
         let sender = self.readers.entry(id).or_insert_with(|| watch::channel(None).0);
         let mut receiver = sender.subscribe();
         // What others have been told already is news to this one.
         receiver.mark_changed();
         self.wanted.notify_one();
-        NewsReader(receiver)
+        StatusReceiver(receiver)
     }
 
-    fn tell(&self, id: SessionId, news: News) {
+    fn tell(&self, id: SessionId, news: ViewerStatus) {
         if let Some(sender) = self.readers.get(&id) {
             sender.send_if_modified(|told| told.replace(news.clone()).as_ref() != Some(&news));
         }
     }
 }
 
-impl Drop for Bulletin {
+impl Drop for StatusBoard {
     fn drop(&mut self) {
         self.wanted.notify_one();
     }
 }
 
 impl Sfu {
-    /// News of a viewer's session until it ends; `None` if there is no such session.
-    pub fn news(&self, stream: &StreamName, secret: &str) -> Option<NewsReader> {
+    /// ViewerStatus of a viewer's session until it ends; `None` if there is no such session.
+    pub fn news(&self, stream: &StreamName, secret: &str) -> Option<StatusReceiver> {
         let entry = self.live(Role::Subscriber, stream, secret)?;
-        let reader = self.control.bulletin.subscribe(entry.id);
+        let reader = self.control.status_board.subscribe(entry.id);
         if !self.control.sessions.contains_key(&entry.id) {
             // It ended in between: nobody would tell this reader.
-            self.control.bulletin.readers.remove(&entry.id);
+            self.control.status_board.readers.remove(&entry.id);
         }
         Some(reader)
     }
@@ -119,23 +119,24 @@ impl Sfu {
 pub(super) async fn write(control: Weak<Control>, wanted: Arc<Notify>) {
     loop {
         let Some(now) = control.upgrade() else { return };
-        let idle = now.bulletin.readers.is_empty();
-        now.write_news().await;
+        let idle = now.status_board.readers.is_empty();
+        now.write_status().await;
         drop(now);
         let rung = wanted.notified();
         if idle {
             rung.await;
-        } else if tokio::time::timeout(NEWS_INTERVAL, rung).await.is_err() {
+        } else if tokio::time::timeout(STATUS_INTERVAL, rung).await.is_err() {
             continue;
         }
-        tokio::time::sleep(FIRST_NEWS).await;
+        tokio::time::sleep(FIRST_STATUS).await;
     }
 }
 
 impl Control {
-    async fn write_news(self: &Arc<Self>) {
-        self.bulletin.readers.retain(|_, sender| sender.receiver_count() > 0);
-        let ids: Vec<SessionId> = self.bulletin.readers.iter().map(|entry| *entry.key()).collect();
+    async fn write_status(self: &Arc<Self>) {
+        self.status_board.readers.retain(|_, sender| sender.receiver_count() > 0);
+        let ids: Vec<SessionId> =
+            self.status_board.readers.iter().map(|entry| *entry.key()).collect();
         let mut by_worker: BTreeMap<Option<usize>, Vec<Arc<SessionEntry>>> = BTreeMap::new();
         for id in ids {
             let Some(entry) = self.sessions.get(&id).map(|entry| Arc::clone(entry.value())) else {
@@ -171,7 +172,7 @@ impl Control {
                 (state.publisher.is_some(), state.viewers.len())
             };
             let layers = entry.by_m_line(layers);
-            self.bulletin.tell(entry.id, News { active, viewers, layers, ended: None });
+            self.status_board.tell(entry.id, ViewerStatus { active, viewers, layers, ended: None });
         }
     }
 }
@@ -180,33 +181,33 @@ impl Control {
 mod tests {
     use super::*;
 
-    fn news(viewers: usize) -> News {
-        News { active: true, viewers, ..News::default() }
+    fn news(viewers: usize) -> ViewerStatus {
+        ViewerStatus { active: true, viewers, ..ViewerStatus::default() }
     }
 
     #[tokio::test]
     async fn a_reader_finds_the_newest_state_and_then_the_end() {
-        let bulletin = Bulletin::default();
+        let status_board = StatusBoard::default();
         let id = SessionId(1);
-        bulletin.tell(id, news(1));
-        assert!(bulletin.readers.is_empty(), "nobody listens");
-        let mut reader = bulletin.subscribe(id);
+        status_board.tell(id, news(1));
+        assert!(status_board.readers.is_empty(), "nobody listens");
+        let mut reader = status_board.subscribe(id);
         for viewers in 1..=1_000 {
-            bulletin.tell(id, news(viewers));
+            status_board.tell(id, news(viewers));
         }
         assert!(reader.changed().await);
         assert_eq!(reader.newest(), Some(news(1_000)));
-        let mut late = bulletin.subscribe(id);
+        let mut late = status_board.subscribe(id);
         assert!(late.changed().await);
         assert_eq!(late.newest(), Some(news(1_000)), "what others know already");
-        bulletin.tell(id, news(1_000));
-        bulletin.close(id, CloseReason::Shutdown);
+        status_board.tell(id, news(1_000));
+        status_board.close(id, CloseReason::Shutdown);
         for reader in [&mut reader, &mut late] {
             assert!(reader.changed().await, "the end is told");
-            let last = News { ended: Some(CloseReason::Shutdown), ..news(1_000) };
+            let last = ViewerStatus { ended: Some(CloseReason::Shutdown), ..news(1_000) };
             assert_eq!(reader.newest(), Some(last));
             assert!(!reader.changed().await);
         }
-        assert!(bulletin.readers.is_empty());
+        assert!(status_board.readers.is_empty());
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::answers::{Answers, Habit};
+use super::responses::{ResponseStats, Responsiveness};
 
 /// Requests without a repair that make a layer one that does not answer.
 pub const WASTED_MAX: u32 = 20;
@@ -21,8 +21,8 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What one layer does with NACKs.
 #[derive(Debug, Default)]
-pub struct NackAnswers {
-    answers: Answers,
+pub struct NackResponse {
+    answers: ResponseStats,
     /// Requests for numbers that were given up since the last repair.
     wasted: u32,
     occasions: u32,
@@ -30,7 +30,7 @@ pub struct NackAnswers {
     last_probe: Option<Instant>,
 }
 
-impl NackAnswers {
+impl NackResponse {
     /// A number is asked for, for the first time.
     pub fn on_asked(&mut self) {
         self.answers.on_asked();
@@ -65,7 +65,7 @@ impl NackAnswers {
 
     /// Whether asking is of no use, as far as is known.
     pub fn are_ignored(&self) -> bool {
-        self.answers.habit() == Habit::Ignored
+        self.answers.habit() == Responsiveness::Ignored
     }
 
     /// Whether a number may be asked for all the same, to see whether that has changed.
@@ -79,7 +79,7 @@ impl NackAnswers {
     }
 
     /// Numbers asked for and repaired.
-    pub fn counts(&self) -> &Answers {
+    pub fn counts(&self) -> &ResponseStats {
         &self.answers
     }
 }
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn twenty_wasted_requests_on_three_occasions_are_enough() {
         let start = Instant::now();
-        let mut answers = NackAnswers::default();
+        let mut answers = NackResponse::default();
         for _ in 0..100 {
             answers.on_given_up(start, 6);
         }
@@ -104,7 +104,7 @@ mod tests {
         answers.on_given_up(start + 1_200 * MS, 6);
         assert!(answers.are_ignored());
 
-        let mut answers = NackAnswers::default();
+        let mut answers = NackResponse::default();
         for n in 0..3 {
             answers.on_given_up(start + n * 1_000 * MS, 6);
         }
@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn a_repair_starts_the_count_anew_and_takes_the_verdict_back() {
         let start = Instant::now();
-        let mut answers = NackAnswers::default();
-        let give_up = |answers: &mut NackAnswers, from: u32, times: u32| {
+        let mut answers = NackResponse::default();
+        let give_up = |answers: &mut NackResponse, from: u32, times: u32| {
             for n in from..from + times {
                 answers.on_given_up(start + n * 1_000 * MS, 10);
             }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn layer_that_answered_before_has_twice_the_patience() {
         let start = Instant::now();
-        let mut answers = NackAnswers::default();
+        let mut answers = NackResponse::default();
         for _ in 0..10 {
             answers.on_repair(50 * MS);
         }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn probes_are_rare() {
         let start = Instant::now();
-        let mut answers = NackAnswers::default();
+        let mut answers = NackResponse::default();
         assert!(answers.take_probe(start));
         assert!(!answers.take_probe(start + PROBE_INTERVAL - MS));
         assert!(answers.take_probe(start + PROBE_INTERVAL));

@@ -1,17 +1,17 @@
 //! One outgoing line: an SSRC with continuous numbers, and the only writer of what is sealed on it.
 //!
-//! [`Line::assign`] gives each packet a fresh number once, [`Line::leave_out`] closes over one that is not
-//! sent; [`Line::write_media`] turns a record and its cached packet into header and payload, the same bytes
-//! every time; [`Line::write_rtx`] wraps them for RFC 4588 under a fresh RTX number. [`Plaintext`] cannot be
+//! [`RtpSender::assign`] gives each packet a fresh number once, [`RtpSender::drop_packet`] closes over one that is not
+//! sent; [`RtpSender::write_media`] turns a record and its cached packet into header and payload, the same bytes
+//! every time; [`RtpSender::write_rtx`] wraps them for RFC 4588 under a fresh RTX number. [`Plaintext`] cannot be
 //! made elsewhere, and the SRTP sender takes nothing else: sealing one number with two different contents is
 //! impossible by type (architecture D1). Decides nothing: that is `forwarder.rs`.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use super::numbers::{Closings, Issued};
+use super::catch_up_timestamps::CatchUpTimestamps;
 use super::sent::{BLANK, MARKER, PADDED, SentMap, SentRecord, SourceSeq};
-use super::squeeze::Squeeze;
+use super::sequence::{DroppedSeqs, IssuedSeqs};
 use crate::codec::Codec;
 use crate::error::DropReason;
 use crate::media::{Packet, PacketMeta};
@@ -29,7 +29,7 @@ const SEGMENTS: usize = 4;
 
 /// What never changes on a line.
 #[derive(Debug, Clone)]
-pub struct LineConfig {
+pub struct RtpSenderConfig {
     /// Our SSRC towards this viewer.
     pub ssrc: u32,
     /// Our RTX SSRC towards this viewer.
@@ -61,7 +61,7 @@ pub struct OutgoingFormat {
     pub red_pt: Option<u8>,
 }
 
-/// A header and payload ready to be sealed, each number once. Made only by [`Line`].
+/// A header and payload ready to be sealed, each number once. Made only by [`RtpSender`].
 #[derive(Debug)]
 pub struct Plaintext<'a> {
     pub(crate) out: &'a mut [u8],
@@ -103,17 +103,17 @@ const PADDING_BIT: u8 = 0x20;
 
 /// Where a new segment continues the line.
 #[derive(Debug, Clone, Copy)]
-pub struct Splice {
+pub struct SourceSwitch {
     /// What to add to the publisher's timestamps.
     pub ts_delta: u32,
     /// How the first frames are stamped that lie in the viewer's past, if there are any.
-    pub squeeze: Option<Squeeze>,
+    pub catch_up: Option<CatchUpTimestamps>,
     /// Leave one number unused, so that a decoder sees that the frame before was cut.
     pub gap: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Segment {
+struct SourceSegment {
     epoch: u32,
     layer: u8,
     first: u64,
@@ -137,7 +137,7 @@ struct Segment {
 /// near caches.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Line {
+pub struct RtpSender {
     packets: u64,
     octets: u64,
     /// One past the highest of the publisher's numbers that was given one in the present segment.
@@ -148,13 +148,13 @@ pub struct Line {
     ssrc: u32,
     sent: Option<SentMap>,
     /// Of the present segment and the one before it: what is repaired comes about a round trip later.
-    squeezes: [Option<Box<Squeeze>>; 2],
+    timestamps: [Option<Box<CatchUpTimestamps>>; 2],
     /// Of each segment; none at all before something may be left out.
-    closings: Vec<Closings>,
+    dropped_seqs: Vec<DroppedSeqs>,
     template: Template,
-    segments: [Option<Segment>; SEGMENTS],
-    issued: Issued,
-    config: LineConfig,
+    segments: [Option<SourceSegment>; SEGMENTS],
+    issued: IssuedSeqs,
+    config: RtpSenderConfig,
     next_rtx: u64,
 }
 
@@ -167,22 +167,22 @@ struct LastSent {
     marker: bool,
 }
 
-impl Line {
+impl RtpSender {
     /// A line that has sent nothing.
-    pub fn new(config: LineConfig, now: Instant) -> Self {
+    pub fn new(config: RtpSenderConfig, now: Instant) -> Self {
         let first = u64::from(config.first_sequence);
         Self {
             sent: (config.remember > 0).then(|| SentMap::new(now, config.remember)),
             template: Template::new(&config),
-            issued: Issued::new(first),
+            issued: IssuedSeqs::new(first),
             issued_to: 0,
             next_rtx: first,
             ssrc: config.ssrc,
             config,
             format: None,
             segments: [None; SEGMENTS],
-            closings: Vec::new(),
-            squeezes: [None, None],
+            dropped_seqs: Vec::new(),
+            timestamps: [None, None],
             last: None,
             packets: 0,
             octets: 0,
@@ -194,8 +194,8 @@ impl Line {
         black_box((self.timestamp_delta(), self.last, self.octets, self.format));
         black_box((self.template.bytes.first().copied(), self.template.len));
         self.issued.warm();
-        if let Some(squeeze) = self.squeezes.first().and_then(Option::as_deref) {
-            squeeze.warm();
+        if let Some(catch_up) = self.timestamps.first().and_then(Option::as_deref) {
+            catch_up.warm();
         }
         if let Some(sent) = &self.sent {
             sent.warm(self.issued.next() as u32);
@@ -215,9 +215,9 @@ impl Line {
     }
 
     /// From now on packets may be left out: takes the memory for it.
-    pub fn may_close(&mut self) {
-        if self.closings.is_empty() {
-            self.closings = vec![Closings::NONE; SEGMENTS];
+    pub fn enable_drops(&mut self) {
+        if self.dropped_seqs.is_empty() {
+            self.dropped_seqs = vec![DroppedSeqs::NONE; SEGMENTS];
         }
     }
 
@@ -263,7 +263,13 @@ impl Line {
     }
 
     /// Begins a segment at this packet: from here on this layer continues the line.
-    pub fn splice(&mut self, epoch: u32, layer: u8, meta: &PacketMeta, splice: Splice) {
+    pub fn switch_source(
+        &mut self,
+        epoch: u32,
+        layer: u8,
+        meta: &PacketMeta,
+        switch: SourceSwitch,
+    ) {
         let picture = meta.frame.picture.unwrap_or_default();
         let frame_number = meta.frame.frame_number.unwrap_or(0);
         let (picture_delta, tl0_delta, frame_delta) = match self.last {
@@ -275,19 +281,19 @@ impl Line {
             None => (0, 0, 0),
         };
         self.close();
-        let [present, before] = &mut self.squeezes;
-        *before = std::mem::replace(present, splice.squeeze.map(Box::new));
-        let next = self.issued.next() + u64::from(splice.gap && self.last.is_some());
+        let [present, before] = &mut self.timestamps;
+        *before = std::mem::replace(present, switch.catch_up.map(Box::new));
+        let next = self.issued.next() + u64::from(switch.gap && self.last.is_some());
         self.issued_to = meta.ext_seq;
         self.segments.rotate_right(1);
-        if !self.closings.is_empty() {
-            self.closings.rotate_right(1);
+        if !self.dropped_seqs.is_empty() {
+            self.dropped_seqs.rotate_right(1);
         }
-        if let Some(closings) = self.closings.first_mut() {
-            *closings = Closings::NONE;
+        if let Some(dropped_seqs) = self.dropped_seqs.first_mut() {
+            *dropped_seqs = DroppedSeqs::NONE;
         }
         if let Some(slot) = self.segments.first_mut() {
-            *slot = Some(Segment {
+            *slot = Some(SourceSegment {
                 epoch,
                 layer,
                 first: meta.ext_seq,
@@ -295,7 +301,7 @@ impl Line {
                 seq_delta: next.wrapping_sub(meta.ext_seq),
                 closed_to: 0,
                 plain_from: 0,
-                ts_delta: splice.ts_delta,
+                ts_delta: switch.ts_delta,
                 picture_delta,
                 tl0_delta,
                 frame_delta,
@@ -307,8 +313,8 @@ impl Line {
     pub fn close(&mut self) {
         let Some(current) = self.segments.first_mut().and_then(Option::as_mut) else { return };
         current.end = current.end.min(self.issued_to);
-        if let Some(squeeze) = self.squeezes.first().and_then(Option::as_deref) {
-            current.plain_from = squeeze.plain_from();
+        if let Some(catch_up) = self.timestamps.first().and_then(Option::as_deref) {
+            current.plain_from = catch_up.plain_from();
         }
     }
 
@@ -345,11 +351,11 @@ impl Line {
     /// Leaves a packet out. The numbers close over it, unless a higher one was given out before it came: then its
     /// own was kept free for it, and only what is sent under it ends the viewer's asking. So a record is given
     /// that is written without a payload, as a keep-alive is; H.264 decoders would wait for a number that never
-    /// comes. Call [`Self::may_close`] before the first time.
+    /// comes. Call [`Self::enable_drops`] before the first time.
     ///
     /// # Errors
-    /// [`DropReason::LayerThinned`] if nothing is to be sent; else as [`Self::assign`].
-    pub fn leave_out(
+    /// [`DropReason::LayerFiltered`] if nothing is to be sent; else as [`Self::assign`].
+    pub fn drop_packet(
         &mut self,
         epoch: u32,
         layer: u8,
@@ -359,24 +365,24 @@ impl Line {
         let seq = meta.ext_seq;
         let found = self.find(epoch, layer, seq).ok_or(DropReason::AwaitingKeyframe)?;
         let closes = self.closes_pictures();
-        let closings = self.closings.get_mut(found.0).ok_or(DropReason::LayerThinned)?;
-        if closings.holds(seq) {
-            return Err(DropReason::LayerThinned);
+        let dropped_seqs = self.dropped_seqs.get_mut(found.0).ok_or(DropReason::LayerFiltered)?;
+        if dropped_seqs.holds(seq) {
+            return Err(DropReason::LayerFiltered);
         }
         if found.0 > 0 || seq < self.issued_to {
             return self.issue(found, meta, stamp.twcc, BLANK);
         }
-        let begins = closings.close(seq, meta.timestamp).ok_or(DropReason::TooOld)?;
+        let begins = dropped_seqs.close(seq, meta.timestamp).ok_or(DropReason::TooOld)?;
         if let Some(current) = self.segments.first_mut().and_then(Option::as_mut) {
             current.seq_delta = current.seq_delta.wrapping_sub(1);
             current.picture_delta = current.picture_delta.wrapping_sub((closes && begins).into());
-            current.closed_to = closings.end();
+            current.closed_to = dropped_seqs.end();
         }
-        Err(DropReason::LayerThinned)
+        Err(DropReason::LayerFiltered)
     }
 
     /// The segment that a packet belongs to, and its place.
-    fn find(&self, epoch: u32, layer: u8, seq: u64) -> Option<(usize, Segment)> {
+    fn find(&self, epoch: u32, layer: u8, seq: u64) -> Option<(usize, SourceSegment)> {
         let mut places = self.segments.iter().enumerate();
         places.find_map(|(place, segment)| {
             let segment = segment.filter(|segment| {
@@ -394,16 +400,21 @@ impl Line {
     }
 
     /// What to add to a number of the publisher's in a segment, and to the picture id there.
-    fn deltas(&self, place: usize, segment: &Segment, seq: u64) -> Result<(u64, u16), DropReason> {
+    fn deltas(
+        &self,
+        place: usize,
+        segment: &SourceSegment,
+        seq: u64,
+    ) -> Result<(u64, u16), DropReason> {
         let (seq_delta, picture_delta) = (segment.seq_delta, segment.picture_delta);
         if seq >= segment.closed_to {
             return Ok((seq_delta, picture_delta));
         }
-        let closings = self.closings.get(place).ok_or(DropReason::TooOld)?;
-        if closings.holds(seq) {
+        let dropped_seqs = self.dropped_seqs.get(place).ok_or(DropReason::TooOld)?;
+        if dropped_seqs.holds(seq) {
             return Err(DropReason::Duplicate);
         }
-        let (numbers, pictures) = closings.since(seq).ok_or(DropReason::TooOld)?;
+        let (numbers, pictures) = dropped_seqs.since(seq).ok_or(DropReason::TooOld)?;
         let pictures = if self.closes_pictures() { pictures } else { 0 };
         Ok((seq_delta.wrapping_add(numbers), picture_delta.wrapping_add(pictures)))
     }
@@ -411,7 +422,7 @@ impl Line {
     #[inline]
     fn issue(
         &mut self,
-        (place, segment): (usize, Segment),
+        (place, segment): (usize, SourceSegment),
         meta: &PacketMeta,
         twcc: u16,
         form: u8,
@@ -421,8 +432,8 @@ impl Line {
         let out = seq.wrapping_add(seq_delta);
         let newest = out >= self.issued.next();
         let plain = meta.timestamp.wrapping_add(segment.ts_delta);
-        let timestamp = match self.squeezes.get_mut(place).and_then(Option::as_deref_mut) {
-            Some(squeeze) => squeeze.stamp(seq, meta.timestamp, plain),
+        let timestamp = match self.timestamps.get_mut(place).and_then(Option::as_deref_mut) {
+            Some(catch_up) => catch_up.stamp(seq, meta.timestamp, plain),
             None => (seq >= segment.plain_from).then_some(plain),
         };
         let timestamp = timestamp.ok_or(DropReason::TooOld)?;
@@ -451,17 +462,17 @@ impl Line {
         Ok(record)
     }
 
-    /// The record of a number that the viewer asks for again; see [`SentMap::claim_repeat`].
+    /// The record of a number that the viewer asks for again; see [`SentMap::claim_retransmit`].
     ///
     /// # Errors
     /// `true` if it is known but was repeated too often, `false` if it is not known.
-    pub fn claim_repeat(
+    pub fn claim_retransmit(
         &mut self,
         now: Instant,
         sequence: u16,
         rtt: std::time::Duration,
     ) -> Result<SentRecord, bool> {
-        self.sent.as_mut().ok_or(false)?.claim_repeat(now, sequence, rtt)
+        self.sent.as_mut().ok_or(false)?.claim_retransmit(now, sequence, rtt)
     }
 
     /// Writes header and payload of a record. The same record and packet give the same bytes.
@@ -513,7 +524,7 @@ impl Line {
         Some(Plaintext { out, header_len, prefix_len, rest, padding: &[], ssrc, index })
     }
 
-    fn current(&self) -> Option<&Segment> {
+    fn current(&self) -> Option<&SourceSegment> {
         self.segments.first()?.as_ref()
     }
 
@@ -576,7 +587,7 @@ struct Template {
 }
 
 impl Template {
-    fn new(config: &LineConfig) -> Self {
+    fn new(config: &RtpSenderConfig) -> Self {
         // Two numbers without a byte in common show where the number stands.
         let [ours, other] = [0x0102, 0x0304].map(|twcc: u16| {
             let mut bytes = [0; TEMPLATE_BYTES];
@@ -613,7 +624,7 @@ struct Carrier<'a> {
 /// Writes the extensions behind the fixed header, those that this packet carries among them; the
 /// header's length. What the form cannot say or has no room stays out.
 fn write_extensions(
-    config: &LineConfig,
+    config: &RtpSenderConfig,
     twcc: u16,
     carrier: Option<Carrier<'_>>,
     out: &mut [u8],
@@ -645,7 +656,7 @@ fn write_extensions(
 }
 
 /// One-byte headers carry 16 bytes and ids up to 14 (RFC 8285 section 4.2).
-fn needs_two_byte(config: &LineConfig, meta: Option<&PacketMeta>) -> bool {
+fn needs_two_byte(config: &RtpSenderConfig, meta: Option<&PacketMeta>) -> bool {
     let carried = |kind| {
         let mut exts = meta.into_iter().flat_map(|meta| meta.exts.iter().flatten());
         exts.find(|ext| ext.kind == kind).map_or(0, |ext| usize::from(ext.len))

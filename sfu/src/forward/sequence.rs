@@ -1,11 +1,11 @@
 //! Which numbers of a line were given out, and which of the publisher's it closes over: of the newest ones, as bits.
 //!
-//! Knows numbers only, neither packets nor why one is left out. Called by `line.rs`.
+//! Knows numbers only, neither packets nor why one is left out. Called by `rtp_sender.rs`.
 
 use std::hint::black_box;
 
 /// How many numbers back either is remembered. What comes later than that has no place any more: it is dropped, as a number
-/// that was given out before it ([`Issued`]) or as too old ([`Closings`]).
+/// that was given out before it ([`IssuedSeqs`]) or as too old ([`DroppedSeqs`]).
 pub(super) const SPAN: u64 = 1024;
 
 /// A set of numbers, all within one span.
@@ -55,12 +55,12 @@ impl Bits {
 
 /// Which outgoing numbers were given out: each at most once, none older than [`SPAN`] behind.
 #[derive(Debug)]
-pub(super) struct Issued {
+pub(super) struct IssuedSeqs {
     next: u64,
     bits: Bits,
 }
 
-impl Issued {
+impl IssuedSeqs {
     /// Nothing was; numbers begin here.
     pub(super) fn new(first: u64) -> Self {
         Self { next: first, bits: Bits::NONE }
@@ -97,7 +97,7 @@ impl Issued {
 
 /// What one stretch of the publisher's numbers leaves out: its line closes over these.
 #[derive(Debug, Clone)]
-pub(super) struct Closings {
+pub(super) struct DroppedSeqs {
     numbers: Bits,
     /// The first closed number of each picture that was left out.
     pictures: Bits,
@@ -107,7 +107,7 @@ pub(super) struct Closings {
     picture: Option<u32>,
 }
 
-impl Closings {
+impl DroppedSeqs {
     /// Nothing is closed.
     pub(super) const NONE: Self =
         Self { numbers: Bits::NONE, pictures: Bits::NONE, end: 0, picture: None };
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn every_number_is_issued_at_most_once() {
         let first = 1 << 15;
-        let mut issued = Issued::new(first);
+        let mut issued = IssuedSeqs::new(first);
         assert!(issued.issue(first) && !issued.issue(first));
         assert!(issued.issue(first + 500));
         assert!(issued.issue(first + 499) && !issued.issue(first + 499));
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn an_index_is_found_again_by_its_low_bits() {
-        let mut issued = Issued::new(0);
+        let mut issued = IssuedSeqs::new(0);
         issued.issue((1 << 33) + 5);
         assert_eq!(issued.widen(5), (1 << 33) + 5);
         assert_eq!(issued.widen(u32::MAX), (1 << 33) - 1);
@@ -182,32 +182,35 @@ mod tests {
 
     #[test]
     fn closed_numbers_are_counted_as_one_by_one() {
-        let mut closings = Closings::NONE;
+        let mut dropped_seqs = DroppedSeqs::NONE;
         // Every third number, two to a picture, over several spans.
         let is_closed = |number: u64| number.is_multiple_of(3);
         let last = 70_000 + 5 * SPAN;
         for number in (70_000..last).filter(|number| is_closed(*number)) {
-            assert_eq!(closings.close(number, (number / 6) as u32), Some(number.is_multiple_of(6)));
+            assert_eq!(
+                dropped_seqs.close(number, (number / 6) as u32),
+                Some(number.is_multiple_of(6))
+            );
         }
-        let end = closings.end();
+        let end = dropped_seqs.end();
         for from in end - SPAN..=end + 1 {
             let numbers = (from..end).filter(|number| is_closed(*number)).count() as u64;
             let pictures = (from..end).filter(|number| number.is_multiple_of(6)).count() as u16;
-            assert_eq!(closings.since(from), Some((numbers, pictures)), "{from}");
-            assert_eq!(closings.holds(from), from < end && is_closed(from));
+            assert_eq!(dropped_seqs.since(from), Some((numbers, pictures)), "{from}");
+            assert_eq!(dropped_seqs.holds(from), from < end && is_closed(from));
         }
-        assert_eq!(closings.since(end - SPAN - 1), None, "too old to tell");
-        assert!(!closings.holds(end - SPAN - 1));
-        assert_eq!(closings.close(end - SPAN - 1, 0), None);
+        assert_eq!(dropped_seqs.since(end - SPAN - 1), None, "too old to tell");
+        assert!(!dropped_seqs.holds(end - SPAN - 1));
+        assert_eq!(dropped_seqs.close(end - SPAN - 1, 0), None);
     }
 
     #[test]
     fn a_number_that_was_overtaken_is_closed_too_and_a_jump_leaves_nothing_stale() {
-        let mut closings = Closings::NONE;
-        assert_eq!(closings.close(102, 7), Some(true));
-        assert_eq!(closings.close(101, 6), Some(false), "its picture is not counted");
-        assert_eq!(closings.since(100), Some((2, 1)));
-        assert_eq!(closings.close(102 + SPAN + 3, 9), Some(true));
-        assert_eq!(closings.since(106), Some((1, 1)));
+        let mut dropped_seqs = DroppedSeqs::NONE;
+        assert_eq!(dropped_seqs.close(102, 7), Some(true));
+        assert_eq!(dropped_seqs.close(101, 6), Some(false), "its picture is not counted");
+        assert_eq!(dropped_seqs.since(100), Some((2, 1)));
+        assert_eq!(dropped_seqs.close(102 + SPAN + 3, 9), Some(true));
+        assert_eq!(dropped_seqs.since(106), Some((1, 1)));
     }
 }

@@ -40,7 +40,7 @@ const STREAMS_MAX: u32 = 64;
 const PING: Duration = Duration::from_secs(20);
 /// Requests in flight get this long when the server stops.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause after `accept` failed, usually for want of file descriptors: no spinning (quality B4 32).
+/// Pause after `accept` failed, usually for want of file descriptors: no spinning (quality B4 item 32).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\

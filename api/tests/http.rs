@@ -1,7 +1,6 @@
 //! The HTTP surface as a table: RFC 9725, the WHEP draft, and what known clients stumble over.
 //!
-//! Item numbers (A1, B4, …) are those of the conformance checklist in the design notes. No media
-//! flows here.
+//! Bare item numbers are those of docs/rules/whip-whep.md. No media flows here.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
 #[path = "http/layers.rs"]
@@ -692,7 +691,7 @@ async fn hostile_connections_get_a_clear_answer() {
 
 #[tokio::test]
 async fn a_connection_that_never_asks_is_let_go_with_408() {
-    // quality B4 19: neither silence, nor half a header, nor half of HTTP/2's first line.
+    // quality B4 item 19: neither silence, nor half a header, nor half of HTTP/2's first line.
     let server = Listening::new().await;
     let begun = Instant::now();
     let (silent, half, preface) = tokio::join!(

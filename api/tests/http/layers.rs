@@ -1,4 +1,4 @@
-//! Two extensions of WHEP: a viewer chooses its layer (E9) and listens to events (E8). Without media, so
+//! Two extensions of WHEP: a viewer chooses its layer (whip-whep E9) and listens to events (whip-whep E8). Without media, so
 //! there are no layers yet; those are played in the simulator and in browsers.
 
 use super::*;

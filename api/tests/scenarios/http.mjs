@@ -1,5 +1,5 @@
 // WHIP and WHEP on the wire, without media: a table of RFC 9725 and of what clients need beyond it.
-// The letters are the items of the conformance list (whip-whep A, B, C, E).
+// Bare item numbers are those of docs/rules/whip-whep.md.
 
 import { Connection, request } from '../lib/http.mjs';
 import { UFRAG, attribute, fragment, sections } from '../lib/offers.mjs';

@@ -252,7 +252,7 @@ impl Sfu {
     }
 
     /// PATCH on a session URL: trickle or ICE restart. A restart is told by changed credentials, not
-    /// by `If-Match: *` (whip-whep B5). `strict` requires `If-Match` (B2).
+    /// by `If-Match: *` (whip-whep B5). `strict` requires `If-Match` (whip-whep B2).
     ///
     /// # Errors
     /// See [`PatchError`].

@@ -17,7 +17,7 @@ use crate::media::packet::PACKET_BYTES_MAX;
 use crate::transport::Path;
 use crate::transport::egress::Transmit;
 
-/// Kernel buffer asked for in each direction (limit.md: at least 4 MB); the kernel may give less, and a
+/// Kernel buffer asked for in each direction (limits design 3: at least 4 MB); the kernel may give less, and a
 /// smaller one only drops earlier.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 

@@ -1,7 +1,7 @@
 //! How long a worker lets packets gather before it serves them: not at all while its core has time,
 //! up to a millisecond when it has not.
 //!
-//! Waiting makes longer messages (limit.md section 7: about half the CPU for 0.6 ms on average), so it
+//! Waiting makes longer messages (limits section 7: about half the CPU for 0.6 ms on average), so it
 //! lowers the very load that calls for it. A switch would flutter; this is an integrator that holds the
 //! load at two thirds of a core with the least wait that does so. Pure: `shell.rs` tells it the time and the
 //! load.
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(tick.load_permille(), 1_000);
     }
 
-    /// limit.md section 6: 95 % of a core without a wait, 41 % with 1 ms. A switch at one load
+    /// limits section 6: 95 % of a core without a wait, 41 % with 1 ms. A switch at one load
     /// would go on and off for ever.
     #[test]
     fn the_wait_settles_where_it_lowers_the_load_to_two_thirds_of_a_core() {

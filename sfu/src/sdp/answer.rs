@@ -6,8 +6,8 @@
 //! Choices the references leave open:
 //! - A section in which nothing flows stays in the BUNDLE group as `inactive` with port 9, since
 //!   the first section carries the transport and some answerers' peers lose it with a port of 0
-//!   (C9, G14). Port 0 is for what is no media and for what the offerer switched off.
-//! - `a=ice-options:trickle` is there because PATCH takes candidates (B1); `ice2` is not, since
+//!   (whip-whep C9, G14). Port 0 is for what is no media and for what the offerer switched off.
+//! - `a=ice-options:trickle` is there because PATCH takes candidates (whip-whep B1); `ice2` is not, since
 //!   we do follow a later USE-CANDIDATE.
 //! - Rejected sections carry ufrag, password and fingerprint too: GStreamer 1.22 refuses the
 //!   answer otherwise.
@@ -92,7 +92,7 @@ pub(super) fn finish(
                 Reply::Rejected => lines.rejected(section),
                 Reply::Accepted(reply) => {
                     let mut media = lines.accepted(section, reply);
-                    // SWC and FFmpeg read the first section only (C40).
+                    // SWC and FFmpeg read the first section only (whip-whep C40).
                     media.attributes.extend(candidates.take().into_iter().flatten());
                     media
                 }

@@ -1,7 +1,7 @@
 //! PATCH bodies (`application/trickle-ice-sdpfrag`, RFC 8840 section 9): trickle and ICE restart.
 //!
 //! Owns the fragment grammar, read leniently (whip-whep B8, B13 to B15). Decides nothing: whether
-//! the credentials mean a restart is the session's matter (B5). Remote candidates are counted and
+//! the credentials mean a restart is the session's matter (whip-whep B5). Remote candidates are counted and
 //! otherwise ignored, never resolved: as an ICE-lite agent we learn the peer's address from its
 //! checks. Called by the `Sfu` handle.
 
@@ -24,7 +24,7 @@ pub struct Fragment {
 ///
 /// # Errors
 /// [`SdpError::Malformed`] when it is empty, not lines of `x=value`, over a limit (quality B2),
-/// or has credentials that break their grammar. The session is to survive it (B16).
+/// or has credentials that break their grammar. The session is to survive it (whip-whep B16).
 pub fn parse(bytes: &[u8]) -> Result<Fragment, SdpError> {
     let text = scan::scan(bytes)?;
     let mut lines = Vec::new();

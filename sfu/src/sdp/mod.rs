@@ -1,7 +1,7 @@
 //! Signalling text: a bounded offer in, a plan for the worker and an answer out.
 //!
 //! Pure: no clock, no socket, no randomness (ids and SSRCs come in as arguments). The worker reads
-//! plans, never SDP. Rules and their numbers: `whip-whep.md` sections C, D, G.
+//! plans, never SDP. Rules: docs/rules/whip-whep.md, sections C, D and G.
 //!
 //! The road of one POST: `scan.rs` (limits, before any parser) → `offer.rs` (what was said, with
 //! `payload.rs`, `exts.rs`, `simulcast.rs`) → `publish.rs` or `subscribe.rs` (what we agree to,

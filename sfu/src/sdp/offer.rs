@@ -187,7 +187,7 @@ impl Section {
     ///
     /// # Errors
     /// [`SdpError::Unacceptable`] for media over anything but DTLS-SRTP (whip-whep C22), and for
-    /// a publisher's media that is neither audio nor video (C24). Data channels are not media.
+    /// a publisher's media that is neither audio nor video (whip-whep C24). Data channels are not media.
     pub(super) fn intent(&self, role: Role) -> Result<Intent, SdpError> {
         let kind = match self.kind {
             _ if self.disabled => return Ok(Intent::Reject),
@@ -292,7 +292,7 @@ fn check_mid(mid: &str) -> Result<(), String> {
 }
 
 /// `a=ssrc` and `a=ssrc-group:FID`: media SSRCs in order with their RTX. The RTX of a group needs
-/// no line of its own (whip-whep C7), and lines may repeat (C6).
+/// no line of its own (whip-whep C7), and lines may repeat (whip-whep C6).
 fn declared_ssrcs(attributes: &[Attribute]) -> Vec<DeclaredSsrc> {
     let number = |word: Option<&str>| word.and_then(|word| word.parse::<u32>().ok());
     let groups: Vec<(u32, u32)> = values(attributes, "ssrc-group")

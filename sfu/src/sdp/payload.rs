@@ -159,7 +159,7 @@ fn purpose_of(kind: MediaKind, encoding: &str, fmtp: &str) -> Purpose {
             _ => Purpose::Other,
         };
     }
-    // Opus always says two channels, the rest one; leaving the number out is allowed (C9, G2).
+    // Opus always says two channels, the rest one; leaving the number out is allowed (whip-whep C9, G2).
     let codec = Codec::from_name(name).filter(|codec| {
         let expected = if *codec == Codec::Opus { 2 } else { 1 };
         codec.kind() == kind

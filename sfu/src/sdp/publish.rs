@@ -64,7 +64,7 @@ fn take(section: &Section, kind: MediaKind) -> Result<(PublishTrack, Accepted<'_
     let mid = section.mid_or_index();
     let exts = exts::agree(&section.exts, Role::Publisher, section.allow_mixed, &mid);
     let feedback = codec.feedback(exts.transport_cc());
-    // Layers are told apart by the rid extension alone (D5).
+    // Layers are told apart by the rid extension alone (whip-whep D5).
     let layers = match exts.map.id(ExtKind::Rid) {
         Some(_) => simulcast::choose(&section.layers, codec.media.pt),
         None => Vec::new(),

@@ -107,7 +107,7 @@ fn fingerprint(value: &str) -> Result<Option<Fingerprint>, String> {
 ///
 /// # Errors
 /// [`SdpError::Unacceptable`] when two or more sections are not in one group (whip-whep C21), or
-/// one does not multiplex RTCP (C22).
+/// one does not multiplex RTCP (whip-whep C22).
 pub(super) fn bundle<'o>(
     offer: &'o Offer,
     accepted: &[&'o Section],
@@ -147,7 +147,7 @@ pub(super) fn bundle<'o>(
 /// The peer's transport, from the first bundled section that says it, or session-wide.
 ///
 /// # Errors
-/// [`SdpError::Unacceptable`] naming what is missing (whip-whep C22), or a `holdconn` (C2).
+/// [`SdpError::Unacceptable`] naming what is missing (whip-whep C22), or a `holdconn` (whip-whep C2).
 pub(super) fn transport(offer: &Offer, bundled: &[&Section]) -> Result<RemoteTransport, SdpError> {
     let missing = |what: &str| SdpError::Unacceptable(format!("the offer has no {what}"));
     // A section's own line wins over the session's; a later section only helps out.

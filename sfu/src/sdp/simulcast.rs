@@ -110,7 +110,7 @@ pub(super) fn choose(streams: &[Vec<OfferedLayer>], pt: u8) -> Vec<&OfferedLayer
 
 /// The answer lines for chosen layers: one `a=rid:X recv` each, then the `a=simulcast:recv` list
 /// with the same entries in the same order. OBS counts its `;` (whip-whep D3), and without it
-/// browsers send one layer only (D2).
+/// browsers send one layer only (whip-whep D2).
 pub(super) fn answer_lines(chosen: &[&OfferedLayer]) -> Vec<(&'static str, String)> {
     let mut lines: Vec<_> = chosen
         .iter()

@@ -34,7 +34,8 @@ pub struct SubscribeOptions<'a> {
 ///
 /// # Errors
 /// [`SdpError::Unacceptable`] when nothing would be received, a section cannot take its track's
-/// codec (the text names both sides, whip-whep G5), or the transport lacks something (C21, C22).
+/// codec (the text names both sides, whip-whep G5), or the transport lacks something
+/// (whip-whep C21, C22).
 pub fn answer_subscribe(
     offer: &Offer,
     local: &LocalTransport,

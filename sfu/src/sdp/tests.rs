@@ -3,6 +3,8 @@
 //! Owns the answer linter (whip-whep C30 to C43), which reads answers with its own few lines of
 //! parsing, so that it shares no bug with the code it checks. The offers are data files, captured
 //! from the named versions, with CRLF line ends.
+//!
+//! Bare item numbers are those of docs/rules/whip-whep.md.
 
 use std::time::{Duration, Instant};
 

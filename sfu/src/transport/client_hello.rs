@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(second.profiles, [SrtpProfile::AeadAes256Gcm]);
     }
 
-    // D1: 4 KiB reassembled, 10 s
+    // architecture D1: 4 KiB reassembled, 10 s
     #[test]
     fn the_limits_of_size_and_time() {
         let now = start();

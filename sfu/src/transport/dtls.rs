@@ -1058,7 +1058,7 @@ mod tests {
         assert!(line.ours.poll_event().is_none() && line.ours.poll_transmit().is_none());
     }
 
-    // D1: the hello after HelloVerifyRequest must not change the profile
+    // architecture D1: the hello after HelloVerifyRequest must not change the profile
     #[test]
     fn the_second_hello_cannot_take_the_chosen_profile_back() {
         let mut line = Line::with_client(&[7]);

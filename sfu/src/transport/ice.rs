@@ -10,7 +10,7 @@
 //! - A request seen before (same transaction id) moves nothing, validates nothing and is no life.
 //! - Until a pair was nominated or confirmed, egress follows the first valid check and then the
 //!   first `USE-CANDIDATE`. After that it moves only to a freshly nominated pair that has answered
-//!   a check of ours from there (D3); for a publisher an authenticated SRTP packet from there does
+//!   a check of ours from there (architecture D3); for a publisher an authenticated SRTP packet from there does
 //!   as well, because some publishers never answer (whip-whep C50).
 //! - A viewer's pair that is not confirmed may get 3 × the bytes that came from it.
 
@@ -890,7 +890,7 @@ mod tests {
         assert!(story.agent.selected().is_none() && !story.agent.is_validated(path(1)));
     }
 
-    // D3
+    // architecture D3
     #[test]
     fn a_viewer_moves_only_after_the_new_address_answered_our_check() {
         let mut story = Story::connected_viewer();
@@ -938,7 +938,7 @@ mod tests {
         assert_eq!(story.agent.last_life(), story.now);
     }
 
-    // D3: a viewer knows its own password and aims at a victim
+    // architecture D3: a viewer knows its own password and aims at a victim
     #[test]
     fn a_spoofed_use_candidate_brings_its_victim_at_most_three_times_its_bytes() {
         let mut story = Story::connected_viewer();
@@ -1018,7 +1018,7 @@ mod tests {
         assert_eq!(story.agent.selected(), Some(path(1)));
         assert_eq!(story.nominate(path(2)).unwrap().nominated, Some(path(2)));
         assert_eq!(story.agent.selected(), Some(path(2)));
-        // We do not check a publisher's first path: some stumble over STUN in a handshake (C53).
+        // We do not check a publisher's first path: some stumble over STUN in a handshake (whip-whep C53).
         assert!(story.our_checks().is_empty());
     }
 

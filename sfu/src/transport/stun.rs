@@ -591,7 +591,7 @@ mod tests {
         assert_eq!(v4, Some(32));
         let v6 = plain_binding_reply(&bare_request(), "[2001:db8::1]:1".parse().unwrap(), &mut out);
         assert_eq!(v6, Some(44));
-        // An ICE check is not plain STUN (H3), and neither is an answer.
+        // An ICE check is not plain STUN (whip-whep H3), and neither is an answer.
         let source = "192.0.2.1:1".parse().unwrap();
         assert_eq!(plain_binding_reply(REQUEST, source, &mut out), None);
         let mut answer = bare_request();

@@ -7,7 +7,7 @@ use crate::media::packet::PACKET_BYTES_MAX;
 use crate::transport::Path;
 use crate::transport::egress::{Egress, Transmit};
 
-/// Datagrams per message: 16 have 90 % of what batching can gain (limit.md section 7).
+/// Datagrams per message: 16 have 90 % of what batching can gain (limits section 7).
 pub(super) const SEGMENTS_MAX: usize = 16;
 
 /// Room for one packet while it is written: the largest input plus header, extensions and tag.

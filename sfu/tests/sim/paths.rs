@@ -28,7 +28,7 @@ fn a_viewer_that_moves_has_its_picture_back_within_a_second() {
 }
 
 /// A viewer that knows its own password names a victim's address in a fresh, valid check.
-// architecture D3; the "Done when"
+// architecture D3
 #[test]
 fn a_spoofed_use_candidate_does_not_move_a_viewers_egress() {
     for workers in [1, 2] {

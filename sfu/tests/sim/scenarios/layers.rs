@@ -1,4 +1,4 @@
-//! Layers that stop, return, are named in any order, or are asked for by their viewer (quality B4 item 14, A2.2 step 6;
+//! Layers that stop, return, are named in any order, or are asked for by their viewer (quality B4 item 14, A2.2 item 6;
 //! whip-whep E9).
 
 use weir_sfu::forward::LayerPreference;

@@ -1,4 +1,4 @@
-//! Bad networks on both hops: loss, bursts, disorder, copies (quality A3.2, D).
+//! Bad networks on both hops: loss, bursts, disorder, copies (quality A3.2).
 
 use super::*;
 

@@ -11,7 +11,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use weir_sfu::codec::Codec;
-use weir_sfu::transport::Path;
+use weir_sfu::transport::FiveTuple;
 use weir_sfu::transport::egress::{Egress, Transmit};
 use weir_sfu::transport::srtp::SrtpProfile;
 
@@ -313,7 +313,7 @@ impl Stand {
 /// Seals and sends, nothing else.
 struct WireFloor {
     /// Stream by stream.
-    viewers: Vec<Vec<(Path, RawKey)>>,
+    viewers: Vec<Vec<(FiveTuple, RawKey)>>,
     /// One per stream.
     publishers: Vec<RawKey>,
     payload: Vec<u8>,

@@ -19,7 +19,7 @@ use weir_sfu::transport::egress::{Egress, Transmit};
 use weir_sfu::transport::peer::{Peer, PeerEvent};
 use weir_sfu::transport::srtp::{MasterKey, SrtpKeys, SrtpProfile};
 use weir_sfu::transport::stun::{self, CheckRequest, StunClass, StunView};
-use weir_sfu::transport::{Entropy, Path};
+use weir_sfu::transport::{Entropy, FiveTuple};
 
 /// Longest STUN message that occurs here.
 const STUN_BYTES: usize = 200;
@@ -53,17 +53,17 @@ impl Client {
     }
 
     /// Its address and ours.
-    pub fn path(self) -> Path {
+    pub fn path(self) -> FiveTuple {
         let remote = Ipv4Addr::from(u32::from(FIRST_ADDRESS) + self.0);
         let local = IpAddr::V4(SERVER_ADDRESS);
-        Path { local: Some(local), remote: SocketAddr::new(remote.into(), 40_000) }
+        FiveTuple::udp(Some(local), SocketAddr::new(remote.into(), 40_000))
     }
 
     /// The session behind such an address.
     ///
     /// # Panics
     /// For any other address.
-    pub fn at(path: Path) -> Self {
+    pub fn at(path: FiveTuple) -> Self {
         match path.remote.ip() {
             IpAddr::V4(ip) => Self(u32::from(ip) - u32::from(FIRST_ADDRESS)),
             IpAddr::V6(_) => panic!("no client has an IPv6 address"),
@@ -227,7 +227,7 @@ pub struct Sink<W = Nowhere> {
     /// Their bytes.
     pub bytes: u64,
     /// STUN to be answered.
-    checks: VecDeque<(Path, usize, [u8; STUN_BYTES])>,
+    checks: VecDeque<(FiveTuple, usize, [u8; STUN_BYTES])>,
     wire: W,
 }
 
@@ -243,7 +243,7 @@ impl<W> Sink<W> {
     }
 
     /// The next check of ours that nobody answered yet, with its path.
-    pub fn next_check(&mut self) -> Option<(Path, Vec<u8>)> {
+    pub fn next_check(&mut self) -> Option<(FiveTuple, Vec<u8>)> {
         let (path, len, bytes) = self.checks.pop_front()?;
         Some((path, bytes[..len].to_vec()))
     }

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::gso::{GsoMemory, is_refusal};
 use crate::media::packet::PACKET_BYTES_MAX;
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 use crate::transport::egress::Transmit;
 
 /// Kernel buffer asked for in each direction (limits design 3: at least 4 MB); the kernel may give less, and a
@@ -194,7 +194,7 @@ impl MediaSocket {
         taken
     }
 
-    fn call(&self, path: Path, contents: &[u8], segment_size: Option<usize>) -> Sent {
+    fn call(&self, path: FiveTuple, contents: &[u8], segment_size: Option<usize>) -> Sent {
         let transmit = UdpTransmit {
             destination: self.to_wire(path.remote.ip(), path.remote.port()),
             ecn: None,
@@ -262,12 +262,12 @@ impl ReceiveBuffers {
         &mut self,
         count: usize,
         wall: Duration,
-        mut handle: impl FnMut(Duration, Path, &mut [u8]),
+        mut handle: impl FnMut(Duration, FiveTuple, &mut [u8]),
     ) {
         let received = self.bytes.chunks_mut(self.stride).zip(&self.meta).take(count);
         for (bytes, meta) in received {
             let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-            let path = Path { local: meta.dst_ip.map(|ip| ip.to_canonical()), remote };
+            let path = FiveTuple::udp(meta.dst_ip.map(|ip| ip.to_canonical()), remote);
             let age = meta.timestamp.map_or(Duration::ZERO, |at| wall.saturating_sub(at));
             let age = if age > AGE_MAX { Duration::ZERO } else { age };
             let Some(bytes) = bytes.get_mut(..meta.len) else { continue };
@@ -287,15 +287,15 @@ mod tests {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
     }
 
-    fn pair() -> (MediaSocket, MediaSocket, Path) {
+    fn pair() -> (MediaSocket, MediaSocket, FiveTuple) {
         let [sender, receiver] = [0, 1]
             .map(|_| MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0));
         let local = Some(sender.local_addr().unwrap().ip());
-        let path = Path { local, remote: receiver.local_addr().unwrap() };
+        let path = FiveTuple::udp(local, receiver.local_addr().unwrap());
         (sender, receiver, path)
     }
 
-    fn receive(socket: &mut MediaSocket) -> Vec<(Path, Vec<u8>)> {
+    fn receive(socket: &mut MediaSocket) -> Vec<(FiveTuple, Vec<u8>)> {
         let mut buffers = socket.receive_buffers();
         let mut got = Vec::new();
         while let Ok(count) = socket.receive(&mut buffers) {
@@ -327,7 +327,7 @@ mod tests {
         let (mut sender, mut receiver, path) = pair();
         let oversized = vec![0; 70_000]; // EMSGSIZE
         sender.send(Transmit { path, contents: &oversized, segment_size: None });
-        let wrong_family = Path { local: None, remote: "[::1]:9".parse().unwrap() };
+        let wrong_family = FiveTuple::udp(None, "[::1]:9".parse().unwrap());
         sender.send(Transmit { path: wrong_family, contents: b"x", segment_size: None });
         assert_eq!(sender.stats().send_errors, 2);
         sender.send(Transmit { path, contents: b"still alive", segment_size: None });
@@ -339,7 +339,7 @@ mod tests {
         let mut dual = MediaSocket::bind_group("[::]:0".parse().unwrap(), 1).unwrap().remove(0);
         let port = dual.local_addr().unwrap().port();
         let mut v4 = MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
-        let to_dual = Path { local: None, remote: SocketAddr::new([127, 0, 0, 1].into(), port) };
+        let to_dual = FiveTuple::udp(None, SocketAddr::new([127, 0, 0, 1].into(), port));
         v4.send(Transmit { path: to_dual, contents: b"ping", segment_size: None });
         let got = receive(&mut dual);
         let (path, _) = got.first().expect("it arrived");
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn an_address_that_nobody_can_send_to_costs_the_others_nothing() {
         let (mut sender, mut receiver, path) = pair();
-        let nowhere = Path { remote: SocketAddr::new(path.remote.ip(), 0), ..path };
+        let nowhere = FiveTuple { remote: SocketAddr::new(path.remote.ip(), 0), ..path };
         for segment_size in [None, Some(100)] {
             assert_eq!(
                 sender.send(Transmit { path: nowhere, contents: &[7; 250], segment_size }),

@@ -13,7 +13,7 @@ use super::table::StreamId;
 use super::wake::WakeFlag;
 use crate::media::Packet;
 use crate::media::source_clock::ClockAnchor;
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 
 /// Items per media ring. Full: the packet is dropped (`DropReason::RingFull`), the reader sees the
 /// gap by number.
@@ -83,6 +83,10 @@ pub struct RingPort {
     pub index: usize,
     outgoing: Vec<Option<Outgoing>>,
     incoming: Vec<Incoming>,
+    /// Ring that is asked first for the next media item, and for the next stray. Each moves on with every item, so
+    /// that one worker's full ring does not starve the others.
+    next_media: usize,
+    next_stray: usize,
 }
 
 #[derive(Debug)]
@@ -107,6 +111,8 @@ pub fn mesh(wakes: &[WakeFlag]) -> Vec<RingPort> {
             index,
             outgoing: (0..count).map(|_| None).collect(),
             incoming: Vec::new(),
+            next_media: 0,
+            next_stray: 0,
         })
         .collect();
     for from in 0..count {
@@ -139,7 +145,7 @@ impl RingPort {
     }
 
     /// Sends a datagram to the worker that owns its session. False if the ring is full.
-    pub fn send_stray(&mut self, to: usize, path: Path, datagram: &[u8]) -> bool {
+    pub fn send_stray(&mut self, to: usize, path: FiveTuple, datagram: &[u8]) -> bool {
         let Some(Some(ring)) = self.outgoing.get_mut(to) else { return false };
         ring.written = true;
         let header = StrayHeader::encode(path, datagram.len());
@@ -169,15 +175,33 @@ impl RingPort {
         self.incoming.iter().any(|ring| !ring.media.is_empty() || !ring.strays.is_empty())
     }
 
-    /// Takes the next media item, going round the other workers.
+    /// Takes the next media item, from one worker's ring after the other.
     pub fn receive_media(&mut self) -> Option<MediaItem> {
-        self.incoming.iter_mut().find_map(|ring| ring.media.pop().ok())
+        round_robin(&mut self.incoming, &mut self.next_media, |ring| ring.media.pop().ok())
     }
 
-    /// Takes the next stray datagram into `buffer`.
-    pub fn receive_stray(&mut self, buffer: &mut [u8]) -> Option<(Path, usize)> {
-        self.incoming.iter_mut().find_map(|ring| read_stray(&mut ring.strays, buffer))
+    /// Takes the next stray datagram into `buffer`, from one worker's ring after the other.
+    pub fn receive_stray(&mut self, buffer: &mut [u8]) -> Option<(FiveTuple, usize)> {
+        round_robin(&mut self.incoming, &mut self.next_stray, |ring| {
+            read_stray(&mut ring.strays, buffer)
+        })
     }
+}
+
+/// First item that a ring has, beginning at `next`, which then stands behind that ring.
+fn round_robin<T>(
+    rings: &mut [Incoming],
+    next: &mut usize,
+    mut take: impl FnMut(&mut Incoming) -> Option<T>,
+) -> Option<T> {
+    for _ in 0..rings.len() {
+        let at = *next % rings.len();
+        *next = at + 1;
+        if let Some(item) = rings.get_mut(at).and_then(&mut take) {
+            return Some(item);
+        }
+    }
+    None
 }
 
 /// Fixed header of a stray: remote IP and port, local IP, flags, length.
@@ -189,7 +213,7 @@ pub(super) const STRAY_HEADER_BYTES: usize = 16 + 2 + 16 + 1 + 2;
 impl StrayHeader {
     const LOCAL: u8 = 1;
 
-    fn encode(path: Path, len: usize) -> [u8; STRAY_HEADER_BYTES] {
+    fn encode(path: FiveTuple, len: usize) -> [u8; STRAY_HEADER_BYTES] {
         let mut header = [0; STRAY_HEADER_BYTES];
         let local = path.local.map_or([0; 16], |ip| to_v6(ip).octets());
         let flags = if path.local.is_some() { Self::LOCAL } else { 0 };
@@ -206,14 +230,17 @@ impl StrayHeader {
         header
     }
 
-    fn decode(header: &[u8; STRAY_HEADER_BYTES]) -> Option<(Path, usize)> {
+    fn decode(header: &[u8; STRAY_HEADER_BYTES]) -> Option<(FiveTuple, usize)> {
         let (remote_ip, rest) = header.split_first_chunk::<16>()?;
         let (port, rest) = rest.split_first_chunk::<2>()?;
         let (local, rest) = rest.split_first_chunk::<16>()?;
         let (flags, rest) = rest.split_first()?;
         let remote = SocketAddr::new(from_v6(*remote_ip), u16::from_be_bytes(*port));
         let local = (flags & Self::LOCAL != 0).then(|| from_v6(*local));
-        Some((Path { local, remote }, usize::from(u16::from_be_bytes(*rest.first_chunk::<2>()?))))
+        Some((
+            FiveTuple::udp(local, remote),
+            usize::from(u16::from_be_bytes(*rest.first_chunk::<2>()?)),
+        ))
     }
 }
 
@@ -229,7 +256,7 @@ fn from_v6(octets: [u8; 16]) -> IpAddr {
     ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), |v4: Ipv4Addr| IpAddr::V4(v4))
 }
 
-fn read_stray(ring: &mut Consumer<u8>, buffer: &mut [u8]) -> Option<(Path, usize)> {
+fn read_stray(ring: &mut Consumer<u8>, buffer: &mut [u8]) -> Option<(FiveTuple, usize)> {
     let mut header = [0; STRAY_HEADER_BYTES];
     copy_out(ring, &mut header)?;
     let (path, len) = StrayHeader::decode(&header)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::ring::{STRAY_HEADER_BYTES, STRAY_RING_BYTES};
 use super::*;
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 
 struct NoWaker;
 
@@ -27,12 +27,9 @@ fn strays_keep_address_and_bytes_over_the_wrap() {
     let (mut a, mut b) = pair();
     let mut buffer = [0; 1500];
     let paths = [
-        Path { local: None, remote: "192.0.2.1:40000".parse().unwrap() },
-        Path {
-            local: Some("2001:db8::1".parse().unwrap()),
-            remote: "[2001:db8::2]:1".parse().unwrap(),
-        },
-        Path { local: Some("127.0.0.1".parse().unwrap()), remote: "127.0.0.1:9".parse().unwrap() },
+        FiveTuple::udp(None, "192.0.2.1:40000".parse().unwrap()),
+        FiveTuple::udp(Some("2001:db8::1".parse().unwrap()), "[2001:db8::2]:1".parse().unwrap()),
+        FiveTuple::udp(Some("127.0.0.1".parse().unwrap()), "127.0.0.1:9".parse().unwrap()),
     ];
     for round in 0..200usize {
         for path in paths {
@@ -48,7 +45,7 @@ fn strays_keep_address_and_bytes_over_the_wrap() {
 #[test]
 fn a_full_ring_refuses_and_keeps_what_it_has() {
     let (mut a, mut b) = pair();
-    let path = Path { local: None, remote: "127.0.0.1:9".parse().unwrap() };
+    let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
     let fits = STRAY_RING_BYTES / (STRAY_HEADER_BYTES + 1000);
     for _ in 0..fits {
         assert!(a.send_stray(1, path, &[7; 1000]));
@@ -97,4 +94,20 @@ fn requests_are_taken_once_and_never_mixed_up() {
     assert!(requests.contains(7, 7) && requests.contains(0, 1));
     assert!(!requests.contains(1, 0) && !requests.contains(8, 0) && !requests.contains(0, 8));
     assert!(board.take().is_empty());
+}
+
+#[test]
+fn a_worker_with_a_full_ring_does_not_starve_the_others() {
+    let wakes: Vec<_> = (0..3).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
+    let mut ports = mesh(&wakes);
+    let mut reader = ports.remove(0);
+    let from = [1, 2].map(|n| FiveTuple::udp(None, format!("192.0.2.{n}:9").parse().unwrap()));
+    for _ in 0..10 {
+        for (port, path) in ports.iter_mut().zip(from) {
+            assert!(port.send_stray(0, path, &[7]));
+        }
+    }
+    let mut buffer = [0; 1500];
+    let got: Vec<_> = (0..6).map(|_| reader.receive_stray(&mut buffer).unwrap().0).collect();
+    assert_eq!(got.iter().filter(|path| **path == from[0]).count(), 3, "{got:?}");
 }

@@ -4,13 +4,13 @@
 
 use std::time::Instant;
 
-use super::Path;
+use super::FiveTuple;
 
 /// One or several datagrams for one destination.
 #[derive(Debug, Clone, Copy)]
 pub struct Transmit<'a> {
     /// From which of our addresses to whom.
-    pub path: Path,
+    pub path: FiveTuple,
     /// The bytes; several datagrams lie back to back.
     pub contents: &'a [u8],
     /// Size of each datagram but the last, which may be smaller; `None` for a single one.

@@ -18,7 +18,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
-use super::{Entropy, Path};
+use super::{Entropy, FiveTuple};
 use crate::error::DropReason;
 use crate::ids::Role;
 use crate::sdp::IceCredentials;
@@ -88,7 +88,7 @@ pub struct IceEvent {
     /// This was the very first valid check of the session: a DTLS client may start.
     pub first_check: bool,
     /// The path we send on was chosen, moved, or (viewer) confirmed by its answer to our check.
-    pub nominated: Option<Path>,
+    pub nominated: Option<FiveTuple>,
 }
 
 /// The agent. See the head of this file.
@@ -99,7 +99,7 @@ pub struct IceAgent {
     /// The credentials before a restart, until a pair of the new ones is selected.
     previous: Option<Generation>,
     /// A pair that egress moves to once it is confirmed.
-    target: Option<Path>,
+    target: Option<FiveTuple>,
     confirm: Option<Check>,
     consent: Option<Check>,
     consent_at: Option<Instant>,
@@ -113,7 +113,7 @@ pub struct IceAgent {
     authenticated: bool,
     /// Whether the selected pair is confirmed: read for each turn's packets, so kept at hand.
     confirmed: bool,
-    selected: Option<Path>,
+    selected: Option<FiveTuple>,
     /// Bytes left on the selected pair since it was confirmed, not yet added to it.
     sent: u64,
 }
@@ -134,7 +134,7 @@ impl Generation {
 
 /// An address pair that passed an authenticated check.
 struct Pair {
-    path: Path,
+    path: FiveTuple,
     last_seen: Instant,
     nominated: bool,
     confirmed: bool,
@@ -145,7 +145,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(path: Path, now: Instant) -> Self {
+    fn new(path: FiveTuple, now: Instant) -> Self {
         Self {
             path,
             last_seen: now,
@@ -202,7 +202,7 @@ impl IceAgent {
     pub fn handle_stun(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
         reply: &mut [u8],
     ) -> Result<IceEvent, DropReason> {
@@ -222,7 +222,7 @@ impl IceAgent {
     fn handle_request(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         len: usize,
         view: &StunView<'_>,
         reply: &mut [u8],
@@ -272,7 +272,7 @@ impl IceAgent {
     fn on_fresh_check(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         is_current: bool,
         use_candidate: bool,
         event: &mut IceEvent,
@@ -336,7 +336,7 @@ impl IceAgent {
     fn handle_answer(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         view: &StunView<'_>,
     ) -> Result<IceEvent, DropReason> {
         let id = view.transaction_id();
@@ -377,7 +377,7 @@ impl IceAgent {
 
     /// Whether this pair passed an authenticated check: only then do its DTLS, SRTP and SRTCP bytes
     /// deserve a look (quality B1).
-    pub fn is_validated(&self, path: Path) -> bool {
+    pub fn is_validated(&self, path: FiveTuple) -> bool {
         self.pairs.iter().any(|pair| pair.path == path)
     }
 
@@ -387,7 +387,7 @@ impl IceAgent {
     }
 
     /// The path we send on: before any confirmation the first validated pair.
-    pub fn selected(&self) -> Option<Path> {
+    pub fn selected(&self) -> Option<FiveTuple> {
         self.selected
     }
 
@@ -445,7 +445,7 @@ impl IceAgent {
     }
 
     /// Counts the bytes of a datagram other than STUN from a validated pair, for the 3 × rule.
-    pub fn on_datagram(&mut self, path: Path, bytes: usize) {
+    pub fn on_datagram(&mut self, path: FiveTuple, bytes: usize) {
         if let Some(pair) = self.pair_mut(path) {
             pair.received = pair.received.saturating_add(bytes as u64);
         }
@@ -453,7 +453,7 @@ impl IceAgent {
 
     /// An SRTP, SRTCP or DTLS packet from `path` was authenticated: life. If a publisher has
     /// nominated that path and it waits for confirmation, this is it; then true.
-    pub fn on_authenticated(&mut self, now: Instant, path: Path) -> bool {
+    pub fn on_authenticated(&mut self, now: Instant, path: FiveTuple) -> bool {
         // Consent of a viewer is for where we send (RFC 7675): reports from elsewhere must not keep a
         // stream alive that goes to an address its viewer has left.
         if self.kind == Role::Publisher || self.selected == Some(path) || self.selected.is_none() {
@@ -478,7 +478,7 @@ impl IceAgent {
         now: Instant,
         entropy: &mut dyn Entropy,
         out: &mut [u8],
-    ) -> Option<(Path, usize)> {
+    ) -> Option<(FiveTuple, usize)> {
         let is_confirm = self.confirm.as_ref().is_some_and(|check| check.is_due(now));
         let check = if is_confirm { &mut self.confirm } else { &mut self.consent };
         let check = check.as_mut().filter(|check| check.is_due(now))?;
@@ -511,7 +511,7 @@ impl IceAgent {
 
     /// Whether a check of ours may leave, and counts it if so: a pair that has not answered gets no
     /// more than [`UNCONFIRMED_FACTOR`] × what came from it, answers and checks included.
-    fn may_check(&mut self, path: Path, len: usize) -> bool {
+    fn may_check(&mut self, path: FiveTuple, len: usize) -> bool {
         let Some(pair) = self.pair_mut(path) else { return false };
         let sent = pair.sent.saturating_add(len as u64);
         if !pair.confirmed && sent > pair.received.saturating_mul(UNCONFIRMED_FACTOR) {
@@ -579,11 +579,11 @@ impl IceAgent {
         self.rtt
     }
 
-    fn pair_mut(&mut self, path: Path) -> Option<&mut Pair> {
+    fn pair_mut(&mut self, path: FiveTuple) -> Option<&mut Pair> {
         self.pairs.iter_mut().find(|pair| pair.path == path)
     }
 
-    fn is_confirmed(&self, path: Path) -> bool {
+    fn is_confirmed(&self, path: FiveTuple) -> bool {
         self.pairs.iter().any(|pair| pair.path == path && pair.confirmed)
     }
 
@@ -591,7 +591,7 @@ impl IceAgent {
         self.confirmed
     }
 
-    fn set_confirmed(&mut self, path: Path, confirmed: bool) {
+    fn set_confirmed(&mut self, path: FiveTuple, confirmed: bool) {
         if self.selected == Some(path) {
             self.settle();
             self.confirmed = confirmed;
@@ -602,7 +602,7 @@ impl IceAgent {
     }
 
     /// Makes `path` the one we send on. The credentials before a restart have then done their duty.
-    fn select(&mut self, path: Path) {
+    fn select(&mut self, path: FiveTuple) {
         self.settle();
         self.selected = Some(path);
         self.confirmed = self.is_confirmed(path);
@@ -613,13 +613,13 @@ impl IceAgent {
         }
     }
 
-    fn begin_confirm(&mut self, now: Instant, path: Path) {
+    fn begin_confirm(&mut self, now: Instant, path: FiveTuple) {
         if self.confirm.as_ref().is_none_or(|check| check.path != path) {
             self.confirm = Some(Check::new(path, now, true));
         }
     }
 
-    fn add_pair(&mut self, path: Path, now: Instant) -> Result<(), DropReason> {
+    fn add_pair(&mut self, path: FiveTuple, now: Instant) -> Result<(), DropReason> {
         if self.pairs.len() >= MAX_PAIRS {
             let (selected, target) = (self.selected, self.target);
             let (index, _) = self
@@ -642,7 +642,7 @@ impl IceAgent {
 
 /// A check of ours under way: up to [`CHECK_ATTEMPTS`] requests on one path.
 struct Check {
-    path: Path,
+    path: FiveTuple,
     /// Signed with the present credentials, not with those before a restart.
     current: bool,
     attempts: usize,
@@ -651,7 +651,7 @@ struct Check {
 }
 
 impl Check {
-    fn new(path: Path, now: Instant, current: bool) -> Self {
+    fn new(path: FiveTuple, now: Instant, current: bool) -> Self {
         Self { path, current, attempts: 0, next_at: now, requests: [None; CHECK_ATTEMPTS] }
     }
 
@@ -740,9 +740,9 @@ mod tests {
         IceCredentials { ufrag: name.into(), pwd: format!("{name}-password-of-22-chars") }
     }
 
-    fn path(n: u16) -> Path {
+    fn path(n: u16) -> FiveTuple {
         let remote = format!("198.51.100.{}:{}", n % 250, 5_000 + n).parse().unwrap();
-        Path { local: Some("192.0.2.1".parse().unwrap()), remote }
+        FiveTuple::udp(Some("192.0.2.1".parse().unwrap()), remote)
     }
 
     impl Story {
@@ -771,21 +771,21 @@ mod tests {
             )
         }
 
-        fn deliver(&mut self, from: Path, datagram: &[u8]) -> Result<IceEvent, DropReason> {
+        fn deliver(&mut self, from: FiveTuple, datagram: &[u8]) -> Result<IceEvent, DropReason> {
             self.agent.handle_stun(self.now, from, datagram, &mut [0u8; 100])
         }
 
-        fn ping(&mut self, from: Path) -> Result<IceEvent, DropReason> {
+        fn ping(&mut self, from: FiveTuple) -> Result<IceEvent, DropReason> {
             let check = self.check(&[]);
             self.deliver(from, &check)
         }
 
-        fn nominate(&mut self, from: Path) -> Result<IceEvent, DropReason> {
+        fn nominate(&mut self, from: FiveTuple) -> Result<IceEvent, DropReason> {
             let check = self.check(&[USE_CANDIDATE]);
             self.deliver(from, &check)
         }
 
-        fn our_checks(&mut self) -> Vec<(Path, Vec<u8>)> {
+        fn our_checks(&mut self) -> Vec<(FiveTuple, Vec<u8>)> {
             let mut out = [0u8; 700];
             let mut checks = Vec::new();
             self.agent.handle_timeout(self.now);
@@ -810,7 +810,7 @@ mod tests {
         }
 
         /// Lets the client at `at` answer whatever we ask it now.
-        fn answer_all(&mut self, at: Path) -> usize {
+        fn answer_all(&mut self, at: FiveTuple) -> usize {
             let checks = self.our_checks();
             let mine: Vec<_> = checks.iter().filter(|(to, _)| *to == at).collect();
             for (_, check) in &mine {
@@ -821,7 +821,7 @@ mod tests {
         }
 
         /// Time passes in the steps that the agent asks for; the checks that left meanwhile.
-        fn sleep(&mut self, span: Duration) -> Vec<(Duration, Path, Vec<u8>)> {
+        fn sleep(&mut self, span: Duration) -> Vec<(Duration, FiveTuple, Vec<u8>)> {
             let (start, end) = (self.now, self.now + span);
             let mut sent = Vec::new();
             while let Some(at) = self.agent.next_timeout().filter(|at| *at <= end) {

@@ -10,7 +10,7 @@ use super::dtls::{Dtls, DtlsBackend, DtlsEvent};
 use super::egress::{Egress, Transmit};
 use super::ice::{IceAgent, IceConfig};
 use super::srtp::{Opened, SrtpProfile, SrtpReceiver, SrtpSender, Tail};
-use super::{Entropy, Path};
+use super::{Entropy, FiveTuple};
 use crate::error::{CloseReason, DropReason};
 use crate::forward::Plaintext;
 use crate::ids::Role;
@@ -104,7 +104,7 @@ impl Peer {
     }
 
     /// Where we send now.
-    pub fn selected(&self) -> Option<Path> {
+    pub fn selected(&self) -> Option<FiveTuple> {
         self.ice.selected()
     }
 
@@ -130,12 +130,12 @@ impl Peer {
     }
 
     /// Whether this pair is one of the session's, and the session proved to be alive within `span`.
-    pub fn holds(&self, path: Path, now: Instant, span: Duration) -> bool {
+    pub fn holds(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
         self.ice.is_validated(path) && now.saturating_duration_since(self.ice.last_life()) < span
     }
 
     /// Whether a valid check came from this pair.
-    pub fn is_validated(&self, path: Path) -> bool {
+    pub fn is_validated(&self, path: FiveTuple) -> bool {
         self.ice.is_validated(path)
     }
 
@@ -156,7 +156,7 @@ impl Peer {
     pub fn handle_stun(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
         egress: &mut dyn Egress,
     ) -> Result<(), DropReason> {
@@ -182,7 +182,7 @@ impl Peer {
     pub fn handle_dtls(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         self.admit(path, datagram.len())?;
@@ -196,7 +196,7 @@ impl Peer {
     pub fn open_rtp(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         packet: &[u8],
         header: &RtpHeader,
         out: &mut [u8],
@@ -216,7 +216,7 @@ impl Peer {
     pub fn open_rtcp(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         packet: &mut [u8],
     ) -> Result<usize, DropReason> {
         self.admit(path, packet.len())?;
@@ -319,7 +319,7 @@ impl Peer {
         self.send_dtls(egress);
     }
 
-    fn admit(&mut self, path: Path, bytes: usize) -> Result<(), DropReason> {
+    fn admit(&mut self, path: FiveTuple, bytes: usize) -> Result<(), DropReason> {
         if !self.ice.is_validated(path) {
             return Err(DropReason::UnvalidatedAddress);
         }

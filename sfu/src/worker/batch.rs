@@ -4,7 +4,7 @@
 //! packet begins a new message. Order is kept. Called by `subscriber.rs`.
 
 use crate::media::packet::PACKET_BYTES_MAX;
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 use crate::transport::egress::{Egress, Transmit};
 
 /// Datagrams per message: 16 have 90 % of what batching can gain (limits section 7).
@@ -12,10 +12,6 @@ pub(super) const SEGMENTS_MAX: usize = 16;
 
 /// Room for one packet while it is written: the largest input plus header, extensions and tag.
 pub(super) const SLOT_BYTES: usize = PACKET_BYTES_MAX + 128;
-
-/// Largest datagram sent: what an Ethernet path takes beside IPv4 and UDP headers. Larger ones are
-/// dropped with `DropReason::TooLargeToSend`.
-pub(super) const DATAGRAM_BYTES_MAX: usize = 1472;
 
 /// Packets for one destination, waiting for the next message to be full.
 #[derive(Debug)]
@@ -46,7 +42,7 @@ impl Batch {
 
     /// Takes the packet written into the slot. Sends the message if it is full or closed by a
     /// smaller packet.
-    pub(super) fn commit(&mut self, len: usize, path: Path, egress: &mut dyn Egress) {
+    pub(super) fn commit(&mut self, len: usize, path: FiveTuple, egress: &mut dyn Egress) {
         if self.count > 0 && len > self.segment {
             let start = self.len;
             self.flush(path, egress);
@@ -63,7 +59,7 @@ impl Batch {
     }
 
     /// Sends what waits.
-    pub(super) fn flush(&mut self, path: Path, egress: &mut dyn Egress) {
+    pub(super) fn flush(&mut self, path: FiveTuple, egress: &mut dyn Egress) {
         let segment_size = (self.count > 1).then_some(self.segment);
         if let Some(contents) = self.bytes.get(..self.len).filter(|bytes| !bytes.is_empty()) {
             egress.send(Transmit { path, contents, segment_size });
@@ -89,7 +85,7 @@ mod tests {
 
     #[test]
     fn messages_hold_equal_sizes_and_keep_order() {
-        let path = Path { local: None, remote: "127.0.0.1:9".parse().unwrap() };
+        let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
         let mut batch = Batch::new();
         let mut sent = Sent::default();
         for (n, len) in [100, 100, 60, 100, 1200, 1200, 1200, 1201].into_iter().enumerate() {
@@ -110,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_message_is_never_longer_than_the_limit() {
-        let path = Path { local: None, remote: "127.0.0.1:9".parse().unwrap() };
+        let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
         let mut batch = Batch::new();
         let mut sent = Sent::default();
         for _ in 0..SEGMENTS_MAX + 1 {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::session::{PerSecondLimit, SessionKey};
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 
 /// Checks of sessions elsewhere that are verified per second, and plain Binding requests answered per
 /// second (quality B2). More is dropped (`DropReason::StunRateLimited`). Unknown names cost neither.
@@ -22,7 +22,7 @@ const STRAYS_ORDERED_MAX: usize = 2 * STRAY_ADDRESSES_MAX;
 /// Address and name maps of one worker.
 #[derive(Debug)]
 pub(super) struct Demux {
-    by_path: HashMap<Path, SessionKey>,
+    by_path: HashMap<FiveTuple, SessionKey>,
     by_ufrag: HashMap<Box<str>, SessionKey>,
     strays: HashMap<SocketAddr, usize>,
     /// Strays from the oldest to the newest.
@@ -46,7 +46,7 @@ impl Default for Demux {
 
 impl Demux {
     /// The session that an address pair belongs to.
-    pub(super) fn session_at(&self, path: Path) -> Option<SessionKey> {
+    pub(super) fn session_at(&self, path: FiveTuple) -> Option<SessionKey> {
         self.by_path.get(&path).copied()
     }
 
@@ -56,13 +56,13 @@ impl Demux {
     }
 
     /// A check for this session was valid on this pair: it is its from now on.
-    pub(super) fn learn_path(&mut self, path: Path, key: SessionKey) {
+    pub(super) fn learn_path(&mut self, path: FiveTuple, key: SessionKey) {
         self.by_path.insert(path, key);
         self.forget_stray(path.remote);
     }
 
     /// The pair is not this session's any more.
-    pub(super) fn forget_path(&mut self, path: Path, key: SessionKey) {
+    pub(super) fn forget_path(&mut self, path: FiveTuple, key: SessionKey) {
         if self.by_path.get(&path) == Some(&key) {
             self.by_path.remove(&path);
         }
@@ -79,7 +79,7 @@ impl Demux {
     }
 
     /// Forgets everything about a session.
-    pub(super) fn forget(&mut self, key: SessionKey, ufrags: &[Box<str>], paths: &[Path]) {
+    pub(super) fn forget(&mut self, key: SessionKey, ufrags: &[Box<str>], paths: &[FiveTuple]) {
         for ufrag in ufrags {
             self.by_ufrag.remove(ufrag);
         }

@@ -11,7 +11,7 @@ use crate::error::DropReason;
 use crate::ids::Role;
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::rtp::packet::{PacketClass, classify};
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 use crate::transport::egress::{Egress, Transmit};
 use crate::transport::peer::PeerState;
 use crate::transport::stun::{self, StunView};
@@ -23,7 +23,7 @@ impl Worker {
     pub(super) fn dispatch(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         datagram: &mut [u8],
         stray: bool,
         egress: &mut dyn Egress,
@@ -66,7 +66,7 @@ impl Worker {
     pub(super) fn session_of_stun(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
         stray: bool,
         egress: &mut dyn Egress,
@@ -126,7 +126,7 @@ impl Worker {
     /// Passes a datagram of another worker's session on, once.
     pub(super) fn pass_on(
         &mut self,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
         stray: bool,
     ) -> Result<Option<SessionKey>, DropReason> {
@@ -139,7 +139,7 @@ impl Worker {
     pub(super) fn send_stray(
         &mut self,
         worker: usize,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         match self.context.port.send_stray(worker, path, datagram) {
@@ -152,7 +152,7 @@ impl Worker {
         &mut self,
         now: Instant,
         key: SessionKey,
-        path: Path,
+        path: FiveTuple,
         class: PacketClass,
         datagram: &mut [u8],
         egress: &mut dyn Egress,
@@ -211,7 +211,7 @@ impl Worker {
         &mut self,
         now: Instant,
         key: SessionKey,
-        path: Path,
+        path: FiveTuple,
         datagram: &mut [u8],
         egress: &mut dyn Egress,
     ) -> Result<(), DropReason> {
@@ -245,7 +245,7 @@ impl Worker {
     /// Takes a pair from a session that fell silent on it; true if one holds it still. A session that
     /// is alive there keeps it: somebody else's well-signed check from a borrowed address must not cut
     /// it off.
-    fn release_path(&mut self, now: Instant, path: Path) -> bool {
+    fn release_path(&mut self, now: Instant, path: FiveTuple) -> bool {
         let Some(owner) = self.demux.session_at(path) else { return false };
         let held = |session: &Session| session.peer.holds(path, now, PATH_HELD);
         if self.sessions.get(owner).is_some_and(held) {
@@ -256,7 +256,7 @@ impl Worker {
     }
 
     /// Notes that a session's check was valid on this pair.
-    fn learn_path(&mut self, now: Instant, path: Path, key: SessionKey) {
+    fn learn_path(&mut self, now: Instant, path: FiveTuple, key: SessionKey) {
         let validated = |session: &Session| session.peer.is_validated(path);
         if self.demux.session_at(path) == Some(key)
             || !self.sessions.get(key).is_some_and(validated)

@@ -13,7 +13,7 @@ use super::Worker;
 use super::session::SessionKey;
 use crate::error::DropReason;
 use crate::rtp::packet::PacketClass;
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 use crate::transport::egress::Egress;
 
 /// Datagrams that may wait, of all sessions. One more is dropped (`DropReason::DtlsLimit`); the client
@@ -34,7 +34,7 @@ pub(super) struct Handshakes {
 struct Waiting {
     since: Instant,
     key: SessionKey,
-    path: Path,
+    path: FiveTuple,
     datagram: Box<[u8]>,
 }
 
@@ -51,7 +51,7 @@ impl Worker {
         &mut self,
         now: Instant,
         key: SessionKey,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         let full = self.handshakes.waiting.len() >= WAITING_MAX;

@@ -62,7 +62,7 @@ use crate::router::{RingPort, StreamId, StreamShared};
 use crate::sdp::IceCredentials;
 use crate::transport::dtls::DtlsBackend;
 use crate::transport::egress::Egress;
-use crate::transport::{Entropy, Path};
+use crate::transport::{Entropy, FiveTuple};
 use crate::units::ClockBase;
 
 /// How often caches are aged and publishers compared with the shared state.
@@ -223,7 +223,7 @@ impl Worker {
     pub fn handle_datagram(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         datagram: &mut [u8],
         egress: &mut dyn Egress,
     ) {

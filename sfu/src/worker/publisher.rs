@@ -31,7 +31,7 @@ use crate::rtp::ext::ExtKind;
 use crate::rtp::packet::RtpHeader;
 use crate::rtp::rtcp::Rtcp;
 use crate::sdp::{PublishPlan, PublishTrack};
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 use crate::transport::peer::Peer;
 
 /// How often other workers are told what is known of a layer.
@@ -159,7 +159,7 @@ impl Publisher {
     pub(super) fn handle_rtp(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
         peer: &mut Peer,
         stream: &mut LocalStream,
@@ -190,7 +190,7 @@ impl Publisher {
     fn open(
         &mut self,
         now: Instant,
-        path: Path,
+        path: FiveTuple,
         datagram: &[u8],
         header: &RtpHeader,
         peer: &mut Peer,

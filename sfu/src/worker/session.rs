@@ -9,7 +9,7 @@ use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId};
 use crate::router::StreamShared;
 use crate::sdp::{IceCredentials, PublishPlan, RemoteTransport, SubscribePlan};
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 use crate::transport::peer::Peer;
 
 /// A session as the control plane hands it over: agreed in SDP, not yet connected.
@@ -102,7 +102,7 @@ pub(super) struct Session {
     /// Keys under which it is known to the lobby: one, or two after an ICE restart.
     pub ufrags: Vec<Box<str>>,
     /// Address pairs that lead here: those its ICE agent knows, so at most eight.
-    pub(super) paths: Vec<Path>,
+    pub(super) paths: Vec<FiveTuple>,
     /// DTLS datagrams of its that wait for their turn.
     pub(super) handshakes_waiting: u8,
     /// RTCP packets it may still send in this second (quality B2).

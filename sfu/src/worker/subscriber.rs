@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, DATAGRAM_BYTES_MAX};
+use super::batch::Batch;
 use super::context::Context;
 use super::fast_start::FastStart;
 use super::session::{PerSecondLimit, TokenBucket};
@@ -27,7 +27,7 @@ use crate::media::{Packet, PacketCache};
 use crate::repair::rtx_budget::RtxBudget;
 use crate::router::{SourceInfo, table::TRACKS_MAX};
 use crate::sdp::{SubscribePlan, SubscribeTrack, codec_matches};
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 use crate::transport::egress::Egress;
 use crate::transport::peer::Peer;
 use crate::units::Bitrate;
@@ -105,7 +105,7 @@ pub(super) struct Subscription {
 pub(super) struct Way<'a> {
     pub now: Instant,
     pub serving: Delivery,
-    pub path: Path,
+    pub path: FiveTuple,
     pub peer: &'a mut Peer,
     pub batch: &'a mut Batch,
     pub context: &'a mut Context,
@@ -123,7 +123,7 @@ impl Way<'_> {
         let written = line.write_media(record, packet, self.batch.slot());
         let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
-        match sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) {
+        match sealed.filter(|bytes| *bytes <= self.path.datagram_bytes_max()) {
             None => self.context.report.dropped.count(DropReason::TooLargeToSend),
             Some(bytes) => {
                 self.sent = (self.sent.0 + 1, self.sent.1 + bytes as u64);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, DATAGRAM_BYTES_MAX};
+use super::batch::Batch;
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::stream::LocalStream;
 use super::subscriber::{REPORT_WAIT_MAX, Subscriber, Way};
@@ -15,7 +15,7 @@ use crate::error::DropReason;
 use crate::forward::Plaintext;
 use crate::media::Packet;
 use crate::rtp::rtcp::{Rtcp, RtcpWriter, SenderReportOut};
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 use crate::transport::egress::Egress;
 use crate::transport::peer::Peer;
 
@@ -243,12 +243,12 @@ impl Subscriber {
 fn commit(
     sealed: Option<usize>,
     peer: &mut Peer,
-    path: Path,
+    path: FiveTuple,
     batch: &mut Batch,
     context: &mut Context,
     egress: &mut dyn Egress,
 ) -> Option<usize> {
-    let Some(bytes) = sealed.filter(|bytes| *bytes <= DATAGRAM_BYTES_MAX) else {
+    let Some(bytes) = sealed.filter(|bytes| *bytes <= path.datagram_bytes_max()) else {
         context.report.dropped.count(DropReason::TooLargeToSend);
         return None;
     };

@@ -15,7 +15,7 @@ use super::keyframe_requests::KeyframeRequestBits;
 use super::ring::{LayerInfoUpdate, MediaItem, RingPort, mesh};
 use super::table::StreamId;
 use super::wake::{WakeFlag, Waker};
-use crate::transport::Path;
+use crate::transport::FiveTuple;
 
 /// What a worker's thread waits on: a wake makes the current or next wait return.
 struct EventDescriptor {
@@ -200,7 +200,7 @@ fn write_media(port: &mut RingPort) {
 }
 
 fn write_stray(port: &mut RingPort) {
-    let path = Path { local: None, remote: ([127, 0, 0, 1], 9).into() };
+    let path = FiveTuple::udp(None, ([127, 0, 0, 1], 9).into());
     assert!(port.send_stray(1, path, b"stray"), "the ring has room");
 }
 

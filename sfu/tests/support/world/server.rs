@@ -16,7 +16,7 @@ use weir_sfu::ids::SessionId;
 use weir_sfu::router::{WakeFlag, Waker, mesh};
 use weir_sfu::transport::dtls::DtlsCertificate;
 use weir_sfu::transport::egress::{Egress, Transmit};
-use weir_sfu::transport::{Entropy, Path};
+use weir_sfu::transport::{Entropy, FiveTuple};
 use weir_sfu::units::ClockBase;
 use weir_sfu::worker::{Command, Event, Lobby, SessionInfo, Worker, WorkerConfig, WorkerReport};
 
@@ -150,7 +150,7 @@ pub(crate) struct World {
 }
 
 #[derive(Default)]
-struct Outbox(Vec<(Path, Vec<u8>)>, u64);
+struct Outbox(Vec<(FiveTuple, Vec<u8>)>, u64);
 
 impl Egress for Outbox {
     fn send(&mut self, transmit: Transmit<'_>) {
@@ -502,7 +502,7 @@ impl World {
             socket.push((from, bytes.to_vec()));
             return;
         }
-        let path = Path { local: Some(self.server.ip()), remote: from };
+        let path = FiveTuple::udp(Some(self.server.ip()), from);
         let mut outbox = Outbox::default();
         self.workers[worker].handle_datagram(self.now, path, &mut bytes.to_vec(), &mut outbox);
         self.post(outbox);

@@ -21,7 +21,7 @@ use crate::netns::{self, Device};
 use crate::session::Client;
 use crate::stopwatch::{Stopwatch, median, smoke_run};
 use crate::wire::{Inlet, Message, Viewers, Wire};
-use crate::world::{Scene, World};
+use crate::world::{Frame, Scene, World};
 
 /// How many watch what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,25 +30,38 @@ pub struct Crowd {
     pub streams: usize,
     /// Viewers of each.
     pub viewers: usize,
+    /// Each viewer watches all streams in one session.
+    pub joint: bool,
 }
 
 impl Crowd {
+    const fn apart(streams: usize, viewers: usize) -> Self {
+        Self { streams, viewers, joint: false }
+    }
+
     /// Its name in tables.
     pub fn label(self) -> String {
-        let Self { streams, viewers } = self;
-        if streams == 1 { viewers.to_string() } else { format!("{streams} x {viewers}") }
+        let Self { streams, viewers, joint } = self;
+        match (streams, joint) {
+            (1, _) => viewers.to_string(),
+            (_, false) => format!("{streams} x {viewers}"),
+            (_, true) => format!("{viewers}, {streams} subscriptions"),
+        }
     }
 }
 
 /// One stream, and its figures for few and for many beside each other.
-const BROADCAST: &[Crowd] =
-    &[Crowd { streams: 1, viewers: 100 }, Crowd { streams: 1, viewers: 1_000 }];
+const BROADCAST: &[Crowd] = &[Crowd::apart(1, 100), Crowd::apart(1, 1_000)];
 
 /// Ten rooms of ten: everybody publishes and watches the nine others.
-const CONFERENCE: &[Crowd] = &[Crowd { streams: 100, viewers: 9 }];
+const CONFERENCE: &[Crowd] = &[Crowd::apart(100, 9)];
+
+/// Ten rooms of ten again, as sessions that receive a whole room: a hundred of them with nine subscriptions each, and
+/// nine frames per turn.
+const SUBSCRIPTIONS: &[Crowd] = &[Crowd { streams: 9, viewers: 100, joint: true }];
 
 /// Ten speakers and three thousand listeners.
-const HALL: &[Crowd] = &[Crowd { streams: 10, viewers: 300 }];
+const HALL: &[Crowd] = &[Crowd::apart(10, 300)];
 
 /// What is measured together.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +85,7 @@ pub fn settings() -> impl Iterator<Item = Setting> {
         (Codec::H264, Frames::Equal { packets: 5, payload_len: 1_166 }, BROADCAST),
         (Codec::Opus, audio, BROADCAST),
         (Codec::H264, Frames::Video { kbps: 1_000 }, CONFERENCE),
+        (Codec::H264, Frames::Video { kbps: 1_000 }, SUBSCRIPTIONS),
         (Codec::Opus, audio, HALL),
     ];
     let devices = [Device::Ifb, Device::Loopback];
@@ -126,8 +140,8 @@ pub fn measure(setting: Setting) -> Result<Found, String> {
     device.route()?;
     let taken_before = netns::taken()?;
     let scene = |crowd: &Crowd| {
-        let Crowd { streams, viewers } = *crowd;
-        Scene { streams, viewers, codec, frames, ..Scene::default() }
+        let Crowd { streams, viewers, joint } = *crowd;
+        Scene { streams, viewers, joint, codec, frames, ..Scene::default() }
     };
     // Publishers get feedback too.
     let clients = crowds.iter().map(|crowd| scene(crowd).clients().count()).max().unwrap_or(0);
@@ -181,9 +195,10 @@ struct Round {
 
 /// What came in one turn, and what went out.
 struct Turn {
+    /// A stream that all viewers of the turn watch.
     stream: usize,
-    /// Lengths of the publisher's datagrams.
-    received: Vec<usize>,
+    /// Stream and length of each datagram of the publishers.
+    received: Vec<(usize, usize)>,
     cut: Vec<Message>,
 }
 
@@ -216,7 +231,7 @@ impl Stand {
 
     fn round(&mut self) -> Round {
         let mut worker = Stopwatch::default();
-        let turns = ROUND_PACKETS / (self.scene.viewers * self.scene.frames.mean_packets()) + 1;
+        let turns = ROUND_PACKETS / (self.scene.viewers * self.scene.packets_per_turn()) + 1;
         let before = self.world.sent().packets;
         let mut delivery = Delivery::default();
         let turns: Vec<_> = (0..turns).map(|_| self.turn(&mut worker, &mut delivery)).collect();
@@ -244,7 +259,7 @@ impl Stand {
             let (floor, inlet) = (&mut self.floor, &mut self.inlet);
             let sent = stopwatch.time(|| {
                 if receives {
-                    floor.receive(turn.stream, inlet);
+                    floor.receive(turn, inlet);
                 }
                 floor.turn(turn.stream, &turn.cut)
             });
@@ -256,31 +271,42 @@ impl Stand {
         stopwatch
     }
 
-    /// One frame through the worker.
+    /// One turn through the worker.
     fn turn(&mut self, stopwatch: &mut Stopwatch, delivery: &mut Delivery) -> Turn {
-        let frame = self.world.prepare_frame();
-        for datagram in &frame.datagrams {
+        let frames = self.world.prepare_turn();
+        let stream = frames.first().expect("a turn has a frame").stream;
+        let datagrams = || {
+            let of = |frame: &Frame| frame.datagrams.iter().map(move |bytes| (frame.stream, bytes));
+            frames.iter().flat_map(of)
+        };
+        for (_, datagram) in datagrams() {
             self.inlet.publish(datagram).expect("loopback takes it");
         }
-        let one = self.scene.viewers_of(frame.stream).next().expect("somebody watches");
+        let received: Vec<_> = datagrams().map(|(stream, bytes)| (stream, bytes.len())).collect();
+        let one = self.scene.viewers_of(stream).next().expect("somebody watches");
         self.world.wire().watch(one);
         let (sent, media) = (self.world.wire().datagrams, self.world.sent().packets);
+        let visits = self.world.wire().visits;
         let (world, inlet) = (&mut self.world, &mut self.inlet);
+        let mut streams = received.iter().map(|(stream, _)| *stream);
         stopwatch.time(|| {
             world.next_turn();
             inlet
-                .receive(|datagram| world.take(frame.stream, datagram))
-                .expect("the frame is there");
+                .receive(|datagram| world.take(streams.next().unwrap_or(stream), datagram))
+                .expect("the frames are there");
             world.flush();
-            world.timers();
         });
-        let due = frame.datagrams.len() * self.scene.viewers;
-        assert_eq!(self.world.sent().packets - media, due as u64, "nothing is dropped");
+        let visits = self.world.wire().visits - visits;
+        let world = &mut self.world;
+        stopwatch.time(|| world.timers());
+        let viewers = self.scene.viewers as u64;
+        assert_eq!(visits, viewers, "each viewer is visited once, and gets one batch");
+        let due = received.len() as u64 * viewers;
+        assert_eq!(self.world.sent().packets - media, due, "nothing is dropped");
         let sent = self.world.wire().datagrams - sent;
-        self.deliver(frame.stream, sent, delivery);
+        self.deliver(stream, sent, delivery);
         self.world.answer_checks();
-        let received = frame.datagrams.iter().map(Vec::len).collect();
-        Turn { stream: frame.stream, received, cut: self.world.wire().take_cut() }
+        Turn { stream, received, cut: self.world.wire().take_cut() }
     }
 
     /// Has the viewers of a stream read what was sent, where it goes to them. The others have hardly
@@ -347,21 +373,25 @@ impl WireFloor {
 
     /// A publisher sends datagrams as long as those of that turn.
     fn publish(&mut self, turn: &Turn, inlet: &Inlet) {
-        for &len in &turn.received {
+        for &(stream, len) in &turn.received {
             let datagram = &mut self.arena[..len];
             datagram[..HEADER_LEN].fill(0x90);
             let payload = &self.payload[..len - self.overhead];
-            self.publishers[turn.stream].seal(0, 0, payload, datagram);
+            self.publishers[stream].seal(0, 0, payload, datagram);
             inlet.publish(datagram).expect("loopback takes it");
         }
     }
 
     /// Waits for what was published, receives and opens it.
-    fn receive(&mut self, stream: usize, inlet: &mut Inlet) {
-        let (key, tag_len) = (&self.publishers[stream], self.overhead - HEADER_LEN);
+    fn receive(&mut self, turn: &Turn, inlet: &mut Inlet) {
+        let (publishers, tag_len) = (&self.publishers, self.overhead - HEADER_LEN);
         let opened = &mut self.opened;
+        let mut streams = turn.received.iter().map(|(stream, _)| *stream);
         inlet
-            .receive(|datagram| key.open(0, 0, datagram, tag_len, opened))
+            .receive(|datagram| {
+                let key = &publishers[streams.next().unwrap_or(turn.stream)];
+                key.open(0, 0, datagram, tag_len, opened);
+            })
             .expect("the datagrams are there");
     }
 
@@ -382,7 +412,7 @@ impl WireFloor {
                     key.seal(ssrc, sequence, &self.payload[..len - self.overhead], slot);
                 }
                 let segment_size = message.segment_size;
-                self.wire.send(Transmit { path: *path, contents, segment_size });
+                self.wire.send(Transmit::media(*path, contents, segment_size));
             }
         }
         self.sequence =

@@ -4,14 +4,17 @@
 use std::time::Instant;
 
 use weir_sfu::codec::Codec;
-use weir_sfu::forward::forwarder::LayerContext;
-use weir_sfu::forward::{Forwarder, OutgoingFormat, Reason, RtpSenderConfig};
+use weir_sfu::forward::start::StartMode;
+use weir_sfu::forward::{Forwarder, LayerContext, OutgoingFormat, Reason, RtpSenderConfig};
+use weir_sfu::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
 
 use crate::encoder::{Encoder, MID, PT};
 
 /// The layer that the encoder's packets come on.
 pub const LAYER: LayerContext =
-    LayerContext { epoch: 1, layer: 0, anchor: None, inband_parameter_sets: false };
+    LayerContext { key: KEY, anchor: None, inband_parameter_sets: false };
+
+const KEY: LayerKey = LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) };
 
 /// A forwarder as a browser's viewer has it: mid and transport-cc, NACKs are answered.
 pub fn forwarder(number: u32, codec: Codec, now: Instant) -> Forwarder {
@@ -25,8 +28,8 @@ pub fn forwarder(number: u32, codec: Codec, now: Instant) -> Forwarder {
         first_sequence: 100,
         first_timestamp: 1_000,
     };
-    let mut forwarder = Forwarder::new(config, now);
+    let mut forwarder = Forwarder::new(config, StartMode::Wait, now);
     forwarder.attach(now, OutgoingFormat { codec, pt: PT, rtx_pt: Some(PT + 1), red_pt: None });
-    forwarder.set_target(LAYER.epoch, LAYER.layer, Reason::LargestLiveLayer);
+    forwarder.set_target(KEY, Reason::LargestLiveLayer);
     forwarder
 }

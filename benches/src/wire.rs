@@ -33,6 +33,9 @@ pub struct Wire {
     pub datagrams: u64,
     /// Calls of the kernel.
     pub messages: u64,
+    /// Batches of media: messages of media to one address in a row.
+    pub visits: u64,
+    visited: Option<SocketAddr>,
 }
 
 /// The shape of one message of media.
@@ -65,12 +68,22 @@ impl Wire {
         if state.max_gso_segments() < 16 {
             return Err(io::Error::other("this kernel does not take messages of 16 segments"));
         }
-        Ok(Self { socket, state, watched: None, cut: Vec::new(), datagrams: 0, messages: 0 })
+        Ok(Self {
+            socket,
+            state,
+            watched: None,
+            cut: Vec::new(),
+            datagrams: 0,
+            messages: 0,
+            visits: 0,
+            visited: None,
+        })
     }
 
     /// How media to this viewer is cut is remembered from now on.
     pub fn watch(&mut self, viewer: Client) {
         self.watched = Some(viewer.path().remote);
+        self.visited = None;
     }
 
     /// How the watched viewer's media was cut since the last call.
@@ -81,8 +94,12 @@ impl Wire {
 
 impl Egress for Wire {
     fn send(&mut self, transmit: Transmit<'_>) {
-        let Transmit { path, contents, segment_size } = transmit;
-        if self.watched == Some(path.remote) && classify(contents) == PacketClass::Rtp {
+        let Transmit { path, contents, segment_size, .. } = transmit;
+        let media = classify(contents) == PacketClass::Rtp;
+        if media && self.visited.replace(path.remote) != Some(path.remote) {
+            self.visits += 1;
+        }
+        if self.watched == Some(path.remote) && media {
             // The floor sends media only.
             let (_, len) = media_of(&transmit);
             self.cut.push(Message { len, segment_size: segment_size.filter(|size| *size < len) });

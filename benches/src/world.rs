@@ -20,14 +20,17 @@ use weir_sfu::sdp::{
 use weir_sfu::transport::egress::Egress;
 use weir_sfu::transport::srtp::SrtpProfile;
 use weir_sfu::units::ClockBase;
-use weir_sfu::worker::{Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport};
+use weir_sfu::worker::{
+    Binding, Command, Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport,
+};
 
 use crate::encoder::{Encoder, Frames, MID, PT};
 use crate::session::{Client, Nowhere, PresetKeys, Sequence, Sink};
 use crate::stopwatch::epoch;
 
-/// After so long all viewers count as settled, a thousand of one stream too: five seconds, and a frame for each sixteen.
-const SETTLED_AFTER: Duration = Duration::from_secs(8);
+/// After so long all viewers count as established, a thousand of one stream too: five seconds, and a frame for each
+/// sixteen.
+const ESTABLISHED_AFTER: Duration = Duration::from_secs(8);
 
 /// Datagrams of a block are sealed before it is timed; more would not stay in the cache, as they do
 /// when the kernel has just written them.
@@ -40,6 +43,9 @@ pub struct Scene {
     pub streams: usize,
     /// Viewers of each stream.
     pub viewers: usize,
+    /// Each viewer watches all streams in one session, with a subscription for each, and a turn has a frame of each
+    /// stream. Else a viewer watches one stream, and a turn has one frame.
+    pub joint: bool,
     /// Codec of a stream's only track.
     pub codec: Codec,
     /// Its frames and packets; a turn of the loop forwards one frame of one stream.
@@ -56,6 +62,7 @@ impl Default for Scene {
         Self {
             streams: 1,
             viewers: 100,
+            joint: false,
             codec: Codec::H264,
             frames: Frames::Equal { packets: 1, payload_len: 1200 },
             profile: SrtpProfile::AeadAes128Gcm,
@@ -67,12 +74,17 @@ impl Default for Scene {
 impl Scene {
     /// Turns that are measured at once.
     pub fn turns(&self) -> usize {
-        (BLOCK_PACKETS / self.frames.mean_packets()).max(1)
+        (BLOCK_PACKETS / self.packets_per_turn()).max(1)
     }
 
-    /// Viewers of all streams.
+    /// Packets that come in one turn, on average.
+    pub fn packets_per_turn(&self) -> usize {
+        self.frames.mean_packets() * if self.joint { self.streams } else { 1 }
+    }
+
+    /// Sessions of viewers.
     pub fn all_viewers(&self) -> usize {
-        self.streams * self.viewers
+        if self.joint { self.viewers } else { self.streams * self.viewers }
     }
 
     /// Publishers and viewers.
@@ -82,7 +94,7 @@ impl Scene {
 
     /// The viewers of a stream.
     pub fn viewers_of(&self, stream: usize) -> impl Iterator<Item = Client> + use<> {
-        let first = self.streams + stream * self.viewers;
+        let first = self.streams + if self.joint { 0 } else { stream * self.viewers };
         (first as u32..(first + self.viewers) as u32).map(Client)
     }
 }
@@ -156,15 +168,15 @@ impl<W: Egress> World<W> {
     /// When something did not reach every viewer, which is a bug.
     pub fn with_wire(scene: Scene, wire: W) -> Self {
         let mut world = Self::without_viewers(scene, wire);
-        for stream in 0..scene.streams {
+        for stream in 0..if scene.joint { 1 } else { scene.streams } {
             for viewer in scene.viewers_of(stream) {
                 world.join(stream, viewer);
             }
         }
-        let until = world.now + SETTLED_AFTER;
+        let until = world.now + ESTABLISHED_AFTER;
         while world.now < until {
-            let mut frame = Block(vec![world.prepare_frame()]);
-            world.forward(&mut frame);
+            let mut turn = Block(vec![world.prepare_turn()]);
+            world.forward(&mut turn);
             world.settle();
         }
         world
@@ -227,28 +239,39 @@ impl<W: Egress> World<W> {
             red_pt: None,
             feedback: feedback(),
         };
-        let track = SubscribeTrack {
+        let subscriptions = if self.scene.joint { self.scene.streams as u32 } else { 1 };
+        let track = |n: u32| SubscribeTrack {
             mid: MID.to_owned(),
             kind: self.scene.codec.kind(),
             ordinal: 0,
-            codecs: vec![codec],
+            codecs: vec![codec.clone()],
             exts: Encoder::exts(),
-            ssrc: 2 * viewer.0,
-            rtx_ssrc: 2 * viewer.0 + 1,
+            ssrc: 2 * (viewer.0 * subscriptions + n),
+            rtx_ssrc: 2 * (viewer.0 * subscriptions + n) + 1,
         };
-        let plan = SubscribePlan { transport: viewer.remote(), tracks: vec![track] };
+        let tracks = (0..subscriptions).map(track).collect();
+        let plan = SubscribePlan { transport: viewer.remote(), tracks };
         let session =
             self.session(stream, viewer, Plan::Subscribe { plan, start: StartMode::default() });
         let worker = self.worker_of(viewer);
         self.lobby.wait(session, Some(worker));
-        let route = &self.publishers[stream].stream.route;
-        let mut destinations = route.load().destinations.clone();
-        if !destinations.contains(&worker) {
-            destinations.push(worker);
-            destinations.sort_unstable();
-            route.store(Arc::new(Route { destinations }));
+        for stream in stream..stream + subscriptions as usize {
+            let route = &self.publishers[stream].stream.route;
+            let mut destinations = route.load().destinations.clone();
+            if !destinations.contains(&worker) {
+                destinations.push(worker);
+                destinations.sort_unstable();
+                route.store(Arc::new(Route { destinations }));
+            }
         }
         self.receive(viewer, &mut viewer.check());
+        for subscription in 1..subscriptions as usize {
+            let stream = Arc::clone(&self.publishers[stream + subscription].stream);
+            let id = SessionId(viewer.0.into());
+            let binding = Some(Binding { stream, ordinal: 0 });
+            let bind = Command::Bind { id, subscription, binding };
+            self.workers[worker].handle_command(self.now, bind, &mut self.sink);
+        }
         self.settle();
     }
 
@@ -262,30 +285,40 @@ impl<W: Egress> World<W> {
         })
     }
 
-    /// The next frames, sealed, of one publisher after the other.
+    /// The next turns, sealed.
     pub fn prepare(&mut self) -> Block {
-        Block((0..self.scene.turns()).map(|_| self.prepare_frame()).collect())
+        Block((0..self.scene.turns()).map(|_| self.prepare_turn()).collect())
     }
 
-    /// The next frame, sealed.
+    /// The frames of the next turn, sealed: one of each stream, or one of the stream whose turn it is.
     ///
     /// # Panics
     /// When sealing fails, which it cannot.
-    pub fn prepare_frame(&mut self) -> Frame {
-        let stream = self.turn % self.scene.streams;
+    pub fn prepare_turn(&mut self) -> Vec<Frame> {
+        let streams = match self.scene.joint {
+            true => 0..self.scene.streams,
+            false => {
+                let stream = self.turn % self.scene.streams;
+                stream..stream + 1
+            }
+        };
         self.turn += 1;
-        Frame { stream, datagrams: self.publishers[stream].next_frame() }
+        let frame =
+            |stream: usize| Frame { stream, datagrams: self.publishers[stream].next_frame() };
+        streams.map(frame).collect()
     }
 
     /// The measured part: each frame in, one flush after it. How many packets came in.
     #[inline(never)] // so that a profiler can tell it apart
     pub fn forward(&mut self, block: &mut Block) -> u64 {
         let mut received = 0;
-        for frame in &mut block.0 {
+        for frames in &mut block.0 {
             self.next_turn();
-            for datagram in &mut frame.datagrams {
-                received += 1;
-                self.take(frame.stream, datagram);
+            for frame in frames {
+                for datagram in &mut frame.datagrams {
+                    received += 1;
+                    self.take(frame.stream, datagram);
+                }
             }
             self.flush();
         }
@@ -295,7 +328,7 @@ impl<W: Egress> World<W> {
     /// Virtual time moves to the next frame.
     pub fn next_turn(&mut self) {
         let interval = self.publishers[0].encoder.frame_interval();
-        self.now += interval / self.scene.streams as u32;
+        self.now += interval / if self.scene.joint { 1 } else { self.scene.streams as u32 };
     }
 
     /// A datagram of a stream's publisher.
@@ -380,9 +413,9 @@ impl<W: Egress> World<W> {
     }
 }
 
-/// Sealed frames, one per turn.
+/// Sealed frames, turn by turn.
 #[derive(Debug)]
-pub struct Block(Vec<Frame>);
+pub struct Block(Vec<Vec<Frame>>);
 
 /// One sealed frame.
 #[derive(Debug)]

@@ -53,6 +53,65 @@ impl fmt::Debug for StreamName {
 #[error("a stream name is 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")]
 pub struct InvalidStreamName;
 
+/// Position of a track among a publisher's tracks, in the order of its m-lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct TrackIdx(pub u8);
+
+/// Layers (rids) of one track (quality B2).
+pub const LAYERS_MAX: usize = 8;
+
+/// Position of a layer (rid) among a track's layers, in the order of the offer; 0 without simulcast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct LayerIdx(pub u8);
+
+/// Number of a stream's publisher: grows with each one that connects; 0 before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Epoch(pub u32);
+
+/// One layer of one publisher of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayerKey {
+    /// Publisher of the stream.
+    pub epoch: Epoch,
+    /// Track of that publisher.
+    pub track: TrackIdx,
+    /// Layer of that track.
+    pub layer: LayerIdx,
+}
+
+impl TrackIdx {
+    /// All positions from 0 on.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=u8::MAX).map(Self)
+    }
+}
+
+impl LayerIdx {
+    /// All positions from 0 on.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=u8::MAX).map(Self)
+    }
+}
+
+impl From<TrackIdx> for usize {
+    fn from(track: TrackIdx) -> Self {
+        track.0.into()
+    }
+}
+
+impl From<LayerIdx> for usize {
+    fn from(layer: LayerIdx) -> Self {
+        layer.0.into()
+    }
+}
+
+impl LayerKey {
+    /// The same track's other layer.
+    pub fn with_layer(self, layer: LayerIdx) -> Self {
+        Self { layer, ..self }
+    }
+}
+
 /// Identifies a session inside this process and in lists, metrics and logs. Never the secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);

@@ -4,7 +4,7 @@
 //!
 //! | floor | rooms | what they know |
 //! |---|---|---|
-//! | 0 | [`codec`], [`ids`], [`units`], [`error`], [`config`], [`rtp`], [`media`] | bytes and numbers |
+//! | 0 | [`codec`], [`ids`], [`limiter`], [`units`], [`error`], [`config`], [`rtp`], [`media`] | bytes and numbers |
 //! | 1 | [`forward`], [`repair`], [`congestion`] | one viewer × one track, pure state machines |
 //! | 2 | [`router`], [`transport`], [`sdp`] | shared tables, one connection, signalling text |
 //! | 3 | [`worker`] | one core's world, still pure |
@@ -21,6 +21,7 @@ pub mod codec;
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod limiter;
 pub mod units;
 
 pub mod media;

@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use weir_sfu::forward::layer_filter::{FilterDecision, LayerCap, LayerFilter};
+use weir_sfu::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
 use weir_sfu::media::PacketMeta;
 use weir_sfu::rtp::codec::FrameInfo;
 use weir_sfu::rtp::layer_set::LayerSet;
+
+const LAYER: LayerKey = LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) };
 
 /// Changes of the cap for each kind of stream (issue 4: property tests over 10,000).
 const CHANGES: usize = 10_000;
@@ -296,10 +299,10 @@ fn play(name: &str, mut encoder: impl Encoder, starts: bool, seed: u64) -> Seen 
                 changes += 1;
             }
             if !begun {
-                layer_filter.begin(1, 0, &packet.meta);
+                layer_filter.begin(LAYER, &packet.meta);
                 begun = true;
             }
-            let verdict = layer_filter.decide(1, 0, &packet.meta);
+            let verdict = layer_filter.decide(LAYER, &packet.meta);
             newest = newest.max(packet.meta.ext_seq);
             arrived.push((packet.clone(), cap));
             let before = verdicts.insert(packet.meta.ext_seq, (packet, verdict));
@@ -450,9 +453,9 @@ fn after_the_cap_is_lifted_it_costs_nothing_again() {
         }
         for sent in packets(&frames, index, &mut seq, true, &mut dice) {
             if number == 0 && sent.meta.frame.keyframe {
-                layer_filter.begin(1, 0, &sent.meta);
+                layer_filter.begin(LAYER, &sent.meta);
             }
-            let verdict = layer_filter.decide(1, 0, &sent.meta);
+            let verdict = layer_filter.decide(LAYER, &sent.meta);
             let all = !(20..200).contains(&number);
             assert!(kept(verdict) || !all, "{number}");
         }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, u8)] = &[
     ("codec", 0),
     ("ids", 0),
+    ("limiter", 0),
     ("units", 0),
     ("error", 0),
     ("config", 0),

@@ -52,10 +52,14 @@ fn write_all(viewers: &mut [Forwarder], packets: &[Arc<Packet>]) -> u64 {
     let mut written = 0;
     for viewer in viewers {
         for (twcc, packet) in (0..).zip(packets) {
-            let record = packet.meta().and_then(|meta| viewer.on_packet(LAYER, meta, twcc).sent());
-            let plaintext =
-                record.and_then(|record| viewer.sender().write_media(&record, packet, &mut out));
+            let Some(meta) = packet.meta() else { continue };
+            let decision = viewer.on_packet(LAYER, meta, false);
+            let Some(record) = decision.numbered().map(|numbered| numbered.stamp(twcc)) else {
+                continue;
+            };
+            let plaintext = viewer.sender().write_media(&record, packet, &mut out);
             written += u64::from(black_box(plaintext).is_some());
+            viewer.sender_mut().on_sent(meta.arrival, record, usize::from(meta.payload_len));
         }
     }
     written

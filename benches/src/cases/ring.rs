@@ -19,6 +19,7 @@ use weir_sfu::router::{MediaItem, RingPort, StreamId, WakeFlag, Waker, mesh};
 
 use crate::encoder::{Encoder, Frames};
 use crate::stopwatch::{Case, cpu_time, epoch};
+use crate::viewer::LAYER;
 
 /// Packets handed over at once; 1,024 fit.
 const BATCHES: [usize; 3] = [1, 8, 64];
@@ -104,9 +105,7 @@ impl Sender {
         for _ in 0..packets {
             let item = MediaItem::Packet {
                 stream: StreamId { index: 0, generation: 0 },
-                epoch: 1,
-                track: 0,
-                layer: 0,
+                layer: LAYER.key,
                 packet: Arc::clone(&self.packet),
             };
             assert!(self.port.send_media(1, item), "the ring has room");

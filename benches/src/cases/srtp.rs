@@ -84,7 +84,8 @@ fn seal_weir(profile: SrtpProfile, payload_len: usize) -> Round {
             .iter_mut()
             .zip(arena.chunks_exact_mut(SLOT_BYTES))
             .map(|((forwarder, peer), slot)| {
-                let record = forwarder.on_packet(LAYER, meta, 0).sent().expect("it flows");
+                let decision = forwarder.on_packet(LAYER, meta, false);
+                let record = decision.numbered().expect("it is sent").stamp(0);
                 let written = forwarder.sender().write_media(&record, &packet, slot);
                 (written.expect("the slot has room"), peer)
             })

@@ -23,7 +23,7 @@ const BYTES_PER_MS_MAX: u64 = 2_500;
 const QUANTUM: Duration = Duration::from_millis(5);
 
 /// Where the replay is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CatchUp {
     /// The next packet to go out.
     next: u64,

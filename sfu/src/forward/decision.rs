@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use crate::ids::LayerIdx;
+
 /// Decisions kept per viewer track; the oldest leaves.
 pub const DECISIONS_MAX: usize = 32;
 
@@ -67,7 +69,7 @@ pub struct Decision {
     /// When.
     pub at: Instant,
     /// The layer that flows from now on, as an index into the publisher's layers.
-    pub layer: Option<u8>,
+    pub layer: Option<LayerIdx>,
     /// Why.
     pub reason: Reason,
 }
@@ -78,7 +80,7 @@ pub struct DecisionLog(VecDeque<Decision>);
 
 impl DecisionLog {
     /// Notes a decision, unless it repeats the last one.
-    pub fn note(&mut self, at: Instant, layer: Option<u8>, reason: Reason) {
+    pub fn note(&mut self, at: Instant, layer: Option<LayerIdx>, reason: Reason) {
         if self.0.back().is_some_and(|last| last.layer == layer && last.reason == reason) {
             return;
         }
@@ -108,10 +110,10 @@ mod tests {
         let at = Instant::now();
         let mut log = DecisionLog::default();
         for n in 0..DECISIONS_MAX as u8 + 5 {
-            log.note(at, Some(n), Reason::LargestLiveLayer);
-            log.note(at, Some(n), Reason::LargestLiveLayer);
+            log.note(at, Some(LayerIdx(n)), Reason::LargestLiveLayer);
+            log.note(at, Some(LayerIdx(n)), Reason::LargestLiveLayer);
         }
         assert_eq!(log.iter().count(), DECISIONS_MAX);
-        assert_eq!(log.iter().next().and_then(|d| d.layer), Some(5));
+        assert_eq!(log.iter().next().and_then(|d| d.layer), Some(LayerIdx(5)));
     }
 }

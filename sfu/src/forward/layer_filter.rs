@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::ids::LayerKey;
 use crate::media::PacketMeta;
 use crate::rtp::layer_set::TEMPORAL_LAYERS_MAX;
 
@@ -59,7 +60,7 @@ pub struct LayerFilter {
     /// What flows of the newest picture.
     level: LayerCap,
     /// Epoch and layer of the stream that flows.
-    source: (u32, u8),
+    source: Option<LayerKey>,
     /// The highest number seen of it; not kept up while open.
     newest: u64,
     /// The highest number that was left out of it.
@@ -75,7 +76,7 @@ pub struct LayerFilter {
 /// From `first` on `level` flows of this stream.
 #[derive(Debug, Clone, Copy)]
 struct Change {
-    source: (u32, u8),
+    source: Option<LayerKey>,
     first: u64,
     level: LayerCap,
 }
@@ -93,7 +94,7 @@ impl LayerFilter {
             open: true,
             cap: LayerCap::OPEN,
             level: LayerCap::OPEN,
-            source: (0, 0),
+            source: None,
             newest: 0,
             left_out: 0,
             tail: None,
@@ -134,8 +135,8 @@ impl LayerFilter {
 
     /// The line goes on with this packet, which begins a keyframe of this stream (a start, a switch,
     /// or a jump of its numbers): all that the cap allows flows from here.
-    pub fn begin(&mut self, epoch: u32, layer: u8, meta: &PacketMeta) {
-        self.source = (epoch, layer);
+    pub fn begin(&mut self, key: LayerKey, meta: &PacketMeta) {
+        self.source = Some(key);
         self.level = self.cap;
         self.waits_since = None;
         self.newest = meta.ext_seq.saturating_sub(1);
@@ -146,7 +147,14 @@ impl LayerFilter {
         }
     }
 
-    /// Whether it is time to preference for a keyframe, because no frame says that more may begin with it. Asked again
+    /// Forgets the layers that flowed: packets of another publisher may bear the same numbers.
+    pub fn forget(&mut self) {
+        self.source = None;
+        self.changes.clear();
+        self.waits_since = None;
+    }
+
+    /// Whether it is time to ask for a keyframe, because no frame says that more may begin with it. Asked again
     /// after as long as it took.
     pub fn take_stuck(&mut self, now: Instant) -> bool {
         let waited = |since: Instant| now.saturating_duration_since(since);
@@ -158,18 +166,18 @@ impl LayerFilter {
     }
 
     /// What becomes of a packet of the stream that flows, or of a late one of a stream that did.
-    pub fn decide(&mut self, epoch: u32, layer: u8, meta: &PacketMeta) -> FilterDecision {
+    pub fn decide(&mut self, key: LayerKey, meta: &PacketMeta) -> FilterDecision {
         if self.open {
             return FilterDecision::Keep { marker: meta.marker };
         }
-        if self.source == (epoch, layer) {
+        if self.source == Some(key) {
             self.advance(meta);
         }
-        let Some(level) = self.level_at((epoch, layer), meta.ext_seq) else {
+        let Some(level) = self.level_at(key, meta.ext_seq) else {
             return FilterDecision::Drop;
         };
         if !flows(meta, level) {
-            if self.source == (epoch, layer) {
+            if self.source == Some(key) {
                 self.left_out = self.left_out.max(meta.ext_seq);
                 if flows(meta, self.cap) {
                     self.waits_since.get_or_insert(meta.arrival);
@@ -257,8 +265,8 @@ impl LayerFilter {
     }
 
     /// What flows, or did flow, of a stream at this number.
-    fn level_at(&self, source: (u32, u8), ext_seq: u64) -> Option<LayerCap> {
-        let mut changes = self.changes.iter().rev().filter(|change| change.source == source);
+    fn level_at(&self, key: LayerKey, ext_seq: u64) -> Option<LayerCap> {
+        let mut changes = self.changes.iter().rev().filter(|change| change.source == Some(key));
         let newest = changes.next();
         if newest.is_none() {
             // A stream that flowed before anything was left out.
@@ -288,8 +296,13 @@ fn flows(meta: &PacketMeta, level: LayerCap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{Epoch, LayerIdx, TrackIdx};
     use crate::rtp::codec::FrameInfo;
     use crate::rtp::layer_set::LayerSet;
+
+    fn key(epoch: u32, layer: u8) -> LayerKey {
+        LayerKey { epoch: Epoch(epoch), track: TrackIdx(0), layer: LayerIdx(layer) }
+    }
 
     const KEEP: FilterDecision = FilterDecision::Keep { marker: true };
 
@@ -324,7 +337,7 @@ mod tests {
         let mut layer_filter = LayerFilter::new();
         assert!(layer_filter.is_open());
         let meta = PacketMeta { marker: false, ..temporal(9, 2) };
-        assert_eq!(layer_filter.decide(1, 0, &meta), FilterDecision::Keep { marker: false });
+        assert_eq!(layer_filter.decide(key(1, 0), &meta), FilterDecision::Keep { marker: false });
     }
 
     #[test]
@@ -336,15 +349,18 @@ mod tests {
             marker: false,
             ..frame(seq, Some(1), |frame| frame.starts_frame = false)
         };
-        layer_filter.begin(1, 0, &first);
+        layer_filter.begin(key(1, 0), &first);
         layer_filter.set(cap(0), 1);
         // The cap came in the middle of this frame.
-        assert_eq!(layer_filter.decide(1, 0, &middle(2)), FilterDecision::Keep { marker: false });
-        assert_eq!(layer_filter.decide(1, 0, &PacketMeta { marker: true, ..middle(3) }), KEEP);
-        assert_eq!(layer_filter.decide(1, 0, &temporal(4, 0)), KEEP);
-        assert_eq!(layer_filter.decide(1, 0, &temporal(5, 1)), FilterDecision::Drop);
         assert_eq!(
-            layer_filter.decide(1, 0, &middle(1)),
+            layer_filter.decide(key(1, 0), &middle(2)),
+            FilterDecision::Keep { marker: false }
+        );
+        assert_eq!(layer_filter.decide(key(1, 0), &PacketMeta { marker: true, ..middle(3) }), KEEP);
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(4, 0)), KEEP);
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(5, 1)), FilterDecision::Drop);
+        assert_eq!(
+            layer_filter.decide(key(1, 0), &middle(1)),
             FilterDecision::Keep { marker: false },
             "late"
         );
@@ -354,18 +370,18 @@ mod tests {
     #[test]
     fn a_late_frame_is_no_place_to_go_down() {
         let mut layer_filter = LayerFilter::new();
-        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(cap(0), 5);
-        assert_eq!(layer_filter.decide(1, 0, &temporal(3, 1)), KEEP);
-        assert_eq!(layer_filter.decide(1, 0, &temporal(6, 1)), FilterDecision::Drop);
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(3, 1)), KEEP);
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(6, 1)), FilterDecision::Drop);
     }
 
     #[test]
     fn up_one_temporal_layer_at_a_time_and_only_where_it_may_begin() {
         let mut layer_filter = LayerFilter::new();
-        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(cap(0), 1);
-        layer_filter.decide(1, 0, &temporal(2, 0));
+        layer_filter.decide(key(1, 0), &temporal(2, 0));
         layer_filter.set(LayerCap::OPEN, 1);
         let sync = |seq, id| frame(seq, Some(id), |frame| frame.switch_point = true);
         for (meta, flows) in [
@@ -377,24 +393,24 @@ mod tests {
             (temporal(8, 2), true),
             (temporal(3, 1), false), // late, from before
         ] {
-            assert_eq!(layer_filter.decide(1, 0, &meta) == KEEP, flows, "{}", meta.ext_seq);
+            assert_eq!(layer_filter.decide(key(1, 0), &meta) == KEEP, flows, "{}", meta.ext_seq);
         }
     }
 
     #[test]
     fn everything_flows_again_from_a_keyframe_and_then_it_is_open() {
         let mut layer_filter = LayerFilter::new();
-        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(LayerCap { temporal: 0, spatial: 0 }, 1);
-        layer_filter.decide(1, 0, &temporal(2, 0));
+        layer_filter.decide(key(1, 0), &temporal(2, 0));
         layer_filter.set(LayerCap::OPEN, 1);
         let upper = |seq| frame(seq, Some(0), |frame| frame.spatial_id = Some(1));
-        assert_eq!(layer_filter.decide(1, 0, &upper(3)), FilterDecision::Drop);
-        layer_filter.decide(1, 0, &frame(4, Some(0), |frame| frame.keyframe = true));
-        assert_eq!(layer_filter.decide(1, 0, &upper(5)), KEEP);
-        layer_filter.decide(1, 0, &temporal(4 + REOPENS_AFTER, 2));
+        assert_eq!(layer_filter.decide(key(1, 0), &upper(3)), FilterDecision::Drop);
+        layer_filter.decide(key(1, 0), &frame(4, Some(0), |frame| frame.keyframe = true));
+        assert_eq!(layer_filter.decide(key(1, 0), &upper(5)), KEEP);
+        layer_filter.decide(key(1, 0), &temporal(4 + REOPENS_AFTER, 2));
         assert!(!layer_filter.is_open(), "late packets may come");
-        layer_filter.decide(1, 0, &temporal(5 + REOPENS_AFTER, 2));
+        layer_filter.decide(key(1, 0), &temporal(5 + REOPENS_AFTER, 2));
         assert!(layer_filter.is_open());
     }
 
@@ -402,24 +418,24 @@ mod tests {
     #[test]
     fn it_is_open_where_nothing_was_left_out_for_long() {
         let mut layer_filter = LayerFilter::new();
-        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(cap(0), 1);
-        layer_filter.decide(1, 0, &temporal(2, 1));
+        layer_filter.decide(key(1, 0), &temporal(2, 1));
         layer_filter.set(LayerCap::OPEN, 1);
-        layer_filter.decide(1, 0, &frame(3, Some(1), |frame| frame.switch_point = true));
+        layer_filter.decide(key(1, 0), &frame(3, Some(1), |frame| frame.switch_point = true));
         assert_eq!(layer_filter.level(), cap(1));
         let above = 3 + REOPENS_AFTER / 2;
-        assert_eq!(layer_filter.decide(1, 0, &temporal(above, 2)), FilterDecision::Drop);
-        layer_filter.decide(1, 0, &temporal(above + REOPENS_AFTER, 1));
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(above, 2)), FilterDecision::Drop);
+        layer_filter.decide(key(1, 0), &temporal(above + REOPENS_AFTER, 1));
         assert!(!layer_filter.is_open());
-        layer_filter.decide(1, 0, &temporal(above + REOPENS_AFTER + 1, 1));
+        layer_filter.decide(key(1, 0), &temporal(above + REOPENS_AFTER + 1, 1));
         assert!(layer_filter.is_open() && layer_filter.level() == LayerCap::OPEN);
     }
 
     #[test]
     fn the_last_packet_that_flows_of_a_picture_gets_the_marker() {
         let mut layer_filter = LayerFilter::new();
-        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(LayerCap { spatial: 1, ..LayerCap::OPEN }, 1);
         let part = |seq: u64, spatial, starts_frame, ends_frame| PacketMeta {
             timestamp: 7,
@@ -435,34 +451,34 @@ mod tests {
             (part(4, 1, false, true), KEEP),
             (part(5, 2, false, true), FilterDecision::Drop),
         ] {
-            assert_eq!(layer_filter.decide(1, 0, &meta), verdict, "{}", meta.ext_seq);
+            assert_eq!(layer_filter.decide(key(1, 0), &meta), verdict, "{}", meta.ext_seq);
         }
     }
 
     #[test]
     fn a_descriptor_opens_layers_with_a_frame_that_flows_anyway() {
         let mut layer_filter = LayerFilter::new();
-        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(LayerCap { temporal: 0, spatial: 0 }, 1);
-        layer_filter.decide(1, 0, &temporal(2, 0));
+        layer_filter.decide(key(1, 0), &temporal(2, 0));
         layer_filter.set(LayerCap { temporal: 1, spatial: 1 }, 1);
         let opens = |seq, id, set| {
             frame(seq, Some(id), |frame| (frame.spatial_id, frame.opens) = (Some(0), set))
         };
         let both = LayerSet::default().with(0, 1).with(1, 0).with(1, 1).with(1, 2);
         assert_eq!(
-            layer_filter.decide(1, 0, &opens(3, 2, both)),
+            layer_filter.decide(key(1, 0), &opens(3, 2, both)),
             FilterDecision::Drop,
             "it does not flow"
         );
-        layer_filter.decide(1, 0, &opens(4, 0, LayerSet::default().with(0, 1)));
-        assert_eq!(layer_filter.decide(1, 0, &temporal(5, 1)), KEEP, "more frames");
+        layer_filter.decide(key(1, 0), &opens(4, 0, LayerSet::default().with(0, 1)));
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(5, 1)), KEEP, "more frames");
         let upper = |seq, id| frame(seq, Some(id), |frame| frame.spatial_id = Some(1));
-        assert_eq!(layer_filter.decide(1, 0, &upper(6, 0)), FilterDecision::Drop);
-        layer_filter.decide(1, 0, &opens(7, 0, both));
-        assert_eq!(layer_filter.decide(1, 0, &upper(8, 1)), KEEP, "and a larger picture");
+        assert_eq!(layer_filter.decide(key(1, 0), &upper(6, 0)), FilterDecision::Drop);
+        layer_filter.decide(key(1, 0), &opens(7, 0, both));
+        assert_eq!(layer_filter.decide(key(1, 0), &upper(8, 1)), KEEP, "and a larger picture");
         assert_eq!(
-            layer_filter.decide(1, 0, &upper(9, 2)),
+            layer_filter.decide(key(1, 0), &upper(9, 2)),
             FilterDecision::Drop,
             "not above the cap"
         );
@@ -476,42 +492,51 @@ mod tests {
                 (frame.starts_frame, frame.discardable) = (false, discardable);
             })
         };
+        layer_filter.begin(key(0, 0), &plain(0, false));
         layer_filter.set(cap(0), 0);
-        assert_eq!(layer_filter.decide(0, 0, &plain(1, true)), KEEP, "it may have begun before");
-        assert_eq!(layer_filter.decide(0, 0, &plain(2, true)), FilterDecision::Drop);
-        assert_eq!(layer_filter.decide(0, 0, &plain(3, false)), KEEP);
+        assert_eq!(
+            layer_filter.decide(key(0, 0), &plain(1, true)),
+            KEEP,
+            "it may have begun before"
+        );
+        assert_eq!(layer_filter.decide(key(0, 0), &plain(2, true)), FilterDecision::Drop);
+        assert_eq!(layer_filter.decide(key(0, 0), &plain(3, false)), KEEP);
         layer_filter.set(LayerCap::OPEN, 1);
-        assert_eq!(layer_filter.decide(0, 0, &plain(4, true)), KEEP);
+        assert_eq!(layer_filter.decide(key(0, 0), &plain(4, true)), KEEP);
     }
 
     #[test]
     fn late_packets_of_a_stream_that_was_left_are_judged_by_what_flowed_of_it() {
         let mut layer_filter = LayerFilter::new();
-        layer_filter.begin(1, 0, &temporal(100, 0));
-        layer_filter.begin(1, 1, &temporal(5, 0));
+        layer_filter.begin(key(1, 0), &temporal(100, 0));
+        layer_filter.begin(key(1, 1), &temporal(5, 0));
         layer_filter.set(cap(0), 1);
-        layer_filter.decide(1, 1, &temporal(6, 0));
-        layer_filter.begin(1, 2, &frame(70, Some(0), |frame| frame.keyframe = true));
-        assert_eq!(layer_filter.decide(1, 0, &temporal(101, 2)), KEEP, "all of it flowed");
-        assert_eq!(layer_filter.decide(1, 1, &temporal(7, 1)), FilterDecision::Drop);
-        assert_eq!(layer_filter.decide(1, 2, &temporal(71, 1)), FilterDecision::Drop);
+        layer_filter.decide(key(1, 1), &temporal(6, 0));
+        layer_filter.begin(key(1, 2), &frame(70, Some(0), |frame| frame.keyframe = true));
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(101, 2)), KEEP, "all of it flowed");
+        assert_eq!(layer_filter.decide(key(1, 1), &temporal(7, 1)), FilterDecision::Drop);
+        assert_eq!(layer_filter.decide(key(1, 2), &temporal(71, 1)), FilterDecision::Drop);
     }
 
     #[test]
     fn changes_past_the_limit_are_forgotten_and_their_late_packets_left_out() {
         let mut layer_filter = LayerFilter::new();
-        layer_filter.begin(1, 0, &temporal(1, 0));
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(cap(1), 1);
         let sync = |seq| frame(seq, Some(1), |frame| frame.switch_point = true);
         // The first is what flowed before, so that one place less is left.
         for seq in 2..CHANGES_MAX as u64 + 1 {
             layer_filter.set(cap((seq % 2) as u8), 1);
-            layer_filter.decide(1, 0, &sync(seq));
+            layer_filter.decide(key(1, 0), &sync(seq));
         }
-        assert_eq!(layer_filter.decide(1, 0, &temporal(1, 0)), KEEP, "the oldest is still known");
+        assert_eq!(
+            layer_filter.decide(key(1, 0), &temporal(1, 0)),
+            KEEP,
+            "the oldest is still known"
+        );
         layer_filter.set(cap(((CHANGES_MAX + 1) % 2) as u8), 1);
-        layer_filter.decide(1, 0, &sync(CHANGES_MAX as u64 + 1));
-        assert_eq!(layer_filter.decide(1, 0, &temporal(1, 0)), FilterDecision::Drop);
-        assert_eq!(layer_filter.decide(1, 0, &temporal(2, 0)), KEEP);
+        layer_filter.decide(key(1, 0), &sync(CHANGES_MAX as u64 + 1));
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(1, 0)), FilterDecision::Drop);
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(2, 0)), KEEP);
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::decision::Reason;
 use super::selector::{LayerView, largest_live};
+use crate::ids::LayerIdx;
 
 /// A viewer's preference for one track; the default asks for nothing and is the automatic choice. It holds
 /// for the session: a publisher that returns finds it in force.
@@ -41,8 +42,8 @@ pub struct LayerPreference {
 /// A layer that should flow, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// Index into the publisher's layers.
-    pub layer: usize,
+    /// The layer.
+    pub layer: LayerIdx,
     /// Why this one.
     pub reason: Reason,
 }
@@ -62,11 +63,11 @@ impl LayerPreference {
     /// layer is alive.
     pub fn choose(&self, rids: &[String], layers: &[LayerView]) -> Option<Choice> {
         let pinned = match (&self.rid, self.spatial_layer) {
-            (Some(rid), _) => rids.iter().position(|known| **known == **rid),
+            (Some(rid), _) => position(rids, |known| **known == **rid),
             (None, Some(id)) => of_rank(layers, id),
             (None, None) => return self.choose_capped(layers),
         };
-        match pinned.and_then(|index| Some((index, layers.get(index)?))) {
+        match pinned.and_then(|index| Some((index, layers.get(usize::from(index))?))) {
             None => chosen(largest_live(layers.iter().copied()), Reason::PinnedUnknown),
             Some((layer, view)) if view.live => Some(Choice { layer, reason: Reason::Pinned }),
             Some((_, view)) => chosen(instead_of(view, layers), Reason::PinnedNotLive),
@@ -100,13 +101,17 @@ pub fn spatial_layer(view: &LayerView, layers: &[LayerView]) -> u8 {
     smaller.count().min(usize::from(u8::MAX)) as u8
 }
 
-fn of_rank(layers: &[LayerView], id: u8) -> Option<usize> {
-    layers.iter().position(|view| view.is_known() && spatial_layer(view, layers) == id)
+fn of_rank(layers: &[LayerView], id: u8) -> Option<LayerIdx> {
+    position(layers, |view| view.is_known() && spatial_layer(view, layers) == id)
+}
+
+fn position<T>(items: &[T], is: impl FnMut(&T) -> bool) -> Option<LayerIdx> {
+    items.iter().position(is).and_then(|index| LayerIdx::all().nth(index))
 }
 
 /// The largest live layer below one that is not live, else the smallest above it. One that never sent
 /// anything has no size to be below.
-fn instead_of(stopped: &LayerView, layers: &[LayerView]) -> Option<usize> {
+fn instead_of(stopped: &LayerView, layers: &[LayerView]) -> Option<LayerIdx> {
     if !stopped.is_known() {
         return largest_live(layers.iter().copied());
     }
@@ -116,12 +121,12 @@ fn instead_of(stopped: &LayerView, layers: &[LayerView]) -> Option<usize> {
     largest_live(below).or_else(|| smallest_live(layers))
 }
 
-fn smallest_live(layers: &[LayerView]) -> Option<usize> {
-    let live = layers.iter().enumerate().filter(|(_, view)| view.live);
+fn smallest_live(layers: &[LayerView]) -> Option<LayerIdx> {
+    let live = LayerIdx::all().zip(layers).filter(|(_, view)| view.live);
     live.min_by_key(|(_, view)| view.weight()).map(|(index, _)| index)
 }
 
-fn chosen(layer: Option<usize>, reason: Reason) -> Option<Choice> {
+fn chosen(layer: Option<LayerIdx>, reason: Reason) -> Option<Choice> {
     layer.map(|layer| Choice { layer, reason })
 }
 
@@ -163,7 +168,7 @@ mod tests {
         layers: &[LayerView],
     ) -> Option<(&'static str, Reason)> {
         let choice = preference.choose(&rids(), layers)?;
-        Some((["m", "h", "q"][choice.layer], choice.reason))
+        Some((["m", "h", "q"][usize::from(choice.layer)], choice.reason))
     }
 
     #[test]
@@ -204,7 +209,7 @@ mod tests {
         assert_eq!(choose(&rid("x"), &three([true; 3])), Some(("h", Reason::PinnedUnknown)));
         // Another publisher, without simulcast.
         let choice = rid("h").choose(&[], &[layer(true, (1920, 1080), 4_000_000)]);
-        assert_eq!(choice, Some(Choice { layer: 0, reason: Reason::PinnedUnknown }));
+        assert_eq!(choice, Some(Choice { layer: LayerIdx(0), reason: Reason::PinnedUnknown }));
     }
 
     #[test]
@@ -295,9 +300,9 @@ mod tests {
             let choice = preference.choose(&rids, &layers);
             prop_assert_eq!(choice.is_some(), layers.iter().any(|layer| layer.live));
             if let Some(choice) = choice {
-                prop_assert!(layers[choice.layer].live);
+                prop_assert!(layers[usize::from(choice.layer)].live);
                 if let Some(pinned) = pin.and_then(|pin| layers.get(pin)).filter(|pin| pin.live) {
-                    prop_assert_eq!(&layers[choice.layer], pinned);
+                    prop_assert_eq!(&layers[usize::from(choice.layer)], pinned);
                 }
             }
         }

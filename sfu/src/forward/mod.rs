@@ -1,10 +1,10 @@
-//! One viewer × one track: which layer, and one continuous line of packets out of it.
+//! One viewer and one track: which layer is sent, and one continuous RTP stream out of it.
 //!
-//! [`selector`] and, for viewers who ask for something, [`preference`] say which layer, [`start`] from which keyframe, [`forwarder`] decides packet by packet,
-//! [`layer_filter`] leaves out upper layers inside one stream, [`catch_up`] brings a viewer from a cached keyframe
-//! to the present, [`squeeze`] stamps the frames between, [`line`](mod@line) numbers what goes out, closes over what does not
-//! (`numbers`), and writes it, [`sent`] remembers it for repeats. All pure; called by `worker/subscriber.rs`, sealed by
-//! `transport/srtp`.
+//! [`selector`] and, for viewers who ask for something, [`layer_preference`] say which layer, [`start`] from which
+//! keyframe. [`forwarder`] decides packet by packet. [`layer_filter`] leaves out upper layers inside one stream.
+//! [`catch_up`] brings a viewer from a cached keyframe to the present, [`catch_up_timestamps`] stamps the frames
+//! between. [`rtp_sender`] numbers what goes out, closes the numbers over what does not (`sequence`), and writes it;
+//! [`sent`] remembers it for retransmission. All pure; called by `worker/subscription.rs`, sealed by `transport/srtp`.
 
 pub mod catch_up;
 pub mod catch_up_timestamps;
@@ -19,8 +19,9 @@ mod sequence;
 pub mod start;
 
 pub use decision::{Decision, DecisionLog, Reason};
-pub use forwarder::{ForwardDecision, Forwarder};
+pub use forwarder::{ForwardDecision, Forwarder, LayerContext, Step};
 pub use layer_filter::{LayerCap, LayerFilter};
 pub use layer_preference::{Choice, LayerPreference};
-pub use rtp_sender::{OutgoingFormat, Plaintext, RtpSender, RtpSenderConfig, SourceSwitch, Stamp};
-pub use sent::SentRecord;
+pub use rtp_sender::{OutgoingFormat, Plaintext, RtpSender, RtpSenderConfig, SourceSwitch};
+pub use sent::{Numbered, SentRecord};
+pub use start::LayerCache;

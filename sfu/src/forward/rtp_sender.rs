@@ -1,19 +1,20 @@
-//! One outgoing line: an SSRC with continuous numbers, and the only writer of what is sealed on it.
+//! One outgoing RTP stream: an SSRC with continuous sequence numbers, and the only writer of what is sealed on it.
 //!
-//! [`RtpSender::assign`] gives each packet a fresh number once, [`RtpSender::drop_packet`] closes over one that is not
-//! sent; [`RtpSender::write_media`] turns a record and its cached packet into header and payload, the same bytes
-//! every time; [`RtpSender::write_rtx`] wraps them for RFC 4588 under a fresh RTX number. [`Plaintext`] cannot be
-//! made elsewhere, and the SRTP sender takes nothing else: sealing one number with two different contents is
-//! impossible by type (architecture D1). Decides nothing: that is `forwarder.rs`.
+//! [`RtpSender::assign`] gives each packet a fresh number once, as a [`Numbered`] that cannot be copied;
+//! [`RtpSender::drop_packet`] closes the numbers over one that is not sent. [`RtpSender::write_media`] turns a
+//! stamped record and its cached packet into header and payload, the same bytes every time;
+//! [`RtpSender::write_rtx`] wraps them for RFC 4588 under a fresh RTX number. [`Plaintext`] cannot be made
+//! elsewhere, and the SRTP sender takes nothing else: sealing one number with two different contents is impossible
+//! by type (architecture D1). Decides nothing: that is `forwarder.rs`.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::catch_up_timestamps::CatchUpTimestamps;
-use super::sent::{BLANK, MARKER, PADDED, SentMap, SentRecord, SourceSeq};
+use super::sent::{BLANK, MARKER, NotClaimed, Numbered, PADDED, SentMap, SentRecord, SourceSeq};
 use super::sequence::{DroppedSeqs, IssuedSeqs};
 use crate::codec::Codec;
-use crate::error::DropReason;
+use crate::ids::LayerKey;
 use crate::media::{Packet, PacketMeta};
 use crate::rtp::codec::{PictureIds, patch_picture_ids};
 use crate::rtp::dependency_descriptor::shift_frame_number;
@@ -80,19 +81,17 @@ impl Plaintext<'_> {
     }
 }
 
-/// What is chosen per packet and viewer beside its number.
+/// Why a packet gets no number, or none that is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Transport-wide number.
-    pub twcc: u16,
-    /// Add one byte of RTP padding (RFC 3550 section 5.1), to be as long as its neighbours.
-    pub padded: bool,
-}
-
-impl From<u16> for Stamp {
-    fn from(twcc: u16) -> Self {
-        Self { twcc, padded: false }
-    }
+pub enum NotNumbered {
+    /// It belongs to no segment: it came before the start, or after the layer was left.
+    OutsideSegments,
+    /// Its number was given out before, or the sender closed its numbers over it.
+    Duplicate,
+    /// Its frame's timestamp is not known any more, or what was dropped since.
+    TooOld,
+    /// It was left out by the layer filter.
+    Filtered,
 }
 
 /// One byte of padding: its own count.
@@ -114,8 +113,7 @@ pub struct SourceSwitch {
 
 #[derive(Debug, Clone, Copy)]
 struct SourceSegment {
-    epoch: u32,
-    layer: u8,
+    key: LayerKey,
     first: u64,
     /// One past the last number that belongs to it; open while it is the current one.
     end: u64,
@@ -207,11 +205,13 @@ impl RtpSender {
         self.format = Some(format);
     }
 
-    /// Nothing sent so far is repeated any more: another publisher's packets may bear the same numbers.
+    /// Forgets all records and segments: packets of another publisher, or of another stream, may bear the same
+    /// numbers. Nothing sent so far is retransmitted any more.
     pub fn forget(&mut self) {
         if let Some(sent) = &mut self.sent {
             sent.clear();
         }
+        self.segments = [None; SEGMENTS];
     }
 
     /// From now on packets may be left out: takes the memory for it.
@@ -241,10 +241,15 @@ impl RtpSender {
         self.last.is_none_or(|last| last.marker)
     }
 
-    /// A packet of this many payload octets was sent for the first time.
-    pub fn count(&mut self, octets: usize) {
+    /// Counts a packet of this many payload octets that was sealed at `now` for the first time, and remembers its
+    /// record for NACKs.
+    #[inline]
+    pub fn on_sent(&mut self, now: Instant, record: SentRecord, octets: usize) {
         self.packets += 1;
         self.octets += octets as u64;
+        if let Some(sent) = &mut self.sent {
+            sent.insert(now, record);
+        }
     }
 
     /// Packets and payload octets sent, repeats excluded, for sender reports.
@@ -263,13 +268,7 @@ impl RtpSender {
     }
 
     /// Begins a segment at this packet: from here on this layer continues the line.
-    pub fn switch_source(
-        &mut self,
-        epoch: u32,
-        layer: u8,
-        meta: &PacketMeta,
-        switch: SourceSwitch,
-    ) {
+    pub fn switch_source(&mut self, key: LayerKey, meta: &PacketMeta, switch: SourceSwitch) {
         let picture = meta.frame.picture.unwrap_or_default();
         let frame_number = meta.frame.frame_number.unwrap_or(0);
         let (picture_delta, tl0_delta, frame_delta) = match self.last {
@@ -294,8 +293,7 @@ impl RtpSender {
         }
         if let Some(slot) = self.segments.first_mut() {
             *slot = Some(SourceSegment {
-                epoch,
-                layer,
+                key,
                 first: meta.ext_seq,
                 end: u64::MAX,
                 seq_delta: next.wrapping_sub(meta.ext_seq),
@@ -319,8 +317,8 @@ impl RtpSender {
     }
 
     /// Whether late packets of this layer may still have their place.
-    pub fn remembers(&self, epoch: u32, layer: u8) -> bool {
-        self.segments.iter().flatten().any(|part| (part.epoch, part.layer) == (epoch, layer))
+    pub fn remembers(&self, key: LayerKey) -> bool {
+        self.segments.iter().flatten().any(|part| part.key == key)
     }
 
     /// The publisher's number that the present segment begins with.
@@ -328,67 +326,61 @@ impl RtpSender {
         self.current().map(|segment| segment.first)
     }
 
-    /// Gives a packet its number; it is written with this marker bit.
+    /// Gives a packet its number. It is written with this marker bit, and with one byte of padding if `padded`
+    /// (RFC 3550 section 5.1).
     ///
     /// # Errors
-    /// [`DropReason::AwaitingKeyframe`] if it belongs to no segment (before the start, after the cut),
-    /// [`DropReason::Duplicate`] if its number was given out or closed before, [`DropReason::TooOld`] if its
-    /// frame's timestamp is not known any more, or what was closed since.
+    /// Why it gets none.
     #[inline]
     pub fn assign(
         &mut self,
-        epoch: u32,
-        layer: u8,
+        key: LayerKey,
         meta: &PacketMeta,
         marker: bool,
-        stamp: Stamp,
-    ) -> Result<SentRecord, DropReason> {
-        let found = self.find(epoch, layer, meta.ext_seq).ok_or(DropReason::AwaitingKeyframe)?;
-        let form = if marker { MARKER } else { 0 } | if stamp.padded { PADDED } else { 0 };
-        self.issue(found, meta, stamp.twcc, form)
+        padded: bool,
+    ) -> Result<Numbered, NotNumbered> {
+        let found = self.find(key, meta.ext_seq).ok_or(NotNumbered::OutsideSegments)?;
+        let form = if marker { MARKER } else { 0 } | if padded { PADDED } else { 0 };
+        self.issue(found, meta, form)
     }
 
     /// Leaves a packet out. The numbers close over it, unless a higher one was given out before it came: then its
-    /// own was kept free for it, and only what is sent under it ends the viewer's asking. So a record is given
-    /// that is written without a payload, as a keep-alive is; H.264 decoders would wait for a number that never
-    /// comes. Call [`Self::enable_drops`] before the first time.
+    /// own was kept free for it, and only what is sent under it ends the viewer's asking. So it is numbered and
+    /// written without a payload, as a keep-alive is; H.264 decoders would wait for a number that never comes. Call
+    /// [`Self::enable_drops`] before the first time.
     ///
     /// # Errors
-    /// [`DropReason::LayerFiltered`] if nothing is to be sent; else as [`Self::assign`].
+    /// [`NotNumbered::Filtered`] if nothing is to be sent; else as [`Self::assign`].
     pub fn drop_packet(
         &mut self,
-        epoch: u32,
-        layer: u8,
+        key: LayerKey,
         meta: &PacketMeta,
-        stamp: Stamp,
-    ) -> Result<SentRecord, DropReason> {
+    ) -> Result<Numbered, NotNumbered> {
         let seq = meta.ext_seq;
-        let found = self.find(epoch, layer, seq).ok_or(DropReason::AwaitingKeyframe)?;
+        let found = self.find(key, seq).ok_or(NotNumbered::OutsideSegments)?;
         let closes = self.closes_pictures();
-        let dropped_seqs = self.dropped_seqs.get_mut(found.0).ok_or(DropReason::LayerFiltered)?;
+        let dropped_seqs = self.dropped_seqs.get_mut(found.0).ok_or(NotNumbered::Filtered)?;
         if dropped_seqs.holds(seq) {
-            return Err(DropReason::LayerFiltered);
+            return Err(NotNumbered::Filtered);
         }
         if found.0 > 0 || seq < self.issued_to {
-            return self.issue(found, meta, stamp.twcc, BLANK);
+            return self.issue(found, meta, BLANK);
         }
-        let begins = dropped_seqs.close(seq, meta.timestamp).ok_or(DropReason::TooOld)?;
+        let begins = dropped_seqs.close(seq, meta.timestamp).ok_or(NotNumbered::TooOld)?;
         if let Some(current) = self.segments.first_mut().and_then(Option::as_mut) {
             current.seq_delta = current.seq_delta.wrapping_sub(1);
             current.picture_delta = current.picture_delta.wrapping_sub((closes && begins).into());
             current.closed_to = dropped_seqs.end();
         }
-        Err(DropReason::LayerFiltered)
+        Err(NotNumbered::Filtered)
     }
 
     /// The segment that a packet belongs to, and its place.
-    fn find(&self, epoch: u32, layer: u8, seq: u64) -> Option<(usize, SourceSegment)> {
+    fn find(&self, key: LayerKey, seq: u64) -> Option<(usize, SourceSegment)> {
         let mut places = self.segments.iter().enumerate();
         places.find_map(|(place, segment)| {
             let segment = segment.filter(|segment| {
-                segment.epoch == epoch
-                    && segment.layer == layer
-                    && (segment.first..segment.end).contains(&seq)
+                segment.key == key && (segment.first..segment.end).contains(&seq)
             })?;
             Some((place, segment))
         })
@@ -405,16 +397,16 @@ impl RtpSender {
         place: usize,
         segment: &SourceSegment,
         seq: u64,
-    ) -> Result<(u64, u16), DropReason> {
+    ) -> Result<(u64, u16), NotNumbered> {
         let (seq_delta, picture_delta) = (segment.seq_delta, segment.picture_delta);
         if seq >= segment.closed_to {
             return Ok((seq_delta, picture_delta));
         }
-        let dropped_seqs = self.dropped_seqs.get(place).ok_or(DropReason::TooOld)?;
+        let dropped_seqs = self.dropped_seqs.get(place).ok_or(NotNumbered::TooOld)?;
         if dropped_seqs.holds(seq) {
-            return Err(DropReason::Duplicate);
+            return Err(NotNumbered::Duplicate);
         }
-        let (numbers, pictures) = dropped_seqs.since(seq).ok_or(DropReason::TooOld)?;
+        let (numbers, pictures) = dropped_seqs.since(seq).ok_or(NotNumbered::TooOld)?;
         let pictures = if self.closes_pictures() { pictures } else { 0 };
         Ok((seq_delta.wrapping_add(numbers), picture_delta.wrapping_add(pictures)))
     }
@@ -424,9 +416,8 @@ impl RtpSender {
         &mut self,
         (place, segment): (usize, SourceSegment),
         meta: &PacketMeta,
-        twcc: u16,
         form: u8,
-    ) -> Result<SentRecord, DropReason> {
+    ) -> Result<Numbered, NotNumbered> {
         let seq = meta.ext_seq;
         let (seq_delta, picture_delta) = self.deltas(place, &segment, seq)?;
         let out = seq.wrapping_add(seq_delta);
@@ -436,15 +427,15 @@ impl RtpSender {
             Some(catch_up) => catch_up.stamp(seq, meta.timestamp, plain),
             None => (seq >= segment.plain_from).then_some(plain),
         };
-        let timestamp = timestamp.ok_or(DropReason::TooOld)?;
+        let timestamp = timestamp.ok_or(NotNumbered::TooOld)?;
         if !self.issued.issue(out) {
-            return Err(DropReason::Duplicate);
+            return Err(NotNumbered::Duplicate);
         }
         let picture = meta.frame.picture.unwrap_or_default();
         let picture_id = picture_number(picture).wrapping_add(picture_delta);
         let tl0 = picture.tl0_pic_idx.unwrap_or(0).wrapping_add(segment.tl0_delta);
-        let source = SourceSeq::new(segment.epoch, segment.layer, seq);
-        let record = SentRecord::new(source, out, timestamp, twcc, (picture_id, tl0), form);
+        let source = SourceSeq::new(segment.key, seq);
+        let numbered = Numbered::new(source, out, timestamp, (picture_id, tl0), form);
         if newest {
             let frame_number = meta.frame.frame_number.unwrap_or(0);
             self.issued_to = seq + 1;
@@ -453,26 +444,23 @@ impl RtpSender {
                 picture_id,
                 tl0_pic_idx: tl0,
                 frame_number: frame_number.wrapping_add(segment.frame_delta),
-                marker: record.marker(),
+                marker: numbered.marker(),
             });
         }
-        if let Some(sent) = &mut self.sent {
-            sent.insert(meta.arrival, record);
-        }
-        Ok(record)
+        Ok(numbered)
     }
 
     /// The record of a number that the viewer asks for again; see [`SentMap::claim_retransmit`].
     ///
     /// # Errors
-    /// `true` if it is known but was repeated too often, `false` if it is not known.
+    /// Why nothing is retransmitted.
     pub fn claim_retransmit(
         &mut self,
         now: Instant,
         sequence: u16,
-        rtt: std::time::Duration,
-    ) -> Result<SentRecord, bool> {
-        self.sent.as_mut().ok_or(false)?.claim_retransmit(now, sequence, rtt)
+        rtt: Duration,
+    ) -> Result<SentRecord, NotClaimed> {
+        self.sent.as_mut().ok_or(NotClaimed::Unknown)?.claim_retransmit(now, sequence, rtt)
     }
 
     /// Writes header and payload of a record. The same record and packet give the same bytes.
@@ -535,11 +523,9 @@ impl RtpSender {
         let seq = source.ext_seq();
         let mut places = self.segments.iter().enumerate();
         places.find_map(|(place, segment)| {
-            let segment = segment.as_ref().filter(|segment| {
-                source.is_epoch(segment.epoch)
-                    && source.layer() == segment.layer
-                    && seq >= segment.first
-            })?;
+            let segment = segment
+                .as_ref()
+                .filter(|segment| source.is_of(segment.key) && seq >= segment.first)?;
             let (delta, _) = self.deltas(place, segment, seq).ok()?;
             (seq.wrapping_add(delta) as u32 == record.out).then_some(segment.frame_delta)
         })

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::ids::{LAYERS_MAX, LayerIdx};
+
 /// What is known of one layer now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LayerView {
@@ -42,12 +44,40 @@ impl LayerView {
     }
 }
 
-/// The index of the largest live layer; the first of equals.
-pub fn largest_live(layers: impl Iterator<Item = LayerView>) -> Option<usize> {
-    layers
-        .enumerate()
+/// The views of a track's layers, in the publisher's order. A list on the stack, because layers are chosen on the
+/// packet path.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LayerViews {
+    views: [LayerView; LAYERS_MAX],
+    len: usize,
+}
+
+impl FromIterator<LayerView> for LayerViews {
+    /// Takes at most [`LAYERS_MAX`] layers; a track has no more.
+    fn from_iter<T: IntoIterator<Item = LayerView>>(layers: T) -> Self {
+        let mut all = Self::default();
+        for (slot, view) in all.views.iter_mut().zip(layers) {
+            *slot = view;
+            all.len += 1;
+        }
+        all
+    }
+}
+
+impl std::ops::Deref for LayerViews {
+    type Target = [LayerView];
+
+    fn deref(&self) -> &[LayerView] {
+        self.views.get(..self.len).unwrap_or(&[])
+    }
+}
+
+/// The largest live layer; the first of equals.
+pub fn largest_live(layers: impl Iterator<Item = LayerView>) -> Option<LayerIdx> {
+    LayerIdx::all()
+        .zip(layers)
         .filter(|(_, layer)| layer.live)
-        .max_by_key(|(index, layer)| (layer.weight(), usize::MAX - index))
+        .max_by_key(|(index, layer)| (layer.weight(), u8::MAX - index.0))
         .map(|(index, _)| index)
 }
 
@@ -63,15 +93,15 @@ mod tests {
     fn size_decides_whatever_the_order() {
         let small = layer(true, Some((320, 180)), 900_000);
         let large = layer(true, Some((1280, 720)), 300_000);
-        assert_eq!(largest_live([small, large].into_iter()), Some(1));
-        assert_eq!(largest_live([large, small].into_iter()), Some(0));
+        assert_eq!(largest_live([small, large].into_iter()), Some(LayerIdx(1)));
+        assert_eq!(largest_live([large, small].into_iter()), Some(LayerIdx(0)));
     }
 
     #[test]
     fn a_dead_layer_is_passed_over() {
         let dead = layer(false, Some((1280, 720)), 0);
         let live = layer(true, Some((640, 360)), 500_000);
-        assert_eq!(largest_live([dead, live].into_iter()), Some(1));
+        assert_eq!(largest_live([dead, live].into_iter()), Some(LayerIdx(1)));
         assert_eq!(largest_live([dead].into_iter()), None);
     }
 
@@ -79,6 +109,6 @@ mod tests {
     fn without_sizes_the_bitrate_decides() {
         let low = layer(true, None, 100_000);
         let high = layer(true, None, 200_000);
-        assert_eq!(largest_live([low, high, low].into_iter()), Some(1));
+        assert_eq!(largest_live([low, high, low].into_iter()), Some(LayerIdx(1)));
     }
 }

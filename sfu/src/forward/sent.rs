@@ -1,21 +1,23 @@
-//! What was sent on one outgoing line: the map from our sequence numbers back to cached packets.
+//! What one RTP sender has sent: the map from its sequence numbers back to cached packets.
 //!
-//! A [`SentRecord`] holds every header field that `rtp_sender.rs` chose for a packet. It can only be made
-//! there, when a fresh number is given out, and never changes; writing it again gives the same bytes
-//! (architecture D1, the GCM rule).
+//! `rtp_sender.rs` numbers a packet once, as a [`Numbered`]. [`Numbered::stamp`] consumes it when the packet is
+//! sealed and adds the transport-wide number; the [`SentRecord`] that comes out never changes, and writing it
+//! again gives the same bytes (architecture D1: AES-GCM must never seal one number with two contents).
 
 use std::hint::black_box;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-/// Packets remembered per line of video, a power of two; older ones cannot be repeated.
+use crate::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
+
+/// Packets remembered per sender of video, a power of two; older ones cannot be retransmitted.
 pub const SENT_MAX: usize = 1024;
 
-/// The same for audio: five seconds of Opus.
+/// Packets remembered per sender of audio: five seconds of Opus.
 pub const SENT_AUDIO_MAX: usize = 256;
 
-/// How often one packet may be repeated in all (quality A3.2).
-pub const REPEATS_MAX: u8 = 5;
+/// Retransmissions of one packet at most (quality A3.2).
+pub const RETRANSMITS_MAX: u8 = 5;
 
 /// One packet as it went out. 24 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,37 +29,78 @@ pub struct SentRecord {
     pub(super) twcc: u16,
     pub(super) picture_id: u16,
     pub(super) tl0_pic_idx: u8,
-    /// Repeats so far, and above them [`PADDED`], [`MARKER`] and [`BLANK`].
+    /// Retransmissions so far, and above them [`PADDED`], [`MARKER`] and [`BLANK`].
     flags: u8,
     /// Low 16 bits of the milliseconds when it was last sent.
     sent_ms: u16,
 }
 
-/// Which cached packet a record means: publisher epoch (8 bits), layer (8), sequence number (48).
+/// A packet that has its number and is not sealed yet. Cannot be copied: one number is stamped once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Numbered(SentRecord);
+
+impl Numbered {
+    pub(super) fn new(
+        source: SourceSeq,
+        out: u64,
+        timestamp: u32,
+        picture: (u16, u8),
+        form: u8,
+    ) -> Self {
+        Self(SentRecord {
+            source,
+            out: out as u32,
+            timestamp,
+            twcc: 0,
+            picture_id: picture.0,
+            tl0_pic_idx: picture.1,
+            flags: form & !RETRANSMITS,
+            sent_ms: 0,
+        })
+    }
+
+    /// Completes the record with the transport-wide number that the packet leaves with.
+    #[inline]
+    pub fn stamp(self, twcc: u16) -> SentRecord {
+        SentRecord { twcc, ..self.0 }
+    }
+
+    pub(super) fn marker(&self) -> bool {
+        self.0.marker()
+    }
+}
+
+/// The cached packet that a record stands for: publisher epoch (8 bits), track (4), layer (4), sequence number (48).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceSeq(NonZeroU64);
 
 impl SourceSeq {
-    /// Packs the three.
-    pub fn new(epoch: u32, layer: u8, ext_seq: u64) -> Self {
-        let packed = u64::from(epoch as u8) << 56 | u64::from(layer) << 48 | (ext_seq & SEQ_MASK);
+    /// Packs a layer and the extended sequence number in it. Track and layer are below 16
+    /// (`TRACKS_MAX`, `LAYERS_MAX`).
+    pub fn new(key: LayerKey, ext_seq: u64) -> Self {
+        let layer = u64::from(key.track.0 << 4 | key.layer.0 & 0x0f);
+        let packed = u64::from(key.epoch.0 as u8) << 56 | layer << 48 | (ext_seq & SEQ_MASK);
         // Extended numbers begin at 2^16, so zero never comes; the niche keeps a record at 24 bytes.
         Self(NonZeroU64::new(packed).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// The layer index.
-    pub fn layer(self) -> u8 {
-        (self.0.get() >> 48) as u8
+    /// The layer it was sent from, if `epoch` is still the publisher of then. Only the low 8 bits of the epoch are
+    /// remembered; a sender forgets its records when its publisher changes.
+    pub fn layer_in(self, epoch: Epoch) -> Option<LayerKey> {
+        let packed = self.0.get();
+        let (track, layer) = ((packed >> 52) as u8 & 0x0f, (packed >> 48) as u8 & 0x0f);
+        let key = LayerKey { epoch, track: TrackIdx(track), layer: LayerIdx(layer) };
+        ((packed >> 56) as u8 == epoch.0 as u8).then_some(key)
+    }
+
+    /// Whether it is a packet of this layer.
+    pub fn is_of(self, key: LayerKey) -> bool {
+        self.layer_in(key.epoch) == Some(key)
     }
 
     /// The publisher's extended sequence number.
     pub fn ext_seq(self) -> u64 {
         self.0.get() & SEQ_MASK
-    }
-
-    /// Whether it belongs to this publisher epoch.
-    pub fn is_epoch(self, epoch: u32) -> bool {
-        (self.0.get() >> 56) as u8 == epoch as u8
     }
 }
 
@@ -72,29 +115,9 @@ pub(super) const MARKER: u8 = 0x40;
 /// It has no payload: what was to be under this number is left out.
 pub(super) const BLANK: u8 = 0x20;
 
-const REPEATS: u8 = 0x1f;
+const RETRANSMITS: u8 = 0x1f;
 
 impl SentRecord {
-    pub(super) fn new(
-        source: SourceSeq,
-        out: u64,
-        timestamp: u32,
-        twcc: u16,
-        picture: (u16, u8),
-        form: u8,
-    ) -> Self {
-        Self {
-            source,
-            out: out as u32,
-            timestamp,
-            twcc,
-            picture_id: picture.0,
-            tl0_pic_idx: picture.1,
-            flags: form & !REPEATS,
-            sent_ms: 0,
-        }
-    }
-
     /// Whether it carries one byte of padding.
     pub(super) fn padded(&self) -> bool {
         self.flags & PADDED != 0
@@ -157,26 +180,29 @@ impl SentMap {
         now.saturating_duration_since(self.base).as_millis() as u16
     }
 
-    /// The record that a NACK for `sequence` means and that may be repeated now: at most once per
-    /// `rtt` and [`REPEATS_MAX`] times in all, and not before the first copy can have been missed: a
-    /// NACK that comes sooner was sent for a hole that the publisher's own loss had made. `Err(true)` if it is known but limited, `Err(false)`
-    /// if it is not known.
+    /// The record that a NACK for `sequence` means, if it may be retransmitted now: at most once per `rtt` and
+    /// [`RETRANSMITS_MAX`] times in all, and not before the first copy can have been missed. A NACK that comes
+    /// sooner was sent for a hole that the publisher's own loss had made.
+    ///
+    /// # Errors
+    /// Why nothing is retransmitted.
     pub fn claim_retransmit(
         &mut self,
         now: Instant,
         sequence: u16,
         rtt: Duration,
-    ) -> Result<SentRecord, bool> {
+    ) -> Result<SentRecord, NotClaimed> {
         let now_ms = self.ms(now);
         let place = self.place(sequence.into());
-        let slot = self.records.get_mut(place).ok_or(false)?;
-        let record = slot.as_mut().filter(|record| record.out as u16 == sequence).ok_or(false)?;
+        let slot = self.records.get_mut(place).and_then(Option::as_mut);
+        let record =
+            slot.filter(|record| record.out as u16 == sequence).ok_or(NotClaimed::Unknown)?;
         let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.sent_ms)));
-        let repeats = record.flags & REPEATS;
-        // Times are whole milliseconds and the round trip an estimate: better one repeat too many.
-        let wait = if repeats == 0 { rtt * 7 / 8 } else { rtt };
-        if repeats >= REPEATS_MAX || since < wait {
-            return Err(true);
+        let retransmits = record.flags & RETRANSMITS;
+        // Times are whole milliseconds and the round trip an estimate: better one retransmission too many.
+        let wait = if retransmits == 0 { rtt * 7 / 8 } else { rtt };
+        if retransmits >= RETRANSMITS_MAX || since < wait {
+            return Err(NotClaimed::Limited);
         }
         record.flags += 1;
         record.sent_ms = now_ms;
@@ -184,12 +210,25 @@ impl SentMap {
     }
 }
 
+/// Why a NACK is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotClaimed {
+    /// The packet was retransmitted too often, or too lately.
+    Limited,
+    /// The number was never sent, or is forgotten.
+    Unknown,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn key(epoch: u32, layer: u8) -> LayerKey {
+        LayerKey { epoch: Epoch(epoch), track: TrackIdx(7), layer: LayerIdx(layer) }
+    }
+
     fn record(out: u64) -> SentRecord {
-        SentRecord::new(SourceSeq::new(3, 1, out + 7), out, 90, 5, (0, 0), PADDED | MARKER)
+        Numbered::new(SourceSeq::new(key(3, 1), out + 7), out, 90, (0, 0), PADDED | MARKER).stamp(5)
     }
 
     #[test]
@@ -199,13 +238,15 @@ mod tests {
 
     #[test]
     fn source_numbers_pack_and_unpack() {
-        let source = SourceSeq::new(0x1ff, 2, 0x1234_5678_9abc);
-        assert_eq!((source.layer(), source.ext_seq()), (2, 0x1234_5678_9abc));
-        assert!(source.is_epoch(0xff) && !source.is_epoch(0xfe));
+        let source = SourceSeq::new(key(0x1ff, 2), 0x1234_5678_9abc);
+        assert_eq!(source.ext_seq(), 0x1234_5678_9abc);
+        assert_eq!(source.layer_in(Epoch(0xff)), Some(key(0xff, 2)));
+        assert_eq!(source.layer_in(Epoch(0xfe)), None);
+        assert!(source.is_of(key(0x1ff, 2)) && !source.is_of(key(0x1ff, 3)));
     }
 
     #[test]
-    fn repeats_once_per_rtt_and_five_times() {
+    fn retransmits_once_per_rtt_and_five_times() {
         let now = Instant::now();
         let rtt = Duration::from_millis(50);
         let mut map = SentMap::new(now, SENT_MAX);
@@ -213,22 +254,26 @@ mod tests {
         let sequence = 70_000u64 as u16;
         assert_eq!(
             map.claim_retransmit(now + rtt / 2, sequence, rtt),
-            Err(true),
+            Err(NotClaimed::Limited),
             "it is on its way"
         );
         let now = now + rtt;
         assert!(map.claim_retransmit(now, sequence, rtt).is_ok());
-        assert_eq!(map.claim_retransmit(now + rtt / 2, sequence, rtt), Err(true));
-        for n in 1..u32::from(REPEATS_MAX) {
+        assert_eq!(map.claim_retransmit(now + rtt / 2, sequence, rtt), Err(NotClaimed::Limited));
+        for n in 1..u32::from(RETRANSMITS_MAX) {
             let again = map.claim_retransmit(now + rtt * n, sequence, rtt).unwrap();
             assert!(again.padded() && again.marker() && !again.is_blank(), "as it was");
         }
-        assert_eq!(map.claim_retransmit(now + rtt * 20, sequence, rtt), Err(true));
+        assert_eq!(map.claim_retransmit(now + rtt * 20, sequence, rtt), Err(NotClaimed::Limited));
         assert_eq!(
             map.claim_retransmit(now, sequence.wrapping_sub(SENT_MAX as u16), rtt),
-            Err(false)
+            Err(NotClaimed::Unknown)
         );
         map.insert(now, record(70_000 + SENT_MAX as u64));
-        assert_eq!(map.claim_retransmit(now, sequence, rtt), Err(false), "overwritten");
+        assert_eq!(
+            map.claim_retransmit(now, sequence, rtt),
+            Err(NotClaimed::Unknown),
+            "overwritten"
+        );
     }
 }

@@ -2,13 +2,17 @@
 //!
 //! A viewer without a picture gets one at once: everything since the last keyframe where that is little, else
 //! the keyframe alone as a poster until the next one comes; a [`StartMode`] may allow less. A viewer with a
-//! picture jumps to another layer only where little lies between. Pure; called by `worker/replays.rs`.
+//! picture jumps to another layer only where little lies between. [`StartPolicy`] remembers what one viewer was
+//! offered of one track. Pure; called by `forwarder.rs`, which sees the cache as a [`LayerCache`].
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::catch_up::Tail;
-use crate::media::Keyframe;
+use super::forwarder::LayerContext;
+use crate::ids::LayerKey;
+use crate::limiter::TokenBucket;
+use crate::media::{Keyframe, KeyframeCache, Packet};
 use crate::units::Bitrate;
 
 /// A keyframe of this age is replayed with all that followed, whatever that is (quality A3.3).
@@ -73,7 +77,7 @@ pub enum Start {
     /// Replay everything since the keyframe.
     FastForward(Tail),
     /// Replay what is here of a keyframe that came a moment ago; the rest is on its way.
-    Catch,
+    JoinInProgress,
     /// Show the keyframe alone, then wait for the next.
     Poster,
     /// Wait for the next keyframe.
@@ -107,7 +111,7 @@ pub fn begin(now: Instant, mode: StartMode, cached: &Cached<'_>) -> Start {
     let allowed = |tail: &Tail| affordable(tail) && (all || tail.frames == 1);
     match (cached.tail.filter(allowed), cached.keyframe) {
         (Some(tail), _) => Start::FastForward(tail),
-        (None, _) if all && fresh && cached.tail.is_none() => Start::Catch,
+        (None, _) if all && fresh && cached.tail.is_none() => Start::JoinInProgress,
         (None, Some(keyframe)) if age(keyframe.arrival()) <= POSTER_AGE_MAX => Start::Poster,
         _ => Start::Wait,
     }
@@ -118,6 +122,135 @@ pub fn switch(cached: &Cached<'_>) -> Start {
     match cached.tail.filter(|tail| tail.bytes <= SWITCH_BYTES_MAX) {
         Some(tail) => Start::FastForward(tail),
         None => Start::Wait,
+    }
+}
+
+/// A viewer that changes layers may get cached packets this often, and so many times in a row; else it
+/// waits for the next keyframe.
+const SWITCH_EVERY: Duration = Duration::from_millis(500);
+const SWITCH_BURST: u32 = 2;
+
+/// Packets behind the first one of a switch that may have come before it; more than one frame's
+/// disorder is none.
+pub const OVERTAKEN_MAX: usize = 64;
+
+/// What is cached of a stream's layers, as the worker that serves the viewer has it.
+pub trait LayerCache<'a> {
+    /// What the forwarder needs to know of a layer; `None` if the publisher has no such layer now.
+    fn context(&self, key: LayerKey) -> Option<LayerContext>;
+
+    /// Extended number of the layer's newest packet.
+    fn newest(&self, key: LayerKey) -> Option<u64>;
+
+    /// A packet that is cached.
+    fn packet(&self, key: LayerKey, ext_seq: u64) -> Option<&'a Packet>;
+
+    /// The layer's last keyframe.
+    fn keyframe(&self, key: LayerKey) -> Option<&'a KeyframeCache>;
+
+    /// What a viewer could begin with.
+    fn start(&self, key: LayerKey, now: Instant) -> Option<Cached<'a>>;
+
+    /// Whether this viewer is handed the packet with others that arrived now, cached or not.
+    fn delivers(&self, key: LayerKey, ext_seq: u64) -> bool;
+}
+
+/// The part of the cache that a viewer begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartPart {
+    /// First packet of the keyframe.
+    pub first: u64,
+    /// One past the last packet to send, for a poster.
+    pub end: Option<u64>,
+    /// What is cached from the first packet to the present; `None` if something is missing yet.
+    pub tail: Option<Tail>,
+}
+
+/// A cached keyframe, and as much of it as there was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Candidate {
+    key: LayerKey,
+    begins: Option<u64>,
+    whole: Option<u64>,
+}
+
+/// What one viewer was offered of one track's cached keyframes.
+#[derive(Debug)]
+pub struct StartPolicy {
+    mode: StartMode,
+    /// When the cache was first looked at for this viewer.
+    since: Option<Instant>,
+    /// The keyframe that was looked at last; each is looked at once.
+    considered: Option<Candidate>,
+    /// The keyframe that was shown as a poster: its layer and first packet.
+    shown: Option<(LayerKey, u64)>,
+    switches: TokenBucket,
+}
+
+impl StartPolicy {
+    /// Nothing was offered yet.
+    pub fn new(mode: StartMode) -> Self {
+        let switches = TokenBucket::new(SWITCH_EVERY, SWITCH_BURST);
+        Self { mode, since: None, considered: None, shown: None, switches }
+    }
+
+    /// What to begin with now on this layer, if anything.
+    pub fn consider<'a>(
+        &mut self,
+        now: Instant,
+        key: LayerKey,
+        has_picture: bool,
+        cache: &impl LayerCache<'a>,
+    ) -> Option<StartPart> {
+        let keyframe = cache.keyframe(key)?;
+        let whole = keyframe.whole();
+        let candidate = Candidate {
+            key,
+            begins: keyframe.begins(),
+            whole: whole.map(|keyframe| keyframe.first()),
+        };
+        if self.considered.replace(candidate) == Some(candidate) {
+            return None;
+        }
+        let cached = cache.start(key, now)?;
+        // What came since the viewer is here is not its past, such as a keyframe that waited for a poster to end.
+        let since = *self.since.get_or_insert(now);
+        let live = cached.begun.is_some_and(|at| at >= since);
+        let mode = if live { StartMode::FastForward } else { self.mode };
+        let comes_now = |tail: &Tail| {
+            let few = tail.newest - tail.first <= OVERTAKEN_MAX as u64;
+            few && cache.delivers(key, tail.first)
+        };
+        if cached.tail.as_ref().is_some_and(comes_now) {
+            // It comes just now: nothing to catch up with.
+            return None;
+        }
+        let how = match has_picture {
+            false => begin(now, mode, &cached),
+            true => match switch(&cached) {
+                Start::FastForward(_) if !self.switches.take(now) => Start::Wait,
+                how => how,
+            },
+        };
+        match how {
+            Start::FastForward(tail) => {
+                Some(StartPart { first: tail.first, end: None, tail: Some(tail) })
+            }
+            Start::JoinInProgress => {
+                Some(StartPart { first: candidate.begins?, end: None, tail: None })
+            }
+            Start::Poster => {
+                let whole = whole?;
+                let this = (key, whole.first());
+                if self.shown.replace(this) == Some(this) {
+                    return None;
+                }
+                let (first, end, bytes) = (whole.first(), whole.end(), whole.bytes());
+                let tail = Tail { first, newest: end - 1, frames: 1, bytes };
+                Some(StartPart { first, end: Some(end), tail: Some(tail) })
+            }
+            Start::Wait => None,
+        }
     }
 }
 
@@ -147,7 +280,11 @@ mod tests {
         assert_eq!(aged(401, 75_001), Start::Wait);
         let begun = Some(now - FRESH);
         let hole = Cached { begun, ..NOTHING };
-        assert_eq!(begin(now, StartMode::FastForward, &hole), Start::Catch, "a packet is missing");
+        assert_eq!(
+            begin(now, StartMode::FastForward, &hole),
+            Start::JoinInProgress,
+            "a packet is missing"
+        );
         assert_eq!(begin(now, StartMode::FastForward, &NOTHING), Start::Wait);
     }
 

@@ -1,7 +1,7 @@
 //! How long forwarding takes: since the start for Prometheus, and over the last seconds for people.
 //!
 //! [`Latency`] keeps one kind of waiting; [`ForwardLatency`] measures forwarding: from the moment the kernel
-//! received a packet to the return of the send call that took it, weighted by datagrams sent. The clock
+//! received the oldest packet of a message to the return of the send call that took it, weighted by datagrams sent. The clock
 //! is read once per [`MESSAGES_PER_LOOK`] messages, not per packet. Called by `socket_egress.rs` and
 //! `shell.rs`.
 
@@ -16,10 +16,6 @@ const HALF: Duration = Duration::from_secs(5);
 
 /// Send calls between two looks at the clock; a message costs at least ten times what a look costs.
 const MESSAGES_PER_LOOK: u32 = 16;
-
-/// Times of arrival told apart in one batch. One more is counted with the last: packets of one batch
-/// lie at most a turn apart.
-const ARRIVALS_MAX: usize = 64;
 
 /// Upper bounds, in microseconds, of the buckets that Prometheus gets.
 const BOUNDS_US: [u64; 15] = [
@@ -104,51 +100,41 @@ pub struct LatencySummary {
     pub buckets: Vec<(u64, u64)>,
 }
 
-/// Measures the datagrams of one batch on their way out.
-#[derive(Debug)]
+/// Measures datagrams on their way out.
+#[derive(Debug, Default)]
 pub(super) struct ForwardLatency {
-    /// When the packets of the batch arrived, and how many arrived then.
-    arrivals: Vec<(Instant, u64)>,
-    /// How much longer they had waited than their time of arrival says.
-    lag: Duration,
+    /// Messages since the last look at the clock; at most [`MESSAGES_PER_LOOK`] entries.
+    pending: Vec<Pending>,
     messages: u32,
-    datagrams: u64,
-    /// This batch goes to viewers that came only lately.
-    newcomers: bool,
+    /// How much longer packets had waited than their time of arrival says.
+    lag: Duration,
     all: Latency,
-    settled: Latency,
+    established: Latency,
 }
 
-impl Default for ForwardLatency {
-    fn default() -> Self {
-        Self {
-            arrivals: Vec::with_capacity(ARRIVALS_MAX),
-            lag: Duration::ZERO,
-            messages: 0,
-            datagrams: 0,
-            newcomers: false,
-            all: Latency::default(),
-            settled: Latency::default(),
-        }
-    }
+/// Datagrams that left with one time of arrival.
+#[derive(Debug)]
+struct Pending {
+    arrived: Instant,
+    joining: bool,
+    datagrams: u64,
 }
 
 impl ForwardLatency {
-    /// What was measured, of all viewers.
+    /// Latency towards all viewers.
     pub(super) fn all(&self) -> &Latency {
         &self.all
     }
 
-    /// The part of it that went to viewers who are here for a while: whether a crowd that joins
-    /// disturbs them shows here.
-    pub(super) fn settled(&self) -> &Latency {
-        &self.settled
+    /// Latency towards established viewers: whether viewers that join disturb them shows here.
+    pub(super) fn established(&self) -> &Latency {
+        &self.established
     }
 
     /// Moves the window on.
     pub(super) fn turn(&mut self, now: Instant) {
         self.all.turn(now);
-        self.settled.turn(now);
+        self.established.turn(now);
     }
 
     /// From now on, times of arrival are too late by this much.
@@ -156,64 +142,37 @@ impl ForwardLatency {
         self.lag = lag;
     }
 
-    /// The messages that follow carry packets that arrived then.
-    pub(super) fn begin(&mut self, arrivals: &mut dyn Iterator<Item = Instant>) {
-        self.newcomers = false;
-        for at in arrivals {
-            let full = self.arrivals.len() == ARRIVALS_MAX;
-            match self.arrivals.last_mut() {
-                Some((last, n)) if *last == at || full => *n += 1,
-                _ => self.arrivals.push((at, 1)),
+    /// A send call with forwarded media returned; `clock` is asked only now and then.
+    pub(super) fn on_sent(
+        &mut self,
+        arrived: Instant,
+        joining: bool,
+        datagrams: u64,
+        clock: impl FnOnce() -> Instant,
+    ) {
+        match self.pending.last_mut() {
+            Some(last) if (last.arrived, last.joining) == (arrived, joining) => {
+                last.datagrams += datagrams;
             }
-        }
-    }
-
-    /// The batch that was just begun goes to viewers that came only lately.
-    pub(super) fn mark_joining(&mut self) {
-        self.newcomers = true;
-    }
-
-    /// A send call returned; `clock` is asked only now and then.
-    pub(super) fn sent(&mut self, datagrams: u64, clock: impl FnOnce() -> Instant) {
-        if self.arrivals.is_empty() {
-            return;
+            _ => self.pending.push(Pending { arrived, joining, datagrams }),
         }
         self.messages += 1;
-        self.datagrams += datagrams;
         if self.messages >= MESSAGES_PER_LOOK {
             self.look(clock());
         }
     }
 
-    /// The batch is out.
-    pub(super) fn end(&mut self, clock: impl FnOnce() -> Instant) {
-        if self.messages > 0 {
-            self.look(clock());
-        }
-        self.arrivals.clear();
-    }
-
-    /// Counts what was sent since the last look. Each viewer got the same packets, so the datagrams
-    /// are spread over the times of arrival as the packets are.
-    fn look(&mut self, now: Instant) {
-        let packets: u64 = self.arrivals.iter().map(|(_, n)| n).sum();
-        let mut left = self.datagrams;
-        let mut seen = 0;
-        for (at, n) in &self.arrivals {
-            seen += n;
-            // What is left after this share, so that the shares sum up whatever the rounding.
-            let rest = self.datagrams - self.datagrams * seen / packets.max(1);
-            let share = left.saturating_sub(rest);
-            left = rest;
-            if share > 0 {
-                let took = now.saturating_duration_since(*at) + self.lag;
-                self.all.record(took, share);
-                if !self.newcomers {
-                    self.settled.record(took, share);
-                }
+    /// Counts what was sent since the last look at the clock. To be called at the end of a turn, before the thread may
+    /// wait.
+    pub(super) fn look(&mut self, now: Instant) {
+        for Pending { arrived, joining, datagrams } in self.pending.drain(..) {
+            let took = now.saturating_duration_since(arrived) + self.lag;
+            self.all.record(took, datagrams);
+            if !joining {
+                self.established.record(took, datagrams);
             }
         }
-        (self.messages, self.datagrams) = (0, 0);
+        self.messages = 0;
     }
 }
 
@@ -252,68 +211,58 @@ mod tests {
     }
 
     #[test]
-    fn every_datagram_of_a_batch_is_counted_from_its_arrival_to_its_send_call() {
+    fn every_datagram_is_counted_from_its_arrival_to_its_send_call() {
         let start = Instant::now();
-        let mut forward_latency = ForwardLatency::default();
-        // Two packets came at once, one a millisecond later; 40 viewers get all three, 2 ms on.
-        forward_latency.begin(&mut [start, start, start + ms(1)].into_iter());
-        for viewer in 0..40 {
-            let now = if viewer < 32 { start + ms(2) } else { start + ms(4) };
-            forward_latency.sent(3, || now);
+        let mut latency = ForwardLatency::default();
+        // 40 viewers get a message of two datagrams and one of a packet that came a millisecond later, in rounds of
+        // MESSAGES_PER_LOOK messages.
+        for viewer in 0..40u64 {
+            for (arrived, datagrams) in [(start, 2), (start + ms(1), 1)] {
+                latency.on_sent(arrived, false, datagrams, || start + ms(2 + viewer / 8));
+            }
         }
-        forward_latency.end(|| start + ms(4));
-        let shown = forward_latency.all().summary();
+        let looks: u64 = (2..=6).sum();
+        let shown = latency.all().summary();
         assert_eq!(shown.count, 120);
-        assert_eq!(shown.sum_us, 32 * (2 * 2_000 + 1_000) + 8 * (2 * 4_000 + 3_000));
-        assert_eq!(shown.max_us, 4_000);
-
-        // What is sent between batches (reports, handshakes) is no forwarding.
-        forward_latency.sent(7, || unreachable!("nobody asks for the time"));
-        forward_latency.end(|| unreachable!("nothing was sent"));
-        assert_eq!(forward_latency.all().summary().count, 120);
+        assert_eq!(shown.sum_us, 8 * (3 * looks - 5) * 1_000);
+        assert_eq!(shown.max_us, 6_000);
+        latency.look(start + ms(9));
+        assert_eq!(latency.all().summary().count, 120, "nothing is counted twice");
     }
 
     #[test]
-    fn newcomers_are_told_apart_from_those_who_are_here() {
+    fn what_is_left_at_the_end_of_a_turn_is_counted_then() {
         let start = Instant::now();
-        let mut forward_latency = ForwardLatency::default();
-        forward_latency.begin(&mut [start].into_iter());
-        forward_latency.sent(1, || unreachable!("a look would be too early"));
-        forward_latency.end(|| start + ms(1));
-        forward_latency.begin(&mut [start].into_iter());
-        forward_latency.mark_joining();
-        forward_latency.sent(1, || unreachable!("a look would be too early"));
-        forward_latency.end(|| start + ms(9));
-        forward_latency.begin(&mut [start + ms(20)].into_iter());
-        forward_latency.sent(1, || unreachable!("a look would be too early"));
-        forward_latency.end(|| start + ms(21));
-        let (all, settled) = (forward_latency.all().summary(), forward_latency.settled().summary());
+        let mut latency = ForwardLatency::default();
+        latency.on_sent(start, false, 3, || unreachable!("a look would be too early"));
+        latency.look(start + ms(4));
+        let shown = latency.all().summary();
+        assert_eq!((shown.count, shown.sum_us), (3, 12_000));
+    }
+
+    #[test]
+    fn joining_viewers_are_told_apart_from_established_ones() {
+        let start = Instant::now();
+        let mut latency = ForwardLatency::default();
+        let never = || unreachable!("a look would be too early");
+        latency.on_sent(start, false, 1, never);
+        latency.look(start + ms(1));
+        latency.on_sent(start, true, 1, never);
+        latency.look(start + ms(9));
+        latency.on_sent(start + ms(20), false, 1, never);
+        latency.look(start + ms(21));
+        let (all, established) = (latency.all().summary(), latency.established().summary());
         assert_eq!((all.count, all.sum_us), (3, 11_000));
-        assert_eq!((settled.count, settled.sum_us), (2, 2_000));
+        assert_eq!((established.count, established.sum_us), (2, 2_000));
     }
 
     #[test]
     fn a_backlog_in_the_socket_is_part_of_the_wait() {
         let start = Instant::now();
-        let mut forward_latency = ForwardLatency::default();
-        forward_latency.set_lag(ms(30));
-        forward_latency.begin(&mut [start].into_iter());
-        forward_latency.sent(1, || unreachable!("a look would be too early"));
-        forward_latency.end(|| start + ms(1));
-        assert_eq!(forward_latency.all().summary().max_us, 31_000);
-    }
-
-    #[test]
-    fn a_batch_of_more_times_than_there_is_room_for_is_counted_whole() {
-        let start = Instant::now();
-        let mut forward_latency = ForwardLatency::default();
-        let times = |n: usize| (0..n).map(move |n| start + Duration::from_micros(n as u64));
-        for (round, n) in [(1, ARRIVALS_MAX), (2, ARRIVALS_MAX + 1)] {
-            forward_latency.begin(&mut times(n));
-            assert_eq!(forward_latency.arrivals.len(), ARRIVALS_MAX, "round {round}");
-            forward_latency.sent(n as u64, || start);
-            forward_latency.end(|| start + ms(1));
-        }
-        assert_eq!(forward_latency.all().summary().count, 2 * ARRIVALS_MAX as u64 + 1);
+        let mut latency = ForwardLatency::default();
+        latency.set_lag(ms(30));
+        latency.on_sent(start, false, 1, || unreachable!("a look would be too early"));
+        latency.look(start + ms(1));
+        assert_eq!(latency.all().summary().max_us, 31_000);
     }
 }

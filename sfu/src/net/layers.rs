@@ -232,7 +232,7 @@ mod tests {
             track(MediaKind::Audio, Codec::Opus, &[]),
             track(MediaKind::Video, Codec::Vp8, rids),
         ];
-        SourceInfo { epoch: 0, publisher: SessionId(7), tracks }
+        SourceInfo { epoch: crate::ids::Epoch(0), publisher: SessionId(7), tracks }
     }
 
     // whip-whep E9

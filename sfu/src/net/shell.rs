@@ -194,8 +194,10 @@ impl Shell {
         // The worker's time stands still meanwhile: what the kernel receives now came now.
         loop {
             let more = worker.handle_timeout(self.now, &mut outlet);
-            let rest = until.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let rest = until.saturating_duration_since(now);
             if !more || rest.is_zero() {
+                outlet.forward_latency.look(now);
                 return rest;
             }
         }
@@ -270,6 +272,7 @@ impl Shell {
         worker.flush(self.now, &mut outlet);
         // As long again as the media took: a worker with long turns has few of them.
         let ended = Instant::now();
+        self.forward_latency.look(ended);
         let share = ended.saturating_duration_since(self.turn_began).min(LATER_TIME_MAX);
         self.work_off(worker, ended + share);
     }
@@ -322,7 +325,7 @@ impl Shell {
         ShellReport {
             socket: self.socket.stats(),
             forward: self.forward_latency.all().clone(),
-            forward_established: self.forward_latency.settled().clone(),
+            forward_established: self.forward_latency.established().clone(),
             tick_wait: self.tick_wait.clone(),
             tick: self.tick.interval(),
             rebuilds: self.rebuilds,
@@ -342,7 +345,7 @@ impl Shell {
             std::thread::sleep(REBUILD_PAUSE);
         }
         self.rebuilt = Some(Instant::now());
-        self.forward_latency.end(Instant::now);
+        self.forward_latency.look(Instant::now());
         let mut outlet =
             SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
         let close = Command::CloseAll(CloseReason::WorkerLost);

@@ -160,7 +160,7 @@ impl MediaSocket {
     /// Sends one message, in one call where the path takes segments. Says how many datagrams the kernel
     /// took; the others are dropped and counted.
     pub(super) fn send(&mut self, transmit: Transmit<'_>) -> u64 {
-        let Transmit { path, contents, segment_size } = transmit;
+        let Transmit { path, contents, segment_size, .. } = transmit;
         let datagrams = transmit.segments() as u64;
         let Some(size) = segment_size.filter(|_| datagrams > 1) else {
             let sent = self.call(path, contents, None);
@@ -314,7 +314,7 @@ mod tests {
         let (mut sender, mut receiver, path) = pair();
         let from = sender.local_addr().unwrap();
         let contents: Vec<u8> = (0..250).collect();
-        sender.send(Transmit { path, contents: &contents, segment_size: Some(100) });
+        sender.send(Transmit::media(path, &contents, Some(100)));
         let got = receive(&mut receiver);
         assert_eq!(got.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [100, 100, 50]);
         assert!(got.iter().all(|(p, _)| p.remote == from && p.local == Some(path.remote.ip())));
@@ -326,11 +326,11 @@ mod tests {
     fn errors_of_the_send_call_are_counted_and_survived() {
         let (mut sender, mut receiver, path) = pair();
         let oversized = vec![0; 70_000]; // EMSGSIZE
-        sender.send(Transmit { path, contents: &oversized, segment_size: None });
+        sender.send(Transmit::media(path, &oversized, None));
         let wrong_family = FiveTuple::udp(None, "[::1]:9".parse().unwrap());
-        sender.send(Transmit { path: wrong_family, contents: b"x", segment_size: None });
+        sender.send(Transmit::media(wrong_family, b"x", None));
         assert_eq!(sender.stats().send_errors, 2);
-        sender.send(Transmit { path, contents: b"still alive", segment_size: None });
+        sender.send(Transmit::media(path, b"still alive", None));
         assert_eq!(receive(&mut receiver).len(), 1);
     }
 
@@ -340,12 +340,12 @@ mod tests {
         let port = dual.local_addr().unwrap().port();
         let mut v4 = MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let to_dual = FiveTuple::udp(None, SocketAddr::new([127, 0, 0, 1].into(), port));
-        v4.send(Transmit { path: to_dual, contents: b"ping", segment_size: None });
+        v4.send(Transmit::media(to_dual, b"ping", None));
         let got = receive(&mut dual);
         let (path, _) = got.first().expect("it arrived");
         assert_eq!(path.remote, v4.local_addr().unwrap());
         assert_eq!(path.local, Some([127, 0, 0, 1].into()));
-        dual.send(Transmit { path: *path, contents: b"pong", segment_size: None });
+        dual.send(Transmit::media(*path, b"pong", None));
         assert_eq!(receive(&mut v4).first().map(|(p, _)| p.remote), Some(to_dual.remote));
     }
 
@@ -356,7 +356,7 @@ mod tests {
         for (segments, size) in [(200, 10), (60, 1_200)] {
             let (mut sender, mut receiver, path) = pair();
             let contents: Vec<u8> = (0..segments * size).map(|n| (n / size) as u8).collect();
-            let message = Transmit { path, contents: &contents, segment_size: Some(size) };
+            let message = Transmit::media(path, &contents, Some(size));
             assert_eq!(sender.send(message), segments as u64);
             let got = receive(&mut receiver);
             let firsts: Vec<u8> = got.iter().map(|(_, bytes)| bytes[0]).collect();
@@ -365,8 +365,7 @@ mod tests {
             let stats = sender.stats();
             assert_eq!((stats.gso_refused, stats.gso_spared_paths), (1, Some(1)));
 
-            let small =
-                Transmit { path, contents: &contents[..3 * size], segment_size: Some(size) };
+            let small = Transmit::media(path, &contents[..3 * size], Some(size));
             assert_eq!(sender.send(small), 3);
             let stats = sender.stats();
             assert_eq!(stats.gso_refused, 1, "it is not asked again");
@@ -381,12 +380,9 @@ mod tests {
         let (mut sender, mut receiver, path) = pair();
         let nowhere = FiveTuple { remote: SocketAddr::new(path.remote.ip(), 0), ..path };
         for segment_size in [None, Some(100)] {
-            assert_eq!(
-                sender.send(Transmit { path: nowhere, contents: &[7; 250], segment_size }),
-                0
-            );
+            assert_eq!(sender.send(Transmit::media(nowhere, &[7; 250], segment_size)), 0);
         }
-        assert_eq!(sender.send(Transmit { path, contents: &[7; 250], segment_size: Some(100) }), 3);
+        assert_eq!(sender.send(Transmit::media(path, &[7; 250], Some(100))), 3);
         let stats = sender.stats();
         assert_eq!((stats.send_calls, stats.datagrams_out), (1, 3), "still one message");
         assert_eq!((stats.gso_refused, stats.gso_spared_paths), (0, Some(0)));
@@ -397,7 +393,7 @@ mod tests {
     fn a_datagram_tells_how_long_it_waited_unless_the_clock_was_set() {
         let (mut sender, mut receiver, path) = pair();
         let mut ages = |later: Duration| {
-            sender.send(Transmit { path, contents: b"x", segment_size: None });
+            sender.send(Transmit::media(path, b"x", None));
             let mut buffers = receiver.receive_buffers();
             let count = receiver.receive(&mut buffers).unwrap();
             let mut ages = Vec::new();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::latency::ForwardLatency;
 use super::socket::MediaSocket;
-use crate::transport::egress::{Egress, Transmit};
+use crate::transport::egress::{Egress, Transmit, TransmitClass};
 
 /// Sends on the socket and measures what belongs to a batch.
 pub(super) struct SocketEgress<'a> {
@@ -17,18 +17,9 @@ pub(super) struct SocketEgress<'a> {
 impl Egress for SocketEgress<'_> {
     fn send(&mut self, transmit: Transmit<'_>) {
         let sent = self.socket.send(transmit);
-        self.forward_latency.sent(sent, Instant::now);
-    }
-
-    fn begin_media(&mut self, arrivals: &mut dyn Iterator<Item = Instant>) {
-        self.forward_latency.begin(arrivals);
-    }
-
-    fn mark_joining(&mut self) {
-        self.forward_latency.mark_joining();
-    }
-
-    fn end_media(&mut self) {
-        self.forward_latency.end(Instant::now);
+        if let Some(arrived) = transmit.arrived {
+            let joining = transmit.class == TransmitClass::JoiningMedia;
+            self.forward_latency.on_sent(arrived, joining, sent, Instant::now);
+        }
     }
 }

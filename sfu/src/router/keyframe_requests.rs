@@ -7,6 +7,7 @@
 
 use super::sync::{AtomicU64, Ordering};
 use super::table::{LAYERS_MAX, TRACKS_MAX};
+use crate::ids::{LayerIdx, TrackIdx};
 
 /// The requests of one stream that nobody acted on yet.
 #[derive(Debug, Default)]
@@ -20,7 +21,7 @@ impl KeyframeRequestBits {
     ///
     /// A viewer that has seen what came of its last request is heard again: what it saw was sent after
     /// the bit was taken. Tracks and layers beyond the limits are ignored.
-    pub fn request(&self, track: u8, layer: u8) {
+    pub fn request(&self, track: TrackIdx, layer: LayerIdx) {
         let Some(bit) = request_bit(track, layer) else { return };
         if self.bits.load(Ordering::Relaxed) & bit == 0 {
             self.bits.fetch_or(bit, Ordering::Relaxed);
@@ -53,12 +54,12 @@ impl KeyframeRequests {
     }
 
     /// Whether a keyframe of this layer is requested.
-    pub fn contains(self, track: u8, layer: u8) -> bool {
+    pub fn contains(self, track: TrackIdx, layer: LayerIdx) -> bool {
         request_bit(track, layer).is_some_and(|bit| self.0 & bit != 0)
     }
 }
 
-fn request_bit(track: u8, layer: u8) -> Option<u64> {
+fn request_bit(track: TrackIdx, layer: LayerIdx) -> Option<u64> {
     let in_range = usize::from(track) < TRACKS_MAX && usize::from(layer) < LAYERS_MAX;
     in_range.then(|| 1 << (usize::from(track) * LAYERS_MAX + usize::from(layer)))
 }

@@ -11,6 +11,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::table::StreamId;
 use super::wake::WakeFlag;
+use crate::ids::LayerKey;
 use crate::media::Packet;
 use crate::media::source_clock::ClockAnchor;
 use crate::transport::FiveTuple;
@@ -29,12 +30,8 @@ pub enum MediaItem {
     Packet {
         /// Its stream.
         stream: StreamId,
-        /// Publisher epoch.
-        epoch: u32,
-        /// Track index.
-        track: u8,
-        /// Layer index.
-        layer: u8,
+        /// Its layer.
+        layer: LayerKey,
         /// The packet, shared.
         packet: Arc<Packet>,
     },
@@ -42,12 +39,8 @@ pub enum MediaItem {
     Prefill {
         /// Its stream.
         stream: StreamId,
-        /// Publisher epoch.
-        epoch: u32,
-        /// Track index.
-        track: u8,
-        /// Layer index.
-        layer: u8,
+        /// Its layer.
+        layer: LayerKey,
         /// The packet, shared.
         packet: Arc<Packet>,
     },
@@ -55,14 +48,10 @@ pub enum MediaItem {
     Layer {
         /// Its stream.
         stream: StreamId,
-        /// Publisher epoch.
-        epoch: u32,
-        /// Track index.
-        track: u8,
-        /// Layer index.
-        layer: u8,
+        /// Its layer.
+        layer: LayerKey,
         /// What is known.
-        note: LayerInfoUpdate,
+        update: LayerInfoUpdate,
     },
 }
 

@@ -12,13 +12,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::keyframe_requests::{KeyframeRequestBits, KeyframeRequests};
-use crate::ids::{SessionId, StreamName};
+use crate::ids::{Epoch, LayerIdx, SessionId, StreamName, TrackIdx};
 use crate::sdp::{ExtMap, PublishPlan, SourceTrack};
 
 pub use crate::sdp::TRACKS_MAX;
 
-/// Layers (rids) of one track (quality B2).
-pub const LAYERS_MAX: usize = 8;
+pub use crate::ids::LAYERS_MAX;
 
 /// Identifies a stream for workers: a small index, and a generation so that a reused index is not
 /// mistaken for the stream before.
@@ -41,7 +40,7 @@ pub struct Route {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceInfo {
     /// Grows with each publisher of the stream that connects; 0 until then.
-    pub epoch: u32,
+    pub epoch: Epoch,
     /// The publisher's session.
     pub publisher: SessionId,
     /// Its tracks in offer order.
@@ -67,7 +66,7 @@ impl SourceInfo {
             rids: track.rids.clone(),
             exts: track.exts.clone(),
         });
-        Self { epoch: 0, publisher, tracks: tracks.collect() }
+        Self { epoch: Epoch::default(), publisher, tracks: tracks.collect() }
     }
 
     /// The tracks as the SDP matcher takes them.
@@ -112,7 +111,7 @@ impl StreamShared {
     /// A publisher connected: it is the stream's from now on, whoever was there before. Returns it with
     /// its epoch.
     pub fn connect(&self, offered: &SourceInfo) -> Arc<SourceInfo> {
-        let epoch = self.epochs.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let epoch = Epoch(self.epochs.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
         let source = Arc::new(SourceInfo { epoch, ..offered.clone() });
         // Two may connect at once on two workers: the later number wins.
         self.source.rcu(|now| match now {
@@ -129,13 +128,13 @@ impl StreamShared {
 
     /// A viewer without a picture needs a keyframe of this layer. Repeat it with each packet that cannot be
     /// sent: a request that was set before a keyframe came counts as fulfilled by it.
-    pub fn request_keyframe(&self, track: u8, layer: u8) {
+    pub fn request_keyframe(&self, track: TrackIdx, layer: LayerIdx) {
         self.requests.request(track, layer);
     }
 
     /// A viewer with a picture, of this layer or another one, asks for a keyframe of this layer: it may wait some
     /// seconds for it.
-    pub fn request_refresh(&self, track: u8, layer: u8) {
+    pub fn request_refresh(&self, track: TrackIdx, layer: LayerIdx) {
         self.refreshes.request(track, layer);
     }
 
@@ -163,10 +162,11 @@ mod tests {
     fn the_publisher_that_connected_last_holds_the_stream() {
         let id = StreamId { index: 0, generation: 0 };
         let stream = StreamShared::new(id, StreamName::new("a").unwrap());
-        let offer = |n| SourceInfo { epoch: 0, publisher: SessionId(n), tracks: Vec::new() };
-        let holder = || stream.source.load_full().map(|source| (source.publisher.0, source.epoch));
-        assert_eq!(stream.connect(&offer(2)).epoch, 1);
-        assert_eq!(stream.connect(&offer(1)).epoch, 2);
+        let offer = |n| SourceInfo { epoch: Epoch(0), publisher: SessionId(n), tracks: Vec::new() };
+        let holder =
+            || stream.source.load_full().map(|source| (source.publisher.0, source.epoch.0));
+        assert_eq!(stream.connect(&offer(2)).epoch, Epoch(1));
+        assert_eq!(stream.connect(&offer(1)).epoch, Epoch(2));
         assert_eq!(holder(), Some((1, 2)));
         stream.disconnect(SessionId(2));
         assert_eq!(holder(), Some((1, 2)), "who was replaced takes nothing along");

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::ring::{STRAY_HEADER_BYTES, STRAY_RING_BYTES};
 use super::*;
+use crate::ids::{LayerIdx, TrackIdx};
 use crate::transport::FiveTuple;
 
 struct NoWaker;
@@ -86,13 +87,19 @@ fn a_batch_wakes_a_sleeper_once_and_an_awake_worker_never() {
 fn requests_are_taken_once_and_never_mixed_up() {
     let board = KeyframeRequestBits::default();
     assert!(board.take().is_empty());
-    board.request(7, 7);
-    board.request(0, 1);
-    board.request(8, 0);
-    board.request(0, 8);
+    board.request(TrackIdx(7), LayerIdx(7));
+    board.request(TrackIdx(0), LayerIdx(1));
+    board.request(TrackIdx(8), LayerIdx(0));
+    board.request(TrackIdx(0), LayerIdx(8));
     let requests = board.take();
-    assert!(requests.contains(7, 7) && requests.contains(0, 1));
-    assert!(!requests.contains(1, 0) && !requests.contains(8, 0) && !requests.contains(0, 8));
+    assert!(
+        requests.contains(TrackIdx(7), LayerIdx(7)) && requests.contains(TrackIdx(0), LayerIdx(1))
+    );
+    assert!(
+        !requests.contains(TrackIdx(1), LayerIdx(0))
+            && !requests.contains(TrackIdx(8), LayerIdx(0))
+            && !requests.contains(TrackIdx(0), LayerIdx(8))
+    );
     assert!(board.take().is_empty());
 }
 

@@ -15,16 +15,44 @@ pub struct Transmit<'a> {
     pub contents: &'a [u8],
     /// Size of each datagram but the last, which may be smaller; `None` for a single one.
     pub segment_size: Option<usize>,
+    /// Arrival of the oldest packet in it that is forwarded for the first time; `None` if there is none, as in
+    /// retransmissions and cached packets.
+    pub arrived: Option<Instant>,
+    /// What it carries.
+    pub class: TransmitClass,
 }
 
-impl Transmit<'_> {
-    /// How many datagrams it holds.
+/// What a [`Transmit`] carries. A message of media may end with a sender report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransmitClass {
+    /// STUN, DTLS, or RTCP alone.
+    Control,
+    /// Media for a viewer.
+    Media,
+    /// Media for a viewer that joined lately.
+    JoiningMedia,
+    /// Packets that a viewer asked for again.
+    Retransmission,
+}
+
+impl<'a> Transmit<'a> {
+    /// One datagram of STUN, DTLS or RTCP.
+    pub fn control(path: FiveTuple, contents: &'a [u8]) -> Self {
+        Self { path, contents, segment_size: None, arrived: None, class: TransmitClass::Control }
+    }
+
+    /// Media of which no arrival is told.
+    pub fn media(path: FiveTuple, contents: &'a [u8], segment_size: Option<usize>) -> Self {
+        Self { path, contents, segment_size, arrived: None, class: TransmitClass::Media }
+    }
+
+    /// Number of its datagrams.
     pub fn segments(&self) -> usize {
         self.segment_size.map_or(1, |size| self.contents.len().div_ceil(size.max(1)))
     }
 
-    /// Its datagrams. A report may be the last of a message of media.
-    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+    /// Its datagrams.
+    pub fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> {
         self.contents.chunks(self.segment_size.unwrap_or(self.contents.len()).max(1))
     }
 }
@@ -33,14 +61,4 @@ impl Transmit<'_> {
 pub trait Egress {
     /// Sends, or drops and counts.
     fn send(&mut self, transmit: Transmit<'_>);
-
-    /// What follows, until [`Self::end_media`], is media that arrived at these times and goes to one
-    /// viewer after the other: whoever measures forwarding measures it here.
-    fn begin_media(&mut self, _arrivals: &mut dyn Iterator<Item = Instant>) {}
-
-    /// The media just announced goes to viewers that came only lately.
-    fn mark_joining(&mut self) {}
-
-    /// The media announced by [`Self::begin_media`] is out.
-    fn end_media(&mut self) {}
 }

@@ -163,7 +163,7 @@ impl Peer {
         let mut reply = [0; STUN_BYTES_MAX];
         let event = self.ice.handle_stun(now, path, datagram, &mut reply)?;
         if let Some(reply) = reply.get(..event.reply_len).filter(|reply| !reply.is_empty()) {
-            egress.send(Transmit { path, contents: reply, segment_size: None });
+            egress.send(Transmit::control(path, reply));
         }
         if self.state == PeerState::WaitingIce {
             self.state = PeerState::WaitingDtls;
@@ -246,7 +246,7 @@ impl Peer {
         let Some(sealed) = self.seal_rtcp(buffer, len, ssrc) else { return };
         let Some(path) = self.ice.selected().filter(|_| self.ice.may_send(sealed)) else { return };
         if let Some(contents) = buffer.get(..sealed) {
-            egress.send(Transmit { path, contents, segment_size: None });
+            egress.send(Transmit::control(path, contents));
         }
     }
 
@@ -278,7 +278,7 @@ impl Peer {
         let mut stun = [0; STUN_BYTES_MAX];
         while let Some((path, len)) = self.ice.poll_transmit(now, entropy, &mut stun) {
             let contents = stun.get(..len)?;
-            egress.send(Transmit { path, contents, segment_size: None });
+            egress.send(Transmit::control(path, contents));
         }
         match self.dtls.poll_event()? {
             DtlsEvent::Connected { profile, keys } => {
@@ -331,7 +331,7 @@ impl Peer {
         while let Some(datagram) = self.dtls.poll_transmit() {
             let Some(path) = self.ice.selected() else { continue };
             if self.ice.may_send(datagram.len()) {
-                egress.send(Transmit { path, contents: &datagram, segment_size: None });
+                egress.send(Transmit::control(path, &datagram));
             }
         }
     }

@@ -1,11 +1,13 @@
-//! The send arena of one worker: packets for one viewer sealed back to back, sent as one message.
+//! Send arena of one worker: packets for one viewer sealed back to back, sent as one message.
 //!
-//! All datagrams of a message have one size, only the last may be smaller (UDP GSO), so a larger
-//! packet begins a new message. Order is kept. Called by `subscriber.rs`.
+//! All datagrams of a message have one size, only the last may be smaller (UDP GSO), so a larger packet begins a
+//! new message. Order is kept. Called by `outbox.rs` alone.
+
+use std::time::Instant;
 
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::transport::FiveTuple;
-use crate::transport::egress::{Egress, Transmit};
+use crate::transport::egress::{Egress, Transmit, TransmitClass};
 
 /// Datagrams per message: 16 have 90 % of what batching can gain (limits section 7).
 pub(super) const SEGMENTS_MAX: usize = 16;
@@ -20,49 +22,61 @@ pub(super) struct Batch {
     len: usize,
     segment: usize,
     count: usize,
+    /// Arrival of the oldest packet of the message that is forwarded for the first time.
+    arrived: Option<Instant>,
 }
 
-impl Default for Batch {
-    fn default() -> Self {
-        Self::new()
-    }
+/// Where a message goes, and what it carries.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Envelope {
+    pub path: FiveTuple,
+    pub class: TransmitClass,
 }
 
 impl Batch {
     /// An empty arena.
     pub(super) fn new() -> Self {
         let bytes = vec![0; SEGMENTS_MAX * SLOT_BYTES].into_boxed_slice();
-        Self { bytes, len: 0, segment: 0, count: 0 }
+        Self { bytes, len: 0, segment: 0, count: 0, arrived: None }
     }
 
-    /// Where the next packet is to be written; pass its length to [`Self::commit`].
+    /// Room where the next packet is to be written; pass its length to [`Self::commit`].
     pub(super) fn slot(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.len..self.len + SLOT_BYTES).unwrap_or(&mut [])
     }
 
     /// Takes the packet written into the slot. Sends the message if it is full or closed by a
     /// smaller packet.
-    pub(super) fn commit(&mut self, len: usize, path: FiveTuple, egress: &mut dyn Egress) {
+    pub(super) fn commit(
+        &mut self,
+        len: usize,
+        arrived: Option<Instant>,
+        to: Envelope,
+        egress: &mut dyn Egress,
+    ) {
         if self.count > 0 && len > self.segment {
             let start = self.len;
-            self.flush(path, egress);
+            self.flush(to, egress);
             self.bytes.copy_within(start..start + len, 0);
         }
         if self.count == 0 {
             self.segment = len;
         }
+        self.arrived = self.arrived.into_iter().chain(arrived).min();
         self.len += len;
         self.count += 1;
         if len < self.segment || self.count == SEGMENTS_MAX {
-            self.flush(path, egress);
+            self.flush(to, egress);
         }
     }
 
     /// Sends what waits.
-    pub(super) fn flush(&mut self, path: FiveTuple, egress: &mut dyn Egress) {
+    pub(super) fn flush(&mut self, to: Envelope, egress: &mut dyn Egress) {
         let segment_size = (self.count > 1).then_some(self.segment);
+        let arrived = self.arrived.take();
         if let Some(contents) = self.bytes.get(..self.len).filter(|bytes| !bytes.is_empty()) {
-            egress.send(Transmit { path, contents, segment_size });
+            let Envelope { path, class } = to;
+            egress.send(Transmit { path, contents, segment_size, arrived, class });
         }
         self.len = 0;
         self.count = 0;
@@ -86,13 +100,14 @@ mod tests {
     #[test]
     fn messages_hold_equal_sizes_and_keep_order() {
         let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
+        let to = Envelope { path, class: TransmitClass::Media };
         let mut batch = Batch::new();
         let mut sent = Sent::default();
         for (n, len) in [100, 100, 60, 100, 1200, 1200, 1200, 1201].into_iter().enumerate() {
             batch.slot()[..len].fill(n as u8);
-            batch.commit(len, path, &mut sent);
+            batch.commit(len, None, to, &mut sent);
         }
-        batch.flush(path, &mut sent);
+        batch.flush(to, &mut sent);
         let lens: Vec<_> = sent.0.iter().map(|(lens, _)| lens.clone()).collect();
         assert_eq!(lens, [vec![100, 100, 60], vec![100], vec![1200; 3], vec![1201]]);
         let order: Vec<u8> = sent
@@ -107,10 +122,11 @@ mod tests {
     #[test]
     fn a_message_is_never_longer_than_the_limit() {
         let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
+        let to = Envelope { path, class: TransmitClass::Media };
         let mut batch = Batch::new();
         let mut sent = Sent::default();
         for _ in 0..SEGMENTS_MAX + 1 {
-            batch.commit(SLOT_BYTES, path, &mut sent);
+            batch.commit(SLOT_BYTES, None, to, &mut sent);
         }
         assert_eq!(sent.0.len(), 1);
         assert_eq!(sent.0[0].0.len(), SEGMENTS_MAX);

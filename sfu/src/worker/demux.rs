@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::session::{PerSecondLimit, SessionKey};
+use super::session::SessionKey;
+use crate::limiter::PerSecondLimit;
 use crate::transport::FiveTuple;
 
 /// Checks of sessions elsewhere that are verified per second, and plain Binding requests answered per

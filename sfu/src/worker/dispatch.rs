@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::outbox::Outbox;
 use super::session::{RoleState, Session, SessionKey};
 use super::{CheckOutcome, Event, Owner, Worker};
 use crate::error::DropReason;
@@ -12,7 +13,7 @@ use crate::ids::Role;
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::rtp::packet::{PacketClass, classify};
 use crate::transport::FiveTuple;
-use crate::transport::egress::{Egress, Transmit};
+use crate::transport::egress::{Egress, Transmit, TransmitClass};
 use crate::transport::peer::PeerState;
 use crate::transport::stun::{self, StunView};
 
@@ -53,10 +54,8 @@ impl Worker {
         self.guarded(now, key, egress, |worker, egress| {
             outcome = worker.session_datagram(now, key, path, class, datagram, egress);
         });
-        if class == PacketClass::Rtcp
-            && let Some(stream) = self.sessions.get(key).map(|session| session.stream.id)
-        {
-            self.collect_keyframe_requests(now, stream, egress);
+        if class == PacketClass::Rtcp {
+            self.collect_requests_of(now, key, egress);
         }
         outcome
     }
@@ -86,7 +85,7 @@ impl Worker {
             let len = stun::plain_binding_reply(datagram, path.remote, &mut reply)
                 .ok_or(DropReason::StunMalformed)?;
             let contents = reply.get(..len).ok_or(DropReason::StunMalformed)?;
-            egress.send(Transmit { path, contents, segment_size: None });
+            egress.send(Transmit::control(path, contents));
             return Ok(None);
         };
         if let Some(key) = self.demux.session_named(ufrag) {
@@ -158,7 +157,6 @@ impl Worker {
         egress: &mut dyn Egress,
     ) -> Result<(), DropReason> {
         let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
-        assert!(self.inject_panic != Some(session.id), "injected panic");
         match class {
             PacketClass::Stun => {
                 session.peer.handle_stun(now, path, datagram, egress)?;
@@ -217,26 +215,22 @@ impl Worker {
     ) -> Result<(), DropReason> {
         let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
         let len = session.peer.open_rtcp(now, path, datagram)?;
-        if !session.rtcp_budget.take(now) {
+        if !session.rtcp_limit.take(now) {
             return Err(DropReason::RtcpRateLimited);
         }
         let compound = datagram.get(..len).ok_or(DropReason::RtcpMalformed)?;
-        match &mut session.role {
+        let Session { peer, sending, role, .. } = session;
+        match role {
             RoleState::Publisher(publisher) => {
                 publisher.handle_rtcp(now, compound, &mut self.context);
             }
             RoleState::Subscriber(subscriber) => {
-                let stream =
-                    self.streams.get_mut(session.stream.id).ok_or(DropReason::UnknownTrack)?;
-                subscriber.handle_rtcp(
-                    now,
-                    compound,
-                    stream,
-                    &mut session.peer,
-                    &mut self.batch,
-                    &mut self.context,
-                    egress,
-                );
+                let class = TransmitClass::Retransmission;
+                let shared = (&mut self.batch, &mut self.context);
+                let outbox = Outbox::open(now, class, (peer, sending), shared, egress);
+                let mut outbox = outbox.ok_or(DropReason::NotConnected)?;
+                subscriber.handle_rtcp(compound, &self.streams, &mut outbox);
+                outbox.finish();
             }
         }
         Ok(())

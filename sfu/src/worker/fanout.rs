@@ -1,19 +1,23 @@
-//! PacketRef packets to the viewers of this worker, one viewer after the other.
+//! Packets that arrived to the viewers of this worker, one viewer after the other.
 //!
-//! Part of the hallway: packets come from a publisher here or from another worker's ring, and leave
-//! as one batch per viewer.
+//! Packets come from a publisher here or from another worker's ring, and leave as one batch per viewer. Who is visited
+//! is planned in `turn.rs`; what a viewer gets is decided in `subscriber.rs`.
 
 use std::time::Instant;
 
+use super::outbox::Outbox;
 use super::session::{RoleState, Session, SessionKey};
 use super::stream::LocalStream;
 use super::subscriber::Subscriber;
+use super::subscription::Subscription;
+use super::turn::{TurnPlan, Visit};
 use super::viewer_queue::{Delivery, JOINING_PER_STEP};
 use super::{FRESH_MAX, Worker};
 use crate::error::DropReason;
+use crate::ids::Epoch;
 use crate::media::PacketPool;
 use crate::router::{MediaItem, StreamId};
-use crate::transport::egress::Egress;
+use crate::transport::egress::{Egress, TransmitClass};
 
 /// Viewers whose state is read into the caches at a time.
 const WARMED: usize = 16;
@@ -21,10 +25,10 @@ const WARMED: usize = 16;
 impl Worker {
     pub(super) fn take_media(&mut self, now: Instant, item: MediaItem, egress: &mut dyn Egress) {
         match item {
-            MediaItem::Packet { stream: id, epoch, track, layer, packet } => {
-                let taken = self.reader(now, id, epoch, egress).and_then(|(stream, pool)| {
-                    let fresh = stream.keep(epoch, track, layer, packet, pool)?;
-                    stream.viewers.queue(fresh);
+            MediaItem::Packet { stream: id, layer, packet } => {
+                let taken = self.reader(now, id, layer.epoch, egress).and_then(|(stream, pool)| {
+                    let packet = stream.keep(layer, packet, pool)?;
+                    stream.viewers.queue(packet);
                     Ok(())
                 });
                 match taken {
@@ -32,17 +36,17 @@ impl Worker {
                     Err(reason) => self.context.report.dropped.count(reason),
                 }
             }
-            MediaItem::Prefill { stream: id, epoch, track, layer, packet } => {
+            MediaItem::Prefill { stream: id, layer, packet } => {
                 // Here already, or too old by now: nothing is lost.
-                _ = self.reader(now, id, epoch, egress).and_then(|(stream, pool)| {
-                    stream.keep(epoch, track, layer, packet, pool)?;
-                    stream.mark_prefilled(track, layer);
+                _ = self.reader(now, id, layer.epoch, egress).and_then(|(stream, pool)| {
+                    stream.keep(layer, packet, pool)?;
+                    stream.mark_prefilled(layer);
                     Ok(())
                 });
             }
-            MediaItem::Layer { stream: id, epoch, track, layer, note } => {
+            MediaItem::Layer { stream: id, layer, update } => {
                 if let Some(stream) = self.streams.get_mut(id) {
-                    stream.update_layer_info(epoch, track, layer, note);
+                    stream.update_layer_info(layer, update);
                 }
             }
         }
@@ -53,7 +57,7 @@ impl Worker {
         &mut self,
         now: Instant,
         id: StreamId,
-        epoch: u32,
+        epoch: Epoch,
         egress: &mut dyn Egress,
     ) -> Result<(&mut LocalStream, &mut PacketPool), DropReason> {
         if self.streams.get(id).is_some_and(|stream| stream.epoch() < Some(epoch)) {
@@ -84,55 +88,52 @@ impl Worker {
             .get(id)
             .is_some_and(|stream| stream.viewers.packets(Delivery::Immediate).len() >= FRESH_MAX);
         if full {
-            self.serve(now, id, egress);
+            self.serve(now, &[id], egress);
         }
     }
 
-    /// A thousand viewers' states do not fit the near caches, and each is a chain of boxes: reads link after
-    /// link for all of the next viewers. What is read in one step does not wait for each other, so that
-    /// memory is asked for much of it at once.
-    fn warm(&self, next: &[SessionKey]) {
-        let sessions = || next.iter().filter_map(|key| self.sessions.get(*key));
-        let subscribers = || {
-            sessions().filter_map(|session| match &session.role {
-                RoleState::Subscriber(subscriber) => Some(subscriber),
-                RoleState::Publisher(_) => None,
-            })
-        };
+    /// Reads the state of the next viewers into the caches. A thousand viewers' states do not fit the near caches, and
+    /// each is a chain of boxes: link after link is read for all of the next viewers. What is read in one step does
+    /// not wait for each other, so that memory is asked for much of it at once.
+    fn warm(&self, next: &[Visit]) {
+        let sessions = || next.iter().filter_map(|visit| self.sessions.get(visit.viewer));
+        let subscribers = || sessions().filter_map(Session::subscriber);
         sessions().for_each(|session| session.peer.warm());
         sessions().for_each(|session| session.peer.warm_sender());
         subscribers().for_each(Subscriber::warm);
-        subscribers().for_each(Subscriber::warm_lines);
+        subscribers().for_each(Subscriber::warm_senders);
     }
 
-    /// What came goes to all who are here for a while. Newcomers get it in [`Self::serve_joining_viewers`].
-    pub(super) fn serve(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        stream.select(now);
-        stream.arrange(Delivery::Immediate);
-        egress.begin_media(&mut stream.arrivals(Delivery::Immediate));
-        self.serving.clear();
-        self.serving.extend_from_slice(stream.viewers.established());
-        self.hand_out(now, id, Delivery::Immediate, egress);
-        egress.end_media();
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        stream.viewers.end_turn();
-        let behind = stream.viewers.waiting() >= FRESH_MAX;
-        if stream.viewers.has_waiting()
-            && !self.joining_streams.iter().any(|(_, crowd)| *crowd == id)
-        {
-            self.joining_streams.push_back((now, id));
+    /// Sends what arrived to all established viewers. Joining viewers get it in [`Self::serve_joining_viewers`].
+    pub(super) fn serve(&mut self, now: Instant, streams: &[StreamId], egress: &mut dyn Egress) {
+        self.plan.begin();
+        for &id in streams {
+            let Some(stream) = self.streams.get_mut(id) else { continue };
+            stream.select(now);
+            stream.arrange(Delivery::Immediate);
+            self.plan.add(id, stream.viewers.established());
         }
-        self.collect_keyframe_requests(now, id, egress);
-        if behind {
-            // So much must not pile up: all others wait for once.
-            while self.streams.get(id).is_some_and(|stream| stream.viewers.has_waiting()) {
-                self.serve_round(now, id, egress);
+        self.visit_all(now, Delivery::Immediate, egress);
+        for &id in streams {
+            let Some(stream) = self.streams.get_mut(id) else { continue };
+            stream.viewers.end_turn();
+            let behind = stream.viewers.waiting() >= FRESH_MAX;
+            if stream.viewers.has_waiting()
+                && !self.joining_streams.iter().any(|(_, joining)| *joining == id)
+            {
+                self.joining_streams.push_back((now, id));
+            }
+            self.collect_keyframe_requests(now, id, egress);
+            if behind {
+                // So much must not pile up: all others wait for once.
+                while self.streams.get(id).is_some_and(|stream| stream.viewers.has_waiting()) {
+                    self.serve_round(now, id, egress);
+                }
             }
         }
     }
 
-    /// What came goes to some of those who came lately, of one stream after the other: of many streams where each
+    /// Sends what arrived to some joining viewers, of one stream after the other: of many streams where each
     /// has few.
     pub(super) fn serve_joining_viewers(&mut self, now: Instant, egress: &mut dyn Egress) {
         let mut served = 0;
@@ -148,7 +149,7 @@ impl Worker {
         }
     }
 
-    /// One step of a stream's round; how many viewers it was for.
+    /// One step of a stream's round; the number of viewers it was for.
     fn serve_round(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) -> usize {
         let waiting = |stream: &&mut LocalStream| stream.viewers.has_waiting();
         let Some(stream) = self.streams.get_mut(id).filter(waiting) else { return 0 };
@@ -157,16 +158,14 @@ impl Worker {
             stream.select(now);
             stream.arrange(Delivery::Deferred);
         }
-        egress.begin_media(&mut stream.arrivals(Delivery::Deferred));
-        egress.mark_joining();
-        self.serving.clear();
         let sessions = &self.sessions;
-        stream.viewers.step(begins, &mut self.serving, |key| {
-            sessions.get(key).is_some_and(|session| !session.is_new(now))
-        });
-        let served = self.serving.len();
-        self.hand_out(now, id, Delivery::Deferred, egress);
-        egress.end_media();
+        let step = stream
+            .viewers
+            .step(begins, |key| sessions.get(key).is_some_and(|session| !session.is_new(now)));
+        self.plan.begin();
+        self.plan.add(id, step);
+        let served = self.plan.visits().len();
+        self.visit_all(now, Delivery::Deferred, egress);
         if let Some(stream) = self.streams.get_mut(id) {
             stream.viewers.end_step();
         }
@@ -174,42 +173,75 @@ impl Worker {
         served
     }
 
-    /// Subscriber-major: each viewer of `self.serving` gets all packets as one batch.
-    fn hand_out(&mut self, now: Instant, id: StreamId, packets: Delivery, egress: &mut dyn Egress) {
-        let serving = std::mem::take(&mut self.serving);
-        for next in serving.chunks(WARMED) {
+    /// Visits one viewer after the other: each gets all packets of all its streams as one batch.
+    fn visit_all(&mut self, now: Instant, delivery: Delivery, egress: &mut dyn Egress) {
+        let plan = std::mem::take(&mut self.plan);
+        for next in plan.visits().chunks(WARMED) {
             self.warm(next);
-            for key in next.iter().copied() {
-                self.guarded(now, key, egress, |worker, egress| {
-                    worker.hand(now, id, key, packets, egress);
+            for visit in next {
+                self.guarded(now, visit.viewer, egress, |worker, egress| {
+                    worker.visit(now, &plan, visit, delivery, egress);
                 });
             }
         }
-        self.serving = serving;
+        self.plan = plan;
     }
 
-    fn hand(
+    fn visit(
         &mut self,
         now: Instant,
-        id: StreamId,
-        key: SessionKey,
-        packets: Delivery,
+        plan: &TurnPlan,
+        visit: &Visit,
+        delivery: Delivery,
         egress: &mut dyn Egress,
     ) {
-        let Some(stream) = self.streams.get(id) else { return };
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        assert!(self.inject_panic != Some(session.id), "injected panic");
-        let Session { peer, role, .. } = session;
+        let Some(session) = self.sessions.get_mut(visit.viewer) else { return };
+        let Session { peer, sending, role, .. } = session;
         let RoleState::Subscriber(subscriber) = role else { return };
-        let (batch, wanted) = (&mut self.batch, subscriber.next_timeout());
-        subscriber.forward(now, packets, stream, peer, batch, &mut self.context, egress);
+        let wanted = subscriber.next_timeout();
+        let streams = plan.streams(visit).filter_map(|id| self.streams.get(id));
+        let class = match delivery {
+            Delivery::Immediate => TransmitClass::Media,
+            Delivery::Deferred => TransmitClass::JoiningMedia,
+        };
+        let shared = (&mut self.batch, &mut self.context);
+        match Outbox::open(now, class, (peer, sending), shared, egress) {
+            Some(mut outbox) => {
+                subscriber.forward(streams, delivery, &mut outbox);
+                outbox.finish();
+            }
+            None => {
+                let packets = streams.map(|stream| stream.viewers.packets(delivery).len() as u64);
+                self.context.report.dropped.add(DropReason::NotConnected, packets.sum());
+            }
+        }
         if subscriber.next_timeout() != wanted {
-            self.schedule(key);
+            self.schedule(visit.viewer);
         }
     }
 
-    /// Tells the publisher of a stream at once what viewers here request, if it is here too. Viewers elsewhere
-    /// are publishers_with_media by its timer.
+    /// Has the keyframe requests planned that this session may have made.
+    pub(super) fn collect_requests_of(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        egress: &mut dyn Egress,
+    ) {
+        let ids = |session: &Session| match &session.role {
+            RoleState::Publisher(_) => vec![session.stream.id],
+            RoleState::Subscriber(subscriber) => {
+                let streams = subscriber.subscriptions.iter().filter_map(Subscription::stream);
+                let requested = streams.filter(|shared| shared.has_keyframe_requests());
+                requested.map(|shared| shared.id).collect()
+            }
+        };
+        for id in self.sessions.get(key).map(ids).unwrap_or_default() {
+            self.collect_keyframe_requests(now, id, egress);
+        }
+    }
+
+    /// Has a stream's keyframe requests planned at once, if its publisher is here. Those of viewers elsewhere are found
+    /// by its timer.
     pub(super) fn collect_keyframe_requests(
         &mut self,
         now: Instant,

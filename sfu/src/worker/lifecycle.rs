@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::Batch;
+use super::outbox::{Outbox, SendState};
 use super::publisher::Publisher;
-use super::session::{NewSession, PerSecondLimit, Plan, RoleState, Session, SessionKey};
+use super::session::{NewSession, Plan, RoleState, Session, SessionKey};
 use super::subscriber::Subscriber;
+use super::subscription::{Binding, Subscription};
 use super::{Event, RTCP_PER_SECOND, TIMER_TICK, Worker};
 use crate::error::CloseReason;
 use crate::ids::{Role, SessionId};
-use crate::sdp::IceCredentials;
-use crate::transport::egress::Egress;
+use crate::limiter::PerSecondLimit;
+use crate::router::{StreamId, StreamShared};
+use crate::sdp::{IceCredentials, SubscribeTrack};
+use crate::transport::egress::{Egress, TransmitClass};
 use crate::transport::peer::{Peer, PeerEvent};
 
 /// Names one session answers to: the current one and the one before an ICE restart.
@@ -40,34 +44,87 @@ impl Worker {
                 RoleState::Publisher(Box::new(publisher))
             }
             Plan::Subscribe { plan, start } => {
-                let subscriber = Subscriber::new(plan, start, &mut self.context, now);
-                RoleState::Subscriber(subscriber)
+                let context = &mut self.context;
+                let subscription = |plan: SubscribeTrack| {
+                    let binding = Binding { stream: Arc::clone(&stream), ordinal: plan.ordinal };
+                    let mut subscription = Subscription::new(plan, start, context, now);
+                    subscription.bind(now, Some(binding));
+                    subscription
+                };
+                let subscriptions = plan.tracks.into_iter().map(subscription).collect();
+                RoleState::Subscriber(Subscriber::new(subscriptions))
             }
         };
         let key = self.sessions.insert(Session {
             id: new.id,
             stream: Arc::clone(&stream),
             peer,
+            sending: SendState::default(),
             role,
             created: new.created,
             ufrags: vec![ufrag.clone()],
             paths: Vec::new(),
             handshakes_waiting: 0,
-            rtcp_budget: PerSecondLimit::per_second(RTCP_PER_SECOND),
+            rtcp_limit: PerSecondLimit::per_second(RTCP_PER_SECOND),
         });
         self.by_id.insert(new.id, key);
         self.demux.learn_ufrag(&ufrag, key);
-        let publishes = self.sessions.get(key).is_some_and(|s| s.kind() == Role::Publisher);
-        let local = self.streams.open(&stream);
-        if publishes {
-            local.publishers += 1;
-        } else {
-            local.viewers.push(key);
-            self.refresh_stream(stream.id);
-            self.apply_source(now, stream.id, egress);
+        match self.sessions.get(key).map(Session::kind) {
+            Some(Role::Publisher) => self.streams.open(&stream).publishers += 1,
+            _ => self.watch(now, key, &stream, egress),
         }
         self.schedule(key);
         key
+    }
+
+    /// Hands a viewer the packets of a stream from now on.
+    fn watch(
+        &mut self,
+        now: Instant,
+        viewer: SessionKey,
+        shared: &Arc<StreamShared>,
+        egress: &mut dyn Egress,
+    ) {
+        let stream = self.streams.open(shared);
+        if !stream.viewers.viewers().contains(&viewer) {
+            stream.viewers.push(viewer);
+        }
+        self.refresh(now, shared.id, egress);
+        self.apply_source(now, shared.id, &[viewer], egress);
+    }
+
+    /// Hands a viewer no packets of a stream any more.
+    fn unwatch(&mut self, viewer: SessionKey, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.viewers.remove(viewer);
+        }
+        self.streams.close_unused(id, &mut self.context.pool);
+    }
+
+    /// Binds a viewer's subscription to another track, or to none. Without such a viewer or subscription nothing
+    /// happens.
+    pub(super) fn bind(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        index: usize,
+        binding: Option<Binding>,
+        egress: &mut dyn Egress,
+    ) {
+        let Some(key) = self.by_id.get(&id).copied() else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let RoleState::Subscriber(subscriber) = &mut session.role else { return };
+        let bound = subscriber.subscriptions.get(index).and_then(|s| s.stream().cloned());
+        let shared = binding.as_ref().map(|binding| Arc::clone(&binding.stream));
+        if !subscriber.bind(now, index, binding) {
+            return;
+        }
+        if let Some(old) = bound.filter(|old| !subscriber.watches(old.id)) {
+            self.unwatch(key, old.id);
+        }
+        if let Some(shared) = shared {
+            self.watch(now, key, &shared, egress);
+        }
     }
 
     /// Sends what the connection has to send, reacts to what happened to it, and sets its timer.
@@ -101,10 +158,8 @@ impl Worker {
 
     /// A session's deadline came.
     pub(super) fn on_timer(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
-        let Some(session) = self.sessions.get(key) else { return };
-        let stream = session.stream.id;
         self.guarded(now, key, egress, |worker, egress| worker.session_timeout(now, key, egress));
-        self.collect_keyframe_requests(now, stream, egress);
+        self.collect_requests_of(now, key, egress);
         // A deadline that stays in the past must cost a timer tick, not the whole core.
         if self.timers.of(key).is_some_and(|at| at <= now) {
             self.timers.schedule(now + TIMER_TICK, key);
@@ -113,38 +168,45 @@ impl Worker {
 
     fn session_timeout(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        assert!(self.inject_panic != Some(session.id), "injected panic");
-        let verdict = match &session.role {
+        let over = match &session.role {
             RoleState::Publisher(publisher) => publisher.verdict(now),
             RoleState::Subscriber(_) => None,
         };
-        if let Some(reason) = session.peer.handle_timeout(now).or(verdict) {
+        if let Some(reason) = session.peer.handle_timeout(now).or(over) {
             self.close(now, key, reason, egress);
             return;
         }
-        let Session { peer, role, stream, .. } = session;
+        let Session { peer, sending, role, stream, .. } = session;
         match role {
             RoleState::Publisher(publisher) => {
                 publisher.handle_timeout(now, peer, stream, &mut self.context, egress);
             }
             RoleState::Subscriber(subscriber) => {
-                let (batch, context) = (&mut self.batch, &mut self.context);
-                if let Some(stream) = self.streams.get(stream.id) {
-                    subscriber.handle_fast_start_timeout(now, stream, peer, batch, context, egress);
+                let shared = (&mut self.batch, &mut self.context);
+                match Outbox::open(now, TransmitClass::Control, (peer, sending), shared, egress) {
+                    Some(mut outbox) => {
+                        subscriber.handle_timeout(&self.streams, &mut outbox);
+                        outbox.finish();
+                    }
+                    None => subscriber.skip_reports(now),
                 }
-                subscriber.handle_timeout(now, peer, batch, context, egress);
             }
         }
         self.after_session(now, key, egress);
     }
 
-    /// A publisher's packets were handled: what it is to be told soon it is told now, while its state is in the
-    /// caches, and its timer is set once for all of them.
-    pub(super) fn answer(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
+    /// Sends a publisher whose packets were handled the feedback that is due soon, while its state is in the caches,
+    /// and sets its timer once for all of them.
+    pub(super) fn send_due_feedback(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        egress: &mut dyn Egress,
+    ) {
         self.guarded(now, key, egress, |worker, egress| {
             let Some(Session { role, peer, .. }) = worker.sessions.get_mut(key) else { return };
             if let RoleState::Publisher(publisher) = role {
-                publisher.answer(now, peer, &mut worker.context, egress);
+                publisher.send_due_feedback(now, peer, &mut worker.context, egress);
             }
             worker.schedule(key);
         });
@@ -164,17 +226,21 @@ impl Worker {
         for ufrag in &session.ufrags {
             self.lobby.remove(ufrag);
         }
-        let id = session.stream.id;
-        if let Some(stream) = self.streams.get_mut(id) {
-            match session.kind() {
-                Role::Publisher => {
+        match &session.role {
+            RoleState::Publisher(_) => {
+                let id = session.stream.id;
+                if let Some(stream) = self.streams.get_mut(id) {
                     stream.publishers = stream.publishers.saturating_sub(1);
-                    session.stream.disconnect(session.id);
-                    self.refresh(now, id, egress);
                 }
-                Role::Subscriber => stream.viewers.remove(key),
+                session.stream.disconnect(session.id);
+                self.refresh(now, id, egress);
+                self.streams.close_unused(id, &mut self.context.pool);
             }
-            self.streams.close_unused(id, &mut self.context.pool);
+            RoleState::Subscriber(subscriber) => {
+                for stream in subscriber.subscriptions.iter().filter_map(Subscription::stream) {
+                    self.unwatch(key, stream.id);
+                }
+            }
         }
         self.events.push(Event::Closed(session.id, reason));
     }
@@ -196,7 +262,6 @@ impl Worker {
         let outcome = catch_unwind(AssertUnwindSafe(|| run(self, egress)));
         if outcome.is_err() {
             self.context.report.panics += 1;
-            self.inject_panic = None;
             self.batch = Batch::new();
             self.close(now, key, CloseReason::Panic, egress);
         }

@@ -12,11 +12,11 @@ mod context;
 mod demux;
 mod dispatch;
 mod fanout;
-mod fast_start;
 mod handshakes;
 mod layer;
 mod lifecycle;
 mod lobby;
+mod outbox;
 mod packet_inspector;
 mod preference_mailbox;
 mod publisher;
@@ -28,8 +28,9 @@ mod ssrcs;
 mod stream;
 mod streams;
 mod subscriber;
+mod subscription;
 mod timers;
-mod viewer_feedback;
+mod turn;
 mod viewer_info;
 mod viewer_queue;
 
@@ -44,6 +45,7 @@ pub use report::{
     TrackLayers, WorkerReport,
 };
 pub use session::{NewSession, Plan};
+pub use subscription::Binding;
 
 use batch::Batch;
 use context::{Context, SCRATCH_BYTES};
@@ -52,6 +54,7 @@ use handshakes::Handshakes;
 use session::{RoleState, SessionKey, Sessions};
 use streams::Streams;
 use timers::Timers;
+use turn::TurnPlan;
 
 use crate::config::PublisherLimits;
 use crate::error::CloseReason;
@@ -122,6 +125,15 @@ pub enum Command {
         /// Where its preferences wait.
         asked: Arc<PreferenceMailbox>,
     },
+    /// Bind a viewer's subscription to another track, or to none.
+    Bind {
+        /// Which viewer.
+        id: SessionId,
+        /// Position of the subscription among the viewer's m-lines.
+        subscription: usize,
+        /// The track.
+        binding: Option<Binding>,
+    },
     /// End a session.
     Close {
         /// Which session.
@@ -158,7 +170,7 @@ pub struct Worker {
     streams: Streams,
     /// Publishers that sent media in this turn: their timers are set once for all of it.
     publishers_with_media: Vec<SessionKey>,
-    /// Streams with fresh packets in this turn.
+    /// Streams with packets that arrived in this turn.
     dirty_streams: Vec<StreamId>,
     /// Streams whose newcomers wait for packets, each once, and since when.
     joining_streams: VecDeque<(Instant, StreamId)>,
@@ -168,9 +180,8 @@ pub struct Worker {
     events: Vec<Event>,
     next_sweep: Option<Instant>,
     stray_buffer: Box<[u8]>,
-    /// Viewers served in this turn, kept to spare the allocation.
-    serving: Vec<SessionKey>,
-    inject_panic: Option<SessionId>,
+    /// Visits of this turn, kept to spare the allocation.
+    plan: TurnPlan,
 }
 
 impl Worker {
@@ -201,8 +212,7 @@ impl Worker {
             events: Vec::new(),
             next_sweep: None,
             stray_buffer: vec![0; PACKET_BYTES_MAX + 1].into_boxed_slice(),
-            serving: Vec::new(),
-            inject_panic: None,
+            plan: TurnPlan::default(),
         }
     }
 
@@ -261,6 +271,9 @@ impl Worker {
                     subscriber.set_preferences(preferences);
                 }
             }
+            Command::Bind { id, subscription, binding } => {
+                self.bind(now, id, subscription, binding, egress);
+            }
             Command::Close { id, reason } => {
                 if let Some(key) = self.by_id.get(&id).copied() {
                     self.close(now, key, reason, egress);
@@ -271,18 +284,23 @@ impl Worker {
                     self.close(now, key, reason, egress);
                 }
             }
-            Command::InjectPanic(id) => self.inject_panic = Some(id),
+            Command::InjectPanic(id) => {
+                if let Some(key) = self.by_id.get(&id).copied() {
+                    self.guarded(now, key, egress, |_, _| panic!("injected panic"));
+                }
+            }
         }
     }
 
     /// Forwards everything that came in since the last call to those who watch. Call once per turn of the loop,
     /// before [`Self::handle_timeout`].
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
-        while let Some(id) = self.dirty_streams.pop() {
-            self.serve(now, id, egress);
-        }
+        let mut dirty = std::mem::take(&mut self.dirty_streams);
+        self.serve(now, &dirty, egress);
+        dirty.clear();
+        self.dirty_streams = dirty;
         while let Some(key) = self.publishers_with_media.pop() {
-            self.answer(now, key, egress);
+            self.send_due_feedback(now, key, egress);
         }
         self.context.port.notify();
     }
@@ -339,12 +357,11 @@ impl Worker {
     pub fn session_info(&mut self, id: SessionId, now: Instant) -> Option<SessionInfo> {
         let session = self.sessions.get_mut(*self.by_id.get(&id)?)?;
         let shared = Arc::clone(&session.stream);
-        let source = shared.source.load_full();
         let (tracks, decisions, rtt) = match &mut session.role {
             RoleState::Publisher(publisher) => (publisher.report(now), Vec::new(), None),
             RoleState::Subscriber(subscriber) => (
-                subscriber.report(now, source.as_ref()),
-                subscriber.decisions(session.created, source.as_ref()),
+                viewer_info::tracks(subscriber, now, &self.streams),
+                viewer_info::decisions(subscriber, session.created, &self.streams),
                 subscriber.rtt(),
             ),
         };
@@ -366,9 +383,10 @@ impl Worker {
     /// What a viewer can choose; `None` if it is not here.
     pub fn viewer_layers(&self, id: SessionId, now: Instant) -> Option<Vec<TrackLayers>> {
         let session = self.sessions.get(*self.by_id.get(&id)?)?;
-        let stream = self.streams.get(session.stream.id)?;
         match &session.role {
-            RoleState::Subscriber(subscriber) => Some(subscriber.layers(now, stream)),
+            RoleState::Subscriber(subscriber) => {
+                Some(viewer_info::layers(subscriber, now, &self.streams))
+            }
             RoleState::Publisher(_) => None,
         }
     }

@@ -18,7 +18,7 @@ use super::ssrcs::{SsrcTable, Target};
 use super::stream::LocalStream;
 use crate::congestion::twcc_receiver::TwccReceiver;
 use crate::error::{CloseReason, DropReason};
-use crate::ids::SessionId;
+use crate::ids::{LayerIdx, LayerKey, SessionId, TrackIdx};
 use crate::media::packet::FORWARDED_EXTS_MAX;
 use crate::media::source_clock::PublisherClock;
 use crate::media::{Packet, PacketMeta};
@@ -169,9 +169,9 @@ impl Publisher {
         let mut packet = context.pool.take(datagram.len()).ok_or(DropReason::PoolExhausted)?;
         let outcome = self.open(now, path, datagram, &header, peer, &mut packet, context);
         match outcome {
-            Ok(Some((track, layer))) => {
-                self.recover(now, track, layer, &packet, stream, context);
-                self.publish(now, track, layer, packet, stream, context)
+            Ok(Some(key)) => {
+                self.recover(now, key, &packet, stream, context);
+                self.publish(now, key, packet, stream, context)
             }
             Ok(None) => {
                 context.pool.give(packet);
@@ -196,7 +196,7 @@ impl Publisher {
         peer: &mut Peer,
         packet: &mut Arc<Packet>,
         context: &mut Context,
-    ) -> Result<Option<(u8, u8)>, DropReason> {
+    ) -> Result<Option<LayerKey>, DropReason> {
         // The pool promises that nobody else holds the buffer.
         let packet = Arc::get_mut(packet).ok_or(DropReason::PoolExhausted)?;
         let opened = peer.open_rtp(now, path, datagram, header, packet.buffer_mut())?;
@@ -253,7 +253,7 @@ impl Publisher {
         layer.on_media(now, context.clock.ntp(now), &meta, clock_rate, target.rtx);
         packet.describe(meta);
         self.last_media = Some(now);
-        Ok(Some((target.track, target.layer)))
+        Ok(Some(LayerKey { epoch: self.source.epoch, track: target.track, layer: target.layer }))
     }
 
     /// Which track and layer a packet belongs to: MID and RID extensions, then what is known or was
@@ -303,21 +303,20 @@ impl Publisher {
     fn recover(
         &mut self,
         now: Instant,
-        track: u8,
-        layer: u8,
+        key: LayerKey,
         packet: &Packet,
         stream: &mut LocalStream,
         context: &mut Context,
     ) {
         let of =
-            self.tracks.get_mut(usize::from(track)).filter(|track| track.plan.red_pt.is_some());
-        let state = of.and_then(|track| track.layers.get_mut(usize::from(layer)));
+            self.tracks.get_mut(usize::from(key.track)).filter(|track| track.plan.red_pt.is_some());
+        let state = of.and_then(|track| track.layers.get_mut(usize::from(key.layer)));
         let (Some(state), Some(meta)) = (state, packet.meta()) else { return };
         let red = meta.red.then(|| packet.payload());
         for lost in state.red.on_packet(meta.ext_seq, meta.timestamp, red).into_iter().flatten() {
             // From here on the number has come: the packet itself, if it is only late, is a duplicate.
-            let state = self.tracks.get_mut(usize::from(track));
-            let state = state.and_then(|track| track.layers.get_mut(usize::from(layer)));
+            let state = self.tracks.get_mut(usize::from(key.track));
+            let state = state.and_then(|track| track.layers.get_mut(usize::from(key.layer)));
             let Some(state) = state else { return };
             if matches!(
                 state.nack.on_packet(now, lost.ext_seq),
@@ -334,7 +333,7 @@ impl Publisher {
                 continue;
             };
             state.repairs += 1;
-            if let Err(reason) = self.publish(now, track, layer, twin, stream, context) {
+            if let Err(reason) = self.publish(now, key, twin, stream, context) {
                 context.report.dropped.count(reason);
             }
         }
@@ -344,21 +343,19 @@ impl Publisher {
     fn publish(
         &mut self,
         now: Instant,
-        track: u8,
-        layer: u8,
+        key: LayerKey,
         packet: Arc<Packet>,
         stream: &mut LocalStream,
         context: &mut Context,
     ) -> Result<(), DropReason> {
-        let epoch = self.source.epoch;
-        if stream.epoch() != Some(epoch) || !stream.is_owned() {
+        if stream.epoch() != Some(key.epoch) || !stream.is_owned() {
             // Another publisher holds the stream; ours is being closed or waits for its turn.
             context.pool.give(packet);
             return Err(DropReason::UnknownTrack);
         }
-        let note = self.due_layer_info(now, track, layer);
-        if let Some(note) = note {
-            stream.update_layer_info(epoch, track, layer, note);
+        let update = self.due_layer_info(now, key);
+        if let Some(update) = update {
+            stream.update_layer_info(key, update);
         }
         let id = stream.shared.id;
         let route = self.route.load();
@@ -375,25 +372,25 @@ impl Publisher {
             if worker == context.port.index {
                 continue;
             }
-            if let Some(note) = note {
-                let item = MediaItem::Layer { stream: id, epoch, track, layer, note };
+            if let Some(update) = update {
+                let item = MediaItem::Layer { stream: id, layer: key, update };
                 context.port.send_media(worker, item);
             }
             let packet = Arc::clone(&packet);
-            let item = MediaItem::Packet { stream: id, epoch, track, layer, packet };
+            let item = MediaItem::Packet { stream: id, layer: key, packet };
             if !context.port.send_media(worker, item) {
                 context.report.dropped.count(DropReason::RingFull);
             }
         }
-        let fresh = stream.keep(epoch, track, layer, packet, &mut context.pool)?;
-        stream.viewers.queue(fresh);
+        let packet = stream.keep(key, packet, &mut context.pool)?;
+        stream.viewers.queue(packet);
         Ok(())
     }
 
-    fn due_layer_info(&mut self, now: Instant, track: u8, layer: u8) -> Option<LayerInfoUpdate> {
-        let track = self.tracks.get_mut(usize::from(track))?;
-        let inspector = track.inspectors.get(usize::from(layer))?;
-        let layer = track.layers.get_mut(usize::from(layer))?;
+    fn due_layer_info(&mut self, now: Instant, key: LayerKey) -> Option<LayerInfoUpdate> {
+        let track = self.tracks.get_mut(usize::from(key.track))?;
+        let inspector = track.inspectors.get(usize::from(key.layer))?;
+        let layer = track.layers.get_mut(usize::from(key.layer))?;
         let due =
             layer.anchored_at.is_none_or(|at| now.saturating_duration_since(at) >= ANCHOR_INTERVAL);
         if !due {
@@ -466,13 +463,13 @@ impl Publisher {
 
 /// Gives a worker that had no viewers of the stream the last keyframe of each layer and what followed it.
 fn seed(worker: usize, stream: &LocalStream, context: &mut Context) {
-    let (id, Some(epoch)) = (stream.shared.id, stream.epoch()) else { return };
+    let id = stream.shared.id;
     if worker == context.port.index {
         return;
     }
-    for (track, layer, packet) in stream.kept(PREFILL_PACKETS_MAX) {
+    for (layer, packet) in stream.kept(PREFILL_PACKETS_MAX) {
         let packet = Arc::clone(packet);
-        let item = MediaItem::Prefill { stream: id, epoch, track, layer, packet };
+        let item = MediaItem::Prefill { stream: id, layer, packet };
         // Half of the ring stays for everybody's live packets.
         let room = context.port.media_room(worker) > MEDIA_RING_ITEMS / 2;
         if !room || !context.port.send_media(worker, item) {
@@ -525,9 +522,9 @@ fn resolve(
     let index = track_by_mid(tracks, header, plaintext)
         .or_else(|| ssrcs.declared_track(header.ssrc))
         .or_else(|| {
-            let mut fitting = tracks.iter().enumerate().filter(|(_, track)| takes(&track.plan));
+            let mut fitting = TrackIdx::all().zip(tracks).filter(|(_, track)| takes(&track.plan));
             let (index, _) = fitting.next()?;
-            fitting.next().is_none().then_some(index as u8)
+            fitting.next().is_none().then_some(index)
         })
         .ok_or(DropReason::UnknownTrack)?;
     let plan = &tracks.get(usize::from(index)).ok_or(DropReason::UnknownTrack)?.plan;
@@ -537,7 +534,7 @@ fn resolve(
     let rtx = plan.rtx_pt == Some(pt);
     if plan.rids.is_empty() {
         // OBS stamps a rid whatever the answer said (whip-whep C59): one layer, nothing to choose.
-        return Ok(Target { track: index, layer: 0, rtx });
+        return Ok(Target { track: index, layer: LayerIdx(0), rtx });
     }
     let kind = if rtx { ExtKind::RepairedRid } else { ExtKind::Rid };
     let layer = plan
@@ -546,15 +543,15 @@ fn resolve(
         .and_then(|id| header.elements(plaintext).find(|(element, _)| *element == id))
         .and_then(|(_, rid)| plan.rids.iter().position(|name| name.as_bytes() == rid))
         .ok_or(DropReason::UnknownTrack)?;
-    Ok(Target { track: index, layer: layer as u8, rtx })
+    Ok(Target { track: index, layer: LayerIdx(layer as u8), rtx })
 }
 
-fn track_by_mid(tracks: &[Track], header: &RtpHeader, plaintext: &[u8]) -> Option<u8> {
+fn track_by_mid(tracks: &[Track], header: &RtpHeader, plaintext: &[u8]) -> Option<TrackIdx> {
     // BUNDLE gives an extension one id in all sections, so the first that has it tells (RFC 9143).
     let id = tracks.iter().find_map(|track| track.plan.exts.id(ExtKind::Mid))?;
     let (_, mid) = header.elements(plaintext).find(|(element, _)| *element == id)?;
     let index = tracks.iter().position(|track| track.plan.mid.as_bytes() == mid)?;
-    Some(index as u8)
+    Some(TrackIdx(index as u8))
 }
 
 impl std::fmt::Debug for Publisher {

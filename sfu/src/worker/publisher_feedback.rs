@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::publisher::Publisher;
+use crate::ids::{LayerIdx, TrackIdx};
 use crate::repair::keyframe_planner::KeyframeNeed;
 use crate::repair::nack_list::NackList;
 use crate::router::StreamShared;
@@ -18,7 +19,7 @@ use crate::transport::peer::Peer;
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 
 /// How often the requests of other workers' viewers are looked at; those here are publishers_with_media at once.
-const WISH_INTERVAL: Duration = Duration::from_millis(20);
+const REQUEST_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Publisher {
     /// Sends the feedback that is due.
@@ -31,7 +32,7 @@ impl Publisher {
         egress: &mut dyn Egress,
     ) {
         if self.next_request_poll.is_some_and(|at| at <= now) {
-            self.next_request_poll = Some(now + WISH_INTERVAL);
+            self.next_request_poll = Some(now + REQUEST_POLL_INTERVAL);
             self.take_keyframe_requests(now, stream);
         }
         self.send_twcc(now, peer, context, egress);
@@ -44,7 +45,7 @@ impl Publisher {
     }
 
     /// Its packets were just handled: sends the transport-wide feedback that is due by now or soon.
-    pub(super) fn answer(
+    pub(super) fn send_due_feedback(
         &mut self,
         now: Instant,
         peer: &mut Peer,
@@ -67,11 +68,11 @@ impl Publisher {
         if starts.is_empty() && refreshes.is_empty() {
             return;
         }
-        for (track_index, track) in (0u8..).zip(&mut self.tracks) {
+        for (track_index, track) in TrackIdx::all().zip(&mut self.tracks) {
             if !track.plan.feedback.asks_keyframes() {
                 continue;
             }
-            for (layer_index, layer) in (0u8..).zip(&mut track.layers) {
+            for (layer_index, layer) in LayerIdx::all().zip(&mut track.layers) {
                 if layer.ssrc().is_none() {
                     // Meant for the publisher before; nobody could be asked, and who waits requests again.
                     continue;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::outbox::SendState;
 use super::publisher::Publisher;
 use super::subscriber::Subscriber;
 use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId};
+use crate::limiter::PerSecondLimit;
 use crate::router::StreamShared;
 use crate::sdp::{IceCredentials, PublishPlan, RemoteTransport, SubscribePlan};
 use crate::transport::FiveTuple;
@@ -106,12 +108,14 @@ pub(super) struct Session {
     /// DTLS datagrams of its that wait for their turn.
     pub(super) handshakes_waiting: u8,
     /// RTCP packets it may still send in this second (quality B2).
-    pub rtcp_budget: PerSecondLimit,
+    pub rtcp_limit: PerSecondLimit,
     /// The connection.
     pub peer: Peer,
+    /// What its send path keeps between visits.
+    pub sending: SendState,
     /// Public id.
     pub id: SessionId,
-    /// Its stream.
+    /// The stream that it publishes or was asked for; a viewer's subscriptions may be bound to others.
     pub stream: Arc<StreamShared>,
     /// When the POST was accepted.
     pub created: Instant,
@@ -129,6 +133,14 @@ pub(super) enum RoleState {
 }
 
 impl Session {
+    /// The viewer, if it is one.
+    pub(super) fn subscriber(&self) -> Option<&Subscriber> {
+        match &self.role {
+            RoleState::Subscriber(subscriber) => Some(subscriber),
+            RoleState::Publisher(_) => None,
+        }
+    }
+
     /// Publisher or subscriber.
     pub(super) fn kind(&self) -> Role {
         match self.role {
@@ -149,61 +161,6 @@ impl Session {
             RoleState::Subscriber(subscriber) => subscriber.next_timeout(),
         };
         [self.peer.next_timeout(), role].into_iter().flatten().min()
-    }
-}
-
-/// A count that is refilled each second. At zero the packet is dropped and counted.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PerSecondLimit {
-    per_second: u32,
-    left: u32,
-    since: Option<Instant>,
-}
-
-impl PerSecondLimit {
-    /// A full budget.
-    pub(super) fn per_second(per_second: u32) -> Self {
-        Self { per_second, left: per_second, since: None }
-    }
-
-    /// Takes one; false if this second's share is spent.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let fresh = self
-            .since
-            .is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1));
-        if fresh {
-            self.since = Some(now);
-            self.left = self.per_second;
-        }
-        let some = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        some
-    }
-}
-
-/// Lets something happen every so often, some times in a row after a pause.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TokenBucket {
-    every: Duration,
-    burst: u32,
-    /// When all of the burst is there again.
-    full_at: Option<Instant>,
-}
-
-impl TokenBucket {
-    /// All of the burst is there.
-    pub(super) fn new(every: Duration, burst: u32) -> Self {
-        Self { every, burst, full_at: None }
-    }
-
-    /// Takes one; false if none is there.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.every;
-        let some = full_at <= now + self.every * self.burst;
-        if some {
-            self.full_at = Some(full_at);
-        }
-        some
     }
 }
 
@@ -265,21 +222,5 @@ impl Sessions {
         self.slots.iter().enumerate().filter(|(_, (_, session))| session.is_some()).map(
             |(index, (generation, _))| SessionKey { index: index as u32, generation: *generation },
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pace_has_its_burst_and_then_its_beat() {
-        let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let mut pace = TokenBucket::new(second * 3, 3);
-        assert_eq!([0; 5].map(|_| pace.take(now)), [true, true, true, false, false]);
-        assert!(!pace.take(now + second * 2) && pace.take(now + second * 3));
-        assert!(!pace.take(now + second * 5));
-        let later = now + second * 60;
-        assert_eq!([0; 4].map(|_| pace.take(later)), [true, true, true, false]);
     }
 }

@@ -5,19 +5,20 @@
 use std::time::Instant;
 
 use super::Worker;
-use super::session::RoleState;
+use super::session::{RoleState, SessionKey};
 use crate::router::StreamId;
 use crate::transport::egress::Egress;
 
 impl Worker {
     pub(super) fn refresh(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         if self.refresh_stream(id) {
-            self.apply_source(now, id, egress);
+            let viewers = self.streams.get(id).map(|stream| stream.viewers.viewers().to_vec());
+            self.apply_source(now, id, &viewers.unwrap_or_default(), egress);
         }
     }
 
     /// Follows the shared state of a stream; true if its publisher changed here.
-    pub(super) fn refresh_stream(&mut self, id: StreamId) -> bool {
+    fn refresh_stream(&mut self, id: StreamId) -> bool {
         let Some(stream) = self.streams.get_mut(id) else { return false };
         let source = stream.shared.source.load_full();
         let owned =
@@ -25,14 +26,19 @@ impl Worker {
         stream.install(source, owned, &mut self.context.pool)
     }
 
-    /// Tells the viewers here of the stream's publisher, and ends those that cannot take its codec.
-    pub(super) fn apply_source(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        let source = stream.source().cloned();
-        for key in stream.viewers.viewers().to_vec() {
-            if let Some(session) = self.sessions.get_mut(key)
+    /// Tells viewers of the stream's publisher, and ends those that cannot take its codec.
+    pub(super) fn apply_source(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        viewers: &[SessionKey],
+        egress: &mut dyn Egress,
+    ) {
+        for &key in viewers {
+            if let Some(stream) = self.streams.get(id)
+                && let Some(session) = self.sessions.get_mut(key)
                 && let RoleState::Subscriber(subscriber) = &mut session.role
-                && let Err(reason) = subscriber.apply_source(now, source.as_ref())
+                && let Err(reason) = subscriber.apply_source(now, stream)
             {
                 self.close(now, key, reason, egress);
             }

@@ -4,6 +4,7 @@
 use std::hint::black_box;
 
 use crate::error::DropReason;
+use crate::ids::{LayerIdx, TrackIdx};
 use crate::sdp::PublishTrack;
 
 /// SSRCs known of one publisher at a time (quality B2). At the limit those go first that another one
@@ -14,9 +15,9 @@ pub(super) const SSRCS_MAX: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Target {
     /// Track index.
-    pub track: u8,
+    pub track: TrackIdx,
     /// Layer index.
-    pub layer: u8,
+    pub layer: LayerIdx,
     /// It is a retransmission of that layer.
     pub rtx: bool,
 }
@@ -25,14 +26,14 @@ pub(super) struct Target {
 #[derive(Debug, Default)]
 pub(super) struct SsrcTable {
     known: Vec<(u32, Target)>,
-    declared: Vec<(u32, u8)>,
+    declared: Vec<(u32, TrackIdx)>,
 }
 
 impl SsrcTable {
     /// Takes the SSRCs that the offer declared.
     pub(super) fn declared<'a>(plans: impl Iterator<Item = &'a PublishTrack>) -> Self {
         let mut table = Self::default();
-        for (track, plan) in (0u8..).zip(plans) {
+        for (track, plan) in TrackIdx::all().zip(plans) {
             for declared in plan.ssrcs.iter().take(SSRCS_MAX) {
                 table.declared.push((declared.ssrc, track));
                 table.declared.extend(declared.rtx.map(|rtx| (rtx, track)));
@@ -52,7 +53,7 @@ impl SsrcTable {
     }
 
     /// The track that the offer declared for this SSRC.
-    pub(super) fn declared_track(&self, ssrc: u32) -> Option<u8> {
+    pub(super) fn declared_track(&self, ssrc: u32) -> Option<TrackIdx> {
         self.declared.iter().find(|(known, _)| *known == ssrc).map(|(_, track)| *track)
     }
 
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     const fn target(layer: u8) -> Target {
-        Target { track: 0, layer, rtx: false }
+        Target { track: TrackIdx(0), layer: LayerIdx(layer), rtx: false }
     }
 
     #[test]

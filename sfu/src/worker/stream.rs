@@ -7,19 +7,19 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::viewer_queue::{Delivery, ViewerQueue};
+use super::viewer_queue::{Delivery, PacketRef, ViewerQueue};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::forward::catch_up::Tail;
-use crate::forward::forwarder::LayerContext;
-use crate::forward::selector::{LayerView, dead_after, largest_live};
+use crate::forward::selector::{LayerView, LayerViews, dead_after, largest_live};
 use crate::forward::start::{Cached, TAIL_PACKETS_MAX};
+use crate::forward::{LayerCache, LayerContext};
+use crate::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
 use crate::media::keyframe::can_start;
 use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
 use crate::media::{FrameInterval, KeyframeCache, Packet, PacketCache, PacketMeta, PacketPool};
 use crate::router::{LayerInfoUpdate, SourceInfo, StreamShared};
-use crate::units::Bitrate;
 
 /// How often the best layer is chosen anew.
 const SELECT_INTERVAL: Duration = Duration::from_millis(50);
@@ -42,26 +42,6 @@ pub(super) struct LocalStream {
     selection: u64,
 }
 
-/// A packet to forward: where to find it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PacketRef {
-    /// Track index.
-    pub track: u8,
-    /// Layer index.
-    pub layer: u8,
-    /// Extended sequence number in that layer's ring.
-    pub ext_seq: u64,
-    /// One byte of padding makes it as long as its neighbours.
-    pub padded: bool,
-}
-
-impl PacketRef {
-    /// Whether both are of one layer.
-    pub(super) fn is_with(&self, other: &Self) -> bool {
-        (self.track, self.layer) == (other.track, other.layer)
-    }
-}
-
 /// Payloads that differ by this much in length are made equal by padding: libwebrtc splits a frame
 /// about equally, and only equal packets share a send call (architecture D5).
 const PADDING_MAX: u16 = 1;
@@ -70,7 +50,7 @@ const PADDING_MAX: u16 = 1;
 #[derive(Debug)]
 pub(super) struct LocalTrack {
     layers: Vec<LocalLayer>,
-    best: Option<u8>,
+    best: Option<LayerIdx>,
     codec: Codec,
 }
 
@@ -134,7 +114,7 @@ impl LocalStream {
     }
 
     /// Epoch of the publisher as applied here.
-    pub(super) fn epoch(&self) -> Option<u32> {
+    pub(super) fn epoch(&self) -> Option<Epoch> {
         self.source.as_ref().map(|source| source.epoch)
     }
 
@@ -189,25 +169,23 @@ impl LocalStream {
     /// Why it is of no use; the packet is released then.
     pub(super) fn keep(
         &mut self,
-        epoch: u32,
-        track: u8,
-        layer: u8,
+        key: LayerKey,
         packet: Arc<Packet>,
         pool: &mut PacketPool,
     ) -> Result<PacketRef, DropReason> {
         let owned = self.owned;
-        let current = self.epoch() == Some(epoch);
+        let current = self.epoch() == Some(key.epoch);
         let layer_state = self
             .tracks
-            .get_mut(usize::from(track))
+            .get_mut(usize::from(key.track))
             .and_then(|track| {
                 // The first layer that sends anything is the best until more is known, so that its
                 // first keyframe is not missed.
                 if track.best.is_none() {
-                    track.best = Some(layer);
+                    track.best = Some(key.layer);
                     self.selection += 1;
                 }
-                Some((track.layers.get_mut(usize::from(layer))?, track.codec))
+                Some((track.layers.get_mut(usize::from(key.layer))?, track.codec))
             })
             .filter(|_| current);
         let (Some((state, codec)), Some(meta)) = (layer_state, packet.meta().copied()) else {
@@ -225,30 +203,22 @@ impl LocalStream {
             let starts = can_start(codec, &meta, state.inband_parameter_sets);
             state.keyframe.on_packet(&meta, starts, &state.ring);
         }
-        Ok(PacketRef { track, layer, ext_seq: meta.ext_seq, padded: false })
+        Ok(PacketRef { layer: key, ext_seq: meta.ext_seq, padded: false })
     }
 
     /// What was kept last came before anybody watched here.
-    pub(super) fn mark_prefilled(&mut self, track: u8, layer: u8) {
-        if let Some(layer) = self.layer_mut(track, layer) {
+    pub(super) fn mark_prefilled(&mut self, key: LayerKey) {
+        if let Some(layer) = self.layer_mut(key) {
             layer.keyframe.mark_prefilled();
         }
     }
 
     /// Takes what the publisher's worker knows of a layer.
-    pub(super) fn update_layer_info(
-        &mut self,
-        epoch: u32,
-        track: u8,
-        layer: u8,
-        note: LayerInfoUpdate,
-    ) {
-        if self.epoch() == Some(epoch)
-            && let Some(layer) = self.layer_mut(track, layer)
-        {
-            layer.anchor = note.anchor.or(layer.anchor);
+    pub(super) fn update_layer_info(&mut self, key: LayerKey, update: LayerInfoUpdate) {
+        if let Some(layer) = self.layer_mut(key) {
+            layer.anchor = update.anchor.or(layer.anchor);
             // Announced or seen elsewhere: it says nothing of how parameter sets come.
-            layer.size = note.resolution.or(layer.size);
+            layer.size = update.resolution.or(layer.size);
         }
     }
 
@@ -269,7 +239,7 @@ impl LocalStream {
             }
             // While nothing is live the last choice stands: the publisher may only be silent.
             let best = largest_live(track.layers.iter().map(|layer| layer.view(now)));
-            if let Some(best) = best.map(|best| best as u8)
+            if let Some(best) = best
                 && track.best != Some(best)
             {
                 track.best = Some(best);
@@ -280,18 +250,16 @@ impl LocalStream {
     }
 
     /// Puts the packets in the order that serves a viewer with the fewest send calls: layer by layer, the
-    /// small packets of audio last. Order within an SSRC is kept, between SSRCs it is free.
-    pub(super) fn arrange(&mut self, serving: Delivery) {
+    /// small packets of audio last.
+    pub(super) fn arrange(&mut self, delivery: Delivery) {
         let Self { viewers, tracks, .. } = self;
-        let fresh = viewers.packets_mut(serving);
-        let is_audio = |track: u8| tracks.get(usize::from(track)).is_some_and(LocalTrack::is_audio);
-        fresh.sort_unstable_by_key(|f| (is_audio(f.track), f.track, f.layer, f.ext_seq));
-        for run in fresh.chunk_by_mut(PacketRef::is_with) {
-            if let Some(layer) = run.first().filter(|_| run.len() > 1).and_then(|first| {
-                let track =
-                    tracks.get(usize::from(first.track)).filter(|track| !track.is_audio())?;
-                track.layers.get(usize::from(first.layer))
-            }) {
+        let track = |key: LayerKey| tracks.get(usize::from(key.track));
+        let list = viewers.list_mut(delivery);
+        list.arrange(|key| track(key).is_some_and(LocalTrack::is_audio));
+        for run in list.video_runs_mut().filter(|run| run.len() > 1) {
+            let key = run.first().map(|packet| packet.layer);
+            let layer = key.and_then(|key| track(key)?.layers.get(usize::from(key.layer)));
+            if let Some(layer) = layer {
                 pad_to_neighbours(run, |ext_seq| layer.ring.get(ext_seq)?.meta());
             }
         }
@@ -302,93 +270,63 @@ impl LocalStream {
         self.selection
     }
 
-    /// The packets kept of a layer.
-    pub(super) fn ring(&self, track: u8, layer: u8) -> Option<&PacketCache> {
-        self.layer(track, layer).map(|layer| &layer.ring)
+    /// The packets cached of a layer.
+    pub(super) fn cache(&self, key: LayerKey) -> Option<&PacketCache> {
+        self.layer(key).map(|layer| &layer.ring)
     }
 
     /// The best layer of a track now.
-    pub(super) fn best_layer(&self, track: u8) -> Option<u8> {
+    pub(super) fn best_layer(&self, track: TrackIdx) -> Option<LayerIdx> {
         self.tracks.get(usize::from(track))?.best
     }
 
     /// Whether a layer sent something lately.
-    pub(super) fn is_live(&self, track: u8, layer: u8, now: Instant) -> bool {
-        self.layer(track, layer).is_some_and(|layer| layer.is_live(now))
+    pub(super) fn is_live(&self, key: LayerKey, now: Instant) -> bool {
+        self.layer(key).is_some_and(|layer| layer.is_live(now))
     }
 
     /// What is known of each layer of a track now.
-    pub(super) fn views(&self, track: u8, now: Instant) -> Vec<LayerView> {
+    pub(super) fn views(&self, track: TrackIdx, now: Instant) -> LayerViews {
         let track = self.tracks.get(usize::from(track));
         track.iter().flat_map(|track| &track.layers).map(|layer| layer.view(now)).collect()
     }
 
     /// A cached packet.
-    pub(super) fn packet(&self, track: u8, layer: u8, ext_seq: u64) -> Option<&Arc<Packet>> {
-        let layer = self.layer(track, layer)?;
-        layer.ring.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq))
-    }
-
-    /// The keyframe of a layer.
-    pub(super) fn keyframe(&self, track: u8, layer: u8) -> Option<&KeyframeCache> {
-        self.layer(track, layer).map(|layer| &layer.keyframe)
+    pub(super) fn packet(&self, key: LayerKey, ext_seq: u64) -> Option<&Packet> {
+        let layer = self.layer(key)?;
+        layer.ring.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq)).map(|packet| &**packet)
     }
 
     /// Whether a packet comes to who is served now anyway.
-    pub(super) fn brings(&self, serving: Delivery, track: u8, layer: u8, ext_seq: u64) -> bool {
-        let is = |f: &PacketRef| (f.track, f.layer, f.ext_seq) == (track, layer, ext_seq);
-        self.viewers.brings(serving, is)
-    }
-
-    /// What a layer carries now.
-    pub(super) fn bitrate(&self, track: u8, layer: u8, now: Instant) -> Option<Bitrate> {
-        self.layer(track, layer).map(|layer| layer.rate.bitrate(now))
-    }
-
-    /// What a viewer could begin with on a layer.
-    pub(super) fn cached_start(&self, track: u8, layer: u8, now: Instant) -> Option<Cached<'_>> {
-        let layer = self.layer(track, layer)?;
-        let begins = layer.keyframe.begins();
-        let live = begins.filter(|_| !layer.keyframe.is_prefilled());
-        Some(Cached {
-            tail: begins.and_then(|first| Tail::find(&layer.ring, first, TAIL_PACKETS_MAX)),
-            begun: live.and_then(|first| Some(layer.ring.get(first)?.meta()?.arrival)),
-            keyframe: layer.keyframe.whole(),
-            bitrate: layer.rate.bitrate(now),
-        })
-    }
-
-    /// When the packets to forward arrived.
-    pub(super) fn arrivals(&self, serving: Delivery) -> impl Iterator<Item = Instant> {
-        let fresh = self.viewers.packets(serving).iter();
-        let packets = fresh.filter_map(|f| self.packet(f.track, f.layer, f.ext_seq)?.meta());
-        packets.map(|meta| meta.arrival)
+    pub(super) fn delivers(&self, delivery: Delivery, key: LayerKey, ext_seq: u64) -> bool {
+        self.viewers.delivers(delivery, key, ext_seq)
     }
 
     /// What a forwarder must know of a layer.
-    pub(super) fn context(&self, track: u8, layer: u8) -> Option<LayerContext> {
-        let state = self.layer(track, layer)?;
-        Some(LayerContext {
-            epoch: self.epoch()?,
-            layer,
-            anchor: state.anchor,
-            inband_parameter_sets: state.inband_parameter_sets,
-        })
+    pub(super) fn context(&self, key: LayerKey) -> Option<LayerContext> {
+        let state = self.layer(key)?;
+        let inband_parameter_sets = state.inband_parameter_sets;
+        Some(LayerContext { key, anchor: state.anchor, inband_parameter_sets })
     }
 
     /// The last whole keyframe of each layer of video, and what follows it without a hole: at most so many
     /// packets each, else nothing.
-    pub(super) fn kept(&self, packets_max: usize) -> impl Iterator<Item = (u8, u8, &Arc<Packet>)> {
-        let layers = (0u8..).zip(&self.tracks).flat_map(|(index, track)| {
-            (0u8..).zip(&track.layers).map(move |(layer, state)| (index, layer, state))
+    pub(super) fn kept(
+        &self,
+        packets_max: usize,
+    ) -> impl Iterator<Item = (LayerKey, &Arc<Packet>)> {
+        let epoch = self.epoch().unwrap_or_default();
+        let layers = TrackIdx::all().zip(&self.tracks).flat_map(move |(track, state)| {
+            let key = move |layer| LayerKey { epoch, track, layer };
+            LayerIdx::all().zip(&state.layers).map(move |(layer, state)| (key(layer), state))
         });
-        layers.flat_map(move |(track, layer, state)| {
+        layers.flat_map(move |(key, state)| {
             let whole = state.keyframe.whole();
             let end = whole.map_or(0, |keyframe| keyframe.end());
             let rest = (end..=state.ring.newest()).map_while(|ext_seq| state.ring.get(ext_seq));
             let kept = whole.into_iter().flat_map(|keyframe| keyframe.packets());
             let all = kept.chain(rest.take(packets_max)).take(packets_max);
-            all.map(move |packet| (track, layer, packet))
+            all.map(move |packet| (key, packet))
         })
     }
 
@@ -405,12 +343,56 @@ impl LocalStream {
         self.owned
     }
 
-    fn layer_mut(&mut self, track: u8, layer: u8) -> Option<&mut LocalLayer> {
-        self.tracks.get_mut(usize::from(track))?.layers.get_mut(usize::from(layer))
+    fn layer_mut(&mut self, key: LayerKey) -> Option<&mut LocalLayer> {
+        let current = self.epoch() == Some(key.epoch);
+        let track = self.tracks.get_mut(usize::from(key.track)).filter(|_| current)?;
+        track.layers.get_mut(usize::from(key.layer))
     }
 
-    fn layer(&self, track: u8, layer: u8) -> Option<&LocalLayer> {
-        self.tracks.get(usize::from(track))?.layers.get(usize::from(layer))
+    fn layer(&self, key: LayerKey) -> Option<&LocalLayer> {
+        let track = self.tracks.get(usize::from(key.track))?;
+        track.layers.get(usize::from(key.layer)).filter(|_| self.epoch() == Some(key.epoch))
+    }
+}
+
+/// The cache of a stream's layers as one viewer sees it, who is served with `delivery`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StreamCache<'a> {
+    pub stream: &'a LocalStream,
+    pub delivery: Delivery,
+}
+
+impl<'a> LayerCache<'a> for StreamCache<'a> {
+    fn context(&self, key: LayerKey) -> Option<LayerContext> {
+        self.stream.context(key)
+    }
+
+    fn newest(&self, key: LayerKey) -> Option<u64> {
+        self.stream.cache(key).map(PacketCache::newest)
+    }
+
+    fn packet(&self, key: LayerKey, ext_seq: u64) -> Option<&'a Packet> {
+        self.stream.packet(key, ext_seq)
+    }
+
+    fn keyframe(&self, key: LayerKey) -> Option<&'a KeyframeCache> {
+        self.stream.layer(key).map(|layer| &layer.keyframe)
+    }
+
+    fn start(&self, key: LayerKey, now: Instant) -> Option<Cached<'a>> {
+        let layer = self.stream.layer(key)?;
+        let begins = layer.keyframe.begins();
+        let live = begins.filter(|_| !layer.keyframe.is_prefilled());
+        Some(Cached {
+            tail: begins.and_then(|first| Tail::find(&layer.ring, first, TAIL_PACKETS_MAX)),
+            begun: live.and_then(|first| Some(layer.ring.get(first)?.meta()?.arrival)),
+            keyframe: layer.keyframe.whole(),
+            bitrate: layer.rate.bitrate(now),
+        })
+    }
+
+    fn delivers(&self, key: LayerKey, ext_seq: u64) -> bool {
+        self.stream.delivers(self.delivery, key, ext_seq)
     }
 }
 
@@ -496,8 +478,10 @@ mod tests {
                 arrival: Instant::now(),
             })
             .collect();
+        let (epoch, track) = (Epoch(1), TrackIdx(0));
+        let layer = LayerKey { epoch, track, layer: LayerIdx(0) };
         let mut run: Vec<PacketRef> = (0..lens.len() as u64)
-            .map(|ext_seq| PacketRef { track: 0, layer: 0, ext_seq, padded: false })
+            .map(|ext_seq| PacketRef { layer, ext_seq, padded: false })
             .collect();
         pad_to_neighbours(&mut run, |ext_seq| metas.get(ext_seq as usize));
         run.iter().map(|fresh| fresh.padded).collect()

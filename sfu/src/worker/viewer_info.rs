@@ -1,137 +1,124 @@
-//! What the API shows of one viewer: its tracks, what can be chosen of them, and what was decided.
+//! What the API shows of a viewer: its tracks, the layers it can choose from, the decisions behind them.
 //!
-//! Part of `subscriber.rs`. Decides nothing.
+//! Reads a [`Subscriber`] and the streams it watches; decides nothing. Called by the worker's `mod.rs`.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::report::{DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers};
-use super::stream::LocalStream;
-use super::subscriber::{Subscriber, Subscription};
+use super::streams::Streams;
+use super::subscriber::Subscriber;
+use super::subscription::Subscription;
 use crate::codec::MediaKind;
 use crate::forward::layer_preference::spatial_layer;
-use crate::router::SourceInfo;
+use crate::ids::LayerIdx;
 
-impl Subscriber {
-    /// What can be chosen of its video tracks, largest layer first.
-    pub(super) fn layers(&self, now: Instant, stream: &LocalStream) -> Vec<TrackLayers> {
-        let video = self.tracks.iter().filter(|track| track.plan.kind == MediaKind::Video);
-        video.map(|track| track.layers(now, stream)).collect()
-    }
+/// What can be chosen of a viewer's video tracks, largest layer first.
+pub(super) fn layers(subscriber: &Subscriber, now: Instant, streams: &Streams) -> Vec<TrackLayers> {
+    let video = subscriber.subscriptions.iter().filter(|s| s.plan.kind == MediaKind::Video);
+    video.map(|subscription| layers_of(subscription, now, streams)).collect()
+}
 
-    /// Its tracks for the API.
-    pub(super) fn report(
-        &mut self,
-        now: Instant,
-        source: Option<&Arc<SourceInfo>>,
-    ) -> Vec<TrackInfo> {
-        let keyframe_requests = self.keyframe_requests;
-        self.tracks
-            .iter_mut()
-            .map(|track| {
-                let line = track.forwarder.sender();
-                let (packets, bytes) = line.totals();
-                let (temporal_flows, temporal_cap) = track.forwarder.temporal_layers();
-                let lost =
-                    track.stats.last_report().map_or(0, |report| report.cumulative_lost.into());
-                let rid = |layer: Option<u8>| {
-                    layer.map(|_| rid_of(source, track.source, layer).unwrap_or_default())
-                };
-                let current_layer = rid(track.forwarder.current_layer());
-                let layer = LayerInfo {
-                    rid: current_layer.clone().unwrap_or_default(),
-                    ssrc: line.ssrc(),
-                    packets,
-                    bytes,
-                    bitrate_bps: track.pace.bitrate(now, bytes).0,
-                    lost,
-                    keyframes: 0,
-                    keyframe_requests,
-                    nacks: track.nacks,
-                    repairs: track.repairs,
-                    resolution: None,
-                    learned: None,
-                };
-                TrackInfo {
-                    mid: track.plan.mid.clone(),
-                    kind: track.plan.kind,
-                    codec: line.format().map(|format| format.codec),
-                    layers: vec![layer],
-                    reason: Some(track.reason().label()),
-                    current_layer,
-                    target_layer: rid(track.choice.map(|choice| choice.layer as u8)),
-                    target_reason: track.choice.map(|choice| choice.reason.label()),
-                    current_temporal_layer: temporal_flows,
-                    target_temporal_layer: temporal_cap,
-                    preference: track.preference().cloned(),
-                }
-            })
-            .collect()
-    }
+fn layers_of(subscription: &Subscription, now: Instant, streams: &Streams) -> TrackLayers {
+    let stream = subscription.stream().and_then(|shared| streams.get(shared.id));
+    let views =
+        subscription.track().and_then(|track| Some(stream?.views(track, now))).unwrap_or_default();
+    let current = subscription.forwarder.current_layer();
+    let target = subscription.choice.map(|choice| choice.layer);
+    let known = LayerIdx::all().zip(views.iter()).filter(|(_, view)| view.is_known());
+    let mut layers: Vec<_> = known
+        .map(|(index, view)| {
+            let state = LayerState {
+                rid: rid(subscription, Some(index), streams).unwrap_or_default(),
+                spatial_layer: spatial_layer(view, &views),
+                size: view.size,
+                bitrate_bps: if view.live { view.bitrate } else { 0 },
+                flows: current == Some(index),
+                target: target == Some(index),
+            };
+            (std::cmp::Reverse(view.weight()), state)
+        })
+        .collect();
+    layers.sort_by_key(|(weight, _)| *weight);
+    let layers = layers.into_iter().map(|(_, state)| state).collect();
+    TrackLayers { mid: subscription.plan.mid.clone(), layers }
+}
 
-    /// The last decisions of all its tracks, oldest first, for the API.
-    pub(super) fn decisions(
-        &self,
-        created: Instant,
-        source: Option<&Arc<SourceInfo>>,
-    ) -> Vec<DecisionInfo> {
-        let mut all: Vec<(Instant, DecisionInfo)> = Vec::new();
-        for track in &self.tracks {
-            for decision in track.forwarder.decisions().iter() {
-                let what = match decision.layer {
-                    None => "nothing is sent".to_owned(),
-                    Some(layer) => match rid_of(source, track.source, Some(layer)) {
-                        Some(rid) if !rid.is_empty() => format!("layer {rid}"),
-                        _ => "the only layer".to_owned(),
-                    },
-                };
-                all.push((
-                    decision.at,
-                    DecisionInfo {
-                        at_s: decision.at.saturating_duration_since(created).as_secs_f64(),
-                        decision: format!("mid {}: {what}", track.plan.mid),
-                        reason: decision.reason.label(),
-                    },
-                ));
-            }
+/// A viewer's tracks for the API.
+pub(super) fn tracks(subscriber: &Subscriber, now: Instant, streams: &Streams) -> Vec<TrackInfo> {
+    let keyframe_requests = subscriber.keyframe_requests;
+    let of = |subscription: &Subscription| {
+        let sender = subscription.forwarder.sender();
+        let (packets, bytes) = sender.totals();
+        let (temporal_flows, temporal_cap) = subscription.forwarder.temporal_layers();
+        let last_report = subscription.stats.last_report();
+        let rid = |layer: Option<LayerIdx>| {
+            layer.map(|_| rid(subscription, layer, streams).unwrap_or_default())
+        };
+        let current_layer = rid(subscription.forwarder.current_layer());
+        let layer = LayerInfo {
+            rid: current_layer.clone().unwrap_or_default(),
+            ssrc: sender.ssrc(),
+            packets,
+            bytes,
+            bitrate_bps: subscription.rate.bitrate(now, bytes).0,
+            lost: last_report.map_or(0, |report| report.cumulative_lost.into()),
+            keyframes: 0,
+            keyframe_requests,
+            nacks: subscription.nacks,
+            repairs: subscription.retransmits,
+            resolution: None,
+            learned: None,
+        };
+        TrackInfo {
+            mid: subscription.plan.mid.clone(),
+            kind: subscription.plan.kind,
+            codec: sender.format().map(|format| format.codec),
+            layers: vec![layer],
+            reason: Some(subscription.reason().label()),
+            current_layer,
+            target_layer: rid(subscription.choice.map(|choice| choice.layer)),
+            target_reason: subscription.choice.map(|choice| choice.reason.label()),
+            current_temporal_layer: temporal_flows,
+            target_temporal_layer: temporal_cap,
+            preference: subscription.preference().cloned(),
         }
-        all.sort_by_key(|(at, _)| *at);
-        all.into_iter().map(|(_, decision)| decision).collect()
-    }
+    };
+    subscriber.subscriptions.iter().map(of).collect()
 }
 
-impl Subscription {
-    fn layers(&self, now: Instant, stream: &LocalStream) -> TrackLayers {
-        let source = self.source.zip(stream.source());
-        let info = source.and_then(|(index, source)| source.tracks.get(usize::from(index)));
-        let views = self.source.map(|index| stream.views(index, now)).unwrap_or_default();
-        let rids = info.map_or(&[][..], |info| info.rids.as_slice());
-        let current = self.forwarder.current_layer().map(usize::from);
-        let target = self.choice.map(|choice| choice.layer);
-        let known = views.iter().enumerate().filter(|(_, view)| view.is_known());
-        let mut layers: Vec<_> = known
-            .map(|(index, view)| {
-                let state = LayerState {
-                    rid: rids.get(index).cloned().unwrap_or_default(),
-                    spatial_layer: spatial_layer(view, &views),
-                    size: view.size,
-                    bitrate_bps: if view.live { view.bitrate } else { 0 },
-                    flows: current == Some(index),
-                    target: target == Some(index),
-                };
-                (std::cmp::Reverse(view.weight()), state)
-            })
-            .collect();
-        layers.sort_by_key(|(weight, _)| *weight);
-        let layers = layers.into_iter().map(|(_, state)| state).collect();
-        TrackLayers { mid: self.plan.mid.clone(), layers }
+/// The last decisions of all tracks of a viewer, oldest first, for the API.
+pub(super) fn decisions(
+    subscriber: &Subscriber,
+    created: Instant,
+    streams: &Streams,
+) -> Vec<DecisionInfo> {
+    let mut all: Vec<(Instant, DecisionInfo)> = Vec::new();
+    for subscription in &subscriber.subscriptions {
+        for decision in subscription.forwarder.decisions().iter() {
+            let what = match decision.layer {
+                None => "nothing is sent".to_owned(),
+                layer => match rid(subscription, layer, streams) {
+                    Some(rid) if !rid.is_empty() => format!("layer {rid}"),
+                    _ => "the only layer".to_owned(),
+                },
+            };
+            all.push((
+                decision.at,
+                DecisionInfo {
+                    at_s: decision.at.saturating_duration_since(created).as_secs_f64(),
+                    decision: format!("mid {}: {what}", subscription.plan.mid),
+                    reason: decision.reason.label(),
+                },
+            ));
+        }
     }
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, decision)| decision).collect()
 }
 
-fn rid_of(
-    source: Option<&Arc<SourceInfo>>,
-    track: Option<u8>,
-    layer: Option<u8>,
-) -> Option<String> {
-    source?.tracks.get(usize::from(track?))?.rids.get(usize::from(layer?)).cloned()
+/// The publisher's name of a layer of the track that a subscription carries.
+fn rid(subscription: &Subscription, layer: Option<LayerIdx>, streams: &Streams) -> Option<String> {
+    let stream = streams.get(subscription.stream()?.id)?;
+    let track = stream.source()?.tracks.get(usize::from(subscription.track()?))?;
+    track.rids.get(usize::from(layer?)).cloned()
 }

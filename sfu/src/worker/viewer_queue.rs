@@ -1,49 +1,94 @@
-//! The viewers of one stream here, in the order in which they are served, and the packets that wait for them.
+//! Viewers of one stream on this worker, in the order in which they are served, and the packets that wait for them.
 //!
-//! Who is here for a while is served at once in each turn. Who came lately is served after them, some at a time,
-//! so that a crowd that joins never stands between a packet and those who watch already: what comes meanwhile goes
-//! to them first, and to the newcomers in their next round. Held by `stream.rs`, driven by `fanout.rs`.
+//! Established viewers are served at once in each turn. Viewers that joined lately are served after them, some at a
+//! time, so that a join storm never stands between a packet and established viewers: what arrives meanwhile goes to
+//! those first, and to joining viewers in their next round. Held by `stream.rs`, driven by `fanout.rs`.
 
 use std::hint::black_box;
 
 use super::session::SessionKey;
-use super::stream::PacketRef;
+use crate::ids::LayerKey;
 
-/// Newcomers served in one step of a round: short enough to wait for, long enough for the caches to be read ahead.
+/// Joining viewers served in one step of a round: short enough to wait for, long enough for the caches to be read ahead.
 pub(super) const JOINING_PER_STEP: usize = 16;
 
-/// The viewers, and what waits for them.
-#[derive(Debug, Default)]
-pub(super) struct ViewerQueue {
-    /// In the order in which they came; the first `established` of them are here for a while.
-    viewers: Vec<SessionKey>,
-    established: usize,
-    /// Packets of this turn, which go to the established ones.
-    fresh: Vec<PacketRef>,
-    /// Packets that the newcomers are just handed, all the same ones; empty between two rounds.
-    round: Vec<PacketRef>,
-    /// The next viewer of the round.
-    next: usize,
-    /// Packets that came since the round began.
-    waiting: Vec<PacketRef>,
+/// A packet to forward: where it is in the packet cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PacketRef {
+    /// Its layer.
+    pub layer: LayerKey,
+    /// Extended sequence number in that layer's cache.
+    pub ext_seq: u64,
+    /// One byte of padding makes it as long as its neighbours.
+    pub padded: bool,
+}
+
+impl PacketRef {
+    /// Whether both are of one layer.
+    pub(super) fn is_with(&self, other: &Self) -> bool {
+        self.layer == other.layer
+    }
 }
 
 /// Which packets are handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// Those of this turn, to the established ones.
+    /// Those of this turn, to established viewers.
     Immediate,
-    /// Those of a round, to newcomers.
+    /// Those of a round, to joining viewers.
     Deferred,
+}
+
+/// Packets in the order in which they are sent: video first.
+#[derive(Debug, Default)]
+pub(super) struct PacketList {
+    packets: Vec<PacketRef>,
+    /// Position of the first packet of audio, once they are in order.
+    audio_from: usize,
+}
+
+impl PacketList {
+    /// Puts the packets in order: layer by layer, audio last. Order within an SSRC is kept, between SSRCs it is free.
+    pub(super) fn arrange(&mut self, is_audio: impl Fn(LayerKey) -> bool) {
+        self.packets.sort_unstable_by_key(|p| (is_audio(p.layer), p.layer, p.ext_seq));
+        self.audio_from = self.packets.partition_point(|packet| !is_audio(packet.layer));
+    }
+
+    /// Its runs of packets of one layer of video, to mark them.
+    pub(super) fn video_runs_mut(&mut self) -> impl Iterator<Item = &mut [PacketRef]> {
+        let video = self.packets.get_mut(..self.audio_from).unwrap_or(&mut []);
+        video.chunk_by_mut(PacketRef::is_with)
+    }
+
+    fn clear(&mut self) {
+        self.packets.clear();
+        self.audio_from = 0;
+    }
+}
+
+/// The viewers, and what waits for them.
+#[derive(Debug, Default)]
+pub(super) struct ViewerQueue {
+    /// In the order in which they joined; the first `established` of them are here for a while.
+    viewers: Vec<SessionKey>,
+    established: usize,
+    /// Packets of this turn, which go to established viewers.
+    arrived: PacketList,
+    /// Packets that joining viewers are being handed, all the same ones; empty between two rounds.
+    round: PacketList,
+    /// The next viewer of the round.
+    next: usize,
+    /// Packets that arrived since the round began.
+    waiting: Vec<PacketRef>,
 }
 
 impl ViewerQueue {
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
-        black_box((self.viewers.first().copied(), self.established, self.fresh.len()));
+        black_box((self.viewers.first().copied(), self.established, self.arrived.packets.len()));
     }
 
-    /// A viewer came.
+    /// A viewer joined.
     pub(super) fn push(&mut self, viewer: SessionKey) {
         self.viewers.push(viewer);
     }
@@ -60,7 +105,7 @@ impl ViewerQueue {
             self.waiting.clear();
         }
         if self.viewers.is_empty() {
-            self.fresh.clear();
+            self.arrived.clear();
         }
     }
 
@@ -75,80 +120,96 @@ impl ViewerQueue {
     }
 
     /// Takes a packet that came in this turn.
-    pub(super) fn queue(&mut self, fresh: PacketRef) {
+    pub(super) fn queue(&mut self, packet: PacketRef) {
         if !self.viewers.is_empty() {
-            self.fresh.push(fresh);
+            self.arrived.packets.push(packet);
         }
     }
 
     /// The packets that are handed out.
-    pub(super) fn packets(&self, serving: Delivery) -> &[PacketRef] {
-        match serving {
-            Delivery::Immediate => &self.fresh,
+    pub(super) fn packets(&self, delivery: Delivery) -> &[PacketRef] {
+        &self.list(delivery).packets
+    }
+
+    /// The packets that are handed out, of audio or of video, one layer after the other.
+    pub(super) fn runs(
+        &self,
+        delivery: Delivery,
+        audio: bool,
+    ) -> impl Iterator<Item = &[PacketRef]> {
+        let PacketList { packets, audio_from } = self.list(delivery);
+        let (video, sound) = packets.split_at_checked(*audio_from).unwrap_or((packets, &[]));
+        if audio { sound } else { video }.chunk_by(PacketRef::is_with)
+    }
+
+    fn list(&self, delivery: Delivery) -> &PacketList {
+        match delivery {
+            Delivery::Immediate => &self.arrived,
             Delivery::Deferred => &self.round,
         }
     }
 
-    /// Likewise, to bring them in order.
-    pub(super) fn packets_mut(&mut self, serving: Delivery) -> &mut Vec<PacketRef> {
-        match serving {
-            Delivery::Immediate => &mut self.fresh,
+    /// The packets that are handed out, to bring them in order.
+    pub(super) fn list_mut(&mut self, delivery: Delivery) -> &mut PacketList {
+        match delivery {
+            Delivery::Immediate => &mut self.arrived,
             Delivery::Deferred => &mut self.round,
         }
     }
 
     /// Whether who is served now is handed a packet in this turn, or in this round or the next: what waits for
-    /// newcomers comes to nobody else.
-    pub(super) fn brings(&self, serving: Delivery, is: impl FnMut(&PacketRef) -> bool) -> bool {
-        match serving {
-            Delivery::Immediate => self.fresh.iter().any(is),
-            Delivery::Deferred => self.round.iter().chain(&self.waiting).chain(&self.fresh).any(is),
+    /// joining viewers goes to nobody else.
+    pub(super) fn delivers(&self, delivery: Delivery, layer: LayerKey, ext_seq: u64) -> bool {
+        let is = |p: &PacketRef| (p.layer, p.ext_seq) == (layer, ext_seq);
+        let (arrived, round) = (&self.arrived.packets, &self.round.packets);
+        match delivery {
+            Delivery::Immediate => arrived.iter().any(is),
+            Delivery::Deferred => round.iter().chain(&self.waiting).chain(arrived).any(is),
         }
     }
 
-    /// The established ones have this turn's packets.
+    /// Established viewers have this turn's packets.
     pub(super) fn end_turn(&mut self) {
         if self.established < self.viewers.len() {
-            self.waiting.extend_from_slice(&self.fresh);
+            self.waiting.extend_from_slice(&self.arrived.packets);
         }
-        self.fresh.clear();
+        self.arrived.clear();
     }
 
-    /// Whether newcomers have something to get.
+    /// Whether joining viewers have something to get.
     pub(super) fn has_waiting(&self) -> bool {
-        !self.round.is_empty() || !self.waiting.is_empty()
+        !self.round.packets.is_empty() || !self.waiting.is_empty()
     }
 
-    /// How many packets came since the round began.
+    /// Number of packets that came since the round began.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
     /// Begins a round if none is on its way and something waits; true if it did.
     pub(super) fn begin_round(&mut self) -> bool {
-        let begins = self.round.is_empty() && !self.waiting.is_empty();
+        let begins = self.round.packets.is_empty() && !self.waiting.is_empty();
         if begins {
-            std::mem::swap(&mut self.round, &mut self.waiting);
+            std::mem::swap(&mut self.round.packets, &mut self.waiting);
             self.next = self.established;
         }
         begins
     }
 
-    /// The next newcomers of the round. Those of the first step of it who are here for a while are established from
+    /// The next joining viewers of the round. Those of its first step who are here for a while are established from
     /// now on: they get all there is and miss nothing.
     pub(super) fn step(
         &mut self,
         began: bool,
-        into: &mut Vec<SessionKey>,
         is_established: impl Fn(SessionKey) -> bool,
-    ) {
+    ) -> &[SessionKey] {
         let rest = self.viewers.get(self.next..).unwrap_or(&[]);
         let step = rest.get(..JOINING_PER_STEP).unwrap_or(rest);
-        into.extend_from_slice(step);
         self.next += step.len();
         if began {
             self.established += step.iter().take_while(|key| is_established(**key)).count();
         }
+        step
     }
 
     /// A step is done; ends the round if it was the last.
@@ -160,7 +221,7 @@ impl ViewerQueue {
 
     /// Nothing that came is for anybody any more.
     pub(super) fn clear(&mut self) {
-        self.fresh.clear();
+        self.arrived.clear();
         self.round.clear();
         self.waiting.clear();
     }
@@ -171,6 +232,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ids::{Epoch, LayerIdx, TrackIdx};
+
+    const LAYER: LayerKey = LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) };
 
     /// What can happen, in any order.
     #[derive(Debug, Clone)]
@@ -229,7 +293,7 @@ mod tests {
                 Event::Turn(packets) => {
                     for _ in 0..packets {
                         let ext_seq = self.newest;
-                        self.queue.queue(PacketRef { track: 0, layer: 0, ext_seq, padded: false });
+                        self.queue.queue(PacketRef { layer: LAYER, ext_seq, padded: false });
                         self.newest += 1;
                     }
                     let established = self.queue.established().to_vec();
@@ -240,7 +304,8 @@ mod tests {
                     let began = self.queue.begin_round();
                     let mut keys = Vec::new();
                     if self.queue.has_waiting() {
-                        self.queue.step(began, &mut keys, |key| self.old.contains(&key));
+                        let old = &self.old;
+                        keys = self.queue.step(began, |key| old.contains(&key)).to_vec();
                     }
                     assert!(keys.len() <= JOINING_PER_STEP);
                     self.hand(&keys, Delivery::Deferred);

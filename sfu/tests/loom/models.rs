@@ -15,7 +15,10 @@ use super::keyframe_requests::KeyframeRequestBits;
 use super::ring::{LayerInfoUpdate, MediaItem, RingPort, mesh};
 use super::table::StreamId;
 use super::wake::{WakeFlag, Waker};
+use crate::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
 use crate::transport::FiveTuple;
+
+const TRACK: TrackIdx = TrackIdx(0);
 
 /// What a worker's thread waits on: a wake makes the current or next wait return.
 struct EventDescriptor {
@@ -193,9 +196,10 @@ impl Moment {
 }
 
 fn write_media(port: &mut RingPort) {
-    let note = LayerInfoUpdate { anchor: None, resolution: None };
+    let update = LayerInfoUpdate { anchor: None, resolution: None };
     let stream = StreamId { index: 0, generation: 0 };
-    let item = MediaItem::Layer { stream, epoch: 1, track: 0, layer: 0, note };
+    let layer = LayerKey { epoch: Epoch(1), track: TRACK, layer: LayerIdx(0) };
+    let item = MediaItem::Layer { stream, layer, update };
     assert!(port.send_media(1, item), "the ring has room");
 }
 
@@ -209,16 +213,18 @@ fn write_stray(port: &mut RingPort) {
 pub(crate) fn requests(check: fn(usize)) {
     loom::model(move || {
         let board = Arc::new(KeyframeRequestBits::default());
-        board.request(0, 0);
+        board.request(TRACK, LayerIdx(0));
         let viewer = {
             let board = Arc::clone(&board);
-            thread::spawn(move || board.request(0, 1))
+            thread::spawn(move || board.request(TRACK, LayerIdx(1)))
         };
         let mut taken = vec![board.take(), board.take()];
         viewer.join().expect("it ends");
         taken.push(board.take());
         for layer in [0, 1] {
-            check(taken.iter().filter(|requests| requests.contains(0, layer)).count());
+            check(
+                taken.iter().filter(|requests| requests.contains(TRACK, LayerIdx(layer))).count(),
+            );
         }
         assert!(board.take().is_empty());
     });
@@ -230,14 +236,14 @@ pub(crate) fn requests_at_once(check: fn(usize)) {
         let board = Arc::new(KeyframeRequestBits::default());
         let viewers = [0, 1].map(|layer| {
             let board = Arc::clone(&board);
-            thread::spawn(move || board.request(0, layer))
+            thread::spawn(move || board.request(TRACK, LayerIdx(layer)))
         });
         for viewer in viewers {
             viewer.join().expect("it ends");
         }
         let taken = board.take();
         for layer in [0, 1] {
-            check(usize::from(taken.contains(0, layer)));
+            check(usize::from(taken.contains(TRACK, LayerIdx(layer))));
         }
     });
 }
@@ -248,20 +254,20 @@ pub(crate) fn requesting_again(tell: Ordering, see: Ordering) {
     loom::model(move || {
         let board = Arc::new(KeyframeRequestBits::default());
         let told = Arc::new(AtomicUsize::new(0));
-        board.request(0, 0);
+        board.request(TRACK, LayerIdx(0));
         let viewer = {
             let (board, told) = (Arc::clone(&board), Arc::clone(&told));
             thread::spawn(move || {
                 let seen = told.load(see) == 1;
                 if seen {
-                    board.request(0, 0);
+                    board.request(TRACK, LayerIdx(0));
                 }
                 seen
             })
         };
-        assert!(board.take().contains(0, 0));
+        assert!(board.take().contains(TRACK, LayerIdx(0)));
         told.store(1, tell);
         let seen = viewer.join().expect("it ends");
-        assert_eq!(board.take().contains(0, 0), seen, "the second request was lost");
+        assert_eq!(board.take().contains(TRACK, LayerIdx(0)), seen, "the second request was lost");
     });
 }

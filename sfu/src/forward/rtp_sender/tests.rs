@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::forward::sequence::SPAN;
+use crate::ids::{Epoch, LayerIdx, TrackIdx};
 use crate::media::packet::PacketMeta;
 use crate::rtp::codec::{FrameInfo, descriptor_prefix_len, peek};
 use crate::rtp::packet::RtpHeader;
@@ -9,7 +10,11 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 const FRAME: u32 = 3_000;
-const LAYER: (u32, u8) = (1, 0);
+const LAYER: LayerKey = LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) };
+
+fn layer(layer: u8) -> LayerKey {
+    LAYER.with_layer(LayerIdx(layer))
+}
 
 fn sender(codec: Codec) -> RtpSender {
     let config = RtpSenderConfig {
@@ -47,15 +52,23 @@ fn meta(seq: u64, frame: u32) -> PacketMeta {
 }
 
 fn begin(sender: &mut RtpSender, first: &PacketMeta) {
-    sender.switch_source(1, 0, first, SourceSwitch { ts_delta: 0, catch_up: None, gap: false });
+    sender.switch_source(LAYER, first, SourceSwitch { ts_delta: 0, catch_up: None, gap: false });
 }
 
-fn keep(sender: &mut RtpSender, meta: &PacketMeta) -> Result<SentRecord, DropReason> {
-    sender.assign(LAYER.0, LAYER.1, meta, meta.marker, Stamp::from(0))
+fn sent(sender: &mut RtpSender, meta: &PacketMeta, numbered: Numbered) -> SentRecord {
+    let record = numbered.stamp(0);
+    sender.on_sent(meta.arrival, record, usize::from(meta.payload_len));
+    record
 }
 
-fn drop(sender: &mut RtpSender, meta: &PacketMeta) -> Result<SentRecord, DropReason> {
-    sender.drop_packet(LAYER.0, LAYER.1, meta, Stamp::from(0))
+fn keep(sender: &mut RtpSender, meta: &PacketMeta) -> Result<SentRecord, NotNumbered> {
+    let numbered = sender.assign(LAYER, meta, meta.marker, false)?;
+    Ok(sent(sender, meta, numbered))
+}
+
+fn drop(sender: &mut RtpSender, meta: &PacketMeta) -> Result<SentRecord, NotNumbered> {
+    let numbered = sender.drop_packet(LAYER, meta)?;
+    Ok(sent(sender, meta, numbered))
 }
 
 /// The outgoing number of a frame of one packet, whose picture has the same number.
@@ -64,7 +77,7 @@ fn out(sender: &mut RtpSender, seq: u64) -> u32 {
 }
 
 fn closes(sender: &mut RtpSender, seq: u64) {
-    assert_eq!(drop(sender, &meta(seq, seq as u32)), Err(DropReason::LayerFiltered));
+    assert_eq!(drop(sender, &meta(seq, seq as u32)), Err(NotNumbered::Filtered));
 }
 
 #[test]
@@ -78,14 +91,13 @@ fn numbers_close_over_what_is_left_out() {
     closes(&mut sender, 104);
     // The next layer goes on behind the last number that was sent.
     sender.switch_source(
-        1,
-        1,
+        layer(1),
         &meta(7, 7),
         SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
     );
-    let next = sender.assign(1, 1, &meta(7, 7), true, Stamp::from(0)).unwrap();
+    let next = sender.assign(layer(1), &meta(7, 7), true, false).unwrap().stamp(0);
     assert_eq!(next.out, 1_002);
-    assert_eq!(drop(&mut sender, &meta(104, 104)), Err(DropReason::AwaitingKeyframe), "it is past");
+    assert_eq!(drop(&mut sender, &meta(104, 104)), Err(NotNumbered::OutsideSegments), "it is past");
 }
 
 #[test]
@@ -100,11 +112,11 @@ fn a_hole_keeps_its_number_and_what_comes_for_it_has_its_place() {
     let blank = drop(&mut sender, &meta(103, 103)).unwrap();
     assert!(blank.is_blank() && blank.out == 1_002);
     for again in [101, 103, 104] {
-        assert_eq!(keep(&mut sender, &meta(again, again as u32)), Err(DropReason::Duplicate));
+        assert_eq!(keep(&mut sender, &meta(again, again as u32)), Err(NotNumbered::Duplicate));
     }
-    assert_eq!(drop(&mut sender, &meta(103, 103)), Err(DropReason::Duplicate));
+    assert_eq!(drop(&mut sender, &meta(103, 103)), Err(NotNumbered::Duplicate));
     closes(&mut sender, 102);
-    assert_eq!(keep(&mut sender, &meta(102, 102)), Err(DropReason::Duplicate), "it has no number");
+    assert_eq!(keep(&mut sender, &meta(102, 102)), Err(NotNumbered::Duplicate), "it has no number");
 }
 
 #[test]
@@ -125,17 +137,16 @@ fn a_late_packet_of_a_layer_that_was_left_takes_no_number_of_the_next_one() {
     assert_eq!(out(&mut sender, 100), 1_000);
     closes(&mut sender, 102);
     sender.switch_source(
-        1,
-        1,
+        layer(1),
         &meta(7, 7),
         SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
     );
     // Its number would be the one that the next layer begins with.
     for late in [101, 103] {
         let late = meta(late, late as u32);
-        assert_eq!(keep(&mut sender, &late), Err(DropReason::AwaitingKeyframe));
+        assert_eq!(keep(&mut sender, &late), Err(NotNumbered::OutsideSegments));
     }
-    assert_eq!(sender.assign(1, 1, &meta(7, 7), true, Stamp::from(0)).unwrap().out, 1_001);
+    assert_eq!(sender.assign(layer(1), &meta(7, 7), true, false).unwrap().stamp(0).out, 1_001);
 }
 
 #[test]
@@ -147,7 +158,7 @@ fn numbers_that_are_late_by_more_than_is_remembered_are_too_old() {
     for seq in (1 << 20) + 3..=last {
         closes(&mut sender, seq);
     }
-    assert_eq!(keep(&mut sender, &meta((1 << 20) + 1, 1)), Err(DropReason::TooOld));
+    assert_eq!(keep(&mut sender, &meta((1 << 20) + 1, 1)), Err(NotNumbered::TooOld));
     assert_eq!(out(&mut sender, (1 << 20) + 2), 1_002, "the oldest");
     assert_eq!(out(&mut sender, last + 1), 1_003);
 }
@@ -175,14 +186,18 @@ fn picture_ids_of_vp8_close_and_those_of_vp9_keep_their_gaps() {
         let pictures: Vec<_> = sent.iter().map(|record| record.picture_id & 0x7fff).collect();
         assert_eq!(pictures, ids.map(|id| [id; 2]).concat(), "{codec:?}");
         let next = meta(5, 900);
-        sender.switch_source(1, 1, &next, SourceSwitch { ts_delta: 0, catch_up: None, gap: false });
-        let next = sender.assign(1, 1, &next, true, Stamp::from(0)).unwrap();
+        sender.switch_source(
+            layer(1),
+            &next,
+            SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
+        );
+        let next = sender.assign(layer(1), &next, true, false).unwrap().stamp(0);
         assert_eq!(next.picture_id & 0x7fff, ids[2] + 1, "over the splice");
     }
 }
 
 fn closes_packet(sender: &mut RtpSender, seq: u64, frame: u32) {
-    assert_eq!(drop(sender, &meta(seq, frame)), Err(DropReason::LayerFiltered));
+    assert_eq!(drop(sender, &meta(seq, frame)), Err(NotNumbered::Filtered));
 }
 
 /// What an outgoing packet is, written as media and as RTX.
@@ -216,7 +231,8 @@ fn a_repeat_is_the_same_whatever_was_left_out_since() {
     begin(&mut sender, &meta(299, 0x1233));
     closes(&mut sender, 299);
     // The last one that flows of its picture: it gets the marker that the publisher gave to a larger one.
-    let record = sender.assign(LAYER.0, LAYER.1, &described, true, Stamp::from(7)).unwrap();
+    let record = sender.assign(LAYER, &described, true, false).unwrap().stamp(7);
+    sender.on_sent(now, record, 12);
     let (media, rtx) = written(&mut sender, &record, &packet);
     let header = RtpHeader::parse(&media).unwrap();
     assert!(header.marker && header.sequence == 1_000);
@@ -298,7 +314,7 @@ proptest! {
                 }
                 Err(reason) => {
                     prop_assert!(left_out, "{} was refused", seq);
-                    prop_assert_eq!(reason, DropReason::LayerFiltered);
+                    prop_assert_eq!(reason, NotNumbered::Filtered);
                 }
             }
         }

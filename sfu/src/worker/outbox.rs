@@ -1,0 +1,186 @@
+//! Send path of one viewer: every media, RTX and RTCP packet to it is sealed, counted and batched here.
+//!
+//! The transport-wide number and the send time are given when a packet is sealed. An [`Outbox`] is opened for one
+//! visit of a viewer and closed with [`Outbox::finish`], which sends the last message. A pacer, the history of sent
+//! packets for the estimator, and probes attach here. Never decides what is sent: that is `subscription.rs`. Next:
+//! `batch.rs` (the message), `transport/peer.rs` (the seal).
+
+use std::time::Instant;
+
+use super::batch::{Batch, Envelope};
+use super::context::Context;
+use crate::error::DropReason;
+use crate::forward::{Numbered, Plaintext, RtpSender, SentRecord};
+use crate::media::Packet;
+use crate::transport::egress::{Egress, TransmitClass};
+use crate::transport::peer::Peer;
+
+/// State of a viewer's send path between visits.
+#[derive(Debug, Default)]
+pub(super) struct SendState {
+    /// Next transport-wide sequence number (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+    next_twcc: u16,
+}
+
+impl SendState {
+    #[inline]
+    fn take_twcc(&mut self) -> u16 {
+        let twcc = self.next_twcc;
+        self.next_twcc = twcc.wrapping_add(1);
+        twcc
+    }
+}
+
+/// The send path during one visit.
+pub(super) struct Outbox<'a> {
+    /// Time of the visit.
+    pub now: Instant,
+    /// What the worker's sessions share.
+    pub context: &'a mut Context,
+    to: Envelope,
+    /// The peer has answered from this path: any number of bytes may go there.
+    confirmed: bool,
+    peer: &'a mut Peer,
+    state: &'a mut SendState,
+    batch: &'a mut Batch,
+    egress: &'a mut dyn Egress,
+    packets: u64,
+    bytes: u64,
+    /// Bytes sent to a confirmed path, RTCP included.
+    counted: u64,
+}
+
+impl<'a> Outbox<'a> {
+    /// Opens the send path; `None` while no path is selected.
+    pub(super) fn open(
+        now: Instant,
+        class: TransmitClass,
+        (peer, state): (&'a mut Peer, &'a mut SendState),
+        (batch, context): (&'a mut Batch, &'a mut Context),
+        egress: &'a mut dyn Egress,
+    ) -> Option<Self> {
+        let to = Envelope { path: peer.selected()?, class };
+        let confirmed = peer.is_confirmed();
+        Some(Self {
+            now,
+            context,
+            to,
+            confirmed,
+            peer,
+            state,
+            batch,
+            egress,
+            packets: 0,
+            bytes: 0,
+            counted: 0,
+        })
+    }
+
+    /// Whether any number of bytes may be sent. Media waits for it: a start that is cut off in the middle of its
+    /// keyframe would be worse than none.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// Round-trip time of our own connectivity checks.
+    pub(super) fn check_rtt(&self) -> Option<std::time::Duration> {
+        self.peer.check_rtt()
+    }
+
+    /// Counts packets that are not sent.
+    pub(super) fn drop(&mut self, reason: DropReason, packets: usize) {
+        self.context.report.dropped.add(reason, packets as u64);
+    }
+
+    /// Sends a packet for the first time. `arrived` is when it came, if it is forwarded as it comes.
+    #[inline]
+    pub(super) fn media(
+        &mut self,
+        sender: &mut RtpSender,
+        numbered: Numbered,
+        packet: &Packet,
+        arrived: Option<Instant>,
+    ) {
+        let record = numbered.stamp(self.state.take_twcc());
+        let written = sender.write_media(&record, packet, self.batch.slot());
+        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
+        let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
+        if self.commit(sealed, arrived).is_some() {
+            sender.on_sent(self.now, record, octets);
+        }
+    }
+
+    /// Sends a packet again, by RTX (RFC 4588) or as the same bytes under its own number. Returns its payload octets,
+    /// or `None` if it was not sent.
+    pub(super) fn retransmit(
+        &mut self,
+        sender: &mut RtpSender,
+        record: &SentRecord,
+        packet: &Packet,
+    ) -> Option<usize> {
+        // The RTX payload type stands for the bare codec: a receiver would take RED for it (RFC 4588 section 8.1).
+        let red = packet.meta().is_some_and(|meta| meta.red);
+        let rtx = sender
+            .format()
+            .is_some_and(|format| format.rtx_pt.is_some() && !(red && format.red_pt.is_some()));
+        let written = match rtx {
+            true => sender.write_rtx(record, packet, self.state.take_twcc(), self.batch.slot()),
+            false => sender.write_media(record, packet, self.batch.slot()),
+        };
+        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
+        let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
+        self.commit(sealed, None)?;
+        self.context.report.retransmits_out += 1;
+        Some(octets)
+    }
+
+    /// Sends RTCP of at most `bytes_max` bytes, which `write` puts into the buffer it is given.
+    pub(super) fn rtcp(
+        &mut self,
+        ssrc: u32,
+        bytes_max: usize,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) {
+        let slot = self.batch.slot();
+        let len = write(slot.get_mut(..bytes_max).unwrap_or(&mut []));
+        let sealed = self.peer.seal_rtcp(slot, len, ssrc);
+        if let Some(bytes) = sealed.filter(|bytes| self.reserve(*bytes)) {
+            self.batch.commit(bytes, None, self.to, self.egress);
+        }
+    }
+
+    /// Takes the sealed packet in the batch's slot into the message, or counts why not.
+    #[inline]
+    fn commit(&mut self, sealed: Option<usize>, arrived: Option<Instant>) -> Option<()> {
+        let Some(bytes) = sealed.filter(|bytes| *bytes <= self.to.path.datagram_bytes_max()) else {
+            self.context.report.dropped.count(DropReason::TooLargeToSend);
+            return None;
+        };
+        if !self.reserve(bytes) {
+            self.context.report.dropped.count(DropReason::UnconfirmedEgress);
+            return None;
+        }
+        self.packets += 1;
+        self.bytes += bytes as u64;
+        self.batch.commit(bytes, arrived, self.to, self.egress);
+        Some(())
+    }
+
+    /// Whether so many bytes may be sent to the path now (the rule of 3 times of architecture D3), and counts them.
+    #[inline]
+    fn reserve(&mut self, bytes: usize) -> bool {
+        if !self.confirmed {
+            return self.peer.may_send(bytes);
+        }
+        self.counted += bytes as u64;
+        true
+    }
+
+    /// Sends the last message.
+    pub(super) fn finish(self) {
+        self.batch.flush(self.to, self.egress);
+        self.peer.count_sent(self.counted);
+        self.context.report.packets_out += self.packets;
+        self.context.report.bytes_out += self.bytes;
+    }
+}

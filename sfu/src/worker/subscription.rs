@@ -1,0 +1,453 @@
+//! One subscription of a viewer: an outgoing RTP sender (m-line, stable SSRC) and the track it carries now.
+//!
+//! A subscription can be bound to a track of any stream and bound anew while it runs; SSRC, sequence numbers and
+//! timestamps go on. Owns what is sent of the track and why; the send path itself is `outbox.rs`. Called by
+//! `subscriber.rs`, which knows all subscriptions of a viewer. Next: `forward/forwarder.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::context::Context;
+use super::outbox::Outbox;
+use super::stream::{LocalStream, StreamCache};
+use super::viewer_queue::{Delivery, PacketRef};
+use crate::codec::MediaKind;
+use crate::error::{CloseReason, DropReason};
+use crate::forward::sent::{NotClaimed, SENT_AUDIO_MAX, SENT_MAX};
+use crate::forward::start::{OVERTAKEN_MAX, StartMode};
+use crate::forward::{
+    Choice, ForwardDecision, Forwarder, LayerContext, LayerPreference, OutgoingFormat, Reason,
+    RtpSenderConfig, Step,
+};
+use crate::ids::{LayerIdx, LayerKey, TrackIdx};
+use crate::limiter::PerSecondLimit;
+use crate::media::PacketCache;
+use crate::media::stats::SenderStats;
+use crate::repair::rtx_budget::RtxBudget;
+use crate::router::{SourceInfo, StreamId, StreamShared};
+use crate::rtp::rtcp::SenderReportOut;
+use crate::sdp::{SubscribeTrack, codec_matches};
+use crate::units::{Bitrate, Ntp};
+
+/// Sequence numbers of one sender that a viewer may ask for again per second (quality A3.2); more are dropped
+/// (`DropReason::RepairLimited`). Each sender has its own limit, so that pictures cannot take the retransmissions of
+/// sound.
+const NACKS_PER_SECOND: u32 = 1_000;
+
+/// Retransmissions are paced by the round trip, but by no longer one: clients give up after some tries.
+const RETRANSMIT_RTT_MAX: Duration = Duration::from_millis(300);
+
+/// Round trip assumed until the first report tells it.
+const RTT_UNKNOWN: Duration = Duration::from_millis(50);
+
+/// One subscription. What each turn needs stands at the top, as in an `RtpSender`.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Subscription {
+    /// What it carries now.
+    source: Option<LayerKey>,
+    /// The keyframe that was requested: publisher and layer.
+    requested_keyframe: Option<LayerKey>,
+    pub(super) forwarder: Forwarder,
+    pub(super) plan: SubscribeTrack,
+    /// The track it is bound to, whether anybody publishes it or not.
+    binding: Option<Binding>,
+    pub(super) stats: SenderStats,
+    pub(super) rate: SendRateMeter,
+    pub(super) nacks: u64,
+    nack_limit: PerSecondLimit,
+    pub(super) retransmits: u64,
+    rtx_budget: RtxBudget,
+    /// What the viewer asked for; nothing is the automatic choice.
+    preference: Option<Box<LayerPreference>>,
+    /// What it asked for since, to be in force next.
+    next_preference: Option<Box<LayerPreference>>,
+    /// The layer that should be sent, and why.
+    pub(super) choice: Option<Choice>,
+}
+
+/// A track of a stream, by its position among the stream's tracks of one kind.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    /// The stream.
+    pub stream: Arc<StreamShared>,
+    /// Position among its tracks of the subscription's kind (whip-whep G15).
+    pub ordinal: usize,
+}
+
+/// Bits per second of one sender, by its octets between two sender reports: costs nothing per packet.
+#[derive(Debug)]
+pub(super) struct SendRateMeter {
+    since: Instant,
+    octets: u64,
+    bitrate: Bitrate,
+}
+
+impl SendRateMeter {
+    /// A shorter time tells nothing; the last figure stands.
+    const SPAN_MIN: Duration = Duration::from_millis(500);
+
+    pub(super) fn bitrate(&self, now: Instant, octets: u64) -> Bitrate {
+        let span = now.saturating_duration_since(self.since);
+        match span >= Self::SPAN_MIN {
+            true => Bitrate::from_bytes(octets.saturating_sub(self.octets), span),
+            false => self.bitrate,
+        }
+    }
+
+    fn turn(&mut self, now: Instant, octets: u64) {
+        *self = Self { since: now, octets, bitrate: self.bitrate(now, octets) };
+    }
+}
+
+impl Subscription {
+    /// A subscription that is bound to nothing.
+    pub(super) fn new(
+        plan: SubscribeTrack,
+        start: StartMode,
+        context: &mut Context,
+        now: Instant,
+    ) -> Self {
+        Self {
+            source: None,
+            requested_keyframe: None,
+            forwarder: Forwarder::new(sender_config(&plan, context), start, now),
+            plan,
+            binding: None,
+            stats: SenderStats::new(),
+            rate: SendRateMeter { since: now, octets: 0, bitrate: Bitrate(0) },
+            nacks: 0,
+            nack_limit: PerSecondLimit::per_second(NACKS_PER_SECOND),
+            retransmits: 0,
+            rtx_budget: RtxBudget::new(now),
+            preference: None,
+            next_preference: None,
+            choice: None,
+        }
+    }
+
+    /// The stream it is bound to.
+    pub(super) fn stream(&self) -> Option<&Arc<StreamShared>> {
+        self.binding.as_ref().map(|binding| &binding.stream)
+    }
+
+    /// Whether it is bound to this stream.
+    pub(super) fn is_of(&self, stream: StreamId) -> bool {
+        self.stream().is_some_and(|shared| shared.id == stream)
+    }
+
+    /// The source track it carries now.
+    pub(super) fn track(&self) -> Option<TrackIdx> {
+        self.source.map(|source| source.track)
+    }
+
+    /// Binds it to another track, or to none. What it carries follows with [`Self::apply_source`].
+    pub(super) fn bind(&mut self, now: Instant, binding: Option<Binding>) {
+        self.binding = binding;
+        self.detach(now, Reason::NoPublisher);
+    }
+
+    fn detach(&mut self, now: Instant, reason: Reason) {
+        self.source = None;
+        self.choice = None;
+        self.forwarder.detach(now, reason);
+    }
+
+    /// Follows a change of publisher of the stream it is bound to.
+    ///
+    /// # Errors
+    /// [`CloseReason::CodecNotNegotiated`] if the track's codec is not in this viewer's answer: the session is closed
+    /// rather than left silent (whip-whep G6).
+    pub(super) fn apply_source(
+        &mut self,
+        now: Instant,
+        source: Option<&SourceInfo>,
+    ) -> Result<(), CloseReason> {
+        let found = source.zip(self.binding.as_ref()).and_then(|(source, binding)| {
+            let tracks = TrackIdx::all().zip(&source.tracks);
+            let mut of_kind = tracks.filter(|(_, track)| track.source.kind == self.plan.kind);
+            let (track, info) = of_kind.nth(binding.ordinal)?;
+            Some((LayerKey { epoch: source.epoch, track, layer: LayerIdx(0) }, info))
+        });
+        let Some((key, info)) = found else {
+            let reason = if source.is_some() { Reason::NoTrack } else { Reason::NoPublisher };
+            self.detach(now, reason);
+            return Ok(());
+        };
+        let fitting = self.plan.codecs.iter().filter_map(|codec| {
+            codec_matches(&info.source.format, &codec.format).map(|rank| (rank, codec))
+        });
+        let best = fitting.min_by_key(|(rank, _)| *rank);
+        let (_, codec) = best.ok_or(CloseReason::CodecNotNegotiated)?;
+        self.source = Some(key);
+        self.choice = None;
+        self.forwarder.attach(
+            now,
+            OutgoingFormat {
+                codec: codec.format.codec,
+                pt: codec.pt,
+                rtx_pt: codec.rtx_pt,
+                red_pt: codec.red_pt,
+            },
+        );
+        Ok(())
+    }
+
+    /// What the viewer asked for last, in force or about to be.
+    pub(super) fn preference(&self) -> Option<&LayerPreference> {
+        let preference = self.next_preference.as_deref().or(self.preference.as_deref());
+        preference.filter(|preference| !preference.is_automatic())
+    }
+
+    /// What the viewer asks for from [`Self::apply_preference`] on.
+    pub(super) fn set_preference(&mut self, preference: LayerPreference) {
+        self.next_preference = Some(Box::new(preference));
+    }
+
+    /// Puts in force what the viewer asked for last.
+    pub(super) fn apply_preference(&mut self) {
+        if let Some(preference) = self.next_preference.take() {
+            self.forwarder.set_temporal_cap(preference.temporal_cap());
+            self.preference = Some(preference).filter(|preference| !preference.is_automatic());
+        }
+    }
+
+    /// Follows the best layer of its track, or the one that its viewer prefers.
+    pub(super) fn choose_layer(&mut self, now: Instant, stream: &LocalStream) {
+        let Some(source) = self.source else { return };
+        // While no layer is alive the last choice stands.
+        let Some(choice) = self.choose(source, stream, now) else { return };
+        self.choice = Some(choice);
+        self.forwarder.set_target(source.with_layer(choice.layer), choice.reason);
+    }
+
+    /// The layer that should be sent, and why.
+    fn choose(&self, source: LayerKey, stream: &LocalStream, now: Instant) -> Option<Choice> {
+        if let Some(preference) = &self.preference {
+            let rids = &stream.source()?.tracks.get(usize::from(source.track))?.rids;
+            return preference.choose(rids, &stream.views(source.track, now));
+        }
+        let layer = stream.best_layer(source.track)?;
+        let left = self.forwarder.current_layer().is_some_and(|current| {
+            current != layer && !stream.is_live(source.with_layer(current), now)
+        });
+        let reason = if left { Reason::LayerStopped } else { Reason::LargestLiveLayer };
+        Some(Choice { layer, reason })
+    }
+
+    /// Requests once the keyframe that a start or a change of layer waits for, unless it just came.
+    pub(super) fn request_keyframes(&mut self, now: Instant, stream: &LocalStream) {
+        let awaited = self.forwarder.awaits_keyframe();
+        if let Some(key) = awaited.filter(|_| self.requested_keyframe != awaited) {
+            self.request_keyframe(key, stream, now);
+        }
+        self.requested_keyframe = awaited;
+        if let Some(key) = self.forwarder.take_stuck(now) {
+            stream.shared.request_refresh(key.track, key.layer);
+        }
+    }
+
+    /// A keyframe of this layer is awaited: by a viewer without a picture, or by one who is shown another layer
+    /// until then. That one costs the others no more than who asks for a fresh picture: the first five changes in a
+    /// row are as quick as a start, and then they wait before a start does (quality A2.3 "stay low").
+    fn request_keyframe(&self, key: LayerKey, stream: &LocalStream, now: Instant) {
+        let switches = self
+            .forwarder
+            .current_layer()
+            .is_some_and(|shown| shown != key.layer && stream.is_live(key.with_layer(shown), now));
+        match switches {
+            true => stream.shared.request_refresh(key.track, key.layer),
+            false => stream.shared.request_keyframe(key.track, key.layer),
+        }
+    }
+
+    /// The viewer asked for a keyframe of what it watches, or waits for.
+    pub(super) fn on_keyframe_request(&self) {
+        let current = self.forwarder.current_layer();
+        let waiting = self.forwarder.awaits_keyframe().map(|key| key.layer);
+        if let Some((source, layer)) = self.source.zip(waiting.or(current))
+            && let Some(shared) = self.stream()
+        {
+            match current {
+                None => shared.request_keyframe(source.track, layer),
+                Some(_) => shared.request_refresh(source.track, layer),
+            }
+        }
+    }
+
+    /// Sends what is due of cached packets.
+    pub(super) fn send_cached(
+        &mut self,
+        stream: &LocalStream,
+        delivery: Delivery,
+        outbox: &mut Outbox<'_>,
+    ) {
+        if self.source.is_none() || self.forwarder.is_passthrough() {
+            return;
+        }
+        if self.forwarder.current_layer().is_none() {
+            // What comes now was not spread over the time of waiting.
+            self.rtx_budget.on_media(outbox.now, self.forwarder.sender().totals().1);
+        }
+        let cache = StreamCache { stream, delivery };
+        loop {
+            match self.forwarder.poll(outbox.now, &cache) {
+                Step::Send(numbered, packet) => {
+                    outbox.media(self.forwarder.sender_mut(), numbered, packet, None);
+                }
+                Step::Drop(reason) => outbox.drop(reason, 1),
+                Step::Idle => return,
+            }
+        }
+    }
+
+    /// Forwards packets of one layer that arrived.
+    pub(super) fn forward_run(
+        &mut self,
+        run: &[PacketRef],
+        cache: &PacketCache,
+        layer: LayerContext,
+        (stream, delivery): (&LocalStream, Delivery),
+        outbox: &mut Outbox<'_>,
+    ) {
+        if !self.forwarder.wants(layer.key) {
+            outbox.drop(DropReason::LayerNotSelected, run.len());
+            return;
+        }
+        for &packet in run {
+            if self.forward(packet, cache, layer, stream, outbox) {
+                // What overtook the packet that it starts with is here since an earlier turn or round.
+                for ext_seq in (packet.ext_seq + 1..=cache.newest()).take(OVERTAKEN_MAX) {
+                    if !stream.delivers(delivery, layer.key, ext_seq) {
+                        let overtaken = PacketRef { ext_seq, ..packet };
+                        self.forward(overtaken, cache, layer, stream, outbox);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forwards one packet. True if a source segment begins with it.
+    #[inline]
+    fn forward(
+        &mut self,
+        packet: PacketRef,
+        cache: &PacketCache,
+        layer: LayerContext,
+        stream: &LocalStream,
+        outbox: &mut Outbox<'_>,
+    ) -> bool {
+        let PacketRef { ext_seq, padded, .. } = packet;
+        let packet = cache.get(ext_seq);
+        let Some((packet, meta)) = packet.and_then(|packet| Some((packet, packet.meta()?))) else {
+            return false;
+        };
+        match self.forwarder.on_packet(layer, meta, padded) {
+            ForwardDecision::Send(numbered) => {
+                let sender = self.forwarder.sender_mut();
+                outbox.media(sender, numbered, packet, Some(meta.arrival));
+                sender.begins_with() == Some(ext_seq)
+            }
+            ForwardDecision::Later => false,
+            ForwardDecision::NeedKeyframe => {
+                outbox.drop(DropReason::AwaitingKeyframe, 1);
+                self.request_keyframe(layer.key, stream, outbox.now);
+                false
+            }
+            ForwardDecision::Drop(reason) => {
+                outbox.drop(reason, 1);
+                false
+            }
+        }
+    }
+
+    /// Answers one NACKed sequence number.
+    pub(super) fn retransmit(
+        &mut self,
+        sequence: u16,
+        stream: Option<&LocalStream>,
+        outbox: &mut Outbox<'_>,
+    ) {
+        self.nacks += 1;
+        if let Err(reason) = self.try_retransmit(sequence, stream, outbox) {
+            outbox.drop(reason, 1);
+        }
+    }
+
+    fn try_retransmit(
+        &mut self,
+        sequence: u16,
+        stream: Option<&LocalStream>,
+        outbox: &mut Outbox<'_>,
+    ) -> Result<(), DropReason> {
+        let now = outbox.now;
+        if !self.nack_limit.take(now) {
+            return Err(DropReason::RepairLimited);
+        }
+        let sender = self.forwarder.sender_mut();
+        let (_, octets) = sender.totals();
+        if !self.rtx_budget.allows(now, octets) {
+            return Err(DropReason::RepairBudget);
+        }
+        let rtt = self.stats.rtt().into_iter().chain(outbox.check_rtt()).min();
+        let rtt = rtt.unwrap_or(RTT_UNKNOWN).min(RETRANSMIT_RTT_MAX);
+        let record = sender.claim_retransmit(now, sequence, rtt).map_err(|why| match why {
+            NotClaimed::Limited => DropReason::RepairLimited,
+            NotClaimed::Unknown => DropReason::RepairExpired,
+        })?;
+        let source = record.source();
+        let cached = self.source.zip(stream).and_then(|(carried, stream)| {
+            stream.packet(source.layer_in(carried.epoch)?, source.ext_seq())
+        });
+        let packet = cached.ok_or(DropReason::RepairExpired)?;
+        if let Some(octets) = outbox.retransmit(sender, &record, packet) {
+            self.retransmits += 1;
+            self.rtx_budget.on_retransmit(octets);
+        }
+        Ok(())
+    }
+
+    /// The sender report that is due, if there is anything to report. Moves the rate meters on.
+    pub(super) fn sender_report(&mut self, now: Instant, server: Ntp) -> Option<SenderReportOut> {
+        let sender = self.forwarder.sender();
+        let (packets, octets) = sender.totals();
+        self.rtx_budget.on_media(now, octets);
+        let (format, anchor) = sender.format().zip(self.forwarder.outgoing_anchor())?;
+        if packets == 0 {
+            return None;
+        }
+        self.rate.turn(now, octets);
+        Some(SenderReportOut {
+            ssrc: sender.ssrc(),
+            ntp: server.0,
+            rtp_time: anchor.rtp_at(server, format.codec.clock_rate()),
+            packets: packets as u32,
+            octets: octets as u32,
+        })
+    }
+
+    /// Why the viewer gets what it gets of this track.
+    pub(super) fn reason(&self) -> Reason {
+        self.forwarder.decisions().last().map_or(Reason::NoPublisher, |last| last.reason)
+    }
+}
+
+fn sender_config(plan: &SubscribeTrack, context: &mut Context) -> RtpSenderConfig {
+    let mut random = [0; 6];
+    context.entropy.fill(&mut random);
+    let [a, b, timestamp @ ..] = random;
+    RtpSenderConfig {
+        ssrc: plan.ssrc,
+        rtx_ssrc: plan.rtx_ssrc,
+        mid: plan.mid.as_bytes().into(),
+        exts: plan.exts.iter().collect(),
+        two_byte_exts: plan.exts.allow_mixed,
+        remember: match plan.codecs.iter().any(|codec| codec.feedback.nack) {
+            false => 0,
+            true if plan.kind == MediaKind::Audio => SENT_AUDIO_MAX,
+            true => SENT_MAX,
+        },
+        first_sequence: u16::from_be_bytes([a, b]) & 0x7fff,
+        first_timestamp: u32::from_be_bytes(timestamp),
+    }
+}

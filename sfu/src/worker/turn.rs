@@ -1,0 +1,137 @@
+//! Plan of one turn: which viewers are visited, and which streams have packets for each.
+//!
+//! A viewer is visited once per turn, whatever number of its streams has packets: one visit and one batch. Made by
+//! `fanout.rs`; its memory is used again in each turn. Knows keys only.
+
+use super::session::SessionKey;
+use crate::router::StreamId;
+
+/// Visits of one turn, in the order in which their viewers were first added.
+#[derive(Debug, Default)]
+pub(super) struct TurnPlan {
+    visits: Vec<Visit>,
+    links: Vec<Link>,
+    /// By the session's place in its table: the turn in which it was added last, and its visit then.
+    marks: Vec<Mark>,
+    turn: u32,
+}
+
+/// One viewer's visit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visit {
+    /// The viewer.
+    pub viewer: SessionKey,
+    first: u32,
+    last: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    stream: StreamId,
+    next: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    turn: u32,
+    visit: u32,
+}
+
+/// Link after the last one.
+const END: u32 = u32::MAX;
+
+impl TurnPlan {
+    /// Begins a new plan.
+    pub(super) fn begin(&mut self) {
+        self.visits.clear();
+        self.links.clear();
+        self.turn = self.turn.wrapping_add(1);
+        if self.turn == 0 {
+            // Marks of four billion turns ago must not be taken for marks of this one.
+            self.marks.fill(Mark::default());
+            self.turn = 1;
+        }
+    }
+
+    /// Adds viewers for whom this stream has packets.
+    pub(super) fn add(&mut self, stream: StreamId, viewers: &[SessionKey]) {
+        for &viewer in viewers {
+            let link = self.links.len() as u32;
+            self.links.push(Link { stream, next: END });
+            let place = viewer.place();
+            if self.marks.len() <= place {
+                self.marks.resize(place + 1, Mark::default());
+            }
+            let Some(mark) = self.marks.get_mut(place) else { continue };
+            let known = (mark.turn == self.turn).then_some(mark.visit as usize);
+            let visit = known.and_then(|visit| self.visits.get_mut(visit));
+            match visit.filter(|visit| visit.viewer == viewer) {
+                Some(visit) => {
+                    if let Some(last) = self.links.get_mut(visit.last as usize) {
+                        last.next = link;
+                    }
+                    visit.last = link;
+                }
+                None => {
+                    *mark = Mark { turn: self.turn, visit: self.visits.len() as u32 };
+                    self.visits.push(Visit { viewer, first: link, last: link });
+                }
+            }
+        }
+    }
+
+    /// The visits.
+    pub(super) fn visits(&self) -> &[Visit] {
+        &self.visits
+    }
+
+    /// Streams that have packets for a visit's viewer, in the order in which they were added.
+    pub(super) fn streams(&self, visit: &Visit) -> impl Iterator<Item = StreamId> + Clone {
+        let link = |at: u32| self.links.get(at as usize);
+        let links = std::iter::successors(link(visit.first), move |found| link(found.next));
+        links.map(|found| found.stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(index: u32) -> StreamId {
+        StreamId { index, generation: 0 }
+    }
+
+    fn planned(plan: &TurnPlan) -> Vec<(usize, Vec<u32>)> {
+        let visits = plan.visits().iter();
+        let streams = |visit| plan.streams(visit).map(|stream| stream.index).collect();
+        visits.map(|visit| (visit.viewer.place(), streams(visit))).collect()
+    }
+
+    #[test]
+    fn viewer_of_several_streams_is_visited_once() {
+        let [a, b, c] = [0, 1, 2].map(|place| SessionKey::new(place, 0));
+        let mut plan = TurnPlan::default();
+        for _ in 0..3 {
+            plan.begin();
+            plan.add(stream(7), &[a, b]);
+            plan.add(stream(8), &[b, c]);
+            plan.add(stream(9), &[b, a]);
+            assert_eq!(planned(&plan), [(0, vec![7, 9]), (1, vec![7, 8, 9]), (2, vec![8])]);
+        }
+        plan.begin();
+        assert!(planned(&plan).is_empty(), "nothing is left of the turn before");
+    }
+
+    #[test]
+    fn marks_of_old_turns_and_old_sessions_mean_nothing() {
+        let [old, new] = [SessionKey::new(0, 1), SessionKey::new(0, 2)];
+        let mut plan = TurnPlan { turn: u32::MAX - 1, ..TurnPlan::default() };
+        for _ in 0..3 {
+            plan.begin();
+            plan.add(stream(1), &[old]);
+            assert_eq!(planned(&plan), [(0, vec![1])]);
+        }
+        plan.add(stream(2), &[new]);
+        assert_eq!(planned(&plan), [(0, vec![1]), (0, vec![2])]);
+    }
+}

@@ -21,7 +21,7 @@ use crate::netns::{self, Device};
 use crate::session::Client;
 use crate::stopwatch::{Stopwatch, median, smoke_run};
 use crate::wire::{Inlet, Message, Viewers, Wire};
-use crate::world::{Frame, Scene, World};
+use crate::world::{Scene, World};
 
 /// How many watch what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,14 +275,13 @@ impl Stand {
     fn turn(&mut self, stopwatch: &mut Stopwatch, delivery: &mut Delivery) -> Turn {
         let frames = self.world.prepare_turn();
         let stream = frames.first().expect("a turn has a frame").stream;
-        let datagrams = || {
-            let of = |frame: &Frame| frame.datagrams.iter().map(move |bytes| (frame.stream, bytes));
-            frames.iter().flat_map(of)
-        };
-        for (_, datagram) in datagrams() {
-            self.inlet.publish(datagram).expect("loopback takes it");
+        let mut received = Vec::new();
+        for frame in &frames {
+            for datagram in &frame.datagrams {
+                self.inlet.publish(datagram).expect("loopback takes it");
+                received.push((frame.stream, datagram.len()));
+            }
         }
-        let received: Vec<_> = datagrams().map(|(stream, bytes)| (stream, bytes.len())).collect();
         let one = self.scene.viewers_of(stream).next().expect("somebody watches");
         self.world.wire().watch(one);
         let (sent, media) = (self.world.wire().datagrams, self.world.sent().packets);

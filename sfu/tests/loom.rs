@@ -22,7 +22,7 @@ mod torn;
 mod unfenced;
 
 // What the shipped files name beside their own room: plain values.
-use weir_sfu::{ids, media, transport};
+use weir_sfu::{ids, media, sdp, transport};
 
 use loom::sync::atomic::Ordering;
 

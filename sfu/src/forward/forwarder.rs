@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use super::catch_up::CatchUp;
 use super::catch_up_timestamps::{self, CatchUpTimestamps, is_ahead};
 use super::decision::{DecisionLog, Reason};
+use super::layer_cache::{LayerCache, LayerContext};
 use super::layer_filter::{FilterDecision, LayerCap, LayerFilter};
 use super::rtp_sender::{NotNumbered, OutgoingFormat, RtpSender, RtpSenderConfig, SourceSwitch};
 use super::sent::Numbered;
-use super::start::{LayerCache, StartMode, StartPart, StartPolicy};
+use super::start::{StartMode, StartPart, StartPolicy};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::ids::{LayerIdx, LayerKey};
@@ -37,17 +38,6 @@ const BEHIND_MAX: u32 = 45_000;
 
 /// A frame that is cut by a change of layers gets this long to end (quality A2.3).
 const FRAME_END_MAX: Duration = Duration::from_millis(15);
-
-/// What the forwarder needs to know of the layer a packet came on.
-#[derive(Debug, Clone, Copy)]
-pub struct LayerContext {
-    /// The layer.
-    pub key: LayerKey,
-    /// The layer's timestamps against server time.
-    pub anchor: Option<ClockAnchor>,
-    /// The stream carries its parameter sets in-band, so a start needs them (H264, H265).
-    pub inband_parameter_sets: bool,
-}
 
 /// What becomes of a packet that arrived.
 #[derive(Debug, PartialEq, Eq)]

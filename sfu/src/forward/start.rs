@@ -9,11 +9,9 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::catch_up::Tail;
-use super::forwarder::LayerContext;
+use super::layer_cache::{Cached, LayerCache};
 use crate::ids::LayerKey;
 use crate::limiter::TokenBucket;
-use crate::media::{Keyframe, KeyframeCache, Packet};
-use crate::units::Bitrate;
 
 /// A keyframe of this age is replayed with all that followed, whatever that is (quality A3.3).
 const FRESH: Duration = Duration::from_millis(400);
@@ -84,19 +82,6 @@ pub enum Start {
     Wait,
 }
 
-/// What is known of the layer that shall flow.
-#[derive(Debug, Clone, Copy)]
-pub struct Cached<'a> {
-    /// From its last keyframe to the present.
-    pub tail: Option<Tail>,
-    /// When that keyframe began to arrive.
-    pub begun: Option<Instant>,
-    /// Its last whole keyframe.
-    pub keyframe: Option<&'a Keyframe>,
-    /// What it carries now.
-    pub bitrate: Bitrate,
-}
-
 /// How a viewer without a picture begins.
 pub fn begin(now: Instant, mode: StartMode, cached: &Cached<'_>) -> Start {
     if mode == StartMode::Wait {
@@ -133,27 +118,6 @@ const SWITCH_BURST: u32 = 2;
 /// Packets behind the first one of a switch that may have come before it; more than one frame's
 /// disorder is none.
 pub const OVERTAKEN_MAX: usize = 64;
-
-/// What is cached of a stream's layers, as the worker that serves the viewer has it.
-pub trait LayerCache<'a> {
-    /// What the forwarder needs to know of a layer; `None` if the publisher has no such layer now.
-    fn context(&self, key: LayerKey) -> Option<LayerContext>;
-
-    /// Extended number of the layer's newest packet.
-    fn newest(&self, key: LayerKey) -> Option<u64>;
-
-    /// A packet that is cached.
-    fn packet(&self, key: LayerKey, ext_seq: u64) -> Option<&'a Packet>;
-
-    /// The layer's last keyframe.
-    fn keyframe(&self, key: LayerKey) -> Option<&'a KeyframeCache>;
-
-    /// What a viewer could begin with.
-    fn start(&self, key: LayerKey, now: Instant) -> Option<Cached<'a>>;
-
-    /// Whether this viewer is handed the packet with others that arrived now, cached or not.
-    fn delivers(&self, key: LayerKey, ext_seq: u64) -> bool;
-}
 
 /// The part of the cache that a viewer begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,6 +221,7 @@ impl StartPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Bitrate;
 
     const NOTHING: Cached<'_> =
         Cached { tail: None, begun: None, keyframe: None, bitrate: Bitrate(0) };

@@ -6,8 +6,8 @@
 //! why a keyframe is needed. `tests/loom.rs` compiles this very file under loom.
 
 use super::sync::{AtomicU64, Ordering};
-use super::table::{LAYERS_MAX, TRACKS_MAX};
-use crate::ids::{LayerIdx, TrackIdx};
+use crate::ids::{LAYERS_MAX, LayerIdx, TrackIdx};
+use crate::sdp::TRACKS_MAX;
 
 /// The requests of one stream that nobody acted on yet.
 #[derive(Debug, Default)]

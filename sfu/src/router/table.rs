@@ -17,8 +17,6 @@ use crate::sdp::{ExtMap, PublishPlan, SourceTrack};
 
 pub use crate::sdp::TRACKS_MAX;
 
-pub use crate::ids::LAYERS_MAX;
-
 /// Identifies a stream for workers: a small index, and a generation so that a reused index is not
 /// mistaken for the stream before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

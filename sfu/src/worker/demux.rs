@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::session::SessionKey;
+use super::keys::SessionKey;
 use crate::limiter::PerSecondLimit;
 use crate::transport::FiveTuple;
 

@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::keys::SessionKey;
 use super::outbox::Outbox;
-use super::session::{RoleState, Session, SessionKey};
+use super::session::{RoleState, Session};
 use super::{CheckOutcome, Event, Owner, Worker};
 use crate::error::DropReason;
 use crate::ids::Role;

@@ -5,8 +5,9 @@
 
 use std::time::Instant;
 
+use super::keys::SessionKey;
 use super::outbox::Outbox;
-use super::session::{RoleState, Session, SessionKey};
+use super::session::{RoleState, Session};
 use super::stream::LocalStream;
 use super::subscriber::Subscriber;
 use super::subscription::Subscription;

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::Worker;
-use super::session::SessionKey;
+use super::keys::SessionKey;
 use crate::error::DropReason;
 use crate::rtp::packet::PacketClass;
 use crate::transport::FiveTuple;

@@ -5,16 +5,22 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use super::context::Context;
+use super::packet_inspector::{Incoming, PacketInspector};
 use super::report::{LayerInfo, LearnedInfo, ResponseInfo};
 use crate::codec::MediaKind;
 use crate::config::PublisherLimits;
+use crate::error::DropReason;
 use crate::media::PacketMeta;
-use crate::media::source_clock::{ClockAnchor, PublisherClock, TrackClock};
+use crate::media::source_clock::{PublisherClock, TrackClock};
 use crate::media::stats::{RateMeter, ReceiverStats};
 use crate::media::timeline::Timeline;
 use crate::repair::keyframe_planner::KeyframePlanner;
-use crate::repair::nack_generator::NackGenerator;
+use crate::repair::nack_generator::{Arrival, NackGenerator};
 use crate::repair::red_recovery::RedRecovery;
+use crate::repair::rtt::RtxRtt;
+use crate::router::LayerInfoUpdate;
+use crate::rtp::packet::RtpHeader;
 use crate::rtp::seq::SeqUnwrapper;
 use crate::sdp::PublishTrack;
 use crate::units::Ntp;
@@ -29,6 +35,30 @@ const REBIND_GAP: u64 = 1 << 20;
 /// Added to SRTP indices, so that packets from before the first stay positive.
 const INDEX_BASE: u64 = 1 << 16;
 
+/// One track of a publisher.
+pub(super) struct Track {
+    pub(super) plan: PublishTrack,
+    pub(super) layers: Vec<Layer>,
+}
+
+/// How often other workers are told what is known of a layer.
+const ANCHOR_INTERVAL: Duration = Duration::from_millis(200);
+
+/// An opened packet of a layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrived<'a> {
+    /// Its header.
+    pub header: &'a RtpHeader,
+    /// The packet in plaintext, header included.
+    pub plaintext: &'a [u8],
+    /// Its SRTP index, which was authenticated.
+    pub index: u64,
+    /// It is a retransmission (RFC 4588).
+    pub rtx: bool,
+    /// Bytes on the wire.
+    pub wire_len: usize,
+}
+
 /// One layer.
 pub(super) struct Layer {
     /// Gaps, and what to ask for.
@@ -38,11 +68,12 @@ pub(super) struct Layer {
     /// Who wants a keyframe, and when to ask.
     pub keyframes: KeyframePlanner,
     /// Its timestamps, continued over jumps.
-    pub timeline: Timeline,
+    timeline: Timeline,
     /// Those against server time.
     clock: TrackClock,
     /// When other workers were last told what is known of it.
-    pub anchored_at: Option<Instant>,
+    anchored_at: Option<Instant>,
+    inspector: PacketInspector,
     /// What RED brings back.
     pub red: RedRecovery,
     /// Packets that came as RTX or inside RED.
@@ -80,6 +111,7 @@ impl Layer {
             timeline: Timeline::default(),
             clock: TrackClock::new(),
             anchored_at: None,
+            inspector: PacketInspector::new(plan),
             red: RedRecovery::default(),
             repairs: 0,
             last_media: None,
@@ -101,6 +133,7 @@ impl Layer {
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
         self.nack.warm();
+        self.inspector.warm();
         self.stats.warm();
         self.keyframes.warm();
         self.rate.warm();
@@ -162,9 +195,73 @@ impl Layer {
         }
     }
 
-    /// Its timestamps against server time.
-    pub(super) fn anchor(&self, publisher: &PublisherClock) -> Option<ClockAnchor> {
-        self.clock.anchor(publisher)
+    /// What other workers are to be told of the layer, if it is time.
+    pub(super) fn due_info(
+        &mut self,
+        now: Instant,
+        publisher: &PublisherClock,
+    ) -> Option<LayerInfoUpdate> {
+        let since = |at| now.saturating_duration_since(at);
+        if self.anchored_at.is_some_and(|at| since(at) < ANCHOR_INTERVAL) {
+            return None;
+        }
+        self.anchored_at = Some(now);
+        let resolution = self.resolution.or(self.inspector.announced());
+        Some(LayerInfoUpdate { anchor: self.clock.anchor(publisher), resolution })
+    }
+
+    /// Accounts for an opened packet of this layer and describes what is in it. `None` for packets that carry nothing
+    /// to forward (RTX padding).
+    ///
+    /// # Errors
+    /// Why it goes no further.
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        plan: &PublishTrack,
+        arrived: &Arrived<'_>,
+        rtt: &mut RtxRtt,
+        context: &Context,
+    ) -> Result<Option<PacketMeta>, DropReason> {
+        let Arrived { header, plaintext, index, rtx, wire_len } = *arrived;
+        let payload_len = header.payload_len(plaintext).map_err(|_| DropReason::RtpMalformed)?;
+        let payload_start = header.header_len;
+        let (ext_seq, start, len) = if rtx {
+            // RFC 4588: two bytes of original sequence number, then the payload. Nothing after them
+            // is padding that probes the path.
+            let payload = plaintext.get(payload_start..payload_start + payload_len);
+            let number = payload.and_then(|payload| payload.first_chunk::<2>());
+            let Some(number) = number.filter(|_| payload_len > 2) else { return Ok(None) };
+            let ext_seq = self.near(u16::from_be_bytes(*number));
+            if !self.nack.knows(ext_seq) {
+                // Given up, or a retransmission of an SSRC that was left.
+                return Err(DropReason::TooOld);
+            }
+            self.repairs += 1;
+            (ext_seq, payload_start + 2, payload_len - 2)
+        } else {
+            (self.extend(index), payload_start, payload_len)
+        };
+        match self.nack.on_packet(now, ext_seq) {
+            Arrival::Duplicate => return Err(DropReason::Duplicate),
+            Arrival::TooOld => return Err(DropReason::TooOld),
+            Arrival::Repaired => rtt.on_repair(now, ext_seq),
+            Arrival::InOrder | Arrival::Reordered => {}
+        }
+        // Only now: what the limit drops has arrived and must not be asked for again.
+        if !self.within(context.publisher_limits, now, wire_len) {
+            return Err(DropReason::PublisherRate);
+        }
+        let clock_rate = plan.format.codec.clock_rate();
+        let timestamp = self.timeline.on_packet(now, ext_seq, header.timestamp, clock_rate);
+        let incoming = Incoming { ext_seq, timestamp, start, len };
+        let announced = self.inspector.announced();
+        let meta = self.inspector.describe(plan, header, plaintext, &incoming, now)?;
+        if self.inspector.announced() != announced {
+            self.anchored_at = None; // others are told at once
+        }
+        self.on_media(now, context.clock.ntp(now), &meta, clock_rate, rtx);
+        Ok(Some(meta))
     }
 
     /// Counts a packet on the wire; false if the layer is above its limits.
@@ -177,7 +274,7 @@ impl Layer {
     }
 
     /// Notes a media packet that will be forwarded.
-    pub(super) fn on_media(
+    fn on_media(
         &mut self,
         now: Instant,
         server: Ntp,
@@ -207,11 +304,6 @@ impl Layer {
         }
         let of_keyframe = self.last_keyframe_ts == Some(meta.timestamp);
         self.keyframes.on_packet(now, bytes, of_keyframe);
-    }
-
-    /// Width and height of its last keyframe that told them.
-    pub(super) fn resolution(&self) -> Option<(u16, u16)> {
-        self.resolution
     }
 
     /// The next FIR command number (RFC 5104 section 4.3.1.1).

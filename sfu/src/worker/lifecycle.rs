@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::Batch;
+use super::keys::SessionKey;
 use super::outbox::{Outbox, SendState};
 use super::publisher::Publisher;
-use super::session::{NewSession, Plan, RoleState, Session, SessionKey};
+use super::session::{NewSession, Plan, RoleState, Session};
 use super::subscriber::Subscriber;
 use super::subscription::{Binding, Subscription};
 use super::{Event, RTCP_PER_SECOND, TIMER_TICK, Worker};

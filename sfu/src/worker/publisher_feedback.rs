@@ -18,9 +18,6 @@ use crate::transport::peer::Peer;
 /// Assumed until a repair was timed: most publishers are nearer.
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 
-/// How often the requests of other workers' viewers are looked at; those here are publishers_with_media at once.
-const REQUEST_POLL_INTERVAL: Duration = Duration::from_millis(20);
-
 impl Publisher {
     /// Sends the feedback that is due.
     pub(super) fn handle_timeout(
@@ -31,8 +28,7 @@ impl Publisher {
         context: &mut Context,
         egress: &mut dyn Egress,
     ) {
-        if self.next_request_poll.is_some_and(|at| at <= now) {
-            self.next_request_poll = Some(now + REQUEST_POLL_INTERVAL);
+        if self.routing.take_request_poll(now) {
             self.take_keyframe_requests(now, stream);
         }
         self.send_twcc(now, peer, context, egress);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::keys::SessionKey;
 use super::outbox::SendState;
 use super::publisher::Publisher;
 use super::subscriber::Subscriber;
@@ -69,26 +70,6 @@ impl NewSession {
             Plan::Publish { .. } => Role::Publisher,
             Plan::Subscribe { .. } => Role::Subscriber,
         }
-    }
-}
-
-/// Position of a session in its worker's table, with the generation of that place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct SessionKey {
-    index: u32,
-    generation: u32,
-}
-
-impl SessionKey {
-    /// A key that no session has yet.
-    #[cfg(test)]
-    pub(super) fn new(index: u32, generation: u32) -> Self {
-        Self { index, generation }
-    }
-
-    /// Its place in the table; few at a time, and used again.
-    pub(super) fn place(self) -> usize {
-        self.index as usize
     }
 }
 
@@ -181,33 +162,33 @@ impl Sessions {
             && let Some(slot) = self.slots.get_mut(index as usize)
         {
             slot.1 = session;
-            return SessionKey { index, generation: slot.0 };
+            return SessionKey::new(index, slot.0);
         }
         self.slots.push((0, session));
-        SessionKey { index: self.slots.len() as u32 - 1, generation: 0 }
+        SessionKey::new(self.slots.len() as u32 - 1, 0)
     }
 
     /// The session behind a key, if it still lives.
     pub(super) fn get(&self, key: SessionKey) -> Option<&Session> {
         let (generation, session) = self.slots.get(key.place())?;
-        session.as_deref().filter(|_| *generation == key.generation)
+        session.as_deref().filter(|_| *generation == key.generation())
     }
 
     /// The session behind a key, if it still lives.
     pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
         let (generation, session) = self.slots.get_mut(key.place())?;
-        session.as_deref_mut().filter(|_| *generation == key.generation)
+        session.as_deref_mut().filter(|_| *generation == key.generation())
     }
 
     /// Takes a session out; its key is dead from now on.
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
         let (generation, slot) = self.slots.get_mut(key.place())?;
-        if *generation != key.generation {
+        if *generation != key.generation() {
             return None;
         }
         let session = slot.take()?;
         *generation = generation.wrapping_add(1);
-        self.free.push(key.index);
+        self.free.push(key.index());
         self.len -= 1;
         Some(session)
     }
@@ -219,8 +200,10 @@ impl Sessions {
 
     /// Keys of all live sessions.
     pub(super) fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
-        self.slots.iter().enumerate().filter(|(_, (_, session))| session.is_some()).map(
-            |(index, (generation, _))| SessionKey { index: index as u32, generation: *generation },
-        )
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, session))| session.is_some())
+            .map(|(index, (generation, _))| SessionKey::new(index as u32, *generation))
     }
 }

@@ -5,7 +5,8 @@
 use std::time::Instant;
 
 use super::Worker;
-use super::session::{RoleState, SessionKey};
+use super::keys::SessionKey;
+use super::session::RoleState;
 use crate::router::StreamId;
 use crate::transport::egress::Egress;
 

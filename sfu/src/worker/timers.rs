@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use super::session::SessionKey;
+use super::keys::SessionKey;
 
 /// A heap of entries, and the deadlines they stand for. Holds at most a few entries per session: one is added only
 /// when it is earlier than the session's present one.

@@ -3,7 +3,7 @@
 //! A viewer is visited once per turn, whatever number of its streams has packets: one visit and one batch. Made by
 //! `fanout.rs`; its memory is used again in each turn. Knows keys only.
 
-use super::session::SessionKey;
+use super::keys::SessionKey;
 use crate::router::StreamId;
 
 /// Visits of one turn, in the order in which their viewers were first added.

@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 
-use super::session::SessionKey;
+use super::keys::SessionKey;
 use crate::ids::LayerKey;
 
 /// Joining viewers served in one step of a round: short enough to wait for, long enough for the caches to be read ahead.

@@ -45,7 +45,7 @@ mod sync {
 }
 
 mod table {
-    pub(super) use weir_sfu::router::table::{LAYERS_MAX, StreamId, TRACKS_MAX};
+    pub(super) use weir_sfu::router::table::StreamId;
 }
 
 #[path = "../../src/router/keyframe_requests.rs"]

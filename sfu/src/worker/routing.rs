@@ -1,0 +1,127 @@
+//! A publisher's packets on their way to other workers: one handle per worker that has viewers.
+//!
+//! Reads the stream's route through a cache, and prefills a worker that gets its first viewer. Knows nothing of
+//! viewers. Called by `publisher.rs` for each packet; next: `router/ring.rs`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::Cache;
+
+use super::context::Context;
+use super::stream::LocalStream;
+use crate::error::DropReason;
+use crate::ids::LayerKey;
+use crate::media::Packet;
+use crate::router::ring::MEDIA_RING_ITEMS;
+use crate::router::{LayerInfoUpdate, MediaItem, Route, StreamShared};
+
+/// How often the keyframe requests of other workers' viewers are looked at; those of viewers here are taken at once.
+const REQUEST_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Cached packets of a layer that a worker gets with its first viewer, so that the ring between has room for all
+/// layers. Of a longer group the end is missing there: its viewer begins with the keyframe alone.
+const PREFILL_PACKETS_MAX: usize = 200;
+
+type RouteCache = Cache<RouteOf, Arc<Route>>;
+
+/// Lets the cache read the route inside the shared stream.
+struct RouteOf(Arc<StreamShared>);
+
+impl std::ops::Deref for RouteOf {
+    type Target = arc_swap::ArcSwap<Route>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.route
+    }
+}
+
+/// Where a publisher's packets go.
+pub(super) struct Routing {
+    route: RouteCache,
+    /// The workers that its packets went to.
+    served: Vec<usize>,
+    /// When keyframe requests are looked at next; `None` while it has no viewers on other workers.
+    next_request_poll: Option<Instant>,
+}
+
+impl Routing {
+    /// A publisher of this stream that has sent nothing.
+    pub(super) fn new(stream: &Arc<StreamShared>) -> Self {
+        let route = Cache::new(RouteOf(Arc::clone(stream)));
+        Self { route, served: Vec::new(), next_request_poll: None }
+    }
+
+    /// Reads what the next packet needs, so that it is in the caches by then.
+    pub(super) fn warm(&self) {
+        black_box(self.served.first().copied());
+    }
+
+    /// When keyframe requests are to be looked at next.
+    pub(super) fn next_request_poll(&self) -> Option<Instant> {
+        self.next_request_poll
+    }
+
+    /// Whether it is time to look at keyframe requests; the next time is an interval later.
+    pub(super) fn take_request_poll(&mut self, now: Instant) -> bool {
+        let due = self.next_request_poll.is_some_and(|at| at <= now);
+        if due {
+            self.next_request_poll = Some(now + REQUEST_POLL_INTERVAL);
+        }
+        due
+    }
+
+    /// Gives a packet to the workers that have viewers of the stream, with what they cannot see of its layer.
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        layer: LayerKey,
+        update: Option<LayerInfoUpdate>,
+        packet: &Arc<Packet>,
+        stream: &LocalStream,
+        context: &mut Context,
+    ) {
+        let id = stream.shared.id;
+        let route = self.route.load();
+        if route.destinations != self.served {
+            // Whoever comes anew begins with what is cached here.
+            for &worker in route.destinations.iter().filter(|w| !self.served.contains(w)) {
+                prefill(worker, stream, context);
+            }
+            self.served.clone_from(&route.destinations);
+            let elsewhere = self.served.iter().any(|worker| *worker != context.port.index);
+            self.next_request_poll = elsewhere.then_some(now);
+        }
+        for &worker in &route.destinations {
+            if worker == context.port.index {
+                continue;
+            }
+            if let Some(update) = update {
+                context.port.send_media(worker, MediaItem::Layer { stream: id, layer, update });
+            }
+            let packet = Arc::clone(packet);
+            let item = MediaItem::Packet { stream: id, layer, packet };
+            if !context.port.send_media(worker, item) {
+                context.report.dropped.count(DropReason::RingFull);
+            }
+        }
+    }
+}
+
+/// Gives a worker that had no viewers of the stream the last keyframe of each layer and what followed it.
+fn prefill(worker: usize, stream: &LocalStream, context: &mut Context) {
+    let id = stream.shared.id;
+    if worker == context.port.index {
+        return;
+    }
+    for (layer, packet) in stream.kept(PREFILL_PACKETS_MAX) {
+        let packet = Arc::clone(packet);
+        let item = MediaItem::Prefill { stream: id, layer, packet };
+        // Half of the ring stays for everybody's live packets.
+        let room = context.port.media_room(worker) > MEDIA_RING_ITEMS / 2;
+        if !room || !context.port.send_media(worker, item) {
+            return;
+        }
+    }
+}

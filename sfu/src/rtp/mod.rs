@@ -17,5 +17,6 @@ pub mod packet;
 pub mod red;
 pub mod rtcp;
 pub mod seq;
+pub mod window;
 
 mod reader;

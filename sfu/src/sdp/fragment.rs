@@ -8,7 +8,7 @@
 use rtc_sdp::description::common::Attribute;
 
 use super::plan::{IceCredentials, LocalTransport};
-use super::remote::TransportLines;
+use super::transport_lines::TransportLines;
 use super::{SdpError, answer, scan};
 
 /// What a PATCH body said.

@@ -20,6 +20,7 @@ mod remote;
 mod scan;
 mod simulcast;
 mod subscribe;
+mod transport_lines;
 
 #[cfg(test)]
 mod tests;

@@ -85,9 +85,4 @@ impl ClockBase {
             None => self.ntp.minus(self.instant.saturating_duration_since(now)),
         }
     }
-
-    /// Milliseconds since the base, wrapping after 49 days; for compact records.
-    pub fn millis(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.instant).as_millis() as u32
-    }
 }

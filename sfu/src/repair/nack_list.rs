@@ -2,12 +2,9 @@
 //!
 //! Filled by `nack_generator.rs`, written by `rtp::rtcp` for the worker. Never decides anything.
 
-#[cfg(doc)]
-use super::nack_generator::NACK_WINDOW;
-
 /// Numbers for one NACK packet (RFC 4585 section 6.2.1), oldest first.
 ///
-/// They lie within [`NACK_WINDOW`] and each pair of packet id and bitmask covers 17 numbers, so they
+/// All lie within `nack_generator::NACK_WINDOW`, and each pair of packet id and bitmask covers 17 numbers, so they
 /// never need more than 61 pairs on the wire (64 are allowed, quality B2).
 #[derive(Debug)]
 pub struct NackList {

@@ -119,21 +119,6 @@ impl RtpHeader {
         let (profile, block) = found.unwrap_or((0, &[]));
         elements(profile, block)
     }
-
-    /// Writes the first twelve bytes as this header says them: the X bit follows `extension`,
-    /// and the caller puts `csrc_count` words and the block behind (`ext::ExtWriter`).
-    pub fn write_fixed(&self, out: &mut [u8; RTP_HEADER_LEN]) {
-        let bit = |set: bool, mask: u8| if set { mask } else { 0 };
-        let flags = 0x80
-            | bit(self.has_padding, 0x20)
-            | bit(self.extension.is_some(), 0x10)
-            | (self.csrc_count & 0x0f);
-        let second = bit(self.marker, 0x80) | (self.payload_type & 0x7f);
-        let [s0, s1] = self.sequence.to_be_bytes();
-        let [t0, t1, t2, t3] = self.timestamp.to_be_bytes();
-        let [r0, r1, r2, r3] = self.ssrc.to_be_bytes();
-        *out = [flags, second, s0, s1, t0, t1, t2, t3, r0, r1, r2, r3];
-    }
 }
 
 /// Why a packet is not RTP.
@@ -183,16 +168,13 @@ mod tests {
     const PLAIN: [u8; 16] = [0x80, 0xe0, 1, 2, 0, 0, 0, 9, 0xde, 0xad, 0xbe, 0xef, 1, 2, 3, 4];
 
     #[test]
-    fn plain_header_is_read_and_written_back() {
+    fn plain_header_is_read() {
         let header = RtpHeader::parse(&PLAIN).unwrap();
         assert!(header.marker && !header.has_padding);
         assert_eq!((header.payload_type, header.sequence), (96, 0x0102));
         assert_eq!((header.timestamp, header.ssrc), (9, 0xdead_beef));
         assert_eq!((header.header_len, header.extension), (12, None));
         assert_eq!(header.payload_len(&PLAIN), Ok(4));
-        let mut out = [0; RTP_HEADER_LEN];
-        header.write_fixed(&mut out);
-        assert_eq!(out, PLAIN[..12]);
     }
 
     #[test]

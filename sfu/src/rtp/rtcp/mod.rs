@@ -1,11 +1,12 @@
 //! RTCP as it crosses the wire: a view over received packets, and a writer for ours.
 //!
-//! Owns the formats of RFC 3550 (SR, RR, SDES, BYE), RFC 4585 (NACK, PLI), RFC 5104 (FIR),
+//! Owns the formats of RFC 3550 (SR, RR, SDES; BYE is only read), RFC 4585 (NACK, PLI), RFC 5104 (FIR),
 //! transport-wide feedback and REMB. Never decides when to send or what a report means:
 //! `repair/`, `congestion/` and `media/stats` do. Reads and writes without allocation.
 //!
 //! Next: `report.rs`, `feedback.rs` and `twcc.rs` for what arrives, `write.rs` for what leaves.
 
+mod cursor;
 mod feedback;
 mod report;
 mod twcc;

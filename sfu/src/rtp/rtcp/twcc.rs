@@ -4,7 +4,7 @@
 //! Owns status chunks and arrival deltas. Never keeps a history: `congestion/` does. Reading is
 //! checked once in [`TwccFeedback::parse`], so that the iterator needs no error.
 
-use super::write::Cursor;
+use super::cursor::Cursor;
 use super::{Reader, RtcpError};
 
 /// Longest run that one run-length chunk can say: 13 bits.

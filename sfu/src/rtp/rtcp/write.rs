@@ -4,9 +4,10 @@
 //! SDES CNAME (RFC 3550 section 6.1) unless the peer takes reduced size; that order is the
 //! caller's.
 
+use super::cursor::Cursor;
 use super::twcc;
 use super::{
-    BYE, FORMAT_APPLICATION, FORMAT_FIR, FORMAT_NACK, FORMAT_PLI, FORMAT_TWCC, MAX_NACK_PAIRS,
+    FORMAT_APPLICATION, FORMAT_FIR, FORMAT_NACK, FORMAT_PLI, FORMAT_TWCC, MAX_NACK_PAIRS,
     MAX_REPORT_BLOCKS, PAYLOAD_FEEDBACK, RECEIVER_REPORT, REMB_NAME, ReportBlock, SENDER_REPORT,
     SOURCE_DESCRIPTION, TRANSPORT_FEEDBACK,
 };
@@ -79,7 +80,7 @@ impl<'a> RtcpWriter<'a> {
             out.bytes(&[SDES_CNAME, u8::try_from(cname.len()).ok()?])?;
             out.bytes(cname.as_bytes())?;
             // One to four zero bytes end the list of items and fill the word.
-            let end = 4 - out.at % 4;
+            let end = 4 - out.at() % 4;
             out.bytes([0; 4].get(..end)?)
         })
     }
@@ -130,11 +131,6 @@ impl<'a> RtcpWriter<'a> {
             out.u32(u32::from(count) << 24 | exponent << 18 | mantissa)?;
             ssrcs.iter().try_for_each(|&ssrc| out.u32(ssrc))
         })
-    }
-
-    /// A goodbye of one source.
-    pub fn bye(&mut self, ssrc: u32) -> bool {
-        self.packet(BYE, 1, |out| out.u32(ssrc))
     }
 
     /// Transport-wide feedback on the numbers from `base_seq` on. `arrivals` are in units of
@@ -191,7 +187,7 @@ impl<'a> RtcpWriter<'a> {
         body: impl FnOnce(&mut Cursor<'_>) -> Option<()>,
     ) -> bool {
         let buf = self.buf.get_mut(self.len..).unwrap_or_default();
-        let mut out = Cursor { buf, at: 0 };
+        let mut out = Cursor::new(buf);
         let written = frame(&mut out, packet_type, count, body);
         self.len += written.unwrap_or(0);
         written.is_some()
@@ -207,7 +203,7 @@ fn frame(
 ) -> Option<usize> {
     out.bytes(&[0; HEADER_LEN])?;
     body(out)?;
-    let padding: &[u8] = match out.at % 4 {
+    let padding: &[u8] = match out.at() % 4 {
         0 => &[],
         1 => &[0, 0, 3],
         2 => &[0, 2],
@@ -215,30 +211,10 @@ fn frame(
     };
     out.bytes(padding)?;
     let padding_bit = if padding.is_empty() { 0 } else { 0x20 };
-    let words = u16::try_from(out.at / 4 - 1).ok()?;
+    let words = u16::try_from(out.at() / 4 - 1).ok()?;
     let [w0, w1] = words.to_be_bytes();
-    *out.buf.first_chunk_mut()? = [0x80 | padding_bit | count, packet_type, w0, w1];
-    Some(out.at)
-}
-
-/// Writes at a growing position and refuses to pass the end.
-#[derive(Debug)]
-pub(super) struct Cursor<'b> {
-    buf: &'b mut [u8],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Option<()> {
-        let end = self.at.checked_add(bytes.len())?;
-        self.buf.get_mut(self.at..end)?.copy_from_slice(bytes);
-        self.at = end;
-        Some(())
-    }
-
-    fn u32(&mut self, word: u32) -> Option<()> {
-        self.bytes(&word.to_be_bytes())
-    }
+    out.overwrite_header([0x80 | padding_bit | count, packet_type, w0, w1])?;
+    Some(out.at())
 }
 
 #[cfg(test)]
@@ -273,12 +249,10 @@ mod tests {
         assert!(writer.pli(1, 7));
         assert!(writer.fir(1, 7, 200));
         assert!(writer.remb(1, 1_500_000, &[7, 8]));
-        assert!(writer.bye(1));
         let len = writer.len();
         let all: Result<Vec<_>, _> = packets(&buf[..len]).collect();
         let all = all.unwrap();
-        let [Rtcp::SenderReport(sr), sdes, Rtcp::ReceiverReport(rr), pli, fir, remb, bye] =
-            &all[..]
+        let [Rtcp::SenderReport(sr), sdes, Rtcp::ReceiverReport(rr), pli, fir, remb] = &all[..]
         else {
             panic!("{all:?}")
         };
@@ -292,8 +266,6 @@ mod tests {
         assert_eq!(fir.entries().collect::<Vec<_>>(), [(7, 200)]);
         let Rtcp::Remb(remb) = remb else { panic!() };
         assert_eq!((remb.bitrate, remb.ssrcs().count()), (1_500_000, 2));
-        let Rtcp::Bye(bye) = bye else { panic!() };
-        assert_eq!(bye.ssrcs().collect::<Vec<_>>(), [1]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Tells one publisher when each of its packets arrived (transport-wide congestion control), so
-//! that its own estimator can find the rate.
+//! Receiver of transport-wide congestion control: when each packet of one publisher arrived.
 //!
-//! Owns arrival times by transport-wide number and the pace of feedback. Never estimates, never
-//! writes RTCP: `worker` hands each [`TwccReport`] to `rtp::rtcp`. Format and rules:
+//! The publisher's own estimator needs it to find its rate. Owns arrival times by transport-wide
+//! number and the pace of feedback. Never estimates, never writes RTCP: `worker` hands each
+//! [`TwccReport`] to `rtp::rtcp`. Format and rules:
 //! draft-holmer-rmcat-transport-wide-cc-extensions-01; pace: quality A1.4 "Upstream".
 
 use std::hint::black_box;
@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 /// Numbers behind the newest whose arrival is remembered; older losses go unreported.
 pub const TWCC_WINDOW: u64 = 1_024;
 
-/// Most statuses in one feedback. What is left follows in the next one at once.
+/// Maximum statuses in one feedback; the rest follows in the next one at once.
 pub const MAX_STATUSES: usize = 256;
 
-/// Between feedbacks for a publisher below [`FAST_RATE`].
+/// Interval of feedback for a publisher below [`FAST_RATE`].
 const SLOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Between feedbacks for a publisher at or above [`FAST_RATE`].
+/// Interval of feedback for a publisher at or above [`FAST_RATE`].
 const FAST_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Feedback may go early by this part of its interval, when packets come just then.
+/// Feedback may be early by this part of its interval, if packets arrive just then.
 const EARLY_PART: u32 = 5;
 
-/// Packets per second from which on feedback comes at the quick pace. Slower publishers are told
-/// less often, to keep feedback near 5 % of their rate.
+/// Packets per second from which on feedback is sent at the fast interval. Slower publishers get
+/// less, to keep feedback near 5 % of their rate.
 const FAST_RATE: u128 = 500;
 
-/// Unit of arrival times on the wire.
+/// Unit of arrival times on the wire, in microseconds.
 const TICK_US: u128 = 250;
 
 /// Ticks in one unit (64 ms) of the reference time.
@@ -36,17 +36,17 @@ const TICKS_PER_REFERENCE: i64 = 256;
 /// Slot of a number that has not arrived.
 const ABSENT: i64 = i64::MIN;
 
-/// One feedback, ready for the writer.
+/// One feedback, ready for the RTCP writer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TwccReport<'a> {
-    /// Number of the first status.
+    /// Transport-wide number of the first status.
     pub base_seq: u16,
-    /// Counts feedbacks, wrapping.
+    /// Count of feedbacks, wrapping.
     pub feedback_count: u8,
     /// Reference time in units of 64 ms, signed 24 bit.
     pub reference_time_64ms: i32,
-    /// One status per number from `base_seq` on: arrival in ticks of 250 us after the reference
-    /// time, or none if it has not arrived. At least one has, the first within 256 ticks, and
+    /// One status per number from `base_seq` on: arrival in ticks of 250 µs after the reference
+    /// time, or `None` if it has not arrived. At least one has, the first within 256 ticks, and
     /// neighbours differ by what a signed 16-bit delta holds.
     pub arrivals: &'a [Option<i64>],
 }
@@ -61,7 +61,7 @@ pub struct TwccReceiver {
     highest: u64,
     /// First number that the next feedback covers.
     next: u64,
-    /// The number that would confirm a sender that started again far behind.
+    /// Number that would confirm a sender that started again far behind.
     restart: Option<u16>,
     due: Option<Instant>,
     last_feedback: Option<Instant>,
@@ -78,7 +78,7 @@ impl Default for TwccReceiver {
 }
 
 impl TwccReceiver {
-    /// A receiver that has seen nothing yet.
+    /// Creates a receiver of which nothing has arrived.
     pub fn new() -> Self {
         Self {
             slots: vec![ABSENT; TWCC_WINDOW as usize].into_boxed_slice(),
@@ -101,9 +101,10 @@ impl TwccReceiver {
         black_box(self.arrival(self.highest));
     }
 
-    /// A packet with this transport-wide number arrived at `now`. Duplicates are ignored.
+    /// Records a packet with this transport-wide number that arrived at `now`. Duplicates are
+    /// ignored.
     pub fn on_packet(&mut self, now: Instant, seq: u16) {
-        let Some(number) = self.place(seq) else { return };
+        let Some(number) = self.extend(seq) else { return };
         let epoch = *self.epoch.get_or_insert(now);
         let ticks = now.saturating_duration_since(epoch).as_micros() / TICK_US;
         let slot = self.slot_mut(number);
@@ -111,29 +112,29 @@ impl TwccReceiver {
             return;
         }
         *slot = ticks as i64;
-        // A late packet was reported as missing: tell again from there on (mediasoup#1059).
+        // A late packet was reported as missing: report again from there on (mediasoup#1059).
         self.next = self.next.min(number);
         self.arrived_since_feedback += 1;
         let earliest = self.last_feedback.map_or(now, |last| last + self.interval);
         self.due.get_or_insert(earliest.max(now));
     }
 
-    /// Packets were just handled: feedback that is due soon goes now. Else a worker would wake up for it alone,
-    /// mostly between two frames.
+    /// Sends feedback that is due soon now, after packets were handled. Otherwise a worker would
+    /// wake up for it alone, mostly between two frames.
     pub fn bring_forward(&mut self, now: Instant) {
         let soon = now + self.interval / EARLY_PART;
         self.due = self.due.map(|due| if due <= soon { due.min(now) } else { due });
     }
 
-    /// The feedback to send now. Call again until none is left.
+    /// Feedback to send now. Call again until there is none.
     pub fn poll(&mut self, now: Instant) -> Option<TwccReport<'_>> {
         if self.due.is_none_or(|due| now < due) {
             return None;
         }
         let (first, first_ticks) = (self.next..=self.highest)
             .find_map(|number| Some((number, self.arrival(number)?)))
-            .expect("feedback is due only while an arrival is untold");
-        // Never a report without an arrival: of a longer loss only the end is told.
+            .expect("feedback is due only while an arrival is unreported");
+        // Never a report without an arrival: of a longer loss only the end is reported.
         let base = self.next.max(first.saturating_sub(MAX_STATUSES as u64 - 1));
         let reference = first_ticks.div_euclid(TICKS_PER_REFERENCE);
 
@@ -165,21 +166,21 @@ impl TwccReceiver {
         })
     }
 
-    /// When [`Self::poll`] has a feedback; none while there is nothing to tell.
+    /// Time at which [`Self::poll`] has feedback; `None` while there is nothing to report.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Unwraps `seq` and moves the window; none if it lies behind it.
-    fn place(&mut self, seq: u16) -> Option<u64> {
+    /// Unwraps `seq` and moves the window; `None` if it lies behind it.
+    fn extend(&mut self, seq: u16) -> Option<u64> {
         if self.epoch.is_none() {
             self.start_at((1 << 16) | u64::from(seq));
         }
         let ahead = seq.wrapping_sub(self.highest as u16) as i16;
         let number = self.highest.saturating_add_signed(ahead.into());
         if ahead <= 0 && self.highest - number >= TWCC_WINDOW {
-            // A very late packet, or, if a second one follows it, numbers that began anew or ran
-            // on by more than half their range while nothing came through.
+            // A very late packet. If a second one follows it, numbers began anew, or ran on by more
+            // than half their range while nothing came through.
             if self.restart != Some(seq) {
                 self.restart = Some(seq.wrapping_add(1));
                 return None;

@@ -1,93 +1,95 @@
-//! Decides when to ask one publisher layer for a keyframe.
+//! Planner of keyframe requests to one publisher layer.
 //!
-//! Owns the needs, the pace, the repeats, and what the layer taught us: whether it answers
-//! ([`ResponseStats`]), when it sends keyframes by itself ([`KeyframeSchedule`]) and what those cost that we asked
-//! for ([`KeyframeCost`]). All viewers of a layer join the one request. Never knows who needed and never
-//! writes RTCP: `worker` sends a PLI, or a FIR where only that was negotiated, whenever
-//! [`KeyframePlanner::poll`] says so. Source: quality A2.3 "PLI discipline" and "Publisher learned at run
-//! time", whip-whep G13.
+//! Owns the needs, the request rate, the repeats, and what was learned about the layer: whether it
+//! answers ([`ResponseStats`]), when it sends keyframes unrequested ([`KeyframeSchedule`]), and
+//! what requested ones cost ([`KeyframeCost`]). All viewers of a layer share one request. Never
+//! knows which viewer has a need, and never writes RTCP: `worker` sends a PLI, or a FIR where only
+//! that was negotiated, whenever [`KeyframePlanner::poll`] says so. Source: quality A2.3 "PLI
+//! discipline" and "Publisher learned at run time", whip-whep G13.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::keyframe_cost::KeyframeCost;
-use super::keyframe_schedule::{Cause, KeyframeSchedule};
+use super::keyframe_schedule::{KeyframeCause, KeyframeSchedule};
 use super::responses::{ResponseStats, Responsiveness};
 use crate::limiter::TokenBucket;
 
-/// Requests to one layer are at least this far apart.
+/// Minimum time between two requests to one layer.
 pub const MIN_GAP: Duration = Duration::from_millis(500);
 
-/// Requests in the long run are this far apart on average, however often somebody needs.
+/// Average time between requests in the long run, however many needs there are.
 pub const STEADY_GAP: Duration = Duration::from_secs(2);
 
-/// Requests at [`MIN_GAP`] after a pause before [`STEADY_GAP`] holds, for viewers without a picture.
+/// Requests at [`MIN_GAP`] after a pause before [`STEADY_GAP`] holds, for viewers without a
+/// picture.
 pub const START_BURST: u32 = 16;
 
-/// The same where packets are missing, so that all viewers wait.
+/// The same burst for missing packets, which hold up all viewers.
 pub const HOLE_BURST: u32 = 8;
 
-/// The same for single viewers that have a picture, changes of layers among them.
+/// The same burst for single viewers that have a picture, layer switches among them.
 pub const REFRESH_BURST: u32 = 5;
 
-/// While keyframes are dear, needs of those who have a picture wait this long after the last request, and no
-/// longer: a frozen picture is worse than a dear one.
-pub const DEAR_GAP: Duration = Duration::from_secs(6);
+/// While keyframes are costly, a need of a viewer with a picture waits this long after the last
+/// request. It waits no longer: a frozen picture is worse than a costly one.
+pub const COSTLY_GAP: Duration = Duration::from_secs(6);
 
-/// Repeats at the quick pace; afterwards one per [`SLOW_GAP`].
+/// Requests at the fast rate; further ones follow at [`SLOW_GAP`].
 pub const QUICK_TRIES: u32 = 5;
 
-/// The pace when even a layer that used to answer says nothing.
+/// Time between requests when even a layer that used to answer is silent.
 pub const SLOW_GAP: Duration = Duration::from_secs(5);
 
-/// Requests without an answer that make a layer one that ignores them (OBS, whip-whep G13).
-pub const PATIENCE: u32 = 3;
+/// Unanswered requests after which a layer counts as one that ignores them (OBS, whip-whep G13).
+pub const IGNORED_AFTER: u32 = 3;
 
-/// The same for a layer that used to answer.
-pub const TRUSTED_PATIENCE: u32 = 6;
+/// The same number for a layer that used to answer.
+pub const TRUSTED_IGNORED_AFTER: u32 = 6;
 
-/// A layer that ignores requests gets one this often while somebody needs.
+/// Time between the requests to a layer that ignores them, while there is a need.
 pub const PROBE_GAP: Duration = Duration::from_secs(10);
 
-/// A need that nobody repeats for so long is dropped: who needed has left.
-pub const NEED_LIFE: Duration = Duration::from_secs(10);
+/// Time after which a need that is not repeated is dropped: its viewer has left.
+pub const NEED_TTL: Duration = Duration::from_secs(10);
 
-/// Time an encoder may take on top of the round trip before the request is repeated.
+/// Time for the encoder, added to the round trip before a request is repeated.
 const ENCODER_TIME: Duration = Duration::from_millis(150);
 
-/// The answer to a single request comes within this time on top of the round trip; without it the request
-/// was lost or is ignored.
-const PATIENCE_TIME: Duration = Duration::from_millis(300);
+/// Time for the answer to a single request, added to the round trip. After it the request was lost
+/// or is ignored.
+const ANSWER_MARGIN: Duration = Duration::from_millis(300);
 
-/// Assumed until it is measured: most publishers are nearer.
+/// Round trip that is assumed until one is measured: most publishers are nearer.
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 
-/// Later than this after the first request nothing is an answer to it.
+/// Time after the first request within which a keyframe can be an answer to it.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// A keyframe counts as an answer if it came this many times faster than it let wait before anybody asked.
-/// Whoever ignores requests passes once in seventeen by chance.
-const NO_CHANCE: u32 = 16;
+/// Factor by which a keyframe must come faster than the time without one before the request, to
+/// count as an answer. A layer that ignores requests passes once in seventeen by chance.
+const ANSWER_RATIO_MIN: u32 = 16;
 
-/// Keyframes within this time are one: parameter sets and slices of one picture are each reported. Needs
-/// within it are of viewers who had not seen it yet; who came after its first packet needs again.
+/// Keyframes within this time are one: parameter sets and slices of one picture are each reported.
+/// Needs within it are of viewers that had not received it yet. A viewer that joins after its first
+/// packet has a new need.
 const SAME_KEYFRAME: Duration = Duration::from_millis(50);
 
-/// Why a keyframe is needed.
+/// Reason why a keyframe is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyframeNeed {
     /// A viewer has no picture. Repeated with each packet that it cannot be sent.
     Start,
-    /// Packets were given up: nobody has a whole picture.
+    /// Packets were given up: no viewer has a whole picture.
     Hole,
-    /// A viewer has a picture and asks for a fresh one, or for that of another layer.
+    /// A viewer has a picture and requests a fresh one, or that of another layer.
     Refresh,
 }
 
 impl KeyframeNeed {
     const ALL: [Self; 3] = [Self::Start, Self::Hole, Self::Refresh];
 
-    /// The name in metrics.
+    /// Name in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -96,7 +98,7 @@ impl KeyframeNeed {
         }
     }
 
-    /// Requests at the quick pace after a pause.
+    /// Requests at [`MIN_GAP`] after a pause.
     fn burst(self) -> u32 {
         match self {
             Self::Start => START_BURST,
@@ -106,25 +108,26 @@ impl KeyframeNeed {
     }
 }
 
-/// What became of needs and requests.
+/// Outcome of needs and requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeyframeCounts {
     needs: [u64; KeyframeNeed::ALL.len()],
-    /// Needs that cost nothing of their own: somebody waited already, or a keyframe had just begun.
+    /// Needs without a request of their own: another need was waiting, or a keyframe had just
+    /// begun.
     pub joined: u64,
-    /// Requests that were answered, and could not have been by chance.
+    /// Requests that were answered, certainly not by chance.
     pub answered: u64,
-    /// Requests without an answer in time, while the layer sent on.
+    /// Requests without an answer in time, while the layer kept sending.
     pub unanswered: u64,
 }
 
 impl KeyframeCounts {
-    /// How often somebody began to wait, by reason.
+    /// Times that a need began, by reason.
     pub fn needs(&self) -> impl Iterator<Item = (KeyframeNeed, u64)> + use<> {
         KeyframeNeed::ALL.into_iter().zip(self.needs)
     }
 
-    /// Adds others.
+    /// Adds the counts of another layer.
     pub fn merge(&mut self, other: &Self) {
         for (sum, n) in self.needs.iter_mut().zip(other.needs) {
             *sum += n;
@@ -135,33 +138,33 @@ impl KeyframeCounts {
     }
 }
 
-/// The keyframe requests of one publisher layer.
+/// State of the keyframe requests to one publisher layer.
 #[derive(Debug)]
 pub struct KeyframePlanner {
-    /// Since when somebody waits, by [`KeyframeNeed`].
-    since: [Option<Instant>; KeyframeNeed::ALL.len()],
+    /// Time since which there is a need, by [`KeyframeNeed`].
+    waiting_since: [Option<Instant>; KeyframeNeed::ALL.len()],
     last_need: Option<Instant>,
     last_sent: Option<Instant>,
     /// Requests since the last keyframe.
     tries: u32,
-    /// The first of the last requests in a row.
+    /// First request of the last series.
     row_began: Option<Instant>,
-    /// The last request, while nothing is known of its outcome.
-    open: Option<Instant>,
+    /// The last request, while its outcome is not known.
+    pending: Option<Instant>,
     /// Requests since the last keyframe that had no answer in time.
     missed: u32,
     rtt: Option<Duration>,
     sent: u64,
-    /// Requests that [`STEADY_GAP`] allows; each need may draw on it by its own burst.
+    /// Tokens for requests at [`STEADY_GAP`]; each need draws on them by a burst of its own.
     request_tokens: TokenBucket,
     first_packet: Option<Instant>,
     last_packet: Option<Instant>,
-    /// The keyframe that came last would not have come unasked.
-    was_asked: bool,
-    answers: ResponseStats,
+    /// Whether the last keyframe would not have come without a request.
+    last_was_requested: bool,
+    responses: ResponseStats,
     schedule: KeyframeSchedule,
     cost: KeyframeCost,
-    /// Since they were taken.
+    /// Counts since they were last taken.
     counts: KeyframeCounts,
 }
 
@@ -172,23 +175,23 @@ impl Default for KeyframePlanner {
 }
 
 impl KeyframePlanner {
-    /// Nobody wants anything yet.
+    /// Creates a planner without needs.
     pub fn new() -> Self {
         Self {
-            since: Default::default(),
+            waiting_since: Default::default(),
             last_need: None,
             last_sent: None,
             tries: 0,
             row_began: None,
-            open: None,
+            pending: None,
             missed: 0,
             rtt: None,
             sent: 0,
             request_tokens: TokenBucket::new(STEADY_GAP, START_BURST),
             first_packet: None,
             last_packet: None,
-            was_asked: false,
-            answers: ResponseStats::default(),
+            last_was_requested: false,
+            responses: ResponseStats::default(),
             schedule: KeyframeSchedule::default(),
             cost: KeyframeCost::default(),
             counts: KeyframeCounts::default(),
@@ -197,18 +200,18 @@ impl KeyframePlanner {
 
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub fn warm(&self) {
-        black_box((self.since, self.last_packet, self.was_asked));
+        black_box((self.waiting_since, self.last_packet, self.last_was_requested));
     }
 
-    /// Somebody needs a keyframe. Joins the request that is on its way.
-    pub fn want(&mut self, now: Instant, need: KeyframeNeed) {
+    /// Records that a keyframe is needed. Joins the request that is on its way.
+    pub fn add_need(&mut self, now: Instant, need: KeyframeNeed) {
         if need != KeyframeNeed::Hole && self.just_came(now) {
             self.counts.joined += 1;
             return;
         }
         self.last_need = Some(now);
-        let place = need as usize;
-        match (self.since.get_mut(place), self.counts.needs.get_mut(place)) {
+        let index = need as usize;
+        match (self.waiting_since.get_mut(index), self.counts.needs.get_mut(index)) {
             (Some(since @ None), Some(count)) => {
                 *since = Some(now);
                 *count += 1;
@@ -217,58 +220,62 @@ impl KeyframePlanner {
         }
     }
 
-    /// A keyframe starts to arrive: all needs so far are fulfilled. Tell of its first packet here before
-    /// [`Self::on_packet`].
+    /// Records the start of a keyframe, which fulfils all needs so far. Call it for the first
+    /// packet before [`Self::on_packet`].
     pub fn on_keyframe(&mut self, now: Instant) {
         if self.just_came(now) {
             return;
         }
         self.judge(now);
         let took = self.row_began.map(|began| now.saturating_duration_since(began));
-        // Nothing answers within less than a round trip; that of this moment may be shorter than the average.
+        // No answer takes less than a round trip; the present one may be shorter than the average.
         let least = self.rtt.map_or(Duration::ZERO, |rtt| rtt / 2);
         let took = took.filter(|took| self.tries > 0 && (least..=ANSWER_MAX).contains(took));
-        let scheduled = self.schedule.explains(now);
-        let answer = took.filter(|took| self.is_no_chance(*took));
-        let prompt = self.tries == 1 && took.is_some_and(|took| took <= self.patience_time());
+        let scheduled = self.schedule.is_scheduled(now);
+        let answer = took.filter(|took| self.is_surely_answer(*took));
+        let prompt = self.tries == 1 && took.is_some_and(|took| took <= self.answer_timeout());
         let cause = match took.filter(|_| !scheduled) {
-            None => Cause::Itself,
-            // The first of all may be chance all the same.
-            Some(_) if self.answers.answered() > 0 && (prompt || answer.is_some()) => Cause::Answer,
-            Some(took) => Cause::Perhaps(took),
+            None => KeyframeCause::Unrequested,
+            // The very first may be chance all the same.
+            Some(_) if self.responses.answered() > 0 && (prompt || answer.is_some()) => {
+                KeyframeCause::Answer
+            }
+            Some(took) => KeyframeCause::Uncertain(took),
         };
-        self.was_asked = cause != Cause::Itself;
+        self.last_was_requested = cause != KeyframeCause::Unrequested;
         self.schedule.on_keyframe(now, cause);
-        if scheduled || self.schedule.explains_last() {
-            // So it was no answer, and what was asked before had none.
-            self.answers.on_missed(self.missed);
+        if scheduled || self.schedule.last_was_scheduled() {
+            // So it was no answer, and earlier requests had none.
+            self.responses.on_missed(self.missed);
         } else if let Some(took) = answer {
-            self.answers.on_answer(took);
+            self.responses.on_answer(took);
             self.counts.answered += 1;
         }
-        self.since = Default::default();
-        (self.tries, self.missed, self.open) = (0, 0, None);
+        self.waiting_since = Default::default();
+        (self.tries, self.missed, self.pending) = (0, 0, None);
     }
 
-    /// A packet came, part of the keyframe that was told of or not.
+    /// Records a packet; `of_keyframe` tells whether it is part of the reported keyframe.
     pub fn on_packet(&mut self, now: Instant, bytes: usize, of_keyframe: bool) {
         self.first_packet.get_or_insert(now);
         self.last_packet = Some(now);
-        self.cost.on_packet(now, bytes, of_keyframe && self.was_asked);
+        self.cost.on_packet(now, bytes, of_keyframe && self.last_was_requested);
     }
 
-    /// The encoder starts anew, as another SSRC: it behaves as before, but nothing is on its way.
+    /// Notes that the encoder starts anew as another SSRC. It behaves as before, but no answer is
+    /// on its way.
     pub fn restart(&mut self) {
-        self.schedule.interrupt();
-        self.open = None;
+        self.schedule.reset_phase();
+        self.pending = None;
         self.missed = 0;
     }
 
-    /// True if a PLI or FIR must be sent now; it then counts as sent.
+    /// Returns true if a PLI or FIR must be sent now; it then counts as sent.
     ///
-    /// A need is acted on at once, if the request before is [`MIN_GAP`] ago and no keyframe is due anyway.
-    /// Repeats follow after max(`rtt` + 150 ms, [`MIN_GAP`]), from the fifth on after [`SLOW_GAP`], and at
-    /// [`PROBE_GAP`] to a layer that ignores them. An unknown `rtt` is taken for 100 ms.
+    /// A need is acted on at once, if the request before is [`MIN_GAP`] ago and no keyframe is due
+    /// anyway. Repeats follow after max(`rtt` + 150 ms, [`MIN_GAP`]), from the fifth on after
+    /// [`SLOW_GAP`], and at [`PROBE_GAP`] to a layer that ignores them. An unknown `rtt` counts as
+    /// 100 ms.
     pub fn poll(&mut self, now: Instant, rtt: Option<Duration>) -> bool {
         self.rtt = rtt;
         self.judge(now);
@@ -279,19 +286,19 @@ impl KeyframePlanner {
                 self.row_began = Some(now);
             }
             self.last_sent = Some(now);
-            self.open = Some(now);
+            self.pending = Some(now);
             self.tries += 1;
             self.sent += 1;
             self.request_tokens.spend(now);
-            self.answers.on_asked();
+            self.responses.on_requested();
         }
         due
     }
 
-    /// When [`Self::poll`] has something to send; none while nobody waits.
+    /// Time at which [`Self::poll`] has something to send; `None` while there is no need.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let dear = self.last_sent.filter(|_| self.cost.is_dear()).map(|last| last + DEAR_GAP);
-        let needs = KeyframeNeed::ALL.into_iter().zip(self.since);
+        let dear = self.last_sent.filter(|_| self.cost.is_costly()).map(|last| last + COSTLY_GAP);
+        let needs = KeyframeNeed::ALL.into_iter().zip(self.waiting_since);
         let times = needs.filter_map(|(need, since)| {
             let since = since?;
             let available = self.request_tokens.available_at(need.burst());
@@ -300,9 +307,9 @@ impl KeyframePlanner {
         });
         let needed = times.min()?;
         let paced = self.last_sent.map_or(needed, |last| needed.max(last + self.gap()));
-        let at = self.schedule.hold(paced);
+        let at = self.schedule.defer(paced);
         let last_need = self.last_need?;
-        (at <= last_need + NEED_LIFE).then_some(at)
+        (at <= last_need + NEED_TTL).then_some(at)
     }
 
     /// Requests sent so far.
@@ -310,18 +317,18 @@ impl KeyframePlanner {
         self.sent
     }
 
-    /// What happened since this was asked last.
+    /// Takes the counts since the last call.
     pub fn take_counts(&mut self) -> KeyframeCounts {
         std::mem::take(&mut self.counts)
     }
 
-    /// Whether the layer answers requests.
-    pub fn answers(&mut self, now: Instant) -> &ResponseStats {
+    /// Responses of the layer to requests.
+    pub fn responses(&mut self, now: Instant) -> &ResponseStats {
         self.judge(now);
-        &self.answers
+        &self.responses
     }
 
-    /// When it sends keyframes by itself.
+    /// Schedule of the layer's unrequested keyframes.
     pub fn schedule(&self) -> &KeyframeSchedule {
         &self.schedule
     }
@@ -331,9 +338,9 @@ impl KeyframePlanner {
         last.is_some_and(|last| now.saturating_duration_since(last) < SAME_KEYFRAME)
     }
 
-    /// The least time from the last request to the next.
+    /// Minimum time from the last request to the next.
     fn gap(&self) -> Duration {
-        if self.answers.habit() == Responsiveness::Ignored {
+        if self.responses.responsiveness() == Responsiveness::Ignored {
             return PROBE_GAP;
         }
         match self.tries {
@@ -346,32 +353,34 @@ impl KeyframePlanner {
         }
     }
 
-    fn patience_time(&self) -> Duration {
-        self.rtt.unwrap_or(RTT_UNKNOWN).min(ANSWER_MAX) + PATIENCE_TIME
+    fn answer_timeout(&self) -> Duration {
+        self.rtt.unwrap_or(RTT_UNKNOWN).min(ANSWER_MAX) + ANSWER_MARGIN
     }
 
-    /// What became of the last request. Only a layer that still sends can be said to ignore it.
+    /// Judges the outcome of the last request. Only a layer that still sends can be said to ignore
+    /// it.
     fn judge(&mut self, now: Instant) {
-        let Some(asked) = self.open else { return };
-        let end = asked + self.patience_time();
+        let Some(asked) = self.pending else { return };
+        let end = asked + self.answer_timeout();
         if now <= end || self.last_packet.is_none_or(|at| at <= end) {
             return;
         }
-        self.open = None;
+        self.pending = None;
         self.missed += 1;
         self.counts.unanswered += 1;
-        let patience = if self.answers.is_trusted() { TRUSTED_PATIENCE } else { PATIENCE };
-        if self.answers.missed_in_row() + self.missed >= patience {
-            self.answers.on_missed(std::mem::take(&mut self.missed));
-            self.answers.conclude_ignored();
+        let patience =
+            if self.responses.is_trusted() { TRUSTED_IGNORED_AFTER } else { IGNORED_AFTER };
+        if self.responses.missed_in_row() + self.missed >= patience {
+            self.responses.on_missed(std::mem::take(&mut self.missed));
+            self.responses.conclude_ignored();
         }
     }
 
-    /// Whether a keyframe that came so soon after the first request came because of it.
-    fn is_no_chance(&self, took: Duration) -> bool {
+    /// Whether a keyframe that came this soon after the first request came because of it.
+    fn is_surely_answer(&self, took: Duration) -> bool {
         let before = self.schedule.last_keyframe().or(self.first_packet);
         before.zip(self.row_began).is_none_or(|(before, began)| {
-            took * NO_CHANCE <= began.saturating_duration_since(before)
+            took * ANSWER_RATIO_MIN <= began.saturating_duration_since(before)
         })
     }
 }

@@ -1,13 +1,14 @@
-//! Decides which missing packets of one incoming SSRC to ask for again, and when.
+//! Generator of NACKs for one incoming SSRC: which missing packets are requested, and when.
 //!
-//! Owns the list of holes, their pace and the end of hope. Never holds packets back, never sees
-//! bytes, never writes RTCP. Called by the publisher side of `worker` for each packet (also for one
-//! unwrapped from RTX, so that a repair closes its hole) and at each of its timeouts; what it asks
-//! for is written by `rtp::rtcp`. Whether asking helps is learned in `nack_response.rs`; where it does not,
-//! a hole needs a keyframe at once. Next: `keyframe_planner.rs`, for what cannot be repaired.
+//! Owns the list of missing packets, the pace of requests, and when a packet is given up. Never
+//! holds packets back, never sees bytes, never writes RTCP. Called by the publisher side of
+//! `worker` for each packet (also for one unwrapped from RTX, so that it closes its gap) and at
+//! each of its timeouts. What it requests is written by `rtp::rtcp`. Whether requests help is
+//! learned in `nack_response.rs`; where they do not, a loss needs a keyframe at once. Next:
+//! `keyframe_planner.rs`, for what cannot be repaired.
 //!
 //! Source: quality A3.2. An unpaced generator makes a browser repeat more than half of all it
-//! sends, so a request is repeated only after a round trip, with backoff, and not for ever.
+//! sends. So a request is repeated only after a round trip, with backoff, and not for ever.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -19,41 +20,41 @@ use super::reordering::{MAX_ALLOWANCE, Reordering};
 use super::responses::ResponseStats;
 use crate::rtp::window::SeqWindow;
 
-/// Packets behind the newest that are still known one by one. An older one is
-/// [`Arrival::TooOld`]; an open hole that falls behind is given up.
+/// Packets behind the newest that are tracked one by one. An older packet is [`Arrival::TooOld`]; a
+/// missing one that falls behind is given up.
 pub const NACK_WINDOW: u64 = 1_024;
 
-/// Longest hole in packets that is worth repairing; a longer one is given up as a whole.
-pub const MAX_HOLE: u64 = 300;
+/// Longest gap in packets that is repaired; a longer one is given up as a whole.
+pub const MAX_GAP: u64 = 300;
 
-/// Oldest hole that is asked for; afterwards it is given up.
+/// Age of a gap up to which it is requested; afterwards it is given up.
 pub const MAX_AGE: Duration = Duration::from_millis(600);
 
-/// Most requests for one packet; afterwards it is only waited for until [`MAX_AGE`].
+/// Maximum requests for one packet; afterwards it is only waited for until [`MAX_AGE`].
 pub const MAX_TRIES: u8 = 10;
 
-/// Shortest time between two batches: holes that open in between share one RTCP packet.
+/// Minimum time between two NACKs: gaps that open in between share one RTCP packet.
 const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A request is repeated no sooner than this, however short the round trip.
+/// Minimum time before a request is repeated, however short the round trip.
 const MIN_REPEAT: Duration = Duration::from_millis(20);
 
-/// Longer round trips are taken as this long: a repeat later than [`MAX_AGE`] is none.
+/// Longest round trip that is used: a repeat later than [`MAX_AGE`] is of no use.
 const MAX_RTT: Duration = Duration::from_secs(1);
 
-/// Each repeat waits this much longer than the one before.
+/// Factor by which each repeat waits longer than the one before.
 const BACKOFF: f64 = 1.25;
 
-/// What an arriving packet was.
+/// Kind of an arriving packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// The newest so far, whether or not it opened a hole.
+    /// The newest so far, whether or not it opened a gap.
     InOrder,
-    /// Late, and it had not been asked for.
+    /// Late, and it had not been requested.
     Reordered,
-    /// Late, and it had been asked for.
+    /// Late, and it had been requested.
     Repaired,
-    /// Seen before. Drop it.
+    /// Received before. Drop it.
     Duplicate,
     /// Further back than [`NACK_WINDOW`]. Drop it.
     TooOld,
@@ -62,73 +63,73 @@ pub enum Arrival {
 /// Cumulative counts, in packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NackCounters {
-    /// Requests sent; one packet asked for three times counts three.
+    /// Requests sent; one packet requested three times counts three.
     pub requested: u64,
-    /// Packets that came after they had been asked for.
+    /// Packets that came after they had been requested.
     pub repaired: u64,
-    /// Packets that are no longer asked for: lost, save the rare one that still comes.
+    /// Packets that are no longer requested: lost, except the rare one that still comes.
     pub given_up: u64,
     /// Packets that came more than once.
     pub duplicates: u64,
 }
 
-/// Finds holes in one incoming SSRC and paces the requests for them.
+/// Missing packets of one incoming SSRC and the paced requests for them.
 ///
 /// Numbers are extended sequence numbers (RFC 3550 A.1) of the primary SSRC. A sender that starts
 /// again far below its old numbers is not followed: SRTP's replay window stops it earlier.
 #[derive(Debug)]
 pub struct NackGenerator {
     highest: Option<u64>,
-    /// Numbers that came, of the last [`NACK_WINDOW`].
+    /// Numbers received, of the last [`NACK_WINDOW`].
     received: SeqWindow<{ (NACK_WINDOW / 64) as usize }>,
-    /// Sorted by number and therefore by age. At most [`NACK_WINDOW`] long; closed ones stay until
-    /// they leave the front, because a duplicate of one teaches us the path's reordering.
-    holes: VecDeque<Hole>,
+    /// Sorted by number and therefore by age. At most [`NACK_WINDOW`] long. Packets that came stay
+    /// until they reach the front, because a duplicate of one tells how the path reorders.
+    missing: VecDeque<MissingPacket>,
     reordering: Reordering,
     rtt: Duration,
     next_due: Option<Instant>,
     last_batch: Option<Instant>,
     keyframe_need: bool,
-    /// What is missing before this number a keyframe has replaced.
-    replaced: u64,
+    /// Packets missing before this number were replaced by a keyframe.
+    replaced_before: u64,
     negotiated: bool,
-    answers: NackResponse,
+    responses: NackResponse,
     counters: NackCounters,
 }
 
 impl NackGenerator {
-    /// A generator that has seen nothing yet. Without NACK negotiated it asks for nothing and needs a
-    /// keyframe for each hole.
+    /// Creates a generator that has received nothing. Without NACK negotiated it requests no
+    /// packet, and each loss needs a keyframe.
     pub fn new(negotiated: bool) -> Self {
         Self {
             highest: None,
             received: SeqWindow::EMPTY,
-            holes: VecDeque::with_capacity(64),
+            missing: VecDeque::with_capacity(64),
             reordering: Reordering::default(),
             rtt: Duration::ZERO,
             next_due: None,
             last_batch: None,
             keyframe_need: false,
-            replaced: 0,
+            replaced_before: 0,
             negotiated,
-            answers: NackResponse::default(),
+            responses: NackResponse::default(),
             counters: NackCounters::default(),
         }
     }
 
-    /// The encoder starts anew with other numbers: what was learned and counted stays.
+    /// Notes that the encoder starts anew with other numbers: what was learned and counted stays.
     pub fn restart(&mut self) {
-        let answers = std::mem::take(&mut self.answers);
-        *self = Self { answers, counters: self.counters, ..Self::new(self.negotiated) };
+        let responses = std::mem::take(&mut self.responses);
+        *self = Self { responses, counters: self.counters, ..Self::new(self.negotiated) };
     }
 
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub fn warm(&self) {
-        black_box((self.highest, self.next_due, self.holes.is_empty()));
+        black_box((self.highest, self.next_due, self.missing.is_empty()));
         black_box(self.received.contains(self.highest.unwrap_or(0)));
     }
 
-    /// Takes note of a packet, directly received or unwrapped from RTX, and tells what it was.
+    /// Records a packet, directly received or unwrapped from RTX, and returns its kind.
     pub fn on_packet(&mut self, now: Instant, ext_seq: u64) -> Arrival {
         let Some(highest) = self.highest else {
             self.highest = Some(ext_seq);
@@ -147,90 +148,92 @@ impl NackGenerator {
             self.learn_from_duplicate(now, ext_seq);
             return Arrival::Duplicate;
         }
-        self.close_hole(now, ext_seq)
+        self.on_late_packet(now, ext_seq)
     }
 
-    /// Whether a repeat of this number can be told apart: it came before, or it is missed.
+    /// Whether a second packet of this number can be classified: the first came, or is missing.
     pub fn knows(&self, ext_seq: u64) -> bool {
         let behind = self.highest.and_then(|highest| highest.checked_sub(ext_seq));
         behind.is_some_and(|behind| behind < NACK_WINDOW)
             && (self.received.contains(ext_seq)
-                || self.holes.binary_search_by_key(&ext_seq, |hole| hole.seq).is_ok())
+                || self.missing.binary_search_by_key(&ext_seq, |packet| packet.seq).is_ok())
     }
 
-    /// A keyframe came: what was given up before it needs no further one. Holes before it are still
-    /// asked for while they are young: the keyframe's own first packet may be among them, and the
-    /// pictures before it are still shown. `begins` is its first number if that is sure: what is given up
-    /// before that later needs none either.
+    /// Records a keyframe: packets given up before it need no further one. Gaps before it are still
+    /// requested while they are young: the keyframe's own first packet may be among them, and the
+    /// pictures before it are still shown. `begins` is its first number if that is certain; packets
+    /// before that number need no keyframe even if they are given up later.
     pub fn on_keyframe(&mut self, begins: Option<u64>) {
         self.keyframe_need = false;
-        self.replaced = self.replaced.max(begins.unwrap_or(0));
+        self.replaced_before = self.replaced_before.max(begins.unwrap_or(0));
     }
 
-    /// Overwrites `out` with the numbers to ask for now, oldest first; empty when none is due.
-    /// What does not fit follows in the next batch.
+    /// Overwrites `out` with the numbers to request now, oldest first; empty when none is due. What
+    /// does not fit follows in the next NACK.
     ///
-    /// First request after the reorder allowance (none on a path that never reordered, else the
-    /// 95th percentile of what it did, at most 20 ms), repeats after max(1.1 x `rtt`, 20 ms) and
-    /// each time a quarter later. A publisher that does not answer is asked for a number once in a while;
-    /// all others need a keyframe after 20 ms.
+    /// The first request follows after the reorder allowance: none on a path that never reordered,
+    /// else the 95th percentile of what it did, at most 20 ms. Repeats follow after max(1.1 x
+    /// `rtt`, 20 ms), and each a quarter later than the one before. A publisher that does not
+    /// answer gets one request once in a while; all other gaps need a keyframe after 20 ms.
     pub fn poll(&mut self, now: Instant, rtt: Duration, out: &mut NackList) {
         out.clear();
         self.rtt = rtt.min(MAX_RTT);
         if self.next_timeout().is_none_or(|at| now < at) {
             return;
         }
-        self.give_up_front(now, |hole| now.saturating_duration_since(hole.opened) >= MAX_AGE);
+        self.give_up_front(now, |packet| now.saturating_duration_since(packet.opened) >= MAX_AGE);
         let repeat = self.rtt.mul_f64(1.1).max(MIN_REPEAT);
-        let hopeless = !self.negotiated || self.answers.are_ignored();
-        for hole in self.holes.iter_mut().filter(|hole| hole.is_due(now)) {
-            if hopeless && !hole.probe {
-                let patience = hole.opened + MAX_ALLOWANCE;
+        let is_unanswered = !self.negotiated || self.responses.is_ignored();
+        for packet in self.missing.iter_mut().filter(|packet| packet.is_due(now)) {
+            if is_unanswered && !packet.probe {
+                let patience = packet.opened + MAX_ALLOWANCE;
                 if now < patience {
-                    // A keyframe costs more than a request: first see whether it is only late.
-                    hole.due = patience;
+                    // A keyframe costs more than a request: first see whether the packet is only
+                    // late.
+                    packet.due = patience;
                     continue;
                 }
-                self.keyframe_need |= hole.seq >= self.replaced;
-                if !(self.negotiated && self.answers.take_probe(now)) {
-                    hole.state = HoleState::GivenUp;
+                self.keyframe_need |= packet.seq >= self.replaced_before;
+                if !(self.negotiated && self.responses.take_probe(now)) {
+                    packet.state = MissingState::GivenUp;
                     self.counters.given_up += 1;
                     continue;
                 }
-                hole.probe = true;
+                packet.probe = true;
             }
-            if !out.push(hole.seq as u16) {
+            if !out.push(packet.seq as u16) {
                 break;
             }
-            if hole.tries == 0 {
-                self.answers.on_asked();
+            if packet.tries == 0 {
+                self.responses.on_requested();
             }
-            hole.asked(now, repeat);
+            packet.on_requested(now, repeat);
             self.counters.requested += 1;
         }
         if !out.is_empty() {
             self.last_batch = Some(now);
         }
-        self.next_due = self.holes.iter().filter_map(Hole::deadline).min();
+        self.next_due = self.missing.iter().filter_map(MissingPacket::deadline).min();
     }
 
-    /// When [`Self::poll`] has something to do; none while nothing is missing.
+    /// Time at which [`Self::poll`] has something to do; `None` while nothing is missing.
     pub fn next_timeout(&self) -> Option<Instant> {
         let due = self.next_due?;
         Some(self.last_batch.map_or(due, |last| due.max(last + BATCH_INTERVAL)))
     }
 
-    /// True once after something was given up that no keyframe has replaced: ask for a keyframe.
+    /// Returns true once after a packet was given up that no keyframe has replaced: a keyframe is
+    /// needed.
     pub fn take_keyframe_need(&mut self) -> bool {
         std::mem::take(&mut self.keyframe_need)
     }
 
-    /// Whether asking helps; `None` where NACK was not negotiated.
-    pub fn answers(&self) -> Option<&ResponseStats> {
-        self.negotiated.then(|| self.answers.counts())
+    /// Responses of the publisher to requests; `None` where NACK was not negotiated.
+    pub fn responses(&self) -> Option<&ResponseStats> {
+        self.negotiated.then(|| self.responses.counts())
     }
 
-    /// What happened so far.
+    /// Counts so far.
     pub fn counters(&self) -> NackCounters {
         self.counters
     }
@@ -239,114 +242,116 @@ impl NackGenerator {
         self.highest = Some(ext_seq);
         self.received.clear(highest + 1..ext_seq);
         self.received.insert(ext_seq);
-        self.give_up_front(now, |hole| ext_seq - hole.seq >= NACK_WINDOW);
+        self.give_up_front(now, |packet| ext_seq - packet.seq >= NACK_WINDOW);
         let missing = ext_seq - highest - 1;
-        if missing > MAX_HOLE {
+        if missing > MAX_GAP {
             self.counters.given_up += missing;
             self.keyframe_need = true;
         } else if missing > 0 {
             let due = now + self.reordering.allowance(now);
-            self.holes.extend((highest + 1..ext_seq).map(|seq| Hole::new(seq, now, due)));
+            self.missing
+                .extend((highest + 1..ext_seq).map(|seq| MissingPacket::new(seq, now, due)));
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
     }
 
-    fn close_hole(&mut self, now: Instant, ext_seq: u64) -> Arrival {
-        // No hole: it was given up long ago, or is older than the first packet.
-        let Some(hole) = find(&mut self.holes, ext_seq) else { return Arrival::Reordered };
-        let lateness = now.saturating_duration_since(hole.opened);
-        let Some(asked) = hole.first_asked else {
-            hole.state = HoleState::Closed;
+    fn on_late_packet(&mut self, now: Instant, ext_seq: u64) -> Arrival {
+        // Not tracked: it was given up long ago, or is older than the first packet.
+        let Some(packet) = find(&mut self.missing, ext_seq) else { return Arrival::Reordered };
+        let lateness = now.saturating_duration_since(packet.opened);
+        let Some(asked) = packet.first_requested else {
+            packet.state = MissingState::Closed;
             self.reordering.learn(now, lateness);
             return Arrival::Reordered;
         };
         if now.saturating_duration_since(asked) < self.rtt / 2 {
             // Too soon for an answer: the original was on its way all the time.
-            hole.state = HoleState::Closed;
+            packet.state = MissingState::Closed;
             self.reordering.learn(now, lateness);
         } else {
-            hole.state = HoleState::Repaired { lateness };
-            self.answers.on_repair(now.saturating_duration_since(asked));
+            packet.state = MissingState::Repaired { lateness };
+            self.responses.on_repair(now.saturating_duration_since(asked));
         }
         self.counters.repaired += 1;
         Arrival::Repaired
     }
 
-    /// Asked for once and come twice: original and repair. So it was late, not lost.
+    /// Learns from a packet that was requested once and came twice, as original and as
+    /// retransmission: it was late, not lost.
     fn learn_from_duplicate(&mut self, now: Instant, ext_seq: u64) {
-        if let Some(hole) = find(&mut self.holes, ext_seq)
-            && let HoleState::Repaired { lateness } = hole.state
-            && hole.tries == 1
+        if let Some(packet) = find(&mut self.missing, ext_seq)
+            && let MissingState::Repaired { lateness } = packet.state
+            && packet.tries == 1
         {
-            hole.state = HoleState::Closed;
+            packet.state = MissingState::Closed;
             self.reordering.learn(now, lateness);
         }
     }
 
-    fn give_up_front(&mut self, now: Instant, gone: impl Fn(&Hole) -> bool) {
-        while let Some(hole) = self.holes.front()
-            && gone(hole)
+    fn give_up_front(&mut self, now: Instant, gone: impl Fn(&MissingPacket) -> bool) {
+        while let Some(packet) = self.missing.front()
+            && gone(packet)
         {
-            if hole.state == HoleState::Open {
+            if packet.state == MissingState::Open {
                 self.counters.given_up += 1;
-                self.answers.on_given_up(now, hole.tries);
-                self.keyframe_need |= !hole.probe && hole.seq >= self.replaced;
+                self.responses.on_given_up(now, packet.tries);
+                self.keyframe_need |= !packet.probe && packet.seq >= self.replaced_before;
             }
-            self.holes.pop_front();
+            self.missing.pop_front();
         }
     }
 }
 
-fn find(holes: &mut VecDeque<Hole>, seq: u64) -> Option<&mut Hole> {
-    let index = holes.binary_search_by_key(&seq, |hole| hole.seq).ok()?;
-    holes.get_mut(index)
+fn find(missing: &mut VecDeque<MissingPacket>, seq: u64) -> Option<&mut MissingPacket> {
+    let index = missing.binary_search_by_key(&seq, |packet| packet.seq).ok()?;
+    missing.get_mut(index)
 }
 
-/// One number that did not come in its turn.
+/// One packet that did not come in order.
 #[derive(Debug)]
-struct Hole {
+struct MissingPacket {
     seq: u64,
     opened: Instant,
     due: Instant,
-    first_asked: Option<Instant>,
+    first_requested: Option<Instant>,
     tries: u8,
-    state: HoleState,
-    /// Asked for without hope: the keyframe that replaces it is needed already.
+    state: MissingState,
+    /// Requested as a probe: the keyframe that replaces it is requested already.
     probe: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum HoleState {
+enum MissingState {
     Open,
-    /// Came after it was asked for; a duplicate would prove that it had only been late.
+    /// Came after it was requested; a duplicate would prove that it had only been late.
     Repaired {
         lateness: Duration,
     },
-    /// Not asked for any more, since its publisher does not answer; it may still come late.
+    /// No longer requested, since its publisher does not answer; it may still come late.
     GivenUp,
     Closed,
 }
 
-impl Hole {
+impl MissingPacket {
     fn new(seq: u64, opened: Instant, due: Instant) -> Self {
-        let state = HoleState::Open;
-        Self { seq, opened, due, first_asked: None, tries: 0, state, probe: false }
+        let state = MissingState::Open;
+        Self { seq, opened, due, first_requested: None, tries: 0, state, probe: false }
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.state == HoleState::Open && self.tries < MAX_TRIES && self.due <= now
+        self.state == MissingState::Open && self.tries < MAX_TRIES && self.due <= now
     }
 
-    fn asked(&mut self, now: Instant, repeat: Duration) {
-        self.first_asked.get_or_insert(now);
+    fn on_requested(&mut self, now: Instant, repeat: Duration) {
+        self.first_requested.get_or_insert(now);
         self.due = now + repeat.mul_f64(BACKOFF.powi(i32::from(self.tries)));
         self.tries += 1;
     }
 
-    /// When it must be asked for again or given up.
+    /// Time at which the packet must be requested again or given up.
     fn deadline(&self) -> Option<Instant> {
         let end = self.opened + MAX_AGE;
-        (self.state == HoleState::Open).then_some(if self.tries < MAX_TRIES {
+        (self.state == MissingState::Open).then_some(if self.tries < MAX_TRIES {
             self.due.min(end)
         } else {
             end

@@ -72,7 +72,7 @@ impl Stage {
             }
             self.planner.on_packet(now, 1_000, keyframe);
             if self.waiting == Some(KeyframeNeed::Start) {
-                self.planner.want(now, KeyframeNeed::Start);
+                self.planner.add_need(now, KeyframeNeed::Start);
             }
         }
         if self.planner.poll(now, RTT) {
@@ -87,7 +87,7 @@ impl Stage {
     /// Somebody needs and, without a picture, repeats it until a keyframe comes.
     fn need(&mut self, need: KeyframeNeed) {
         self.waiting = Some(need);
-        self.planner.want(self.now(), need);
+        self.planner.add_need(self.now(), need);
     }
 
     fn need_and_run(&mut self, need: KeyframeNeed, span: u64) -> Vec<u64> {
@@ -97,9 +97,9 @@ impl Stage {
         self.requests[before..].iter().map(|at| at - from).collect()
     }
 
-    fn habit(&mut self) -> Responsiveness {
+    fn responsiveness(&mut self) -> Responsiveness {
         let now = self.now();
-        self.planner.answers(now).habit()
+        self.planner.responses(now).responsiveness()
     }
 }
 
@@ -132,12 +132,12 @@ fn first_need_is_sent_at_once_and_a_keyframe_ends_it() {
     let mut layer = KeyframePlanner::new();
     assert_eq!(layer.next_timeout(), None);
     assert!(!layer.poll(start, RTT));
-    layer.want(start, KeyframeNeed::Start);
+    layer.add_need(start, KeyframeNeed::Start);
     assert!(layer.poll(start, RTT));
     assert!(!layer.poll(start + MS, RTT), "one outstanding");
     layer.on_keyframe(start + 100 * MS);
     assert_eq!(layer.next_timeout(), None);
-    layer.want(start + 200 * MS, KeyframeNeed::Start);
+    layer.add_need(start + 200 * MS, KeyframeNeed::Start);
     assert_eq!(layer.next_timeout(), Some(start + MIN_GAP));
     assert!(!layer.poll(start + MIN_GAP - MS, RTT));
     assert!(layer.poll(start + MIN_GAP, RTT));
@@ -155,8 +155,8 @@ fn needs_and_what_became_of_requests_are_counted_once() {
     stage.run_ms(3_000);
     counts(&mut stage.planner);
     stage.need_and_run(KeyframeNeed::Start, 2_000);
-    stage.planner.want(stage.now(), KeyframeNeed::Refresh);
-    stage.planner.want(stage.now(), KeyframeNeed::Refresh);
+    stage.planner.add_need(stage.now(), KeyframeNeed::Refresh);
+    stage.planner.add_need(stage.now(), KeyframeNeed::Refresh);
     let (needs, joined, answered, unanswered) = counts(&mut stage.planner);
     assert_eq!((needs, answered, unanswered), (by(1, 0, 1), 1, 0));
     assert!((2..=4).contains(&joined), "with each frame until it came: {joined}");
@@ -180,14 +180,14 @@ fn need_from_before_a_keyframe_is_fulfilled_though_it_comes_after_it() {
     let start = Instant::now();
     let mut layer = KeyframePlanner::new();
     layer.on_keyframe(start);
-    layer.want(start + SAME_KEYFRAME - MS, KeyframeNeed::Start);
-    layer.want(start + SAME_KEYFRAME - MS, KeyframeNeed::Refresh);
+    layer.add_need(start + SAME_KEYFRAME - MS, KeyframeNeed::Start);
+    layer.add_need(start + SAME_KEYFRAME - MS, KeyframeNeed::Refresh);
     assert_eq!(layer.next_timeout(), None);
-    layer.want(start + SAME_KEYFRAME, KeyframeNeed::Start);
+    layer.add_need(start + SAME_KEYFRAME, KeyframeNeed::Start);
     assert!(layer.poll(start + SAME_KEYFRAME, RTT), "one who came after its first packet");
     let mut layer = KeyframePlanner::new();
     layer.on_keyframe(start);
-    layer.want(start + MS, KeyframeNeed::Hole);
+    layer.add_need(start + MS, KeyframeNeed::Hole);
     assert!(layer.poll(start + MS, RTT), "a hole may be in the keyframe itself");
 }
 
@@ -196,7 +196,7 @@ fn need_between_two_packets_of_a_keyframe_outlives_the_second() {
     let start = Instant::now();
     let mut layer = KeyframePlanner::new();
     layer.on_keyframe(start);
-    layer.want(start + MS, KeyframeNeed::Hole);
+    layer.add_need(start + MS, KeyframeNeed::Hole);
     layer.on_keyframe(start + 2 * MS); // a slice of the same picture
     assert!(layer.poll(start + 2 * MS, RTT));
 }
@@ -205,7 +205,7 @@ fn need_between_two_packets_of_a_keyframe_outlives_the_second() {
 fn repeats_wait_for_a_long_round_trip() {
     let start = Instant::now();
     let mut layer = KeyframePlanner::new();
-    layer.want(start, KeyframeNeed::Start);
+    layer.add_need(start, KeyframeNeed::Start);
     assert!(layer.poll(start, Some(600 * MS)));
     assert_eq!(layer.next_timeout(), Some(start + 750 * MS));
 }
@@ -214,14 +214,14 @@ fn repeats_wait_for_a_long_round_trip() {
 fn publisher_that_is_silent_is_asked_five_times_and_then_rarely() {
     let start = Instant::now();
     let mut layer = KeyframePlanner::new();
-    layer.want(start, KeyframeNeed::Start);
+    layer.add_need(start, KeyframeNeed::Start);
     assert_eq!(requests(&mut layer, start, 13_000), [0, 500, 1_000, 1_500, 2_000, 7_000]);
     assert_eq!(
-        layer.answers(start + 13_000 * MS).habit(),
+        layer.responses(start + 13_000 * MS).responsiveness(),
         Responsiveness::Unknown,
         "it may be cut off"
     );
-    layer.want(start + 13_000 * MS, KeyframeNeed::Start);
+    layer.add_need(start + 13_000 * MS, KeyframeNeed::Start);
     assert_eq!(requests(&mut layer, start, 13_100), [12_000], "the need is renewed");
 }
 
@@ -229,10 +229,10 @@ fn publisher_that_is_silent_is_asked_five_times_and_then_rarely() {
 fn need_that_nobody_repeats_lapses() {
     let start = Instant::now();
     let mut layer = KeyframePlanner::new();
-    layer.want(start, KeyframeNeed::Refresh);
+    layer.add_need(start, KeyframeNeed::Refresh);
     assert!(layer.poll(start, RTT));
     layer.on_keyframe(start + 100 * MS);
-    layer.want(start + 150 * MS, KeyframeNeed::Refresh);
+    layer.add_need(start + 150 * MS, KeyframeNeed::Refresh);
     assert_eq!(requests(&mut layer, start, 60_000), [500, 1_000, 1_500, 2_000, 2_500, 7_500]);
     assert_eq!(layer.next_timeout(), None, "the next would be at 12,500");
 }
@@ -241,11 +241,11 @@ fn need_that_nobody_repeats_lapses() {
 fn layer_that_answers_is_known_after_one_answer() {
     let mut stage = Stage::new(None, Some(70));
     stage.run_ms(3_000);
-    assert_eq!(stage.habit(), Responsiveness::Unknown);
+    assert_eq!(stage.responsiveness(), Responsiveness::Unknown);
     assert_eq!(stage.need_and_run(KeyframeNeed::Start, 2_000), [0]);
-    assert_eq!(stage.habit(), Responsiveness::Answered);
+    assert_eq!(stage.responsiveness(), Responsiveness::Answered);
     let now = stage.now();
-    let took = stage.planner.answers(now).median_time();
+    let took = stage.planner.responses(now).median_time();
     assert!(took.is_some_and(|took| (70 * MS..110 * MS).contains(&took)), "{took:?}");
 }
 
@@ -254,7 +254,7 @@ fn answer_that_could_be_chance_teaches_nothing() {
     let mut stage = Stage::new(None, Some(70));
     stage.run_ms(900); // 13 times as long as the answer takes
     assert_eq!(stage.need_and_run(KeyframeNeed::Start, 100), [0]);
-    assert_eq!((stage.keyframes.len(), stage.habit()), (2, Responsiveness::Unknown));
+    assert_eq!((stage.keyframes.len(), stage.responsiveness()), (2, Responsiveness::Unknown));
 }
 
 #[test]
@@ -262,7 +262,11 @@ fn layer_that_ignores_three_requests_gets_one_in_ten_seconds() {
     let mut stage = Stage::new(None, None);
     stage.run_ms(3_000);
     assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_400), [0, 500, 1_000]);
-    assert_eq!(stage.habit(), Responsiveness::Ignored, "1,000 ms, a round trip and a bit later");
+    assert_eq!(
+        stage.responsiveness(),
+        Responsiveness::Ignored,
+        "1,000 ms, a round trip and a bit later"
+    );
     stage.run_ms(29_000);
     assert_eq!(stage.requests, [3_000, 3_500, 4_000, 14_000, 24_000]);
     stage.waiting = None;
@@ -275,7 +279,7 @@ fn two_requests_without_answer_are_no_verdict() {
     let mut stage = Stage::new(None, None);
     stage.run_ms(3_000);
     assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_300), [0, 500, 1_000]);
-    assert_eq!(stage.habit(), Responsiveness::Unknown);
+    assert_eq!(stage.responsiveness(), Responsiveness::Unknown);
 }
 
 #[test]
@@ -283,25 +287,25 @@ fn an_answer_takes_the_verdict_back() {
     let mut stage = Stage::new(None, None);
     stage.run_ms(3_000);
     stage.need_and_run(KeyframeNeed::Start, 5_000);
-    assert_eq!(stage.habit(), Responsiveness::Ignored);
+    assert_eq!(stage.responsiveness(), Responsiveness::Ignored);
     stage.answers_after_ms = Some(70);
     stage.run_ms(7_000);
     assert_eq!(stage.requests.last(), Some(&14_000));
-    assert_eq!(stage.habit(), Responsiveness::Answered);
+    assert_eq!(stage.responsiveness(), Responsiveness::Answered);
     assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_000), [0]);
 }
 
 #[test]
 fn keyframe_that_comes_before_the_request_can_have_arrived_is_no_answer() {
-    for (took, habit) in [(19, Responsiveness::Unknown), (20, Responsiveness::Answered)] {
+    for (took, responsiveness) in [(19, Responsiveness::Unknown), (20, Responsiveness::Answered)] {
         let start = Instant::now();
         let mut layer = KeyframePlanner::new();
         layer.on_keyframe(start);
-        layer.want(start + 5_000 * MS, KeyframeNeed::Start);
+        layer.add_need(start + 5_000 * MS, KeyframeNeed::Start);
         assert!(layer.poll(start + 5_000 * MS, RTT)); // 40 ms
         let now = start + (5_000 + took) * MS;
         layer.on_keyframe(now);
-        assert_eq!(layer.answers(now).habit(), habit, "after {took} ms");
+        assert_eq!(layer.responses(now).responsiveness(), responsiveness, "after {took} ms");
     }
 }
 
@@ -312,11 +316,11 @@ fn slow_answers_are_answers_in_the_end() {
     for _ in 0..10 {
         stage.run_ms(5_000);
         assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_000), [0, 500]);
-        assert_eq!(stage.habit(), Responsiveness::Unknown, "it could be chance");
+        assert_eq!(stage.responsiveness(), Responsiveness::Unknown, "it could be chance");
     }
     stage.run_ms(15_000);
     stage.need_and_run(KeyframeNeed::Start, 1_000);
-    assert_eq!(stage.habit(), Responsiveness::Answered);
+    assert_eq!(stage.responsiveness(), Responsiveness::Answered);
 }
 
 #[test]
@@ -330,9 +334,9 @@ fn layer_that_used_to_answer_has_twice_the_patience() {
     stage.answers_after_ms = None;
     let sent = stage.need_and_run(KeyframeNeed::Start, 7_300);
     assert_eq!(sent, [0, 500, 1_000, 1_500, 2_000, 7_000]);
-    assert_eq!(stage.habit(), Responsiveness::Answered);
+    assert_eq!(stage.responsiveness(), Responsiveness::Answered);
     stage.run_ms(100);
-    assert_eq!(stage.habit(), Responsiveness::Ignored);
+    assert_eq!(stage.responsiveness(), Responsiveness::Ignored);
 }
 
 #[test]
@@ -344,7 +348,7 @@ fn requests_to_a_publisher_that_is_cut_off_are_not_ignored_ones() {
     stage.need_and_run(KeyframeNeed::Start, 4_000);
     stage.answers_after_ms = Some(70);
     stage.sends = true;
-    assert_eq!(stage.habit(), Responsiveness::Unknown);
+    assert_eq!(stage.responsiveness(), Responsiveness::Unknown);
 }
 
 #[test]
@@ -354,7 +358,7 @@ fn period_of_a_layer_that_ignores_requests_is_learned_though_it_is_asked() {
         stage.run_ms(1_300);
         stage.need(KeyframeNeed::Start);
     }
-    assert_eq!(stage.habit(), Responsiveness::Ignored);
+    assert_eq!(stage.responsiveness(), Responsiveness::Ignored);
     let asked = stage.requests.len();
     for _ in 0..60 {
         stage.run_ms(1_000);
@@ -362,7 +366,7 @@ fn period_of_a_layer_that_ignores_requests_is_learned_though_it_is_asked() {
     }
     let probes = stage.requests.len() - asked;
     assert!((1..=6).contains(&probes), "{probes} in a minute");
-    assert_eq!(stage.habit(), Responsiveness::Ignored);
+    assert_eq!(stage.responsiveness(), Responsiveness::Ignored);
     let now = stage.now();
     assert_eq!(stage.planner.schedule().period(), Some(1_980 * MS));
     assert!(stage.planner.schedule().next_due().is_some_and(|due| due > now));
@@ -379,7 +383,7 @@ fn answers_do_not_count_as_the_period() {
             stage.need_and_run(KeyframeNeed::Refresh, 2_100 + n * 333);
         }
         assert_eq!(stage.planner.schedule().period(), Some(3_960 * MS));
-        assert_eq!(stage.habit(), Responsiveness::Answered);
+        assert_eq!(stage.responsiveness(), Responsiveness::Answered);
     }
 }
 
@@ -449,16 +453,16 @@ fn dear_keyframes_wait_for_who_has_a_picture_and_for_nobody_else() {
     for n in 0..18 {
         now = start + 1_000 * MS * n;
         if n % 3 == 2 {
-            layer.want(now - 60 * MS, KeyframeNeed::Start);
+            layer.add_need(now - 60 * MS, KeyframeNeed::Start);
             assert!(layer.poll(now - 60 * MS, RTT));
             layer.on_keyframe(now);
         }
         layer.on_packet(now, 10_000, n % 3 == 2);
     }
     let last = now - 60 * MS;
-    layer.want(now + 500 * MS, KeyframeNeed::Refresh);
-    assert_eq!(layer.next_timeout(), Some(last + DEAR_GAP));
-    layer.want(now + 600 * MS, KeyframeNeed::Start);
+    layer.add_need(now + 500 * MS, KeyframeNeed::Refresh);
+    assert_eq!(layer.next_timeout(), Some(last + COSTLY_GAP));
+    layer.add_need(now + 600 * MS, KeyframeNeed::Start);
     assert_eq!(layer.next_timeout(), Some(now + 600 * MS));
 }
 
@@ -468,7 +472,7 @@ fn encoder_that_starts_anew_is_the_same_publisher() {
     stage.run_ms(3_000);
     stage.need_and_run(KeyframeNeed::Start, 2_000);
     stage.planner.restart();
-    assert_eq!(stage.habit(), Responsiveness::Ignored);
+    assert_eq!(stage.responsiveness(), Responsiveness::Ignored);
     assert_eq!(stage.planner.schedule().next_due(), None);
 }
 
@@ -500,7 +504,7 @@ proptest::proptest! {
                     layer.on_packet(now, bytes, true);
                 }
                 1 if bytes < 1_000 => layer.restart(),
-                1..4 => layer.want(now, KeyframeNeed::ALL[need]),
+                1..4 => layer.add_need(now, KeyframeNeed::ALL[need]),
                 _ => layer.on_packet(now, bytes / 10, false),
             }
         }

@@ -223,14 +223,14 @@ fn hole_at_the_limit_is_repaired_and_one_past_it_needs_a_keyframe() {
     let start = Instant::now();
     let mut generator = NackGenerator::new(true);
     generator.on_packet(start, 100_000);
-    generator.on_packet(start, 100_000 + MAX_HOLE + 1);
+    generator.on_packet(start, 100_000 + MAX_GAP + 1);
     assert!(!generator.take_keyframe_need());
     assert_eq!(poll(&mut generator, start).len(), NackList::MAX_NUMBERS);
     assert_eq!(poll(&mut generator, start + 10 * MS).len(), 300 - NackList::MAX_NUMBERS);
 
     let mut generator = NackGenerator::new(true);
     generator.on_packet(start, 100_000);
-    generator.on_packet(start, 100_000 + MAX_HOLE + 2);
+    generator.on_packet(start, 100_000 + MAX_GAP + 2);
     assert!(generator.take_keyframe_need());
     assert!(!generator.take_keyframe_need(), "only once");
     assert_eq!(generator.next_timeout(), None);
@@ -288,7 +288,7 @@ fn holes_behind_the_window_are_given_up_with_a_keyframe_need() {
     generator.on_packet(start, 70_001 + NACK_WINDOW);
     assert!(generator.take_keyframe_need());
     assert_eq!(generator.counters().given_up, 1);
-    assert_eq!(generator.holes.len(), 0);
+    assert_eq!(generator.missing.len(), 0);
 }
 
 #[test]
@@ -341,8 +341,9 @@ fn unanswered(generator: &mut NackGenerator, start: Instant) -> (u64, Instant) {
 fn where_nothing_is_repaired_a_hole_needs_a_keyframe_at_once() {
     let mut generator = NackGenerator::new(true);
     let (seq, now) = unanswered(&mut generator, Instant::now());
-    let habit = |generator: &NackGenerator| generator.answers().map(|a| a.habit().label());
-    assert_eq!(habit(&generator), Some("ignored"));
+    let responsiveness =
+        |generator: &NackGenerator| generator.responses().map(|a| a.responsiveness().label());
+    assert_eq!(responsiveness(&generator), Some("ignored"));
     generator.on_packet(now, seq);
     generator.on_packet(now, seq + 4);
     assert_eq!(poll(&mut generator, now), [0; 0], "it may only be late");
@@ -354,7 +355,7 @@ fn where_nothing_is_repaired_a_hole_needs_a_keyframe_at_once() {
     // What comes all the same takes the verdict back.
     assert_eq!(generator.on_packet(now + 40 * MS, seq + 1), Arrival::Repaired);
     assert_eq!(generator.on_packet(now + 40 * MS, seq + 2), Arrival::Reordered);
-    assert_eq!(habit(&generator), Some("answered"));
+    assert_eq!(responsiveness(&generator), Some("answered"));
     assert_eq!(poll(&mut generator, now + 60 * MS), [0; 0]);
     assert_eq!(generator.next_timeout(), None);
     assert_eq!((given_up, generator.take_keyframe_need()), (30 + 2, false));
@@ -392,7 +393,7 @@ fn encoder_that_starts_anew_is_still_known() {
     generator.restart();
     assert_eq!(generator.on_packet(now, 5), Arrival::InOrder, "numbers begin anywhere");
     assert_eq!(generator.counters(), counted);
-    assert_eq!(generator.answers().map(ResponseStats::asked), Some(30));
+    assert_eq!(generator.responses().map(ResponseStats::requested), Some(30));
 }
 
 #[test]
@@ -406,7 +407,7 @@ fn without_nack_negotiated_nothing_is_asked_and_a_hole_needs_a_keyframe() {
     assert!(generator.take_keyframe_need());
     assert_eq!(generator.next_timeout(), None);
     assert_eq!(generator.counters(), NackCounters { given_up: 2, ..NackCounters::default() });
-    assert!(generator.answers().is_none());
+    assert!(generator.responses().is_none());
 }
 
 #[test]
@@ -455,7 +456,7 @@ proptest::proptest! {
                 }
                 assert!(generator.next_timeout().is_none_or(|at| at > now), "no busy loop");
             }
-            assert!(generator.holes.len() < NACK_WINDOW as usize);
+            assert!(generator.missing.len() < NACK_WINDOW as usize);
         }
     }
 }

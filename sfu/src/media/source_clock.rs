@@ -1,15 +1,15 @@
-//! Relates a publisher's clocks to ours: its wall clock and the RTP clock of each track.
+//! Clocks of a publisher related to ours: its wall clock and the RTP clock of each track.
 //!
-//! Owns one [`PublisherClock`] per publisher, shared by its audio and video so that lips stay in
-//! sync, and one [`TrackClock`] per incoming SSRC. Never makes sender reports: the viewer's side of
-//! `worker` takes a [`ClockAnchor`] and does (whip-whep G12, quality A2.3 "SR for viewers").
+//! Owns one [`PublisherClock`] per publisher, shared by its audio and video for lip sync, and one
+//! [`TrackClock`] per incoming SSRC. Never makes sender reports: the viewer side of `worker` takes
+//! a [`ClockAnchor`] and does (whip-whep G12, quality A2.3 "SR for viewers").
 //!
-//! Both are minimum filters of arrival minus stamp: the packet that waited least tells the
-//! difference of the clocks best. What the path adds at least, the same for all tracks, stays in.
+//! Both are minimum filters of arrival minus timestamp: the packet that was delayed least shows the
+//! difference of the clocks best. The minimum delay of the path, the same for all tracks, stays in.
 
 use crate::units::Ntp;
 
-/// Signed distances here are in NTP units of 2^-32 s.
+/// One second in the unit of signed distances here, 2^-32 s.
 const SECOND: i64 = 1 << 32;
 
 /// The publisher's wall clock, by its sender reports. It may be years off and may jump.
@@ -19,7 +19,7 @@ pub struct PublisherClock {
 }
 
 impl PublisherClock {
-    /// Nothing is known yet.
+    /// Creates a clock about which nothing is known.
     pub fn new() -> Self {
         Self::default()
     }
@@ -67,7 +67,7 @@ struct SenderReport {
 const MAX_DISAGREEMENT: i64 = 3 * SECOND;
 
 impl TrackClock {
-    /// Nothing is known yet.
+    /// Creates a clock about which nothing is known.
     pub fn new() -> Self {
         Self::default()
     }

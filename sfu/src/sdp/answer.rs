@@ -232,20 +232,20 @@ fn feedback_lines(pt: u8, feedback: Feedback) -> impl Iterator<Item = Attribute>
 fn candidate_lines(local: &LocalTransport) -> Vec<Attribute> {
     let lines = local.candidates.iter().enumerate();
     let mut lines: Vec<_> =
-        lines.map(|(place, address)| value("candidate", candidate(place, *address))).collect();
+        lines.map(|(index, address)| value("candidate", candidate(index, *address))).collect();
     lines.push(flag("end-of-candidates"));
     lines
 }
 
-/// One UDP host candidate; `place` 0 is the best (RFC 8445 section 5.1.2.1).
-pub(super) fn candidate(place: usize, address: SocketAddr) -> String {
+/// One UDP host candidate; `index` 0 is the best (RFC 8445 section 5.1.2.1).
+pub(super) fn candidate(index: usize, address: SocketAddr) -> String {
     const HOST_TYPE_PREFERENCE: u32 = 126;
     const COMPONENT_RTP: u32 = 1;
-    let local_preference = u16::MAX.saturating_sub(u16::try_from(place).unwrap_or(u16::MAX));
+    let local_preference = u16::MAX.saturating_sub(u16::try_from(index).unwrap_or(u16::MAX));
     let priority =
         (HOST_TYPE_PREFERENCE << 24) | (u32::from(local_preference) << 8) | (256 - COMPONENT_RTP);
     let (ip, port) = (address.ip(), address.port());
-    format!("{} 1 udp {priority} {ip} {port} typ host", place.saturating_add(1))
+    format!("{} 1 udp {priority} {ip} {port} typ host", index.saturating_add(1))
 }
 
 fn flag(key: &str) -> Attribute {

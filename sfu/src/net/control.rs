@@ -718,8 +718,8 @@ fn publish_route(stream: &Stream, state: &StreamState) {
 
 fn refuse(error: SdpError) -> OfferError {
     match error {
-        SdpError::Malformed(text) => OfferError::Malformed(text),
-        SdpError::Unacceptable(text) => OfferError::Unacceptable(text),
+        SdpError::Malformed { .. } => OfferError::Malformed(error.to_string()),
+        SdpError::Unacceptable { .. } => OfferError::Unacceptable(error.to_string()),
     }
 }
 

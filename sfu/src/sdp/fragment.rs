@@ -9,7 +9,7 @@ use rtc_sdp::description::common::Attribute;
 
 use super::plan::{IceCredentials, LocalTransport};
 use super::transport_lines::TransportLines;
-use super::{SdpError, answer, scan};
+use super::{Location, SdpError, answer, scan};
 
 /// What a PATCH body said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub fn parse(bytes: &[u8]) -> Result<Fragment, SdpError> {
             _ => {}
         }
     }
-    let ice = TransportLines::read(&lines).map_err(SdpError::Malformed)?.ice();
+    let ice = TransportLines::read(&lines).map_err(|cause| cause.at(Location::Body))?.ice();
     Ok(Fragment { ice, candidates })
 }
 
@@ -104,7 +104,7 @@ mod tests {
             "a=ice-ufrag:abc\r\n",
             "a=ice-pwd:short\r\n",
         ] {
-            assert!(matches!(parse(bad.as_bytes()), Err(SdpError::Malformed(_))), "{bad:?}");
+            assert!(matches!(parse(bad.as_bytes()), Err(SdpError::Malformed { .. })), "{bad:?}");
         }
         let candidates = |n| "a=candidate:x\r\n".repeat(n);
         assert_eq!(read(&candidates(scan::CANDIDATES_MAX)).candidates, scan::CANDIDATES_MAX);

@@ -9,6 +9,7 @@
 //! A PATCH body goes through [`fragment`]. `rtc-sdp` splits and prints lines; every rule is ours.
 
 mod answer;
+mod error;
 mod exts;
 pub mod fragment;
 mod matching;
@@ -25,20 +26,9 @@ mod transport_lines;
 #[cfg(test)]
 mod tests;
 
+pub use error::{Location, Malformed, SdpError, Unacceptable};
 pub use matching::codec_matches;
 pub use offer::Offer;
 pub use plan::*;
 pub use publish::answer_publish;
 pub use subscribe::{SubscribeOptions, answer_subscribe};
-
-/// Why an offer or a fragment was refused. The text is for the client: it names the line or the
-/// m-section and what to do, and never repeats a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SdpError {
-    /// Not SDP, or over a limit: 400.
-    #[error("{0}")]
-    Malformed(String),
-    /// SDP that we understand and cannot serve: 422.
-    #[error("{0}")]
-    Unacceptable(String),
-}

@@ -21,7 +21,7 @@ use super::payload::{self, Payload};
 use super::plan::DeclaredSsrc;
 use super::simulcast::{self, OfferedLayer};
 use super::transport_lines::TransportLines;
-use super::{SdpError, scan};
+use super::{Location, Malformed, SdpError, Unacceptable, scan};
 use crate::codec::MediaKind;
 use crate::ids::Role;
 
@@ -69,7 +69,7 @@ impl Offer {
         for (index, media) in sdp.media_descriptions.into_iter().enumerate() {
             let section = Section::read(index, media, session)?;
             if section.mid.as_ref().is_some_and(|mid| !mids.insert(mid.clone())) {
-                return Err(SdpError::Malformed(format!("{section}: its mid stands twice")));
+                return Err(section.malformed(Malformed::RepeatedMid));
             }
             sections.push(section);
         }
@@ -77,8 +77,8 @@ impl Offer {
             .filter_map(|group| group.strip_prefix("BUNDLE"))
             .map(|mids| mids.split_whitespace().map(str::to_owned).collect())
             .collect();
-        let transport = TransportLines::read(session)
-            .map_err(|what| SdpError::Malformed(format!("before the first m-section: {what}")))?;
+        let transport =
+            TransportLines::read(session).map_err(|cause| cause.at(Location::Session))?;
         Ok(Self { sections, bundles, transport, allow_mixed: has(session, "extmap-allow-mixed") })
     }
 }
@@ -168,17 +168,17 @@ impl Section {
             layers: Vec::new(),
             ssrcs: declared_ssrcs(attributes),
         };
-        let malformed = |section: &Self, what| SdpError::Malformed(format!("{section}: {what}"));
         if let Some(mid) = values(attributes, "mid").next() {
-            check_mid(mid).map_err(|what| malformed(&section, what))?;
+            check_mid(mid).map_err(|cause| section.malformed(cause))?;
             section.mid = Some(mid.to_owned());
         }
         section.transport =
-            TransportLines::read(attributes).map_err(|what| malformed(&section, what))?;
+            TransportLines::read(attributes).map_err(|cause| section.malformed(cause))?;
         if let (Some(kind), false) = (section.kind, section.disabled) {
             section.payloads = payload::parse(kind, &section.formats, attributes)
-                .map_err(|what| malformed(&section, what))?;
-            section.layers = simulcast::parse(attributes)?;
+                .map_err(|cause| section.malformed(cause))?;
+            section.layers =
+                simulcast::parse(attributes).map_err(|cause| section.malformed(cause))?;
         }
         Ok(section)
     }
@@ -193,14 +193,14 @@ impl Section {
             _ if self.disabled => return Ok(Intent::Reject),
             Some(kind) => kind,
             None if role == Role::Publisher && self.media != "application" => {
-                return Err(self.unacceptable("only audio and video are forwarded"));
+                return Err(self.unacceptable(Unacceptable::NotAudioOrVideo));
             }
             None => return Ok(Intent::Reject),
         };
         // The answer repeats the offered profile; older ones mean the same with a fingerprint
         // (RFC 9429 section 5.1.2).
         if !self.proto.ends_with("RTP/SAVPF") && !self.proto.ends_with("RTP/SAVP") {
-            return Err(self.unacceptable("offer UDP/TLS/RTP/SAVPF; plain RTP is not served"));
+            return Err(self.unacceptable(Unacceptable::NotDtlsSrtp));
         }
         let one_way = match role {
             Role::Publisher => Direction::SendOnly,
@@ -215,9 +215,13 @@ impl Section {
         self.mid.clone().unwrap_or_else(|| self.index.to_string())
     }
 
-    /// Refuses the offer because of this section.
-    pub(super) fn unacceptable(&self, what: &str) -> SdpError {
-        SdpError::Unacceptable(format!("{self}: {what}"))
+    /// Refusal of the offer because of this section.
+    pub(super) fn unacceptable(&self, cause: Unacceptable) -> SdpError {
+        SdpError::Unacceptable { at: Location::Section(self.to_string()), cause }
+    }
+
+    fn malformed(&self, cause: Malformed) -> SdpError {
+        cause.at(Location::Section(self.to_string()))
     }
 
     /// The offered codecs, for an error text: `VP8, VP9`.
@@ -255,10 +259,7 @@ fn malformed_line(text: &str, position: u64) -> SdpError {
     let before = text.bytes().take(read).filter(|byte| *byte == b'\n').count();
     let kind: String =
         text.lines().nth(before).into_iter().flat_map(|l| l.chars().take(2)).collect();
-    SdpError::Malformed(format!(
-        "line {}: `{kind}` is out of place or breaks its grammar (RFC 8866), or the offer ends here",
-        before.saturating_add(1)
-    ))
+    Malformed::BadLine(kind).at(Location::Line(before.saturating_add(1)))
 }
 
 /// Whether a flag attribute is there.
@@ -283,10 +284,10 @@ fn direction_of(attributes: &[Attribute]) -> Option<Direction> {
 }
 
 /// A mid goes back into the answer, so it must be a token (RFC 8866 section 9).
-fn check_mid(mid: &str) -> Result<(), String> {
+fn check_mid(mid: &str) -> Result<(), Malformed> {
     let token = |b: u8| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]".contains(&b);
     if mid.is_empty() || mid.len() > MID_BYTES_MAX || !mid.bytes().all(token) {
-        return Err(format!("a=mid is 1 to {MID_BYTES_MAX} letters, digits or token marks"));
+        return Err(Malformed::BadMid(MID_BYTES_MAX));
     }
     Ok(())
 }

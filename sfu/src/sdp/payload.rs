@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use rtc_sdp::description::common::Attribute;
 
+use super::Malformed;
 use super::matching::parameter;
 use super::plan::{CodecFormat, Feedback};
 use crate::codec::{Codec, MediaKind};
@@ -84,12 +85,12 @@ impl<'o> CodecChoice<'o> {
 /// Reads the payload types in the order of the `m=` line; a repeated one counts once.
 ///
 /// # Errors
-/// A text for the client when a format is not a payload type.
+/// [`Malformed::BadPayloadType`] when a format is not a payload type.
 pub(super) fn parse(
     kind: MediaKind,
     formats: &[String],
     attributes: &[Attribute],
-) -> Result<Vec<Payload>, String> {
+) -> Result<Vec<Payload>, Malformed> {
     let mut encodings = BTreeMap::new();
     let mut fmtps = BTreeMap::new();
     let mut feedback: BTreeMap<u8, Feedback> = BTreeMap::new();
@@ -110,7 +111,7 @@ pub(super) fn parse(
     let mut payloads: Vec<Payload> = Vec::with_capacity(formats.len());
     for format in formats {
         let pt = format.parse::<u8>().ok().filter(|pt| *pt <= 127);
-        let pt = pt.ok_or("a format of its m= line is not a payload type (0 to 127)")?;
+        let pt = pt.ok_or(Malformed::BadPayloadType)?;
         if payloads.iter().any(|seen| seen.pt == pt) {
             continue;
         }

@@ -9,7 +9,7 @@ use super::answer::{self, Accepted, Reply};
 use super::offer::{Intent, Offer, Section};
 use super::payload::CodecChoice;
 use super::plan::{LocalTransport, PUBLISHER_LAYERS_MAX, PublishPlan, PublishTrack, TRACKS_MAX};
-use super::{SdpError, exts, simulcast};
+use super::{SdpError, Unacceptable, exts, simulcast};
 use crate::codec::{Codec, MediaKind};
 use crate::ids::Role;
 use crate::rtp::ext::ExtKind;
@@ -39,16 +39,12 @@ pub fn answer_publish(
     }
     let layers: usize = tracks.iter().map(|track: &PublishTrack| track.rids.len().max(1)).sum();
     if tracks.len() > TRACKS_MAX || layers > PUBLISHER_LAYERS_MAX {
-        return Err(SdpError::Unacceptable(format!(
-            "{} tracks with {layers} simulcast layers in all; send at most {TRACKS_MAX} tracks and \
-             {PUBLISHER_LAYERS_MAX} layers",
-            tracks.len()
-        )));
+        let (tracks, tracks_max) = (tracks.len(), TRACKS_MAX);
+        let layers_max = PUBLISHER_LAYERS_MAX;
+        return Err(Unacceptable::TooManyTracks { tracks, layers, tracks_max, layers_max }.whole());
     }
     if tracks.is_empty() {
-        return Err(SdpError::Unacceptable(
-            "a WHIP offer sends media: give an audio or video m-section a=sendonly".into(),
-        ));
+        return Err(Unacceptable::NothingSent.whole());
     }
     let (transport, answer) = answer::finish(offer, local, replies)?;
     Ok((PublishPlan { transport, tracks }, answer))
@@ -92,9 +88,5 @@ fn take(section: &Section, kind: MediaKind) -> Result<(PublishTrack, Accepted<'_
 
 /// The 422 for a section in which we know no codec.
 pub(super) fn no_common_codec(section: &Section, kind: MediaKind) -> SdpError {
-    let ours = match kind {
-        MediaKind::Audio => "opus, PCMU, PCMA or G722",
-        MediaKind::Video => "H264, H265, VP8, VP9 or AV1",
-    };
-    section.unacceptable(&format!("it offers {}; offer one of {ours}", section.encodings()))
+    section.unacceptable(Unacceptable::NoCommonCodec { offered: section.encodings(), kind })
 }

@@ -4,10 +4,10 @@
 //! one of the first accepted m-section of the BUNDLE group. Called by
 //! `answer.rs`. Next: `transport_lines.rs` for the grammar of one level.
 
-use super::SdpError;
 use super::offer::{Offer, Section};
 use super::plan::{DtlsRole, IceCredentials, RemoteTransport};
 use super::transport_lines::Setup;
+use super::{SdpError, Unacceptable};
 
 /// The sections that travel together, in the order of the BUNDLE group: the first of them owns
 /// the transport (RFC 9143 section 7.3).
@@ -29,11 +29,7 @@ pub(super) fn bundle<'o>(
             .bundles
             .iter()
             .find(|group| accepted.iter().all(|section| in_group(group, section)))
-            .ok_or_else(|| {
-                SdpError::Unacceptable(
-                    "put every m-section into one a=group:BUNDLE; one transport is served".into(),
-                )
-            })?;
+            .ok_or_else(|| Unacceptable::NotBundled.whole())?;
         let by_mid = |mid: &String| accepted.iter().find(|s| s.mid.as_ref() == Some(mid)).copied();
         let mut ordered: Vec<&Section> = Vec::with_capacity(accepted.len());
         for section in group.iter().filter_map(by_mid) {
@@ -46,7 +42,7 @@ pub(super) fn bundle<'o>(
     // A bundle-only section may leave its transport lines to the first one.
     let multiplexed = ordered.first().is_some_and(|first| first.rtcp_mux);
     match ordered.iter().find(|s| !(s.rtcp_mux || s.bundle_only && multiplexed)) {
-        Some(section) => Err(section.unacceptable("add a=rtcp-mux; RTCP has no port of its own")),
+        Some(section) => Err(section.unacceptable(Unacceptable::NoRtcpMux)),
         None => Ok(ordered),
     }
 }
@@ -56,7 +52,7 @@ pub(super) fn bundle<'o>(
 /// # Errors
 /// [`SdpError::Unacceptable`] naming what is missing (whip-whep C22), or a `holdconn` (whip-whep C2).
 pub(super) fn transport(offer: &Offer, bundled: &[&Section]) -> Result<RemoteTransport, SdpError> {
-    let missing = |what: &str| SdpError::Unacceptable(format!("the offer has no {what}"));
+    let missing = |what| Unacceptable::Missing(what).whole();
     // A section's own line wins over the session's; a later section only helps out.
     let levels = || bundled.iter().flat_map(|section| [&section.transport, &offer.transport]);
     let ufrag = levels().find_map(|lines| lines.ufrag.clone());
@@ -67,7 +63,7 @@ pub(super) fn transport(offer: &Offer, bundled: &[&Section]) -> Result<RemoteTra
         None | Some(Setup::ActPass | Setup::Active) => DtlsRole::Server,
         Some(Setup::Passive) => DtlsRole::Client,
         Some(Setup::HoldConn) => {
-            return Err(SdpError::Unacceptable("a=setup:holdconn: offer actpass".into()));
+            return Err(Unacceptable::HoldConn.whole());
         }
     };
     Ok(RemoteTransport {

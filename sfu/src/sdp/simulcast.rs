@@ -6,7 +6,7 @@
 
 use rtc_sdp::description::common::Attribute;
 
-use super::SdpError;
+use super::Malformed;
 
 /// Longest rid in bytes: the value of a one-byte header element (quality B2). A longer one
 /// refuses the offer.
@@ -32,7 +32,7 @@ impl OfferedLayer {
 }
 
 /// The offered simulcast streams in order, each with its alternatives (the comma list).
-pub(super) fn parse(attributes: &[Attribute]) -> Result<Vec<Vec<OfferedLayer>>, SdpError> {
+pub(super) fn parse(attributes: &[Attribute]) -> Result<Vec<Vec<OfferedLayer>>, Malformed> {
     let values = |key: &'static str| {
         attributes.iter().filter(move |a| a.key == key).filter_map(|a| a.value.as_deref())
     };
@@ -41,7 +41,7 @@ pub(super) fn parse(attributes: &[Attribute]) -> Result<Vec<Vec<OfferedLayer>>, 
         let (rid, rest) = line.split_once(' ').unwrap_or((line, ""));
         check_rid(rid)?;
         if rids.iter().any(|(seen, _)| *seen == rid) {
-            return Err(SdpError::Malformed(format!("a=rid:{rid} stands twice in one m-section")));
+            return Err(Malformed::RepeatedRid(rid.to_owned()));
         }
         // A rid that we would have to send is remembered with nothing and joins no stream.
         let (direction, restrictions) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
@@ -92,12 +92,10 @@ fn send_streams(value: &str) -> Option<&str> {
     None
 }
 
-fn check_rid(rid: &str) -> Result<(), SdpError> {
+fn check_rid(rid: &str) -> Result<(), Malformed> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if rid.is_empty() || rid.len() > RID_BYTES_MAX || !rid.bytes().all(allowed) {
-        return Err(SdpError::Malformed(format!(
-            "a=rid: an id is 1 to {RID_BYTES_MAX} letters, digits, `-` or `_`"
-        )));
+        return Err(Malformed::BadRid(RID_BYTES_MAX));
     }
     Ok(())
 }

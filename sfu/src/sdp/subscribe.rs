@@ -14,7 +14,7 @@ use super::plan::{
     LocalTransport, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack, TRACKS_MAX,
 };
 use super::publish::no_common_codec;
-use super::{SdpError, exts};
+use super::{SdpError, Unacceptable, exts};
 use crate::codec::MediaKind;
 use crate::ids::Role;
 
@@ -95,15 +95,11 @@ pub fn answer_subscribe(
         }));
     }
     if !receives {
-        return Err(SdpError::Unacceptable(
-            "a WHEP offer receives media: give an audio or video m-section a=recvonly".into(),
-        ));
+        return Err(Unacceptable::NothingReceived.whole());
     }
     if tracks.is_empty() {
-        return Err(SdpError::Unacceptable(format!(
-            "the publisher sends {}, which no m-section of the offer receives",
-            options.source.map_or_else(|| "nothing".into(), describe)
-        )));
+        let published = options.source.map_or_else(|| "nothing".into(), describe);
+        return Err(Unacceptable::NoTrackReceived { published }.whole());
     }
     let (transport, answer) = answer::finish(offer, local, replies)?;
     Ok((SubscribePlan { transport, tracks }, answer))
@@ -130,11 +126,10 @@ fn codecs<'o>(
         .min_by_key(|(rank, _)| *rank);
     match best {
         Some((_, choice)) => Ok(Some(vec![choice])),
-        None => Err(section.unacceptable(&format!(
-            "the publisher sends {}, the m-section offers {}; offer the publisher's codec",
-            describe(std::slice::from_ref(track)),
-            section.encodings()
-        ))),
+        None => Err(section.unacceptable(Unacceptable::NotThePublishersCodec {
+            published: describe(std::slice::from_ref(track)),
+            offered: section.encodings(),
+        })),
     }
 }
 

@@ -77,14 +77,14 @@ fn source(codec: Codec, fmtp: &str) -> SourceTrack {
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, SdpError>) -> String {
     match result {
-        Err(SdpError::Unacceptable(text)) => text,
+        Err(error @ SdpError::Unacceptable { .. }) => error.to_string(),
         other => panic!("expected a 422, got {other:?}"),
     }
 }
 
 fn malformed<T: std::fmt::Debug>(result: Result<T, SdpError>) -> String {
     match result {
-        Err(SdpError::Malformed(text)) => text,
+        Err(error @ SdpError::Malformed { .. }) => error.to_string(),
         other => panic!("expected a 400, got {other:?}"),
     }
 }

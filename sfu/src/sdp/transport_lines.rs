@@ -5,6 +5,7 @@
 
 use rtc_sdp::description::common::Attribute;
 
+use super::Malformed;
 use super::offer::values;
 use super::plan::{Fingerprint, FingerprintAlgorithm, IceCredentials};
 
@@ -36,8 +37,8 @@ impl TransportLines {
     /// Reads them; fingerprints of hash functions that we do not take are left out.
     ///
     /// # Errors
-    /// A text for the client, without the value, when one breaks its grammar.
-    pub(super) fn read(attributes: &[Attribute]) -> Result<Self, String> {
+    /// [`Malformed`], without the value, when one breaks its grammar.
+    pub(super) fn read(attributes: &[Attribute]) -> Result<Self, Malformed> {
         let ufrag = values(attributes, "ice-ufrag").next();
         let pwd = values(attributes, "ice-pwd").next();
         check_ice("a=ice-ufrag", ufrag, &UFRAG_BYTES)?;
@@ -48,7 +49,7 @@ impl TransportLines {
             Some("active") => Some(Setup::Active),
             Some("passive") => Some(Setup::Passive),
             Some("holdconn") => Some(Setup::HoldConn),
-            Some(_) => return Err("a=setup is none of actpass, active, passive".into()),
+            Some(_) => return Err(Malformed::BadSetup),
         };
         let fingerprints = values(attributes, "fingerprint")
             .map(fingerprint)
@@ -64,24 +65,24 @@ impl TransportLines {
 }
 
 fn check_ice(
-    name: &str,
+    attribute: &'static str,
     value: Option<&str>,
     length: &std::ops::RangeInclusive<usize>,
-) -> Result<(), String> {
+) -> Result<(), Malformed> {
     // RFC 8839 allows letters, digits, `+` and `/`. Other printable characters do no harm, except
     // the colon that joins two fragments in USERNAME.
     let allowed = |b: u8| b.is_ascii_graphic() && b != b':';
     match value {
         Some(value) if !length.contains(&value.len()) || !value.bytes().all(allowed) => {
-            let (min, max) = (length.start(), length.end());
-            Err(format!("{name} must be {min} to {max} letters, digits, `+` or `/`"))
+            let (min, max) = (*length.start(), *length.end());
+            Err(Malformed::BadIceCredential { attribute, min, max })
         }
         _ => Ok(()),
     }
 }
 
 /// `sha-256 AB:CD:…`; Ok(None) for a hash function that we do not take.
-fn fingerprint(value: &str) -> Result<Option<Fingerprint>, String> {
+fn fingerprint(value: &str) -> Result<Option<Fingerprint>, Malformed> {
     let (name, hex) = value.split_once(' ').unwrap_or((value, ""));
     let (algorithm, length) = match name.to_ascii_lowercase().as_str() {
         "sha-256" => (FingerprintAlgorithm::Sha256, 32),
@@ -96,6 +97,6 @@ fn fingerprint(value: &str) -> Result<Option<Fingerprint>, String> {
     let digest: Option<Vec<u8>> = hex.trim().split(':').map(byte).collect();
     match digest.filter(|digest| digest.len() == length) {
         Some(digest) => Ok(Some(Fingerprint { algorithm, digest })),
-        None => Err(format!("a=fingerprint: {name} needs {length} bytes of hex with colons")),
+        None => Err(Malformed::BadFingerprint { hash: name.to_owned(), bytes: length }),
     }
 }

@@ -142,10 +142,8 @@ impl KeyframeCache {
                 begun.is_decided = true;
                 self.replaced = self.whole.replace(keyframe);
             }
-            Err(missing) => {
-                begun.missing = missing;
-                begun.is_decided = missing.is_none();
-            }
+            Err(NotCollected::Missing(ext_seq)) => begun.missing = Some(ext_seq),
+            Err(NotCollected::TooLarge) => (begun.missing, begun.is_decided) = (None, true),
         }
     }
 
@@ -195,24 +193,35 @@ impl KeyframeCache {
     }
 }
 
-/// Collects handles to all packets from the first to the last. On failure returns the first missing
-/// number, or `None` if the packets are too many or too large.
-fn collect(ring: &PacketCache, first: u64, last: u64) -> Result<Keyframe, Option<u64>> {
-    let count = last.checked_sub(first).ok_or(None)?;
+/// Reason why a keyframe cannot be kept, or not yet.
+enum NotCollected {
+    /// First packet that is missing.
+    Missing(u64),
+    /// More packets or bytes than are kept.
+    TooLarge,
+}
+
+/// Collects handles to all packets from the first to the last.
+fn collect(ring: &PacketCache, first: u64, last: u64) -> Result<Keyframe, NotCollected> {
+    let count = last.checked_sub(first).ok_or(NotCollected::TooLarge)?;
     if count >= KEYFRAME_PACKETS_MAX as u64 {
-        return Err(None);
+        return Err(NotCollected::TooLarge);
     }
     let mut bytes = 0;
     for ext_seq in first..=last {
-        let meta = ring.get(ext_seq).and_then(|packet| packet.meta()).ok_or(Some(ext_seq))?;
+        let meta = ring
+            .get(ext_seq)
+            .and_then(|packet| packet.meta())
+            .ok_or(NotCollected::Missing(ext_seq))?;
         bytes += usize::from(meta.payload_len);
     }
     if bytes > KEYFRAME_BYTES_MAX {
-        return Err(None);
+        return Err(NotCollected::TooLarge);
     }
     let packets: Vec<Arc<Packet>> =
         (first..=last).filter_map(|ext_seq| ring.get(ext_seq).cloned()).collect();
-    let arrival = packets.first().and_then(|packet| packet.meta()).ok_or(None)?.arrival;
+    let first_meta = packets.first().and_then(|packet| packet.meta());
+    let arrival = first_meta.ok_or(NotCollected::TooLarge)?.arrival;
     Ok(Keyframe { packets, first, arrival })
 }
 

@@ -1,21 +1,21 @@
-//! The dependency descriptor (AV1 RTP specification 1.0, appendix A): frames, layers and what they
-//! are built on, in a header extension that stays readable when the payload is encrypted.
+//! The dependency descriptor (AV1 RTP specification 1.0, appendix A): frames, layers and their
+//! dependencies, in a header extension that stays readable when the payload is encrypted.
 //!
 //! Owns the layout and the structure that a stream announced last, to which later descriptors
-//! refer. Never looks at a payload and never decides what is forwarded. Called for each packet
-//! that carries it by `worker/ingest.rs`, which keeps one [`DependencyReader`] for each incoming
-//! layer.
+//! refer. Never looks at a payload and never decides what is forwarded. Called by
+//! `worker/packet_inspector.rs` for each packet that carries it, with one [`DependencyReader`] for
+//! each incoming layer.
 
 use super::codec::bits::BitReader;
 use super::layer_set::{LayerSet, SPATIAL_LAYERS_MAX, TEMPORAL_LAYERS_MAX};
 
-/// Templates of one structure: the 6-bit id has no more. A structure with more is refused.
+/// Maximum templates of one structure: the 6-bit id has no more. A structure with more is refused.
 pub const TEMPLATES_MAX: usize = 64;
 
-/// Decode targets, and so chains, of one structure: the format cannot count further.
+/// Maximum decode targets, and so chains, of one structure: the format cannot count further.
 pub const DECODE_TARGETS_MAX: usize = 32;
 
-/// Layers of one stream, the places of a [`LayerSet`].
+/// Layers of one stream, the bits of a [`LayerSet`].
 const LAYERS: usize = SPATIAL_LAYERS_MAX as usize * TEMPORAL_LAYERS_MAX as usize;
 
 // First byte.
@@ -30,7 +30,7 @@ const CUSTOM_INDICATIONS: u32 = 0x04;
 const CUSTOM_DIFFS: u32 = 0x02;
 const CUSTOM_CHAINS: u32 = 0x01;
 
-/// What one descriptor says.
+/// Content of one descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptor {
     /// First packet of a frame, which is one spatial layer of a picture.
@@ -43,7 +43,7 @@ pub struct Descriptor {
     pub frame: Option<DescribedFrame>,
 }
 
-/// One frame as its template and the deviations from it tell.
+/// One frame by its template and the deviations from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DescribedFrame {
     /// The packet begins a keyframe: a structure is attached, and the frame is built on no other.
@@ -52,7 +52,7 @@ pub struct DescribedFrame {
     pub spatial_id: u8,
     /// Temporal layer, 0 to 7.
     pub temporal_id: u8,
-    /// What it is to each decode target.
+    /// Role of the frame in each decode target.
     pub indications: Indications,
     /// Layers that one may begin to receive up to with this frame, if it can be decoded. Layers
     /// that the stream does not have count as the next lower one.
@@ -62,16 +62,16 @@ pub struct DescribedFrame {
     pub resolution: Option<(u16, u16)>,
 }
 
-/// What a frame is to a decode target (AV1 RTP specification table A.1).
+/// Role of a frame in a decode target (AV1 RTP specification table A.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Indication {
-    /// Not part of it.
+    /// Not part of the decode target.
     NotPresent,
-    /// Part of it, and no other frame of it is built on this one.
+    /// Part of it, and no other frame of it depends on this one.
     Discardable,
     /// Everything later in it can be decoded if this frame can.
     Switch,
-    /// Part of it, and others may be built on this one.
+    /// Part of it, and others may depend on this one.
     Required,
 }
 
@@ -80,7 +80,7 @@ pub enum Indication {
 pub struct Indications(u64);
 
 impl Indications {
-    /// What the frame is to this decode target; not present in those past the last.
+    /// Role of the frame in this decode target; not present in those past the last.
     pub fn of(self, target: usize) -> Indication {
         if target >= DECODE_TARGETS_MAX {
             return Indication::NotPresent;
@@ -93,7 +93,7 @@ impl Indications {
         }
     }
 
-    /// Whether no frame of any decode target is built on this one.
+    /// Whether no frame of any decode target depends on this one.
     pub fn is_discardable(self) -> bool {
         // Both indications that are more have the upper bit of their pair set.
         self.0 & 0xaaaa_aaaa_aaaa_aaaa == 0
@@ -108,7 +108,7 @@ impl Indications {
     }
 }
 
-/// Reads the descriptors of one stream, in whatever order they come.
+/// Reader of the descriptors of one stream, in whatever order they come.
 #[derive(Debug, Default)]
 pub struct DependencyReader {
     structure: Option<Box<Structure>>,
@@ -119,8 +119,8 @@ pub struct DependencyReader {
 
 impl DependencyReader {
     /// Reads the descriptor of the packet with this extended sequence number. A structure in it
-    /// replaces the one before, unless the packet is an older, late one. `None` if there are not
-    /// even its mandatory fields.
+    /// replaces the one before, unless the packet is an older, late one. `None` if its mandatory
+    /// fields are cut short.
     pub fn read(&mut self, ext_seq: u64, data: &[u8]) -> Option<Descriptor> {
         let &[first, high, low, ref extended @ ..] = data else { return None };
         let mut descriptor = Descriptor {
@@ -155,23 +155,23 @@ impl DependencyReader {
         Some(descriptor)
     }
 
-    /// Whether the last structure was malformed or beyond the limits, so that its stream's
-    /// descriptors say nothing until the next one.
+    /// Whether the last structure was malformed or beyond the limits. The stream's descriptors then
+    /// describe nothing until the next one.
     pub fn is_refused(&self) -> bool {
         self.refused
     }
 }
 
-/// Adds to the frame number of a descriptor in place. Where a line goes on with another stream, its
-/// frame numbers must go on from those before: a receiver takes a keyframe with a lower one for an old
-/// one. False, and nothing changed, without the mandatory fields.
+/// Adds to the frame number of a descriptor in place. After a source switch the frame numbers must
+/// continue from those before: a receiver takes a keyframe with a lower one for an old one. Returns
+/// false, and changes nothing, without the mandatory fields.
 pub fn shift_frame_number(data: &mut [u8], by: u16) -> bool {
     let [_, high, low, ..] = data else { return false };
     [*high, *low] = u16::from_be_bytes([*high, *low]).wrapping_add(by).to_be_bytes();
     true
 }
 
-/// What a stream announces with a keyframe: its kinds of frames and its decode targets.
+/// Structure that a stream announces with a keyframe: its templates and its decode targets.
 #[derive(Debug, Clone, Copy)]
 struct Structure {
     /// Template id of the first template.
@@ -182,7 +182,7 @@ struct Structure {
     chain_count: u32,
     /// Spatial layer of each decode target.
     target_spatial: [u8; DECODE_TARGETS_MAX],
-    /// The decode target that serves each place of a [`LayerSet`], if any does.
+    /// Decode target that serves each bit of a [`LayerSet`], if there is one.
     serves: [Option<u8>; LAYERS],
     /// Size of each spatial layer.
     sizes: Option<[(u16, u16); SPATIAL_LAYERS_MAX as usize]>,
@@ -194,7 +194,7 @@ struct Template {
     temporal_id: u8,
     indications: Indications,
     opens: LayerSet,
-    /// Built on no other frame.
+    /// Whether the frame depends on no other.
     independent: bool,
 }
 
@@ -234,7 +234,7 @@ impl Structure {
         if r.flag()? {
             let mut sizes = [(0, 0); SPATIAL_LAYERS_MAX as usize];
             for size in sizes.iter_mut().take(spatial_layers) {
-                // Each is told less one; 65,536 is beyond what we can say.
+                // Each side is coded less one; 65,536 does not fit our type.
                 let mut side = || Some(r.bits(16)?.saturating_add(1).min(u16::MAX.into()) as u16);
                 *size = (side()?, side()?);
             }
@@ -243,7 +243,7 @@ impl Structure {
         Some(structure)
     }
 
-    /// `template_layers()`; how many spatial layers there are.
+    /// Reads `template_layers()` and returns the number of spatial layers.
     fn read_layers(&mut self, r: &mut BitReader<'_>) -> Option<usize> {
         let mut template = Template::default();
         loop {
@@ -263,7 +263,7 @@ impl Structure {
         }
     }
 
-    /// `template_chains()`: of chains only their number matters here, to read past them.
+    /// Reads `template_chains()`: of chains only their number is needed, to read past them.
     fn read_chains(&mut self, r: &mut BitReader<'_>) -> Option<()> {
         let targets = self.target_count as u32;
         self.chain_count = non_symmetric(r, targets + 1)?;
@@ -309,7 +309,7 @@ impl Structure {
         opens
     }
 
-    /// What follows the structure: active targets and `frame_dependency_definition()`.
+    /// Reads what follows the structure: active targets and `frame_dependency_definition()`.
     fn frame(&self, template_id: u8, flags: u32, r: &mut BitReader<'_>) -> Option<DescribedFrame> {
         let attached = flags & HAS_STRUCTURE != 0;
         let mut active = attached.then_some(u32::MAX);

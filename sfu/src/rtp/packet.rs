@@ -1,15 +1,15 @@
-//! The RTP fixed header, and what kind of packet a datagram is.
+//! The RTP fixed header, and the kind of a datagram.
 //!
-//! Owns the layout of RFC 3550 section 5.1 up to the payload. Never looks inside extension
-//! elements (`ext.rs`) or payloads (`codec/`), and never decrypts: the header is in the clear in
-//! an SRTP packet too. Called by `worker/demux` for each datagram and by `forward/` when writing.
+//! Owns the layout of RFC 3550 section 5.1 up to the payload. Never looks inside extension elements
+//! (`ext.rs`) or payloads (`codec/`), and never decrypts: the header is in the clear in an SRTP
+//! packet too. Called by `worker/dispatch.rs` for each datagram.
 
 use super::ext::{Elements, elements};
 
 /// Bytes of an RTP header without CSRCs and extension block.
 pub const RTP_HEADER_LEN: usize = 12;
 
-/// What a parsed RTP header says. A value: it holds no reference to the packet.
+/// Content of a parsed RTP header. A value: it holds no reference to the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RtpHeader {
     /// Marker bit; for video the last packet of a frame.
@@ -124,10 +124,10 @@ impl RtpHeader {
 /// Why a packet is not RTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RtpError {
-    /// It ends before the header that it announces.
+    /// The packet ends before the header that it announces.
     #[error("the RTP packet ends inside its header")]
     TooShort,
-    /// Its version field is not 2.
+    /// The version field is not 2.
     #[error("not RTP version 2")]
     BadVersion,
     /// The P bit is set, but the padding count is zero or larger than the payload.
@@ -135,7 +135,7 @@ pub enum RtpError {
     BadPadding,
 }
 
-/// What a datagram is, by its first bytes.
+/// Kind of a datagram by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PacketClass {
     /// First byte 0 to 3.
@@ -150,7 +150,7 @@ pub enum PacketClass {
     Unknown,
 }
 
-/// Tells the protocols on our one port apart (RFC 7983), and RTCP from RTP (RFC 5761 section 4).
+/// Classifies a datagram on our one port (RFC 7983), and RTCP against RTP (RFC 5761 section 4).
 pub fn classify(datagram: &[u8]) -> PacketClass {
     match datagram {
         [0..=3, ..] => PacketClass::Stun,

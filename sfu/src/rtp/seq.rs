@@ -18,7 +18,7 @@ impl SeqUnwrapper {
         Self { newest: None }
     }
 
-    /// What [`unwrap`](Self::unwrap) would return, without taking it as the reference.
+    /// Result of [`unwrap`](Self::unwrap), without taking the number as the reference.
     pub fn peek(&self, number: u16) -> u64 {
         match self.newest {
             None => (1 << 16) | u64::from(number),

@@ -1,14 +1,14 @@
-//! The answer's text: sections mirrored in order, our transport in each, candidates in the first.
+//! Text of the answer: sections mirrored in order, our transport in each, candidates in the first.
 //!
-//! Owns the rules of whip-whep C30 to C43 that hold for every answer. Chooses no codec: sections
-//! come in decided. Called by `publish.rs` and `subscribe.rs`; `rtc-sdp` prints.
+//! Owns the rules of whip-whep C30 to C43 that hold for every answer. Never chooses a codec:
+//! sections come in decided. Called by `publish.rs` and `subscribe.rs`; `rtc-sdp` prints.
 //!
-//! Choices the references leave open:
-//! - A section in which nothing flows stays in the BUNDLE group as `inactive` with port 9, since
-//!   the first section carries the transport and some answerers' peers lose it with a port of 0
-//!   (whip-whep C9, G14). Port 0 is for what is no media and for what the offerer switched off.
-//! - `a=ice-options:trickle` is there because PATCH takes candidates (whip-whep B1); `ice2` is not, since
-//!   we do follow a later USE-CANDIDATE.
+//! Choices that the references leave open:
+//! - A section without media stays in the BUNDLE group as `inactive` with port 9. The first
+//!   section carries the transport, and some peers lose it with a port of 0 (whip-whep C9, G14).
+//!   Port 0 is for sections that are not media, and for those that the offerer disabled.
+//! - `a=ice-options:trickle` is there because PATCH takes candidates (whip-whep B1). `ice2` is
+//!   not, since we do follow a later USE-CANDIDATE.
 //! - Rejected sections carry ufrag, password and fingerprint too: GStreamer 1.22 refuses the
 //!   answer otherwise.
 
@@ -27,7 +27,7 @@ use super::{SdpError, remote};
 /// `a=ice-options` of answers and of ICE restarts, which must agree (whip-whep B6).
 pub(super) const ICE_OPTIONS: &str = "trickle";
 
-/// What the answer says about one offered section.
+/// Answer to one offered section.
 pub(super) enum Reply<'o> {
     /// Port 0.
     Rejected,
@@ -35,7 +35,7 @@ pub(super) enum Reply<'o> {
     Accepted(Accepted<'o>),
 }
 
-/// The decided parts of an accepted section.
+/// Content of an accepted section.
 pub(super) struct Accepted<'o> {
     /// `recvonly`, `sendonly` or `inactive`.
     pub(super) direction: Direction,
@@ -48,8 +48,8 @@ pub(super) struct Accepted<'o> {
 }
 
 impl<'o> Reply<'o> {
-    /// Keeps a section in which nothing will flow. It still names a codec, as every accepted
-    /// section must; without any it is rejected.
+    /// Keeps a section without media. It still names a codec, as every accepted section must;
+    /// without any it is rejected.
     pub(super) fn idle(section: &'o Section) -> Self {
         match CodecChoice::all(&section.payloads).next() {
             None => Self::Rejected,
@@ -63,7 +63,7 @@ impl<'o> Reply<'o> {
     }
 }
 
-/// Settles the transport and prints the answer; `replies` has one entry per offered section.
+/// Decides the transport and prints the answer; `replies` has one entry per offered section.
 ///
 /// # Errors
 /// [`SdpError::Unacceptable`] as in `remote.rs`.

@@ -1,8 +1,8 @@
 //! PATCH bodies (`application/trickle-ice-sdpfrag`, RFC 8840 section 9): trickle and ICE restart.
 //!
-//! Owns the fragment grammar, read leniently (whip-whep B8, B13 to B15). Decides nothing: whether
-//! the credentials mean a restart is the session's matter (whip-whep B5). Remote candidates are counted and
-//! otherwise ignored, never resolved: as an ICE-lite agent we learn the peer's address from its
+//! Owns the fragment grammar, read leniently (whip-whep B8, B13 to B15). Never decides: whether the
+//! credentials mean a restart is up to the session (whip-whep B5). Remote candidates are counted
+//! and otherwise ignored, never resolved: as an ICE-lite agent we learn the peer's address from its
 //! checks. Called by the `Sfu` handle.
 
 use rtc_sdp::description::common::Attribute;
@@ -11,12 +11,12 @@ use super::plan::{IceCredentials, LocalTransport};
 use super::transport_lines::TransportLines;
 use super::{Location, SdpError, answer, scan};
 
-/// What a PATCH body said.
+/// Content of a PATCH body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fragment {
     /// The first user fragment and password, if both are there.
     pub ice: Option<IceCredentials>,
-    /// How many `a=candidate` lines came with it.
+    /// Number of `a=candidate` lines.
     pub candidates: usize,
 }
 
@@ -42,8 +42,8 @@ pub fn parse(bytes: &[u8]) -> Result<Fragment, SdpError> {
     Ok(Fragment { ice, candidates })
 }
 
-/// The body of a 200 for an ICE restart: our new credentials and one candidate, the best. Some
-/// players join several candidates into one broken line (whip-whep B7).
+/// Body of a 200 for an ICE restart: our new credentials and one candidate, the best. Some players
+/// join several candidates into one broken line (whip-whep B7).
 pub fn render(local: &LocalTransport) -> String {
     let candidate = local.candidates.first().map(|address| answer::candidate(0, *address));
     let candidate = candidate.map(|line| format!("a=candidate:{line}\r\n")).unwrap_or_default();

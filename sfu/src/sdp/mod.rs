@@ -1,12 +1,13 @@
-//! Signalling text: a bounded offer in, a plan for the worker and an answer out.
+//! SDP: a bounded offer in, a plan for the worker and an answer out.
 //!
 //! Pure: no clock, no socket, no randomness (ids and SSRCs come in as arguments). The worker reads
 //! plans, never SDP. Rules: docs/rules/whip-whep.md, sections C, D and G.
 //!
-//! The road of one POST: `scan.rs` (limits, before any parser) → `offer.rs` (what was said, with
-//! `payload.rs`, `exts.rs`, `simulcast.rs`) → `publish.rs` or `subscribe.rs` (what we agree to,
-//! with `remote.rs` for the transport and `matching.rs` for codecs) → `answer.rs` (the text).
-//! A PATCH body goes through [`fragment`]. `rtc-sdp` splits and prints lines; every rule is ours.
+//! A POST passes `scan.rs` (limits, before any parser) → `offer.rs` (the content, with
+//! `payload.rs`, `exts.rs`, `simulcast.rs`, `transport_lines.rs`) → `publish.rs` or `subscribe.rs`
+//! (what is accepted, with `remote.rs` for the transport and `matching.rs` for codecs) →
+//! `answer.rs` (the text). A PATCH body goes through [`fragment`]. Refusals are in `error.rs`.
+//! `rtc-sdp` splits and prints lines; every rule is ours.
 
 mod answer;
 mod error;

@@ -1,11 +1,11 @@
-//! The offer as it was written: sections, their attributes, nothing decided.
+//! The offer as it was written: sections and their attributes, without decisions.
 //!
 //! Owns reading. Malformed text is refused here (400); what is legal and cannot be served is
 //! refused by `publish.rs`, `subscribe.rs` and `remote.rs` (422). Those three read the fields;
 //! `answer.rs` mirrors the sections.
 //!
-//! `rtc-sdp` splits the text after `scan.rs` has bounded it. It takes every client's offer we
-//! have; of legal SDP it refuses only an `o=` session id past 64 bits, which no client sends.
+//! `rtc-sdp` splits the text after `scan.rs` has bounded it. It takes every client's offer that we
+//! have. Of legal SDP it refuses only an `o=` session id past 64 bits, which no client sends.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,11 +25,11 @@ use super::{Location, Malformed, SdpError, Unacceptable, scan};
 use crate::codec::MediaKind;
 use crate::ids::Role;
 
-/// Longest `a=mid` in bytes; a longer one refuses the offer. Those above 16 are served without
+/// Longest `a=mid` in bytes; a longer one refuses the offer. A mid above 16 bytes is served without
 /// the mid header extension.
 const MID_BYTES_MAX: usize = 64;
 
-/// A parsed offer. Its text never shows in `Debug`: it holds the peer's password.
+/// Parsed offer. Its text never shows in `Debug`: it holds the peer's password.
 pub struct Offer {
     /// All m-sections in order.
     pub(super) sections: Vec<Section>,
@@ -48,7 +48,7 @@ impl fmt::Debug for Offer {
 }
 
 impl Offer {
-    /// The position of the m-line with this mid, from 0.
+    /// Position of the m-line with this mid, from 0.
     pub fn m_line(&self, mid: &str) -> Option<usize> {
         self.sections.iter().position(|section| section.mid_or_index() == mid)
     }
@@ -85,7 +85,7 @@ impl Offer {
 
 /// One m-section.
 pub(super) struct Section {
-    /// Its place in the offer, from 0.
+    /// Position in the offer, from 0.
     index: usize,
     /// The first word of the `m=` line.
     pub(super) media: String,
@@ -97,7 +97,7 @@ pub(super) struct Section {
     pub(super) formats: Vec<String>,
     /// `a=mid`
     pub(super) mid: Option<String>,
-    /// Port 0 without `a=bundle-only`: switched off by the offerer (whip-whep C1).
+    /// Port 0 without `a=bundle-only`: disabled by the offerer (whip-whep C1).
     disabled: bool,
     /// Direction, with the session-level default.
     direction: Direction,
@@ -121,12 +121,12 @@ pub(super) struct Section {
     pub(super) ssrcs: Vec<DeclaredSsrc>,
 }
 
-/// What a session of some role does with a section.
+/// Use of a section by a session of one role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
-    /// Port 0 in the answer: not media, or switched off.
+    /// Port 0 in the answer: not media, or disabled.
     Reject,
-    /// Kept, but nothing flows: it asks for a direction that this session does not have.
+    /// Kept without media: the section has a direction that this session does not have.
     Idle(MediaKind),
     /// Media flows.
     Live(MediaKind),
@@ -183,11 +183,12 @@ impl Section {
         Ok(section)
     }
 
-    /// What to do with this section, before any codec is looked at.
+    /// Use of this section, before any codec is looked at.
     ///
     /// # Errors
-    /// [`SdpError::Unacceptable`] for media over anything but DTLS-SRTP (whip-whep C22), and for
-    /// a publisher's media that is neither audio nor video (whip-whep C24). Data channels are not media.
+    /// [`SdpError::Unacceptable`] for media over anything but DTLS-SRTP (whip-whep C22), and for a
+    /// publisher's media that is neither audio nor video (whip-whep C24). Data channels are not
+    /// media.
     pub(super) fn intent(&self, role: Role) -> Result<Intent, SdpError> {
         let kind = match self.kind {
             _ if self.disabled => return Ok(Intent::Reject),
@@ -251,10 +252,10 @@ impl fmt::Display for Section {
     }
 }
 
-/// Names the line at which `rtc-sdp` stopped reading. Its own error text is not shown: it may
+/// Error for the line at which `rtc-sdp` stopped reading. Its own error text is not shown: it may
 /// quote the line.
 fn malformed_line(text: &str, position: u64) -> SdpError {
-    // It stops inside the bad line, or right behind its line end.
+    // The reader stops inside the bad line, or right behind its line end.
     let read = usize::try_from(position).unwrap_or(usize::MAX).saturating_sub(1);
     let before = text.bytes().take(read).filter(|byte| *byte == b'\n').count();
     let kind: String =
@@ -267,7 +268,7 @@ fn has(attributes: &[Attribute], key: &str) -> bool {
     attributes.iter().any(|attribute| attribute.key == key)
 }
 
-/// The values of every attribute of that name.
+/// Values of every attribute of that name.
 pub(super) fn values<'a>(
     attributes: &'a [Attribute],
     key: &'static str,

@@ -1,6 +1,6 @@
-//! WHIP: which codec, layers and extensions of each offered section we take.
+//! WHIP: which codec, layers and extensions of each offered section are accepted.
 //!
-//! Owns the choice for publishers (whip-whep C20, C24, D1 to D3, G1). Called by the `Sfu` handle
+//! Owns the choice for publishers (whip-whep C20, C24, D1 to D3, G1). Called by the control plane
 //! for each POST; the worker reads the plan. Next: `answer.rs` for the text.
 
 use rtc_sdp::direction::Direction;
@@ -86,7 +86,7 @@ fn take(section: &Section, kind: MediaKind) -> Result<(PublishTrack, Accepted<'_
     Ok((track, reply))
 }
 
-/// The 422 for a section in which we know no codec.
+/// Refusal of a section without a codec that is forwarded.
 pub(super) fn no_common_codec(section: &Section, kind: MediaKind) -> SdpError {
     section.unacceptable(Unacceptable::NoCommonCodec { offered: section.encodings(), kind })
 }

@@ -9,8 +9,8 @@ use super::plan::{DtlsRole, IceCredentials, RemoteTransport};
 use super::transport_lines::Setup;
 use super::{SdpError, Unacceptable};
 
-/// The sections that travel together, in the order of the BUNDLE group: the first of them owns
-/// the transport (RFC 9143 section 7.3).
+/// Sections of one transport, in the order of the BUNDLE group: the first of them owns the
+/// transport (RFC 9143 section 7.3).
 ///
 /// # Errors
 /// [`SdpError::Unacceptable`] when two or more sections are not in one group (whip-whep C21), or
@@ -47,13 +47,15 @@ pub(super) fn bundle<'o>(
     }
 }
 
-/// The peer's transport, from the first bundled section that says it, or session-wide.
+/// The peer's transport, from the first bundled section that has each attribute, or from the
+/// session.
 ///
 /// # Errors
-/// [`SdpError::Unacceptable`] naming what is missing (whip-whep C22), or a `holdconn` (whip-whep C2).
+/// [`SdpError::Unacceptable`] naming what is missing (whip-whep C22), or a `holdconn` (whip-whep
+/// C2).
 pub(super) fn transport(offer: &Offer, bundled: &[&Section]) -> Result<RemoteTransport, SdpError> {
     let missing = |what| Unacceptable::Missing(what).whole();
-    // A section's own line wins over the session's; a later section only helps out.
+    // A section's own line takes precedence over the session's; a later section only fills gaps.
     let levels = || bundled.iter().flat_map(|section| [&section.transport, &offer.transport]);
     let ufrag = levels().find_map(|lines| lines.ufrag.clone());
     let pwd = levels().find_map(|lines| lines.pwd.clone());

@@ -1,28 +1,28 @@
-//! The gate before any parser: size, characters, and how many of each thing.
+//! Limits that hold before any parser runs: size, characters, and counts.
 //!
-//! Owns every number of quality B2's SDP row that can be checked by walking lines once. Knows no
-//! meaning. Called by `offer.rs` and `fragment.rs`; the text it returns is safe to hand to
-//! `rtc-sdp`: each non-empty line is `x=…`, printable, and nothing is more numerous than we allow.
+//! Owns every number of quality B2's SDP row that can be checked in one pass over the lines. Knows
+//! no meaning. Called by `offer.rs` and `fragment.rs`. The text it returns is safe to hand to
+//! `rtc-sdp`: each non-empty line is `x=…`, printable, and nothing is more numerous than allowed.
 
 use super::{Location, Malformed, SdpError};
 
-/// Longest offer or fragment in bytes; longer ones are refused unread.
+/// Longest offer or fragment in bytes; a longer one is refused unread.
 pub(super) const BYTES_MAX: usize = 64 * 1024;
-/// Most lines in one body; the body is refused at the first line past it.
+/// Maximum lines in one body; the body is refused at the first line past it.
 pub(super) const LINES_MAX: usize = 2_000;
 /// Longest line in bytes without its line end; a longer one refuses the body.
 pub(super) const LINE_BYTES_MAX: usize = 4 * 1024;
-/// Most `m=` lines; one more refuses the body.
+/// Maximum `m=` lines; one more refuses the body.
 pub(super) const MEDIA_LINES_MAX: usize = 64;
-/// Most `a=candidate` lines in the whole body; one more refuses it.
+/// Maximum `a=candidate` lines in the whole body; one more refuses it.
 pub(super) const CANDIDATES_MAX: usize = 128;
-/// Most payload types on one `m=` line; one more refuses the body.
+/// Maximum payload types on one `m=` line; one more refuses the body.
 pub(super) const PAYLOAD_TYPES_MAX: usize = 64;
-/// Most `a=extmap` lines in one m-section (or before the first); one more refuses the body.
+/// Maximum `a=extmap` lines in one m-section (or before the first); one more refuses the body.
 pub(super) const EXTENSIONS_MAX: usize = 32;
-/// Most different SSRCs in one m-section; one more refuses the body.
+/// Maximum different SSRCs in one m-section; one more refuses the body.
 pub(super) const SSRCS_MAX: usize = 32;
-/// Most `a=rid` lines in one m-section; one more refuses the body.
+/// Maximum `a=rid` lines in one m-section; one more refuses the body.
 pub(super) const RIDS_MAX: usize = 8;
 
 /// Checks a body once, line by line, and returns it as text.
@@ -46,7 +46,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<&str, SdpError> {
     Ok(text)
 }
 
-/// What was counted so far: in the whole body, and in the current m-section.
+/// Counts so far: in the whole body, and in the current m-section.
 #[derive(Default)]
 struct Counts<'a> {
     any_line: bool,
@@ -89,7 +89,7 @@ impl<'a> Counts<'a> {
         self.extensions = 0;
         self.rids = 0;
         self.ssrcs.clear();
-        // Kind, port and protocol stand before the payload types.
+        // Kind, port and protocol come before the payload types.
         limit(media.split_whitespace().skip(3).count(), PAYLOAD_TYPES_MAX, "payload types")
     }
 
@@ -131,7 +131,7 @@ mod tests {
     const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n";
     const MEDIA: &str = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n";
 
-    /// One named limit: `build(n)` makes a body with n of the thing.
+    /// Checks one named limit: `build(n)` makes a body with n of the thing.
     fn at_and_past(max: usize, word: &str, build: impl Fn(usize) -> String) {
         let at = build(max);
         assert_eq!(scan(at.as_bytes()), Ok(at.as_str()), "{word}: at the limit");

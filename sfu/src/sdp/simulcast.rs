@@ -1,8 +1,7 @@
 //! `a=rid` and `a=simulcast` of one m-section: what the publisher can send, and our `recv` lines.
 //!
-//! Owns RFC 8853 and RFC 8851 as far as an offer of `send` streams needs them (whip-whep D1 to
-//! D4). Does not rank layers: which one is large is measured later. Called by `offer.rs` and
-//! `publish.rs`.
+//! Owns RFC 8853 and RFC 8851 as far as an offer of `send` streams needs them (whip-whep D1 to D4).
+//! Never ranks layers: their bitrates are measured later. Called by `offer.rs` and `publish.rs`.
 
 use rtc_sdp::description::common::Attribute;
 
@@ -43,7 +42,7 @@ pub(super) fn parse(attributes: &[Attribute]) -> Result<Vec<Vec<OfferedLayer>>, 
         if rids.iter().any(|(seen, _)| *seen == rid) {
             return Err(Malformed::RepeatedRid(rid.to_owned()));
         }
-        // A rid that we would have to send is remembered with nothing and joins no stream.
+        // A rid that we would have to send is left out and joins no stream.
         let (direction, restrictions) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
         if direction == "send" {
             rids.push((rid, restrictions.trim()));
@@ -100,8 +99,8 @@ fn check_rid(rid: &str) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The layers we take when the codec is `pt`: of each stream the first alternative that may use
-/// it, in offered order.
+/// Layers that are accepted when the codec is `pt`: of each stream the first alternative that may
+/// use it, in offered order.
 pub(super) fn choose(streams: &[Vec<OfferedLayer>], pt: u8) -> Vec<&OfferedLayer> {
     streams.iter().filter_map(|layers| layers.iter().find(|layer| layer.allows(pt))).collect()
 }

@@ -1,7 +1,7 @@
-//! WHEP: which published track goes onto which offered section, and in which codecs.
+//! WHEP: which published track is sent on which offered section, and in which codecs.
 //!
-//! Owns the choice for viewers (whip-whep C20, C38, G3 to G6, G14, G15). Called by the `Sfu`
-//! handle for each POST; the worker reads the plan. Next: `matching.rs` for the ranks, `answer.rs`
+//! Owns the choice for viewers (whip-whep C20, C38, G3 to G6, G14, G15). Called by the control
+//! plane for each POST; the worker reads the plan. Next: `matching.rs` for the ranks, `answer.rs`
 //! for the text.
 
 use rtc_sdp::direction::Direction;
@@ -18,12 +18,12 @@ use super::{SdpError, Unacceptable, exts};
 use crate::codec::MediaKind;
 use crate::ids::Role;
 
-/// What a viewer's answer needs beside the offer.
+/// Input of a viewer's answer beside the offer.
 pub struct SubscribeOptions<'a> {
     /// The published tracks; None while there is no publisher: then every common codec is
     /// answered, and the worker picks among them later (whip-whep G6).
     pub source: Option<&'a [SourceTrack]>,
-    /// Gives a fresh random SSRC at each call, different from all before.
+    /// Source of random SSRCs, different at each call.
     pub ssrc_base: &'a mut dyn FnMut() -> u32,
     /// The id of the one MediaStream, also the CNAME: 1 to 64 token characters.
     pub msid: &'a str,

@@ -23,8 +23,8 @@ pub(super) enum Setup {
     HoldConn,
 }
 
-/// The transport attributes at one level, session or section (whip-whep C3). Has no `Debug`: it
-/// holds a password.
+/// Transport attributes at one level, session or section (whip-whep C3). Has no `Debug`: it holds a
+/// password.
 #[derive(Default)]
 pub(super) struct TransportLines {
     pub(super) ufrag: Option<String>,
@@ -34,7 +34,7 @@ pub(super) struct TransportLines {
 }
 
 impl TransportLines {
-    /// Reads them; fingerprints of hash functions that we do not take are left out.
+    /// Reads the attributes; fingerprints of other hash functions than ours are left out.
     ///
     /// # Errors
     /// [`Malformed`], without the value, when one breaks its grammar.
@@ -58,7 +58,7 @@ impl TransportLines {
         Ok(Self { ufrag: ufrag.map(Into::into), pwd: pwd.map(Into::into), setup, fingerprints })
     }
 
-    /// Both credentials, if both are here.
+    /// ICE credentials, if both are present.
     pub(super) fn ice(&self) -> Option<IceCredentials> {
         Some(IceCredentials { ufrag: self.ufrag.clone()?, pwd: self.pwd.clone()? })
     }

@@ -1,6 +1,6 @@
 //! H.264 payloads (RFC 6184): single NAL unit, STAP-A and FU-A; and the size in an SPS.
 //!
-//! Everything passes untouched (whip-whep G16); this only says where a keyframe begins. Access
+//! Everything passes unchanged (whip-whep G16); this only finds where a keyframe begins. Access
 //! units are not marked in a payload, so `starts_frame` stays false.
 
 use super::FrameInfo;
@@ -14,7 +14,7 @@ const SPS: u8 = 7;
 const STAP_A: u8 = 24;
 const FU_A: u8 = 28;
 
-/// `nal_ref_idc`, 0 where no other picture is built on this one.
+/// Mask of `nal_ref_idc`, which is 0 where no other picture depends on this one.
 const REF_IDC: u8 = 0x60;
 
 /// The S bit of a FU-A header.
@@ -47,7 +47,8 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
     }
 }
 
-/// What one NAL unit says, `body` being the bytes behind its header (perhaps only the first).
+/// Frame information of one NAL unit; `body` are the bytes behind its header, perhaps only the
+/// first.
 fn nal_unit(header: u8, body: &[u8]) -> FrameInfo {
     let unit_type = header & 0x1f;
     FrameInfo {

@@ -46,7 +46,8 @@ fn unit_type(first: u8) -> u8 {
     first >> 1 & 0x3f
 }
 
-/// What one NAL unit says, `body` being the bytes behind its header (perhaps only the first).
+/// Frame information of one NAL unit; `body` are the bytes behind its header, perhaps only the
+/// first.
 fn nal_unit(unit_type: u8, body: &[u8]) -> FrameInfo {
     FrameInfo {
         keyframe: matches!(unit_type, VPS | SPS | FIRST_IRAP..=LAST_IRAP),

@@ -22,17 +22,17 @@ const LARGE_DELTA: u16 = 2;
 /// A received feedback packet, checked as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TwccFeedback<'a> {
-    /// Who reports.
+    /// SSRC of the reporter.
     pub sender_ssrc: u32,
     /// One of the sources reported on; feedback is for all of them.
     pub media_ssrc: u32,
     /// Transport-wide sequence number of the first status.
     pub base_seq: u16,
-    /// How many statuses follow, up to 65,535.
+    /// Number of statuses, up to 65,535.
     pub status_count: u16,
     /// Time base of the arrivals in units of 64 ms, 24 bits signed; wraps after 12 days.
     pub reference_time: i32,
-    /// Counts feedback packets, so that lost ones show; wraps.
+    /// Count of feedback packets, so that lost ones show; wraps.
     pub feedback_count: u8,
     chunks: &'a [u8],
     deltas: &'a [u8],
@@ -209,7 +209,7 @@ pub(super) fn write_body(
     Some(())
 }
 
-/// How one packet is reported.
+/// Status of one packet.
 #[derive(Clone, Copy)]
 enum Status {
     NotReceived,
@@ -227,7 +227,7 @@ impl Status {
     }
 }
 
-/// Walks arrivals as statuses; an item is `None` when the delta cannot be said in 16 bits.
+/// Iterator over arrivals as statuses; an item is `None` when the delta does not fit 16 bits.
 #[derive(Clone, Copy)]
 struct Statuses<'a> {
     arrivals: &'a [Option<i64>],

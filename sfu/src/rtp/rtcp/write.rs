@@ -1,6 +1,6 @@
-//! Writes our RTCP packets back to back into one buffer, ready for SRTCP.
+//! Writer of our RTCP packets, back to back in one buffer, ready for SRTCP.
 //!
-//! Owns framing and padding. Never decides what to say. A compound starts with a report and an
+//! Owns framing and padding. Never decides what to send. A compound starts with a report and an
 //! SDES CNAME (RFC 3550 section 6.1) unless the peer takes reduced size; that order is the
 //! caller's.
 
@@ -18,7 +18,7 @@ const HEADER_LEN: usize = 4;
 /// SDES item type CNAME (RFC 3550 section 6.5.1).
 const SDES_CNAME: u8 = 1;
 
-/// What a sender report of ours says, without its report blocks.
+/// Content of a sender report of ours, without its report blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SenderReportOut {
     /// The source that this is about.
@@ -33,8 +33,8 @@ pub struct SenderReportOut {
     pub octets: u32,
 }
 
-/// Appends RTCP packets to a caller's buffer. Each verb returns false and appends nothing if its
-/// packet does not fit or cannot be said; what was appended before stays valid.
+/// Writer that appends RTCP packets to a caller's buffer. Each method returns false and appends
+/// nothing if its packet does not fit or has no valid form; packets before it stay valid.
 #[derive(Debug)]
 pub struct RtcpWriter<'a> {
     buf: &'a mut [u8],

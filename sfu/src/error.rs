@@ -88,7 +88,7 @@ reasons! {
         /// A layer that this viewer is not subscribed to.
         LayerNotSelected => "layer_not_selected",
         /// A frame above the temporal layer that this viewer limited itself to.
-        LayerFiltered => "layer_thinned",
+        LayerFiltered => "layer_filtered",
         /// The viewer has no payload type for the publisher's codec.
         CodecNotNegotiated => "codec_not_negotiated",
         /// The viewer is not connected yet.
@@ -148,7 +148,7 @@ reasons! {
         /// A panic outside any session, our bug; it ended all sessions of one worker.
         WorkerLost => "worker_lost",
         /// Evicted before it was connected, to make room for a client of another network.
-        Refused => "refused",
+        Evicted => "evicted",
     }
 }
 

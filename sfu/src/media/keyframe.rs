@@ -272,14 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn a_keyframe_is_whole_when_its_last_missing_packet_came() {
+    fn keyframe_is_complete_when_its_last_missing_packet_comes() {
         let mut layer = Layer::new();
         layer.feed(&[(100, 9, true, false), (102, 9, false, true)]);
         assert_eq!((layer.cache.begins(), layer.whole()), (Some(100), None));
         layer.feed(&[(103, 12, false, true), (101, 9, false, false)]);
         assert_eq!(layer.whole(), Some((100, 103)));
         assert_eq!(layer.cache.whole().map(Keyframe::bytes), Some(3_000));
-        // The next one has a hole: the old picture stays, but the new group has begun.
+        // The next one has a gap: the old picture stays, but the new group has begun.
         layer.feed(&[(110, 20, true, false), (112, 20, false, true), (113, 23, false, true)]);
         assert_eq!((layer.cache.begins(), layer.whole()), (Some(110), Some((100, 103))));
     }
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn it_outlives_the_ring_but_not_for_ever() {
+    fn keyframe_outlives_the_packet_cache_up_to_its_age_limit() {
         let mut layer = Layer::new();
         layer.feed(&[(100, 9, true, true)]);
         layer.now += Duration::from_secs(4);

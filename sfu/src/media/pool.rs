@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_that_someone_reads_is_not_handed_out_again() {
+    fn buffer_that_is_still_read_is_not_handed_out_again() {
         let mut pool = PacketPool::new(2);
         let first = pool.take(1200).unwrap();
         let reader = Arc::clone(&first);

@@ -101,7 +101,7 @@ mod tests {
 
     // quality B4 item 12
     #[test]
-    fn a_jump_continues_where_time_was_and_late_packets_keep_theirs() {
+    fn timestamps_continue_over_a_jump_and_late_packets_keep_the_old_offset() {
         let start = Instant::now();
         for jump in [1 << 31, 0x4000_0000, 0xC000_0000, RATE * 20, 0u32.wrapping_sub(RATE * 20)] {
             let mut line = Timeline::default();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_and_a_stall_that_catches_up_are_no_jumps() {
+    fn pause_and_stalled_uplink_are_no_jumps() {
         let start = Instant::now();
         let mut line = Timeline::default();
         line.on_packet(start, 1, 0, RATE);

@@ -246,7 +246,7 @@ impl Sfu {
 
     async fn admit(&self, Admitted { created, evicted }: Admitted) -> Created {
         if let Some(evicted) = evicted {
-            self.control.close(evicted, CloseReason::Refused).await;
+            self.control.close(evicted, CloseReason::Evicted).await;
         }
         created
     }

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn young_layer_is_not_dear() {
+    fn young_layer_is_not_costly() {
         let start = Instant::now();
         let mut cost = KeyframeCost::default();
         play(&mut cost, start, 15, 1);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dear_is_forgotten() {
+    fn cost_is_forgotten_after_two_halves() {
         let start = Instant::now();
         let mut cost = KeyframeCost::default();
         play(&mut cost, start, 16, 2);

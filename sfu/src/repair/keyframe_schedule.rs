@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_made_the_period_known_is_explained_by_it() {
+    fn keyframe_that_completes_the_period_counts_as_scheduled() {
         let start = Instant::now();
         let mut known = schedule(start, &[0, 2_000, 4_000]);
         known.on_keyframe(start + 6_000 * MS, KeyframeCause::Uncertain(300 * MS));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn schedule_explains_what_comes_in_time_and_nothing_else() {
+    fn keyframe_in_time_counts_as_scheduled_and_no_other() {
         let start = Instant::now();
         let known = schedule(start, &[0, 2_000, 4_000, 6_000]);
         let explains = |ms: u32| known.is_scheduled(start + ms * MS);

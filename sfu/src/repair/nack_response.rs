@@ -96,7 +96,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn twenty_wasted_requests_on_three_occasions_are_enough() {
+    fn twenty_unanswered_requests_in_three_loss_episodes_are_enough() {
         let start = Instant::now();
         let mut answers = NackResponse::default();
         for _ in 0..100 {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_starts_the_count_anew_and_takes_the_verdict_back() {
+    fn retransmission_resets_the_count_and_revokes_ignored() {
         let start = Instant::now();
         let mut answers = NackResponse::default();
         let give_up = |answers: &mut NackResponse, from: u32, times: u32| {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn layer_that_answered_before_has_twice_the_patience() {
+    fn layer_that_answered_before_is_ignored_after_twice_the_requests() {
         let start = Instant::now();
         let mut answers = NackResponse::default();
         for _ in 0..10 {

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_packet_comes_back_with_the_next() {
+    fn one_lost_packet_is_recovered_from_the_next() {
         let mut line = line(10, 9_600);
         assert_eq!(back(&mut line, 11, 10_560, &[960]), [], "nothing is missing");
         assert_eq!(back(&mut line, 13, 12_480, &[960]), [(12, 11_520, 1)]);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_lost_packets_the_one_comes_back_that_is_there() {
+    fn of_two_lost_packets_the_contained_one_is_recovered() {
         let mut line = line(10, 9_600);
         assert_eq!(back(&mut line, 13, 12_480, &[960]), [(12, 11_520, 1)]);
         assert_eq!(back(&mut line, 16, 15_360, &[1_920, 960]), [(14, 13_440, 2), (15, 14_400, 1)]);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_are_told_by_the_count_alone() {
+    fn dtx_pauses_are_resolved_by_the_block_count_alone() {
         // DTX: 400 ms after the packet before, and the lost packet 20 ms before this one.
         let mut line = line(10, 9_600);
         let now = 9_600 + 19_200;
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_before_the_newest_or_after_the_packet_is_nobodys() {
+    fn blocks_before_the_newest_or_after_the_packet_recover_nothing() {
         let mut first = line(10, 9_600);
         assert_eq!(back(&mut first, 12, 11_520, &[1_920]), [], "the newest itself");
         let mut first = line(10, 9_600);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_blocks_and_packets_without_red_bring_nothing() {
+    fn empty_blocks_and_packets_without_red_recover_nothing() {
         let mut line = line(10, 9_600);
         let empty = [0xef, 0x0f, 0x00, 0, 111, 9];
         assert_eq!(line.on_packet(12, 11_520, Some(&empty)), [None; RECOVERED_MAX]);
@@ -171,7 +171,7 @@ mod tests {
         /// and this one. Blocks may come in any order and repeat; the worker takes each number
         /// once.
         #[test]
-        fn only_what_is_missing_comes_back(
+        fn only_missing_packets_are_recovered(
             steps in proptest::collection::vec(
                 (0u64..14, 0u32..20_000, proptest::collection::vec(0u32..1 << 14, 0..12)), 1..60),
         ) {

@@ -115,7 +115,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn answer_takes_a_verdict_back() {
+    fn answer_revokes_ignored() {
         let mut answers = ResponseStats::default();
         assert_eq!((answers.responsiveness().label(), answers.median_time()), ("unknown", None));
         answers.on_requested();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn trust_needs_three_answers_and_no_majority_of_silences() {
+    fn trust_needs_three_answers_and_no_majority_of_missing_ones() {
         let mut answers = ResponseStats::default();
         for _ in 0..TRUSTED_AFTER - 1 {
             answers.on_answer(MS);

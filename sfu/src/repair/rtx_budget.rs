@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn honest_loss_is_repaired_and_a_viewer_that_asks_for_all_gets_its_share() {
+    fn real_loss_is_repaired_and_a_viewer_that_requests_all_gets_its_share() {
         for (percent, least, most) in [(5, 300, 300), (11, 660, 660), (100, 1_500, 1_900)] {
             let now = Instant::now();
             let repeated = play(&mut RtxBudget::new(now), now, &mut 0, 60_000, percent);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_half_a_second_is_repaired_at_once_and_no_longer_one() {
+    fn burst_of_half_a_second_is_repaired_at_once_and_a_longer_one_is_not() {
         let now = Instant::now();
         let (mut budget, mut total) = (RtxBudget::new(now), 0);
         play(&mut budget, now, &mut total, 10_000, 0);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_packets_of_a_line_are_repaired() {
+    fn first_packets_of_a_track_are_repaired() {
         let now = Instant::now();
         let mut budget = RtxBudget::new(now);
         let most = RTX_FREE_BYTES.div_ceil(PACKET);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn media_of_a_long_time_ago_gives_no_credit() {
+    fn old_media_gives_no_budget() {
         let now = Instant::now();
         let mut budget = RtxBudget::new(now);
         budget.on_media(now + 100 * MS, 100_000_000);
@@ -171,7 +171,7 @@ mod tests {
         /// Whatever is requested and when: over the whole time no more than the share, the free
         /// bytes of each window, and the packet that exceeded it.
         #[test]
-        fn share_holds_whatever_is_asked_for(
+        fn share_holds_whatever_is_requested(
             steps in proptest::collection::vec((0u64..900, 0u64..60_000, 0usize..40), 1..200),
         ) {
             let start = Instant::now();
@@ -197,7 +197,7 @@ mod tests {
 
     /// As `worker/subscriber.rs` does: it reports the bytes sent so far before the first packet.
     #[test]
-    fn a_wait_before_the_first_keyframe_takes_nothing_from_its_repeats() {
+    fn wait_before_the_first_keyframe_does_not_reduce_its_retransmissions() {
         let repeats = |wait: Duration| {
             let start = Instant::now();
             let (mut budget, now, total) = (RtxBudget::new(start), start + wait, 165_000);

@@ -57,7 +57,7 @@ pub struct DescribedFrame {
     /// Layers that one may begin to receive up to with this frame, if it can be decoded. Layers
     /// that the stream does not have count as the next lower one.
     pub opens: LayerSet,
-    /// Largest size in pixels among the active decode targets; only told where a structure is
+    /// Largest size in pixels among the active decode targets; only known where a structure is
     /// attached or the active targets change.
     pub resolution: Option<(u16, u16)>,
 }

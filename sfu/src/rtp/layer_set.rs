@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_layer_has_its_place_and_those_past_the_end_share_the_last() {
+    fn each_layer_has_its_bit_and_those_past_the_end_share_the_last() {
         let mut all = LayerSet::default();
         for spatial in 0..SPATIAL_LAYERS_MAX {
             for temporal in 0..TEMPORAL_LAYERS_MAX {

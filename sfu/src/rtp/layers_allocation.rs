@@ -27,9 +27,9 @@ pub struct AllocatedLayer {
     /// Target in kbit/s up to each temporal layer, with everything it is built on; zero in those
     /// past the last.
     pub kbps: [u32; TEMPORAL_MAX],
-    /// Width and height in pixels, if told.
+    /// Width and height in pixels, if signalled.
     pub size: Option<(u16, u16)>,
-    /// Highest frame rate in frames per second, if told.
+    /// Highest frame rate in frames per second, if signalled.
     pub fps: Option<u8>,
 }
 

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_are_told_apart_at_every_border() {
+    fn datagrams_are_classified_at_every_boundary() {
         use PacketClass::{Dtls, Rtcp, Rtp, Stun, Unknown};
         for first in 0..=255u8 {
             let expected = match first {

@@ -161,7 +161,7 @@ mod tests {
         /// is not sound has no primary block or another codec inside. Rewriting changes payload
         /// types only.
         #[test]
-        fn blocks_hold_together_whatever_came(
+        fn red_blocks_stay_within_the_payload_whatever_came(
             headers in proptest::collection::vec((proptest::bool::weighted(0.8), 0u8..=255, 0u32..1 << 24), 0..40),
             audio in proptest::collection::vec(0u8..=255, 0..1_200),
             small in proptest::bool::ANY,

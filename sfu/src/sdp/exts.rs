@@ -202,7 +202,7 @@ mod tests {
 
     /// whip-whep D9, G10
     #[test]
-    fn what_describes_layers_is_taken_from_publishers_and_only_the_descriptor_given_on() {
+    fn layer_extensions_are_accepted_from_publishers_and_only_the_descriptor_is_forwarded() {
         let [descriptor, allocation] =
             [ExtKind::DependencyDescriptor, ExtKind::VideoLayersAllocation].map(ExtKind::uri);
         let offered = lines(&[format!("5 {descriptor}"), format!("6 {allocation}")]);

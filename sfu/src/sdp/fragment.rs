@@ -69,7 +69,7 @@ mod tests {
 
     /// whip-whep B8
     #[test]
-    fn a_restart_may_be_two_session_level_lines() {
+    fn ice_restart_may_be_two_session_level_lines() {
         let fragment = read(&format!("a=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PWD}\r\n"));
         let ice = IceCredentials { ufrag: UFRAG.into(), pwd: PWD.into() };
         assert_eq!(fragment, Fragment { ice: Some(ice), candidates: 0 });
@@ -113,7 +113,7 @@ mod tests {
 
     /// whip-whep B6, B7
     #[test]
-    fn a_restart_answer_has_one_candidate_and_our_lines_again() {
+    fn ice_restart_answer_has_one_candidate_and_our_credentials() {
         let local = LocalTransport {
             ice: IceCredentials { ufrag: UFRAG.into(), pwd: PWD.into() },
             fingerprint_sha256: [0; 32],

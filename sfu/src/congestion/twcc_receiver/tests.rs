@@ -26,7 +26,7 @@ fn drain(receiver: &mut TwccReceiver, now: Instant) -> Vec<(u16, Vec<Option<i64>
 }
 
 #[test]
-fn arrivals_and_losses_are_told_across_the_wrap() {
+fn arrivals_and_losses_are_reported_across_the_wrap() {
     let start = Instant::now();
     let mut receiver = TwccReceiver::new();
     assert_eq!(receiver.next_timeout(), None);
@@ -64,7 +64,7 @@ fn reference_time_and_feedback_count_are_as_on_the_wire() {
 }
 
 #[test]
-fn reordered_packet_is_told_once_it_arrives() {
+fn reordered_packet_is_reported_once_it_arrives() {
     let start = Instant::now();
     let mut receiver = TwccReceiver::new();
     for seq in [10, 11, 13] {
@@ -78,7 +78,7 @@ fn reordered_packet_is_told_once_it_arrives() {
 }
 
 #[test]
-fn feedback_is_quicker_for_a_quick_publisher() {
+fn feedback_is_more_frequent_for_a_fast_publisher() {
     let rates = [(450, 9..=11), (550, 19..=21), (4_000, 19..=21), (50, 9..=11)];
     for (per_second, expected) in rates {
         let start = Instant::now();
@@ -99,7 +99,7 @@ fn feedback_is_quicker_for_a_quick_publisher() {
 }
 
 #[test]
-fn feedback_goes_with_the_packets_that_come_shortly_before_it_is_due() {
+fn feedback_is_sent_with_packets_that_come_shortly_before_it_is_due() {
     let start = Instant::now();
     let mut receiver = TwccReceiver::new();
     receiver.on_packet(start, 1);
@@ -126,7 +126,7 @@ fn long_rounds_are_cut_at_256_statuses() {
 }
 
 #[test]
-fn of_a_long_loss_the_end_is_told_and_no_report_is_empty() {
+fn of_a_long_loss_the_end_is_reported_and_no_report_is_empty() {
     let start = Instant::now();
     for gap in [256, 300, 1_500, 30_000] {
         let mut receiver = TwccReceiver::new();
@@ -142,7 +142,7 @@ fn of_a_long_loss_the_end_is_told_and_no_report_is_empty() {
 }
 
 #[test]
-fn a_stall_longer_than_a_delta_splits_the_report() {
+fn silence_longer_than_a_delta_splits_the_report() {
     let start = Instant::now();
     let mut receiver = TwccReceiver::new();
     receiver.on_packet(start, 0);
@@ -169,7 +169,7 @@ fn numbers_that_begin_anew_are_followed_and_one_stray_is_not() {
 
 proptest::proptest! {
     #[test]
-    fn any_order_of_numbers_is_told_completely_and_never_empty(
+    fn any_order_of_numbers_is_reported_completely_and_never_empty(
         steps in proptest::collection::vec((0u32..12_000, -1_300i32..400, 0u8..40), 1..200),
     ) {
         let mut now = Instant::now();

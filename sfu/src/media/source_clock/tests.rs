@@ -21,7 +21,7 @@ fn delay_ms(n: u32) -> u32 {
 }
 
 #[test]
-fn lips_stay_in_sync_over_jitter_and_a_wall_clock_years_off() {
+fn audio_and_video_stay_in_sync_over_jitter_and_a_wrong_wall_clock() {
     for years in [0u32, 1, 26, 100] {
         let publisher_clock = SERVER.minus(Duration::from_secs(31_557_600) * years);
         let mut publisher = PublisherClock::new();

@@ -85,7 +85,7 @@ fn report_answers_the_last_sender_report() {
 }
 
 #[test]
-fn round_trip_is_measured_and_nonsense_is_not() {
+fn round_trip_is_measured_and_implausible_ones_are_not() {
     let sent = Ntp(0xe000_0000_ffff_8000); // the middle 32 bits wrap soon
     let report = |lsr, dlsr| ReportBlock { lsr, dlsr, ..ReportBlock::default() };
     let mut stats = SenderStats::new();
@@ -146,7 +146,7 @@ fn meter_shows_a_steady_rate_and_forgets_after_a_second() {
 }
 
 #[test]
-fn first_burst_is_not_mistaken_for_a_rate() {
+fn first_burst_does_not_count_as_a_rate() {
     let start = Instant::now();
     let mut meter = RateMeter::new();
     for _ in 0..10 {

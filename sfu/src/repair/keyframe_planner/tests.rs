@@ -84,7 +84,7 @@ impl Stage {
         self.ms += 1;
     }
 
-    /// Somebody needs and, without a picture, repeats it until a keyframe comes.
+    /// Adds a need, which a viewer without a picture repeats until a keyframe comes.
     fn need(&mut self, need: KeyframeNeed) {
         self.waiting = Some(need);
         self.planner.add_need(self.now(), need);
@@ -103,7 +103,7 @@ impl Stage {
     }
 }
 
-/// When requests go out, in ms after `from`, if `poll` runs at each of its timeouts and nothing comes.
+/// Times of requests in ms after `from`, if `poll` runs at each of its timeouts and nothing comes.
 fn requests(layer: &mut KeyframePlanner, from: Instant, for_ms: u64) -> Vec<u128> {
     let mut sent = Vec::new();
     while let Some(at) = layer.next_timeout()
@@ -144,7 +144,7 @@ fn first_need_is_sent_at_once_and_a_keyframe_ends_it() {
 }
 
 #[test]
-fn needs_and_what_became_of_requests_are_counted_once() {
+fn needs_and_outcomes_of_requests_are_counted_once() {
     let counts = |planner: &mut KeyframePlanner| {
         let counts = planner.take_counts();
         let needs = counts.needs().map(|(need, n)| (need.label(), n));
@@ -211,7 +211,7 @@ fn repeats_wait_for_a_long_round_trip() {
 }
 
 #[test]
-fn publisher_that_is_silent_is_asked_five_times_and_then_rarely() {
+fn silent_publisher_gets_five_requests_and_then_few() {
     let start = Instant::now();
     let mut layer = KeyframePlanner::new();
     layer.add_need(start, KeyframeNeed::Start);
@@ -226,7 +226,7 @@ fn publisher_that_is_silent_is_asked_five_times_and_then_rarely() {
 }
 
 #[test]
-fn need_that_nobody_repeats_lapses() {
+fn need_that_is_not_repeated_expires() {
     let start = Instant::now();
     let mut layer = KeyframePlanner::new();
     layer.add_need(start, KeyframeNeed::Refresh);
@@ -275,7 +275,7 @@ fn layer_that_ignores_three_requests_gets_one_in_ten_seconds() {
 }
 
 #[test]
-fn two_requests_without_answer_are_no_verdict() {
+fn two_unanswered_requests_conclude_nothing() {
     let mut stage = Stage::new(None, None);
     stage.run_ms(3_000);
     assert_eq!(stage.need_and_run(KeyframeNeed::Start, 1_300), [0, 500, 1_000]);
@@ -283,7 +283,7 @@ fn two_requests_without_answer_are_no_verdict() {
 }
 
 #[test]
-fn an_answer_takes_the_verdict_back() {
+fn answer_revokes_ignored() {
     let mut stage = Stage::new(None, None);
     stage.run_ms(3_000);
     stage.need_and_run(KeyframeNeed::Start, 5_000);
@@ -311,7 +311,7 @@ fn keyframe_that_comes_before_the_request_can_have_arrived_is_no_answer() {
 
 #[test]
 fn slow_answers_are_answers_in_the_end() {
-    // Longer than the repeat takes: each need costs two requests, none is said to be ignored.
+    // Longer than the repeat takes: each need costs two requests, and none counts as ignored.
     let mut stage = Stage::new(None, Some(700));
     for _ in 0..10 {
         stage.run_ms(5_000);
@@ -324,7 +324,7 @@ fn slow_answers_are_answers_in_the_end() {
 }
 
 #[test]
-fn layer_that_used_to_answer_has_twice_the_patience() {
+fn layer_that_used_to_answer_is_ignored_after_twice_the_requests() {
     let mut stage = Stage::new(None, Some(70));
     for _ in 0..4 {
         stage.run_ms(3_000);
@@ -352,7 +352,7 @@ fn requests_to_a_publisher_that_is_cut_off_are_not_ignored_ones() {
 }
 
 #[test]
-fn period_of_a_layer_that_ignores_requests_is_learned_though_it_is_asked() {
+fn period_of_a_layer_that_ignores_requests_is_learned_despite_requests() {
     let mut stage = Stage::new(Some(1_980), None);
     for _ in 0..8 {
         stage.run_ms(1_300);
@@ -388,7 +388,7 @@ fn answers_do_not_count_as_the_period() {
 }
 
 #[test]
-fn keyframe_that_is_due_within_half_a_second_is_not_asked_for() {
+fn keyframe_that_is_due_within_half_a_second_is_not_requested() {
     let mut stage = Stage::new(Some(1_980), Some(70));
     stage.run_ms(5_941 + 1_479); // the next at 7,920
     assert_eq!(stage.need_and_run(KeyframeNeed::Start, 600), [0; 0]);
@@ -399,7 +399,7 @@ fn keyframe_that_is_due_within_half_a_second_is_not_asked_for() {
 }
 
 #[test]
-fn scheduled_keyframe_that_does_not_come_is_asked_for() {
+fn scheduled_keyframe_that_does_not_come_is_requested() {
     let mut stage = Stage::new(Some(1_980), Some(70));
     stage.run_ms(7_500);
     stage.next_by_itself = u64::MAX;
@@ -428,7 +428,7 @@ fn in_the_long_run_there_is_one_request_in_two_seconds() {
 }
 
 #[test]
-fn refreshes_leave_room_for_who_has_no_picture() {
+fn refreshes_leave_requests_for_viewers_without_a_picture() {
     let mut stage = Stage::new(None, Some(70));
     stage.run_ms(3_000);
     for _ in 0..100 {
@@ -445,10 +445,10 @@ fn refreshes_leave_room_for_who_has_no_picture() {
 }
 
 #[test]
-fn dear_keyframes_wait_for_who_has_a_picture_and_for_nobody_else() {
+fn costly_keyframes_delay_needs_of_viewers_with_a_picture_only() {
     let start = Instant::now();
     let mut layer = KeyframePlanner::new();
-    // Each third byte is of a keyframe that we asked for.
+    // Each third byte is part of a requested keyframe.
     let mut now = start;
     for n in 0..18 {
         now = start + 1_000 * MS * n;
@@ -477,10 +477,10 @@ fn encoder_that_starts_anew_is_the_same_publisher() {
 }
 
 proptest::proptest! {
-    /// Whatever viewers need and the publisher does: no busy loop, never sooner than half a second, and no
-    /// more than one in two seconds beyond the burst.
+    /// Whatever viewers need and the publisher does: no busy loop, never less than half a second
+    /// between requests, and no more than one in two seconds beyond the burst.
     #[test]
-    fn pace_holds_whatever_happens(
+    fn request_rate_holds_whatever_happens(
         steps in proptest::collection::vec((0u64..400, 0u8..8, 0usize..3, 1usize..60_000), 1..600),
         rtt_ms in proptest::option::of(0u64..5_000),
     ) {

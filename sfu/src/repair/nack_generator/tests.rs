@@ -119,7 +119,7 @@ fn five_percent_loss_is_repaired_with_hardly_more_requests_than_losses() {
 }
 
 #[test]
-fn repairs_that_are_lost_too_are_asked_for_again() {
+fn lost_retransmissions_are_requested_again() {
     let outcome = Sim { loss_percent: 5, repair_loss_percent: 20, ..CLEAN }.run();
     assert!(outcome.missing_at_end <= 1, "{} of {}", outcome.missing_at_end, outcome.lost);
     assert!(outcome.counters.requested * 10 <= outcome.lost * 13, "1.3 requests per loss");
@@ -153,12 +153,12 @@ fn loss_beside_reordering_is_still_repaired() {
 }
 
 #[test]
-fn publisher_that_never_answers_is_asked_a_bounded_number_of_times() {
+fn publisher_that_never_answers_gets_a_bounded_number_of_requests() {
     let outcome = Sim { loss_percent: 5, answers: false, ..CLEAN }.run();
     assert_eq!(outcome.missing_at_end, outcome.lost);
     assert_eq!(outcome.counters.given_up, outcome.lost);
     assert_eq!(outcome.counters.repaired, 0);
-    // 0, 55, 124, 210, 317, 452 ms after the hole opened; the seventh would be past 600 ms.
+    // 0, 55, 124, 210, 317, 452 ms after the gap opened; the seventh would be past 600 ms.
     assert_eq!(outcome.most_requests_for_one, 6);
     assert!(outcome.needs > 0);
 
@@ -190,7 +190,7 @@ fn first_request_is_at_once_and_later_ones_wait_for_the_batch() {
 }
 
 #[test]
-fn every_arrival_is_told_apart() {
+fn every_kind_of_arrival_is_classified() {
     let start = Instant::now();
     let mut generator = NackGenerator::new(true);
     assert_eq!(generator.on_packet(start, 10_000), Arrival::InOrder);
@@ -219,7 +219,7 @@ fn requests_keep_their_order_across_the_wrap() {
 }
 
 #[test]
-fn hole_at_the_limit_is_repaired_and_one_past_it_needs_a_keyframe() {
+fn gap_at_the_limit_is_repaired_and_one_past_it_needs_a_keyframe() {
     let start = Instant::now();
     let mut generator = NackGenerator::new(true);
     generator.on_packet(start, 100_000);
@@ -259,7 +259,7 @@ fn long_jumps_cost_one_keyframe_and_no_requests() {
 }
 
 #[test]
-fn a_whole_second_lost_is_one_keyframe_need() {
+fn loss_of_a_whole_second_is_one_keyframe_need() {
     let start = Instant::now();
     let mut generator = NackGenerator::new(true);
     for n in 0..500 {
@@ -277,7 +277,7 @@ fn a_whole_second_lost_is_one_keyframe_need() {
 }
 
 #[test]
-fn holes_behind_the_window_are_given_up_with_a_keyframe_need() {
+fn gaps_behind_the_window_are_given_up_with_a_keyframe_need() {
     let start = Instant::now();
     let mut generator = NackGenerator::new(true);
     generator.on_packet(start, 70_000);
@@ -292,7 +292,7 @@ fn holes_behind_the_window_are_given_up_with_a_keyframe_need() {
 }
 
 #[test]
-fn a_keyframe_ends_the_need_but_its_own_lost_packet_is_asked_for() {
+fn keyframe_ends_the_need_but_its_own_lost_packet_is_requested() {
     let start = Instant::now();
     let mut generator = NackGenerator::new(true);
     generator.on_packet(start, 70_000);
@@ -304,7 +304,7 @@ fn a_keyframe_ends_the_need_but_its_own_lost_packet_is_asked_for() {
 }
 
 #[test]
-fn hole_before_the_beginning_of_a_keyframe_needs_no_other() {
+fn gap_before_the_beginning_of_a_keyframe_needs_no_other() {
     let start = Instant::now();
     for (begins, needs) in [(70_005, false), (70_003, true)] {
         let mut generator = NackGenerator::new(true);
@@ -319,7 +319,7 @@ fn hole_before_the_beginning_of_a_keyframe_needs_no_other() {
     }
 }
 
-/// Three holes of ten numbers of which nothing comes back; the next number, and the time.
+/// Three gaps of ten packets that are never repaired; returns the next number, and the time.
 fn unanswered(generator: &mut NackGenerator, start: Instant) -> (u64, Instant) {
     let (mut seq, mut now) = (70_000, start);
     for _ in 0..3 {
@@ -338,7 +338,7 @@ fn unanswered(generator: &mut NackGenerator, start: Instant) -> (u64, Instant) {
 }
 
 #[test]
-fn where_nothing_is_repaired_a_hole_needs_a_keyframe_at_once() {
+fn where_nothing_is_repaired_a_gap_needs_a_keyframe_at_once() {
     let mut generator = NackGenerator::new(true);
     let (seq, now) = unanswered(&mut generator, Instant::now());
     let responsiveness =
@@ -362,7 +362,7 @@ fn where_nothing_is_repaired_a_hole_needs_a_keyframe_at_once() {
 }
 
 #[test]
-fn probe_that_fails_needs_no_second_keyframe_and_the_next_comes_later() {
+fn failed_probe_needs_no_second_keyframe_and_the_next_comes_later() {
     let mut generator = NackGenerator::new(true);
     let (mut seq, mut now) = unanswered(&mut generator, Instant::now());
     let mut probed = Vec::new();
@@ -397,7 +397,7 @@ fn encoder_that_starts_anew_is_still_known() {
 }
 
 #[test]
-fn without_nack_negotiated_nothing_is_asked_and_a_hole_needs_a_keyframe() {
+fn without_nack_negotiated_nothing_is_requested_and_a_gap_needs_a_keyframe() {
     let start = Instant::now();
     let mut generator = NackGenerator::new(false);
     generator.on_packet(start, 70_000);

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_that_nothing_is_built_on_are_told_on_each_fragment() {
+    fn discardable_slices_are_marked_on_each_fragment() {
         for (payload, discardable) in [
             (&[0x01, 0x9a][..], true),
             (&[0x21, 0x9a], false),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_lie_end_the_aggregate() {
+    fn wrong_sizes_end_the_aggregate() {
         // quality B4 item 17: nested STAP-A, and sizes past the end
         assert!(!peek(&[0x78, 0, 3, 0x78, 0, 1, 0xff, 0xff, 0x67]).keyframe);
         assert!(!peek(&[0x78, 0, 0, 0, 0, 0, 0]).keyframe);

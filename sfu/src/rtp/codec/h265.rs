@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn temporal_layer_stands_in_the_payload_header() {
+    fn temporal_layer_is_read_from_the_payload_header() {
         assert_eq!(peek(&[2, 1]).unwrap().temporal_id, Some(0));
         assert_eq!(peek(&[2, 3]).unwrap().temporal_id, Some(2));
         assert_eq!(peek(&[2, 0]).unwrap().temporal_id, None, "0 is forbidden");

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_audio_packet_is_a_place_to_begin() {
+    fn decoder_can_begin_at_each_audio_packet() {
         for codec in [Codec::Opus, Codec::Pcmu, Codec::Pcma, Codec::G722] {
             let info = peek(codec, &[]);
             assert!(info.starts_frame && info.keyframe);

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_layers_and_places_to_go_up_are_told() {
+    fn ends_of_layers_and_switch_points_are_found() {
         for (payload, ends, switch_point) in [
             (&[0x88, 5][..], false, false),
             (&[0x84, 5], true, false),

@@ -147,7 +147,7 @@ fn one_layer_without_chains_in_ten_bytes() {
 }
 
 #[test]
-fn opens_tells_the_layers_that_may_begin_here() {
+fn opens_lists_the_layers_that_may_begin_here() {
     let mut reader = DependencyReader::default();
     let sizes = [(320, 180), (640, 360)];
     let first = reader.read(1, &key(L2T2, 2, &sizes)).unwrap().frame.unwrap();
@@ -208,7 +208,7 @@ fn without_its_structure_a_frame_is_not_described() {
 }
 
 #[test]
-fn frame_numbers_go_on_and_nothing_else_changes() {
+fn frame_numbers_continue_and_nothing_else_changes() {
     let mut data = mandatory(true, false, 1, 0xfff0).f(0b01000, 5).f(0b11, 2).bytes();
     let before = data.clone();
     assert!(shift_frame_number(&mut data, 0x20));
@@ -259,7 +259,7 @@ fn structures_at_and_past_the_limits() {
 }
 
 #[test]
-fn a_descriptor_cut_anywhere_is_survived() {
+fn descriptor_cut_anywhere_does_not_panic() {
     let whole = key(L2T2, 2, &[(320, 180), (640, 360)]);
     for cut in 0..whole.len() {
         let mut reader = DependencyReader::default();

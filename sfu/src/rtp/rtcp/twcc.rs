@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn symbols_past_the_count_bring_no_deltas() {
+    fn symbols_past_the_count_have_no_deltas() {
         // A full one-bit vector, but only two statuses counted.
         let mut packet = vec![0x8f, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, 0, 9, 0, 2, 0, 0, 1, 0];
         packet.extend([0xbf, 0xff, 4, 5]);

@@ -95,7 +95,7 @@ impl TwccReceiver {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.due, self.last_feedback, self.arrived_since_feedback));
         black_box(self.arrival(self.highest));

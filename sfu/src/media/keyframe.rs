@@ -106,7 +106,7 @@ impl Keyframe {
 }
 
 impl KeyframeCache {
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box(self.begun.map(|begun| begun.timestamp));
     }

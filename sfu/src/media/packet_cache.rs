@@ -48,7 +48,7 @@ impl PacketCache {
         Self { slots: Vec::new(), oldest: 0, next: 0, packets: 0, bytes: 0, expired_at: None }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box(self.slots.get(slot(self.next)).map(Option::is_some));
         let oldest = self.slots.get(slot(self.oldest)).and_then(Option::as_ref);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_reorder_and_jumps() {
+    fn gaps_reordering_and_jumps() {
         let now = Instant::now();
         let mut ring = PacketCache::new();
         ring.insert(packet(100, 10, now), drop);

@@ -36,7 +36,7 @@ impl ReceiverStats {
         Self::default()
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.packets, self.jitter.scaled, self.numbers.is_some()));
     }
@@ -248,7 +248,7 @@ impl RateMeter {
         Self::default()
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.start, self.sum, self.bucket(self.newest)));
     }

@@ -23,7 +23,7 @@ pub struct KeyframeCost {
 
 impl KeyframeCost {
     /// Counts one packet; `requested_keyframe` tells whether it is part of a requested keyframe.
-    pub fn on_packet(&mut self, now: Instant, bytes: usize, asked_keyframe: bool) {
+    pub fn on_packet(&mut self, now: Instant, bytes: usize, requested_keyframe: bool) {
         let began = *self.half_began.get_or_insert(now);
         let age = now.saturating_duration_since(began);
         if age >= HALF {
@@ -36,7 +36,7 @@ impl KeyframeCost {
         let [current, _] = &mut self.halves;
         let bytes = bytes as u64;
         current.0 += bytes;
-        current.1 += if asked_keyframe { bytes } else { 0 };
+        current.1 += if requested_keyframe { bytes } else { 0 };
     }
 
     /// Whether requested keyframes took more than their share lately. False for a young layer: its

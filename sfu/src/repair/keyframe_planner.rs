@@ -198,7 +198,7 @@ impl KeyframePlanner {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.waiting_since, self.last_packet, self.last_was_requested));
     }
@@ -297,13 +297,14 @@ impl KeyframePlanner {
 
     /// Time at which [`Self::poll`] has something to send; `None` while there is no need.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let dear = self.last_sent.filter(|_| self.cost.is_costly()).map(|last| last + COSTLY_GAP);
+        let costly_until =
+            self.last_sent.filter(|_| self.cost.is_costly()).map(|last| last + COSTLY_GAP);
         let needs = KeyframeNeed::ALL.into_iter().zip(self.waiting_since);
         let times = needs.filter_map(|(need, since)| {
             let since = since?;
             let available = self.request_tokens.available_at(need.burst());
             let free = available.map_or(since, |at| at.max(since));
-            dear.filter(|_| need != KeyframeNeed::Start).max(Some(free))
+            costly_until.filter(|_| need != KeyframeNeed::Start).max(Some(free))
         });
         let needed = times.min()?;
         let paced = self.last_sent.map_or(needed, |last| needed.max(last + self.gap()));
@@ -360,8 +361,8 @@ impl KeyframePlanner {
     /// Judges the outcome of the last request. Only a layer that still sends can be said to ignore
     /// it.
     fn judge(&mut self, now: Instant) {
-        let Some(asked) = self.pending else { return };
-        let end = asked + self.answer_timeout();
+        let Some(requested) = self.pending else { return };
+        let end = requested + self.answer_timeout();
         if now <= end || self.last_packet.is_none_or(|at| at <= end) {
             return;
         }

@@ -89,7 +89,7 @@ impl KeyframeSchedule {
         sorted.sort_unstable();
         let median = *sorted.get(..known)?.get(known / 2)?;
         let tolerance = tolerance(median);
-        let (mut equal, mut unasked) = (0, false);
+        let (mut equal, mut unrequested) = (0, false);
         let (mut soonest, mut latest) = (Duration::MAX, Duration::ZERO);
         for (interval, cause) in self.intervals.into_iter().flatten() {
             if interval.abs_diff(median) > tolerance {
@@ -97,14 +97,14 @@ impl KeyframeSchedule {
             }
             equal += 1;
             match cause {
-                KeyframeCause::Unrequested => unasked = true,
+                KeyframeCause::Unrequested => unrequested = true,
                 KeyframeCause::Uncertain(took) => {
                     (soonest, latest) = (soonest.min(took), latest.max(took))
                 }
                 KeyframeCause::Answer => {}
             }
         }
-        let own = unasked || latest.saturating_sub(soonest) > tolerance * 2;
+        let own = unrequested || latest.saturating_sub(soonest) > tolerance * 2;
         (own && equal >= MIN_EQUAL && equal * 4 >= known * 3).then_some(median)
     }
 

@@ -123,7 +123,7 @@ impl NackGenerator {
         *self = Self { responses, counters: self.counters, ..Self::new(self.negotiated) };
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.highest, self.next_due, self.missing.is_empty()));
         black_box(self.received.contains(self.highest.unwrap_or(0)));
@@ -183,14 +183,14 @@ impl NackGenerator {
         }
         self.give_up_front(now, |packet| now.saturating_duration_since(packet.opened) >= MAX_AGE);
         let repeat = self.rtt.mul_f64(1.1).max(MIN_REPEAT);
-        let is_unanswered = !self.negotiated || self.responses.is_ignored();
+        let is_ignored = !self.negotiated || self.responses.is_ignored();
         for packet in self.missing.iter_mut().filter(|packet| packet.is_due(now)) {
-            if is_unanswered && !packet.probe {
-                let patience = packet.opened + MAX_ALLOWANCE;
-                if now < patience {
+            if is_ignored && !packet.probe {
+                let wait_until = packet.opened + MAX_ALLOWANCE;
+                if now < wait_until {
                     // A keyframe costs more than a request: first see whether the packet is only
                     // late.
-                    packet.due = patience;
+                    packet.due = wait_until;
                     continue;
                 }
                 self.keyframe_need |= packet.seq >= self.replaced_before;
@@ -259,18 +259,18 @@ impl NackGenerator {
         // Not tracked: it was given up long ago, or is older than the first packet.
         let Some(packet) = find(&mut self.missing, ext_seq) else { return Arrival::Reordered };
         let lateness = now.saturating_duration_since(packet.opened);
-        let Some(asked) = packet.first_requested else {
+        let Some(requested) = packet.first_requested else {
             packet.state = MissingState::Closed;
             self.reordering.learn(now, lateness);
             return Arrival::Reordered;
         };
-        if now.saturating_duration_since(asked) < self.rtt / 2 {
+        if now.saturating_duration_since(requested) < self.rtt / 2 {
             // Too soon for an answer: the original was on its way all the time.
             packet.state = MissingState::Closed;
             self.reordering.learn(now, lateness);
         } else {
             packet.state = MissingState::Repaired { lateness };
-            self.responses.on_repair(now.saturating_duration_since(asked));
+            self.responses.on_repair(now.saturating_duration_since(requested));
         }
         self.counters.repaired += 1;
         Arrival::Repaired

@@ -1,6 +1,6 @@
-//! Names of media kinds and codecs as the rest of the house uses them.
+//! Names of media kinds and codecs.
 //!
-//! Owns no parsing: payload peeks live in `rtp/codec/`, SDP matching in `sdp/`.
+//! Owns no parsing: payload formats are in `rtp/codec/`, SDP matching in `sdp/`. Called everywhere.
 
 use serde::Serialize;
 

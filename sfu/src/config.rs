@@ -1,12 +1,13 @@
-//! Configuration of the media plane as plain data: defaults, limits, validation. Read nowhere else:
-//! `api` fills it in, `net/` takes it apart.
+//! Configuration of the media plane as plain data: defaults, limits, validation.
+//!
+//! Never reads a file or a flag. Filled in by `api`, read by `net/`, which passes the parts on.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::units::Bitrate;
 
-/// Most workers a server may have: a ring pair costs about 100 KiB, and there is one per two of them.
+/// Maximum workers of a server: a ring pair costs about 100 KiB, and there is one per two workers.
 pub const WORKERS_MAX: usize = 64;
 
 /// Settings of [`crate::net::Sfu`].
@@ -19,26 +20,27 @@ pub struct Config {
     pub advertise: Vec<SocketAddr>,
     /// Media threads, 1 to [`WORKERS_MAX`]. Default 1.
     pub workers: usize,
-    /// CPUs to keep the workers on: the first worker on the first, and round again when there are more
-    /// workers. Empty, the default: the kernel decides.
+    /// CPUs to which the workers are pinned: the first worker to the first, and so on in turn if
+    /// there are more workers. Empty, the default: the kernel decides.
     pub worker_cpus: Vec<usize>,
     /// Sessions per worker; more are refused with 503. Default 5,000 (quality B2).
     pub sessions_per_worker: usize,
     /// Sessions per worker that were accepted but have no DTLS yet; more are refused with 503.
     /// Default 1,000 (quality B2).
     pub half_open_per_worker: usize,
-    /// A new publisher takes a live stream over; otherwise it is refused with 409. Default true
-    /// (whip-whep A54).
+    /// Whether a new publisher takes a live stream over; otherwise it is refused with 409. Default
+    /// true (whip-whep A54).
     pub takeover: bool,
-    /// How long viewers wait for a publisher, before the first and after the last. Default 10 min
-    /// (whip-whep G8).
+    /// Time for which viewers wait for a publisher, before the first and after the last. Default 10
+    /// min (whip-whep G8).
     pub viewer_wait: Duration,
-    /// How long a closed session's URL still answers DELETE with 200. Default 30 s (whip-whep A25).
+    /// Time for which a closed session's URL still answers DELETE with 200. Default 30 s (whip-whep
+    /// A25).
     pub tombstone: Duration,
     /// Packet buffers per worker and size class; about 1.6 KB each, allocated when needed. At the
     /// limit packets are dropped (`pool_exhausted`). Default 65,536.
     pub pool_packets: usize,
-    /// What one publisher layer may send. Default 25 Mbit/s and 4,000 packets/s.
+    /// Limits of one publisher layer. Default 25 Mbit/s and 4,000 packets/s.
     pub publisher_limits: PublisherLimits,
 }
 
@@ -60,7 +62,7 @@ impl Default for Config {
     }
 }
 
-/// What one publisher layer may send; the rest is dropped (`DropReason::PublisherRate`).
+/// Limits of one publisher layer; packets above are dropped (`DropReason::PublisherRate`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublisherLimits {
     /// Bits per second.
@@ -81,7 +83,7 @@ impl Default for PublisherLimits {
 pub struct ConfigError {
     /// Name of the field.
     pub setting: &'static str,
-    /// What is wrong and what to do.
+    /// Problem, and what to do.
     pub problem: String,
 }
 
@@ -89,7 +91,7 @@ impl Config {
     /// Checks ranges and combinations.
     ///
     /// # Errors
-    /// The first setting that cannot work.
+    /// Returns the first setting that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let refuse =
             |setting, problem: &str| Err(ConfigError { setting, problem: problem.to_owned() });

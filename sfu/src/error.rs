@@ -1,8 +1,8 @@
-//! Why packets are dropped and why sessions end.
+//! Reasons for which packets are dropped and sessions end.
 //!
 //! On the packet path nothing returns `Err` for what a remote can cause: it returns a
-//! [`DropReason`], which is counted and shown in `/metrics`. A [`CloseReason`] is what an operator
-//! reads about a session that ended.
+//! [`DropReason`], which is counted and shown in `/metrics`. A [`CloseReason`] tells an operator
+//! why a session ended. Never decides anything. Called everywhere.
 
 use serde::Serialize;
 
@@ -27,17 +27,17 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why one packet went no further.
+    /// Reason for which one packet was dropped.
     DropReason {
         /// Not STUN, DTLS, RTP or RTCP by its first byte (RFC 7983), or empty.
         UnknownProtocol => "unknown_protocol",
-        /// Longer than the largest datagram we take (1,500 bytes).
+        /// Longer than the largest datagram that is taken (1,500 bytes).
         Oversized => "oversized",
         /// From an address that has not passed an authenticated ICE check (quality B1).
         UnvalidatedAddress => "unvalidated_address",
         /// STUN that does not parse.
         StunMalformed => "stun_malformed",
-        /// STUN whose USERNAME names no session here.
+        /// STUN whose USERNAME names no session of this server.
         StunUnknownUfrag => "stun_unknown_ufrag",
         /// STUN whose MESSAGE-INTEGRITY is missing or wrong.
         StunBadIntegrity => "stun_bad_integrity",
@@ -67,7 +67,7 @@ reasons! {
         UnknownPayloadType => "unknown_payload_type",
         /// RTP that arrived twice (also as an RTX copy).
         Duplicate => "duplicate",
-        /// RTP too old for the replay cache.
+        /// RTP too old for the packet cache.
         TooOld => "too_old",
         /// RTP from a session that may not send (a viewer).
         WrongDirection => "wrong_direction",
@@ -83,27 +83,29 @@ reasons! {
         RingFull => "ring_full",
         /// The stray ring to the owning worker was full, or its budget spent.
         StrayLimited => "stray_limited",
-        /// A viewer waits for a keyframe before its first or next picture.
+        /// The viewer waits for a keyframe before its first or next picture.
         AwaitingKeyframe => "awaiting_keyframe",
-        /// A layer this viewer does not watch.
+        /// A layer that this viewer is not subscribed to.
         LayerNotSelected => "layer_not_selected",
-        /// A frame above the temporal layer that this viewer asked for at most.
-        LayerFiltered => "layer_thinned",
+        /// A frame above the temporal layer that this viewer limited itself to.
+        LayerFiltered => "layer_filtered",
         /// The viewer has no payload type for the publisher's codec.
         CodecNotNegotiated => "codec_not_negotiated",
         /// The viewer is not connected yet.
         NotConnected => "not_connected",
-        /// Egress to an address that our own check has not confirmed is limited to 3 x received.
+        /// An address that our own check has not confirmed gets at most 3 x the bytes received from
+        /// it.
         UnconfirmedEgress => "unconfirmed_egress",
-        /// Larger than the path takes after rewriting.
+        /// Larger after rewriting than the path carries.
         TooLargeToSend => "too_large_to_send",
-        /// A viewer's request for a keyframe beyond its share.
+        /// A viewer's keyframe request beyond its rate limit.
         KeyframeLimited => "keyframe_limited",
-        /// A repeat that the cache no longer holds.
+        /// A NACKed packet that the packet cache no longer holds.
         RepairExpired => "repair_expired",
-        /// A repeat asked for more often than once per RTT or five times, or one of too many numbers.
+        /// A packet NACKed more often than once per RTT or five times, or in too long a NACK.
         RepairLimited => "repair_limited",
-        /// A repeat beyond the share of its line that may be repeats (`repair/rtx_budget.rs`).
+        /// A retransmission beyond the share of its track that may be retransmissions
+        /// (`repair/rtx_budget.rs`).
         RepairBudget => "repair_budget",
         /// The socket refused it (ENOBUFS, EMSGSIZE, EPERM and the like).
         SendError => "send_error",
@@ -127,13 +129,13 @@ reasons! {
         DtlsFailed => "dtls_failed",
         /// The peer's certificate matches no offered fingerprint (whip-whep C55).
         FingerprintMismatch => "fingerprint_mismatch",
-        /// Nothing authenticated for the consent time (RFC 7675, whip-whep C60).
+        /// Nothing authenticated came for the consent time (RFC 7675, whip-whep C60).
         ConsentExpired => "consent_expired",
         /// A publisher that is alive sent no media for 30 s (quality B2).
         NoMedia => "no_media",
         /// A new publisher took the stream over (whip-whep A54).
         TakenOver => "taken_over",
-        /// The publisher is gone and the grace period is over (whip-whep G8).
+        /// The publisher left and the grace period is over (whip-whep G8).
         StreamEnded => "stream_ended",
         /// The publisher's codec is not in this viewer's answer (whip-whep G6).
         CodecNotNegotiated => "codec_not_negotiated",
@@ -145,8 +147,8 @@ reasons! {
         Panic => "panic",
         /// A panic outside any session, our bug; it ended all sessions of one worker.
         WorkerLost => "worker_lost",
-        /// It had not connected yet and made room for one of another network.
-        Refused => "refused",
+        /// Evicted before it was connected, to make room for a client of another network.
+        Evicted => "evicted",
     }
 }
 
@@ -178,7 +180,7 @@ impl DropCounters {
         self.0.get(reason as usize).copied().unwrap_or(0)
     }
 
-    /// Adds another worker's counters.
+    /// Adds the counters of another worker.
     pub fn merge(&mut self, other: &Self) {
         for (sum, n) in self.0.iter_mut().zip(other.0) {
             *sum += n;

@@ -1,6 +1,6 @@
 //! Identifiers: stream names, session ids, and the secret that is the session URL.
 //!
-//! A [`PublicId`] may be shown anywhere; a [`SessionSecret`] is a capability (whip-whep A26) and
+//! A [`SessionId`] may be shown anywhere. A [`SessionSecret`] is a capability (whip-whep A26) and
 //! never reaches a log: its `Debug` prints `***`.
 
 use std::fmt;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// Longest stream name in bytes.
+/// Longest stream name in bytes; a longer one is refused.
 pub const STREAM_NAME_MAX: usize = 128;
 
 /// Name of a stream: `[A-Za-z0-9._~-]{1,128}` (architecture section 4). Cheap to clone.
@@ -163,7 +163,7 @@ impl SessionSecret {
         Self(text.into())
     }
 
-    /// The text that stands in the URL. Keep it out of logs.
+    /// Secret as it stands in the URL. Keep it out of logs.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -175,7 +175,7 @@ impl fmt::Debug for SessionSecret {
     }
 }
 
-/// What a session does.
+/// Direction of a session's media.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {

@@ -1,60 +1,78 @@
-//! Rate limits: a count per second, and a token bucket. Pure: the time is an argument. The caller says what happens
-//! at the limit.
+//! Rate limiters: a count per second and a token bucket.
+//!
+//! Owns the arithmetic only. Never reads a clock, never drops or counts anything: the caller passes
+//! `now` and acts on the answer. Called by `repair/` for keyframe requests and by `worker/` and
+//! `net/` for what one peer may send. The limits themselves stand beside their callers.
 
 use std::time::{Duration, Instant};
 
-/// Count per fixed second: at most `per_second` in each. At zero the caller drops and counts.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Limit of events in one second. The second begins with the first event after the one before.
 #[derive(Debug, Clone, Copy)]
 pub struct PerSecondLimit {
     per_second: u32,
     left: u32,
-    since: Option<Instant>,
+    second_began: Option<Instant>,
 }
 
 impl PerSecondLimit {
-    /// A limit of which nothing is taken yet.
-    pub fn per_second(per_second: u32) -> Self {
-        Self { per_second, left: per_second, since: None }
+    /// A limiter that has counted no event yet.
+    pub const fn per_second(per_second: u32) -> Self {
+        Self { per_second, left: per_second, second_began: None }
     }
 
-    /// Takes one; false if all of this second are taken.
+    /// Takes one event of this second; false if none is left.
     pub fn take(&mut self, now: Instant) -> bool {
-        let fresh = self
-            .since
-            .is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1));
-        if fresh {
-            self.since = Some(now);
+        let is_over = |began| now.saturating_duration_since(began) >= SECOND;
+        if self.second_began.is_none_or(is_over) {
+            self.second_began = Some(now);
             self.left = self.per_second;
         }
-        let some = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        some
+        let Some(left) = self.left.checked_sub(1) else { return false };
+        self.left = left;
+        true
     }
 }
 
-/// Token bucket: one token each `every`, at most `burst` of them.
+/// Token bucket: one token per interval, and a burst after a pause.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenBucket {
-    every: Duration,
+    interval: Duration,
     burst: u32,
-    /// When the bucket is full again.
+    /// Time at which the bucket is full again; `None` before the first token was taken.
     full_at: Option<Instant>,
 }
 
 impl TokenBucket {
-    /// A full bucket.
-    pub fn new(every: Duration, burst: u32) -> Self {
-        Self { every, burst, full_at: None }
+    /// A full bucket of `burst` tokens, which regains one each `interval`.
+    pub const fn new(interval: Duration, burst: u32) -> Self {
+        Self { interval, burst, full_at: None }
     }
 
     /// Takes a token; false if there is none.
     pub fn take(&mut self, now: Instant) -> bool {
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.every;
-        let some = full_at <= now + self.every * self.burst;
-        if some {
+        let full_at = self.full_after_one_more(now);
+        let is_available = full_at <= now + self.interval * self.burst;
+        if is_available {
             self.full_at = Some(full_at);
         }
-        some
+        is_available
+    }
+
+    /// Takes a token even if there is none; the bucket then owes it.
+    pub fn spend(&mut self, now: Instant) {
+        self.full_at = Some(self.full_after_one_more(now));
+    }
+
+    /// Earliest time for the next token if the bucket held only `burst` tokens; `None` if it is
+    /// available whatever the time. For callers of different weight that share one bucket.
+    pub fn available_at(&self, burst: u32) -> Option<Instant> {
+        self.full_at?.checked_sub(self.interval * burst.saturating_sub(1))
+    }
+
+    fn full_after_one_more(&self, now: Instant) -> Instant {
+        self.full_at.map_or(now, |at| at.max(now)) + self.interval
     }
 }
 
@@ -63,13 +81,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_bucket_allows_its_burst_and_then_one_per_interval() {
-        let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let mut bucket = TokenBucket::new(second * 3, 3);
+    fn second_begins_with_its_first_event() {
+        let start = Instant::now();
+        let mut limit = PerSecondLimit::per_second(2);
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!([0, 10, 20, 999].map(|ms| limit.take(at(ms))), [true, true, false, false]);
+        assert_eq!([1_500, 1_500, 2_499].map(|ms| limit.take(at(ms))), [true, true, false]);
+        assert!(limit.take(at(2_500)));
+        assert!(!PerSecondLimit::per_second(0).take(start));
+    }
+
+    #[test]
+    fn bucket_has_its_burst_and_then_one_token_per_interval() {
+        let now = Instant::now();
+        let mut bucket = TokenBucket::new(SECOND * 3, 3);
         assert_eq!([0; 5].map(|_| bucket.take(now)), [true, true, true, false, false]);
-        assert!(!bucket.take(now + second * 2) && bucket.take(now + second * 3));
-        assert!(!bucket.take(now + second * 5));
-        let later = now + second * 60;
+        assert!(!bucket.take(now + SECOND * 2) && bucket.take(now + SECOND * 3));
+        assert!(!bucket.take(now + SECOND * 5));
+        let later = now + SECOND * 60;
         assert_eq!([0; 4].map(|_| bucket.take(later)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn small_burst_waits_for_what_a_large_one_took_from_the_same_bucket() {
+        let now = Instant::now();
+        let mut bucket = TokenBucket::new(SECOND * 2, 16);
+        assert_eq!(bucket.available_at(5), None);
+        (0..7).for_each(|_| bucket.spend(now));
+        assert!(bucket.available_at(16).is_none_or(|at| at <= now), "nine tokens are left of 16");
+        assert_eq!(bucket.available_at(8), Some(now));
+        assert_eq!(bucket.available_at(5), Some(now + SECOND * 6), "three too many of five");
+        (7..20).for_each(|_| bucket.spend(now));
+        assert_eq!(bucket.available_at(16), Some(now + SECOND * 10), "it owes four");
+        assert!(!bucket.take(now + SECOND * 9) && bucket.take(now + SECOND * 10));
     }
 }

@@ -1,4 +1,6 @@
-//! Numbers with a unit in their type.
+//! Numbers with a unit in their type: bitrates, NTP timestamps, and the tie to the wall clock.
+//!
+//! Owns conversions only. Never reads a clock. Called everywhere.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -11,12 +13,12 @@ use serde::Serialize;
 pub struct Bitrate(pub u64);
 
 impl Bitrate {
-    /// From kilobits (1,000 bits) per second.
+    /// Bitrate of this many kilobits (1,000 bits) per second.
     pub const fn kbps(kbps: u64) -> Self {
         Self(kbps * 1_000)
     }
 
-    /// The rate at which `bytes` were carried in `span`; zero for an empty span.
+    /// Rate at which `bytes` were carried in `span`; a span below 1 µs counts as 1 µs.
     pub fn from_bytes(bytes: u64, span: Duration) -> Self {
         let micros = span.as_micros().max(1);
         Self((u128::from(bytes) * 8_000_000 / micros).min(u128::from(u64::MAX)) as u64)
@@ -59,8 +61,8 @@ fn ntp_units(span: Duration) -> u64 {
     ((span.as_nanos() << 32) / 1_000_000_000) as u64
 }
 
-/// Ties the monotonic clock to wall time once, at start. A later wall-clock jump changes nothing
-/// (quality B4 item 28).
+/// Tie of the monotonic clock to wall time, made once at start. A later jump of the wall clock
+/// changes nothing (quality B4 item 28).
 #[derive(Debug, Clone, Copy)]
 pub struct ClockBase {
     /// The monotonic instant at which `ntp` was read.
@@ -84,10 +86,5 @@ impl ClockBase {
             Some(ahead) => self.ntp.plus(ahead),
             None => self.ntp.minus(self.instant.saturating_duration_since(now)),
         }
-    }
-
-    /// Milliseconds since the base, wrapping after 49 days; for compact records.
-    pub fn millis(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.instant).as_millis() as u32
     }
 }

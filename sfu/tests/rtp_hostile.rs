@@ -134,12 +134,13 @@ fn valid_packets() -> Vec<Vec<u8>> {
     };
     let arrivals: Vec<_> = (0..60i64).map(|n| (n % 7 != 0).then_some(n * n)).collect();
     let report = SenderReportOut { ssrc: 1, ntp: 2, rtp_time: 3, packets: 4, octets: 5 };
+    let bye = vec![0x81, 203, 0, 1, 0, 0, 0, 1];
     let mut rtp = vec![0x91, 0xe0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0xbe, 0xde, 0, 2];
     rtp.extend([0x10, b'1', 0x22, 1, 2, 3, 0, 0, 0x90, 0x80, 0x81, 2, 0x50]);
     vec![
         write(&|w| w.sender_report(&report, &[ReportBlock::default(); 3]) && w.sdes_cname(1, "c")),
         write(&|w| w.receiver_report(1, &[ReportBlock::default(); 2]) && w.pli(1, 2)),
-        write(&|w| w.nack(1, 2, &[1, 2, 3, 40, 80]) && w.fir(1, 2, 3) && w.bye(1)),
+        [write(&|w| w.nack(1, 2, &[1, 2, 3, 40, 80]) && w.fir(1, 2, 3)), bye].concat(),
         write(&|w| w.remb(1, 1_000_000, &[1, 2]) && w.twcc(1, 2, 3, 4, 5, &arrivals)),
         rtp,
     ]

@@ -101,16 +101,11 @@ proptest! {
             prop_assert!(writer.push(*id, data));
         }
         let block_len = writer.finish();
-        let template = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let mut ours = RtpHeader::parse(&template).expect("template");
-        (ours.marker, ours.payload_type) = (marker, payload_type);
-        (ours.sequence, ours.timestamp, ours.ssrc) = (sequence, timestamp, ssrc);
-        let mut fixed = [0; RTP_HEADER_LEN];
-        ours.write_fixed(&mut fixed);
-        if block_len > 0 {
-            fixed[0] |= 0x10;
-        }
-        packet[..RTP_HEADER_LEN].copy_from_slice(&fixed);
+        packet[0] = if block_len > 0 { 0x90 } else { 0x80 };
+        packet[1] = (u8::from(marker) << 7) | payload_type;
+        packet[2..4].copy_from_slice(&sequence.to_be_bytes());
+        packet[4..8].copy_from_slice(&timestamp.to_be_bytes());
+        packet[8..RTP_HEADER_LEN].copy_from_slice(&ssrc.to_be_bytes());
 
         let whole = RTP_HEADER_LEN + block_len;
         let theirs = Header::unmarshal(&mut &packet[..whole]).expect("their reading");
@@ -250,8 +245,6 @@ proptest! {
         prop_assert_eq!(read.sender_ssrc, sender_ssrc);
         prop_assert_eq!(read.entries().collect::<Vec<_>>(), entries.clone());
 
-        let read: Goodbye = read_by_them(|w| w.bye(ssrc));
-        prop_assert_eq!(read.sources, vec![ssrc]);
         let sources: Vec<_> = entries.iter().map(|entry| entry.0).collect();
         let reason = Bytes::from_static(b"end");
         let bytes = written_by_them(&Goodbye { sources: sources.clone(), reason });

@@ -1,4 +1,4 @@
-//! Congestion feedback: what we tell publishers about our reception. Estimation towards viewers
-//! comes here too.
+//! Congestion control. Today: feedback to publishers about what arrived. The estimators for viewers
+//! belong here too.
 
 pub mod twcc_receiver;

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::media::packet_cache::{PacketCache, REPLAY_PACKETS_MAX};
+use crate::media::packet_cache::{CACHE_PACKETS_MAX, PacketCache};
 use crate::units::Bitrate;
 
 /// A replay is this much faster than the layer itself (quality A3.3), in tenths.
@@ -79,7 +79,7 @@ impl CatchUp {
     pub fn is_done(&self, newest: u64) -> bool {
         match self.end {
             Some(end) => self.next >= end,
-            None => self.next > newest || newest - self.next >= REPLAY_PACKETS_MAX as u64,
+            None => self.next > newest || newest - self.next >= CACHE_PACKETS_MAX as u64,
         }
     }
 

@@ -4,54 +4,14 @@
 
 use std::hint::black_box;
 
+use crate::rtp::window::SeqWindow;
+
 /// How many numbers back either is remembered. What comes later than that has no place any more: it is dropped, as a number
 /// that was given out before it ([`IssuedSeqs`]) or as too old ([`DroppedSeqs`]).
 pub(super) const SPAN: u64 = 1024;
 
-/// A set of numbers, all within one span.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Bits([u64; (SPAN / 64) as usize]);
-
-impl Bits {
-    const NONE: Self = Self([0; (SPAN / 64) as usize]);
-
-    fn set(&mut self, number: u64, value: bool) {
-        let bit = 1 << (number % 64);
-        if let Some(word) = self.0.get_mut((number % SPAN / 64) as usize) {
-            *word = if value { *word | bit } else { *word & !bit };
-        }
-    }
-
-    fn is_set(&self, number: u64) -> bool {
-        self.word(number) & (1 << (number % 64)) != 0
-    }
-
-    /// The numbers that begin at `from` and end before `to` are not in it; more than a span of them empties it.
-    fn clear(&mut self, from: u64, to: u64) {
-        if to.saturating_sub(from) >= SPAN {
-            *self = Self::NONE;
-        } else {
-            (from..to).for_each(|number| self.set(number, false));
-        }
-    }
-
-    /// How many numbers from `from` to before `to` are in it; at most a span apart.
-    fn count(&self, from: u64, to: u64) -> u64 {
-        let (mut at, mut count) = (from, 0);
-        while at < to {
-            let place = at % 64;
-            let width = (64 - place).min(to - at);
-            let mask = (u64::MAX >> (64 - width)) << place;
-            count += u64::from((self.word(at) & mask).count_ones());
-            at += width;
-        }
-        count
-    }
-
-    fn word(&self, number: u64) -> u64 {
-        self.0.get((number % SPAN / 64) as usize).copied().unwrap_or(u64::MAX)
-    }
-}
+/// Set of the numbers in one span.
+type Bits = SeqWindow<{ (SPAN / 64) as usize }>;
 
 /// Which outgoing numbers were given out: each at most once, none older than [`SPAN`] behind.
 #[derive(Debug)]
@@ -63,7 +23,7 @@ pub(super) struct IssuedSeqs {
 impl IssuedSeqs {
     /// Nothing was; numbers begin here.
     pub(super) fn new(first: u64) -> Self {
-        Self { next: first, bits: Bits::NONE }
+        Self { next: first, bits: Bits::EMPTY }
     }
 
     /// One past the newest number given out.
@@ -73,19 +33,18 @@ impl IssuedSeqs {
 
     /// Reads the place of the next number, so that it is in the caches by then.
     pub(super) fn warm(&self) {
-        black_box(self.bits.is_set(self.next));
+        black_box(self.bits.contains(self.next));
     }
 
     /// Gives a number out; false if it was before, or may have been.
     pub(super) fn issue(&mut self, number: u64) -> bool {
         if number >= self.next {
-            self.bits.clear(self.next, number);
+            self.bits.clear(self.next..number);
             self.next = number + 1;
-        } else if self.next - number > SPAN || self.bits.is_set(number) {
-            return false;
+            self.bits.insert(number);
+            return true;
         }
-        self.bits.set(number, true);
-        true
+        self.next - number <= SPAN && self.bits.insert(number)
     }
 
     /// The full index behind the low 32 bits of a number given out recently.
@@ -110,7 +69,7 @@ pub(super) struct DroppedSeqs {
 impl DroppedSeqs {
     /// Nothing is closed.
     pub(super) const NONE: Self =
-        Self { numbers: Bits::NONE, pictures: Bits::NONE, end: 0, picture: None };
+        Self { numbers: Bits::EMPTY, pictures: Bits::EMPTY, end: 0, picture: None };
 
     /// Closes a number above which none was given out; true if a picture begins with it that is left out. A picture
     /// that was overtaken by another one is not counted: its id stays a gap. `None` if the number is too old.
@@ -118,15 +77,19 @@ impl DroppedSeqs {
         let mut begins = false;
         if number >= self.end {
             for bits in [&mut self.numbers, &mut self.pictures] {
-                bits.clear(self.end, number);
+                bits.clear(self.end..number);
             }
             begins = self.picture.replace(timestamp) != Some(timestamp);
             self.end = number + 1;
         } else if self.end - number > SPAN {
             return None;
         }
-        self.numbers.set(number, true);
-        self.pictures.set(number, begins);
+        self.numbers.insert(number);
+        if begins {
+            self.pictures.insert(number);
+        } else {
+            self.pictures.remove(number);
+        }
         Some(begins)
     }
 
@@ -137,7 +100,7 @@ impl DroppedSeqs {
 
     /// Whether the number is closed, as far as is remembered.
     pub(super) fn holds(&self, number: u64) -> bool {
-        number < self.end && self.end - number <= SPAN && self.numbers.is_set(number)
+        number < self.end && self.end - number <= SPAN && self.numbers.contains(number)
     }
 
     /// How many numbers and pictures are closed from this number on; `None` if it is too old to tell.
@@ -145,8 +108,8 @@ impl DroppedSeqs {
         if self.end.saturating_sub(number) > SPAN {
             return None;
         }
-        let pictures = self.pictures.count(number, self.end);
-        Some((self.numbers.count(number, self.end), pictures as u16))
+        let pictures = self.pictures.count(number..self.end);
+        Some((self.numbers.count(number..self.end), pictures as u16))
     }
 }
 

@@ -1,13 +1,14 @@
-//! How far apart the frames of a layer usually come: a camera's 33 ms, a still screen's second.
+//! Usual interval between the frames of a layer: 33 ms of a camera, a second of a still screen.
 //!
-//! So that silence can be told from a slow layer. Called for each packet by `worker/stream.rs`.
+//! It tells silence from a slow layer. Called for each packet by `worker/stream.rs`. Never decides
+//! what is forwarded.
 
 use std::time::{Duration, Instant};
 
-/// An interval counts for one part in so many.
+/// One new interval counts for one part in this many.
 const SMOOTHING: u32 = 8;
 
-/// The smoothed time from one frame to the next.
+/// Smoothed time from one frame to the next.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FrameInterval {
     last: Option<(u32, Instant)>,
@@ -15,13 +16,13 @@ pub struct FrameInterval {
 }
 
 impl FrameInterval {
-    /// A packet of the frame with this timestamp came.
+    /// Records a packet of the frame with this timestamp.
     pub fn on_packet(&mut self, now: Instant, timestamp: u32) {
         let Some((last, at)) = self.last else {
             self.last = Some((timestamp, now));
             return;
         };
-        // Packets that were overtaken belong to frames that were seen.
+        // Reordered packets belong to frames that were counted.
         if timestamp == last || timestamp.wrapping_sub(last) >= 1 << 31 {
             return;
         }
@@ -33,7 +34,7 @@ impl FrameInterval {
         });
     }
 
-    /// From one frame to the next; none before the second.
+    /// Smoothed interval; `None` before the second frame.
     pub fn get(&self) -> Option<Duration> {
         self.usual
     }

@@ -1,8 +1,8 @@
-//! The last keyframe of one incoming layer, kept for viewers that join or change layers.
+//! The last keyframe of one incoming layer, kept for viewers that join or switch layers.
 //!
-//! Where the present group of pictures begins, and the whole keyframe itself, which outlives the replay
-//! cache: a publisher with a keyframe every four seconds still has a picture for whoever comes. Only
-//! handles to packets, no copies. Called by `worker/stream.rs`; knows nothing of viewers.
+//! Owns the start of the current group of pictures, and the whole keyframe. It outlives the packet
+//! cache: a publisher with a keyframe every four seconds still has a picture for a joining viewer.
+//! Holds handles to packets, no copies. Called by `worker/stream.rs`; never knows viewers.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use super::packet::{Packet, PacketMeta};
 use super::packet_cache::PacketCache;
 use crate::codec::Codec;
 
-/// Packets of a keyframe; a larger one is not kept (quality A3.3).
+/// Maximum packets of a keyframe; a larger one is not kept (quality A3.3).
 pub const KEYFRAME_PACKETS_MAX: usize = 400;
 
-/// Payload bytes of a keyframe; a larger one is not kept (quality A3.3).
+/// Maximum payload bytes of a keyframe; a larger one is not kept (quality A3.3).
 pub const KEYFRAME_BYTES_MAX: usize = 512 * 1024;
 
-/// A picture older than this is not shown to anybody any more, and dropped.
+/// Age from which a keyframe is sent to no viewer any more, and dropped.
 pub const KEYFRAME_AGE_MAX: Duration = Duration::from_secs(12);
 
-/// Whether a decoder that knows nothing can begin at this packet.
+/// Whether a decoder without any state can begin at this packet.
 pub fn can_start(codec: Codec, meta: &PacketMeta, inband_parameter_sets: bool) -> bool {
     if meta.payload_len == 0 {
         return false;
     }
     match codec {
         Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => true,
-        // Parameter sets come in packets of their own before the picture: start with them, not
-        // with a picture whose sets are behind us. Only an SPS tells the size.
+        // Parameter sets come in packets of their own before the picture. Start with them, not with
+        // a picture whose parameter sets were sent before. Only an SPS tells the size.
         Codec::H264 | Codec::H265 => {
             let complete = meta.frame.resolution.is_some() || !inband_parameter_sets;
             // A descriptor marks the first packet of the frame, and the payload may be encrypted.
@@ -39,13 +39,14 @@ pub fn can_start(codec: Codec, meta: &PacketMeta, inband_parameter_sets: bool) -
     }
 }
 
-/// The keyframe of one layer.
+/// Keyframe cache of one layer.
 #[derive(Debug, Default)]
 pub struct KeyframeCache {
     /// The newest keyframe that has begun.
     begun: Option<Begun>,
     whole: Option<Keyframe>,
-    /// The one before, until the next sweep: somebody may just be getting it.
+    /// The keyframe before, until the next call of [`Self::expire`]: a viewer may just be getting
+    /// it.
     replaced: Option<Keyframe>,
 }
 
@@ -53,47 +54,47 @@ pub struct KeyframeCache {
 struct Begun {
     first: u64,
     timestamp: u32,
-    /// The packet that ends it, once it came.
+    /// Number of the last packet, once it came.
     last: Option<u64>,
-    /// Whole, or too large: nothing more is to be found out.
-    settled: bool,
-    /// A packet that was missing at the last look.
+    /// Whether it is whole, or too large: later packets change nothing.
+    is_decided: bool,
+    /// Packet that was missing at the last check.
     missing: Option<u64>,
-    /// It came before this worker had viewers; there may be a hole behind it for good.
-    seeded: bool,
+    /// Whether it came before this worker had viewers; a gap behind it may then stay.
+    is_prefilled: bool,
 }
 
-/// A keyframe of which no packet is missing.
+/// A complete keyframe.
 #[derive(Debug)]
 pub struct Keyframe {
-    /// In order, without a hole.
+    /// All packets in order.
     packets: Vec<Arc<Packet>>,
     first: u64,
     arrival: Instant,
 }
 
 impl Keyframe {
-    /// Extended number of its first packet.
+    /// Extended sequence number of the first packet.
     pub fn first(&self) -> u64 {
         self.first
     }
 
-    /// One past its last.
+    /// Extended sequence number behind the last packet.
     pub fn end(&self) -> u64 {
         self.first + self.packets.len() as u64
     }
 
-    /// When its first packet came.
+    /// Arrival of the first packet.
     pub fn arrival(&self) -> Instant {
         self.arrival
     }
 
-    /// One of its packets.
+    /// The packet with this number, if it is part of the keyframe.
     pub fn get(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
         self.packets.get(usize::try_from(ext_seq.checked_sub(self.first)?).ok()?)
     }
 
-    /// Its packets.
+    /// All packets in order.
     pub fn packets(&self) -> &[Arc<Packet>] {
         &self.packets
     }
@@ -105,79 +106,77 @@ impl Keyframe {
 }
 
 impl KeyframeCache {
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box(self.begun.map(|begun| begun.timestamp));
     }
 
-    /// A packet was put into `ring`; `starts` tells whether a decoder can begin at it.
+    /// Records a packet that was put into `ring`; `starts` tells whether a decoder can begin at it.
     pub fn on_packet(&mut self, meta: &PacketMeta, starts: bool, ring: &PacketCache) {
-        let of_this = self.begun.is_some_and(|begun| begun.timestamp == meta.timestamp);
-        if starts && !of_this && self.begun.is_none_or(|begun| begun.first < meta.ext_seq) {
+        let is_same_frame = self.begun.is_some_and(|begun| begun.timestamp == meta.timestamp);
+        if starts && !is_same_frame && self.begun.is_none_or(|begun| begun.first < meta.ext_seq) {
             self.begun = Some(Begun {
                 first: meta.ext_seq,
                 timestamp: meta.timestamp,
                 last: None,
-                settled: false,
+                is_decided: false,
                 missing: None,
-                seeded: false,
+                is_prefilled: false,
             });
-        } else if !of_this {
+        } else if !is_same_frame {
             return;
         }
         let Some(begun) = &mut self.begun else { return };
         if starts && meta.ext_seq < begun.first {
-            // Overtaken on its way.
+            // Reordered on the path.
             begun.first = meta.ext_seq;
         }
         if meta.marker {
             begun.last = Some(meta.ext_seq);
         }
-        // One look for each packet that was missed, so that no publisher makes it dear.
-        let news = meta.marker || begun.missing == Some(meta.ext_seq);
-        let Some(last) = begun.last.filter(|_| news && !begun.settled) else { return };
+        // One check for each packet that was missing, so that no publisher makes it expensive.
+        let may_complete = meta.marker || begun.missing == Some(meta.ext_seq);
+        let Some(last) = begun.last.filter(|_| may_complete && !begun.is_decided) else { return };
         match collect(ring, begun.first, last) {
             Ok(keyframe) => {
-                begun.settled = true;
+                begun.is_decided = true;
                 self.replaced = self.whole.replace(keyframe);
             }
-            Err(missing) => {
-                begun.missing = missing;
-                begun.settled = missing.is_none();
-            }
+            Err(NotCollected::Missing(ext_seq)) => begun.missing = Some(ext_seq),
+            Err(NotCollected::TooLarge) => (begun.missing, begun.is_decided) = (None, true),
         }
     }
 
-    /// The present group came before this worker had viewers.
+    /// Marks the current group of pictures as prefilled: it came before this worker had viewers.
     pub fn mark_prefilled(&mut self) {
         if let Some(begun) = &mut self.begun {
-            begun.seeded = true;
+            begun.is_prefilled = true;
         }
     }
 
-    /// Whether the present group came before this worker had viewers.
+    /// Whether the current group of pictures came before this worker had viewers.
     pub fn is_prefilled(&self) -> bool {
-        self.begun.is_some_and(|begun| begun.seeded)
+        self.begun.is_some_and(|begun| begun.is_prefilled)
     }
 
-    /// Extended number of the packet that the present group of pictures begins with, whether all of it
+    /// Extended sequence number with which the current group of pictures begins, whether all of it
     /// is here or not.
     pub fn begins(&self) -> Option<u64> {
         self.begun.map(|begun| begun.first)
     }
 
-    /// The newest whole keyframe.
+    /// The newest complete keyframe.
     pub fn whole(&self) -> Option<&Keyframe> {
         self.whole.as_ref()
     }
 
-    /// A packet of the newest whole keyframe, or of the one before.
+    /// A packet of the newest complete keyframe, or of the one before.
     pub fn get(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
         let mut kept = self.whole.iter().chain(&self.replaced);
         kept.find_map(|keyframe| keyframe.get(ext_seq))
     }
 
-    /// Drops what is too old.
+    /// Drops keyframes that are too old.
     pub fn expire(&mut self, now: Instant) {
         self.replaced = None;
         let old = |keyframe: &Keyframe| {
@@ -188,30 +187,41 @@ impl KeyframeCache {
         }
     }
 
-    /// Forgets everything.
+    /// Drops all state.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
-/// Handles to all packets from the first to the last. Else the first that is missing, or none if they are too
-/// many or too large.
-fn collect(ring: &PacketCache, first: u64, last: u64) -> Result<Keyframe, Option<u64>> {
-    let count = last.checked_sub(first).ok_or(None)?;
+/// Reason why a keyframe cannot be kept, or not yet.
+enum NotCollected {
+    /// First packet that is missing.
+    Missing(u64),
+    /// More packets or bytes than are kept.
+    TooLarge,
+}
+
+/// Collects handles to all packets from the first to the last.
+fn collect(ring: &PacketCache, first: u64, last: u64) -> Result<Keyframe, NotCollected> {
+    let count = last.checked_sub(first).ok_or(NotCollected::TooLarge)?;
     if count >= KEYFRAME_PACKETS_MAX as u64 {
-        return Err(None);
+        return Err(NotCollected::TooLarge);
     }
     let mut bytes = 0;
     for ext_seq in first..=last {
-        let meta = ring.get(ext_seq).and_then(|packet| packet.meta()).ok_or(Some(ext_seq))?;
+        let meta = ring
+            .get(ext_seq)
+            .and_then(|packet| packet.meta())
+            .ok_or(NotCollected::Missing(ext_seq))?;
         bytes += usize::from(meta.payload_len);
     }
     if bytes > KEYFRAME_BYTES_MAX {
-        return Err(None);
+        return Err(NotCollected::TooLarge);
     }
     let packets: Vec<Arc<Packet>> =
         (first..=last).filter_map(|ext_seq| ring.get(ext_seq).cloned()).collect();
-    let arrival = packets.first().and_then(|packet| packet.meta()).ok_or(None)?.arrival;
+    let first_meta = packets.first().and_then(|packet| packet.meta());
+    let arrival = first_meta.ok_or(NotCollected::TooLarge)?.arrival;
     Ok(Keyframe { packets, first, arrival })
 }
 
@@ -262,14 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn a_keyframe_is_whole_when_its_last_missing_packet_came() {
+    fn keyframe_is_complete_when_its_last_missing_packet_comes() {
         let mut layer = Layer::new();
         layer.feed(&[(100, 9, true, false), (102, 9, false, true)]);
         assert_eq!((layer.cache.begins(), layer.whole()), (Some(100), None));
         layer.feed(&[(103, 12, false, true), (101, 9, false, false)]);
         assert_eq!(layer.whole(), Some((100, 103)));
         assert_eq!(layer.cache.whole().map(Keyframe::bytes), Some(3_000));
-        // The next one has a hole: the old picture stays, but the new group has begun.
+        // The next one has a gap: the old picture stays, but the new group has begun.
         layer.feed(&[(110, 20, true, false), (112, 20, false, true), (113, 23, false, true)]);
         assert_eq!((layer.cache.begins(), layer.whole()), (Some(110), Some((100, 103))));
     }
@@ -285,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn it_outlives_the_ring_but_not_for_ever() {
+    fn keyframe_outlives_the_packet_cache_up_to_its_age_limit() {
         let mut layer = Layer::new();
         layer.feed(&[(100, 9, true, true)]);
         layer.now += Duration::from_secs(4);

@@ -1,7 +1,6 @@
-//! Packets as the house shares them, the pool they live in, the cache that repeats them, and the
-//! numbers kept about them.
+//! Packets as all modules share them, their pool, the packet cache, and statistics about them.
 //!
-//! A packet is opened and parsed once, becomes immutable, and is then read by every viewer.
+//! A packet is decrypted and parsed once, becomes immutable, and is then read for every viewer.
 
 pub mod frame_interval;
 pub mod keyframe;

@@ -1,4 +1,4 @@
-//! One received RTP packet in plaintext: opened once, parsed once, shared read-only by all viewers.
+//! One received RTP packet in plaintext: decrypted once, parsed once, read for all viewers.
 //!
 //! Filled by `worker/publisher.rs`, read by `forward/`. Never changes after it was shared.
 
@@ -11,10 +11,10 @@ use crate::rtp::ext::ExtKind;
 /// Largest datagram taken from a publisher (quality B2), and the size of a packet buffer.
 pub const PACKET_BYTES_MAX: usize = 1500;
 
-/// How many header-extension elements of one packet can be forwarded; the rest is left out.
+/// Maximum header-extension elements of one packet that are forwarded; the rest is left out.
 pub const FORWARDED_EXTS_MAX: usize = 4;
 
-/// A header-extension element that viewers may get: its kind and where its data lies.
+/// Position of a header-extension element that may be forwarded.
 #[derive(Debug, Clone, Copy)]
 pub struct ForwardedExt {
     /// Which extension.
@@ -25,16 +25,16 @@ pub struct ForwardedExt {
     pub len: u8,
 }
 
-/// Everything forwarding needs to know about a packet, found once on arrival.
+/// Everything that forwarding needs to know about a packet, found once on arrival.
 #[derive(Debug, Clone, Copy)]
 pub struct PacketMeta {
-    /// Sequence number of the publisher's line, extended to 64 bits.
+    /// Sequence number of the publisher's layer, extended to 64 bits.
     pub ext_seq: u64,
     /// RTP timestamp of the publisher, continued over jumps of its clock.
     pub timestamp: u32,
     /// Marker bit.
     pub marker: bool,
-    /// True for RED payloads (RFC 2198), which carry inner payload types.
+    /// Whether the payload is RED (RFC 2198), which carries inner payload types.
     pub red: bool,
     /// Where the payload begins in the buffer.
     pub payload_start: u16,
@@ -42,15 +42,15 @@ pub struct PacketMeta {
     pub payload_len: u16,
     /// Leading payload bytes that are rewritten per viewer (picture ids, RED headers).
     pub prefix_len: u8,
-    /// What a look into the payload told.
+    /// Frame information from the payload or its descriptor.
     pub frame: FrameInfo,
     /// Header extensions that may be forwarded.
     pub exts: [Option<ForwardedExt>; FORWARDED_EXTS_MAX],
-    /// When the datagram arrived.
+    /// Arrival of the datagram.
     pub arrival: Instant,
 }
 
-/// A packet buffer: fixed storage plus what was found in it.
+/// Packet buffer: fixed storage and the description of its content.
 #[derive(Debug)]
 pub struct Packet {
     meta: Option<PacketMeta>,
@@ -62,7 +62,7 @@ impl Packet {
         Self { meta: None, bytes: vec![0; bytes].into_boxed_slice() }
     }
 
-    /// Reads the beginning of what is known of it, so that it is in the caches by then.
+    /// Reads the beginning of the description, so that it is in the CPU caches by then.
     pub(crate) fn warm(&self) {
         black_box((self.meta.is_some(), self.bytes.len()));
     }

@@ -1,8 +1,8 @@
-//! The replay cache: the last packets of one incoming layer, found by sequence number.
+//! Packet cache: the last packets of one incoming layer, found by sequence number.
 //!
-//! One ring serves repeats to every viewer (architecture D6). The worker that owns the publisher
-//! fills it from its pool; a worker that only has viewers keeps handles to the same buffers.
-//! Called by `worker/`; knows nothing of viewers.
+//! One cache serves retransmissions to every viewer (architecture D6). The worker that owns the
+//! publisher fills it from its pool; a worker that has only viewers keeps handles to the same
+//! buffers. Called by `worker/`; never knows viewers.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 
 use super::packet::Packet;
 
-/// Packets kept per layer; a power of two. At the limit the oldest leaves.
-pub const REPLAY_PACKETS_MAX: usize = 2048;
+/// Maximum packets per layer, a power of two. At the limit the oldest is evicted.
+pub const CACHE_PACKETS_MAX: usize = 2048;
 
-/// Bytes kept per layer; at the limit the oldest packets leave.
-pub const REPLAY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Maximum payload bytes per layer. At the limit the oldest packets are evicted.
+pub const CACHE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Age kept per layer; older packets leave.
-pub const REPLAY_AGE_MAX: Duration = Duration::from_millis(1500);
+/// Maximum age of a packet. Older packets are evicted.
+pub const CACHE_AGE_MAX: Duration = Duration::from_millis(1500);
 
-/// How often a packet that comes looks for older ones to leave: at one that nobody read for long, memory waits.
+/// Minimum time between two searches for expired packets: reading one that was not used for long
+/// waits for memory.
 const EXPIRE_EVERY: Duration = Duration::from_millis(10);
 
 /// The last packets of one layer by extended sequence number.
@@ -42,12 +43,12 @@ impl Default for PacketCache {
 }
 
 impl PacketCache {
-    /// An empty ring; its slots are allocated with the first packet.
+    /// Creates an empty cache; its slots are allocated with the first packet.
     pub fn new() -> Self {
         Self { slots: Vec::new(), oldest: 0, next: 0, packets: 0, bytes: 0, expired_at: None }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box(self.slots.get(slot(self.next)).map(Option::is_some));
         let oldest = self.slots.get(slot(self.oldest)).and_then(Option::as_ref);
@@ -55,7 +56,7 @@ impl PacketCache {
     }
 
     /// Keeps a packet. Returns false if it is held already or older than the window; the packet is
-    /// then passed to `evicted`, as are those that leave for it.
+    /// then passed to `evicted`, as are those that are evicted for it.
     pub fn insert(&mut self, packet: Arc<Packet>, mut evicted: impl FnMut(Arc<Packet>)) -> bool {
         let Some(meta) = packet.meta() else {
             evicted(packet);
@@ -63,15 +64,15 @@ impl PacketCache {
         };
         let (seq, now) = (meta.ext_seq, meta.arrival);
         if self.slots.is_empty() {
-            self.slots.resize(REPLAY_PACKETS_MAX, None);
+            self.slots.resize(CACHE_PACKETS_MAX, None);
             self.oldest = seq;
             self.next = seq;
         }
-        let window = REPLAY_PACKETS_MAX as u64;
+        let window = CACHE_PACKETS_MAX as u64;
         if seq >= self.next {
             let keep_from = (seq + 1).saturating_sub(window);
             if keep_from >= self.next {
-                // A jump past everything we hold: nothing of it can be asked for any more.
+                // A jump past everything that is held: no viewer can request any of it any more.
                 self.evict_before(self.next, &mut evicted);
                 self.oldest = keep_from;
             } else {
@@ -79,7 +80,7 @@ impl PacketCache {
             }
             self.next = seq + 1;
         } else if seq < self.oldest {
-            // An early packet that was overtaken on its way, while the window has room below.
+            // An early packet that was reordered, while the window has room below.
             if self.next - seq > window {
                 evicted(packet);
                 return false;
@@ -98,7 +99,7 @@ impl PacketCache {
                 return false;
             }
         }
-        while self.bytes > REPLAY_BYTES_MAX && self.oldest < seq {
+        while self.bytes > CACHE_BYTES_MAX && self.oldest < seq {
             self.evict_before(self.oldest + 1, &mut evicted);
         }
         let since = self.expired_at.map(|at| now.saturating_duration_since(at));
@@ -108,20 +109,20 @@ impl PacketCache {
         true
     }
 
-    /// The packet with this number, if it is still here.
+    /// The packet with this number, if it is still held.
     pub fn get(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
         let packet = self.slots.get(slot(ext_seq))?.as_ref()?;
         (packet.meta()?.ext_seq == ext_seq).then_some(packet)
     }
 
-    /// Drops what is older than [`REPLAY_AGE_MAX`], passing it to `evicted`.
+    /// Evicts packets older than [`CACHE_AGE_MAX`] and passes them to `evicted`.
     pub fn expire(&mut self, now: Instant, mut evicted: impl FnMut(Arc<Packet>)) {
         self.expired_at = Some(now);
         while self.packets > 0 {
             let held = self.slots.get(slot(self.oldest)).and_then(Option::as_ref);
             let expired = held
                 .and_then(|packet| packet.meta())
-                .is_none_or(|meta| now.saturating_duration_since(meta.arrival) > REPLAY_AGE_MAX);
+                .is_none_or(|meta| now.saturating_duration_since(meta.arrival) > CACHE_AGE_MAX);
             if !expired {
                 break;
             }
@@ -129,7 +130,7 @@ impl PacketCache {
         }
     }
 
-    /// Empties the ring; the next packet may have any number.
+    /// Evicts all packets; the next packet may have any number.
     pub fn clear(&mut self, mut evicted: impl FnMut(Arc<Packet>)) {
         for packet in self.slots.drain(..).flatten() {
             evicted(packet);
@@ -137,7 +138,7 @@ impl PacketCache {
         *self = Self::new();
     }
 
-    /// The highest number seen; 0 before the first.
+    /// Highest number seen; 0 before the first.
     pub fn newest(&self) -> u64 {
         self.next.saturating_sub(1)
     }
@@ -165,7 +166,7 @@ impl PacketCache {
 }
 
 fn slot(ext_seq: u64) -> usize {
-    (ext_seq % REPLAY_PACKETS_MAX as u64) as usize
+    (ext_seq % CACHE_PACKETS_MAX as u64) as usize
 }
 
 #[cfg(test)]
@@ -196,17 +197,17 @@ mod tests {
         let now = Instant::now();
         let mut ring = PacketCache::new();
         let mut evicted = Vec::new();
-        let count = REPLAY_PACKETS_MAX as u64 + 10;
+        let count = CACHE_PACKETS_MAX as u64 + 10;
         for seq in 0..count {
             assert!(ring.insert(packet(seq, 100, now), |p| evicted.push(p)));
         }
         assert_eq!(evicted.len(), 10);
         assert!(ring.get(9).is_none());
         assert!(ring.get(10).is_some());
-        assert_eq!(ring.packets(), REPLAY_PACKETS_MAX);
+        assert_eq!(ring.packets(), CACHE_PACKETS_MAX);
         assert!(!ring.insert(packet(5, 100, now), drop), "older than the window");
         assert!(!ring.insert(packet(20, 100, now), drop), "held already");
-        assert_eq!(ring.packets(), REPLAY_PACKETS_MAX);
+        assert_eq!(ring.packets(), CACHE_PACKETS_MAX);
     }
 
     #[test]
@@ -216,9 +217,9 @@ mod tests {
         for seq in 0..2000 {
             ring.insert(packet(seq, 1400, now), drop);
         }
-        assert!(ring.bytes() <= REPLAY_BYTES_MAX);
-        assert!(ring.bytes() > REPLAY_BYTES_MAX - 1400);
-        let later = now + REPLAY_AGE_MAX;
+        assert!(ring.bytes() <= CACHE_BYTES_MAX);
+        assert!(ring.bytes() > CACHE_BYTES_MAX - 1400);
+        let later = now + CACHE_AGE_MAX;
         ring.insert(packet(2000, 1400, later), drop);
         assert!(ring.packets() > 1, "exactly at the age limit is kept");
         ring.expire(later + Duration::from_millis(1), drop);
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_reorder_and_jumps() {
+    fn gaps_reordering_and_jumps() {
         let now = Instant::now();
         let mut ring = PacketCache::new();
         ring.insert(packet(100, 10, now), drop);

@@ -1,8 +1,8 @@
-//! Pre-used packet buffers of one worker, recycled instead of freed.
+//! Pool of one worker's packet buffers, which are reused instead of freed.
 //!
-//! A buffer is handed out only while nobody else holds it (`Arc::get_mut`), so a packet that another
-//! worker still reads is never touched. The pool keeps a handle to each of its buffers, therefore
-//! the last handle is always dropped here and never on another core.
+//! A buffer is handed out only while nothing else holds it (`Arc::get_mut`), so a packet that
+//! another worker still reads is never touched. The pool keeps a handle to each of its buffers,
+//! therefore the last handle is always dropped here and never on another core.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -10,17 +10,17 @@ use std::sync::Arc;
 
 use super::packet::{PACKET_BYTES_MAX, Packet};
 
-/// Buffers of the small class; Opus packets fit.
+/// Bytes of a small buffer; Opus packets fit.
 const SMALL_BYTES: usize = 320;
 
-/// What memory comes in.
+/// Bytes of one cache line.
 const CACHE_LINE_BYTES: usize = 64;
 
-/// Buffers looked at per request before a new one is made: readers give back in order, so the
+/// Returned buffers that are tried before a new one is allocated. Readers release in order, so the
 /// oldest are free first.
 const PROBES: usize = 8;
 
-/// A bounded pool in two size classes. At the limit [`PacketPool::take`] returns `None` and the
+/// Bounded pool in two size classes. At the limit [`PacketPool::take`] returns `None` and the
 /// packet is dropped with `DropReason::PoolExhausted`.
 #[derive(Debug)]
 pub struct PacketPool {
@@ -29,7 +29,7 @@ pub struct PacketPool {
 }
 
 impl PacketPool {
-    /// A pool of at most `limit` buffers of each class; memory is taken as it is needed.
+    /// Creates a pool of at most `limit` buffers of each class; memory is allocated when needed.
     pub fn new(limit: usize) -> Self {
         Self {
             small: SizeClass::new(SMALL_BYTES, limit),
@@ -37,7 +37,7 @@ impl PacketPool {
         }
     }
 
-    /// Reads the buffer that is next for so many bytes, so that it is in the caches by then.
+    /// Reads the buffer that is next for this size, so that it is in the CPU caches by then.
     pub fn warm(&self, bytes: usize) {
         let class = if bytes <= SMALL_BYTES { &self.small } else { &self.large };
         if let Some(packet) = class.free.last() {
@@ -48,7 +48,7 @@ impl PacketPool {
         }
     }
 
-    /// A buffer for `bytes` bytes that nobody else holds: `Arc::get_mut` on it succeeds.
+    /// A buffer for `bytes` bytes that nothing else holds: `Arc::get_mut` on it succeeds.
     pub fn take(&mut self, bytes: usize) -> Option<Arc<Packet>> {
         match bytes {
             0..=SMALL_BYTES => self.small.take(),
@@ -57,7 +57,7 @@ impl PacketPool {
         }
     }
 
-    /// Gives a buffer back; others may still be reading it.
+    /// Returns a buffer; other holders may still be reading it.
     pub fn give(&mut self, packet: Arc<Packet>) {
         match packet.buffer().len() {
             SMALL_BYTES => self.small.give(packet),
@@ -65,7 +65,7 @@ impl PacketPool {
         }
     }
 
-    /// Buffers made so far, in both classes.
+    /// Buffers allocated so far, in both classes.
     pub fn allocated(&self) -> usize {
         self.small.allocated + self.large.allocated
     }
@@ -76,9 +76,9 @@ struct SizeClass {
     bytes: usize,
     limit: usize,
     allocated: usize,
-    /// Nobody else holds these.
+    /// Buffers that nothing else holds.
     free: Vec<Arc<Packet>>,
-    /// Given back while others may still read them, oldest first.
+    /// Returned while others may still read them, oldest first.
     returned: VecDeque<Arc<Packet>>,
 }
 
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_that_someone_reads_is_not_handed_out_again() {
+    fn buffer_that_is_still_read_is_not_handed_out_again() {
         let mut pool = PacketPool::new(2);
         let first = pool.take(1200).unwrap();
         let reader = Arc::clone(&first);

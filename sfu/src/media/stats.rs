@@ -1,8 +1,8 @@
-//! Counts what one SSRC carried and lost: RFC 3550 statistics both ways, and a rate meter.
+//! Statistics of one SSRC by RFC 3550, in both directions, and a rate meter.
 //!
 //! Owns numbers only. Never decides anything and never touches RTCP bytes: `worker` copies a
-//! [`ReportBlock`] to and from `rtp::rtcp`. Next: `source_clock.rs`, for what sender reports say
-//! about time.
+//! [`ReportBlock`] to and from `rtp::rtcp`. Next: `source_clock.rs`, for the time in sender
+//! reports.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::rtp::rtcp::ReportBlock;
 use crate::units::{Bitrate, Ntp};
 
-/// What arrived of one incoming SSRC (RFC 3550 A.3 and A.8).
+/// Reception of one incoming SSRC (RFC 3550 A.3 and A.8).
 #[derive(Debug, Default)]
 pub struct ReceiverStats {
     numbers: Option<Numbers>,
@@ -31,19 +31,19 @@ struct Numbers {
 }
 
 impl ReceiverStats {
-    /// Nothing has arrived yet.
+    /// Creates statistics of an SSRC from which nothing has arrived.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.packets, self.jitter.scaled, self.numbers.is_some()));
     }
 
-    /// A packet of the primary SSRC is there, directly or by RTX: what is repaired is not lost.
-    /// Leave out duplicates, they would hide losses. `bytes` is what the rate should count; a late
-    /// packet does not touch the jitter.
+    /// Counts a packet of the primary SSRC, received directly or by RTX: a repaired packet is not
+    /// lost. Leave out duplicates, they would hide losses. `bytes` is what the rate should count; a
+    /// late packet does not change the jitter.
     pub fn on_packet(
         &mut self,
         now: Instant,
@@ -66,12 +66,12 @@ impl ReceiverStats {
         }
     }
 
-    /// A sender report for this SSRC arrived; `ntp` is its 64-bit time.
+    /// Records a sender report for this SSRC; `ntp` is its 64-bit time.
     pub fn on_sender_report(&mut self, now: Instant, ntp: u64) {
         self.sender_report = Some((Ntp(ntp).middle(), now));
     }
 
-    /// The block for the next receiver report; none before the first packet. Begins a new interval
+    /// Block for the next receiver report; `None` before the first packet. Begins a new interval
     /// for the lost fraction.
     pub fn report_block(&mut self, now: Instant, ssrc: u32) -> Option<ReportBlock> {
         let numbers = self.numbers?;
@@ -100,12 +100,12 @@ impl ReceiverStats {
         self.packets
     }
 
-    /// Bytes of these packets.
+    /// Bytes of the packets that arrived or were repaired.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Packets expected but not there; negative only if duplicates were counted.
+    /// Packets expected and not received; negative only if duplicates were counted.
     pub fn lost(&self) -> i64 {
         self.expected() as i64 - self.packets as i64
     }
@@ -140,7 +140,7 @@ struct JitterBase {
 }
 
 impl Jitter {
-    /// A jump of the timestamp by more than this is a new start and not jitter.
+    /// Jump of the timestamp in seconds beyond which it is a new start and no jitter.
     const MAX_STEP_S: i64 = 5;
 
     fn on_packet(&mut self, at: Instant, rtp_ts: u32, clock_rate: u32) {
@@ -160,14 +160,14 @@ impl Jitter {
     }
 }
 
-/// What one viewer reports about one outgoing SSRC.
+/// Reports of one viewer about one outgoing SSRC.
 #[derive(Debug, Default)]
 pub struct SenderStats {
     last: Option<ReportBlock>,
     rtt: Option<Duration>,
 }
 
-/// A longer round trip is taken for an error of the reporter.
+/// Longest round trip; a longer one is taken for an error of the reporter.
 const MAX_RTT: Duration = Duration::from_secs(10);
 
 /// The two clock readings and DLSR are rounded, so a round trip may come out this far below zero;
@@ -175,13 +175,13 @@ const MAX_RTT: Duration = Duration::from_secs(10);
 const RTT_ROUNDING: i32 = 66;
 
 impl SenderStats {
-    /// Nothing was reported yet.
+    /// Creates statistics of an SSRC about which nothing was reported.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A report block about this SSRC arrived at `now`, on the clock that stamped our sender
-    /// reports.
+    /// Records a report block about this SSRC that arrived at `now`, on the clock that stamped our
+    /// sender reports.
     pub fn on_report(&mut self, now: Ntp, report: &ReportBlock) {
         self.last = Some(*report);
         if let Some(sample) = round_trip(now, report.lsr, report.dlsr) {
@@ -190,7 +190,7 @@ impl SenderStats {
         }
     }
 
-    /// Smoothed round trip; none until a report answers one of our sender reports.
+    /// Smoothed round trip; `None` until a report answers one of our sender reports.
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
@@ -200,13 +200,13 @@ impl SenderStats {
         self.last.as_ref()
     }
 
-    /// Share lost in the last interval that was reported, 0 to 1.
+    /// Share of packets lost in the last reported interval, 0 to 1.
     pub fn loss(&self) -> f32 {
         self.last.map_or(0.0, |report| f32::from(report.fraction_lost) / 256.0)
     }
 }
 
-/// Round trip by LSR and DLSR (RFC 3550 section 6.4.1); none if `lsr` is 0 or the result is
+/// Round trip by LSR and DLSR (RFC 3550 section 6.4.1); `None` if `lsr` is 0 or the result is
 /// negative or longer than 10 s.
 pub fn round_trip(now: Ntp, lsr: u32, dlsr: u32) -> Option<Duration> {
     if lsr == 0 {
@@ -220,7 +220,7 @@ pub fn round_trip(now: Ntp, lsr: u32, dlsr: u32) -> Option<Duration> {
     (rtt <= MAX_RTT).then_some(rtt)
 }
 
-/// Bytes and packets over the last second.
+/// Rate of bytes and packets over the last second.
 #[derive(Debug, Default)]
 pub struct RateMeter {
     start: Option<Instant>,
@@ -228,31 +228,32 @@ pub struct RateMeter {
     newest: u64,
     /// Bytes and packets by bucket index modulo [`BUCKETS`].
     buckets: [(u64, u64); BUCKETS as usize],
-    /// The sum of all buckets, kept so that asking costs no walk.
+    /// Sum of all buckets, kept so that a read costs no loop.
     sum: (u64, u64),
 }
 
-/// Buckets that make up the window, the newest still filling.
+/// Buckets of the window, of which the newest is still filling.
 const BUCKETS: u64 = 20;
 
-/// Length of one bucket.
+/// Length of one bucket in milliseconds.
 const BUCKET_MS: u64 = 50;
 
-/// A young meter divides by at least this, so that one burst does not look like a rate.
+/// Minimum time in milliseconds that a young meter divides by, so that one burst does not look like
+/// a rate.
 const MIN_SPAN_MS: u64 = 200;
 
 impl RateMeter {
-    /// Nothing was carried yet.
+    /// Creates a meter that has counted nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.start, self.sum, self.bucket(self.newest)));
     }
 
-    /// One packet of `bytes`.
+    /// Counts one packet of `bytes`.
     pub fn add(&mut self, now: Instant, bytes: usize) {
         let bytes = bytes as u64;
         let start = *self.start.get_or_insert(now);
@@ -272,7 +273,7 @@ impl RateMeter {
         self.sum = (self.sum.0 + bytes, self.sum.1 + 1);
     }
 
-    /// Whether more than this came over the last second.
+    /// Whether more than either limit came over the last second.
     pub fn exceeds(&self, now: Instant, bitrate: Bitrate, packets_per_second: u32) -> bool {
         let (bytes, packets, span) = self.window(now);
         let ms = span.as_millis() as u64;
@@ -286,19 +287,19 @@ impl RateMeter {
         Bitrate::from_bytes(bytes, span)
     }
 
-    /// Packets per second over the same time.
+    /// Packets per second over the same time as [`Self::bitrate`].
     pub fn packets_per_second(&self, now: Instant) -> u32 {
         let (_, packets, span) = self.window(now);
         (u128::from(packets) * 1_000 / span.as_millis().max(1)).min(u128::from(u32::MAX)) as u32
     }
 
-    /// Bytes, packets, and the time they took.
+    /// Bytes, packets, and the time over which they came.
     fn window(&self, now: Instant) -> (u64, u64, Duration) {
         let Some(start) = self.start else { return (0, 0, Duration::from_millis(MIN_SPAN_MS)) };
         let current = bucket_index(start, now).max(self.newest);
         let oldest = (current + 1).saturating_sub(BUCKETS);
         let (mut bytes, mut packets) = self.sum;
-        // What has left the window since the newest packet.
+        // Buckets that left the window since the newest packet.
         let held_from = (self.newest + 1).saturating_sub(BUCKETS);
         for index in held_from..oldest.min(self.newest + 1) {
             let bucket = self.bucket(index);
@@ -325,160 +326,4 @@ fn bucket_index(start: Instant, now: Instant) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-    const VIDEO: u32 = 90_000;
-
-    #[test]
-    fn loss_is_counted_per_interval_and_in_all() {
-        let start = Instant::now();
-        let mut stats = ReceiverStats::new();
-        assert_eq!(stats.report_block(start, 1), None);
-        for n in (0..100u64).filter(|n| n % 4 != 2) {
-            stats.on_packet(start + 10 * MS * n as u32, 131_000 + n, 900 * n as u32, VIDEO, 1_000);
-        }
-        let report = stats.report_block(start, 0xabcd).unwrap();
-        assert_eq!(report.ssrc, 0xabcd);
-        assert_eq!(report.fraction_lost, 64);
-        assert_eq!(report.cumulative_lost, 25);
-        assert_eq!(report.highest_seq, 131_099 - 65_536, "wraps count from the first packet");
-        assert_eq!(report.jitter, 0);
-        assert_eq!((report.lsr, report.dlsr), (0, 0));
-        assert_eq!((stats.packets(), stats.bytes()), (75, 75_000));
-
-        let quiet = stats.report_block(start, 1).unwrap();
-        assert_eq!((quiet.fraction_lost, quiet.cumulative_lost), (0, 25));
-    }
-
-    #[test]
-    fn repaired_packets_are_not_lost_and_make_no_jitter() {
-        let start = Instant::now();
-        let mut stats = ReceiverStats::new();
-        for n in [0, 1, 3, 4] {
-            stats.on_packet(start + 10 * MS * n, 70_000 + u64::from(n), 900 * n, VIDEO, 1);
-        }
-        assert_eq!(stats.lost(), 1);
-        stats.on_packet(start + 90 * MS, 70_002, 1_800, VIDEO, 1);
-        stats.on_packet(start + 90 * MS, 69_999, 0, VIDEO, 1); // late, from before the first
-        let report = stats.report_block(start, 1).unwrap();
-        assert_eq!((report.fraction_lost, report.cumulative_lost, report.jitter), (0, 0, 0));
-    }
-
-    #[test]
-    fn counts_stay_within_their_fields() {
-        let start = Instant::now();
-        let mut stats = ReceiverStats::new();
-        stats.on_packet(start, 65_536, 0, VIDEO, 1);
-        stats.on_packet(start, 65_536 + (1 << 40), 0, VIDEO, 1);
-        let report = stats.report_block(start, 1).unwrap();
-        assert_eq!(report.fraction_lost, 255);
-        assert_eq!(report.cumulative_lost, (1 << 23) - 1);
-        for _ in 0..10 {
-            stats.on_packet(start, 65_536 + (1 << 40), 0, VIDEO, 1); // duplicates, against the rule
-        }
-        assert_eq!(stats.report_block(start, 1).unwrap().fraction_lost, 0);
-    }
-
-    #[test]
-    fn jitter_follows_rfc_3550_and_survives_jumps() {
-        let start = Instant::now();
-        let mut stats = ReceiverStats::new();
-        // Stamped every 20 ms, arriving 15 and 25 ms apart: |D| is 5 ms, 240 units of 48 kHz.
-        let mut at = start;
-        for n in 0..2_000u32 {
-            at += if n % 2 == 0 { 15 * MS } else { 25 * MS };
-            let rtp_ts = 960u32.wrapping_mul(n).wrapping_sub(100_000);
-            stats.on_packet(at, 70_000 + u64::from(n), rtp_ts, 48_000, 1);
-        }
-        assert!((236..=240).contains(&stats.jitter()), "{}", stats.jitter());
-        stats.on_packet(at + 20 * MS, 72_000, 0x8000_0000, 48_000, 1);
-        assert!(stats.jitter() <= 240, "a new start is not jitter");
-        stats.on_packet(at + 40 * MS, 72_001, 0, 90_000, 1);
-        assert!(stats.jitter() <= 240, "nor is another clock");
-    }
-
-    #[test]
-    fn report_answers_the_last_sender_report() {
-        let start = Instant::now();
-        let mut stats = ReceiverStats::new();
-        stats.on_packet(start, 70_000, 0, VIDEO, 1);
-        stats.on_sender_report(start, 0x1111_2222_3333_4444);
-        let report = stats.report_block(start + 1_500 * MS, 1).unwrap();
-        assert_eq!(report.lsr, 0x2222_3333);
-        assert_eq!(report.dlsr, 3 * 65_536 / 2);
-    }
-
-    #[test]
-    fn round_trip_is_measured_and_nonsense_is_not() {
-        let sent = Ntp(0xe000_0000_ffff_8000); // the middle 32 bits wrap soon
-        let report = |lsr, dlsr| ReportBlock { lsr, dlsr, ..ReportBlock::default() };
-        let mut stats = SenderStats::new();
-        let back = sent.plus(Duration::from_millis(1_080));
-        stats.on_report(back, &report(sent.middle(), 65_536));
-        let rtt = stats.rtt().unwrap();
-        assert!(rtt.abs_diff(80 * MS) < MS, "{rtt:?}");
-
-        for (lsr, dlsr) in [
-            (0, 65_536),                                       // no report seen
-            (sent.middle(), 3 * 65_536),                       // negative
-            (sent.middle().wrapping_sub(20 * 65_536), 65_536), // 20 s
-            (0x1234_5678, 0xffff_ffff),
-        ] {
-            stats.on_report(back, &report(lsr, dlsr));
-            assert_eq!(stats.rtt(), Some(rtt), "{lsr:#x} {dlsr:#x}");
-        }
-        let at_once = round_trip(sent, sent.middle(), 10);
-        assert_eq!(at_once, Some(Duration::ZERO), "rounding on loopback");
-        let far = sent.plus(MAX_RTT);
-        assert!(round_trip(far, sent.middle(), 0).is_some());
-        assert_eq!(round_trip(far.plus(MS), sent.middle(), 0), None);
-    }
-
-    #[test]
-    fn round_trip_is_smoothed() {
-        let sent = Ntp(0x1234_5678_9abc_def0);
-        let mut stats = SenderStats::new();
-        for ms in [80, 160] {
-            let report =
-                ReportBlock { lsr: sent.middle(), fraction_lost: 64, ..Default::default() };
-            stats.on_report(sent.plus(MS * ms), &report);
-        }
-        assert!(stats.rtt().unwrap().abs_diff(90 * MS) < MS);
-        assert_eq!(stats.loss(), 0.25);
-    }
-
-    #[test]
-    fn meter_shows_a_steady_rate_and_forgets_after_a_second() {
-        let start = Instant::now();
-        let mut meter = RateMeter::new();
-        assert_eq!(meter.bitrate(start), Bitrate(0));
-        for n in 0..3_000 {
-            meter.add(start + MS * n, 125); // 1 Mbit/s
-            if n > 300 {
-                let rate = meter.bitrate(start + MS * n).0;
-                assert!((990_000..=1_010_000).contains(&rate), "{rate} after {n} ms");
-            }
-        }
-        let end = start + 3_000 * MS;
-        assert!((990..=1_010).contains(&meter.packets_per_second(end)));
-        let half = meter.bitrate(end + 500 * MS).0;
-        assert!((450_000..=550_000).contains(&half), "{half}");
-        assert_eq!(meter.bitrate(end + 1_000 * MS), Bitrate(0));
-        assert_eq!(meter.packets_per_second(end + Duration::from_secs(3_600)), 0);
-        meter.add(end + Duration::from_secs(3_600), 1_000);
-        let after = meter.bitrate(end + Duration::from_secs(3_600)).0;
-        assert!((8_000..=8_500).contains(&after), "{after}: only the new packet");
-    }
-
-    #[test]
-    fn first_burst_is_not_mistaken_for_a_rate() {
-        let start = Instant::now();
-        let mut meter = RateMeter::new();
-        for _ in 0..10 {
-            meter.add(start, 1_000);
-        }
-        assert_eq!(meter.bitrate(start), Bitrate(400_000));
-    }
-}
+mod tests;

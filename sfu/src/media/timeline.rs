@@ -1,20 +1,21 @@
-//! Media time that runs on when the publisher's jumps.
+//! Media time that continues when the publisher's timestamps jump.
 //!
-//! Owns the step between a publisher's RTP timestamps and the ones everything behind ingest sees, for
-//! one incoming SSRC. Called by `worker/layer` for each packet. Knows nothing of wall clocks: that is
+//! Owns the offset between a publisher's RTP timestamps and those that all modules behind see, for
+//! one incoming SSRC. Called by `worker/layer.rs` for each packet. Never knows wall clocks: that is
 //! `source_clock.rs`, which sees the continued time.
 
 use std::time::{Duration, Instant};
 
-/// A step of media time that differs from the time that passed by more is a jump (quality B4 item 12):
-/// the publisher's clock was set anew. Less may be a stalled uplink that catches up, or a pause.
+/// Difference between a step of media time and the elapsed time beyond which it is a jump (quality
+/// B4 item 12): the publisher's clock was reset. A smaller one may be a stalled uplink that catches
+/// up, or a pause.
 pub const JUMP: Duration = Duration::from_secs(10);
 
-/// One SSRC's timestamps, continued over jumps.
+/// Timestamps of one SSRC, continued over jumps.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timeline {
     offset: u32,
-    /// First packet that `offset` is for; older ones have `before`.
+    /// First packet to which `offset` applies; older ones have `before`.
     since: u64,
     before: u32,
     newest: Option<Newest>,
@@ -23,13 +24,13 @@ pub struct Timeline {
 #[derive(Debug, Clone, Copy)]
 struct Newest {
     ext_seq: u64,
-    /// As the publisher wrote it.
+    /// Timestamp as the publisher wrote it.
     timestamp: u32,
     arrival: Instant,
 }
 
 impl Timeline {
-    /// The continued timestamp of a packet. `clock_rate` in Hz.
+    /// Continued timestamp of a packet. `clock_rate` in Hz.
     pub fn on_packet(
         &mut self,
         now: Instant,
@@ -51,7 +52,7 @@ impl Timeline {
         if is_jump(step, passed, clock_rate) {
             self.before = self.offset;
             self.since = ext_seq;
-            // At least one tick, so that it is another picture.
+            // At least one tick, so that it is another frame.
             let target = newest.timestamp.wrapping_add(self.offset).wrapping_add(passed.max(1));
             self.offset = target.wrapping_sub(timestamp);
         }
@@ -59,8 +60,8 @@ impl Timeline {
         timestamp.wrapping_add(self.offset)
     }
 
-    /// What a sender report's RTP time is on the continued line; `None` if it is of the time before a
-    /// jump. `clock_rate` in Hz.
+    /// RTP time of a sender report as a continued timestamp; `None` if it is from before a jump.
+    /// `clock_rate` in Hz.
     pub fn of_report(&self, now: Instant, timestamp: u32, clock_rate: u32) -> Option<u32> {
         let newest = self.newest?;
         let passed = ticks(now.saturating_duration_since(newest.arrival), clock_rate);
@@ -100,7 +101,7 @@ mod tests {
 
     // quality B4 item 12
     #[test]
-    fn a_jump_continues_where_time_was_and_late_packets_keep_theirs() {
+    fn timestamps_continue_over_a_jump_and_late_packets_keep_the_old_offset() {
         let start = Instant::now();
         for jump in [1 << 31, 0x4000_0000, 0xC000_0000, RATE * 20, 0u32.wrapping_sub(RATE * 20)] {
             let mut line = Timeline::default();
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_and_a_stall_that_catches_up_are_no_jumps() {
+    fn pause_and_stalled_uplink_are_no_jumps() {
         let start = Instant::now();
         let mut line = Timeline::default();
         line.on_packet(start, 1, 0, RATE);

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::error::CloseReason;
 use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
+use crate::limiter::PerSecondLimit;
 use crate::router::{Route, SourceInfo, StreamId, StreamShared};
 use crate::sdp::{
     IceCredentials, LocalTransport, Offer, SdpError, SourceTrack, SubscribeOptions, answer_publish,
@@ -141,28 +142,8 @@ pub(super) struct SessionState {
     pub connected: bool,
     pub local: LocalTransport,
     pub remote: IceCredentials,
-    pub patches: RequestBudget,
-    pub questions: RequestBudget,
-}
-
-/// Requests of one kind left in this second.
-#[derive(Default)]
-pub(super) struct RequestBudget {
-    since: Option<Instant>,
-    taken: u32,
-}
-
-impl RequestBudget {
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let fresh =
-            self.since.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs(1));
-        if fresh {
-            self.since = Some(now);
-            self.taken = 0;
-        }
-        self.taken = self.taken.saturating_add(1);
-        self.taken <= REQUESTS_PER_SECOND
-    }
+    pub patches: PerSecondLimit,
+    pub questions: PerSecondLimit,
 }
 
 /// Small indices for worker tables, reused with a new generation.
@@ -597,8 +578,8 @@ impl Control {
                 connected: false,
                 local,
                 remote: new.remote().ice.clone(),
-                patches: RequestBudget::default(),
-                questions: RequestBudget::default(),
+                patches: PerSecondLimit::per_second(REQUESTS_PER_SECOND),
+                questions: PerSecondLimit::per_second(REQUESTS_PER_SECOND),
             }),
             order: tokio::sync::Mutex::default(),
         };
@@ -718,8 +699,8 @@ fn publish_route(stream: &Stream, state: &StreamState) {
 
 fn refuse(error: SdpError) -> OfferError {
     match error {
-        SdpError::Malformed(text) => OfferError::Malformed(text),
-        SdpError::Unacceptable(text) => OfferError::Unacceptable(text),
+        SdpError::Malformed { .. } => OfferError::Malformed(error.to_string()),
+        SdpError::Unacceptable { .. } => OfferError::Unacceptable(error.to_string()),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, SessionSecret, StreamName};
 use crate::repair::keyframe_planner::KeyframeCounts;
 use crate::router::mesh;
-use crate::sdp::{LocalTransport, SdpError, fragment};
+use crate::sdp::{LocalTransport, fragment};
 use crate::transport::OsEntropy;
 use crate::transport::dtls::DtlsCertificate;
 use crate::transport::peer::PeerState;
@@ -246,7 +246,7 @@ impl Sfu {
 
     async fn admit(&self, Admitted { created, evicted }: Admitted) -> Created {
         if let Some(evicted) = evicted {
-            self.control.close(evicted, CloseReason::Refused).await;
+            self.control.close(evicted, CloseReason::Evicted).await;
         }
         created
     }
@@ -266,10 +266,8 @@ impl Sfu {
         strict: bool,
     ) -> Result<Patched, PatchError> {
         let entry = self.live(role, stream, secret).ok_or(PatchError::NotFound)?;
-        let fragment = fragment::parse(fragment).map_err(|error| {
-            let (SdpError::Malformed(text) | SdpError::Unacceptable(text)) = error;
-            PatchError::Malformed(text)
-        })?;
+        let fragment =
+            fragment::parse(fragment).map_err(|error| PatchError::Malformed(error.to_string()))?;
         let _order = entry.order.lock().await;
         let (old, remote) = {
             let mut state = entry.lock();

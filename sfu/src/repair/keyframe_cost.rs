@@ -1,34 +1,34 @@
-//! What the keyframes we asked for cost a publisher layer, as a share of all it sends.
+//! Share of a publisher layer's bytes that its requested keyframes take.
 //!
-//! Owns two sums of bytes. `keyframe_planner.rs` asks it before it asks for the sake of a picture that was
-//! there before. Source: quality A2.3 "PLI discipline".
+//! Owns two sums of bytes. Never requests anything. `keyframe_planner.rs` reads it before it
+//! requests a keyframe for viewers that have a picture. Source: quality A2.3 "PLI discipline".
 
 use std::time::{Duration, Instant};
 
-/// Keyframes that were asked for may be this share of the bytes, one in so many; beyond it they are dear.
+/// Requested keyframes may be one part in this many of all bytes; above that they are costly.
 const SHARE: u64 = 10;
 
-/// Half of the time that is looked back: 15 s at least, 30 s at most.
+/// Half of the measured time, which is 15 s at least and 30 s at most.
 const HALF: Duration = Duration::from_secs(15);
 
-/// Bytes of one layer.
+/// Bytes that one layer sent, and those of its requested keyframes.
 #[derive(Debug, Default)]
 pub struct KeyframeCost {
     half_began: Option<Instant>,
-    /// All bytes, and those of keyframes that were asked for: in this half and in the one before.
+    /// All bytes, and those of requested keyframes: in this half and in the one before.
     halves: [(u64, u64); 2],
-    /// There was a half before.
+    /// Whether a half before this one was measured.
     known: bool,
 }
 
 impl KeyframeCost {
-    /// One packet came.
-    pub fn on_packet(&mut self, now: Instant, bytes: usize, asked_keyframe: bool) {
+    /// Counts one packet; `requested_keyframe` tells whether it is part of a requested keyframe.
+    pub fn on_packet(&mut self, now: Instant, bytes: usize, requested_keyframe: bool) {
         let began = *self.half_began.get_or_insert(now);
         let age = now.saturating_duration_since(began);
         if age >= HALF {
             let [current, _] = self.halves;
-            // After a long silence neither half is of late.
+            // After a long silence neither half is recent.
             self.known = age < HALF * 2;
             self.halves = [(0, 0), if self.known { current } else { (0, 0) }];
             self.half_began = Some(now);
@@ -36,12 +36,12 @@ impl KeyframeCost {
         let [current, _] = &mut self.halves;
         let bytes = bytes as u64;
         current.0 += bytes;
-        current.1 += if asked_keyframe { bytes } else { 0 };
+        current.1 += if requested_keyframe { bytes } else { 0 };
     }
 
-    /// Whether keyframes that were asked for took more than their share of late. A young layer's never do:
-    /// its first keyframe is most of what it has sent.
-    pub fn is_dear(&self) -> bool {
+    /// Whether requested keyframes took more than their share lately. False for a young layer: its
+    /// first keyframe is most of what it has sent.
+    pub fn is_costly(&self) -> bool {
         let [now, before] = self.halves;
         self.known && (now.1 + before.1) * SHARE > now.0 + before.0
     }
@@ -53,7 +53,7 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    /// Each second 9,000 bytes, and every so many seconds a keyframe of 9,000 bytes for which we asked.
+    /// Sends 9,000 bytes each second, and every `every` seconds they are a requested keyframe.
     fn play(cost: &mut KeyframeCost, from: Instant, seconds: u32, every: u32) {
         for n in 0..seconds {
             cost.on_packet(from + S * n, 9_000, n % every == 0);
@@ -65,33 +65,33 @@ mod tests {
         let start = Instant::now();
         let mut cost = KeyframeCost::default();
         play(&mut cost, start, 30, 10);
-        assert!(!cost.is_dear(), "one in ten");
+        assert!(!cost.is_costly(), "one in ten");
         let mut cost = KeyframeCost::default();
         play(&mut cost, start, 30, 9);
-        assert!(cost.is_dear(), "one in nine");
+        assert!(cost.is_costly(), "one in nine");
     }
 
     #[test]
-    fn young_layer_is_not_dear() {
+    fn young_layer_is_not_costly() {
         let start = Instant::now();
         let mut cost = KeyframeCost::default();
         play(&mut cost, start, 15, 1);
-        assert!(!cost.is_dear());
+        assert!(!cost.is_costly());
         cost.on_packet(start + 15 * S, 1, false);
-        assert!(cost.is_dear());
+        assert!(cost.is_costly());
     }
 
     #[test]
-    fn what_was_dear_is_forgotten() {
+    fn cost_is_forgotten_after_two_halves() {
         let start = Instant::now();
         let mut cost = KeyframeCost::default();
         play(&mut cost, start, 16, 2);
-        assert!(cost.is_dear());
+        assert!(cost.is_costly());
         play(&mut cost, start + 16 * S, 29, 1_000);
-        assert!(!cost.is_dear(), "two clean halves");
+        assert!(!cost.is_costly(), "two clean halves");
         let mut cost = KeyframeCost::default();
         play(&mut cost, start, 16, 2);
         cost.on_packet(start + 60 * S, 1, false);
-        assert!(!cost.is_dear(), "nothing came for a while");
+        assert!(!cost.is_costly(), "nothing came for a while");
     }
 }

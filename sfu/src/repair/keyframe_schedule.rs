@@ -1,59 +1,61 @@
-//! The keyframes a publisher layer sends by itself: their period, and when the next one is due.
+//! Period of the keyframes that a publisher layer sends unrequested, and when the next is due.
 //!
-//! Owns only times. Never asks for anything; `keyframe_planner.rs` tells it which keyframes were answers and
-//! waits for those that are due. Source: quality A2.3 "Publisher learned at run time", A3.3.
+//! Owns only times. Never requests anything: `keyframe_planner.rs` tells it which keyframes were
+//! answers, and waits for those that are due. Source: quality A2.3 "Publisher learned at run time",
+//! A3.3.
 
 use std::time::{Duration, Instant};
 
-/// A keyframe due this soon is waited for.
+/// Time to a scheduled keyframe within which it is waited for instead of requested.
 pub const AHEAD: Duration = Duration::from_millis(500);
 
-/// Intervals remembered.
+/// Intervals that are remembered.
 const INTERVALS: usize = 8;
 
-/// Equal intervals needed before there is a period; and three of four that are remembered must be equal, so
-/// that a lost keyframe does not end it and the whims of an encoder that cuts at scenes make none.
+/// Equal intervals that make a period. Three of four remembered ones must be equal as well. So a
+/// lost keyframe does not end a period, and an encoder that cuts at scenes has none.
 const MIN_EQUAL: usize = 3;
 
-/// A keyframe is late by a quarter of the period, and by no more than this: somebody waits for it.
+/// Longest wait for a late keyframe, which is a quarter of the period: a viewer waits for it.
 const LATE_MAX: Duration = Duration::from_millis(250);
 
-/// Least and greatest difference between intervals that count as equal; a tenth of the period between.
+/// Bounds of the tolerance within which intervals count as equal: a tenth of the period.
 const TOLERANCE_MIN: Duration = Duration::from_millis(50);
 const TOLERANCE_MAX: Duration = Duration::from_millis(500);
 
-/// Whether one keyframe came by itself.
+/// Why one keyframe came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// It did: nobody had asked, or it was due.
-    Itself,
-    /// It came so long after a request, and may have come unasked.
-    Perhaps(Duration),
-    /// It answered a request.
+pub enum KeyframeCause {
+    /// Nothing was requested, or the keyframe was due.
+    Unrequested,
+    /// The keyframe came this long after a request, and may have come without it.
+    Uncertain(Duration),
+    /// The keyframe answered a request.
     Answer,
 }
 
-/// Periods after the last keyframe that came by itself in which the schedule still explains one.
-const EXPLAINS_PERIODS: u32 = 4;
+/// Periods after the last unrequested keyframe in which one still counts as scheduled.
+const SCHEDULED_PERIODS_MAX: u32 = 4;
 
-/// When one layer sends keyframes by itself.
+/// Schedule of one layer's unrequested keyframes.
 #[derive(Debug, Default)]
 pub struct KeyframeSchedule {
-    last: Option<(Instant, Cause)>,
-    /// The last one that came by itself for sure.
+    last: Option<(Instant, KeyframeCause)>,
+    /// Start of the last keyframe that was certainly unrequested.
     anchor: Option<Instant>,
-    /// Intervals, each with the cause of the keyframe at its end. A ring once it is full.
-    intervals: [Option<(Duration, Cause)>; INTERVALS],
+    /// Intervals, each with the cause of the keyframe at its end. A ring buffer once it is full.
+    intervals: [Option<(Duration, KeyframeCause)>; INTERVALS],
     interval_count: usize,
-    /// The interval before the last keyframe, if it counts.
+    /// Interval before the last keyframe, if it counts.
     newest: Option<Duration>,
 }
 
 impl KeyframeSchedule {
-    /// A keyframe begins to arrive. Intervals that an answer cut short, or began, say nothing.
-    pub fn on_keyframe(&mut self, now: Instant, cause: Cause) {
-        let counts =
-            |(_, before): &(Instant, Cause)| *before != Cause::Answer && cause != Cause::Answer;
+    /// Records the start of a keyframe. Intervals that begin or end with an answer do not count.
+    pub fn on_keyframe(&mut self, now: Instant, cause: KeyframeCause) {
+        let counts = |(_, before): &(Instant, KeyframeCause)| {
+            *before != KeyframeCause::Answer && cause != KeyframeCause::Answer
+        };
         let before = self.last.filter(counts);
         self.newest = before.map(|(before, _)| now.saturating_duration_since(before));
         if let Some(interval) = self.newest {
@@ -62,32 +64,32 @@ impl KeyframeSchedule {
             }
             self.interval_count += 1;
         }
-        if cause == Cause::Itself {
+        if cause == KeyframeCause::Unrequested {
             self.anchor = Some(now);
         }
         self.last = Some((now, cause));
     }
 
-    /// The encoder starts anew: the period may go on, its phase does not.
-    pub fn interrupt(&mut self) {
+    /// Notes that the encoder starts anew: the period may stay the same, the phase does not.
+    pub fn reset_phase(&mut self) {
         self.last = None;
         self.anchor = None;
     }
 
-    /// When the last keyframe began to arrive, whatever its cause.
+    /// Arrival of the last keyframe's first packet, whatever its cause.
     pub fn last_keyframe(&self) -> Option<Instant> {
         self.last.map(|(at, _)| at)
     }
 
-    /// Time between keyframes, if it is stable and of the layer's own making: a monitor that looks in
-    /// regularly, and is answered each time as fast, makes no period.
+    /// Time between keyframes, if it is stable and the layer's own. Regular requests of a
+    /// monitoring client, each answered equally fast, make no period.
     pub fn period(&self) -> Option<Duration> {
         let known = self.interval_count.min(INTERVALS);
         let mut sorted = self.intervals.map(|interval| interval.map_or(Duration::MAX, |(i, _)| i));
         sorted.sort_unstable();
         let median = *sorted.get(..known)?.get(known / 2)?;
         let tolerance = tolerance(median);
-        let (mut equal, mut unasked) = (0, false);
+        let (mut equal, mut unrequested) = (0, false);
         let (mut soonest, mut latest) = (Duration::MAX, Duration::ZERO);
         for (interval, cause) in self.intervals.into_iter().flatten() {
             if interval.abs_diff(median) > tolerance {
@@ -95,45 +97,49 @@ impl KeyframeSchedule {
             }
             equal += 1;
             match cause {
-                Cause::Itself => unasked = true,
-                Cause::Perhaps(took) => (soonest, latest) = (soonest.min(took), latest.max(took)),
-                Cause::Answer => {}
+                KeyframeCause::Unrequested => unrequested = true,
+                KeyframeCause::Uncertain(took) => {
+                    (soonest, latest) = (soonest.min(took), latest.max(took))
+                }
+                KeyframeCause::Answer => {}
             }
         }
-        let own = unasked || latest.saturating_sub(soonest) > tolerance * 2;
+        let own = unrequested || latest.saturating_sub(soonest) > tolerance * 2;
         (own && equal >= MIN_EQUAL && equal * 4 >= known * 3).then_some(median)
     }
 
-    /// Whether the last keyframe, known now, came a period after the one before.
-    pub fn explains_last(&self) -> bool {
+    /// Whether the last keyframe came one period after the keyframe before.
+    pub fn last_was_scheduled(&self) -> bool {
         self.newest
             .zip(self.period())
             .is_some_and(|(newest, period)| newest.abs_diff(period) <= tolerance(period))
     }
 
-    /// When the next keyframe comes by itself; none while the period is not known, or after an answer, since
-    /// some encoders count from there and others do not. In the past if it is late.
+    /// Time at which the next unrequested keyframe is due; in the past if it is late. `None` while
+    /// the period is not known. `None` after an answer too: some encoders count from there, others
+    /// do not.
     pub fn next_due(&self) -> Option<Instant> {
         let (last, cause) = self.last?;
-        (cause != Cause::Answer).then_some(last + self.period()?)
+        (cause != KeyframeCause::Answer).then_some(last + self.period()?)
     }
 
-    /// When to act that wants to act at `at`: then, or if a keyframe is due soon, when that is late.
-    pub fn hold(&self, at: Instant) -> Instant {
+    /// Time for a request that is due at `at`: the same, or later if a scheduled keyframe is near.
+    /// The request then follows when that keyframe is late.
+    pub fn defer(&self, at: Instant) -> Instant {
         let Some((due, period)) = self.next_due().zip(self.period()) else { return at };
         let late = due + (period / 4).min(LATE_MAX);
         if at + AHEAD >= due && at < late { late } else { at }
     }
 
-    /// Whether a keyframe that comes now would have come unasked.
-    pub fn explains(&self, now: Instant) -> bool {
+    /// Whether a keyframe that comes at `now` would have come without a request.
+    pub fn is_scheduled(&self, now: Instant) -> bool {
         let Some((period, (last, _))) = self.period().zip(self.last) else { return false };
         let tolerance = tolerance(period);
         let after_last = now.saturating_duration_since(last);
         let after_anchor = self.anchor.map(|anchor| now.saturating_duration_since(anchor));
         after_last.abs_diff(period) <= tolerance
             || after_anchor.is_some_and(|after| {
-                (1..=EXPLAINS_PERIODS).any(|n| after.abs_diff(period * n) <= tolerance)
+                (1..=SCHEDULED_PERIODS_MAX).any(|n| after.abs_diff(period * n) <= tolerance)
             })
     }
 }
@@ -148,11 +154,11 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Keyframes at these ms, all by themselves.
+    /// A schedule after unrequested keyframes at these times in ms.
     fn schedule(start: Instant, at_ms: &[u32]) -> KeyframeSchedule {
         let mut schedule = KeyframeSchedule::default();
         for ms in at_ms {
-            schedule.on_keyframe(start + *ms * MS, Cause::Itself);
+            schedule.on_keyframe(start + *ms * MS, KeyframeCause::Unrequested);
         }
         schedule
     }
@@ -173,8 +179,8 @@ mod tests {
         let start = Instant::now();
         let known = schedule(start, &[0, 900, 3_000, 3_700, 8_000, 9_100, 9_900, 14_000]);
         assert_eq!((known.period(), known.next_due()), (None, None));
-        assert_eq!(known.hold(start + 14_100 * MS), start + 14_100 * MS);
-        assert!(!known.explains(start + 16_000 * MS));
+        assert_eq!(known.defer(start + 14_100 * MS), start + 14_100 * MS);
+        assert!(!known.is_scheduled(start + 16_000 * MS));
     }
 
     #[test]
@@ -182,10 +188,10 @@ mod tests {
         let start = Instant::now();
         let mut known = schedule(start, &[0, 2_000, 4_000, 6_000, 10_000]);
         assert_eq!(known.period(), Some(2_000 * MS), "three of four are equal");
-        known.on_keyframe(start + 14_000 * MS, Cause::Itself);
+        known.on_keyframe(start + 14_000 * MS, KeyframeCause::Unrequested);
         assert_eq!(known.period(), None, "three of five");
         for ms in [16_000, 18_000, 20_000] {
-            known.on_keyframe(start + ms * MS, Cause::Itself);
+            known.on_keyframe(start + ms * MS, KeyframeCause::Unrequested);
         }
         assert_eq!(known.period(), Some(2_000 * MS));
     }
@@ -194,15 +200,15 @@ mod tests {
     fn intervals_around_an_answer_do_not_count() {
         let start = Instant::now();
         let mut known = schedule(start, &[0, 2_000, 4_000]);
-        known.on_keyframe(start + 5_000 * MS, Cause::Answer);
-        known.on_keyframe(start + 6_000 * MS, Cause::Itself);
+        known.on_keyframe(start + 5_000 * MS, KeyframeCause::Answer);
+        known.on_keyframe(start + 6_000 * MS, KeyframeCause::Unrequested);
         assert_eq!(known.period(), None, "4 to 5 s and 5 to 6 s");
-        known.on_keyframe(start + 8_000 * MS, Cause::Itself);
+        known.on_keyframe(start + 8_000 * MS, KeyframeCause::Unrequested);
         assert_eq!(known.period(), Some(2_000 * MS));
-        known.on_keyframe(start + 8_500 * MS, Cause::Answer);
+        known.on_keyframe(start + 8_500 * MS, KeyframeCause::Answer);
         assert_eq!(known.next_due(), None, "it may count from the answer, or not");
-        assert!(known.explains(start + 10_000 * MS) && known.explains(start + 10_500 * MS));
-        assert!(!known.explains(start + 9_300 * MS));
+        assert!(known.is_scheduled(start + 10_000 * MS) && known.is_scheduled(start + 10_500 * MS));
+        assert!(!known.is_scheduled(start + 9_300 * MS));
     }
 
     #[test]
@@ -211,7 +217,7 @@ mod tests {
         let known = |took_ms: [u32; 4]| {
             let mut schedule = KeyframeSchedule::default();
             for (at, took) in [0, 6_000, 12_000, 18_000].into_iter().zip(took_ms) {
-                schedule.on_keyframe(start + at * MS, Cause::Perhaps(took * MS));
+                schedule.on_keyframe(start + at * MS, KeyframeCause::Uncertain(took * MS));
             }
             schedule.period()
         };
@@ -225,18 +231,18 @@ mod tests {
     }
 
     #[test]
-    fn what_made_the_period_known_is_explained_by_it() {
+    fn keyframe_that_completes_the_period_counts_as_scheduled() {
         let start = Instant::now();
         let mut known = schedule(start, &[0, 2_000, 4_000]);
-        known.on_keyframe(start + 6_000 * MS, Cause::Perhaps(300 * MS));
-        assert!(known.explains_last());
-        known.on_keyframe(start + 6_900 * MS, Cause::Perhaps(300 * MS));
-        assert!(!known.explains_last());
+        known.on_keyframe(start + 6_000 * MS, KeyframeCause::Uncertain(300 * MS));
+        assert!(known.last_was_scheduled());
+        known.on_keyframe(start + 6_900 * MS, KeyframeCause::Uncertain(300 * MS));
+        assert!(!known.last_was_scheduled());
         let mut known = schedule(start, &[0, 2_000, 4_000, 6_000]);
-        known.on_keyframe(start + 6_500 * MS, Cause::Answer);
-        assert!(!known.explains_last(), "the interval before it does not count");
-        known.on_keyframe(start + 8_500 * MS, Cause::Itself);
-        assert!(!known.explains_last(), "nor does the one after it");
+        known.on_keyframe(start + 6_500 * MS, KeyframeCause::Answer);
+        assert!(!known.last_was_scheduled(), "the interval before it does not count");
+        known.on_keyframe(start + 8_500 * MS, KeyframeCause::Unrequested);
+        assert!(!known.last_was_scheduled(), "nor does the one after it");
     }
 
     #[test]
@@ -244,7 +250,7 @@ mod tests {
         let start = Instant::now();
         let mut known = schedule(start, &[0, 2_000, 4_000, 6_000]);
         for n in 1..=8 {
-            known.on_keyframe(start + (6_000 + 1_000 * n) * MS, Cause::Itself);
+            known.on_keyframe(start + (6_000 + 1_000 * n) * MS, KeyframeCause::Unrequested);
         }
         assert_eq!(known.period(), Some(1_000 * MS));
     }
@@ -253,21 +259,21 @@ mod tests {
     fn keyframe_due_within_half_a_second_is_waited_for() {
         let start = Instant::now();
         let known = schedule(start, &[0, 2_000, 4_000, 6_000]); // the next at 8,000
-        let hold = |ms: u32| (known.hold(start + ms * MS) - start).as_millis();
+        let hold = |ms: u32| (known.defer(start + ms * MS) - start).as_millis();
         assert_eq!(hold(7_499), 7_499, "too far ahead");
         assert_eq!(hold(7_500), 8_250, "a quarter of a second late");
         assert_eq!(hold(8_249), 8_250);
         assert_eq!(hold(8_250), 8_250, "it did not come");
         assert_eq!(hold(9_900), 9_900, "one that missed its time is no longer relied upon");
         let quick = schedule(start, &[0, 400, 800, 1_200]);
-        assert_eq!((quick.hold(start + 1_250 * MS) - start).as_millis(), 1_700, "25 % of 400 ms");
+        assert_eq!((quick.defer(start + 1_250 * MS) - start).as_millis(), 1_700, "25 % of 400 ms");
     }
 
     #[test]
-    fn schedule_explains_what_comes_in_time_and_nothing_else() {
+    fn keyframe_in_time_counts_as_scheduled_and_no_other() {
         let start = Instant::now();
         let known = schedule(start, &[0, 2_000, 4_000, 6_000]);
-        let explains = |ms: u32| known.explains(start + ms * MS);
+        let explains = |ms: u32| known.is_scheduled(start + ms * MS);
         assert!(!explains(7_799) && explains(7_800) && explains(8_200) && !explains(8_201));
         assert!(explains(10_000), "the one before was lost");
         assert!(explains(14_200) && !explains(16_000), "too many were");
@@ -277,9 +283,9 @@ mod tests {
     fn phase_of_an_encoder_that_starts_anew_is_not_known() {
         let start = Instant::now();
         let mut known = schedule(start, &[0, 2_000, 4_000, 6_000]);
-        known.interrupt();
+        known.reset_phase();
         assert_eq!((known.period(), known.next_due()), (Some(2_000 * MS), None));
-        known.on_keyframe(start + 6_500 * MS, Cause::Itself);
+        known.on_keyframe(start + 6_500 * MS, KeyframeCause::Unrequested);
         assert_eq!(known.next_due(), Some(start + 8_500 * MS));
     }
 }

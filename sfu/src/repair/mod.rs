@@ -1,5 +1,7 @@
-//! Repair of one incoming layer: which packets to ask for again, when to ask for a keyframe, and what its
-//! publisher taught us about asking. And of one outgoing line: how much may be repeats.
+//! Repair of packet loss: what is requested from a publisher, and what a viewer may request.
+//!
+//! For one incoming layer: which packets are NACKed, when a keyframe is requested, and what was
+//! learned about its publisher. For one outgoing track: how many retransmissions it may cost.
 
 pub mod keyframe_cost;
 pub mod keyframe_planner;

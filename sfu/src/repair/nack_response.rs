@@ -1,74 +1,79 @@
-//! Whether a publisher layer answers NACK: asked numbers against repaired ones.
+//! Whether a publisher layer answers NACK: requested packets against retransmitted ones.
 //!
-//! Owns the verdict and its probes. `nack_generator.rs` tells it what became of each number and asks it
-//! whether asking is of any use. OBS answers on its largest layer only, FFmpeg on none (whip-whep D7).
+//! Owns the conclusion and its probes. `nack_generator.rs` reports the outcome of each request and
+//! asks whether a request is of use. Never sends anything. OBS answers on its largest layer only,
+//! FFmpeg on none (whip-whep D7).
 
 use std::time::{Duration, Instant};
 
 use super::responses::{ResponseStats, Responsiveness};
 
-/// Requests without a repair that make a layer one that does not answer.
-pub const WASTED_MAX: u32 = 20;
+/// Unanswered requests after which a layer counts as one that ignores NACK.
+pub const UNANSWERED_MAX: u32 = 20;
 
-/// They must lie on this many occasions: one long hole may be older than what the publisher keeps.
-pub const OCCASIONS: u32 = 3;
+/// Loss episodes over which the unanswered requests must be spread. One long gap may be older than
+/// what the publisher keeps.
+pub const LOSS_EPISODES_MIN: u32 = 3;
 
-/// Numbers given up within this time are one occasion.
-const OCCASION: Duration = Duration::from_millis(600);
+/// Packets given up within this time belong to one loss episode.
+const EPISODE_GAP: Duration = Duration::from_millis(600);
 
-/// A layer that does not answer is still asked for one number this often.
+/// Interval of the single requests to a layer that ignores NACK.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What one layer does with NACKs.
+/// Behaviour of one layer on NACK.
 #[derive(Debug, Default)]
 pub struct NackResponse {
-    answers: ResponseStats,
-    /// Requests for numbers that were given up since the last repair.
-    wasted: u32,
-    occasions: u32,
-    last_occasion: Option<Instant>,
+    responses: ResponseStats,
+    /// Requests for packets that were given up since the last retransmission came.
+    unanswered: u32,
+    loss_episodes: u32,
+    last_episode: Option<Instant>,
     last_probe: Option<Instant>,
 }
 
 impl NackResponse {
-    /// A number is asked for, for the first time.
-    pub fn on_asked(&mut self) {
-        self.answers.on_asked();
+    /// Counts the first request for a packet.
+    pub fn on_requested(&mut self) {
+        self.responses.on_requested();
     }
 
-    /// A number came so long after it was asked for.
+    /// Records a retransmission that came this long after the request.
     pub fn on_repair(&mut self, took: Duration) {
-        self.answers.on_answer(took);
-        self.wasted = 0;
-        self.occasions = 0;
+        self.responses.on_answer(took);
+        self.unanswered = 0;
+        self.loss_episodes = 0;
     }
 
-    /// A number was given up after so many requests.
+    /// Records a packet that was given up after `tries` requests.
     pub fn on_given_up(&mut self, now: Instant, tries: u8) {
         if tries == 0 {
             return;
         }
-        self.answers.on_missed(1);
-        self.wasted = self.wasted.saturating_add(tries.into());
+        self.responses.on_missed(1);
+        self.unanswered = self.unanswered.saturating_add(tries.into());
         let apart =
-            self.last_occasion.is_none_or(|at| now.saturating_duration_since(at) >= OCCASION);
+            self.last_episode.is_none_or(|at| now.saturating_duration_since(at) >= EPISODE_GAP);
         if apart {
-            self.last_occasion = Some(now);
-            self.occasions += 1;
+            self.last_episode = Some(now);
+            self.loss_episodes += 1;
         }
-        // A layer that has answered before is more likely cut off.
-        let patience = if self.answers.is_trusted() { 2 } else { 1 };
-        if self.wasted >= WASTED_MAX * patience && self.occasions >= OCCASIONS * patience {
-            self.answers.conclude_ignored();
+        // A layer that has answered before is more likely cut off than unwilling.
+        let patience = if self.responses.is_trusted() { 2 } else { 1 };
+        if self.unanswered >= UNANSWERED_MAX * patience
+            && self.loss_episodes >= LOSS_EPISODES_MIN * patience
+        {
+            self.responses.conclude_ignored();
         }
     }
 
-    /// Whether asking is of no use, as far as is known.
-    pub fn are_ignored(&self) -> bool {
-        self.answers.habit() == Responsiveness::Ignored
+    /// Whether requests are of no use, as far as is known.
+    pub fn is_ignored(&self) -> bool {
+        self.responses.responsiveness() == Responsiveness::Ignored
     }
 
-    /// Whether a number may be asked for all the same, to see whether that has changed.
+    /// Takes a probe: true if one packet may be requested all the same, to see whether that
+    /// changed.
     pub fn take_probe(&mut self, now: Instant) -> bool {
         let due =
             self.last_probe.is_none_or(|at| now.saturating_duration_since(at) >= PROBE_INTERVAL);
@@ -78,9 +83,9 @@ impl NackResponse {
         due
     }
 
-    /// Numbers asked for and repaired.
+    /// Counts of requested and retransmitted packets.
     pub fn counts(&self) -> &ResponseStats {
-        &self.answers
+        &self.responses
     }
 }
 
@@ -91,32 +96,32 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn twenty_wasted_requests_on_three_occasions_are_enough() {
+    fn twenty_unanswered_requests_in_three_loss_episodes_are_enough() {
         let start = Instant::now();
         let mut answers = NackResponse::default();
         for _ in 0..100 {
             answers.on_given_up(start, 6);
         }
-        assert!(!answers.are_ignored(), "one long hole");
+        assert!(!answers.is_ignored(), "one long hole");
         answers.on_given_up(start + 599 * MS, 6);
         answers.on_given_up(start + 600 * MS, 6);
-        assert!(!answers.are_ignored(), "two occasions");
+        assert!(!answers.is_ignored(), "two loss_episodes");
         answers.on_given_up(start + 1_200 * MS, 6);
-        assert!(answers.are_ignored());
+        assert!(answers.is_ignored());
 
         let mut answers = NackResponse::default();
         for n in 0..3 {
             answers.on_given_up(start + n * 1_000 * MS, 6);
         }
-        assert!(!answers.are_ignored(), "18 requests");
+        assert!(!answers.is_ignored(), "18 requests");
         answers.on_given_up(start + 3_000 * MS, 0);
-        assert!(!answers.are_ignored(), "not asked for");
+        assert!(!answers.is_ignored(), "not asked for");
         answers.on_given_up(start + 4_000 * MS, 2);
-        assert!(answers.are_ignored(), "20 requests");
+        assert!(answers.is_ignored(), "20 requests");
     }
 
     #[test]
-    fn a_repair_starts_the_count_anew_and_takes_the_verdict_back() {
+    fn retransmission_resets_the_count_and_revokes_ignored() {
         let start = Instant::now();
         let mut answers = NackResponse::default();
         let give_up = |answers: &mut NackResponse, from: u32, times: u32| {
@@ -127,16 +132,16 @@ mod tests {
         give_up(&mut answers, 0, 2);
         answers.on_repair(50 * MS);
         give_up(&mut answers, 2, 2);
-        assert!(!answers.are_ignored());
+        assert!(!answers.is_ignored());
         give_up(&mut answers, 4, 1);
-        assert!(answers.are_ignored());
+        assert!(answers.is_ignored());
         answers.on_repair(50 * MS);
-        assert!(!answers.are_ignored());
+        assert!(!answers.is_ignored());
         assert_eq!(answers.counts().answered(), 2);
     }
 
     #[test]
-    fn layer_that_answered_before_has_twice_the_patience() {
+    fn layer_that_answered_before_is_ignored_after_twice_the_requests() {
         let start = Instant::now();
         let mut answers = NackResponse::default();
         for _ in 0..10 {
@@ -145,9 +150,9 @@ mod tests {
         for n in 0..5 {
             answers.on_given_up(start + n * 1_000 * MS, 10);
         }
-        assert!(!answers.are_ignored());
+        assert!(!answers.is_ignored());
         answers.on_given_up(start + 5_000 * MS, 10);
-        assert!(answers.are_ignored());
+        assert!(answers.is_ignored());
     }
 
     #[test]

@@ -1,27 +1,28 @@
-//! Which lost packets of sound come back inside a RED packet (RFC 2198).
+//! Recovery of lost audio packets from RED (RFC 2198).
 //!
-//! A publisher that sends RED mostly negotiated no NACK: for viewers that take no RED the old blocks are the only
-//! repair of its line. Owns the newest number and time of one line. A block tells its age and not its number, so
-//! only what can be no other packet is given back. Called by `worker/publisher.rs` for each packet that was
-//! described; it forwards what comes back, like any other.
+//! A publisher that sends RED mostly negotiated no NACK. For viewers without RED the redundant
+//! blocks are the only repair of that track. Owns the newest sequence number and timestamp of one
+//! track. A block tells its age and no sequence number, so only a block that fits exactly one
+//! packet is recovered. Called by `worker/publisher.rs` for each described packet, which forwards
+//! what was recovered like any other packet.
 
 use crate::rtp::red::{RedBlock, red_blocks};
 
-/// Packets in a row that are looked for; browsers repeat up to nine.
+/// Longest loss in packets that is searched for; browsers repeat up to nine.
 pub const RECOVERED_MAX: usize = 9;
 
-/// A packet that was lost and came back.
+/// A lost packet that was recovered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovered<'a> {
-    /// Its extended sequence number.
+    /// Extended sequence number.
     pub ext_seq: u64,
-    /// Its timestamp.
+    /// RTP timestamp.
     pub timestamp: u32,
-    /// Its payload, never empty.
+    /// Payload, never empty.
     pub payload: &'a [u8],
 }
 
-/// One incoming line of sound.
+/// Recovery state of one incoming audio track.
 #[derive(Debug, Default)]
 pub struct RedRecovery {
     /// Number and timestamp of the newest packet.
@@ -29,8 +30,8 @@ pub struct RedRecovery {
 }
 
 impl RedRecovery {
-    /// A packet came, RED or not; `red` is its payload if it is. Gives what is missing directly before it and
-    /// lies in it, oldest first.
+    /// Takes a packet and returns the lost packets directly before it that it contains, oldest
+    /// first. `red` is its payload if it is RED.
     pub fn on_packet<'a>(
         &mut self,
         ext_seq: u64,
@@ -53,7 +54,8 @@ impl RedRecovery {
         let lost = blocks.clone().filter(within).count() as u64;
         let numbered = (newest + 1..).zip(blocks.filter(within));
         for ((next, block), place) in numbered.zip(&mut found) {
-            // As many as are missing: then they are they. Else packets must be equally far apart.
+            // As many blocks as packets are missing: they fit in order. Otherwise the packets must
+            // be equally far apart in time.
             let number = match lost == missing {
                 true => Some(next),
                 false => steps_of(block.age, span, missing + 1).map(|back| ext_seq - back),
@@ -68,7 +70,8 @@ impl RedRecovery {
     }
 }
 
-/// How many of so many equal steps of a span an age is, if it is a whole number of them.
+/// Number of steps that `age` is, if `span` is divided into `steps` equal ones; `None` unless
+/// whole.
 fn steps_of(age: u32, span: u32, steps: u64) -> Option<u64> {
     let (age, span) = (u64::from(age), u64::from(span));
     let step = span.checked_div(steps).filter(|step| step * steps == span)?;
@@ -80,7 +83,7 @@ fn steps_of(age: u32, span: u32, steps: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A RED payload with these ages, each block one byte: its age in steps of 960.
+    /// RED payload with these ages; each block is one byte, its age in steps of 960.
     fn red(ages: &[u32]) -> Vec<u8> {
         let mut payload: Vec<u8> = ages
             .iter()
@@ -92,7 +95,7 @@ mod tests {
         payload
     }
 
-    /// Numbers that came back with this packet.
+    /// Packets recovered from this packet: number, timestamp and first byte.
     fn back(line: &mut RedRecovery, seq: u64, time: u32, ages: &[u32]) -> Vec<(u64, u32, u8)> {
         let payload = red(ages);
         let found = line.on_packet(seq, time, Some(&payload));
@@ -106,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_packet_comes_back_with_the_next() {
+    fn one_lost_packet_is_recovered_from_the_next() {
         let mut line = line(10, 9_600);
         assert_eq!(back(&mut line, 11, 10_560, &[960]), [], "nothing is missing");
         assert_eq!(back(&mut line, 13, 12_480, &[960]), [(12, 11_520, 1)]);
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_lost_packets_the_one_comes_back_that_is_there() {
+    fn of_two_lost_packets_the_contained_one_is_recovered() {
         let mut line = line(10, 9_600);
         assert_eq!(back(&mut line, 13, 12_480, &[960]), [(12, 11_520, 1)]);
         assert_eq!(back(&mut line, 16, 15_360, &[1_920, 960]), [(14, 13_440, 2), (15, 14_400, 1)]);
@@ -124,8 +127,8 @@ mod tests {
     }
 
     #[test]
-    fn pauses_are_told_by_the_count_alone() {
-        // DTX: 400 ms after the packet before, and the lost one 20 ms before this.
+    fn dtx_pauses_are_resolved_by_the_block_count_alone() {
+        // DTX: 400 ms after the packet before, and the lost packet 20 ms before this one.
         let mut line = line(10, 9_600);
         let now = 9_600 + 19_200;
         assert_eq!(back(&mut line, 12, now, &[960]), [(11, now - 960, 1)]);
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_before_the_newest_or_after_the_packet_is_nobodys() {
+    fn blocks_before_the_newest_or_after_the_packet_recover_nothing() {
         let mut first = line(10, 9_600);
         assert_eq!(back(&mut first, 12, 11_520, &[1_920]), [], "the newest itself");
         let mut first = line(10, 9_600);
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_blocks_and_packets_without_red_bring_nothing() {
+    fn empty_blocks_and_packets_without_red_recover_nothing() {
         let mut line = line(10, 9_600);
         let empty = [0xef, 0x0f, 0x00, 0, 111, 9];
         assert_eq!(line.on_packet(12, 11_520, Some(&empty)), [None; RECOVERED_MAX]);
@@ -164,10 +167,11 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever a publisher sends: only numbers and times between the newest and the packet. Blocks may stand in
-        /// any order and repeat; the worker takes each number once.
+        /// Whatever a publisher sends, recovered numbers and times lie between the newest packet
+        /// and this one. Blocks may come in any order and repeat; the worker takes each number
+        /// once.
         #[test]
-        fn only_what_is_missing_comes_back(
+        fn only_missing_packets_are_recovered(
             steps in proptest::collection::vec(
                 (0u64..14, 0u32..20_000, proptest::collection::vec(0u32..1 << 14, 0..12)), 1..60),
         ) {

@@ -1,27 +1,28 @@
-//! How late packets of one incoming SSRC come without being lost.
+//! Reordering on the path of one incoming SSRC: how late packets come without being lost.
 //!
-//! Owns the lateness of the last few. Never sees holes; `nack_generator.rs` tells it which packets had only
-//! been late, and waits so long before it asks. Source: quality A3.2.
+//! Owns the last few latenesses. Never sees missing packets: `nack_generator.rs` reports which
+//! packets were only late, and waits that long before a request. Source: quality A3.2.
 
 use std::time::{Duration, Instant};
 
-/// How late packets come on this path without being lost.
+/// Lateness of reordered packets on this path.
 #[derive(Debug)]
 pub(super) struct Reordering {
-    /// The last latenesses in ms, rounded up; a ring once it is full.
+    /// Last latenesses in ms, rounded up; a ring buffer once it is full.
     recent_ms: [u8; REORDER_SAMPLES],
     count: usize,
     allowance: Duration,
     last: Option<Instant>,
 }
 
-/// Latenesses remembered.
+/// Latenesses that are remembered.
 const REORDER_SAMPLES: usize = 64;
 
-/// Longest wait before the first request; a path that reorders further pays with needless repeats.
+/// Longest wait before the first request. A path that reorders further causes needless
+/// retransmissions.
 pub(super) const MAX_ALLOWANCE: Duration = Duration::from_millis(20);
 
-/// A path that has not reordered for so long has changed: the allowance returns to zero.
+/// Time without reordering after which the allowance returns to zero: the path has changed.
 const REORDER_MEMORY: Duration = Duration::from_secs(30);
 
 impl Default for Reordering {
@@ -31,7 +32,7 @@ impl Default for Reordering {
 }
 
 impl Reordering {
-    /// A packet came so late.
+    /// Records the lateness of a packet that was not lost.
     pub(super) fn learn(&mut self, now: Instant, lateness: Duration) {
         if self.is_forgotten(now) {
             self.count = 0;
@@ -51,7 +52,7 @@ impl Reordering {
         self.allowance = Duration::from_millis(p95.unwrap_or_default().into()).min(MAX_ALLOWANCE);
     }
 
-    /// How long a missing packet is waited for before it is asked for.
+    /// Time to wait for a missing packet before it is requested.
     pub(super) fn allowance(&self, now: Instant) -> Duration {
         if self.is_forgotten(now) { Duration::ZERO } else { self.allowance }
     }

@@ -1,31 +1,31 @@
-//! Whether a publisher layer answers one kind of request, how often and how fast.
+//! Responses of a publisher layer to one kind of request: whether, how often, how fast.
 //!
-//! Only counts; what is an answer, and when a silence means "ignored", is judged by its owners
-//! `keyframe_planner.rs` and `nack_response.rs`. Shown in the API.
-//! Source: quality A2.3 "Publisher learned at run time".
+//! Owns counts. Never judges what is an answer or when silence means "ignored":
+//! `keyframe_planner.rs` and `nack_response.rs` do. Shown in the API. Source: quality A2.3
+//! "Publisher learned at run time".
 
 use std::time::Duration;
 
-/// Answer times remembered.
+/// Answer times that are remembered.
 const TIMES: usize = 8;
 
-/// A layer that answered this often, and more often than not, is trusted.
+/// Answers after which a layer is trusted, if they are not fewer than the missing ones.
 const TRUSTED_AFTER: u64 = 3;
 
-/// What a layer does with requests of one kind.
+/// Behaviour of a layer on requests of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Responsiveness {
-    /// Nobody has asked, or nothing that came was clearly an answer.
+    /// Nothing was requested, or nothing that came was certainly an answer.
     #[default]
     Unknown,
-    /// It answers.
+    /// The layer answers.
     Answered,
-    /// It does not.
+    /// The layer ignores requests.
     Ignored,
 }
 
 impl Responsiveness {
-    /// The name in the API.
+    /// Name in the API.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -35,53 +35,53 @@ impl Responsiveness {
     }
 }
 
-/// The requests of one kind to one layer, and what came of them.
+/// Requests of one kind to one layer, and their outcome.
 #[derive(Debug, Clone, Default)]
 pub struct ResponseStats {
-    habit: Responsiveness,
-    asked: u64,
+    responsiveness: Responsiveness,
+    requested: u64,
     answered: u64,
     missed: u64,
     missed_in_row: u32,
-    /// A ring once it is full.
+    /// Answer times; a ring buffer once it is full.
     times: [Duration; TIMES],
 }
 
 impl ResponseStats {
-    /// A request was sent.
-    pub fn on_asked(&mut self) {
-        self.asked += 1;
+    /// Counts a request that was sent.
+    pub fn on_requested(&mut self) {
+        self.requested += 1;
     }
 
-    /// An answer came after this time.
+    /// Records an answer that came after this time.
     pub fn on_answer(&mut self, took: Duration) {
         if let Some(slot) = self.times.get_mut((self.answered % TIMES as u64) as usize) {
             *slot = took;
         }
         self.answered += 1;
         self.missed_in_row = 0;
-        self.habit = Responsiveness::Answered;
+        self.responsiveness = Responsiveness::Answered;
     }
 
-    /// So many more requests had no answer.
+    /// Counts requests that had no answer.
     pub fn on_missed(&mut self, count: u32) {
         self.missed += u64::from(count);
         self.missed_in_row = self.missed_in_row.saturating_add(count);
     }
 
-    /// It does not answer; a later answer takes that back.
+    /// Concludes that the layer ignores requests; a later answer revokes that.
     pub fn conclude_ignored(&mut self) {
-        self.habit = Responsiveness::Ignored;
+        self.responsiveness = Responsiveness::Ignored;
     }
 
-    /// What it does.
-    pub fn habit(&self) -> Responsiveness {
-        self.habit
+    /// Behaviour as far as it is known.
+    pub fn responsiveness(&self) -> Responsiveness {
+        self.responsiveness
     }
 
-    /// Requests sent. Some have no known outcome, so this may be more than answered and missed ones.
-    pub fn asked(&self) -> u64 {
-        self.asked
+    /// Requests sent. Some have no known outcome, so this may exceed the answered and missed ones.
+    pub fn requested(&self) -> u64 {
+        self.requested
     }
 
     /// Requests that were answered.
@@ -89,12 +89,12 @@ impl ResponseStats {
         self.answered
     }
 
-    /// Requests without answer since the last answer.
+    /// Requests without an answer since the last answer.
     pub fn missed_in_row(&self) -> u32 {
         self.missed_in_row
     }
 
-    /// Whether it has answered so often that a silence is more likely the network's.
+    /// Whether the layer answered so often that a silence is more likely the network's fault.
     pub fn is_trusted(&self) -> bool {
         self.answered >= TRUSTED_AFTER && self.answered >= self.missed
     }
@@ -115,17 +115,17 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn answer_takes_a_verdict_back() {
+    fn answer_revokes_ignored() {
         let mut answers = ResponseStats::default();
-        assert_eq!((answers.habit().label(), answers.median_time()), ("unknown", None));
-        answers.on_asked();
+        assert_eq!((answers.responsiveness().label(), answers.median_time()), ("unknown", None));
+        answers.on_requested();
         answers.on_missed(3);
         answers.conclude_ignored();
-        assert_eq!((answers.habit().label(), answers.missed_in_row()), ("ignored", 3));
-        answers.on_asked();
+        assert_eq!((answers.responsiveness().label(), answers.missed_in_row()), ("ignored", 3));
+        answers.on_requested();
         answers.on_answer(40 * MS);
-        assert_eq!((answers.habit().label(), answers.missed_in_row()), ("answered", 0));
-        assert_eq!((answers.asked(), answers.answered()), (2, 1));
+        assert_eq!((answers.responsiveness().label(), answers.missed_in_row()), ("answered", 0));
+        assert_eq!((answers.requested(), answers.answered()), (2, 1));
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn trust_needs_three_answers_and_no_majority_of_silences() {
+    fn trust_needs_three_answers_and_no_majority_of_missing_ones() {
         let mut answers = ResponseStats::default();
         for _ in 0..TRUSTED_AFTER - 1 {
             answers.on_answer(MS);

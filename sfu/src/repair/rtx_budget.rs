@@ -1,63 +1,64 @@
-//! How much of what a viewer is sent on one line may be repeats.
+//! Share of an outgoing track that may be retransmissions.
 //!
-//! Owns the count of both over a short window. Beyond the share a NACK is not answered: where so much is lost the
-//! path is too narrow, and repeats make it narrower; and a viewer that asks for everything costs no more. Each
-//! line has its own, so that sound is never left without repair because of pictures. Fed with what the line counts
-//! anyway: nothing to do per packet. Called by `worker/subscriber.rs` and `worker/viewer_feedback.rs`.
-//! Source: quality A3.2 "Answer".
+//! Owns the sums of both over a short window. Beyond the share a NACK is not answered. Where so
+//! much is lost the path is too narrow, and retransmissions make it narrower; and a viewer that
+//! requests everything must not cost more. Each track has its own budget, so that loss of video
+//! never leaves audio without repair. Fed with counters that exist anyway, so it costs nothing per
+//! packet. Called by `worker/subscriber.rs` and `worker/viewer_feedback.rs`. Source: quality A3.2
+//! "Answer".
 
 use std::time::{Duration, Instant};
 
-/// Repeats may be this part of the media of a window, in percent (quality A3.2). A line that loses one packet of
-/// ten needs 11, of twenty 5.
+/// Retransmissions may be this part of the media in a window, in percent (quality A3.2). A path
+/// that loses one packet of ten needs 11, of twenty 5.
 pub const RTX_SHARE_PERCENT: u64 = 25;
 
-/// The window. A burst that is as long as the share of it, half a second, can be repaired at once.
+/// Length of the window. A burst of half a second, the share of a window, can be repaired at once.
 pub const RTX_WINDOW: Duration = Duration::from_secs(2);
 
-/// Payload bytes that may be repeated within a window in any case: the first packets of a line are repaired, too, and
-/// all sound.
+/// Payload bytes that may be retransmitted within a window in any case. They cover the first
+/// packets of a track, and all audio.
 pub const RTX_FREE_BYTES: u64 = 12 * 1024;
 
-/// Parts of the window that are forgotten one by one.
+/// Slots of the window, which are forgotten one by one.
 const SLOTS: u64 = 8;
 
 const SLOT: Duration = Duration::from_millis(RTX_WINDOW.as_millis() as u64 / SLOTS);
 
-/// The budget of one line. Bytes are those of payloads.
+/// Retransmission budget of one outgoing track. Bytes are those of payloads.
 #[derive(Debug)]
 pub struct RtxBudget {
-    since: Instant,
+    start: Instant,
     slots: [Slot; SLOTS as usize],
-    /// Number of the newest slot, counted from `since`.
+    /// Number of the newest slot, counted from `start`.
     newest: u64,
-    /// Media up to now, as the line counts it.
+    /// Media bytes up to now, as the sender counts them.
     media: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
     media: u64,
-    repeats: u64,
+    retransmitted: u64,
 }
 
 impl RtxBudget {
-    /// For a line that has sent nothing.
+    /// Creates the budget of a track that has sent nothing.
     pub fn new(now: Instant) -> Self {
-        Self { since: now, slots: Default::default(), newest: 0, media: 0 }
+        Self { start: now, slots: Default::default(), newest: 0, media: 0 }
     }
 
-    /// The line has sent so many bytes of media in all, repeats not counted. Between two calls media counts as sent
-    /// evenly: call it each second or more often.
+    /// Takes the media bytes sent in all, retransmissions not counted. Media counts as sent evenly
+    /// between two calls: call it each second or more often.
     pub fn on_media(&mut self, now: Instant, total: u64) {
-        let gone = now.saturating_duration_since(self.since).as_millis() / SLOT.as_millis();
+        let gone = now.saturating_duration_since(self.start).as_millis() / SLOT.as_millis();
         let slot = u64::try_from(gone).unwrap_or(u64::MAX).max(self.newest);
         let passed = slot - self.newest;
         let each = total.saturating_sub(self.media) / passed.max(1);
         self.media = total;
         for number in (self.newest + 1..=slot).rev().take(SLOTS as usize) {
             if let Some(slot) = self.slot(number) {
-                *slot = Slot { media: each, repeats: 0 };
+                *slot = Slot { media: each, retransmitted: 0 };
             }
         }
         self.newest = slot;
@@ -68,18 +69,19 @@ impl RtxBudget {
         }
     }
 
-    /// Whether a packet may be repeated now; the last one may go beyond the share with a part of it.
+    /// Whether a packet may be retransmitted now. The last one may exceed the share by a part of
+    /// its size.
     pub fn allows(&mut self, now: Instant, total: u64) -> bool {
         self.on_media(now, total);
         let sum = |of: fn(&Slot) -> u64| self.slots.iter().map(of).sum::<u64>();
         let share = sum(|slot| slot.media).saturating_mul(RTX_SHARE_PERCENT) / 100;
-        sum(|slot| slot.repeats) < share.saturating_add(RTX_FREE_BYTES)
+        sum(|slot| slot.retransmitted) < share.saturating_add(RTX_FREE_BYTES)
     }
 
-    /// A packet was repeated.
+    /// Counts a packet that was retransmitted.
     pub fn on_retransmit(&mut self, bytes: usize) {
         if let Some(slot) = self.slot(self.newest) {
-            slot.repeats += bytes as u64;
+            slot.retransmitted += bytes as u64;
         }
     }
 
@@ -95,7 +97,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const PACKET: u64 = 1_000;
 
-    /// Sends a packet each 10 ms for a time, and asks for so many of each hundred again; how many were repeated.
+    /// Sends a packet each 10 ms and requests `percent` of them again; returns how many were
+    /// retransmitted.
     fn play(budget: &mut RtxBudget, from: Instant, total: &mut u64, ms: u64, percent: u64) -> u64 {
         let mut repeated = 0;
         for n in 0..ms / 10 {
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn honest_loss_is_repaired_and_a_viewer_that_asks_for_all_gets_its_share() {
+    fn real_loss_is_repaired_and_a_viewer_that_requests_all_gets_its_share() {
         for (percent, least, most) in [(5, 300, 300), (11, 660, 660), (100, 1_500, 1_900)] {
             let now = Instant::now();
             let repeated = play(&mut RtxBudget::new(now), now, &mut 0, 60_000, percent);
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_half_a_second_is_repaired_at_once_and_no_longer_one() {
+    fn burst_of_half_a_second_is_repaired_at_once_and_a_longer_one_is_not() {
         let now = Instant::now();
         let (mut budget, mut total) = (RtxBudget::new(now), 0);
         play(&mut budget, now, &mut total, 10_000, 0);
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_packets_of_a_line_are_repaired() {
+    fn first_packets_of_a_track_are_repaired() {
         let now = Instant::now();
         let mut budget = RtxBudget::new(now);
         let most = RTX_FREE_BYTES.div_ceil(PACKET);
@@ -150,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn media_of_a_long_time_ago_gives_no_credit() {
+    fn old_media_gives_no_budget() {
         let now = Instant::now();
         let mut budget = RtxBudget::new(now);
         budget.on_media(now + 100 * MS, 100_000_000);
         budget.on_media(now + 10_000 * MS, 100_000_000);
         budget.on_retransmit(RTX_FREE_BYTES as usize);
         assert!(!budget.allows(now + 10_000 * MS, 100_000_000));
-        // Looked at only once in 100 s: a window has its even part.
+        // Looked at only once in 100 s: a window gets its even part.
         let mut budget = RtxBudget::new(now);
         budget.on_media(now + 100_000 * MS, 100_000_000);
         budget.on_retransmit(RTX_FREE_BYTES as usize + 500_000);
@@ -165,10 +168,10 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever is asked for and whenever: over the whole time no more than the share, what is free in each
-        /// window, and the packet that went over.
+        /// Whatever is requested and when: over the whole time no more than the share, the free
+        /// bytes of each window, and the packet that exceeded it.
         #[test]
-        fn share_holds_whatever_is_asked_for(
+        fn share_holds_whatever_is_requested(
             steps in proptest::collection::vec((0u64..900, 0u64..60_000, 0usize..40), 1..200),
         ) {
             let start = Instant::now();
@@ -184,16 +187,17 @@ mod tests {
                     }
                 }
             }
-            // Each byte of media counts in one window that may be used up at its beginning and once more.
+            // Each byte of media counts in one window that may be used up at its beginning, and
+            // once more.
             let windows = (now - start).as_millis() as u64 / RTX_WINDOW.as_millis() as u64 + 2;
             let most = 2 * total * RTX_SHARE_PERCENT / 100 + windows * (RTX_FREE_BYTES + 1_200);
             proptest::prop_assert!(repeats <= most, "{repeats} of at most {most}");
         }
     }
 
-    /// As `worker/subscriber.rs` does: it says again what was sent so far before the first packet goes out.
+    /// As `worker/subscriber.rs` does: it reports the bytes sent so far before the first packet.
     #[test]
-    fn a_wait_before_the_first_keyframe_takes_nothing_from_its_repeats() {
+    fn wait_before_the_first_keyframe_does_not_reduce_its_retransmissions() {
         let repeats = |wait: Duration| {
             let start = Instant::now();
             let (mut budget, now, total) = (RtxBudget::new(start), start + wait, 165_000);

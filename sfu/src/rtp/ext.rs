@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn writer_pads_to_words_and_refuses_what_the_form_cannot_say() {
+    fn writer_pads_to_words_and_refuses_what_the_form_cannot_hold() {
         let mut buf = [0xaa; 64];
         let mut writer = ExtWriter::new(&mut buf, false);
         for (id, data) in [(0, &[1][..]), (15, &[1]), (1, &[]), (1, &[0; 17])] {

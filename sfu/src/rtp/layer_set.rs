@@ -1,15 +1,15 @@
 //! Sets of layers inside one stream: spatial by temporal, as one word.
 //!
 //! Owns the numbering of layers and nothing else. Filled by `dependency_descriptor.rs`, read by
-//! `forward/thinner.rs`.
+//! `forward/layer_filter.rs`.
 
-/// Temporal layers that a stream can have (3 bits in each format that tells them).
+/// Maximum temporal layers of a stream (3 bits in each format that tells them).
 pub const TEMPORAL_LAYERS_MAX: u8 = 8;
 
-/// Spatial layers that a descriptor can tell of (AV1 RTP specification section A.8.1).
+/// Maximum spatial layers of a descriptor (AV1 RTP specification section A.8.1).
 pub const SPATIAL_LAYERS_MAX: u8 = 4;
 
-/// Some of the 4 × 8 layers that a stream can have.
+/// Subset of the 4 × 8 layers that a stream can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LayerSet(u32);
 
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_layer_has_its_place_and_those_past_the_end_share_the_last() {
+    fn each_layer_has_its_bit_and_those_past_the_end_share_the_last() {
         let mut all = LayerSet::default();
         for spatial in 0..SPATIAL_LAYERS_MAX {
             for temporal in 0..TEMPORAL_LAYERS_MAX {

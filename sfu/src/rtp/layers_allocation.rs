@@ -1,8 +1,8 @@
-//! The video layers allocation extension (webrtc.org experiment `video-layers-allocation00`): what a
-//! publisher means to send on each simulcast and spatial layer, told before it sends it.
+//! The video layers allocation extension (webrtc.org experiment `video-layers-allocation00`).
 //!
-//! Owns the layout only. Never decides which layer is taken and keeps nothing between packets.
-//! Called by `worker/ingest.rs` for the few packets that carry it.
+//! It tells what a publisher will send on each simulcast and spatial layer before it sends it. Owns
+//! the layout only. Never decides which layer is taken and keeps nothing between packets. Called by
+//! `worker/packet_inspector.rs` for the few packets that carry it.
 
 use super::reader::Reader;
 
@@ -27,13 +27,13 @@ pub struct AllocatedLayer {
     /// Target in kbit/s up to each temporal layer, with everything it is built on; zero in those
     /// past the last.
     pub kbps: [u32; TEMPORAL_MAX],
-    /// Width and height in pixels, if told.
+    /// Width and height in pixels, if signalled.
     pub size: Option<(u16, u16)>,
-    /// Highest frame rate in frames per second, if told.
+    /// Highest frame rate in frames per second, if signalled.
     pub fps: Option<u8>,
 }
 
-/// What one element says.
+/// Content of one element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayersAllocation {
     /// The RTP stream whose packet carried it.
@@ -43,7 +43,7 @@ pub struct LayersAllocation {
 }
 
 impl LayersAllocation {
-    /// Reads the element's data. `None` if it ends early or its bytes do not come out even.
+    /// Reads the element's data. `None` if it ends early or has bytes left over.
     pub fn parse(data: &[u8]) -> Option<Self> {
         let mut rest = Reader(data);
         let head = rest.u8()?;
@@ -74,7 +74,7 @@ impl LayersAllocation {
         }
         if !rest.0.is_empty() {
             for layer in &mut *layers {
-                // Each side is told less one.
+                // Each side is coded less one.
                 let size = (rest.u16()?.saturating_add(1), rest.u16()?.saturating_add(1));
                 layer.size = Some(size);
                 layer.fps = Some(rest.u8()?);

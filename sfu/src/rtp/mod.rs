@@ -1,8 +1,9 @@
-//! Room: the wire. RTP headers and extensions, sequence arithmetic, RTCP, and codec peeks.
+//! Wire formats: RTP headers and extensions, sequence arithmetic, RTCP, and payload formats.
 //!
-//! Everything here turns bytes into numbers or numbers into bytes: no clock, no state beyond a
-//! counter or a structure that the sender announced, no allocation for a packet. Every length on the wire is a claim that is checked before it is used
-//! (quality B1, B4 item 8). Never decides what is forwarded: `forward/` and `repair/` do.
+//! Everything here turns bytes into numbers or numbers into bytes. It has no clock, allocates
+//! nothing per packet, and keeps no state but a counter or a structure that the sender announced.
+//! Every length on the wire is a claim that is checked before it is used (quality B1, B4 item 8).
+//! Never decides what is forwarded: `forward/` and `repair/` do.
 //!
 //! A received datagram goes `packet::classify` → `packet::RtpHeader::parse` → (SRTP) →
 //! `ext::elements` and, of these, `dependency_descriptor` and `layers_allocation` → `codec::peek`;
@@ -17,5 +18,6 @@ pub mod packet;
 pub mod red;
 pub mod rtcp;
 pub mod seq;
+pub mod window;
 
 mod reader;

@@ -1,15 +1,15 @@
-//! The RTP fixed header, and what kind of packet a datagram is.
+//! The RTP fixed header, and the kind of a datagram.
 //!
-//! Owns the layout of RFC 3550 section 5.1 up to the payload. Never looks inside extension
-//! elements (`ext.rs`) or payloads (`codec/`), and never decrypts: the header is in the clear in
-//! an SRTP packet too. Called by `worker/demux` for each datagram and by `forward/` when writing.
+//! Owns the layout of RFC 3550 section 5.1 up to the payload. Never looks inside extension elements
+//! (`ext.rs`) or payloads (`codec/`), and never decrypts: the header is in the clear in an SRTP
+//! packet too. Called by `worker/dispatch.rs` for each datagram.
 
 use super::ext::{Elements, elements};
 
 /// Bytes of an RTP header without CSRCs and extension block.
 pub const RTP_HEADER_LEN: usize = 12;
 
-/// What a parsed RTP header says. A value: it holds no reference to the packet.
+/// Content of a parsed RTP header. A value: it holds no reference to the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RtpHeader {
     /// Marker bit; for video the last packet of a frame.
@@ -119,30 +119,15 @@ impl RtpHeader {
         let (profile, block) = found.unwrap_or((0, &[]));
         elements(profile, block)
     }
-
-    /// Writes the first twelve bytes as this header says them: the X bit follows `extension`,
-    /// and the caller puts `csrc_count` words and the block behind (`ext::ExtWriter`).
-    pub fn write_fixed(&self, out: &mut [u8; RTP_HEADER_LEN]) {
-        let bit = |set: bool, mask: u8| if set { mask } else { 0 };
-        let flags = 0x80
-            | bit(self.has_padding, 0x20)
-            | bit(self.extension.is_some(), 0x10)
-            | (self.csrc_count & 0x0f);
-        let second = bit(self.marker, 0x80) | (self.payload_type & 0x7f);
-        let [s0, s1] = self.sequence.to_be_bytes();
-        let [t0, t1, t2, t3] = self.timestamp.to_be_bytes();
-        let [r0, r1, r2, r3] = self.ssrc.to_be_bytes();
-        *out = [flags, second, s0, s1, t0, t1, t2, t3, r0, r1, r2, r3];
-    }
 }
 
 /// Why a packet is not RTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RtpError {
-    /// It ends before the header that it announces.
+    /// The packet ends before the header that it announces.
     #[error("the RTP packet ends inside its header")]
     TooShort,
-    /// Its version field is not 2.
+    /// The version field is not 2.
     #[error("not RTP version 2")]
     BadVersion,
     /// The P bit is set, but the padding count is zero or larger than the payload.
@@ -150,7 +135,7 @@ pub enum RtpError {
     BadPadding,
 }
 
-/// What a datagram is, by its first bytes.
+/// Kind of a datagram by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PacketClass {
     /// First byte 0 to 3.
@@ -165,7 +150,7 @@ pub enum PacketClass {
     Unknown,
 }
 
-/// Tells the protocols on our one port apart (RFC 7983), and RTCP from RTP (RFC 5761 section 4).
+/// Classifies a datagram on our one port (RFC 7983), and RTCP against RTP (RFC 5761 section 4).
 pub fn classify(datagram: &[u8]) -> PacketClass {
     match datagram {
         [0..=3, ..] => PacketClass::Stun,
@@ -183,16 +168,13 @@ mod tests {
     const PLAIN: [u8; 16] = [0x80, 0xe0, 1, 2, 0, 0, 0, 9, 0xde, 0xad, 0xbe, 0xef, 1, 2, 3, 4];
 
     #[test]
-    fn plain_header_is_read_and_written_back() {
+    fn plain_header_is_read() {
         let header = RtpHeader::parse(&PLAIN).unwrap();
         assert!(header.marker && !header.has_padding);
         assert_eq!((header.payload_type, header.sequence), (96, 0x0102));
         assert_eq!((header.timestamp, header.ssrc), (9, 0xdead_beef));
         assert_eq!((header.header_len, header.extension), (12, None));
         assert_eq!(header.payload_len(&PLAIN), Ok(4));
-        let mut out = [0; RTP_HEADER_LEN];
-        header.write_fixed(&mut out);
-        assert_eq!(out, PLAIN[..12]);
     }
 
     #[test]
@@ -251,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_are_told_apart_at_every_border() {
+    fn datagrams_are_classified_at_every_boundary() {
         use PacketClass::{Dtls, Rtcp, Rtp, Stun, Unknown};
         for first in 0..=255u8 {
             let expected = match first {

@@ -1,6 +1,6 @@
-//! A cursor over received bytes that hands out big-endian numbers and never reads past the end.
+//! Read position over received bytes: big-endian numbers, and never past the end.
 //!
-//! Used by the parsers of this room only; bit-level reading is in `codec/bits.rs`.
+//! Used by the parsers of `rtp/` only; bit-level reading is in `codec/bits.rs`.
 
 /// The bytes that are not read yet.
 #[derive(Debug, Clone, Copy)]

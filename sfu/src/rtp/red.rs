@@ -2,17 +2,18 @@
 //!
 //! Owns the block headers only. The payload type of a codec differs between publisher and viewer,
 //! and RED repeats it inside the payload (whip-whep G9), so the forwarder must rewrite it there
-//! too. Never touches the audio itself, timestamps or lengths. What the lengths do not hold together
+//! too. Never touches the audio itself, timestamps or lengths. A payload whose lengths do not fit
 //! is dropped on arrival ([`is_sound`]), before it has a number.
 
-/// Block headers in one payload; with more it is not RED we know. Browsers send up to ten.
+/// Maximum block headers in one payload; with more it is not RED as we know it. Browsers send up to
+/// ten.
 pub const MAX_RED_BLOCKS: usize = 32;
 
 /// Bytes of the header of a redundant block: F bit, payload type, timestamp offset, length.
 const REDUNDANT_HEADER_LEN: usize = 4;
 
-/// How many leading bytes of the payload are RED headers. 0 when they run past its end or there
-/// are more than [`MAX_RED_BLOCKS`].
+/// Leading bytes of the payload that are RED headers. 0 when they run past its end or there are
+/// more than [`MAX_RED_BLOCKS`].
 pub fn red_prefix_len(payload: &[u8]) -> usize {
     let mut at = 0;
     for _ in 0..MAX_RED_BLOCKS {
@@ -30,13 +31,13 @@ pub fn red_prefix_len(payload: &[u8]) -> usize {
 pub struct RedBlock<'a> {
     /// Payload type of its codec.
     pub payload_type: u8,
-    /// How many timestamp ticks older than its packet; 0 for the primary block.
+    /// Timestamp ticks by which the block is older than its packet; 0 for the primary block.
     pub age: u32,
     /// The audio; may be empty.
     pub data: &'a [u8],
 }
 
-/// The blocks of a payload: the redundant ones in their order, then the primary one.
+/// Iterator over the blocks of a payload: the redundant ones in order, then the primary one.
 #[derive(Debug, Clone)]
 pub struct RedBlocks<'a> {
     headers: &'a [u8],
@@ -48,7 +49,8 @@ impl<'a> Iterator for RedBlocks<'a> {
 
     fn next(&mut self) -> Option<RedBlock<'a>> {
         if let Some((header, headers)) = self.headers.split_first_chunk::<REDUNDANT_HEADER_LEN>() {
-            // F bit and payload type, 14 bits of timestamp offset, 10 of length (RFC 2198 section 3).
+            // F bit and payload type, 14 bits of timestamp offset, 10 of length (RFC 2198 section
+            // 3).
             let [first, rest @ ..] = *header;
             let [a, b, c] = rest.map(u32::from);
             let offset_and_len = a << 16 | b << 8 | c;
@@ -62,24 +64,24 @@ impl<'a> Iterator for RedBlocks<'a> {
     }
 }
 
-/// The blocks of a payload; `None` if the lengths do not hold together.
+/// Blocks of a payload; `None` if the lengths do not fit.
 pub fn red_blocks(payload: &[u8]) -> Option<RedBlocks<'_>> {
     let (headers, data) = payload.split_at_checked(red_prefix_len(payload))?;
     let redundant = headers.len() / REDUNDANT_HEADER_LEN;
     let blocks = RedBlocks { headers, data };
-    // The last one, behind all the others, is only reached if there is room for them.
+    // The last block, behind all others, is only reached if there is room for them.
     (!headers.is_empty() && blocks.clone().count() == redundant + 1).then_some(blocks)
 }
 
-/// Whether all lengths lie within the payload and all blocks are of this payload type: others could
+/// Whether all lengths lie within the payload and all blocks are of this payload type. Others could
 /// neither be rewritten for a viewer nor left out.
 pub fn is_sound(payload: &[u8], payload_type: u8) -> bool {
     red_blocks(payload)
         .is_some_and(|mut blocks| blocks.all(|block| block.payload_type == payload_type))
 }
 
-/// The primary block: the audio without headers and redundancy, for a viewer that takes no RED.
-/// `None` if the lengths do not hold together.
+/// Primary block: the audio without headers and redundancy, for a viewer without RED. `None` if the
+/// lengths do not fit.
 pub fn red_primary(payload: &[u8]) -> Option<&[u8]> {
     red_blocks(payload)?.last().map(|block| block.data)
 }
@@ -155,10 +157,11 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Hostile bytes: blocks lie within the payload, one behind the other, and end with it; what is not sound
-        /// has no primary block or another codec inside; rewriting touches payload types only.
+        /// Hostile bytes: blocks lie within the payload, in order, and end with it. A payload that
+        /// is not sound has no primary block or another codec inside. Rewriting changes payload
+        /// types only.
         #[test]
-        fn blocks_hold_together_whatever_came(
+        fn red_blocks_stay_within_the_payload_whatever_came(
             headers in proptest::collection::vec((proptest::bool::weighted(0.8), 0u8..=255, 0u32..1 << 24), 0..40),
             audio in proptest::collection::vec(0u8..=255, 0..1_200),
             small in proptest::bool::ANY,

@@ -1,14 +1,14 @@
-//! The answer's text: sections mirrored in order, our transport in each, candidates in the first.
+//! Text of the answer: sections mirrored in order, our transport in each, candidates in the first.
 //!
-//! Owns the rules of whip-whep C30 to C43 that hold for every answer. Chooses no codec: sections
-//! come in decided. Called by `publish.rs` and `subscribe.rs`; `rtc-sdp` prints.
+//! Owns the rules of whip-whep C30 to C43 that hold for every answer. Never chooses a codec:
+//! sections come in decided. Called by `publish.rs` and `subscribe.rs`; `rtc-sdp` prints.
 //!
-//! Choices the references leave open:
-//! - A section in which nothing flows stays in the BUNDLE group as `inactive` with port 9, since
-//!   the first section carries the transport and some answerers' peers lose it with a port of 0
-//!   (whip-whep C9, G14). Port 0 is for what is no media and for what the offerer switched off.
-//! - `a=ice-options:trickle` is there because PATCH takes candidates (whip-whep B1); `ice2` is not, since
-//!   we do follow a later USE-CANDIDATE.
+//! Choices that the references leave open:
+//! - A section without media stays in the BUNDLE group as `inactive` with port 9. The first
+//!   section carries the transport, and some peers lose it with a port of 0 (whip-whep C9, G14).
+//!   Port 0 is for sections that are not media, and for those that the offerer disabled.
+//! - `a=ice-options:trickle` is there because PATCH takes candidates (whip-whep B1). `ice2` is
+//!   not, since we do follow a later USE-CANDIDATE.
 //! - Rejected sections carry ufrag, password and fingerprint too: GStreamer 1.22 refuses the
 //!   answer otherwise.
 
@@ -27,7 +27,7 @@ use super::{SdpError, remote};
 /// `a=ice-options` of answers and of ICE restarts, which must agree (whip-whep B6).
 pub(super) const ICE_OPTIONS: &str = "trickle";
 
-/// What the answer says about one offered section.
+/// Answer to one offered section.
 pub(super) enum Reply<'o> {
     /// Port 0.
     Rejected,
@@ -35,7 +35,7 @@ pub(super) enum Reply<'o> {
     Accepted(Accepted<'o>),
 }
 
-/// The decided parts of an accepted section.
+/// Content of an accepted section.
 pub(super) struct Accepted<'o> {
     /// `recvonly`, `sendonly` or `inactive`.
     pub(super) direction: Direction,
@@ -48,8 +48,8 @@ pub(super) struct Accepted<'o> {
 }
 
 impl<'o> Reply<'o> {
-    /// Keeps a section in which nothing will flow. It still names a codec, as every accepted
-    /// section must; without any it is rejected.
+    /// Keeps a section without media. It still names a codec, as every accepted section must;
+    /// without any it is rejected.
     pub(super) fn idle(section: &'o Section) -> Self {
         match CodecChoice::all(&section.payloads).next() {
             None => Self::Rejected,
@@ -63,7 +63,7 @@ impl<'o> Reply<'o> {
     }
 }
 
-/// Settles the transport and prints the answer; `replies` has one entry per offered section.
+/// Decides the transport and prints the answer; `replies` has one entry per offered section.
 ///
 /// # Errors
 /// [`SdpError::Unacceptable`] as in `remote.rs`.
@@ -232,20 +232,20 @@ fn feedback_lines(pt: u8, feedback: Feedback) -> impl Iterator<Item = Attribute>
 fn candidate_lines(local: &LocalTransport) -> Vec<Attribute> {
     let lines = local.candidates.iter().enumerate();
     let mut lines: Vec<_> =
-        lines.map(|(place, address)| value("candidate", candidate(place, *address))).collect();
+        lines.map(|(index, address)| value("candidate", candidate(index, *address))).collect();
     lines.push(flag("end-of-candidates"));
     lines
 }
 
-/// One UDP host candidate; `place` 0 is the best (RFC 8445 section 5.1.2.1).
-pub(super) fn candidate(place: usize, address: SocketAddr) -> String {
+/// One UDP host candidate; `index` 0 is the best (RFC 8445 section 5.1.2.1).
+pub(super) fn candidate(index: usize, address: SocketAddr) -> String {
     const HOST_TYPE_PREFERENCE: u32 = 126;
     const COMPONENT_RTP: u32 = 1;
-    let local_preference = u16::MAX.saturating_sub(u16::try_from(place).unwrap_or(u16::MAX));
+    let local_preference = u16::MAX.saturating_sub(u16::try_from(index).unwrap_or(u16::MAX));
     let priority =
         (HOST_TYPE_PREFERENCE << 24) | (u32::from(local_preference) << 8) | (256 - COMPONENT_RTP);
     let (ip, port) = (address.ip(), address.port());
-    format!("{} 1 udp {priority} {ip} {port} typ host", place.saturating_add(1))
+    format!("{} 1 udp {priority} {ip} {port} typ host", index.saturating_add(1))
 }
 
 fn flag(key: &str) -> Attribute {

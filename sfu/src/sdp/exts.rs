@@ -1,6 +1,6 @@
-//! Header extensions of one m-line: which of the offered ones we take, ids unchanged.
+//! Header extensions of one m-line: which of the offered ones are accepted, ids unchanged.
 //!
-//! Owns the rules of `a=extmap` (RFC 8285, whip-whep C35). Does not touch RTP bytes: that is
+//! Owns the rules of `a=extmap` (RFC 8285, whip-whep C35). Never touches RTP bytes: that is
 //! `rtp/ext.rs`. Called by `publish.rs` and `subscribe.rs`; `answer.rs` prints the result.
 
 use rtc_sdp::description::common::Attribute;
@@ -9,8 +9,8 @@ use super::plan::ExtMap;
 use crate::ids::Role;
 use crate::rtp::ext::ExtKind;
 
-/// Extensions that may travel to a viewer. Rid, repaired rid and layer allocation describe the
-/// publisher's layers and end at this server (whip-whep G10).
+/// Extensions that may be forwarded to a viewer. Rid, repaired rid and layer allocation describe
+/// the publisher's layers and end at this server (whip-whep G10).
 pub(super) const VIEWER_EXTS: &[ExtKind] = &[
     ExtKind::Mid,
     ExtKind::TransportCc,
@@ -21,11 +21,11 @@ pub(super) const VIEWER_EXTS: &[ExtKind] = &[
     ExtKind::AbsCaptureTime,
 ];
 
-/// Longest value of a one-byte header element: a longer mid cannot be carried (RFC 8285 4.2), so
-/// the mid extension is then not taken and routing falls back to SSRC and payload type.
+/// Longest value of a one-byte header element in bytes: a longer mid cannot be carried (RFC 8285
+/// 4.2). Its extension is then not accepted and routing uses SSRC and payload type.
 const ONE_BYTE_VALUE_MAX: usize = 16;
 
-/// One `a=extmap` line whose URI we know.
+/// One `a=extmap` line with a known URI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OfferedExt {
     kind: ExtKind,
@@ -86,8 +86,8 @@ impl AgreedExts {
     }
 }
 
-/// Takes what may flow in the direction of `role`'s media. The ids stay as offered; ids above 14
-/// need two-byte headers and so `a=extmap-allow-mixed`.
+/// Accepts what may be sent in the direction of `role`'s media. The ids stay as offered; ids above
+/// 14 need two-byte headers and so `a=extmap-allow-mixed`.
 pub(super) fn agree(
     offered: &[OfferedExt],
     role: Role,
@@ -117,7 +117,7 @@ pub(super) fn agree(
         let too_long = match ext.kind {
             ExtKind::Mid => mid.len() > ONE_BYTE_VALUE_MAX,
             // The structure that a stream announces is longer in all but the simplest, and without
-            // it a viewer cannot read what follows.
+            // it a viewer cannot read the descriptors that follow.
             ExtKind::DependencyDescriptor => role == Role::Subscriber && !allow_mixed,
             _ => false,
         };
@@ -202,7 +202,7 @@ mod tests {
 
     /// whip-whep D9, G10
     #[test]
-    fn what_describes_layers_is_taken_from_publishers_and_only_the_descriptor_given_on() {
+    fn layer_extensions_are_accepted_from_publishers_and_only_the_descriptor_is_forwarded() {
         let [descriptor, allocation] =
             [ExtKind::DependencyDescriptor, ExtKind::VideoLayersAllocation].map(ExtKind::uri);
         let offered = lines(&[format!("5 {descriptor}"), format!("6 {allocation}")]);

@@ -1,22 +1,22 @@
 //! PATCH bodies (`application/trickle-ice-sdpfrag`, RFC 8840 section 9): trickle and ICE restart.
 //!
-//! Owns the fragment grammar, read leniently (whip-whep B8, B13 to B15). Decides nothing: whether
-//! the credentials mean a restart is the session's matter (whip-whep B5). Remote candidates are counted and
-//! otherwise ignored, never resolved: as an ICE-lite agent we learn the peer's address from its
+//! Owns the fragment grammar, read leniently (whip-whep B8, B13 to B15). Never decides: whether the
+//! credentials mean a restart is up to the session (whip-whep B5). Remote candidates are counted
+//! and otherwise ignored, never resolved: as an ICE-lite agent we learn the peer's address from its
 //! checks. Called by the `Sfu` handle.
 
 use rtc_sdp::description::common::Attribute;
 
 use super::plan::{IceCredentials, LocalTransport};
-use super::remote::TransportLines;
-use super::{SdpError, answer, scan};
+use super::transport_lines::TransportLines;
+use super::{Location, SdpError, answer, scan};
 
-/// What a PATCH body said.
+/// Content of a PATCH body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fragment {
     /// The first user fragment and password, if both are there.
     pub ice: Option<IceCredentials>,
-    /// How many `a=candidate` lines came with it.
+    /// Number of `a=candidate` lines.
     pub candidates: usize,
 }
 
@@ -38,12 +38,12 @@ pub fn parse(bytes: &[u8]) -> Result<Fragment, SdpError> {
             _ => {}
         }
     }
-    let ice = TransportLines::read(&lines).map_err(SdpError::Malformed)?.ice();
+    let ice = TransportLines::read(&lines).map_err(|cause| cause.at(Location::Body))?.ice();
     Ok(Fragment { ice, candidates })
 }
 
-/// The body of a 200 for an ICE restart: our new credentials and one candidate, the best. Some
-/// players join several candidates into one broken line (whip-whep B7).
+/// Body of a 200 for an ICE restart: our new credentials and one candidate, the best. Some players
+/// join several candidates into one broken line (whip-whep B7).
 pub fn render(local: &LocalTransport) -> String {
     let candidate = local.candidates.first().map(|address| answer::candidate(0, *address));
     let candidate = candidate.map(|line| format!("a=candidate:{line}\r\n")).unwrap_or_default();
@@ -69,7 +69,7 @@ mod tests {
 
     /// whip-whep B8
     #[test]
-    fn a_restart_may_be_two_session_level_lines() {
+    fn ice_restart_may_be_two_session_level_lines() {
         let fragment = read(&format!("a=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PWD}\r\n"));
         let ice = IceCredentials { ufrag: UFRAG.into(), pwd: PWD.into() };
         assert_eq!(fragment, Fragment { ice: Some(ice), candidates: 0 });
@@ -104,7 +104,7 @@ mod tests {
             "a=ice-ufrag:abc\r\n",
             "a=ice-pwd:short\r\n",
         ] {
-            assert!(matches!(parse(bad.as_bytes()), Err(SdpError::Malformed(_))), "{bad:?}");
+            assert!(matches!(parse(bad.as_bytes()), Err(SdpError::Malformed { .. })), "{bad:?}");
         }
         let candidates = |n| "a=candidate:x\r\n".repeat(n);
         assert_eq!(read(&candidates(scan::CANDIDATES_MAX)).candidates, scan::CANDIDATES_MAX);
@@ -113,7 +113,7 @@ mod tests {
 
     /// whip-whep B6, B7
     #[test]
-    fn a_restart_answer_has_one_candidate_and_our_lines_again() {
+    fn ice_restart_answer_has_one_candidate_and_our_credentials() {
         let local = LocalTransport {
             ice: IceCredentials { ufrag: UFRAG.into(), pwd: PWD.into() },
             fingerprint_sha256: [0; 32],

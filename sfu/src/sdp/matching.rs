@@ -1,4 +1,4 @@
-//! Can a viewer that offered this format decode what the publisher sends, and how well?
+//! Match of a viewer's offered format with what the publisher sends, with a rank.
 //!
 //! Owns the comparison of `fmtp` parameters (whip-whep G2 to G4). Never compares them as text.
 //! Called by `subscribe.rs`, and by the worker when a publisher arrives after the viewer.
@@ -6,11 +6,11 @@
 use super::plan::CodecFormat;
 use crate::codec::Codec;
 
-/// How well `offered` fits `source`: None is no match, 0 the best rank.
+/// Rank of `offered` for `source`: `None` is no match, 0 the best rank.
 ///
 /// H264 (whip-whep G3): 0 same profile and packetization mode, 1 both within baseline, constrained
-/// baseline and main with the same mode, 2 the same mode, 3 any H264. H265: 1 when the source is
-/// of a higher level or tier than the viewer declared. All other codecs know only 0.
+/// baseline and main with the same mode, 2 the same mode, 3 any H264. H265: 1 when the source is of
+/// a higher level or tier than the viewer declared. All other codecs have rank 0 only.
 pub fn codec_matches(source: &CodecFormat, offered: &CodecFormat) -> Option<u8> {
     if source.codec != offered.codec {
         return None;
@@ -46,8 +46,8 @@ fn number(fmtp: &str, key: &str) -> Option<u32> {
     parameter(fmtp, key)?.parse().ok()
 }
 
-/// The profiles of H264 that RFC 6184 section 8.1 table 5 names, by `profile_idc` and the
-/// constraint flags. The level is left out: every offer we saw allows level asymmetry.
+/// Profiles of H264 in RFC 6184 section 8.1 table 5, by `profile_idc` and the constraint flags. The
+/// level is left out: every offer we saw allows level asymmetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum H264Profile {
     Baseline,

@@ -1,14 +1,16 @@
-//! Signalling text: a bounded offer in, a plan for the worker and an answer out.
+//! SDP: a bounded offer in, a plan for the worker and an answer out.
 //!
 //! Pure: no clock, no socket, no randomness (ids and SSRCs come in as arguments). The worker reads
 //! plans, never SDP. Rules: docs/rules/whip-whep.md, sections C, D and G.
 //!
-//! The road of one POST: `scan.rs` (limits, before any parser) → `offer.rs` (what was said, with
-//! `payload.rs`, `exts.rs`, `simulcast.rs`) → `publish.rs` or `subscribe.rs` (what we agree to,
-//! with `remote.rs` for the transport and `matching.rs` for codecs) → `answer.rs` (the text).
-//! A PATCH body goes through [`fragment`]. `rtc-sdp` splits and prints lines; every rule is ours.
+//! A POST passes `scan.rs` (limits, before any parser) → `offer.rs` (the content, with
+//! `payload.rs`, `exts.rs`, `simulcast.rs`, `transport_lines.rs`) → `publish.rs` or `subscribe.rs`
+//! (what is accepted, with `remote.rs` for the transport and `matching.rs` for codecs) →
+//! `answer.rs` (the text). A PATCH body goes through [`fragment`]. Refusals are in `error.rs`.
+//! `rtc-sdp` splits and prints lines; every rule is ours.
 
 mod answer;
+mod error;
 mod exts;
 pub mod fragment;
 mod matching;
@@ -20,24 +22,14 @@ mod remote;
 mod scan;
 mod simulcast;
 mod subscribe;
+mod transport_lines;
 
 #[cfg(test)]
 mod tests;
 
+pub use error::{Location, Malformed, SdpError, Unacceptable};
 pub use matching::codec_matches;
 pub use offer::Offer;
 pub use plan::*;
 pub use publish::answer_publish;
 pub use subscribe::{SubscribeOptions, answer_subscribe};
-
-/// Why an offer or a fragment was refused. The text is for the client: it names the line or the
-/// m-section and what to do, and never repeats a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SdpError {
-    /// Not SDP, or over a limit: 400.
-    #[error("{0}")]
-    Malformed(String),
-    /// SDP that we understand and cannot serve: 422.
-    #[error("{0}")]
-    Unacceptable(String),
-}

@@ -1,11 +1,11 @@
-//! The offer as it was written: sections, their attributes, nothing decided.
+//! The offer as it was written: sections and their attributes, without decisions.
 //!
 //! Owns reading. Malformed text is refused here (400); what is legal and cannot be served is
 //! refused by `publish.rs`, `subscribe.rs` and `remote.rs` (422). Those three read the fields;
 //! `answer.rs` mirrors the sections.
 //!
-//! `rtc-sdp` splits the text after `scan.rs` has bounded it. It takes every client's offer we
-//! have; of legal SDP it refuses only an `o=` session id past 64 bits, which no client sends.
+//! `rtc-sdp` splits the text after `scan.rs` has bounded it. It takes every client's offer that we
+//! have. Of legal SDP it refuses only an `o=` session id past 64 bits, which no client sends.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,17 +19,17 @@ use rtc_sdp::direction::Direction;
 use super::exts::{self, OfferedExt};
 use super::payload::{self, Payload};
 use super::plan::DeclaredSsrc;
-use super::remote::TransportLines;
 use super::simulcast::{self, OfferedLayer};
-use super::{SdpError, scan};
+use super::transport_lines::TransportLines;
+use super::{Location, Malformed, SdpError, Unacceptable, scan};
 use crate::codec::MediaKind;
 use crate::ids::Role;
 
-/// Longest `a=mid` in bytes; a longer one refuses the offer. Those above 16 are served without
+/// Longest `a=mid` in bytes; a longer one refuses the offer. A mid above 16 bytes is served without
 /// the mid header extension.
 const MID_BYTES_MAX: usize = 64;
 
-/// A parsed offer. Its text never shows in `Debug`: it holds the peer's password.
+/// Parsed offer. Its text never shows in `Debug`: it holds the peer's password.
 pub struct Offer {
     /// All m-sections in order.
     pub(super) sections: Vec<Section>,
@@ -48,7 +48,7 @@ impl fmt::Debug for Offer {
 }
 
 impl Offer {
-    /// The position of the m-line with this mid, from 0.
+    /// Position of the m-line with this mid, from 0.
     pub fn m_line(&self, mid: &str) -> Option<usize> {
         self.sections.iter().position(|section| section.mid_or_index() == mid)
     }
@@ -69,7 +69,7 @@ impl Offer {
         for (index, media) in sdp.media_descriptions.into_iter().enumerate() {
             let section = Section::read(index, media, session)?;
             if section.mid.as_ref().is_some_and(|mid| !mids.insert(mid.clone())) {
-                return Err(SdpError::Malformed(format!("{section}: its mid stands twice")));
+                return Err(section.malformed(Malformed::RepeatedMid));
             }
             sections.push(section);
         }
@@ -77,15 +77,15 @@ impl Offer {
             .filter_map(|group| group.strip_prefix("BUNDLE"))
             .map(|mids| mids.split_whitespace().map(str::to_owned).collect())
             .collect();
-        let transport = TransportLines::read(session)
-            .map_err(|what| SdpError::Malformed(format!("before the first m-section: {what}")))?;
+        let transport =
+            TransportLines::read(session).map_err(|cause| cause.at(Location::Session))?;
         Ok(Self { sections, bundles, transport, allow_mixed: has(session, "extmap-allow-mixed") })
     }
 }
 
 /// One m-section.
 pub(super) struct Section {
-    /// Its place in the offer, from 0.
+    /// Position in the offer, from 0.
     index: usize,
     /// The first word of the `m=` line.
     pub(super) media: String,
@@ -97,7 +97,7 @@ pub(super) struct Section {
     pub(super) formats: Vec<String>,
     /// `a=mid`
     pub(super) mid: Option<String>,
-    /// Port 0 without `a=bundle-only`: switched off by the offerer (whip-whep C1).
+    /// Port 0 without `a=bundle-only`: disabled by the offerer (whip-whep C1).
     disabled: bool,
     /// Direction, with the session-level default.
     direction: Direction,
@@ -121,12 +121,12 @@ pub(super) struct Section {
     pub(super) ssrcs: Vec<DeclaredSsrc>,
 }
 
-/// What a session of some role does with a section.
+/// Use of a section by a session of one role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
-    /// Port 0 in the answer: not media, or switched off.
+    /// Port 0 in the answer: not media, or disabled.
     Reject,
-    /// Kept, but nothing flows: it asks for a direction that this session does not have.
+    /// Kept without media: the section has a direction that this session does not have.
     Idle(MediaKind),
     /// Media flows.
     Live(MediaKind),
@@ -168,39 +168,40 @@ impl Section {
             layers: Vec::new(),
             ssrcs: declared_ssrcs(attributes),
         };
-        let malformed = |section: &Self, what| SdpError::Malformed(format!("{section}: {what}"));
         if let Some(mid) = values(attributes, "mid").next() {
-            check_mid(mid).map_err(|what| malformed(&section, what))?;
+            check_mid(mid).map_err(|cause| section.malformed(cause))?;
             section.mid = Some(mid.to_owned());
         }
         section.transport =
-            TransportLines::read(attributes).map_err(|what| malformed(&section, what))?;
+            TransportLines::read(attributes).map_err(|cause| section.malformed(cause))?;
         if let (Some(kind), false) = (section.kind, section.disabled) {
             section.payloads = payload::parse(kind, &section.formats, attributes)
-                .map_err(|what| malformed(&section, what))?;
-            section.layers = simulcast::parse(attributes)?;
+                .map_err(|cause| section.malformed(cause))?;
+            section.layers =
+                simulcast::parse(attributes).map_err(|cause| section.malformed(cause))?;
         }
         Ok(section)
     }
 
-    /// What to do with this section, before any codec is looked at.
+    /// Use of this section, before any codec is looked at.
     ///
     /// # Errors
-    /// [`SdpError::Unacceptable`] for media over anything but DTLS-SRTP (whip-whep C22), and for
-    /// a publisher's media that is neither audio nor video (whip-whep C24). Data channels are not media.
+    /// [`SdpError::Unacceptable`] for media over anything but DTLS-SRTP (whip-whep C22), and for a
+    /// publisher's media that is neither audio nor video (whip-whep C24). Data channels are not
+    /// media.
     pub(super) fn intent(&self, role: Role) -> Result<Intent, SdpError> {
         let kind = match self.kind {
             _ if self.disabled => return Ok(Intent::Reject),
             Some(kind) => kind,
             None if role == Role::Publisher && self.media != "application" => {
-                return Err(self.unacceptable("only audio and video are forwarded"));
+                return Err(self.unacceptable(Unacceptable::NotAudioOrVideo));
             }
             None => return Ok(Intent::Reject),
         };
         // The answer repeats the offered profile; older ones mean the same with a fingerprint
         // (RFC 9429 section 5.1.2).
         if !self.proto.ends_with("RTP/SAVPF") && !self.proto.ends_with("RTP/SAVP") {
-            return Err(self.unacceptable("offer UDP/TLS/RTP/SAVPF; plain RTP is not served"));
+            return Err(self.unacceptable(Unacceptable::NotDtlsSrtp));
         }
         let one_way = match role {
             Role::Publisher => Direction::SendOnly,
@@ -215,9 +216,13 @@ impl Section {
         self.mid.clone().unwrap_or_else(|| self.index.to_string())
     }
 
-    /// Refuses the offer because of this section.
-    pub(super) fn unacceptable(&self, what: &str) -> SdpError {
-        SdpError::Unacceptable(format!("{self}: {what}"))
+    /// Refusal of the offer because of this section.
+    pub(super) fn unacceptable(&self, cause: Unacceptable) -> SdpError {
+        SdpError::Unacceptable { at: Location::Section(self.to_string()), cause }
+    }
+
+    fn malformed(&self, cause: Malformed) -> SdpError {
+        cause.at(Location::Section(self.to_string()))
     }
 
     /// The offered codecs, for an error text: `VP8, VP9`.
@@ -247,18 +252,15 @@ impl fmt::Display for Section {
     }
 }
 
-/// Names the line at which `rtc-sdp` stopped reading. Its own error text is not shown: it may
+/// Error for the line at which `rtc-sdp` stopped reading. Its own error text is not shown: it may
 /// quote the line.
 fn malformed_line(text: &str, position: u64) -> SdpError {
-    // It stops inside the bad line, or right behind its line end.
+    // The reader stops inside the bad line, or right behind its line end.
     let read = usize::try_from(position).unwrap_or(usize::MAX).saturating_sub(1);
     let before = text.bytes().take(read).filter(|byte| *byte == b'\n').count();
     let kind: String =
         text.lines().nth(before).into_iter().flat_map(|l| l.chars().take(2)).collect();
-    SdpError::Malformed(format!(
-        "line {}: `{kind}` is out of place or breaks its grammar (RFC 8866), or the offer ends here",
-        before.saturating_add(1)
-    ))
+    Malformed::BadLine(kind).at(Location::Line(before.saturating_add(1)))
 }
 
 /// Whether a flag attribute is there.
@@ -266,7 +268,7 @@ fn has(attributes: &[Attribute], key: &str) -> bool {
     attributes.iter().any(|attribute| attribute.key == key)
 }
 
-/// The values of every attribute of that name.
+/// Values of every attribute of that name.
 pub(super) fn values<'a>(
     attributes: &'a [Attribute],
     key: &'static str,
@@ -283,10 +285,10 @@ fn direction_of(attributes: &[Attribute]) -> Option<Direction> {
 }
 
 /// A mid goes back into the answer, so it must be a token (RFC 8866 section 9).
-fn check_mid(mid: &str) -> Result<(), String> {
+fn check_mid(mid: &str) -> Result<(), Malformed> {
     let token = |b: u8| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]".contains(&b);
     if mid.is_empty() || mid.len() > MID_BYTES_MAX || !mid.bytes().all(token) {
-        return Err(format!("a=mid is 1 to {MID_BYTES_MAX} letters, digits or token marks"));
+        return Err(Malformed::BadMid(MID_BYTES_MAX));
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
-//! The payload types of one m-line: a codec with its retransmission and redundancy companions.
+//! Payload types of one m-line: a codec with its retransmission and redundancy companions.
 //!
-//! Owns `a=rtpmap`, `a=fmtp` and `a=rtcp-fb`. Decides nothing about which codec is used; that is
+//! Owns `a=rtpmap`, `a=fmtp` and `a=rtcp-fb`. Never decides which codec is used; that is
 //! `publish.rs` and `subscribe.rs`, with `matching.rs`. Called by `offer.rs`.
 
 use std::collections::BTreeMap;
 
 use rtc_sdp::description::common::Attribute;
 
+use super::Malformed;
 use super::matching::parameter;
 use super::plan::{CodecFormat, Feedback};
 use crate::codec::{Codec, MediaKind};
@@ -29,10 +30,10 @@ pub(super) struct Payload {
     feedback: Feedback,
 }
 
-/// What a payload type carries.
+/// Content of a payload type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    /// A codec we forward.
+    /// A codec that is forwarded.
     Media(Codec),
     /// Retransmissions (RFC 4588) of another payload type.
     Rtx { apt: u8 },
@@ -47,7 +48,7 @@ enum Purpose {
 pub(super) struct CodecChoice<'o> {
     /// Which codec.
     pub(super) codec: Codec,
-    /// Its own payload type.
+    /// Payload type of the codec itself.
     pub(super) media: &'o Payload,
     /// RTX with this codec as `apt`.
     pub(super) rtx: Option<&'o Payload>,
@@ -56,7 +57,7 @@ pub(super) struct CodecChoice<'o> {
 }
 
 impl<'o> CodecChoice<'o> {
-    /// Every codec we forward among `payloads`, in offer order.
+    /// Every forwarded codec among `payloads`, in offer order.
     pub(super) fn all(payloads: &'o [Payload]) -> impl Iterator<Item = Self> {
         payloads.iter().filter_map(|media| {
             let Purpose::Media(codec) = media.purpose else { return None };
@@ -69,12 +70,13 @@ impl<'o> CodecChoice<'o> {
         })
     }
 
-    /// The codec as the matcher and the plans see it.
+    /// Codec as the matcher and the plans use it.
     pub(super) fn format(&self) -> CodecFormat {
         CodecFormat { codec: self.codec, fmtp: self.media.fmtp.clone() }
     }
 
-    /// Offered feedback that we take; `transport-cc` only where its header extension was agreed.
+    /// Offered feedback that is accepted; `transport-cc` only where its header extension was
+    /// agreed.
     pub(super) fn feedback(&self, transport_cc: bool) -> Feedback {
         let offered = self.media.feedback;
         Feedback { transport_cc: offered.transport_cc && transport_cc, ..offered }
@@ -84,12 +86,12 @@ impl<'o> CodecChoice<'o> {
 /// Reads the payload types in the order of the `m=` line; a repeated one counts once.
 ///
 /// # Errors
-/// A text for the client when a format is not a payload type.
+/// [`Malformed::BadPayloadType`] when a format is not a payload type.
 pub(super) fn parse(
     kind: MediaKind,
     formats: &[String],
     attributes: &[Attribute],
-) -> Result<Vec<Payload>, String> {
+) -> Result<Vec<Payload>, Malformed> {
     let mut encodings = BTreeMap::new();
     let mut fmtps = BTreeMap::new();
     let mut feedback: BTreeMap<u8, Feedback> = BTreeMap::new();
@@ -110,7 +112,7 @@ pub(super) fn parse(
     let mut payloads: Vec<Payload> = Vec::with_capacity(formats.len());
     for format in formats {
         let pt = format.parse::<u8>().ok().filter(|pt| *pt <= 127);
-        let pt = pt.ok_or("a format of its m= line is not a payload type (0 to 127)")?;
+        let pt = pt.ok_or(Malformed::BadPayloadType)?;
         if payloads.iter().any(|seen| seen.pt == pt) {
             continue;
         }
@@ -159,7 +161,7 @@ fn purpose_of(kind: MediaKind, encoding: &str, fmtp: &str) -> Purpose {
             _ => Purpose::Other,
         };
     }
-    // Opus always says two channels, the rest one; leaving the number out is allowed (whip-whep C9, G2).
+    // Opus always has two channels, the rest one; the number may be left out (whip-whep C9, G2).
     let codec = Codec::from_name(name).filter(|codec| {
         let expected = if *codec == Codec::Opus { 2 } else { 1 };
         codec.kind() == kind

@@ -1,19 +1,19 @@
-//! What an offer and our answer agreed, as plain data.
+//! Result of an offer and our answer, as plain data.
 //!
 //! Owns no text and no rules: `publish.rs` and `subscribe.rs` fill these values, the worker reads
-//! them. Next: `offer.rs` for the way in, `answer.rs` for the way out.
+//! them. Next: `offer.rs` for the input, `answer.rs` for the output.
 
 use std::net::SocketAddr;
 
 use crate::codec::{Codec, MediaKind};
 use crate::rtp::ext::ExtKind;
 
-/// Tracks of one publisher or viewer (whip-whep C23). An offer that sends more is refused; of one that
-/// receives more, the rest stays inactive.
+/// Maximum tracks of one publisher or viewer (whip-whep C23). An offer that sends more is refused;
+/// of one that receives more, the rest stays inactive.
 pub const TRACKS_MAX: usize = 8;
 
-/// Layers of one publisher over all its tracks; an offer with more is refused. Each has caches of its
-/// own (quality B2).
+/// Maximum layers of one publisher over all its tracks; an offer with more is refused. Each has
+/// caches of its own (quality B2).
 pub const PUBLISHER_LAYERS_MAX: usize = 16;
 
 /// `a=fingerprint` of the peer: any one match suffices (whip-whep C4).
@@ -60,7 +60,7 @@ impl std::fmt::Debug for IceCredentials {
     }
 }
 
-/// What the offer says about the peer's transport.
+/// The peer's transport by its offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteTransport {
     /// The peer's ICE credentials.
@@ -71,7 +71,7 @@ pub struct RemoteTransport {
     pub dtls_role: DtlsRole,
 }
 
-/// What our answer says about us.
+/// Our transport by our answer.
 #[derive(Debug, Clone)]
 pub struct LocalTransport {
     /// Our ICE credentials for this session.
@@ -109,7 +109,7 @@ pub struct Feedback {
 }
 
 impl Feedback {
-    /// Whether a keyframe can be asked for at all, by PLI or by FIR.
+    /// Whether a keyframe can be requested at all, by PLI or by FIR.
     pub fn asks_keyframes(self) -> bool {
         self.pli || self.fir
     }
@@ -150,7 +150,7 @@ impl ExtMap {
 pub struct DeclaredSsrc {
     /// The media SSRC.
     pub ssrc: u32,
-    /// Its RTX SSRC, if an `a=ssrc-group:FID` names one.
+    /// RTX SSRC, if an `a=ssrc-group:FID` names one.
     pub rtx: Option<u32>,
 }
 
@@ -161,11 +161,11 @@ pub struct PublishTrack {
     pub mid: String,
     /// Audio or video.
     pub kind: MediaKind,
-    /// The one codec we answered (whip-whep G1).
+    /// The one codec of the answer (whip-whep G1).
     pub format: CodecFormat,
-    /// Its payload type.
+    /// Payload type of the codec.
     pub pt: u8,
-    /// Payload type of its RTX.
+    /// Payload type of RTX.
     pub rtx_pt: Option<u8>,
     /// Payload type of RED (RFC 2198) wrapping this codec, audio only.
     pub red_pt: Option<u8>,
@@ -179,16 +179,16 @@ pub struct PublishTrack {
     pub ssrcs: Vec<DeclaredSsrc>,
 }
 
-/// What a WHIP offer and our answer agreed.
+/// Result of a WHIP offer and our answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishPlan {
     /// The publisher's transport.
     pub transport: RemoteTransport,
-    /// Its m-lines in offer order.
+    /// Published m-lines in offer order.
     pub tracks: Vec<PublishTrack>,
 }
 
-/// One codec a viewer can take on one m-line.
+/// One codec that a viewer can receive on one m-line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscribeCodec {
     /// The codec as the viewer offered it.
@@ -203,14 +203,14 @@ pub struct SubscribeCodec {
     pub feedback: Feedback,
 }
 
-/// One m-line of a viewer that we send on.
+/// One m-line of a viewer on which we send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscribeTrack {
     /// `a=mid`
     pub mid: String,
     /// Audio or video.
     pub kind: MediaKind,
-    /// It takes the n-th published track of its kind (whip-whep G15).
+    /// Takes the n-th published track of its kind (whip-whep G15).
     pub ordinal: usize,
     /// Every codec in the answer, best first: one when the publisher is known, all common ones
     /// otherwise (whip-whep G6).
@@ -223,20 +223,20 @@ pub struct SubscribeTrack {
     pub rtx_ssrc: u32,
 }
 
-/// What a WHEP offer and our answer agreed.
+/// Result of a WHEP offer and our answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscribePlan {
     /// The viewer's transport.
     pub transport: RemoteTransport,
-    /// Its live m-lines in offer order (rejected and inactive ones are not here).
+    /// Live m-lines in offer order (rejected and inactive ones are not here).
     pub tracks: Vec<SubscribeTrack>,
 }
 
-/// A track that a publisher sends, as the matcher needs it.
+/// Published track, as the matcher needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceTrack {
     /// Audio or video.
     pub kind: MediaKind,
-    /// Its codec.
+    /// Codec of the track.
     pub format: CodecFormat,
 }

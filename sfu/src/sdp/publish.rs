@@ -1,6 +1,6 @@
-//! WHIP: which codec, layers and extensions of each offered section we take.
+//! WHIP: which codec, layers and extensions of each offered section are accepted.
 //!
-//! Owns the choice for publishers (whip-whep C20, C24, D1 to D3, G1). Called by the `Sfu` handle
+//! Owns the choice for publishers (whip-whep C20, C24, D1 to D3, G1). Called by the control plane
 //! for each POST; the worker reads the plan. Next: `answer.rs` for the text.
 
 use rtc_sdp::direction::Direction;
@@ -9,7 +9,7 @@ use super::answer::{self, Accepted, Reply};
 use super::offer::{Intent, Offer, Section};
 use super::payload::CodecChoice;
 use super::plan::{LocalTransport, PUBLISHER_LAYERS_MAX, PublishPlan, PublishTrack, TRACKS_MAX};
-use super::{SdpError, exts, simulcast};
+use super::{SdpError, Unacceptable, exts, simulcast};
 use crate::codec::{Codec, MediaKind};
 use crate::ids::Role;
 use crate::rtp::ext::ExtKind;
@@ -39,16 +39,12 @@ pub fn answer_publish(
     }
     let layers: usize = tracks.iter().map(|track: &PublishTrack| track.rids.len().max(1)).sum();
     if tracks.len() > TRACKS_MAX || layers > PUBLISHER_LAYERS_MAX {
-        return Err(SdpError::Unacceptable(format!(
-            "{} tracks with {layers} simulcast layers in all; send at most {TRACKS_MAX} tracks and \
-             {PUBLISHER_LAYERS_MAX} layers",
-            tracks.len()
-        )));
+        let (tracks, tracks_max) = (tracks.len(), TRACKS_MAX);
+        let layers_max = PUBLISHER_LAYERS_MAX;
+        return Err(Unacceptable::TooManyTracks { tracks, layers, tracks_max, layers_max }.whole());
     }
     if tracks.is_empty() {
-        return Err(SdpError::Unacceptable(
-            "a WHIP offer sends media: give an audio or video m-section a=sendonly".into(),
-        ));
+        return Err(Unacceptable::NothingSent.whole());
     }
     let (transport, answer) = answer::finish(offer, local, replies)?;
     Ok((PublishPlan { transport, tracks }, answer))
@@ -90,11 +86,7 @@ fn take(section: &Section, kind: MediaKind) -> Result<(PublishTrack, Accepted<'_
     Ok((track, reply))
 }
 
-/// The 422 for a section in which we know no codec.
+/// Refusal of a section without a codec that is forwarded.
 pub(super) fn no_common_codec(section: &Section, kind: MediaKind) -> SdpError {
-    let ours = match kind {
-        MediaKind::Audio => "opus, PCMU, PCMA or G722",
-        MediaKind::Video => "H264, H265, VP8, VP9 or AV1",
-    };
-    section.unacceptable(&format!("it offers {}; offer one of {ours}", section.encodings()))
+    section.unacceptable(Unacceptable::NoCommonCodec { offered: section.encodings(), kind })
 }

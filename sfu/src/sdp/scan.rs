@@ -1,28 +1,28 @@
-//! The gate before any parser: size, characters, and how many of each thing.
+//! Limits that hold before any parser runs: size, characters, and counts.
 //!
-//! Owns every number of quality B2's SDP row that can be checked by walking lines once. Knows no
-//! meaning. Called by `offer.rs` and `fragment.rs`; the text it returns is safe to hand to
-//! `rtc-sdp`: each non-empty line is `x=…`, printable, and nothing is more numerous than we allow.
+//! Owns every number of quality B2's SDP row that can be checked in one pass over the lines. Knows
+//! no meaning. Called by `offer.rs` and `fragment.rs`. The text it returns is safe to hand to
+//! `rtc-sdp`: each non-empty line is `x=…`, printable, and nothing is more numerous than allowed.
 
-use super::SdpError;
+use super::{Location, Malformed, SdpError};
 
-/// Longest offer or fragment in bytes; longer ones are refused unread.
+/// Longest offer or fragment in bytes; a longer one is refused unread.
 pub(super) const BYTES_MAX: usize = 64 * 1024;
-/// Most lines in one body; the body is refused at the first line past it.
+/// Maximum lines in one body; the body is refused at the first line past it.
 pub(super) const LINES_MAX: usize = 2_000;
 /// Longest line in bytes without its line end; a longer one refuses the body.
 pub(super) const LINE_BYTES_MAX: usize = 4 * 1024;
-/// Most `m=` lines; one more refuses the body.
+/// Maximum `m=` lines; one more refuses the body.
 pub(super) const MEDIA_LINES_MAX: usize = 64;
-/// Most `a=candidate` lines in the whole body; one more refuses it.
+/// Maximum `a=candidate` lines in the whole body; one more refuses it.
 pub(super) const CANDIDATES_MAX: usize = 128;
-/// Most payload types on one `m=` line; one more refuses the body.
+/// Maximum payload types on one `m=` line; one more refuses the body.
 pub(super) const PAYLOAD_TYPES_MAX: usize = 64;
-/// Most `a=extmap` lines in one m-section (or before the first); one more refuses the body.
+/// Maximum `a=extmap` lines in one m-section (or before the first); one more refuses the body.
 pub(super) const EXTENSIONS_MAX: usize = 32;
-/// Most different SSRCs in one m-section; one more refuses the body.
+/// Maximum different SSRCs in one m-section; one more refuses the body.
 pub(super) const SSRCS_MAX: usize = 32;
-/// Most `a=rid` lines in one m-section; one more refuses the body.
+/// Maximum `a=rid` lines in one m-section; one more refuses the body.
 pub(super) const RIDS_MAX: usize = 8;
 
 /// Checks a body once, line by line, and returns it as text.
@@ -31,25 +31,22 @@ pub(super) const RIDS_MAX: usize = 8;
 /// [`SdpError::Malformed`] at the first line that breaks a rule.
 pub(super) fn scan(bytes: &[u8]) -> Result<&str, SdpError> {
     if bytes.len() > BYTES_MAX {
-        return Err(SdpError::Malformed(format!("the body is larger than {BYTES_MAX} bytes")));
+        return Err(Malformed::TooLarge(BYTES_MAX).at(Location::Body));
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        SdpError::Malformed(format!("the body is not UTF-8 at byte {}", error.valid_up_to()))
-    })?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Malformed::NotUtf8(error.valid_up_to()).at(Location::Body))?;
     let mut counts = Counts::default();
     for (index, line) in text.lines().enumerate() {
         let number = index.saturating_add(1);
-        counts
-            .line(number, line)
-            .map_err(|what| SdpError::Malformed(format!("line {number}: {what}")))?;
+        counts.line(number, line).map_err(|cause| cause.at(Location::Line(number)))?;
     }
     if !counts.any_line {
-        return Err(SdpError::Malformed("the body is empty".into()));
+        return Err(Malformed::Empty.at(Location::Body));
     }
     Ok(text)
 }
 
-/// What was counted so far: in the whole body, and in the current m-section.
+/// Counts so far: in the whole body, and in the current m-section.
 #[derive(Default)]
 struct Counts<'a> {
     any_line: bool,
@@ -61,20 +58,20 @@ struct Counts<'a> {
 }
 
 impl<'a> Counts<'a> {
-    fn line(&mut self, number: usize, line: &'a str) -> Result<(), String> {
+    fn line(&mut self, number: usize, line: &'a str) -> Result<(), Malformed> {
         limit(number, LINES_MAX, "lines")?;
         limit(line.len(), LINE_BYTES_MAX, "bytes in one line")?;
         if let Some(bad) = line.chars().find(|&c| c.is_control() && c != '\t') {
-            return Err(format!("control character U+{:04X}", u32::from(bad)));
+            return Err(Malformed::ControlCharacter(bad));
         }
         if line.is_empty() {
             return Ok(());
         }
         let Some((b'a'..=b'z', rest)) = line.as_bytes().split_first() else {
-            return Err("not of the form `x=value`".into());
+            return Err(Malformed::NotALine);
         };
         if rest.first() != Some(&b'=') {
-            return Err("not of the form `x=value`".into());
+            return Err(Malformed::NotALine);
         }
         self.any_line = true;
         if let Some(media) = line.strip_prefix("m=") {
@@ -86,17 +83,17 @@ impl<'a> Counts<'a> {
         }
     }
 
-    fn media_line(&mut self, media: &str) -> Result<(), String> {
+    fn media_line(&mut self, media: &str) -> Result<(), Malformed> {
         self.media_lines = self.media_lines.saturating_add(1);
         limit(self.media_lines, MEDIA_LINES_MAX, "m= lines")?;
         self.extensions = 0;
         self.rids = 0;
         self.ssrcs.clear();
-        // Kind, port and protocol stand before the payload types.
+        // Kind, port and protocol come before the payload types.
         limit(media.split_whitespace().skip(3).count(), PAYLOAD_TYPES_MAX, "payload types")
     }
 
-    fn attribute(&mut self, attribute: &'a str) -> Result<(), String> {
+    fn attribute(&mut self, attribute: &'a str) -> Result<(), Malformed> {
         let (name, value) = attribute.split_once(':').unwrap_or((attribute, ""));
         match name {
             "candidate" => count(&mut self.candidates, CANDIDATES_MAX, "candidates"),
@@ -110,7 +107,7 @@ impl<'a> Counts<'a> {
         }
     }
 
-    fn ssrc(&mut self, ssrc: Option<&'a str>) -> Result<(), String> {
+    fn ssrc(&mut self, ssrc: Option<&'a str>) -> Result<(), Malformed> {
         if let Some(ssrc) = ssrc.filter(|ssrc| !self.ssrcs.contains(ssrc)) {
             self.ssrcs.push(ssrc);
         }
@@ -118,13 +115,13 @@ impl<'a> Counts<'a> {
     }
 }
 
-fn count(counter: &mut usize, max: usize, what: &str) -> Result<(), String> {
+fn count(counter: &mut usize, max: usize, what: &'static str) -> Result<(), Malformed> {
     *counter = counter.saturating_add(1);
     limit(*counter, max, what)
 }
 
-fn limit(value: usize, max: usize, what: &str) -> Result<(), String> {
-    if value > max { Err(format!("more than {max} {what}")) } else { Ok(()) }
+fn limit(value: usize, max: usize, what: &'static str) -> Result<(), Malformed> {
+    if value > max { Err(Malformed::TooMany { what, max }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -134,12 +131,14 @@ mod tests {
     const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n";
     const MEDIA: &str = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n";
 
-    /// One named limit: `build(n)` makes a body with n of the thing.
+    /// Checks one named limit: `build(n)` makes a body with n of the thing.
     fn at_and_past(max: usize, word: &str, build: impl Fn(usize) -> String) {
         let at = build(max);
         assert_eq!(scan(at.as_bytes()), Ok(at.as_str()), "{word}: at the limit");
         match scan(build(max + 1).as_bytes()) {
-            Err(SdpError::Malformed(text)) => assert!(text.contains(word), "{text}"),
+            Err(error @ SdpError::Malformed { .. }) => {
+                assert!(error.to_string().contains(word), "{error}");
+            }
             other => panic!("{word}: {other:?}"),
         }
     }
@@ -207,8 +206,8 @@ mod tests {
             (b"=", "form"),
             (b"\xef\xbb\xbfv=0\r\n", "form"),
         ] {
-            let Err(SdpError::Malformed(text)) = scan(bad) else { panic!("{bad:?} passed") };
-            assert!(text.contains(word), "{text:?} for {bad:?}");
+            let error = scan(bad).expect_err("malformed").to_string();
+            assert!(error.contains(word), "{error:?} for {bad:?}");
         }
         assert!(scan(b"v=0\na=x").is_ok(), "LF and no final line end");
         assert!(scan(b"v=0\r\n\r\na=x\ty\r\n").is_ok(), "blank line and tab");

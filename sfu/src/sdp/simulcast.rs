@@ -1,12 +1,11 @@
 //! `a=rid` and `a=simulcast` of one m-section: what the publisher can send, and our `recv` lines.
 //!
-//! Owns RFC 8853 and RFC 8851 as far as an offer of `send` streams needs them (whip-whep D1 to
-//! D4). Does not rank layers: which one is large is measured later. Called by `offer.rs` and
-//! `publish.rs`.
+//! Owns RFC 8853 and RFC 8851 as far as an offer of `send` streams needs them (whip-whep D1 to D4).
+//! Never ranks layers: their bitrates are measured later. Called by `offer.rs` and `publish.rs`.
 
 use rtc_sdp::description::common::Attribute;
 
-use super::SdpError;
+use super::Malformed;
 
 /// Longest rid in bytes: the value of a one-byte header element (quality B2). A longer one
 /// refuses the offer.
@@ -32,7 +31,7 @@ impl OfferedLayer {
 }
 
 /// The offered simulcast streams in order, each with its alternatives (the comma list).
-pub(super) fn parse(attributes: &[Attribute]) -> Result<Vec<Vec<OfferedLayer>>, SdpError> {
+pub(super) fn parse(attributes: &[Attribute]) -> Result<Vec<Vec<OfferedLayer>>, Malformed> {
     let values = |key: &'static str| {
         attributes.iter().filter(move |a| a.key == key).filter_map(|a| a.value.as_deref())
     };
@@ -41,9 +40,9 @@ pub(super) fn parse(attributes: &[Attribute]) -> Result<Vec<Vec<OfferedLayer>>, 
         let (rid, rest) = line.split_once(' ').unwrap_or((line, ""));
         check_rid(rid)?;
         if rids.iter().any(|(seen, _)| *seen == rid) {
-            return Err(SdpError::Malformed(format!("a=rid:{rid} stands twice in one m-section")));
+            return Err(Malformed::RepeatedRid(rid.to_owned()));
         }
-        // A rid that we would have to send is remembered with nothing and joins no stream.
+        // A rid that we would have to send is left out and joins no stream.
         let (direction, restrictions) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
         if direction == "send" {
             rids.push((rid, restrictions.trim()));
@@ -92,18 +91,16 @@ fn send_streams(value: &str) -> Option<&str> {
     None
 }
 
-fn check_rid(rid: &str) -> Result<(), SdpError> {
+fn check_rid(rid: &str) -> Result<(), Malformed> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if rid.is_empty() || rid.len() > RID_BYTES_MAX || !rid.bytes().all(allowed) {
-        return Err(SdpError::Malformed(format!(
-            "a=rid: an id is 1 to {RID_BYTES_MAX} letters, digits, `-` or `_`"
-        )));
+        return Err(Malformed::BadRid(RID_BYTES_MAX));
     }
     Ok(())
 }
 
-/// The layers we take when the codec is `pt`: of each stream the first alternative that may use
-/// it, in offered order.
+/// Layers that are accepted when the codec is `pt`: of each stream the first alternative that may
+/// use it, in offered order.
 pub(super) fn choose(streams: &[Vec<OfferedLayer>], pt: u8) -> Vec<&OfferedLayer> {
     streams.iter().filter_map(|layers| layers.iter().find(|layer| layer.allows(pt))).collect()
 }

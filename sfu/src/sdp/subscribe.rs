@@ -1,7 +1,7 @@
-//! WHEP: which published track goes onto which offered section, and in which codecs.
+//! WHEP: which published track is sent on which offered section, and in which codecs.
 //!
-//! Owns the choice for viewers (whip-whep C20, C38, G3 to G6, G14, G15). Called by the `Sfu`
-//! handle for each POST; the worker reads the plan. Next: `matching.rs` for the ranks, `answer.rs`
+//! Owns the choice for viewers (whip-whep C20, C38, G3 to G6, G14, G15). Called by the control
+//! plane for each POST; the worker reads the plan. Next: `matching.rs` for the ranks, `answer.rs`
 //! for the text.
 
 use rtc_sdp::direction::Direction;
@@ -14,16 +14,16 @@ use super::plan::{
     LocalTransport, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack, TRACKS_MAX,
 };
 use super::publish::no_common_codec;
-use super::{SdpError, exts};
+use super::{SdpError, Unacceptable, exts};
 use crate::codec::MediaKind;
 use crate::ids::Role;
 
-/// What a viewer's answer needs beside the offer.
+/// Input of a viewer's answer beside the offer.
 pub struct SubscribeOptions<'a> {
     /// The published tracks; None while there is no publisher: then every common codec is
     /// answered, and the worker picks among them later (whip-whep G6).
     pub source: Option<&'a [SourceTrack]>,
-    /// Gives a fresh random SSRC at each call, different from all before.
+    /// Source of random SSRCs, different at each call.
     pub ssrc_base: &'a mut dyn FnMut() -> u32,
     /// The id of the one MediaStream, also the CNAME: 1 to 64 token characters.
     pub msid: &'a str,
@@ -95,15 +95,11 @@ pub fn answer_subscribe(
         }));
     }
     if !receives {
-        return Err(SdpError::Unacceptable(
-            "a WHEP offer receives media: give an audio or video m-section a=recvonly".into(),
-        ));
+        return Err(Unacceptable::NothingReceived.whole());
     }
     if tracks.is_empty() {
-        return Err(SdpError::Unacceptable(format!(
-            "the publisher sends {}, which no m-section of the offer receives",
-            options.source.map_or_else(|| "nothing".into(), describe)
-        )));
+        let published = options.source.map_or_else(|| "nothing".into(), describe);
+        return Err(Unacceptable::NoTrackReceived { published }.whole());
     }
     let (transport, answer) = answer::finish(offer, local, replies)?;
     Ok((SubscribePlan { transport, tracks }, answer))
@@ -130,11 +126,10 @@ fn codecs<'o>(
         .min_by_key(|(rank, _)| *rank);
     match best {
         Some((_, choice)) => Ok(Some(vec![choice])),
-        None => Err(section.unacceptable(&format!(
-            "the publisher sends {}, the m-section offers {}; offer the publisher's codec",
-            describe(std::slice::from_ref(track)),
-            section.encodings()
-        ))),
+        None => Err(section.unacceptable(Unacceptable::NotThePublishersCodec {
+            published: describe(std::slice::from_ref(track)),
+            offered: section.encodings(),
+        })),
     }
 }
 

@@ -77,14 +77,14 @@ fn source(codec: Codec, fmtp: &str) -> SourceTrack {
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, SdpError>) -> String {
     match result {
-        Err(SdpError::Unacceptable(text)) => text,
+        Err(error @ SdpError::Unacceptable { .. }) => error.to_string(),
         other => panic!("expected a 422, got {other:?}"),
     }
 }
 
 fn malformed<T: std::fmt::Debug>(result: Result<T, SdpError>) -> String {
     match result {
-        Err(SdpError::Malformed(text)) => text,
+        Err(error @ SdpError::Malformed { .. }) => error.to_string(),
         other => panic!("expected a 400, got {other:?}"),
     }
 }
@@ -422,7 +422,7 @@ fn one_section_without_a_known_codec_refuses_the_whole_publish() {
 
 /// whip-whep C11, H21
 #[test]
-fn a_data_channel_is_rejected_alone_and_refused_when_it_is_all() {
+fn data_channel_is_rejected_beside_media_and_refused_without_media() {
     let data =
         "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=mid:2\r\n";
     let offer = format!("{}{data}", OBS.replace("BUNDLE 0 1", "BUNDLE 2 0 1"));
@@ -436,7 +436,7 @@ fn a_data_channel_is_rejected_alone_and_refused_when_it_is_all() {
 
 /// whip-whep C1: port 0 with bundle-only lives, without it the section is switched off.
 #[test]
-fn port_zero_is_off_unless_bundle_only() {
+fn port_zero_is_disabled_unless_bundle_only() {
     let off = OBS.replace("m=video 9", "m=video 0");
     let (plan, answer) = publish(&off).unwrap();
     assert_eq!(plan.tracks.len(), 1);
@@ -666,7 +666,7 @@ fn a_viewer_that_only_sends_is_refused() {
 
 /// whip-whep A10: an old player POSTs nothing to ask for an offer.
 #[test]
-fn a_body_that_is_no_sdp_names_its_line() {
+fn body_that_is_not_sdp_is_refused_with_its_line() {
     assert!(malformed(publish("")).contains("empty"));
     assert!(malformed(publish("hello")).contains("line 1"));
     assert!(malformed(publish("o=- 1 1 IN IP4 0\r\n")).contains("line 1: `o=`"));
@@ -684,7 +684,7 @@ fn a_body_that_is_no_sdp_names_its_line() {
 
 /// quality B4 item 18: bounded work, a 400, and nothing is ever resolved or sent.
 #[test]
-fn bombs_are_refused_quickly() {
+fn huge_bodies_are_refused_quickly() {
     let section = "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\n";
     let head = &OBS[..OBS.find("m=").unwrap()];
     for bomb in [
@@ -729,7 +729,8 @@ fn sending(tracks: usize, layers: usize) -> String {
     offer
 }
 
-/// Each track and layer has caches of its own: one offer must not take them by the hundred. The largest
+/// Each track and layer has caches of its own: one offer must not take them by the hundred. The
+/// largest
 /// one is refused in bounded time (quality B2: 2 ms to parse; the test allows five times that for a
 /// busy machine).
 // whip-whep C23
@@ -874,7 +875,8 @@ proptest! {
     }
 }
 
-/// The lines of the section stand before the first one then, and extensions there hold for every one. With a third
+/// The lines of the section stand before the first one then, and extensions there hold for every
+/// one. With a third
 /// line gone in each place.
 #[test]
 fn an_offer_without_its_first_m_and_mid_lines_leads_to_a_lint_clean_answer() {

@@ -335,12 +335,12 @@ impl Layer {
         if !self.video {
             return None;
         }
-        let pli = self.asks_keyframes.then(|| ResponseInfo::of(self.keyframes.answers(now)));
+        let pli = self.asks_keyframes.then(|| ResponseInfo::of(self.keyframes.responses(now)));
         let schedule = self.keyframes.schedule();
         let until = schedule.next_due().and_then(|due| due.checked_duration_since(now));
         Some(LearnedInfo {
             pli,
-            nack: self.nack.answers().map(ResponseInfo::of),
+            nack: self.nack.responses().map(ResponseInfo::of),
             keyframe_period_ms: schedule.period().map(|period| period.as_millis() as u64),
             next_keyframe_ms: until.map(|until| until.as_millis() as u64),
         })

@@ -74,10 +74,10 @@ impl Publisher {
                     continue;
                 }
                 if starts.contains(track_index, layer_index) {
-                    layer.keyframes.want(now, KeyframeNeed::Start);
+                    layer.keyframes.add_need(now, KeyframeNeed::Start);
                 }
                 if refreshes.contains(track_index, layer_index) {
-                    layer.keyframes.want(now, KeyframeNeed::Refresh);
+                    layer.keyframes.add_need(now, KeyframeNeed::Refresh);
                 }
             }
         }
@@ -123,13 +123,13 @@ impl Publisher {
                 let Some(ssrc) = layer.ssrc() else { continue };
                 layer.nack.poll(now, rtt, &mut list);
                 if layer.nack.take_keyframe_need() && track.plan.feedback.asks_keyframes() {
-                    layer.keyframes.want(now, KeyframeNeed::Hole);
+                    layer.keyframes.add_need(now, KeyframeNeed::Hole);
                 }
                 if list.is_empty() {
                     continue;
                 }
                 if let Some(first) = list.as_slice().first() {
-                    self.rtt.on_asked(now, layer.near(*first));
+                    self.rtt.on_nack(now, layer.near(*first));
                 }
                 let mut writer = rtcp_writer(context);
                 writer.nack(self.our_ssrc, ssrc, list.as_slice());

@@ -147,8 +147,8 @@ pub struct ResponseInfo {
 impl ResponseInfo {
     pub(super) fn of(answers: &ResponseStats) -> Self {
         Self {
-            state: answers.habit().label(),
-            asked: answers.asked(),
+            state: answers.responsiveness().label(),
+            asked: answers.requested(),
             answered: answers.answered(),
             answer_ms: answers.median_time().map(|time| time.as_secs_f64() * 1e3),
         }

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_lie_do_not_panic() {
+    fn wrong_lengths_do_not_panic() {
         for payload in [
             &[][..],
             &[0x00],

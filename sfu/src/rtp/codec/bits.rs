@@ -1,7 +1,7 @@
-//! Reads bits and variable-length numbers from headers inside a payload.
+//! Reader of bits and variable-length numbers in headers inside a payload.
 //!
-//! Called by the SPS and sequence header readers and by the dependency descriptor. Every read can end with `None`; the work is
-//! bounded by the bytes given.
+//! Called by the SPS and sequence header readers and by the dependency descriptor. Every read can
+//! end with `None`; the work is bounded by the bytes given.
 
 /// A bit cursor, most significant bit first.
 pub(in crate::rtp) struct BitReader<'a> {

@@ -1,6 +1,6 @@
 //! H.264 payloads (RFC 6184): single NAL unit, STAP-A and FU-A; and the size in an SPS.
 //!
-//! Everything passes untouched (whip-whep G16); this only says where a keyframe begins. Access
+//! Everything passes unchanged (whip-whep G16); this only finds where a keyframe begins. Access
 //! units are not marked in a payload, so `starts_frame` stays false.
 
 use super::FrameInfo;
@@ -14,7 +14,7 @@ const SPS: u8 = 7;
 const STAP_A: u8 = 24;
 const FU_A: u8 = 28;
 
-/// `nal_ref_idc`, 0 where no other picture is built on this one.
+/// Mask of `nal_ref_idc`, which is 0 where no other picture depends on this one.
 const REF_IDC: u8 = 0x60;
 
 /// The S bit of a FU-A header.
@@ -47,7 +47,8 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
     }
 }
 
-/// What one NAL unit says, `body` being the bytes behind its header (perhaps only the first).
+/// Frame information of one NAL unit; `body` are the bytes behind its header, perhaps only the
+/// first.
 fn nal_unit(header: u8, body: &[u8]) -> FrameInfo {
     let unit_type = header & 0x1f;
     FrameInfo {
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_that_nothing_is_built_on_are_told_on_each_fragment() {
+    fn discardable_slices_are_marked_on_each_fragment() {
         for (payload, discardable) in [
             (&[0x01, 0x9a][..], true),
             (&[0x21, 0x9a], false),
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_lie_end_the_aggregate() {
+    fn wrong_sizes_end_the_aggregate() {
         // quality B4 item 17: nested STAP-A, and sizes past the end
         assert!(!peek(&[0x78, 0, 3, 0x78, 0, 1, 0xff, 0xff, 0x67]).keyframe);
         assert!(!peek(&[0x78, 0, 0, 0, 0, 0, 0]).keyframe);

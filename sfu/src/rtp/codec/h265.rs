@@ -46,7 +46,8 @@ fn unit_type(first: u8) -> u8 {
     first >> 1 & 0x3f
 }
 
-/// What one NAL unit says, `body` being the bytes behind its header (perhaps only the first).
+/// Frame information of one NAL unit; `body` are the bytes behind its header, perhaps only the
+/// first.
 fn nal_unit(unit_type: u8, body: &[u8]) -> FrameInfo {
     FrameInfo {
         keyframe: matches!(unit_type, VPS | SPS | FIRST_IRAP..=LAST_IRAP),
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn temporal_layer_stands_in_the_payload_header() {
+    fn temporal_layer_is_read_from_the_payload_header() {
         assert_eq!(peek(&[2, 1]).unwrap().temporal_id, Some(0));
         assert_eq!(peek(&[2, 3]).unwrap().temporal_id, Some(2));
         assert_eq!(peek(&[2, 0]).unwrap().temporal_id, None, "0 is forbidden");

@@ -1,4 +1,4 @@
-//! Codec peeks: what a forwarder must know of a payload, without decoding it.
+//! Payload formats: what a forwarder must know of a payload, without decoding it.
 //!
 //! Owns frame starts, keyframes, layer ids, picture ids and resolution as payload formats carry
 //! them. Never trusts a length, never keeps state between packets, never reassembles. Called once
@@ -16,9 +16,9 @@ mod nal;
 mod vp8;
 mod vp9;
 
-/// What one packet says about its frame: its payload as [`peek`] sees it, or its dependency
-/// descriptor, which counts first (`worker/ingest.rs`). The default says nothing, and is also the
-/// answer to a payload that does not parse.
+/// Frame information of one packet: from its payload by [`peek`], or from its dependency
+/// descriptor, which takes precedence (`worker/packet_inspector.rs`). The default describes
+/// nothing, and is also the result for a payload that does not parse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FrameInfo {
     /// First packet of a picture: VP8 partition 0, VP9 lowest spatial layer, AV1 only at a
@@ -28,24 +28,24 @@ pub struct FrameInfo {
     /// Last packet of a spatial layer of a picture: VP9, and where a descriptor says it. Elsewhere
     /// the marker bit ends a frame.
     pub ends_frame: bool,
-    /// This packet belongs to the start of a keyframe: from here a decoder can begin.
+    /// The packet belongs to the start of a keyframe: a decoder can begin here.
     ///
-    /// H.264 and H.265 publishers may send parameter sets and the first slice of one access unit
-    /// in packets of their own; then this is true on each of them, so begin with the first of a
+    /// H.264 and H.265 publishers may send parameter sets and the first slice of one access unit in
+    /// packets of their own. The flag is then true on each of them, so begin with the first of a
     /// timestamp. The later slices of a keyframe can be marked too.
     pub keyframe: bool,
-    /// Told by a dependency descriptor: the payload may be encrypted end to end, so that nothing
+    /// Described by a dependency descriptor: the payload may be encrypted end to end, so nothing
     /// more is to be expected of it.
     pub described: bool,
-    /// No other frame is built on this one (VP8 N bit, H.264 slices with `nal_ref_idc` 0, or the
-    /// descriptor). Said on each packet of the frame, except that a packet of H.264 speaks for
-    /// itself only: `worker/ingest.rs` decides for the frame.
+    /// No other frame depends on this one (VP8 N bit, H.264 slices with `nal_ref_idc` 0, or the
+    /// descriptor). Set on each packet of the frame, except that a packet of H.264 speaks for
+    /// itself only: `worker/packet_inspector.rs` decides for the frame.
     pub discardable: bool,
-    /// This frame is built on lower temporal layers only (VP8 Y bit, VP9 U bit): one may begin
+    /// The frame depends on lower temporal layers only (VP8 Y bit, VP9 U bit): a receiver may begin
     /// with it to receive its own layer.
     pub switch_point: bool,
-    /// Layers that one may begin to receive up to with this frame if it flows anyway, as its
-    /// descriptor tells; empty without one.
+    /// Layers up to which a receiver may switch at this frame, if it is forwarded anyway, by its
+    /// descriptor; empty without one.
     pub opens: LayerSet,
     /// Width and height in pixels, where this payload carries them (VP8 keyframes, VP9
     /// scalability structure, AV1 sequence header, H.264 and H.265 SPS). For spatial layers in
@@ -56,7 +56,7 @@ pub struct FrameInfo {
     pub temporal_id: Option<u8>,
     /// Spatial layer inside one stream, 0 is the smallest. `None` if the packet does not say.
     pub spatial_id: Option<u8>,
-    /// Counts frames in a dependency descriptor, which must go on over a change of the stream
+    /// Frame number of a dependency descriptor, which must continue over a source switch
     /// ([`shift_frame_number`](super::dependency_descriptor::shift_frame_number)).
     pub frame_number: Option<u16>,
     /// Numbers that must stay continuous for a viewer; only VP8 and VP9 have them.
@@ -68,11 +68,11 @@ pub struct FrameInfo {
 pub struct PictureIds {
     /// Picture id and its width in bits, 7 or 15.
     pub picture_id: Option<(u16, u8)>,
-    /// Counts pictures of temporal layer 0.
+    /// Count of pictures of temporal layer 0.
     pub tl0_pic_idx: Option<u8>,
 }
 
-/// Reads what `payload` (plaintext, without padding) says about its frame. Each audio packet is a
+/// Reads the frame information of `payload` (plaintext, without padding). Each audio packet is a
 /// frame and a keyframe.
 pub fn peek(codec: Codec, payload: &[u8]) -> FrameInfo {
     match codec {
@@ -87,8 +87,8 @@ pub fn peek(codec: Codec, payload: &[u8]) -> FrameInfo {
     }
 }
 
-/// How many leading payload bytes hold the fields that [`patch_picture_ids`] changes: at most 5.
-/// 0 for other codecs, and for descriptors without such fields or cut short.
+/// Leading payload bytes that hold the fields which [`patch_picture_ids`] changes: at most 5. 0 for
+/// other codecs, and for descriptors without such fields or cut short.
 pub fn descriptor_prefix_len(codec: Codec, payload: &[u8]) -> usize {
     picture_fields(codec, payload).map_or(0, |fields| fields.end())
 }
@@ -114,7 +114,7 @@ fn picture_fields(codec: Codec, payload: &[u8]) -> Option<PictureFields> {
     }
 }
 
-/// Where a VP8 or VP9 descriptor holds its picture numbers. Both write the picture id alike: one
+/// Position of the picture numbers in a VP8 or VP9 descriptor. Both write the picture id alike: one
 /// byte, or two if the top bit is set.
 #[derive(Debug, Clone, Copy, Default)]
 struct PictureFields {
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_audio_packet_is_a_place_to_begin() {
+    fn decoder_can_begin_at_each_audio_packet() {
         for codec in [Codec::Opus, Codec::Pcmu, Codec::Pcma, Codec::G722] {
             let info = peek(codec, &[]);
             assert!(info.starts_frame && info.keyframe);

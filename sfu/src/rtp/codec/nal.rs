@@ -1,4 +1,4 @@
-//! What H.264 and H.265 payloads share: aggregation packets and cropped sizes.
+//! Parts common to H.264 and H.265 payloads: aggregation packets and cropped sizes.
 
 use crate::rtp::reader::Reader;
 

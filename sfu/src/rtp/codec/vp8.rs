@@ -106,7 +106,7 @@ mod tests {
 
     /// RFC 7741 section 4.2: N on every packet of a frame, Y beside the temporal layer.
     #[test]
-    fn frames_that_can_be_left_out_and_those_to_begin_with() {
+    fn discardable_frames_and_switch_points() {
         for (descriptor, discardable, switch_point) in [
             (&[0x10][..], false, false),
             (&[0x30], true, false),

@@ -1,5 +1,5 @@
-//! VP9 payload descriptor (RFC 9628 section 4.2). The frame behind it is looked at only for
-//! senders whose descriptor says next to nothing.
+//! VP9 payload descriptor (RFC 9628 section 4.2). The frame behind it is read only for senders
+//! whose descriptor has almost no fields.
 
 use super::bits::BitReader;
 use super::{FrameInfo, PictureFields};
@@ -66,7 +66,7 @@ pub(super) fn picture_fields(payload: &[u8]) -> Option<PictureFields> {
     Some(fields)
 }
 
-/// What the frame's own header says (VP9 bitstream specification section 6.2).
+/// Whether the frame's own header marks a keyframe (VP9 bitstream specification section 6.2).
 fn is_key_frame(frame: &[u8]) -> Option<bool> {
     let mut r = BitReader::plain(frame);
     let is_vp9 = r.bits(2)? == 2;
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_layers_and_places_to_go_up_are_told() {
+    fn ends_of_layers_and_switch_points_are_found() {
         for (payload, ends, switch_point) in [
             (&[0x88, 5][..], false, false),
             (&[0x84, 5], true, false),

@@ -1,19 +1,20 @@
 //! NACK, FIR and REMB, as received.
 //!
-//! Called by `rtcp::packets`. Never answers: repeats are `repair/`'s, keyframes too.
+//! Called by `rtcp::packets`. Never answers: retransmissions and keyframe requests are decided in
+//! `worker/` and `repair/`.
 
 use super::report::read_ssrcs;
 use super::{REMB_NAME, Reader};
 
-/// Pairs (first number and bitmask of the 16 behind it) read from or written to one NACK
-/// (quality B2); further ones are ignored when reading and refused when writing. 64 pairs name up
+/// Maximum pairs (first number and bitmask of the 16 behind it) read from or written to one NACK
+/// (quality B2). Further ones are ignored when reading and refused when writing. 64 pairs name up
 /// to 1,088 packets.
 pub const MAX_NACK_PAIRS: usize = 64;
 
 /// A generic NACK: packets that did not arrive (RFC 4585 section 6.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nack<'a> {
-    /// Who asks.
+    /// SSRC of the requester.
     pub sender_ssrc: u32,
     /// The source whose packets are missing.
     pub media_ssrc: u32,
@@ -44,7 +45,7 @@ impl<'a> Nack<'a> {
 /// A full intra request (RFC 5104 section 4.3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fir<'a> {
-    /// Who asks.
+    /// SSRC of the requester.
     pub sender_ssrc: u32,
     entries: &'a [u8],
 }
@@ -70,7 +71,7 @@ impl<'a> Fir<'a> {
 /// Receiver estimated maximum bitrate (draft-alvestrand-rmcat-remb).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remb<'a> {
-    /// Who reports.
+    /// SSRC of the reporter.
     pub sender_ssrc: u32,
     /// Bits per second for all listed sources together; `u64::MAX` when it is even larger.
     pub bitrate: u64,

@@ -1,11 +1,12 @@
-//! RTCP as it crosses the wire: a view over received packets, and a writer for ours.
+//! RTCP on the wire: a view over received packets, and a writer for ours.
 //!
-//! Owns the formats of RFC 3550 (SR, RR, SDES, BYE), RFC 4585 (NACK, PLI), RFC 5104 (FIR),
-//! transport-wide feedback and REMB. Never decides when to send or what a report means:
+//! Owns the formats of RFC 3550 (SR, RR, SDES; BYE is only read), RFC 4585 (NACK, PLI), RFC 5104
+//! (FIR), transport-wide feedback and REMB. Never decides when to send or what a report means:
 //! `repair/`, `congestion/` and `media/stats` do. Reads and writes without allocation.
 //!
-//! Next: `report.rs`, `feedback.rs` and `twcc.rs` for what arrives, `write.rs` for what leaves.
+//! Next: `report.rs`, `feedback.rs` and `twcc.rs` for what arrives, `write.rs` for what is sent.
 
+mod cursor;
 mod feedback;
 mod report;
 mod twcc;
@@ -47,9 +48,9 @@ pub enum Rtcp<'a> {
     Nack(Nack<'a>),
     /// Picture loss indication (RFC 4585 section 6.3.1).
     Pli {
-        /// Who asks.
+        /// SSRC of the requester.
         sender_ssrc: u32,
-        /// Whose keyframe is wanted.
+        /// SSRC of the source whose keyframe is requested.
         media_ssrc: u32,
     },
     /// Full intra request (RFC 5104 section 4.3.1).

@@ -4,7 +4,7 @@
 
 use super::Reader;
 
-/// Report blocks that one SR or RR can hold: its count field has five bits.
+/// Maximum report blocks of one SR or RR: its count field has five bits.
 pub const MAX_REPORT_BLOCKS: usize = 31;
 
 /// Bytes of one report block.
@@ -38,7 +38,7 @@ impl<'a> SenderReport<'a> {
         })
     }
 
-    /// What the sender says about the sources it receives, at most [`MAX_REPORT_BLOCKS`].
+    /// Blocks about the sources that the sender receives, at most [`MAX_REPORT_BLOCKS`].
     pub fn blocks(&self) -> impl Iterator<Item = ReportBlock> + use<'a> {
         read_blocks(self.blocks)
     }
@@ -47,7 +47,7 @@ impl<'a> SenderReport<'a> {
 /// A receiver report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiverReport<'a> {
-    /// Who reports.
+    /// SSRC of the reporter.
     pub ssrc: u32,
     blocks: &'a [u8],
 }
@@ -63,7 +63,7 @@ impl<'a> ReceiverReport<'a> {
     }
 }
 
-/// How one source was received (RFC 3550 section 6.4.1).
+/// Reception of one source (RFC 3550 section 6.4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReportBlock {
     /// The source that this is about.

@@ -4,7 +4,7 @@
 //! Owns status chunks and arrival deltas. Never keeps a history: `congestion/` does. Reading is
 //! checked once in [`TwccFeedback::parse`], so that the iterator needs no error.
 
-use super::write::Cursor;
+use super::cursor::Cursor;
 use super::{Reader, RtcpError};
 
 /// Longest run that one run-length chunk can say: 13 bits.
@@ -22,17 +22,17 @@ const LARGE_DELTA: u16 = 2;
 /// A received feedback packet, checked as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TwccFeedback<'a> {
-    /// Who reports.
+    /// SSRC of the reporter.
     pub sender_ssrc: u32,
     /// One of the sources reported on; feedback is for all of them.
     pub media_ssrc: u32,
     /// Transport-wide sequence number of the first status.
     pub base_seq: u16,
-    /// How many statuses follow, up to 65,535.
+    /// Number of statuses, up to 65,535.
     pub status_count: u16,
     /// Time base of the arrivals in units of 64 ms, 24 bits signed; wraps after 12 days.
     pub reference_time: i32,
-    /// Counts feedback packets, so that lost ones show; wraps.
+    /// Count of feedback packets, so that lost ones show; wraps.
     pub feedback_count: u8,
     chunks: &'a [u8],
     deltas: &'a [u8],
@@ -209,7 +209,7 @@ pub(super) fn write_body(
     Some(())
 }
 
-/// How one packet is reported.
+/// Status of one packet.
 #[derive(Clone, Copy)]
 enum Status {
     NotReceived,
@@ -227,7 +227,7 @@ impl Status {
     }
 }
 
-/// Walks arrivals as statuses; an item is `None` when the delta cannot be said in 16 bits.
+/// Iterator over arrivals as statuses; an item is `None` when the delta does not fit 16 bits.
 #[derive(Clone, Copy)]
 struct Statuses<'a> {
     arrivals: &'a [Option<i64>],
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn symbols_past_the_count_bring_no_deltas() {
+    fn symbols_past_the_count_have_no_deltas() {
         // A full one-bit vector, but only two statuses counted.
         let mut packet = vec![0x8f, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, 0, 9, 0, 2, 0, 0, 1, 0];
         packet.extend([0xbf, 0xff, 4, 5]);

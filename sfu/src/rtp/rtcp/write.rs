@@ -1,12 +1,13 @@
-//! Writes our RTCP packets back to back into one buffer, ready for SRTCP.
+//! Writer of our RTCP packets, back to back in one buffer, ready for SRTCP.
 //!
-//! Owns framing and padding. Never decides what to say. A compound starts with a report and an
+//! Owns framing and padding. Never decides what to send. A compound starts with a report and an
 //! SDES CNAME (RFC 3550 section 6.1) unless the peer takes reduced size; that order is the
 //! caller's.
 
+use super::cursor::Cursor;
 use super::twcc;
 use super::{
-    BYE, FORMAT_APPLICATION, FORMAT_FIR, FORMAT_NACK, FORMAT_PLI, FORMAT_TWCC, MAX_NACK_PAIRS,
+    FORMAT_APPLICATION, FORMAT_FIR, FORMAT_NACK, FORMAT_PLI, FORMAT_TWCC, MAX_NACK_PAIRS,
     MAX_REPORT_BLOCKS, PAYLOAD_FEEDBACK, RECEIVER_REPORT, REMB_NAME, ReportBlock, SENDER_REPORT,
     SOURCE_DESCRIPTION, TRANSPORT_FEEDBACK,
 };
@@ -17,7 +18,7 @@ const HEADER_LEN: usize = 4;
 /// SDES item type CNAME (RFC 3550 section 6.5.1).
 const SDES_CNAME: u8 = 1;
 
-/// What a sender report of ours says, without its report blocks.
+/// Content of a sender report of ours, without its report blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SenderReportOut {
     /// The source that this is about.
@@ -32,8 +33,8 @@ pub struct SenderReportOut {
     pub octets: u32,
 }
 
-/// Appends RTCP packets to a caller's buffer. Each verb returns false and appends nothing if its
-/// packet does not fit or cannot be said; what was appended before stays valid.
+/// Writer that appends RTCP packets to a caller's buffer. Each method returns false and appends
+/// nothing if its packet does not fit or has no valid form; packets before it stay valid.
 #[derive(Debug)]
 pub struct RtcpWriter<'a> {
     buf: &'a mut [u8],
@@ -79,7 +80,7 @@ impl<'a> RtcpWriter<'a> {
             out.bytes(&[SDES_CNAME, u8::try_from(cname.len()).ok()?])?;
             out.bytes(cname.as_bytes())?;
             // One to four zero bytes end the list of items and fill the word.
-            let end = 4 - out.at % 4;
+            let end = 4 - out.at() % 4;
             out.bytes([0; 4].get(..end)?)
         })
     }
@@ -130,11 +131,6 @@ impl<'a> RtcpWriter<'a> {
             out.u32(u32::from(count) << 24 | exponent << 18 | mantissa)?;
             ssrcs.iter().try_for_each(|&ssrc| out.u32(ssrc))
         })
-    }
-
-    /// A goodbye of one source.
-    pub fn bye(&mut self, ssrc: u32) -> bool {
-        self.packet(BYE, 1, |out| out.u32(ssrc))
     }
 
     /// Transport-wide feedback on the numbers from `base_seq` on. `arrivals` are in units of
@@ -191,7 +187,7 @@ impl<'a> RtcpWriter<'a> {
         body: impl FnOnce(&mut Cursor<'_>) -> Option<()>,
     ) -> bool {
         let buf = self.buf.get_mut(self.len..).unwrap_or_default();
-        let mut out = Cursor { buf, at: 0 };
+        let mut out = Cursor::new(buf);
         let written = frame(&mut out, packet_type, count, body);
         self.len += written.unwrap_or(0);
         written.is_some()
@@ -207,7 +203,7 @@ fn frame(
 ) -> Option<usize> {
     out.bytes(&[0; HEADER_LEN])?;
     body(out)?;
-    let padding: &[u8] = match out.at % 4 {
+    let padding: &[u8] = match out.at() % 4 {
         0 => &[],
         1 => &[0, 0, 3],
         2 => &[0, 2],
@@ -215,30 +211,10 @@ fn frame(
     };
     out.bytes(padding)?;
     let padding_bit = if padding.is_empty() { 0 } else { 0x20 };
-    let words = u16::try_from(out.at / 4 - 1).ok()?;
+    let words = u16::try_from(out.at() / 4 - 1).ok()?;
     let [w0, w1] = words.to_be_bytes();
-    *out.buf.first_chunk_mut()? = [0x80 | padding_bit | count, packet_type, w0, w1];
-    Some(out.at)
-}
-
-/// Writes at a growing position and refuses to pass the end.
-#[derive(Debug)]
-pub(super) struct Cursor<'b> {
-    buf: &'b mut [u8],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Option<()> {
-        let end = self.at.checked_add(bytes.len())?;
-        self.buf.get_mut(self.at..end)?.copy_from_slice(bytes);
-        self.at = end;
-        Some(())
-    }
-
-    fn u32(&mut self, word: u32) -> Option<()> {
-        self.bytes(&word.to_be_bytes())
-    }
+    out.overwrite_header([0x80 | padding_bit | count, packet_type, w0, w1])?;
+    Some(out.at())
 }
 
 #[cfg(test)]
@@ -273,12 +249,10 @@ mod tests {
         assert!(writer.pli(1, 7));
         assert!(writer.fir(1, 7, 200));
         assert!(writer.remb(1, 1_500_000, &[7, 8]));
-        assert!(writer.bye(1));
         let len = writer.len();
         let all: Result<Vec<_>, _> = packets(&buf[..len]).collect();
         let all = all.unwrap();
-        let [Rtcp::SenderReport(sr), sdes, Rtcp::ReceiverReport(rr), pli, fir, remb, bye] =
-            &all[..]
+        let [Rtcp::SenderReport(sr), sdes, Rtcp::ReceiverReport(rr), pli, fir, remb] = &all[..]
         else {
             panic!("{all:?}")
         };
@@ -292,8 +266,6 @@ mod tests {
         assert_eq!(fir.entries().collect::<Vec<_>>(), [(7, 200)]);
         let Rtcp::Remb(remb) = remb else { panic!() };
         assert_eq!((remb.bitrate, remb.ssrcs().count()), (1_500_000, 2));
-        let Rtcp::Bye(bye) = bye else { panic!() };
-        assert_eq!(bye.ssrcs().collect::<Vec<_>>(), [1]);
     }
 
     #[test]

@@ -6,11 +6,11 @@
 
 use std::hint::black_box;
 
+use crate::rtp::window::SeqWindow;
+
 /// Packets behind the newest that may still arrive; anything older is dropped. Wide, because OBS
 /// answers a NACK by sending again on the primary SSRC (whip-whep C57).
 pub const REPLAY_WINDOW: u64 = 1_024;
-
-const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 
 /// What the window says about an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,17 +23,17 @@ pub(super) enum ReplayCheck {
     Old,
 }
 
-/// A bit per index, addressed by the index modulo the window's size.
+/// The indices of one SSRC that were accepted, as far back as the window reaches.
 #[derive(Debug, Clone)]
 pub(super) struct ReplayWindow {
     newest: u64,
-    bits: [u64; WORDS],
+    accepted: SeqWindow<{ (REPLAY_WINDOW / 64) as usize }>,
 }
 
 impl ReplayWindow {
     /// A window whose first accepted index is `first`.
     pub(super) fn new(first: u64) -> Self {
-        let mut window = Self { newest: first, bits: [0; WORDS] };
+        let mut window = Self { newest: first, accepted: SeqWindow::EMPTY };
         window.accept(first);
         window
     }
@@ -55,44 +55,19 @@ impl ReplayWindow {
         } else if self.newest - index >= REPLAY_WINDOW {
             ReplayCheck::Old
         } else {
-            let (word, mask) = place(index);
-            let seen = self.bits.get(word).is_some_and(|bits| bits & mask != 0);
+            let seen = self.accepted.contains(index);
             if seen { ReplayCheck::Seen } else { ReplayCheck::New }
         }
     }
 
     /// Marks an index that [`check`](Self::check) called new.
     pub(super) fn accept(&mut self, index: u64) {
-        if let Some(ahead) = index.checked_sub(self.newest)
-            && ahead > 0
-        {
-            if ahead >= REPLAY_WINDOW {
-                self.bits = [0; WORDS];
-            } else {
-                for skipped in self.newest + 1..index {
-                    self.put(skipped, false);
-                }
-            }
+        if index > self.newest {
+            self.accepted.clear(self.newest + 1..index);
             self.newest = index;
         }
-        self.put(index, true);
+        self.accepted.insert(index);
     }
-
-    fn put(&mut self, index: u64, seen: bool) {
-        let (word, mask) = place(index);
-        if let Some(bits) = self.bits.get_mut(word) {
-            if seen {
-                *bits |= mask;
-            } else {
-                *bits &= !mask;
-            }
-        }
-    }
-}
-
-fn place(index: u64) -> (usize, u64) {
-    let bit = index % REPLAY_WINDOW;
-    ((bit / 64) as usize, 1 << (bit % 64))
 }
 
 #[cfg(test)]

@@ -206,7 +206,7 @@ fn is_worth_coming_back(reason: CloseReason) -> bool {
         | R::TakenOver
         | R::StreamEnded
         | R::Kicked
-        | R::Refused => false,
+        | R::Evicted => false,
     }
 }
 

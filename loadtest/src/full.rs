@@ -35,11 +35,11 @@ use webrtc::peer_connection::{
 };
 
 use crate::live::Live;
+use crate::measures::{PublisherResult, ViewerResult};
 use crate::options::{Codec, Options};
 use crate::peer::{CONNECT_TIMEOUT, Over};
 use crate::publisher::{self, Beat, Keyframes};
 use crate::receiver::Receiver;
-use crate::report::{PublisherPart, ViewerPart};
 use crate::rtp::{Outgoing, View};
 use crate::seat::Phase;
 use crate::session::{Context, Settled};
@@ -64,8 +64,8 @@ pub(crate) async fn publish(
     index: u32,
     settled: Settled,
     mut phases: watch::Receiver<Phase>,
-) -> PublisherPart {
-    let mut part = PublisherPart::default();
+) -> PublisherResult {
+    let mut part = PublisherResult::default();
     let result = async {
         let connection = Connection::open(&context).await?;
         let result = connection.publish(&context, index, settled, &mut phases, &mut part).await;
@@ -83,7 +83,7 @@ pub(crate) async fn watch(
     index: u32,
     settled: Settled,
     mut phases: watch::Receiver<Phase>,
-) -> ViewerPart {
+) -> ViewerResult {
     let started = Instant::now();
     let mut receiver = viewer::receiver(&context, index, started);
     let mut connected = None;
@@ -97,7 +97,7 @@ pub(crate) async fn watch(
     };
     let over = result.await;
     let counted = *phases.borrow() != Phase::Ramp;
-    viewer::part(&context.live, receiver, started, connected, counted, over)
+    viewer::result(&context.live, receiver, started, connected, counted, over)
 }
 
 struct Watched<'a> {
@@ -340,7 +340,7 @@ impl Connection {
                         let pli = PictureLossIndication { sender_ssrc: 0, media_ssrc: *media_ssrc };
                         track.write_rtcp(vec![Box::new(pli)]).await?;
                     }
-                    context.live.tell(receiver.news());
+                    context.live.add_progress(receiver.take_progress());
                 }
                 changed = phases.changed() => {
                     changed?;
@@ -360,7 +360,7 @@ impl Connection {
         index: u32,
         settled: Settled,
         phases: &mut watch::Receiver<Phase>,
-        part: &mut PublisherPart,
+        part: &mut PublisherResult,
     ) -> Result<(), Over> {
         let options = &context.options;
         let (payload_type, video_codec) = codec(options.video.codec);

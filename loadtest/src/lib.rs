@@ -29,6 +29,7 @@ mod frames;
 mod full;
 mod ice;
 mod live;
+mod measures;
 mod peer;
 mod plot;
 mod pool;

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::receiver::News;
-use crate::report::{Latencies, latencies};
+use crate::measures::{LatencyHistogram, ProgressUpdate, latency_histogram};
 
 /// Counters of the whole process, all cumulative.
 #[derive(Debug)]
@@ -31,7 +30,7 @@ pub(crate) struct Live {
     pub(crate) lost: AtomicU64,
     /// Frames that were broken, ramp and warm-up included.
     pub(crate) broken: AtomicU64,
-    latencies: Mutex<Latencies>,
+    latencies: Mutex<LatencyHistogram>,
 }
 
 impl Live {
@@ -47,7 +46,7 @@ impl Live {
             bytes: zero(),
             lost: zero(),
             broken: zero(),
-            latencies: Mutex::new(latencies()),
+            latencies: Mutex::new(latency_histogram()),
         }
     }
 
@@ -61,28 +60,28 @@ impl Live {
         counter.load(Ordering::Relaxed)
     }
 
-    /// Takes a viewer's news.
-    pub(crate) fn tell(&self, news: News) {
+    /// Adds what a viewer counted since its last update.
+    pub(crate) fn add_progress(&self, update: ProgressUpdate) {
         for (counter, more) in [
-            (&self.packets, news.packets),
-            (&self.bytes, news.bytes),
-            (&self.lost, news.lost),
-            (&self.broken, news.broken),
+            (&self.packets, update.packets),
+            (&self.bytes, update.bytes),
+            (&self.lost, update.lost),
+            (&self.broken, update.broken),
         ] {
             Self::add(counter, more);
         }
-        if !news.latencies_us.is_empty() {
+        if !update.latencies_us.is_empty() {
             let mut latencies = self.latencies.lock().expect("nobody panics while holding it");
-            for latency in news.latencies_us {
+            for latency in update.latencies_us {
                 latencies.saturating_record(latency);
             }
         }
     }
 
     /// The latencies since the last call.
-    pub(crate) fn take_latencies(&self) -> Latencies {
+    pub(crate) fn take_latencies(&self) -> LatencyHistogram {
         let mut latencies_now = self.latencies.lock().expect("nobody panics while holding it");
-        std::mem::replace(&mut latencies_now, latencies())
+        std::mem::replace(&mut latencies_now, latency_histogram())
     }
 
     /// Viewers that are there now.

@@ -18,9 +18,9 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack;
 use tokio::sync::watch;
 
 use crate::live::Live;
+use crate::measures::PublisherResult;
 use crate::options::{Codec, Video};
 use crate::peer::{Over, Peer};
-use crate::report::PublisherPart;
 use crate::rtp::Outgoing;
 use crate::sdp::{Answer, Media, RIDS, Sources, Wish};
 use crate::seat::{Phase, Role};
@@ -58,7 +58,7 @@ pub(crate) async fn publish(
     index: u32,
     settled: Settled,
     phases: watch::Receiver<Phase>,
-) -> PublisherPart {
+) -> PublisherResult {
     let options = &context.options;
     let mut role = Publisher::new(&context, settled);
     let sources = Sources {
@@ -80,7 +80,7 @@ pub(crate) async fn publish(
     };
     Live::add(&context.live.failed, u64::from(over.is_err()));
     let packets_sent = role.map_or(0, |role| role.sent);
-    PublisherPart { packets_sent, failure: over.err().map(|over| over.0) }
+    PublisherResult { packets_sent, failure: over.err().map(|over| over.0) }
 }
 
 /// The layers of `video` as sizes and bitrates in kbit/s, smallest first.

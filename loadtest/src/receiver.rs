@@ -2,17 +2,17 @@
 //!
 //! Pure, and the same for both kinds of client. Fed by `viewer` and `full`; made of `stream` and `frames`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::frames::{Flaw, Frames, Piece, Verdict};
+use crate::measures::{MediaMeasures, ProgressUpdate};
 use crate::options::{Codec, Options, Verify};
-use crate::report::{Latencies, Repair, latencies};
 use crate::rtp::View;
 use crate::stamp::{self, Stamp};
-use crate::stream::{Counts, Delivery, Inserted, Stream};
+use crate::stream::{Delivery, Inserted, Stream};
 
 /// Between two requests for a keyframe.
 const PLI_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// With `--verify sample` viewers that are not checked fully authenticate one packet in so many.
 const SPOT: u32 = 16;
 
-/// Latencies kept until they are asked for by [`Receiver::news`]: more than a second of frames and sound.
+/// Latencies kept until they are asked for by [`Receiver::take_progress`]: more than a second of frames and sound.
 const LATENCIES_MAX: usize = 256;
 
 /// How closely one viewer looks.
@@ -68,31 +68,6 @@ pub(crate) struct Wants {
     pub(crate) keyframe: bool,
 }
 
-/// What is new since the last time, for everybody who watches the run.
-#[derive(Debug, Default)]
-pub(crate) struct News {
-    pub(crate) packets: u64,
-    pub(crate) bytes: u64,
-    pub(crate) lost: u64,
-    pub(crate) broken: u64,
-    pub(crate) latencies_us: Vec<u64>,
-}
-
-/// What was measured within the window.
-#[derive(Debug)]
-pub(crate) struct Measured {
-    pub(crate) packets: Counts,
-    pub(crate) bytes: u64,
-    pub(crate) decodable: u64,
-    pub(crate) broken: u64,
-    pub(crate) freezes: u64,
-    pub(crate) flaws: BTreeMap<&'static str, u64>,
-    pub(crate) repair: Repair,
-    pub(crate) latency_us: Latencies,
-    /// Nothing at all came for [`SILENCE_MAX`] before the window ended.
-    pub(crate) silent_at_end: bool,
-}
-
 /// The media of one viewer.
 pub(crate) struct Receiver {
     level: Level,
@@ -106,9 +81,9 @@ pub(crate) struct Receiver {
     /// A loss was counted: the frame it broke counts too, though its last packet may come after the window.
     owes_verdict: bool,
     counting: bool,
-    measured: Measured,
-    /// All there was, within the window or not, since the last [`Self::news`].
-    news: News,
+    measured: MediaMeasures,
+    /// All there was, within the window or not, since the last [`Self::take_progress`].
+    progress: ProgressUpdate,
     /// Lost packets that `news` has told.
     lost_told: u64,
     /// A frame was broken that no keyframe will be seen to heal.
@@ -142,19 +117,9 @@ impl Receiver {
             verdicts: Vec::new(),
             owes_verdict: false,
             counting: false,
-            measured: Measured {
-                packets: Counts::default(),
-                bytes: 0,
-                decodable: 0,
-                broken: 0,
-                freezes: 0,
-                flaws: BTreeMap::new(),
-                repair: Repair::default(),
-                latency_us: latencies(),
-                silent_at_end: false,
-            },
+            measured: MediaMeasures::new(),
             last_packet: now,
-            news: News::default(),
+            progress: ProgressUpdate::default(),
             lost_told: 0,
             owes_pli: false,
             first_frame: None,
@@ -195,11 +160,11 @@ impl Receiver {
     }
 
     /// What is new since the last call.
-    pub(crate) fn news(&mut self) -> News {
+    pub(crate) fn take_progress(&mut self) -> ProgressUpdate {
         let receptions = self.reception().into_iter().flatten();
         let lost = receptions.map(|(_, _, lost)| lost).sum();
-        self.news.lost = lost - std::mem::replace(&mut self.lost_told, lost);
-        std::mem::take(&mut self.news)
+        self.progress.lost = lost - std::mem::replace(&mut self.lost_told, lost);
+        std::mem::take(&mut self.progress)
     }
 
     /// Opens or closes the counted window.
@@ -308,7 +273,7 @@ impl Receiver {
     }
 
     /// The result. What is still missing is lost.
-    pub(crate) fn finish(self) -> Measured {
+    pub(crate) fn finish(self) -> MediaMeasures {
         let mut measured = self.measured;
         for counts in [self.video.settle(), self.audio.settle()] {
             measured.packets.received += counts.received;
@@ -330,8 +295,8 @@ impl Receiver {
     fn arrived(&mut self, now: Instant, inserted: Inserted, length: usize) {
         self.last_packet = now;
         if inserted != Inserted::Useless {
-            self.news.packets += 1;
-            self.news.bytes += length as u64;
+            self.progress.packets += 1;
+            self.progress.bytes += length as u64;
             if self.counting {
                 self.measured.bytes += length as u64;
             }
@@ -401,7 +366,7 @@ impl Receiver {
                 self.took(now, stamp);
             }
             Verdict::Broken(flaw) => {
-                self.news.broken += u64::from(self.first_frame.is_some());
+                self.progress.broken += u64::from(self.first_frame.is_some());
                 self.owes_pli |= self.level == Level::Order;
                 if counted {
                     self.measured.broken += 1;
@@ -426,7 +391,7 @@ impl Receiver {
             }
             Some((_, crc)) if Some(crc) == sound => {}
             _ if self.counting => {
-                self.news.broken += 1;
+                self.progress.broken += 1;
                 self.measured.broken += 1;
                 *self.measured.flaws.entry("sound altered: authentic, other bytes").or_default() +=
                     1;
@@ -440,8 +405,8 @@ impl Receiver {
         let Some(stamp) = stamp.filter(|stamp| stamp.run == self.run) else { return };
         let latency = crate::since_start_us(now).saturating_sub(stamp.sent_us);
         self.measured.latency_us.saturating_record(latency);
-        if self.news.latencies_us.len() < LATENCIES_MAX {
-            self.news.latencies_us.push(latency);
+        if self.progress.latencies_us.len() < LATENCIES_MAX {
+            self.progress.latencies_us.push(latency);
         }
     }
 
@@ -685,8 +650,8 @@ mod tests {
         receiver.audio(later, &header(1), Some(&good), 92);
         receiver.audio(later, &header(2), Some(&bad.into()), 92);
         assert_eq!(receiver.first_frame(), Some(later));
-        let news = receiver.news();
-        assert_eq!((news.packets, news.bytes, news.broken), (2, 184, 1));
+        let progress = receiver.take_progress();
+        assert_eq!((progress.packets, progress.bytes, progress.broken), (2, 184, 1));
         let measured = receiver.finish();
         assert_eq!((measured.packets.received, measured.broken), (2, 1));
         assert!(measured.latency_us.value_at_quantile(0.5).abs_diff(3000) < 50);

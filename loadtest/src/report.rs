@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::generator::Generator;
+use crate::measures::{
+    LatencyHistogram, PublisherResult, RepairCounts, ViewerResult, latency_histogram,
+};
 use crate::timeline::Sample;
 
 /// Failure reasons listed in the summary; the rest is summed.
@@ -89,7 +91,7 @@ pub struct Report {
     /// Why frames were broken, and how often.
     pub flaws: BTreeMap<&'static str, u64>,
     /// What viewers did to repair, and what was odd.
-    pub repair: Repair,
+    pub repair: RepairCounts,
     /// The scenario's name; empty for the plain form.
     pub scenario: &'static str,
     /// What this generator says of itself.
@@ -113,117 +115,53 @@ pub enum Verdict {
     InDoubt,
 }
 
-/// Repair and oddities on the viewers' side, within the window.
-#[derive(Debug, Default, Clone, Copy, Serialize)]
-pub struct Repair {
-    /// Packets that filled a gap, late or retransmitted.
-    pub filled: u64,
-    /// Packets that came twice, or too late.
-    pub useless: u64,
-    /// Of the packets that filled a gap or came in vain, those sent as retransmissions.
-    pub retransmitted: u64,
-    /// Packets that were opened.
-    pub opened: u64,
-    /// Of those, packets that failed authentication.
-    pub unauthentic: u64,
-    /// Of those, spot checks: for each there are more that nobody looked at.
-    pub spots_failed: u64,
-    /// Sequence numbers asked for.
-    pub nacked: u64,
-    /// Keyframes asked for.
-    pub plis: u64,
-    /// Streams that began a new numbering.
-    pub restarts: u64,
-}
-
-/// What one viewer measured.
-#[derive(Debug)]
-pub(crate) struct ViewerPart {
-    pub(crate) connected: bool,
-    pub(crate) failure: Option<String>,
-    pub(crate) join_ms: Option<f64>,
-    pub(crate) first_frame_ms: Option<f64>,
-    pub(crate) packets_received: u64,
-    pub(crate) packets_lost: u64,
-    pub(crate) bytes_received: u64,
-    pub(crate) frames_decodable: u64,
-    pub(crate) frames_broken: u64,
-    pub(crate) freezes: u64,
-    pub(crate) flaws: BTreeMap<&'static str, u64>,
-    pub(crate) repair: Repair,
-    pub(crate) latency_us: Latencies,
-}
-
-/// What one publisher measured.
-#[derive(Debug, Default)]
-pub(crate) struct PublisherPart {
-    pub(crate) packets_sent: u64,
-    pub(crate) failure: Option<String>,
-}
-
-/// Latencies of frames: two significant digits, about 10 KB for any number of them.
-pub(crate) type Latencies = Histogram<u32>;
-
-/// An empty record of latencies up to a minute.
-pub(crate) fn latencies() -> Latencies {
-    Histogram::new_with_max(60_000_000, 2).expect("these bounds are within the crate's")
-}
-
 /// Adds up parts as sessions leave, so that a long churn needs no memory for those who have gone.
 #[derive(Debug)]
 pub(crate) struct Sums {
     report: Report,
-    latency: Latencies,
+    latency: LatencyHistogram,
 }
 
 impl Sums {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
-        Self { report: Report::default(), latency: latencies() }
+        Self { report: Report::default(), latency: latency_histogram() }
     }
 
     /// Adds a publisher.
-    pub(crate) fn publisher(&mut self, part: PublisherPart) {
+    pub(crate) fn publisher(&mut self, result: PublisherResult) {
         let report = &mut self.report;
-        report.figures.packets_sent += part.packets_sent;
-        if let Some(reason) = part.failure {
+        report.figures.packets_sent += result.packets_sent;
+        if let Some(reason) = result.failure {
             report.publishers_failed += 1;
             *report.failures.entry(format!("publisher: {reason}")).or_default() += 1;
         }
     }
 
     /// Adds a viewer.
-    pub(crate) fn viewer(&mut self, part: ViewerPart) {
+    pub(crate) fn viewer(&mut self, result: ViewerResult) {
         let report = &mut self.report;
         let figures = &mut report.figures;
-        figures.viewers_connected += u32::from(part.connected);
-        figures.viewers_failed += u32::from(part.failure.is_some());
-        figures.packets_received += part.packets_received;
-        figures.packets_lost += part.packets_lost;
-        figures.bytes_received += part.bytes_received;
-        figures.frames_decodable += part.frames_decodable;
-        figures.frames_broken += part.frames_broken;
-        figures.freezes += part.freezes;
-        report.joins_ms.extend(part.join_ms);
-        report.first_frames_ms.extend(part.first_frame_ms);
+        figures.viewers_connected += u32::from(result.connected);
+        figures.viewers_failed += u32::from(result.failure.is_some());
+        let media = result.media;
+        figures.packets_received += media.packets.received;
+        figures.packets_lost += media.packets.lost;
+        figures.bytes_received += media.bytes;
+        figures.frames_decodable += media.decodable;
+        figures.frames_broken += media.broken;
+        figures.freezes += media.freezes;
+        report.joins_ms.extend(result.join_ms);
+        report.first_frames_ms.extend(result.first_frame_ms);
         // Both have the same bounds, so one always fits into the other.
-        let _ = self.latency.add(&part.latency_us);
-        if let Some(reason) = part.failure {
+        let _ = self.latency.add(&media.latency_us);
+        if let Some(reason) = result.failure {
             *report.failures.entry(format!("viewer: {reason}")).or_default() += 1;
         }
-        for (flaw, count) in part.flaws {
+        for (flaw, count) in media.flaws {
             *report.flaws.entry(flaw).or_default() += count;
         }
-        let (sum, more) = (&mut report.repair, part.repair);
-        sum.filled += more.filled;
-        sum.useless += more.useless;
-        sum.retransmitted += more.retransmitted;
-        sum.opened += more.opened;
-        sum.unauthentic += more.unauthentic;
-        sum.spots_failed += more.spots_failed;
-        sum.nacked += more.nacked;
-        sum.plis += more.plis;
-        sum.restarts += more.restarts;
+        report.repair.add(&media.repair);
     }
 
     /// The sum, over a window of `window_s` seconds.
@@ -434,42 +372,39 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measures::MediaMeasures;
 
     fn sum(
         window_s: f64,
-        publishers: Vec<PublisherPart>,
-        viewers: impl IntoIterator<Item = ViewerPart>,
+        publishers: Vec<PublisherResult>,
+        viewers: impl IntoIterator<Item = ViewerResult>,
     ) -> Report {
         let mut sums = Sums::new();
-        publishers.into_iter().for_each(|part| sums.publisher(part));
-        viewers.into_iter().for_each(|part| sums.viewer(part));
+        publishers.into_iter().for_each(|result| sums.publisher(result));
+        viewers.into_iter().for_each(|result| sums.viewer(result));
         sums.finish(window_s)
     }
 
-    fn viewer(received: u64, failure: Option<&str>) -> ViewerPart {
-        let mut latency_us = latencies();
-        latency_us.record(1500).expect("in range");
-        ViewerPart {
+    fn viewer(received: u64, failure: Option<&str>) -> ViewerResult {
+        let mut media = MediaMeasures::new();
+        media.packets.received = received;
+        media.packets.lost = 1;
+        media.bytes = received * 1000;
+        media.decodable = 10;
+        media.latency_us.record(1500).expect("in range");
+        ViewerResult {
             connected: failure.is_none(),
             failure: failure.map(str::to_owned),
             join_ms: Some(received as f64),
             first_frame_ms: None,
-            packets_received: received,
-            packets_lost: 1,
-            bytes_received: received * 1000,
-            frames_decodable: 10,
-            frames_broken: 0,
-            freezes: 0,
-            flaws: BTreeMap::new(),
-            repair: Repair::default(),
-            latency_us,
+            media,
         }
     }
 
     #[test]
     fn counts_are_sums_and_times_are_percentiles_over_viewers() {
         let viewers = (1..=100).map(|n| viewer(n, None));
-        let mut report = sum(10.0, vec![PublisherPart { packets_sent: 7, failure: None }], viewers);
+        let mut report = sum(10.0, vec![PublisherResult { packets_sent: 7, failure: None }], viewers);
         report.add_server(0.00505, 9);
         let json = serde_json::to_value(&report.figures).expect("is JSON");
         assert_eq!(json["packets_sent"], 7);
@@ -486,18 +421,21 @@ mod tests {
     #[test]
     fn one_failed_viewer_or_publisher_or_broken_frame_is_not_well() {
         assert!(!sum(1.0, vec![], vec![viewer(1, Some("no answer"))]).all_well());
-        let failed = PublisherPart { packets_sent: 0, failure: Some("refused".to_owned()) };
+        let failed = PublisherResult { packets_sent: 0, failure: Some("refused".to_owned()) };
         let report = sum(1.0, vec![failed], vec![]);
         assert!(!report.all_well());
         assert!(report.to_string().contains("1 x publisher: refused"));
-        let broken = ViewerPart { frames_broken: 1, ..viewer(1, None) };
+        let mut broken = viewer(1, None);
+        broken.media.broken = 1;
         assert!(!sum(1.0, vec![], vec![broken]).all_well());
     }
 
     #[test]
     fn spot_check_that_failed_is_not_well_although_nothing_else_is_wrong() {
-        let repair = Repair { opened: 9, unauthentic: 1, spots_failed: 1, ..Repair::default() };
-        let report = sum(1.0, vec![], vec![ViewerPart { repair, ..viewer(1, None) }]);
+        let repair = RepairCounts { opened: 9, unauthentic: 1, spots_failed: 1, ..RepairCounts::default() };
+        let mut checked = viewer(1, None);
+        checked.media.repair = repair;
+        let report = sum(1.0, vec![], vec![checked]);
         assert_eq!(report.verdict(), Verdict::NotWell);
     }
 
@@ -508,7 +446,8 @@ mod tests {
             reasons: vec!["7 datagrams were dropped".to_owned()],
             ..Generator::default()
         };
-        let lost = ViewerPart { packets_lost: 3, ..viewer(1, None) };
+        let mut lost = viewer(1, None);
+        lost.media.packets.lost = 3;
         let mut report = sum(1.0, vec![], vec![lost]);
         assert_eq!((report.verdict(), report.verdict().exit_code()), (Verdict::Well, 0));
         report.generator = limited.clone();
@@ -516,7 +455,8 @@ mod tests {
         let text = report.to_string();
         assert!(text.contains("Do not blame") && text.contains("7 datagrams"), "{text}");
         assert_eq!(report.json()["generator"]["limited"], true);
-        let clean = ViewerPart { packets_lost: 0, ..viewer(1, None) };
+        let mut clean = viewer(1, None);
+        clean.media.packets.lost = 0;
         let report = Report { generator: limited, ..sum(1.0, vec![], vec![clean]) };
         assert_eq!(report.verdict(), Verdict::Well, "there is nothing to blame anybody for");
     }

@@ -13,9 +13,10 @@ use crate::crowd::Crowd;
 use crate::dtls::Identity;
 use crate::generator::{Generator, Watch};
 use crate::live::{Line, Live};
+use crate::measures::{PublisherResult, ViewerResult};
 use crate::options::{Client, Options, Pattern};
 use crate::pool::Pool;
-use crate::report::{PublisherPart, Report, Sums, ViewerPart};
+use crate::report::{Report, Sums};
 use crate::seat::Phase;
 use crate::session::{Context, Settled};
 use crate::timeline::Timeline;
@@ -70,8 +71,8 @@ struct Conductor {
     tick: Interval,
     timeline: Timeline,
     counting: bool,
-    publishers: Crowd<PublisherPart>,
-    viewers: Crowd<ViewerPart>,
+    publishers: Crowd<PublisherResult>,
+    viewers: Crowd<ViewerResult>,
     sums: Sums,
 }
 

@@ -128,7 +128,7 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receiver::News;
+    use crate::measures::ProgressUpdate;
 
     #[test]
     fn rates_are_per_second_and_a_long_run_gets_thinner_and_not_longer() {
@@ -137,7 +137,8 @@ mod tests {
         let mut timeline = Timeline::new(start, &live, None);
         for second in 1..=3000 {
             let latencies_us = vec![1000];
-            live.tell(News { packets: 50, bytes: 12_500, latencies_us, ..News::default() });
+            let update = ProgressUpdate { packets: 50, bytes: 12_500, latencies_us, ..Default::default() };
+            live.add_progress(update);
             timeline.tick(start + Duration::from_secs(second), &live, second > 5);
         }
         let samples = timeline.finish();

@@ -17,10 +17,10 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
 use tokio::sync::watch;
 
 use crate::live::Live;
+use crate::measures::ViewerResult;
 use crate::options::{Codec, Options};
 use crate::peer::{Over, Peer};
 use crate::receiver::{Level, Receiver};
-use crate::report::ViewerPart;
 use crate::rtp::{self, View};
 use crate::sdp::{Answer, Media, Wish};
 use crate::seat::{Phase, Role};
@@ -34,7 +34,7 @@ pub(crate) const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between two words to those who watch the run.
-const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A viewer for whom the window was open for less need not have got anything in it.
 const COUNTED_MIN: Duration = Duration::from_millis(500);
@@ -45,7 +45,7 @@ pub(crate) async fn watch(
     index: u32,
     settled: Settled,
     phases: watch::Receiver<Phase>,
-) -> ViewerPart {
+) -> ViewerResult {
     let started = Instant::now();
     let mut role = Viewer::new(&context, index, settled);
     let wish = Wish {
@@ -66,7 +66,7 @@ pub(crate) async fn watch(
         Some(role) => role.finish(started, over).await,
         None => {
             let lost = receiver(&context, index, started);
-            part(&context.live, lost, started, None, false, over)
+            result(&context.live, lost, started, None, false, over)
         }
     }
 }
@@ -84,14 +84,14 @@ pub(crate) fn receiver(context: &Context, index: u32, now: Instant) -> Receiver 
 }
 
 /// A viewer's part of the report. `counted`: the window was open while it was there.
-pub(crate) fn part(
+pub(crate) fn result(
     live: &Live,
     receiver: Receiver,
     started: Instant,
     connected: Option<Instant>,
     counted: bool,
     over: Result<(), Over>,
-) -> ViewerPart {
+) -> ViewerResult {
     let ms = |at: Option<Instant>| {
         at.map(|at| at.saturating_duration_since(started).as_secs_f64() * 1000.0)
     };
@@ -105,20 +105,12 @@ pub(crate) fn part(
     }
     Live::add(&live.failed, u64::from(failure.is_some()));
     Live::add(&live.left, u64::from(connected.is_some()));
-    ViewerPart {
+    ViewerResult {
         connected: connected.is_some(),
         failure,
         join_ms: ms(connected),
         first_frame_ms,
-        packets_received: measured.packets.received,
-        packets_lost: measured.packets.lost,
-        bytes_received: measured.bytes,
-        frames_decodable: measured.decodable,
-        frames_broken: measured.broken,
-        freezes: measured.freezes,
-        flaws: measured.flaws,
-        repair: measured.repair,
-        latency_us: measured.latency_us,
+        media: measured,
     }
 }
 
@@ -166,7 +158,7 @@ struct Viewer {
     video_source: Source,
     audio_source: Source,
     next_report: Instant,
-    next_news: Instant,
+    next_progress: Instant,
     records: bool,
     recording: Vec<Vec<u8>>,
 }
@@ -210,7 +202,7 @@ impl Viewer {
             video_source: Source::default(),
             audio_source: Source::default(),
             next_report: now + REPORT_INTERVAL,
-            next_news: now + NEWS_INTERVAL,
+            next_progress: now + PROGRESS_INTERVAL,
             records,
             recording: Vec::new(),
         }
@@ -224,12 +216,12 @@ impl Viewer {
         self.twcc = self.video.twcc_id.or(self.audio.twcc_id).map(|id| (id, Twcc::new()));
     }
 
-    async fn finish(mut self, started: Instant, over: Result<(), Over>) -> ViewerPart {
+    async fn finish(mut self, started: Instant, over: Result<(), Over>) -> ViewerResult {
         if self.records {
             self.recording.extend(self.receiver.take_recording());
             self.write_recording().await;
         }
-        part(&self.context.live, self.receiver, started, self.connected, self.counted, over)
+        result(&self.context.live, self.receiver, started, self.connected, self.counted, over)
     }
 
     async fn write_recording(&self) {
@@ -348,9 +340,9 @@ impl Role for Viewer {
         }
         let wants = self.receiver.handle_timeout(now);
         self.congestion_feedback(now, peer)?;
-        if now >= self.next_news {
-            self.next_news = now + NEWS_INTERVAL;
-            self.context.live.tell(self.receiver.news());
+        if now >= self.next_progress {
+            self.next_progress = now + PROGRESS_INTERVAL;
+            self.context.live.add_progress(self.receiver.take_progress());
         }
         if let Some(media_ssrc) = self.video_source.ssrc {
             let sender_ssrc = self.ssrc;

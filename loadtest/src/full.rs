@@ -44,7 +44,7 @@ use crate::rtp::{Outgoing, View};
 use crate::seat::Phase;
 use crate::session::{Context, Settled};
 use crate::stamp::Stamp;
-use crate::video::Source;
+use crate::video::{self, Source};
 use crate::viewer::{self, FIRST_FRAME_TIMEOUT};
 
 /// Gathering only looks at one local address.
@@ -388,9 +388,8 @@ impl Connection {
         let (mut video_beat, mut audio_beat) =
             (Beat::new(start, options.video.fps), Beat::new(start, 50));
         let mut keyframes = Keyframes::new(&options.video);
-        let (size, kbps) =
-            publisher::layers(&options.video).last().copied().expect("there is a layer");
-        let mut source = Source::new(&options.video, size, kbps);
+        let layer = *video::layers(&options.video).last().expect("there is a layer");
+        let mut source = Source::new(&options.video, layer);
         let (mut video_sequence, mut audio_sequence) =
             (rand::random::<u16>(), rand::random::<u16>());
         let mut frame = 0;

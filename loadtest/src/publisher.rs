@@ -26,7 +26,7 @@ use crate::sdp::{Answer, Media, RIDS, Sources, Wish};
 use crate::seat::{Phase, Role};
 use crate::session::{Context, Session, Settled};
 use crate::stamp::{self, Stamp};
-use crate::video::{SIZES, Source, vp8};
+use crate::video::{self, CLIP_FRAMES, Source};
 use crate::viewer;
 
 /// Packets kept for retransmission, of each layer: more than a second at 10 Mbit/s.
@@ -45,12 +45,6 @@ const BEHIND_MAX: Duration = Duration::from_millis(500);
 const OPUS_LEN: usize = 80;
 
 const AUDIO_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Each lower layer has this share of the next one's bitrate.
-const LAYER_SHARE: u32 = 3;
-
-/// The smallest bitrate of a layer, kbit/s.
-const LAYER_KBPS_MIN: u32 = 50;
 
 /// One publisher from POST to DELETE.
 pub(crate) async fn publish(
@@ -81,24 +75,6 @@ pub(crate) async fn publish(
     Live::add(&context.live.failed, u64::from(over.is_err()));
     let packets_sent = role.map_or(0, |role| role.sent);
     PublisherResult { packets_sent, failure: over.err().map(|over| over.0) }
-}
-
-/// The layers of `video` as sizes and bitrates in kbit/s, smallest first.
-pub(crate) fn layers(video: &Video) -> Vec<((u32, u32), u32)> {
-    if video.none {
-        return Vec::new();
-    }
-    if video.simulcast == 1 {
-        return vec![(SIZES[1], video.kbps)];
-    }
-    let count = video.simulcast;
-    (0..count)
-        .zip(SIZES)
-        .map(|(n, size)| {
-            let kbps = video.kbps / LAYER_SHARE.pow(count - 1 - n);
-            (size, kbps.max(LAYER_KBPS_MIN))
-        })
-        .collect()
 }
 
 /// Twenty milliseconds of silence in an Opus packet of [`OPUS_LEN`] bytes: one padded frame (RFC 6716 section 3.2.5, code 3). The
@@ -158,7 +134,7 @@ impl Keyframes {
     /// The keyframes of a stream.
     pub(crate) fn new(video: &Video) -> Self {
         let every = video.fps * video.keyframe_s;
-        let interval = if video.codec == Codec::Vp8 { every.min(vp8::CLIP_FRAMES) } else { every };
+        let interval = if video.codec == Codec::Vp8 { every.min(CLIP_FRAMES) } else { every };
         Self { interval: interval.into(), since: 0, asked: true, last: None }
     }
 
@@ -240,11 +216,11 @@ impl Line {
 impl Publisher {
     fn new(context: &Arc<Context>, settled: Settled) -> Self {
         let options = &context.options;
-        let layers = layers(&options.video)
+        let layers = video::layers(&options.video)
             .into_iter()
             .zip(RIDS)
-            .map(|((size, kbps), rid)| Layer {
-                source: Source::new(&options.video, size, kbps),
+            .map(|(spec, rid)| Layer {
+                source: Source::new(&options.video, spec),
                 keyframes: Keyframes::new(&options.video),
                 line: Line::random(),
                 rid,
@@ -509,13 +485,6 @@ mod tests {
     fn video(args: &[&str]) -> Video {
         let url = ["weir-loadtest", "--whip", "http://h", "--viewers", "0"];
         Options::parse_from([&url[..], args].concat()).expect("parses").video
-    }
-
-    #[test]
-    fn layers_grow_threefold_and_one_layer_is_the_middle_size() {
-        assert_eq!(layers(&video(&[])), [((640, 360), 1400)]);
-        let three = layers(&video(&["--simulcast", "3", "--video-kbps", "1800"]));
-        assert_eq!(three, [((320, 180), 200), ((640, 360), 600), ((1280, 720), 1800)]);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! A viewer's media: order and loss of both tracks, the frames of the video, freezes, latency, and what to ask the server for.
 //!
-//! Pure, and the same for both kinds of client. Fed by `viewer` and `full`; made of `stream` and `frames`.
+//! Pure, and the same for both kinds of client. Fed by `viewer` and `full`; made of `stream` and `frame_checker`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::frames::{Flaw, Frames, Piece, Verdict};
+use crate::flaw::Flaw;
+use crate::frame_checker::{FrameChecker, FrameJudgement, FramePacket};
 use crate::measures::{MediaMeasures, ProgressUpdate};
 use crate::options::{Codec, Options, Verify};
 use crate::rtp::View;
@@ -74,12 +75,12 @@ pub(crate) struct Receiver {
     has_video: bool,
     stamped: bool,
     run: u64,
-    video: Stream<Piece>,
+    video: Stream<FramePacket>,
     audio: Stream<()>,
-    frames: Frames,
-    verdicts: Vec<Verdict>,
+    frames: FrameChecker,
+    judgements: Vec<FrameJudgement>,
     /// A loss was counted: the frame it broke counts too, though its last packet may come after the window.
-    owes_verdict: bool,
+    owes_judgement: bool,
     counting: bool,
     measured: MediaMeasures,
     /// All there was, within the window or not, since the last [`Self::take_progress`].
@@ -113,9 +114,9 @@ impl Receiver {
             run,
             video: Stream::new(),
             audio: Stream::new(),
-            frames: Frames::new(codec.unwrap_or(Codec::H264), stamped),
-            verdicts: Vec::new(),
-            owes_verdict: false,
+            frames: FrameChecker::new(codec.unwrap_or(Codec::H264), stamped),
+            judgements: Vec::new(),
+            owes_judgement: false,
             counting: false,
             measured: MediaMeasures::new(),
             last_packet: now,
@@ -191,7 +192,7 @@ impl Receiver {
         length: usize,
     ) {
         let View { timestamp, marker, sequence, .. } = *view;
-        let inserted = self.video.insert(now, sequence, Piece { timestamp, marker, payload });
+        let inserted = self.video.insert(now, sequence, FramePacket { timestamp, marker, payload });
         self.arrived(now, inserted, length);
         self.advance(now);
     }
@@ -312,39 +313,39 @@ impl Receiver {
             }
             let counted = match delivery {
                 // Padding on the media's own numbering.
-                Delivery::Packet { packet: Piece { payload: Some(payload), .. }, .. }
+                Delivery::Packet { packet: FramePacket { payload: Some(payload), .. }, .. }
                     if payload.is_empty() =>
                 {
                     continue;
                 }
                 Delivery::Packet { packet, counted } => {
-                    self.frames.piece(&packet, &mut self.verdicts);
+                    self.frames.on_packet(&packet, &mut self.judgements);
                     counted
                 }
                 Delivery::Lost { counted } => {
-                    self.frames.lost();
-                    self.owes_verdict |= counted;
+                    self.frames.on_lost();
+                    self.owes_judgement |= counted;
                     continue;
                 }
                 Delivery::Restart => {
-                    self.frames.restart(&mut self.verdicts);
+                    self.frames.on_restart(&mut self.judgements);
                     self.counting
                 }
             };
-            if self.verdicts.is_empty() {
+            if self.judgements.is_empty() {
                 continue;
             }
-            let counted = counted | std::mem::take(&mut self.owes_verdict);
-            for at in 0..self.verdicts.len() {
-                self.verdict(now, self.verdicts[at], counted);
+            let counted = counted | std::mem::take(&mut self.owes_judgement);
+            for at in 0..self.judgements.len() {
+                self.on_frame(now, self.judgements[at], counted);
             }
-            self.verdicts.clear();
+            self.judgements.clear();
         }
     }
 
-    fn verdict(&mut self, now: Instant, verdict: Verdict, counted: bool) {
-        match verdict {
-            Verdict::Decodable { key, stamp } => {
+    fn on_frame(&mut self, now: Instant, judgement: FrameJudgement, counted: bool) {
+        match judgement {
+            FrameJudgement::Decodable { key, stamp } => {
                 if self.first_frame.is_none() && !key {
                     return;
                 }
@@ -365,12 +366,12 @@ impl Receiver {
                 self.measured.decodable += 1;
                 self.took(now, stamp);
             }
-            Verdict::Broken(flaw) => {
+            FrameJudgement::Broken(flaw) => {
                 self.progress.broken += u64::from(self.first_frame.is_some());
                 self.owes_pli |= self.level == Level::Order;
                 if counted {
                     self.measured.broken += 1;
-                    *self.measured.flaws.entry(name(flaw)).or_default() += 1;
+                    *self.measured.flaws.entry(flaw.text()).or_default() += 1;
                 }
             }
         }
@@ -393,8 +394,7 @@ impl Receiver {
             _ if self.counting => {
                 self.progress.broken += 1;
                 self.measured.broken += 1;
-                *self.measured.flaws.entry("sound altered: authentic, other bytes").or_default() +=
-                    1;
+                *self.measured.flaws.entry(Flaw::AlteredAudio.text()).or_default() += 1;
             }
             _ => {}
         }
@@ -422,22 +422,14 @@ impl Receiver {
     }
 }
 
-fn name(flaw: Flaw) -> &'static str {
-    match flaw {
-        Flaw::Incomplete => "incomplete: packets of it never came",
-        Flaw::Altered => "altered: authentic packets, other bytes than were sent",
-        Flaw::ParameterSets => "keyframe without its parameter sets",
-        Flaw::Missing => "missing: never delivered, without a gap in the numbers of packets",
-        Flaw::Reference => "whole, but referring to a frame that could not be shown",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stamp::Stamp;
     use crate::stream::GIVE_UP;
-    use crate::video::Source;
+    use crate::video::{LayerSpec, Source, test_options};
+
+    const LAYER: LayerSpec = LayerSpec { size: (640, 360), kbps: 1400 };
 
     const FRAME: Duration = Duration::from_millis(33);
 
@@ -453,7 +445,7 @@ mod tests {
         fn at(level: Level) -> Self {
             let now = Instant::now();
             Self {
-                source: Source::new(&crate::video::plain(Codec::H264), (640, 360), 1400),
+                source: Source::new(&test_options(Codec::H264), LAYER),
                 receiver: Receiver::new(now, level, Some(Codec::H264), true, 1),
                 now,
                 frame: 0,
@@ -519,7 +511,7 @@ mod tests {
     fn loss_that_is_repaired_in_time_breaks_nothing() {
         let mut scene = Scene::at(Level::Frames);
         scene.frames(3).window(true);
-        let source = Source::new(&crate::video::plain(Codec::H264), (640, 360), 1400);
+        let source = Source::new(&test_options(Codec::H264), LAYER);
         let mut twin = std::mem::replace(&mut scene.source, source);
         let stamp = Stamp { run: 1, frame: scene.frame, sent_us: 0, layer: 0, key: false };
         let packets = twin.next(stamp);

@@ -2,7 +2,7 @@
 //!
 //! Written as hexadecimal text, so that it needs no escaping in any bitstream and can be read in a dump. In H264 it is an SEI
 //! message "user data unregistered" (H.264 D.1.7), in VP8 it stands behind the frame's last partition, where decoders do not
-//! look. Written by `video`, read by `frames`.
+//! look. Written by `video`, read by `frame_checker` and `video`.
 
 /// Marks our stamp, as an SEI `uuid_iso_iec_11578`. Sixteen bytes, none of them zero.
 pub(crate) const UUID: [u8; 16] = *b"weir-load-stamp1";

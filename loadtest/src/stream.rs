@@ -1,6 +1,6 @@
 //! One RTP source as a receiver sees it: puts packets in order, knows what is missing, asks for it, and gives up in the end.
 //!
-//! Pure: time comes in, values go out. Fed by `receiver`, which passes what is in order on to `frames`.
+//! Pure: time comes in, values go out. Fed by `receiver`, which passes what is in order on to `frame_checker`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -21,6 +21,7 @@ use crate::measures::ViewerResult;
 use crate::options::{Codec, Options};
 use crate::peer::{Over, Peer};
 use crate::receiver::{Level, Receiver};
+use crate::recording;
 use crate::rtp::{self, View};
 use crate::sdp::{Answer, Media, Wish};
 use crate::seat::{Phase, Role};
@@ -119,27 +120,6 @@ pub(crate) fn no_first_frame() -> Over {
     Over(format!("no first frame within {} s of connecting", FIRST_FRAME_TIMEOUT.as_secs()))
 }
 
-/// A file of frames that any decoder reads: Annex B for H264 as it is, IVF for VP8.
-pub(crate) fn container(codec: Codec, fps: u32, frames: &[Vec<u8>]) -> Vec<u8> {
-    let mut file = Vec::new();
-    if codec == Codec::Vp8 {
-        // A header of 32 bytes (the size is only a hint, 640x360), and 12 before each frame.
-        file.extend_from_slice(b"DKIF\0\0\x20\0VP80\x80\x02\x68\x01");
-        file.extend_from_slice(&fps.to_le_bytes());
-        file.extend_from_slice(&1u32.to_le_bytes());
-        file.extend_from_slice(&(frames.len() as u32).to_le_bytes());
-        file.extend_from_slice(&[0; 4]);
-    }
-    for (n, frame) in frames.iter().enumerate() {
-        if codec == Codec::Vp8 {
-            file.extend_from_slice(&(frame.len() as u32).to_le_bytes());
-            file.extend_from_slice(&(n as u64).to_le_bytes());
-        }
-        file.extend_from_slice(frame);
-    }
-    file
-}
-
 struct Viewer {
     context: Arc<Context>,
     receiver: Receiver,
@@ -227,7 +207,7 @@ impl Viewer {
     async fn write_recording(&self) {
         let Some(path) = &self.context.options.common.record else { return };
         let options = &self.context.options;
-        let file = container(options.video.codec, options.video.fps, &self.recording);
+        let file = recording::container(options.video.codec, options.video.fps, &self.recording);
         if let Err(error) = tokio::task::block_in_place(|| std::fs::write(path, file)) {
             tracing::error!("--record {}: {error}", path.display());
         }

@@ -25,7 +25,7 @@ const CPU_MAX: f64 = 0.95;
 
 /// What the generator says of itself, within the counted window.
 #[derive(Debug, Default, Clone, Serialize)]
-pub struct Generator {
+pub struct GeneratorHealth {
     /// It could not keep up: losses, failures and latencies may be its own.
     pub limited: bool,
     /// Why, a sentence each.
@@ -39,9 +39,9 @@ pub struct Generator {
     /// Datagrams in one message (UDP_GRO), mean.
     pub datagrams_per_message: f64,
     /// From the kernel's receipt of a datagram to our reading it, microseconds.
-    pub waited_us: Waits,
+    pub waited_us: WaitTimes,
     /// From when something was due to when we did it, microseconds.
-    pub late_us: Waits,
+    pub late_us: WaitTimes,
     /// Our CPU time in the program itself, seconds.
     pub cpu_user_s: f64,
     /// Our CPU time in the kernel, seconds.
@@ -56,7 +56,7 @@ pub struct Generator {
 
 /// Percentiles in microseconds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Waits {
+pub struct WaitTimes {
     /// Half were at most this.
     pub p50: u64,
     /// 99 of 100 were at most this.
@@ -65,7 +65,7 @@ pub struct Waits {
     pub max: u64,
 }
 
-impl Waits {
+impl WaitTimes {
     fn of(histogram: &Histogram<u32>) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile);
         Self { p50: at(0.5), p99: at(0.99), max: histogram.max() }
@@ -73,7 +73,7 @@ impl Waits {
 }
 
 /// Watches over a window.
-pub(crate) struct Watch {
+pub(crate) struct GeneratorMonitor {
     began: Instant,
     cpu: Option<Cpu>,
     threads: Vec<Duration>,
@@ -81,7 +81,7 @@ pub(crate) struct Watch {
     drops: Option<HashMap<u16, (u64, u64)>>,
 }
 
-impl Watch {
+impl GeneratorMonitor {
     /// The window opens.
     pub(crate) fn begin(pools: [&Pool; 2]) -> Self {
         // What piled up before does not count.
@@ -107,7 +107,7 @@ impl Watch {
     }
 
     /// The window closes.
-    pub(crate) fn finish(mut self, pools: [&Pool; 2]) -> Generator {
+    pub(crate) fn finish(mut self, pools: [&Pool; 2]) -> GeneratorHealth {
         self.look(pools);
         let window_s = self.began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
         let mut vitals = Vitals::new();
@@ -121,29 +121,29 @@ impl Watch {
             .drops
             .map(|drops| drops.values().map(|(first, last)| last.saturating_sub(*first)).sum());
         let per = |value: f64, count: u64| (count > 0).then(|| value / count as f64);
-        Generator {
+        GeneratorHealth {
             datagrams_dropped: dropped,
             datagrams_refused: vitals.refused,
             datagrams_read: vitals.datagrams,
             datagrams_per_message: per(vitals.datagrams as f64, vitals.messages).unwrap_or(0.0),
-            waited_us: Waits::of(&vitals.waited_us),
-            late_us: Waits::of(&vitals.late_us),
+            waited_us: WaitTimes::of(&vitals.waited_us),
+            late_us: WaitTimes::of(&vitals.late_us),
             cpu_user_s: cpu.user_s,
             cpu_system_s: cpu.system_s,
             cpu_share: cpu.total_s() / window_s / f64::from(machine::cpus()),
             busiest_thread: busiest,
             user_ns_per_datagram: per(cpu.user_s * 1e9, vitals.datagrams),
-            ..Generator::default()
+            ..GeneratorHealth::default()
         }
         .judged()
     }
 }
 
-impl Generator {
+impl GeneratorHealth {
     /// The verdict over the measurements.
     fn judged(mut self) -> Self {
         let ms = |us: u64| us as f64 / 1000.0;
-        let over = |waits: &Waits, limit: Duration| u128::from(waits.p99) > limit.as_micros();
+        let over = |waits: &WaitTimes, limit: Duration| u128::from(waits.p99) > limit.as_micros();
         let mut reasons = Vec::new();
         if let Some(dropped) = self.datagrams_dropped.filter(|dropped| *dropped > 0) {
             reasons.push(format!("{dropped} datagrams were dropped at our own sockets, unread"));
@@ -186,15 +186,15 @@ fn drops_of(pools: [&Pool; 2]) -> Option<HashMap<u16, u64>> {
 mod tests {
     use super::*;
 
-    fn healthy() -> Generator {
-        let waits = Waits { p50: 100, p99: 900, max: 30_000 };
-        Generator {
+    fn healthy() -> GeneratorHealth {
+        let waits = WaitTimes { p50: 100, p99: 900, max: 30_000 };
+        GeneratorHealth {
             datagrams_dropped: Some(0),
             waited_us: waits,
             late_us: waits,
             cpu_share: 0.5,
             busiest_thread: 0.9,
-            ..Generator::default()
+            ..GeneratorHealth::default()
         }
     }
 
@@ -206,14 +206,14 @@ mod tests {
 
     #[test]
     fn each_way_of_not_keeping_up_is_named() {
-        let slow = Waits { p50: 1, p99: 20_001, max: 50_000 };
+        let slow = WaitTimes { p50: 1, p99: 20_001, max: 50_000 };
         for (generator, word) in [
-            (Generator { datagrams_dropped: Some(7), ..healthy() }, "7 datagrams were dropped"),
-            (Generator { datagrams_refused: 3, ..healthy() }, "3 datagrams of ours"),
-            (Generator { waited_us: slow, ..healthy() }, "waited"),
-            (Generator { late_us: slow, ..healthy() }, "late"),
-            (Generator { cpu_share: 0.96, ..healthy() }, "96 % of all"),
-            (Generator { busiest_thread: 0.99, ..healthy() }, "--threads"),
+            (GeneratorHealth { datagrams_dropped: Some(7), ..healthy() }, "7 datagrams were dropped"),
+            (GeneratorHealth { datagrams_refused: 3, ..healthy() }, "3 datagrams of ours"),
+            (GeneratorHealth { waited_us: slow, ..healthy() }, "waited"),
+            (GeneratorHealth { late_us: slow, ..healthy() }, "late"),
+            (GeneratorHealth { cpu_share: 0.96, ..healthy() }, "96 % of all"),
+            (GeneratorHealth { busiest_thread: 0.99, ..healthy() }, "--threads"),
         ] {
             let judged = generator.judged();
             assert!(judged.limited, "{word}");

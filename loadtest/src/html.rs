@@ -4,10 +4,10 @@
 
 use std::fmt::Write;
 
-use crate::generator::Waits;
+use crate::generator::WaitTimes;
 use crate::options::{Client, Options, Pattern, Verify};
 use crate::plot::{Plot, Series, escape, number};
-use crate::report::{Report, Verdict};
+use crate::report::{Report, RunVerdict};
 use crate::timeline::Sample;
 
 /// Points of a distribution's curve.
@@ -84,12 +84,12 @@ fn what(report: &Report, options: &Options) -> String {
 
 fn verdict(page: &mut String, report: &Report) {
     let (class, head) = match report.verdict() {
-        Verdict::Well if report.generator.limited => {
+        RunVerdict::Passed if report.generator.limited => {
             ("doubt", "All well, but this generator was at its limit: do not trust the latency")
         }
-        Verdict::Well => ("good", "All well: nobody failed, no frame was broken"),
-        Verdict::NotWell => ("bad", "Not well"),
-        Verdict::InDoubt => {
+        RunVerdict::Passed => ("good", "All well: nobody failed, no frame was broken"),
+        RunVerdict::Failed => ("bad", "Not well"),
+        RunVerdict::Inconclusive => {
             ("doubt", "In doubt: this generator was the bottleneck. Do not blame the server")
         }
     };
@@ -296,7 +296,7 @@ fn tables(page: &mut String, report: &Report) {
             ("Publishers failed", report.publishers_failed.to_string()),
         ],
     );
-    let waits = |waits: &Waits| {
+    let waits = |waits: &WaitTimes| {
         let ms = |us: u64| us as f64 / 1000.0;
         format!("{:.1} / {:.1} / {:.0} ms", ms(waits.p50), ms(waits.p99), ms(waits.max))
     };
@@ -329,7 +329,7 @@ fn tables(page: &mut String, report: &Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generator::Generator;
+    use crate::generator::GeneratorHealth;
 
     fn options() -> Options {
         let args =
@@ -375,10 +375,10 @@ mod tests {
         let mut report = report();
         report.figures.frames_broken = 5;
         assert!(page(&report, &options()).contains("Not well"));
-        report.generator = Generator {
+        report.generator = GeneratorHealth {
             limited: true,
             reasons: vec!["9 datagrams were dropped".to_owned()],
-            ..Generator::default()
+            ..GeneratorHealth::default()
         };
         let page = page(&report, &options());
         assert!(page.contains("Do not blame the server") && page.contains("9 datagrams"));

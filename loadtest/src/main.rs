@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use weir_loadtest::machine;
 use weir_loadtest::options::{Options, Task};
 use weir_loadtest::relay::RelayOptions;
-use weir_loadtest::report::Verdict;
+use weir_loadtest::report::RunVerdict;
 
 fn main() -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
@@ -55,7 +55,7 @@ fn load(options: &Options) -> anyhow::Result<ExitCode> {
         eprintln!("weir-loadtest: this generator was at its limit: {reason}");
     }
     Ok(match report.verdict() {
-        Verdict::NotWell | Verdict::InDoubt if options.common.allow_failures => ExitCode::SUCCESS,
+        RunVerdict::Failed | RunVerdict::Inconclusive if options.common.allow_failures => ExitCode::SUCCESS,
         verdict => ExitCode::from(verdict.exit_code()),
     })
 }

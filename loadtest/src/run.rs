@@ -11,12 +11,12 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::crowd::Crowd;
 use crate::dtls::Identity;
-use crate::generator::{Generator, Watch};
+use crate::generator::{GeneratorHealth, GeneratorMonitor};
 use crate::live::{Line, Live};
 use crate::measures::{PublisherResult, ViewerResult};
 use crate::options::{Client, Options, Pattern};
 use crate::pool::Pool;
-use crate::report::{Report, Sums};
+use crate::report::{Report, Totals};
 use crate::seat::Phase;
 use crate::session::{Context, Settled};
 use crate::timeline::Timeline;
@@ -73,7 +73,7 @@ struct Conductor {
     counting: bool,
     publishers: Crowd<PublisherResult>,
     viewers: Crowd<ViewerResult>,
-    sums: Sums,
+    totals: Totals,
 }
 
 /// What was measured around the window.
@@ -82,7 +82,7 @@ struct Window {
     seconds: f64,
     /// CPU seconds and peak memory of the server.
     server: Option<(f64, u64)>,
-    generator: Generator,
+    generator: GeneratorHealth,
 }
 
 impl Conductor {
@@ -98,7 +98,7 @@ impl Conductor {
             counting: false,
             publishers: Crowd::new(false),
             viewers: Crowd::new(churns),
-            sums: Sums::new(),
+            totals: Totals::new(),
             context,
         }
     }
@@ -119,8 +119,8 @@ impl Conductor {
         self.leave().await;
         self.line.clear();
         let vanished = (self.viewers.vanished(), self.publishers.vanished());
-        let mut report = self.sums.finish(window.seconds);
-        report.add_vanished(vanished);
+        let mut report = self.totals.finish(window.seconds);
+        report.add_sessions_without_result(vanished.0, vanished.1);
         report.scenario = self.context.options.scenario;
         report.generator = window.generator;
         report.timeline = self.timeline.finish();
@@ -189,7 +189,7 @@ impl Conductor {
         let cpu = |pid| procfs::cpu(pid).map(procfs::Cpu::total_s);
         let began = Instant::now();
         let cpu_before = pid.and_then(cpu);
-        let mut watch = Watch::begin(pools);
+        let mut monitor = GeneratorMonitor::begin(pools);
         self.counting = true;
         self.say(Phase::Count);
 
@@ -204,7 +204,7 @@ impl Conductor {
                     let now = Instant::now();
                     if now >= next_look {
                         rss = pid.and_then(procfs::rss_bytes).unwrap_or(0).max(rss);
-                        watch.look(pools);
+                        monitor.look(pools);
                         next_look = now + Duration::from_secs(1);
                     }
                     if let Pattern::Churn(per_second) = context.options.pattern {
@@ -228,7 +228,7 @@ impl Conductor {
         self.say(Phase::Drain);
         let seconds = began.elapsed().as_secs_f64();
         let cpu_after = pid.and_then(cpu);
-        let generator = watch.finish(pools);
+        let generator = monitor.finish(pools);
         self.counting = false;
         self.pause(DRAIN, "drain").await;
         let server = cpu_before.zip(cpu_after).map(|(before, after)| (after - before, rss));
@@ -263,11 +263,11 @@ impl Conductor {
 
     /// Adds up the parts of those who have left.
     fn reap(&mut self) {
-        while let Some(part) = self.viewers.next_part() {
-            self.sums.viewer(part);
+        while let Some(result) = self.viewers.next_part() {
+            self.totals.add_viewer(result);
         }
-        while let Some(part) = self.publishers.next_part() {
-            self.sums.publisher(part);
+        while let Some(result) = self.publishers.next_part() {
+            self.totals.add_publisher(result);
         }
     }
 

@@ -67,7 +67,7 @@ async fn healthy_server_is_all_well_and_the_picture_decodes() {
             ["--viewers", "2", "--audio", "--duration", "3", "--codec", codec, "--record", record];
         let report = load_double(&server, &args).await;
         let figures = &report.figures;
-        assert!(report.all_well(), "{codec}: {report}");
+        assert!(report.passed(), "{codec}: {report}");
         assert_eq!(
             (figures.viewers_connected, figures.packets_lost, figures.freezes),
             (2, 0, 0),
@@ -101,7 +101,7 @@ async fn healthy_server_is_all_well_and_the_picture_decodes() {
 async fn full_clients_measure_the_same() {
     let server = Double::start(Fault::None, 0).await;
     let report = load_double(&server, &["--client", "full", "--audio", "--duration", "3"]).await;
-    assert!(report.all_well(), "{report}");
+    assert!(report.passed(), "{report}");
     assert!((85..=95).contains(&report.figures.frames_decodable), "{report}");
     assert!(report.figures.latency_us.is_some());
     assert_eq!(server.sessions(), 0);
@@ -111,7 +111,7 @@ async fn full_clients_measure_the_same() {
 async fn server_that_alters_bytes_is_caught_although_every_packet_is_authentic() {
     let server = Double::start(Fault::AltersBytes, 0).await;
     let report = load_double(&server, &["--duration", "4"]).await;
-    assert!(report.figures.frames_broken > 0 && !report.all_well(), "{report}");
+    assert!(report.figures.frames_broken > 0 && !report.passed(), "{report}");
     assert_eq!((report.figures.packets_lost, report.repair.unauthentic), (0, 0), "{report}");
     assert!(report.flaws.keys().any(|flaw| flaw.starts_with("altered")), "{report}");
 }
@@ -145,20 +145,20 @@ async fn packets_corrupted_on_the_way_fail_authentication_and_are_lost() {
 async fn samples_see_corruption_whether_a_viewer_is_checked_fully_or_by_spots() {
     let one_in_a_hundred = Harm { corrupt: 10, ..Harm::default() };
     let report = load_through(one_in_a_hundred, &["--verify", "sample"]).await;
-    assert!(report.repair.unauthentic > 0 && !report.all_well(), "{report}");
+    assert!(report.repair.unauthentic > 0 && !report.passed(), "{report}");
 
     let args = ["--verify", "sample", "--verify-viewers", "0"];
     // Small keyframes, so that one gets through, and many packets, so that spots find the harm.
     let small = &["--fps", "120", "--video-kbps", "50"];
     let report = load_of(small, Harm { corrupt: 200, ..Harm::default() }, &args).await;
     let repair = report.repair;
-    assert!(repair.spots_failed > 0 && !report.all_well(), "{report}");
+    assert!(repair.spots_failed > 0 && !report.passed(), "{report}");
     let received = report.figures.packets_received;
     let spots = repair.opened - repair.unauthentic;
     assert!(spots * 2 < received, "spots and repairs only: {spots} of {received}");
 
     let report = load_through(Harm::default(), &args).await;
-    assert!(report.all_well() && report.repair.opened > 10, "and harmless is harmless: {report}");
+    assert!(report.passed() && report.repair.opened > 10, "and harmless is harmless: {report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,18 +174,18 @@ async fn conference_audio_and_churn_are_all_well_and_leave_nothing_behind() {
 
     let args = ["--rooms", "2", "--per-room", "2", "--video-kbps", "300"];
     let report = run(scenario("conference", &args)).await;
-    assert!(report.all_well() && report.figures.viewers_connected == 4, "{report}");
+    assert!(report.passed() && report.figures.viewers_connected == 4, "{report}");
     assert!((340..=380).contains(&report.figures.frames_decodable), "{report}");
 
     let report = run(scenario("audio", &["--publishers", "2", "--viewers", "4"])).await;
     let figures = report.figures.clone();
-    assert!(report.all_well() && figures.frames_decodable == 0, "{report}");
+    assert!(report.passed() && figures.frames_decodable == 0, "{report}");
     assert!((580..=620).contains(&figures.packets_received), "50 a second for each: {report}");
     assert!(figures.latency_us.is_some() && figures.first_frame_ms.is_some(), "{report}");
 
     let args = ["--viewers", "3", "--per-second", "2", "--video-kbps", "300"];
     let report = run(scenario("churn", &args)).await;
-    assert!(report.all_well(), "{report}");
+    assert!(report.passed(), "{report}");
     assert!((8..=10).contains(&report.figures.viewers_connected), "3, and 6 more: {report}");
     assert_eq!(server.sessions(), 0, "every session was deleted");
 }
@@ -193,7 +193,7 @@ async fn conference_audio_and_churn_are_all_well_and_leave_nothing_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reordering_breaks_nothing() {
     let report = load_through(Harm { reorder: 100, ..Harm::default() }, &[]).await;
-    assert!(report.all_well(), "{report}");
+    assert!(report.passed(), "{report}");
     assert!(report.repair.filled > 0, "there was reordering: {report}");
     assert_eq!(report.figures.packets_lost, 0, "{report}");
 }
@@ -207,7 +207,7 @@ async fn absent_server_fails_every_session_and_ends_soon() {
     let url = format!("http://{free}/x");
     let began = std::time::Instant::now();
     let report = load(&["--whip", &url, "--whep", &url, "--viewers", "3"]).await;
-    assert!(!report.all_well());
+    assert!(!report.passed());
     assert_eq!((report.figures.viewers_failed, report.publishers_failed), (3, 1));
     assert!(began.elapsed().as_secs() < 5, "there was nothing to wait for");
 }

@@ -40,7 +40,7 @@ use crate::options::{Codec, Options};
 use crate::peer::{CONNECT_TIMEOUT, Over};
 use crate::publisher::{self, Beat, Keyframes};
 use crate::receiver::Receiver;
-use crate::rtp::{Outgoing, View};
+use crate::rtp::{OutgoingPacket, HeaderView};
 use crate::seat::Phase;
 use crate::session::{Context, Settled};
 use crate::stamp::Stamp;
@@ -297,7 +297,7 @@ impl Connection {
         let mut video_track: Option<(Arc<dyn TrackRemote>, u32)> = None;
         let receiver = watched.receiver;
         let mut events = self.events.lock().await;
-        receiver.count(connected, *phases.borrow_and_update() == Phase::Count);
+        receiver.set_counting(connected, *phases.borrow_and_update() == Phase::Count);
         loop {
             let first = receiver.first_frame().is_none().then_some(connected + FIRST_FRAME_TIMEOUT);
             let late = Instant::now() + Duration::from_secs(1);
@@ -311,15 +311,15 @@ impl Connection {
                         self.read(track);
                     }
                     Some(Event::Packet { kind, packet, at }) => {
-                        let view = View::of(&packet.header);
+                        let view = HeaderView::of(&packet.header);
                         let length = view.payload_at + packet.payload.len();
                         match kind {
                             RtpCodecKind::Video => {
                                 // The stack may name the track only once its first packet is there.
-                                let payload = receiver.wants_payload().then_some(packet.payload);
-                                receiver.video(at, &view, payload, length);
+                                let payload = receiver.needs_payload().then_some(packet.payload);
+                                receiver.on_video(at, &view, payload, length);
                             }
-                            _ => receiver.audio(at, &view, Some(&packet.payload), length),
+                            _ => receiver.on_audio(at, &view, Some(&packet.payload), length),
                         }
                         if receiver.first_frame().is_some() {
                             watched.settled = None;
@@ -335,8 +335,8 @@ impl Connection {
                         return Err(viewer::no_first_frame());
                     }
                     // The stack asks for lost packets itself.
-                    let wants = receiver.handle_timeout(now);
-                    if wants.keyframe && let Some((track, media_ssrc)) = &video_track {
+                    let requests = receiver.handle_timeout(now);
+                    if requests.keyframe && let Some((track, media_ssrc)) = &video_track {
                         let pli = PictureLossIndication { sender_ssrc: 0, media_ssrc: *media_ssrc };
                         track.write_rtcp(vec![Box::new(pli)]).await?;
                     }
@@ -345,7 +345,7 @@ impl Connection {
                 changed = phases.changed() => {
                     changed?;
                     let phase = *phases.borrow_and_update();
-                    receiver.count(Instant::now(), phase == Phase::Count);
+                    receiver.set_counting(Instant::now(), phase == Phase::Count);
                     if phase == Phase::Stop {
                         return Ok(());
                     }
@@ -412,7 +412,7 @@ impl Connection {
                         let last = payloads.len().saturating_sub(1);
                         for (n, payload) in payloads.into_iter().enumerate() {
                             video_sequence = video_sequence.wrapping_add(1);
-                            let packet = Outgoing::new(payload_type, video_sequence, timestamp, video_ssrc, n == last, &[], payload);
+                            let packet = OutgoingPacket::new(payload_type, video_sequence, timestamp, video_ssrc, n == last, &[], payload);
                             video.write_rtp(packet.into()).await?;
                             part.packets_sent += u64::from(counting);
                         }
@@ -422,7 +422,7 @@ impl Connection {
                         let sent_us = crate::since_start_us(now);
                         let stamp = Stamp { run: context.run, frame: tick as u32, sent_us, layer: 0, key: true };
                         let (timestamp, opus) = ((tick * 960) as u32, publisher::opus_silence(stamp));
-                        let packet = Outgoing::new(AUDIO_PT, audio_sequence, timestamp, audio_ssrc, tick == 0, &[], opus);
+                        let packet = OutgoingPacket::new(AUDIO_PT, audio_sequence, timestamp, audio_ssrc, tick == 0, &[], opus);
                         audio.write_rtp(packet.into()).await?;
                         part.packets_sent += u64::from(counting);
                     }
@@ -470,8 +470,8 @@ async fn local_ip(options: &Options) -> Result<std::net::IpAddr, Over> {
     Ok(socket.local_addr()?.ip())
 }
 
-impl From<Outgoing> for rtc::rtp::Packet {
-    fn from(packet: Outgoing) -> Self {
+impl From<OutgoingPacket> for rtc::rtp::Packet {
+    fn from(packet: OutgoingPacket) -> Self {
         Self { header: packet.header, payload: packet.payload }
     }
 }

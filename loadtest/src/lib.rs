@@ -5,7 +5,7 @@
 //!
 //! The way through: [`options`] (what to do) → [`run`] (publishers, ramp, window, drain; `crowd`) → `publisher` and `viewer`
 //! (one session each) → `session` (POST, DELETE) → `pool` and `seat` (loops that carry thousands of sockets) → `peer` (`ice`,
-//! `dtls`, SRTP) → `receiver` (`stream`: order and loss; `frame_checker`: what a decoder would say; `twcc`) → [`report`] (sum, JSON,
+//! `dtls`, SRTP) → `receiver` (`reorder_buffer`: order and loss; `frame_checker`: what a decoder would say; `twcc`) → [`report`] (sum, JSON,
 //! summary), [`html`] (`plot`). `full` is the same with a complete WebRTC stack instead of `session` and what is below it. [`generator`] watches
 //! whether we keep up ourselves.
 //! [`relay`] is a road of its own: a bad network between any clients and any server.
@@ -38,12 +38,12 @@ mod procfs;
 mod publisher;
 mod receiver;
 mod recording;
+mod reorder_buffer;
 mod rtp;
 mod sdp;
 mod seat;
 mod session;
 mod stamp;
-mod stream;
 mod twcc;
 mod video;
 mod viewer;

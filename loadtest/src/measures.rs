@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::stream::Counts;
-
 /// Latencies of frames. Two significant digits need about 10 KB for any number of latencies.
 pub(crate) type LatencyHistogram = Histogram<u32>;
 
@@ -45,8 +43,10 @@ pub(crate) struct PublisherResult {
 /// Media that one viewer received within the window.
 #[derive(Debug)]
 pub(crate) struct MediaMeasures {
-    /// Packets of both tracks.
-    pub(crate) packets: Counts,
+    /// Distinct packets received, of both tracks.
+    pub(crate) packets_received: u64,
+    /// Packets still missing after retransmission, of both tracks.
+    pub(crate) packets_lost: u64,
     /// Bytes of the packets received, RTP headers included.
     pub(crate) bytes: u64,
     /// Frames that a decoder could have shown.
@@ -69,7 +69,8 @@ impl MediaMeasures {
     /// Measures of a viewer that received nothing.
     pub(crate) fn new() -> Self {
         Self {
-            packets: Counts::default(),
+            packets_received: 0,
+            packets_lost: 0,
             bytes: 0,
             decodable: 0,
             broken: 0,

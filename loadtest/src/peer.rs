@@ -13,7 +13,7 @@ use rtc_rtcp::packet::Packet as RtcpPacket;
 
 use crate::dtls::{Dtls, Identity, Progress, Srtp};
 use crate::ice::{Agent, Credentials, Heard};
-use crate::rtp::Outgoing;
+use crate::rtp::OutgoingPacket;
 use crate::sdp::Answer;
 
 /// From the answer to media keys; past it the connection has failed.
@@ -193,7 +193,7 @@ impl Peer {
     ///
     /// # Errors
     /// If the keys are used up or not there.
-    pub(crate) fn send_rtp(&mut self, packet: &Outgoing) -> Result<usize, Over> {
+    pub(crate) fn send_rtp(&mut self, packet: &OutgoingPacket) -> Result<usize, Over> {
         let to = self.ice.remote_addr();
         let srtp = self.srtp.as_mut().ok_or_else(|| Over("not connected".to_owned()))?;
         let clear = packet.bytes()?;

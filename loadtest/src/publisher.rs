@@ -21,7 +21,7 @@ use crate::live::Live;
 use crate::measures::PublisherResult;
 use crate::options::{Codec, Video};
 use crate::peer::{Over, Peer};
-use crate::rtp::Outgoing;
+use crate::rtp::OutgoingPacket;
 use crate::sdp::{Answer, Media, RIDS, Sources, Wish};
 use crate::seat::{Phase, Role};
 use crate::session::{Context, Session, Settled};
@@ -186,7 +186,7 @@ struct Layer {
     rid: &'static str,
     rtx_ssrc: u32,
     rtx_sequence: u16,
-    history: VecDeque<Outgoing>,
+    history: VecDeque<OutgoingPacket>,
 }
 
 /// The numbering of one source, and what a sender report says about it.
@@ -287,7 +287,7 @@ impl Publisher {
                 let ssrc = layer.line.ssrc;
                 let pt = media.payload_type;
                 let packet =
-                    Outgoing::new(pt, sequence, timestamp, ssrc, at == last, &extensions, payload);
+                    OutgoingPacket::new(pt, sequence, timestamp, ssrc, at == last, &extensions, payload);
                 peer.send_rtp(&packet)?;
                 self.sent += u64::from(self.counting);
                 if layer.history.len() == HISTORY {
@@ -311,7 +311,7 @@ impl Publisher {
         let names = [(media.mid_id, &*media.mid)];
         let extensions = extensions(&names, media.twcc_id, &mut self.wide);
         let pt = media.payload_type;
-        peer.send_rtp(&Outgoing::new(
+        peer.send_rtp(&OutgoingPacket::new(
             pt,
             sequence,
             timestamp,

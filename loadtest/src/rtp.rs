@@ -12,7 +12,7 @@ pub(crate) const PAYLOAD_MAX: usize = 1160;
 
 /// The header fields of a received packet; they are in the clear in SRTP as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct View {
+pub(crate) struct HeaderView {
     /// Last packet of a frame.
     pub(crate) marker: bool,
     /// Payload type.
@@ -28,7 +28,7 @@ pub(crate) struct View {
     has_padding: bool,
 }
 
-impl View {
+impl HeaderView {
     /// Reads the header; `None` if the bytes are no RTP packet.
     pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
         let fixed: &[u8; 12] = packet.first_chunk()?;
@@ -118,14 +118,14 @@ pub(crate) fn extension_u16(packet: &[u8], id: u8) -> Option<u16> {
 
 /// A packet to send, in the clear.
 #[derive(Debug, Clone)]
-pub(crate) struct Outgoing {
+pub(crate) struct OutgoingPacket {
     /// The header, extensions included.
     pub(crate) header: Header,
     /// The payload.
     pub(crate) payload: Bytes,
 }
 
-impl Outgoing {
+impl OutgoingPacket {
     /// A packet with one-byte header extensions `(id, value)` (RFC 8285 section 4.2).
     pub(crate) fn new(
         payload_type: u8,
@@ -188,9 +188,9 @@ mod tests {
     fn view_reads_what_was_built_and_finds_the_payload_behind_extensions() {
         let extensions = [(1, Bytes::from_static(b"0")), (2, Bytes::from_static(b"high"))];
         let built =
-            Outgoing::new(102, 65_535, 90_000, 7, true, &extensions, Bytes::from_static(b"media"));
+            OutgoingPacket::new(102, 65_535, 90_000, 7, true, &extensions, Bytes::from_static(b"media"));
         let bytes = built.bytes().expect("marshals").freeze();
-        let view = View::parse(&bytes).expect("parses");
+        let view = HeaderView::parse(&bytes).expect("parses");
         assert_eq!((view.payload_type, view.sequence, view.timestamp), (102, 65_535, 90_000));
         assert_eq!((view.ssrc, view.marker), (7, true));
         assert_eq!(view.payload(bytes).as_deref(), Some(&b"media"[..]));
@@ -201,7 +201,7 @@ mod tests {
         let number = Bytes::from_static(&[0x12, 0x34]);
         let extensions =
             [(1, Bytes::from_static(b"0")), (4, number), (9, Bytes::from_static(b"x"))];
-        let built = Outgoing::new(102, 1, 1, 7, true, &extensions, Bytes::new());
+        let built = OutgoingPacket::new(102, 1, 1, 7, true, &extensions, Bytes::new());
         let bytes = built.bytes().expect("marshals");
         assert_eq!(extension_u16(&bytes, 4), Some(0x1234));
         assert_eq!((extension_u16(&bytes, 1), extension_u16(&bytes, 5)), (None, None));
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn retransmission_carries_the_original_number_in_front() {
-        let original = Outgoing::new(102, 0x1234, 1, 7, true, &[], Bytes::from_static(b"media"));
+        let original = OutgoingPacket::new(102, 0x1234, 1, 7, true, &[], Bytes::from_static(b"media"));
         let rtx = original.as_rtx(103, 5, 8, &[]);
         assert_eq!(
             (rtx.header.payload_type, rtx.header.sequence_number, rtx.header.ssrc),
@@ -228,7 +228,7 @@ mod tests {
     fn padding_is_cut_off_and_impossible_padding_refused() {
         let mut packet = vec![0xa0, 102, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7];
         packet.extend_from_slice(b"ab\0\0\x03");
-        let view = View::parse(&packet).expect("parses");
+        let view = HeaderView::parse(&packet).expect("parses");
         assert_eq!(view.payload(Bytes::from(packet.clone())).as_deref(), Some(&b"ab"[..]));
         *packet.last_mut().expect("has bytes") = 200;
         assert_eq!(view.payload(Bytes::from(packet)), None);
@@ -236,8 +236,8 @@ mod tests {
 
     #[test]
     fn short_or_foreign_bytes_are_not_rtp() {
-        assert_eq!(View::parse(&[0x80; 11]), None);
-        assert_eq!(View::parse(&[0x00; 20]), None);
-        assert_eq!(View::parse(&[0x9f; 20]), None, "extension runs past the end");
+        assert_eq!(HeaderView::parse(&[0x80; 11]), None);
+        assert_eq!(HeaderView::parse(&[0x00; 20]), None);
+        assert_eq!(HeaderView::parse(&[0x9f; 20]), None, "extension runs past the end");
     }
 }

@@ -20,9 +20,10 @@ use crate::live::Live;
 use crate::measures::ViewerResult;
 use crate::options::{Codec, Options};
 use crate::peer::{Over, Peer};
-use crate::receiver::{Level, Receiver};
+use crate::receiver::{CheckLevel, Receiver};
+use crate::reorder_buffer::Reception;
 use crate::recording;
-use crate::rtp::{self, View};
+use crate::rtp::{self, HeaderView};
 use crate::sdp::{Answer, Media, Wish};
 use crate::seat::{Phase, Role};
 use crate::session::{Context, Session, Settled};
@@ -81,7 +82,7 @@ pub(crate) fn codec(options: &Options) -> Option<Codec> {
 pub(crate) fn receiver(context: &Context, index: u32, now: Instant) -> Receiver {
     let options = &context.options;
     let stamped = options.publishers > 0;
-    Receiver::new(now, Level::of(options, index), codec(options), stamped, context.run)
+    Receiver::new(now, CheckLevel::of_viewer(options, index), codec(options), stamped, context.run)
 }
 
 /// A viewer's part of the report. `counted`: the window was open while it was there.
@@ -99,7 +100,7 @@ pub(crate) fn result(
     let first_frame_ms = ms(receiver.first_frame());
     let measured = receiver.finish();
     let mut failure = over.err().map(|over| over.0);
-    if failure.is_none() && counted && measured.packets.received == 0 {
+    if failure.is_none() && counted && measured.packets_received == 0 {
         failure = Some("no media in the window".to_owned());
     } else if failure.is_none() && measured.silent_at_end {
         failure = Some("media stopped before the window ended".to_owned());
@@ -149,10 +150,16 @@ struct Source {
     ssrc: Option<u32>,
     /// Middle 32 bits of the last sender report's NTP time, and when it came.
     last_report: Option<(u32, Instant)>,
-    /// Passed and lost at the last report, for the fraction.
-    before: (u64, u64),
+    /// Numbers at the last report, for the fraction lost since then.
+    reported: Reported,
     cycles: u32,
-    newest: u16,
+    highest_seq: u16,
+}
+
+#[derive(Debug, Default)]
+struct Reported {
+    expected: u64,
+    lost: u64,
 }
 
 /// Frames kept for `--record`: five minutes at 30 per second.
@@ -165,7 +172,7 @@ impl Viewer {
         let mut receiver = receiver(context, index, now);
         let records = index == 0 && options.common.record.is_some();
         if records {
-            receiver.record();
+            receiver.start_recording();
         }
         Self {
             context: context.clone(),
@@ -214,7 +221,7 @@ impl Viewer {
     }
 
     fn media(&mut self, now: Instant, peer: &mut Peer, datagram: &[u8]) -> Option<()> {
-        let view = View::parse(datagram)?;
+        let view = HeaderView::parse(datagram)?;
         if let Some((id, twcc)) = &mut self.twcc
             && let Some(number) = rtp::extension_u16(datagram, *id)
         {
@@ -222,34 +229,34 @@ impl Viewer {
         }
         let pt = Some(view.payload_type);
         let is_rtx = pt == self.video.rtx;
-        let is_spot = self.receiver.spots(&view);
-        if !is_rtx && !is_spot && !self.receiver.wants_payload() {
+        let is_sample = self.receiver.samples(&view);
+        if !is_rtx && !is_sample && !self.receiver.needs_payload() {
             // By the header alone; the tag at the end is not counted.
             let length = datagram.len().saturating_sub(16);
             if view.payload_type == self.video.payload_type {
                 self.video_source.ssrc = Some(view.ssrc);
-                self.receiver.video(now, &view, None, length);
+                self.receiver.on_video(now, &view, None, length);
             } else if view.payload_type == self.audio.payload_type {
                 self.audio_source.ssrc = Some(view.ssrc);
-                self.receiver.audio(now, &view, None, length);
+                self.receiver.on_audio(now, &view, None, length);
             }
             return Some(());
         }
         let clear = peer.open(datagram);
-        self.receiver.opened(clear.is_some());
+        self.receiver.on_decrypted(clear.is_some());
         let clear = clear?;
         let length = clear.len();
         let payload = view.payload(clear)?;
         if is_rtx {
-            self.receiver.video_again(now, &view, &payload);
+            self.receiver.on_retransmission(now, &view, &payload);
         } else if view.payload_type == self.video.payload_type {
             self.video_source.ssrc = Some(view.ssrc);
             // A frame is judged by headers or by payloads, never by half of them.
-            let payload = self.receiver.wants_payload().then_some(payload);
-            self.receiver.video(now, &view, payload, length);
+            let payload = self.receiver.needs_payload().then_some(payload);
+            self.receiver.on_video(now, &view, payload, length);
         } else if view.payload_type == self.audio.payload_type {
             self.audio_source.ssrc = Some(view.ssrc);
-            self.receiver.audio(now, &view, Some(&payload), length);
+            self.receiver.on_audio(now, &view, Some(&payload), length);
         }
         Some(())
     }
@@ -318,7 +325,7 @@ impl Role for Viewer {
         if self.receiver.first_frame().is_none() && now >= connected + FIRST_FRAME_TIMEOUT {
             return Err(no_first_frame());
         }
-        let wants = self.receiver.handle_timeout(now);
+        let requests = self.receiver.handle_timeout(now);
         self.congestion_feedback(now, peer)?;
         if now >= self.next_progress {
             self.next_progress = now + PROGRESS_INTERVAL;
@@ -327,11 +334,11 @@ impl Role for Viewer {
         if let Some(media_ssrc) = self.video_source.ssrc {
             let sender_ssrc = self.ssrc;
             let mut feedback: Vec<Box<dyn RtcpPacket>> = Vec::new();
-            if !wants.packets.is_empty() && self.video.nack {
-                let nacks = nack_pairs_from_sequence_numbers(&wants.packets);
+            if !requests.nacks.is_empty() && self.video.nack {
+                let nacks = nack_pairs_from_sequence_numbers(&requests.nacks);
                 feedback.push(Box::new(TransportLayerNack { sender_ssrc, media_ssrc, nacks }));
             }
-            if wants.keyframe {
+            if requests.keyframe {
                 feedback.push(Box::new(PictureLossIndication { sender_ssrc, media_ssrc }));
             }
             if !feedback.is_empty() {
@@ -362,28 +369,30 @@ impl Viewer {
         let before = std::mem::replace(&mut self.counts_since, since);
         self.counted |=
             before.is_some_and(|before| now.saturating_duration_since(before) >= COUNTED_MIN);
-        self.receiver.count(now, counts);
+        self.receiver.set_counting(now, counts);
     }
 }
 
 impl Source {
-    /// A report block (RFC 3550 section 6.4.1) from highest number, numbers passed and lost.
-    fn report(&mut self, now: Instant, reception: (u16, u64, u64)) -> Option<ReceptionReport> {
-        let (newest, passed, lost) = reception;
+    /// The report block for `reception` (RFC 3550 section 6.4.1); `None` as long as the SSRC is not known.
+    fn report(&mut self, now: Instant, reception: Reception) -> Option<ReceptionReport> {
+        let Reception { highest_seq, expected, lost } = reception;
         let ssrc = self.ssrc?;
-        self.cycles += u32::from(newest < self.newest && self.newest - newest > 0x8000);
-        self.newest = newest;
-        let (passed_now, lost_now) = (passed - self.before.0, lost - self.before.1);
-        self.before = (passed, lost);
+        self.cycles +=
+            u32::from(highest_seq < self.highest_seq && self.highest_seq - highest_seq > 0x8000);
+        self.highest_seq = highest_seq;
+        let (expected_now, lost_now) =
+            (expected - self.reported.expected, lost - self.reported.lost);
+        self.reported = Reported { expected, lost };
         let (last_sender_report, delay) = self.last_report.map_or((0, 0), |(ntp, at)| {
             let delay = now.saturating_duration_since(at).as_secs_f64() * 65_536.0;
             (ntp, delay as u32)
         });
         Some(ReceptionReport {
             ssrc,
-            fraction_lost: (lost_now * 256).checked_div(passed_now).unwrap_or(0).min(255) as u8,
+            fraction_lost: (lost_now * 256).checked_div(expected_now).unwrap_or(0).min(255) as u8,
             total_lost: u32::try_from(lost).unwrap_or(u32::MAX).min(0x7f_ffff),
-            last_sequence_number: (self.cycles << 16) | u32::from(newest),
+            last_sequence_number: (self.cycles << 16) | u32::from(highest_seq),
             jitter: 0,
             last_sender_report,
             delay,

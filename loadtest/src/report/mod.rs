@@ -5,12 +5,11 @@
 
 mod figures;
 mod summary;
-mod totals;
+pub(crate) mod totals;
 
 use std::collections::BTreeMap;
 
 pub use figures::{Figures, JoinTimes, Latency};
-pub(crate) use totals::Totals;
 
 use crate::generator::GeneratorHealth;
 use crate::measures::RepairCounts;

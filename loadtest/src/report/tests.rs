@@ -1,5 +1,6 @@
 //! Sums over sessions, the verdict, the summary and the fields of the JSON.
 
+use super::totals::Totals;
 use super::*;
 use crate::measures::{MediaMeasures, PublisherResult, ViewerResult};
 
@@ -16,8 +17,8 @@ fn report_of(
 
 fn viewer(received: u64, failure: Option<&str>) -> ViewerResult {
     let mut media = MediaMeasures::new();
-    media.packets.received = received;
-    media.packets.lost = 1;
+    media.packets_received = received;
+    media.packets_lost = 1;
     media.bytes = received * 1000;
     media.decodable = 10;
     media.latency_us.record(1500).expect("in range");
@@ -76,7 +77,7 @@ fn run_with_a_limited_generator_is_inconclusive_and_says_why() {
         ..GeneratorHealth::default()
     };
     let mut lost = viewer(1, None);
-    lost.media.packets.lost = 3;
+    lost.media.packets_lost = 3;
     let mut report = report_of(1.0, vec![], vec![lost]);
     assert_eq!((report.verdict(), report.verdict().exit_code()), (RunVerdict::Passed, 0));
     report.generator = limited.clone();
@@ -85,7 +86,7 @@ fn run_with_a_limited_generator_is_inconclusive_and_says_why() {
     assert!(text.contains("Do not blame") && text.contains("7 datagrams"), "{text}");
     assert_eq!(report.json()["generator"]["limited"], true);
     let mut clean = viewer(1, None);
-    clean.media.packets.lost = 0;
+    clean.media.packets_lost = 0;
     let report = Report { generator: limited, ..report_of(1.0, vec![], vec![clean]) };
     assert_eq!(report.verdict(), RunVerdict::Passed, "nothing was lost or broken");
 }

@@ -36,8 +36,8 @@ impl Totals {
         figures.viewers_connected += u32::from(result.connected);
         figures.viewers_failed += u32::from(result.failure.is_some());
         let media = result.media;
-        figures.packets_received += media.packets.received;
-        figures.packets_lost += media.packets.lost;
+        figures.packets_received += media.packets_received;
+        figures.packets_lost += media.packets_lost;
         figures.bytes_received += media.bytes;
         figures.frames_decodable += media.decodable;
         figures.frames_broken += media.broken;

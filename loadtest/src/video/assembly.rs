@@ -3,23 +3,14 @@
 //! Knows the packetization and framing of each codec, but neither packet loss nor the frames before: that is `frame_checker`'s,
 //! which calls this. Next: `h264_assembly`, `vp8_assembly`.
 
+use super::frame_content::FrameContent;
 use super::h264_assembly::H264Assembly;
 use super::vp8_assembly::Vp8Assembly;
 use crate::flaw::Flaw;
 use crate::options::Codec;
-use crate::stamp::Stamp;
 
 /// Maximum bytes of one frame. A larger frame is broken.
 const FRAME_BYTES_MAX: usize = 4 << 20;
-
-/// What a complete frame contains.
-#[derive(Debug)]
-pub(crate) struct FrameContent {
-    /// Whether the frame is a keyframe.
-    pub(crate) key: bool,
-    /// The publisher's stamp, if there is one.
-    pub(crate) stamp: Option<Stamp>,
-}
 
 /// One frame of a codec.
 #[derive(Debug)]

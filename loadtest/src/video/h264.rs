@@ -8,8 +8,8 @@
 
 use bytes::Bytes;
 
-use super::Size;
 use super::bits::BitWriter;
+use super::size::Size;
 use crate::rtp::PAYLOAD_MAX;
 use crate::stamp::{self, Stamp};
 

@@ -2,8 +2,9 @@
 //!
 //! Called by `assembly`. The publisher's side is `h264`.
 
-use super::assembly::FrameContent;
-use super::{SIZES, h264};
+use super::frame_content::FrameContent;
+use super::h264;
+use super::size::SIZES;
 use crate::flaw::Flaw;
 use crate::stamp::{self, Stamp};
 

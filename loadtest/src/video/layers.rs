@@ -2,7 +2,7 @@
 //!
 //! Called by `publisher` and `full`.
 
-use super::{SIZES, Size};
+use super::size::{SIZES, Size};
 use crate::options::Video;
 
 /// Bitrate of a layer as a fraction of the next larger one: one third.

@@ -5,23 +5,20 @@
 
 mod assembly;
 mod bits;
+mod frame_content;
 mod h264;
 mod h264_assembly;
 mod layers;
+mod size;
 mod source;
 mod vp8;
 mod vp8_assembly;
 
-pub(crate) use assembly::{FrameAssembly, FrameContent};
+pub(crate) use assembly::FrameAssembly;
+pub(crate) use frame_content::FrameContent;
 pub(crate) use layers::{LayerSpec, layers};
 pub(crate) use source::Source;
 pub(crate) use vp8::CLIP_FRAMES;
-
-/// Width and height of a picture in pixels.
-pub(crate) type Size = (u32, u32);
-
-/// Picture sizes by simulcast layer. Without simulcast the middle size is used.
-pub(crate) const SIZES: [Size; 3] = [(320, 180), (640, 360), (1280, 720)];
 
 /// Video options for tests: one layer at 1400 kbit/s.
 #[cfg(test)]

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 
-use super::{CLIP_FRAMES, LayerSpec, h264, vp8};
+use super::layers::LayerSpec;
+use super::vp8::CLIP_FRAMES;
+use super::{h264, vp8};
 use crate::options::{Codec, Video};
 use crate::stamp::Stamp;
 
@@ -74,7 +76,8 @@ impl Source {
 mod tests {
     use super::*;
     use crate::frame_checker::{FrameChecker, FrameJudgement, FramePacket};
-    use crate::video::{SIZES, test_options as options};
+    use crate::video::size::SIZES;
+    use crate::video::test_options as options;
 
     #[test]
     fn frame_sizes_vary_around_a_steady_mean() {

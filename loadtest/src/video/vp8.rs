@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::Size;
+use super::size::Size;
 use crate::rtp::PAYLOAD_MAX;
 use crate::stamp::{self, Stamp};
 

@@ -2,7 +2,7 @@
 //!
 //! Called by `assembly`. The publisher's side is `vp8`.
 
-use super::assembly::FrameContent;
+use super::frame_content::FrameContent;
 use crate::flaw::Flaw;
 use crate::stamp::{self, Stamp};
 

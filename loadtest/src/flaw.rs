@@ -23,12 +23,12 @@ impl Flaw {
     /// The text in the report. It is also the key in the JSON field `flaws`.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Self::Incomplete => "incomplete: packets of it never came",
-            Self::Altered => "altered: authentic packets, other bytes than were sent",
+            Self::Incomplete => "incomplete: some of its packets never arrived",
+            Self::Altered => "altered: authentic packets, but other bytes than were sent",
             Self::ParameterSets => "keyframe without its parameter sets",
-            Self::Missing => "missing: never delivered, without a gap in the numbers of packets",
-            Self::Reference => "whole, but referring to a frame that could not be shown",
-            Self::AlteredAudio => "sound altered: authentic, other bytes",
+            Self::Missing => "missing: never delivered, without a gap in the sequence numbers",
+            Self::Reference => "complete, but refers to a frame that could not be shown",
+            Self::AlteredAudio => "audio altered: authentic packet, but other bytes than were sent",
         }
     }
 }

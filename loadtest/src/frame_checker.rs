@@ -1,8 +1,9 @@
 //! Packets in order go in; for each frame comes out whether a decoder could have shown it.
 //!
-//! It checks what no receiver statistic shows: a frame is complete by its codec's framing, its bytes are those that the publisher
-//! stamped, the stream begins with a keyframe and parameter sets, and no frame in between is missing. It never reads a clock.
-//! Called by `receiver`; the codecs are in `video::assembly`.
+//! It checks what no receiver statistic shows: a frame is complete by its codec's framing, its
+//! bytes are those that the publisher stamped, the stream begins with a keyframe and parameter
+//! sets, and no frame in between is missing. It never reads a clock. Called by `receiver`; the
+//! codecs are in `video::assembly`.
 
 use bytes::Bytes;
 
@@ -11,7 +12,8 @@ use crate::options::Codec;
 use crate::stamp::Stamp;
 use crate::video::{FrameAssembly, FrameContent};
 
-/// Maximum frames that one gap in the frame numbers counts as missing. A larger gap means that the publisher began anew.
+/// Maximum frames that one gap in the frame numbers counts as missing. A larger gap means that the
+/// publisher started again.
 const MISSING_MAX: u32 = 10_000;
 
 /// A packet of a frame.
@@ -49,9 +51,11 @@ pub(crate) struct FrameChecker {
     /// Whether the frame before could be shown, so that the next frame may refer to it.
     intact: bool,
     last: Option<Stamp>,
-    /// Broken frames since `last` that were already reported. They explain as many missing frame numbers.
+    /// Broken frames since `last` that were already reported. They explain as many missing frame
+    /// numbers.
     explained: u32,
-    /// Whether a packet was lost since the last frame ended, so that a complete frame may be missing.
+    /// Whether a packet was lost since the last frame ended, so that a complete frame may be
+    /// missing.
     gap_before: bool,
     /// RTP timestamp of the last frame that ended. More packets with this timestamp are padding.
     ended: Option<u32>,
@@ -73,7 +77,8 @@ struct CurrentFrame {
 }
 
 impl FrameChecker {
-    /// A checker for frames of `codec`. With `stamped` a frame without stamp is one that lost its stamp.
+    /// A checker for frames of `codec`. With `stamped` a frame without stamp is one that lost its
+    /// stamp.
     pub(crate) fn new(codec: Codec, stamped: bool) -> Self {
         Self {
             codec,
@@ -88,7 +93,8 @@ impl FrameChecker {
         }
     }
 
-    /// Takes the next packet in order, and appends the judgements that it allows to `out`, in order.
+    /// Takes the next packet in order, and appends the judgements that it allows to `out`, in
+    /// order.
     pub(crate) fn on_packet(&mut self, packet: &FramePacket, out: &mut Vec<FrameJudgement>) {
         if self.current.as_ref().is_some_and(|current| current.timestamp != packet.timestamp) {
             // No marker came: the frame before has no end.
@@ -108,7 +114,8 @@ impl FrameChecker {
         });
         match &packet.payload {
             Some(payload) => current.well_formed &= current.assembly.push(payload),
-            // Headers do not show where a frame begins. After a loss nobody knows how much of the frame is missing.
+            // Headers do not show where a frame begins. After a loss it is unknown how much of the
+            // frame is missing.
             None => {
                 current.headers_only = true;
                 current.complete &= !begins_after_gap;
@@ -132,7 +139,7 @@ impl FrameChecker {
         }
     }
 
-    /// Notes that the sequence numbers began anew: frames after this do not refer to frames before.
+    /// Notes a new numbering of the packets: frames after this do not refer to frames before.
     pub(crate) fn on_restart(&mut self, out: &mut Vec<FrameJudgement>) {
         if self.current.is_some() {
             self.drop_incomplete(out);
@@ -169,7 +176,7 @@ impl FrameChecker {
             return self.broken(Flaw::Incomplete, out);
         }
         if current.headers_only {
-            // All packets are there. Headers tell no more.
+            // All packets arrived. Headers say no more.
             self.intact = true;
             self.explained = 0;
             return out.push(FrameJudgement::Decodable { key: false, stamp: None });
@@ -189,7 +196,8 @@ impl FrameChecker {
         if let (Some(stamp), Some(last)) = (stamp, self.last) {
             let step = stamp.frame.wrapping_sub(last.frame);
             if stamp.run != last.run || stamp.layer != last.layer {
-                // A server that switches layers may leave out frames, if it continues with a keyframe.
+                // A server that switches layers may leave out frames, if it continues with a
+                // keyframe.
                 self.intact = false;
             } else if step != 1 {
                 let missing = if step <= MISSING_MAX { step.saturating_sub(1) } else { 0 };

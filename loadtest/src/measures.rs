@@ -1,7 +1,9 @@
-//! What sessions measure: the result of each session, and the counts that a viewer reports while it runs.
+//! What sessions measure: the result of each session, and the counts that a viewer reports while it
+//! runs.
 //!
-//! Values only: nothing here looks at a packet or a clock. Filled by `receiver`, `viewer` and `publisher`. Read by `report`, which
-//! adds results up, and by `live`, which shows the progress of a run.
+//! Values only: nothing here looks at a packet or a clock. Filled by `receiver`, `viewer` and
+//! `publisher`. Read by `report`, which adds results up, and by `live`, which shows the progress of
+//! a run.
 
 use std::collections::BTreeMap;
 
@@ -83,7 +85,8 @@ impl MediaMeasures {
     }
 }
 
-/// Retransmissions, authentication and keyframe requests of viewers within the window. The fields are JSON fields.
+/// Retransmissions, authentication and keyframe requests of viewers within the window. The fields
+/// are JSON fields.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub struct RepairCounts {
     /// Packets that filled a gap, late or retransmitted.
@@ -96,7 +99,8 @@ pub struct RepairCounts {
     pub opened: u64,
     /// Decrypted packets that failed authentication.
     pub unauthentic: u64,
-    /// Failed authentications at viewers that check samples only. More packets may be wrong that no viewer checked.
+    /// Failed authentications at viewers that check samples only. More packets may be wrong that no
+    /// viewer checked.
     pub spots_failed: u64,
     /// Sequence numbers requested by NACK.
     pub nacked: u64,

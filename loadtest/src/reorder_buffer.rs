@@ -1,6 +1,8 @@
-//! Puts the packets of one RTP stream in order, requests missing packets, and counts them as lost after a time.
+//! Puts the packets of one RTP stream in order, requests missing packets, and counts them as lost
+//! after a time.
 //!
-//! Pure: time comes in, values go out. Called by `receiver`, which passes packets in order on to `frame_checker`.
+//! Pure: time comes in, values go out. Called by `receiver`, which passes packets in order on to
+//! `frame_checker`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,7 +10,8 @@ use std::time::{Duration, Instant};
 /// Time after which a packet that is still missing is lost, from when its gap was seen.
 pub(crate) const LOSS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time between two NACKs for the same packet: the round trip that browsers assume as long as they know none.
+/// Time between two NACKs for the same packet: the round trip that browsers assume as long as they
+/// know none.
 const NACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Time before the first NACK for a packet, which may only be late.
@@ -115,7 +118,8 @@ impl<T> ReorderBuffer<T> {
         }
     }
 
-    /// Opens or closes the window. Sequence numbers first seen while it is open are counted, even if their packets come later.
+    /// Opens or closes the window. Sequence numbers first seen while it is open are counted, even
+    /// if their packets come later.
     pub(crate) fn set_counting(&mut self, counting: bool) {
         self.counting = counting;
     }
@@ -206,7 +210,8 @@ impl<T> ReorderBuffer<T> {
         due_now
     }
 
-    /// Whether a packet is missing, so that [`Self::packets_to_nack`] and [`Self::pop`] need a timer.
+    /// Whether a packet is missing, so that [`Self::packets_to_nack`] and [`Self::pop`] need a
+    /// timer.
     pub(crate) fn has_gaps(&self) -> bool {
         self.missing > 0
     }

@@ -1,6 +1,7 @@
-//! The offers of publishers and viewers, and what matters in the answer.
+//! The offers of publishers and viewers, and what clients need of the answer.
 //!
-//! Offers look like a browser's with one codec: BUNDLE, rtcp-mux, `actpass`, RTX, NACK, PLI. Called by `session`.
+//! Offers look like a browser's with one codec: BUNDLE, rtcp-mux, `actpass`, RTX, NACK, PLI. Called
+//! by `session`.
 
 use std::io::Cursor;
 use std::net::SocketAddr;
@@ -12,13 +13,13 @@ use crate::dtls::Identity;
 use crate::ice::Credentials;
 use crate::options::Codec;
 
-/// Header extension id of the MID in our offers (RFC 9143).
+/// Header extension id of the MID in the offers (RFC 9143).
 const MID_ID: u8 = 1;
 /// Header extension id of the RID (RFC 8852).
 const RID_ID: u8 = 2;
 /// Header extension id of the repaired RID (RFC 8852).
 const RRID_ID: u8 = 3;
-/// Header extension id of the transport-wide number.
+/// Header extension id of the transport-wide sequence number.
 const TWCC_ID: u8 = 4;
 
 const MID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
@@ -27,34 +28,34 @@ const RRID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id";
 
 const TWCC_URI: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 
-/// Simulcast layers by name, smallest first.
+/// Rids of the simulcast layers, smallest first.
 pub(crate) const RIDS: [&str; 3] = ["l", "m", "h"];
 
-/// Candidates that are tried.
+/// Maximum candidates that are checked.
 const CANDIDATES_MAX: usize = 8;
 
 const AUDIO_PT: u8 = 111;
 
-/// What an offer is to contain.
+/// What an offer contains.
 #[derive(Debug, Clone)]
-pub(crate) struct Wish {
-    /// The video codec; `None` for audio alone.
+pub(crate) struct OfferConfig {
+    /// The video codec; `None` without video.
     pub(crate) codec: Option<Codec>,
     /// Whether there is audio.
     pub(crate) audio: bool,
     /// Whether transport-wide congestion feedback is offered.
     pub(crate) twcc: bool,
-    /// What a publisher sends; `None` for a viewer.
-    pub(crate) sends: Option<Sources>,
+    /// The SSRCs of a publisher; `None` for a viewer.
+    pub(crate) sends: Option<PublisherSsrcs>,
 }
 
-/// The sources of a publisher.
+/// The SSRCs of a publisher.
 #[derive(Debug, Clone)]
-pub(crate) struct Sources {
-    /// Audio source.
+pub(crate) struct PublisherSsrcs {
+    /// SSRC of the audio.
     pub(crate) audio: u32,
-    /// Video and retransmission source of each layer, smallest first. They are named in the offer if there is one layer only;
-    /// with several the rids name them.
+    /// SSRCs of media and retransmissions of each layer, smallest first. The offer names them if
+    /// there is only one layer. With simulcast it names the rids instead.
     pub(crate) video: Vec<(u32, u32)>,
 }
 
@@ -65,45 +66,45 @@ pub(crate) struct Answer {
     pub(crate) credentials: Credentials,
     /// The server's `sha-256` fingerprints, upper case.
     pub(crate) fingerprints: Vec<String>,
-    /// The server waits for our ClientHello.
+    /// Whether the server is the DTLS server and waits for a ClientHello.
     pub(crate) server_is_passive: bool,
-    /// UDP host candidates, then the others, in the server's order.
+    /// UDP candidates: host candidates first, then the others, both in the server's order.
     pub(crate) candidates: Vec<SocketAddr>,
-    /// Video, if it was accepted.
-    pub(crate) video: Option<Media>,
-    /// Audio, if it was accepted.
-    pub(crate) audio: Option<Media>,
+    /// Video, if the server accepted it.
+    pub(crate) video: Option<NegotiatedMedia>,
+    /// Audio, if the server accepted it.
+    pub(crate) audio: Option<NegotiatedMedia>,
 }
 
-/// An accepted media section.
+/// An m-line that the server accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Media {
+pub(crate) struct NegotiatedMedia {
     /// `a=mid`.
     pub(crate) mid: String,
     /// Payload type of the codec.
     pub(crate) payload_type: u8,
     /// Payload type of retransmissions, if negotiated.
     pub(crate) rtx: Option<u8>,
-    /// Whether the other side answers or sends NACKs.
+    /// Whether NACK was negotiated.
     pub(crate) nack: bool,
-    /// Header extension ids that were accepted.
+    /// Header extension id of the mid, if negotiated.
     pub(crate) mid_id: Option<u8>,
-    /// As above.
+    /// Header extension id of the rid, if negotiated.
     pub(crate) rid_id: Option<u8>,
-    /// As above.
+    /// Header extension id of the repaired rid, if negotiated.
     pub(crate) rrid_id: Option<u8>,
-    /// As above.
+    /// Header extension id of the transport-wide sequence number, if negotiated.
     pub(crate) twcc_id: Option<u8>,
-    /// The source that the other side announced, if it did.
+    /// The SSRC that the server announced, if it did.
     pub(crate) ssrc: Option<u32>,
-    /// Layers the server takes, in our names; empty without simulcast.
+    /// Rids of the layers that the server accepted; empty without simulcast.
     pub(crate) rids: Vec<String>,
 }
 
-/// The offer.
-pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> String {
+/// The offer of `config`, as SDP.
+pub(crate) fn offer(config: &OfferConfig, local: &Credentials, identity: &Identity) -> String {
     let id = rand::random::<u64>() >> 2;
-    let mids = if wish.audio && wish.codec.is_some() { "0 1" } else { "0" };
+    let mids = if config.audio && config.codec.is_some() { "0 1" } else { "0" };
     let mut sdp = format!(
         "v=0\r\no=- {id} 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE {mids}\r\n\
          a=extmap-allow-mixed\r\na=msid-semantic: WMS load\r\n"
@@ -121,7 +122,7 @@ pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> St
              a=rtcp-mux\r\na=rtcp-mux-only\r\na=rtcp-rsize\r\n",
             local.ufrag, local.password, identity.fingerprint
         );
-        if wish.twcc {
+        if config.twcc {
             let pt = formats.split(' ').next().unwrap_or_default();
             sdp += &format!("a=extmap:{TWCC_ID} {TWCC_URI}\r\na=rtcp-fb:{pt} transport-cc\r\n");
         }
@@ -131,21 +132,21 @@ pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> St
         mid += 1;
     };
 
-    let direction = if wish.sends.is_some() { "sendonly" } else { "recvonly" };
-    if wish.audio {
+    let direction = if config.sends.is_some() { "sendonly" } else { "recvonly" };
+    if config.audio {
         let mut lines = vec![
             direction.to_owned(),
             format!("rtpmap:{AUDIO_PT} opus/48000/2"),
             format!("fmtp:{AUDIO_PT} minptime=10;useinbandfec=1"),
         ];
-        if let Some(sources) = &wish.sends {
+        if let Some(sources) = &config.sends {
             lines.push("msid:load audio".to_owned());
             lines.push(format!("ssrc:{} cname:weir-loadtest", sources.audio));
         }
         section("audio", &AUDIO_PT.to_string(), &lines);
     }
 
-    let Some(codec) = wish.codec else { return sdp };
+    let Some(codec) = config.codec else { return sdp };
     let (pt, rtx, name) = match codec {
         Codec::H264 => (102, 103, "H264"),
         Codec::Vp8 => (96, 97, "VP8"),
@@ -161,7 +162,7 @@ pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> St
     }
     lines.push(format!("rtpmap:{rtx} rtx/90000"));
     lines.push(format!("fmtp:{rtx} apt={pt}"));
-    match wish.sends.as_ref().map(|sources| sources.video.as_slice()) {
+    match config.sends.as_ref().map(|sources| sources.video.as_slice()) {
         None | Some([]) => {}
         Some([(media, repair)]) => {
             lines.push("msid:load video".to_owned());
@@ -183,21 +184,22 @@ pub(crate) fn offer(wish: &Wish, local: &Credentials, identity: &Identity) -> St
     sdp
 }
 
-/// Reads the answer.
+/// Parses the answer.
 ///
 /// # Errors
-/// A sentence about what is missing.
+/// If the text is not SDP, or what is missing in it.
 pub(crate) fn parse_answer(text: &str) -> anyhow::Result<Answer> {
     let session = SessionDescription::unmarshal(&mut Cursor::new(text.as_bytes()))
-        .map_err(|error| anyhow::anyhow!("the answer is no SDP: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("the answer is not SDP: {error}"))?;
     let sections = &session.media_descriptions;
-    // The first section that is in use carries the transport; the session may state parts of it for all.
-    let live = sections
+    // The first accepted m-line carries the transport. Attributes of the session apply where the
+    // m-line has none.
+    let transport = sections
         .iter()
         .find(|m| accepted(m))
         .ok_or_else(|| anyhow::anyhow!("the answer rejects all media"))?;
     let find = |key: &str| {
-        live.attribute(key).flatten().or_else(|| session.attribute(key).map(String::as_str))
+        transport.attribute(key).flatten().or_else(|| session.attribute(key).map(String::as_str))
     };
     let need = |key: &str| find(key).ok_or_else(|| anyhow::anyhow!("the answer has no a={key}"));
 
@@ -246,13 +248,15 @@ pub(crate) fn parse_answer(text: &str) -> anyhow::Result<Answer> {
     })
 }
 
-/// Port 0 rejects a section, unless it rides on another by BUNDLE (which an answer writes with a real port or `bundle-only`).
+/// Whether the server accepted an m-line. Port 0 rejects it, except with `bundle-only`, which uses
+/// the transport of another m-line.
 fn accepted(section: &MediaDescription) -> bool {
     let rejected = section.media_name.port.value == 0 && !section.has_attribute("bundle-only");
     !rejected && !section.has_attribute("inactive")
 }
 
-/// `candidate:1 1 udp 2130706431 127.0.0.1 8189 typ host`: whether it is a host candidate, and the address.
+/// Whether a candidate is a host candidate, and its address. For example `1 1 udp 2130706431
+/// 127.0.0.1 8189 typ host`.
 fn candidate(value: &str) -> Option<(bool, SocketAddr)> {
     let fields: Vec<&str> = value.split_ascii_whitespace().collect();
     let [_, "1", transport, _, ip, port, "typ", kind, ..] = *fields.as_slice() else { return None };
@@ -261,7 +265,7 @@ fn candidate(value: &str) -> Option<(bool, SocketAddr)> {
     (udp && kind != "relay").then_some((kind == "host", addr))
 }
 
-fn media(section: &MediaDescription) -> Media {
+fn media(section: &MediaDescription) -> NegotiatedMedia {
     let values = |key: &str| {
         let of_key = section.attributes.iter().filter(move |a| a.key == *key);
         of_key.filter_map(|a| a.value.clone()).collect::<Vec<_>>()
@@ -288,7 +292,7 @@ fn media(section: &MediaDescription) -> Media {
         let list = line.strip_prefix("recv ").unwrap_or_default();
         list.split([';', ',']).map(|rid| rid.trim_start_matches('~').to_owned()).collect()
     });
-    Media {
+    NegotiatedMedia {
         mid: section.attribute("mid").flatten().unwrap_or_default().to_owned(),
         payload_type,
         rtx,
@@ -306,10 +310,10 @@ fn media(section: &MediaDescription) -> Media {
 mod tests {
     use super::*;
 
-    fn wish(layers: usize) -> Wish {
+    fn config(layers: usize) -> OfferConfig {
         let video = (0..layers as u32).map(|n| (10 + n, 20 + n)).collect();
-        let sends = Some(Sources { audio: 5, video });
-        Wish { codec: Some(Codec::H264), audio: true, twcc: true, sends }
+        let sends = Some(PublisherSsrcs { audio: 5, video });
+        OfferConfig { codec: Some(Codec::H264), audio: true, twcc: true, sends }
     }
 
     const ANSWER: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-lite\r\na=group:BUNDLE 0 1\r\n\
@@ -326,7 +330,7 @@ mod tests {
         a=fmtp:103 apt=102\r\na=rid:l recv\r\na=rid:m recv\r\na=simulcast:recv l;~m\r\n";
 
     #[test]
-    fn answer_gives_transport_and_numbers() {
+    fn answer_has_transport_payload_types_and_extension_ids() {
         let answer = parse_answer(ANSWER).expect("parses");
         assert!(answer.server_is_passive);
         assert_eq!(answer.credentials.ufrag, "abcd");
@@ -341,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn rejected_section_is_no_media_and_incomplete_answers_are_refused() {
+    fn rejected_media_is_absent_and_incomplete_answers_are_errors() {
         let rejected = ANSWER.replace("m=video 9", "m=video 0");
         assert_eq!(parse_answer(&rejected).expect("parses").video, None);
         for (line, word) in
@@ -354,21 +358,21 @@ mod tests {
     }
 
     #[test]
-    fn offers_are_valid_sdp_with_sources_or_rids() {
+    fn offers_are_valid_sdp_with_ssrcs_or_rids() {
         let identity = Identity::new().expect("generates");
         let credentials = Credentials::random();
-        let one = offer(&wish(1), &credentials, &identity);
+        let one = offer(&config(1), &credentials, &identity);
         let parsed =
             SessionDescription::unmarshal(&mut Cursor::new(one.as_bytes())).expect("parses");
         assert_eq!(parsed.media_descriptions.len(), 2);
         assert!(one.contains("a=ssrc-group:FID 10 20\r\n") && !one.contains("simulcast"));
-        let three = offer(&wish(3), &credentials, &identity);
+        let three = offer(&config(3), &credentials, &identity);
         assert!(three.contains("a=simulcast:send l;m;h\r\n") && !three.contains("a=ssrc:10"));
-        let viewer = Wish { sends: None, ..wish(1) };
+        let viewer = OfferConfig { sends: None, ..config(1) };
         let viewer = offer(&viewer, &credentials, &identity);
         assert!(viewer.contains("a=recvonly") && !viewer.contains("a=ssrc"));
-        assert_eq!(viewer.matches("transport-cc\r\n").count(), 2, "in both sections");
-        let listener = Wish { codec: None, twcc: false, ..wish(1) };
+        assert_eq!(viewer.matches("transport-cc\r\n").count(), 2, "in both m-lines");
+        let listener = OfferConfig { codec: None, twcc: false, ..config(1) };
         let listener = offer(&listener, &credentials, &identity);
         assert!(!listener.contains("m=video") && !listener.contains("transport"));
     }

@@ -1,4 +1,4 @@
-//! Frames on their way from a publisher to the frame checker: lost, altered, left out.
+//! Frames of a publisher that are lost, altered or left out before the frame checker gets them.
 
 use super::*;
 use crate::video::{LayerSpec, Source, test_options};
@@ -14,10 +14,7 @@ struct Scenario {
 impl Scenario {
     fn new(codec: Codec) -> Self {
         Self {
-            source: Source::new(
-                &test_options(codec),
-                LayerSpec { size: (640, 360), kbps: 1400 },
-            ),
+            source: Source::new(&test_options(codec), LayerSpec { size: (640, 360), kbps: 1400 }),
             checker: FrameChecker::new(codec, true),
             frame: 0,
             judgements: Vec::new(),
@@ -36,8 +33,7 @@ impl Scenario {
             match packet {
                 Some(payload) => {
                     let marker = n + 1 == packets.len();
-                    let packet =
-                        FramePacket { timestamp, marker, payload: Some(payload.clone()) };
+                    let packet = FramePacket { timestamp, marker, payload: Some(payload.clone()) };
                     self.checker.on_packet(&packet, &mut self.judgements);
                 }
                 None => self.checker.on_lost(),
@@ -76,7 +72,10 @@ fn every_frame_of_an_unaltered_stream_is_decodable() {
         }
         let judgements = scenario.take_judgements();
         assert_eq!(judgements.len(), 70);
-        assert!(judgements.iter().all(|word| matches!(*word, "key" | "ok")), "{codec:?} {judgements:?}");
+        assert!(
+            judgements.iter().all(|word| matches!(*word, "key" | "ok")),
+            "{codec:?} {judgements:?}"
+        );
     }
 }
 
@@ -159,7 +158,10 @@ fn altered_byte_is_detected_at_every_offset() {
                 packets[n] = Some(bytes.into());
                 scenario.arrive(&packets);
                 let judgements = scenario.take_judgements();
-                assert!(!judgements.contains(&"key"), "{codec:?} packet {n} byte {at}: {judgements:?}");
+                assert!(
+                    !judgements.contains(&"key"),
+                    "{codec:?} packet {n} byte {at}: {judgements:?}"
+                );
             }
         }
     }
@@ -203,8 +205,7 @@ fn layer_switch_at_a_keyframe_may_leave_out_frames() {
         let packets = layers[layer].next(stamp);
         for (n, payload) in packets.iter().enumerate() {
             let marker = n + 1 == packets.len();
-            let packet =
-                FramePacket { timestamp: frame, marker, payload: Some(payload.clone()) };
+            let packet = FramePacket { timestamp: frame, marker, payload: Some(payload.clone()) };
             checker.on_packet(&packet, &mut out);
         }
     }

@@ -1,6 +1,7 @@
 //! Counts freezes: gaps between shown frames that a viewer would notice.
 //!
-//! The definition is that of `freezeCount` in webrtc-stats. Never reads a clock. Called by `receiver`.
+//! The definition is that of `freezeCount` in webrtc-stats. Never reads a clock. Called by
+//! `receiver`.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -8,7 +9,8 @@ use std::time::Instant;
 /// Number of gaps over which the mean is taken (webrtc-stats, `freezeCount`).
 const GAPS_KEPT: usize = 30;
 
-/// Time by which a gap must exceed the mean to be a freeze. It must also be at least three times the mean.
+/// Time by which a gap must exceed the mean to be a freeze. It must also be at least three times
+/// the mean.
 const ABOVE_MEAN_S: f64 = 0.150;
 
 /// Gaps between the frames of one viewer.

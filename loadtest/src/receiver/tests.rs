@@ -1,8 +1,8 @@
 //! A publisher's packets at the receiver of one viewer: what is counted, requested and judged.
 
 use super::*;
-use crate::stamp::Stamp;
 use crate::reorder_buffer::LOSS_TIMEOUT;
+use crate::stamp::Stamp;
 use crate::video::{LayerSpec, Source, test_options};
 
 const LAYER: LayerSpec = LayerSpec { size: (640, 360), kbps: 1400 };
@@ -32,10 +32,9 @@ impl Scenario {
 
     /// Sends the next frame; packets for which `lost` says so do not arrive but stay numbered.
     fn frame(&mut self, lost: impl Fn(usize) -> bool) -> &mut Self {
-        let sent_us = crate::since_start_us(self.now);
+        let sent_us = crate::clock::since_start_us(self.now);
         let key = self.frame.is_multiple_of(60);
-        let packets =
-            self.source.next(Stamp { run: 1, frame: self.frame, sent_us, layer: 0, key });
+        let packets = self.source.next(Stamp { run: 1, frame: self.frame, sent_us, layer: 0, key });
         self.frame += 1;
         self.now += Duration::from_millis(2);
         for (n, payload) in packets.iter().enumerate() {
@@ -149,7 +148,10 @@ fn long_gap_is_a_freeze_also_at_the_end_of_the_window() {
     scenario.now += Duration::from_secs(2);
     scenario.window(false);
     let measured = scenario.receiver.finish();
-    assert_eq!(measured.freezes, 2, "120 ms is no freeze, 200 ms is one, the end of the window is one");
+    assert_eq!(
+        measured.freezes, 2,
+        "120 ms is no freeze, 200 ms is one, the end of the window is one"
+    );
     assert!(measured.silent_at_end, "two seconds of silence are more than a freeze");
 }
 
@@ -209,8 +211,8 @@ fn audio_latency_is_measured_and_altered_audio_is_detected() {
     assert!(!receiver.handle_timeout(now + PLI_INTERVAL).keyframe, "there is no video");
     receiver.set_counting(now, true);
     let stamp =
-        Stamp { run: 5, frame: 1, sent_us: crate::since_start_us(now), layer: 0, key: true };
-    let good = crate::publisher::opus_silence(stamp);
+        Stamp { run: 5, frame: 1, sent_us: crate::clock::since_start_us(now), layer: 0, key: true };
+    let good = crate::opus::silence(stamp);
     let mut bad = good.to_vec();
     bad[30] ^= 1;
     let header =

@@ -65,7 +65,11 @@ fn gap_holds_back_later_packets_until_it_is_lost() {
 fn missing_packets_are_requested_repeatedly_but_not_at_once() {
     let mut scenario = Scenario::counting();
     scenario.receives(&[1, 4]);
-    assert_eq!(scenario.buffer.packets_to_nack(scenario.now), Vec::<u16>::new(), "they may only be late");
+    assert_eq!(
+        scenario.buffer.packets_to_nack(scenario.now),
+        Vec::<u16>::new(),
+        "they may only be late"
+    );
     scenario.now += NACK_DELAY;
     assert_eq!(scenario.buffer.packets_to_nack(scenario.now), [2, 3]);
     assert_eq!(scenario.buffer.packets_to_nack(scenario.now), Vec::<u16>::new());

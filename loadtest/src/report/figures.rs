@@ -1,10 +1,12 @@
 //! The figures of a run, as the JSON output has them at its top level.
 //!
-//! The fields are a contract with scripts: their names and meanings do not change. Filled by `totals`, read by `summary` and `html`.
+//! The fields are a contract with scripts: their names and meanings do not change. Filled by
+//! `totals`, read by `summary` and `html`.
 
 use serde::Serialize;
 
-/// The figures of a run. Counts are sums over all viewers within the window; the ramp and the warm-up are not counted.
+/// The figures of a run. Counts are sums over all viewers within the window; the ramp and the
+/// warm-up are not counted.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct Figures {
     /// Media packets that the publishers sent, without retransmissions.
@@ -23,12 +25,13 @@ pub struct Figures {
     pub join_ms: Option<JoinTimes>,
     /// Time from the POST to the first complete keyframe, in milliseconds.
     pub first_frame_ms: Option<JoinTimes>,
-    /// Time from the publisher's stamp to the arrival of the frame's last packet, in microseconds. Null if no frame carries a stamp
-    /// of this process, or if no viewer checks frames.
+    /// Time from the publisher's stamp to the arrival of the frame's last packet, in microseconds.
+    /// Null if no frame carries a stamp of this process, or if no viewer checks frames.
     pub latency_us: Option<Latency>,
     /// Frames that a decoder could have shown.
     pub frames_decodable: u64,
-    /// Frames that a decoder could not have shown: incomplete, altered, missing, or referring to such a frame.
+    /// Frames that a decoder could not have shown: incomplete, altered, missing, or referring to
+    /// such a frame.
     pub frames_broken: u64,
     /// Gaps between decodable frames of at least max(3 x mean, mean + 150 ms).
     pub freezes: u64,

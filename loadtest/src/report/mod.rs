@@ -1,7 +1,8 @@
 //! The report of a run: figures, verdict, and the JSON output.
 //!
-//! It never measures anything. `totals` fills it from the results of sessions, `run` adds what was measured around the window.
-//! `figures` has the fields that scripts rely on; `summary` is the text for a terminal; the HTML page is in `html`.
+//! It never measures anything. `totals` fills it from the results of sessions, `run` adds what was
+//! measured around the window. `figures` has the fields that scripts rely on; `summary` is the text
+//! for a terminal; the HTML page is in `html`.
 
 mod figures;
 mod summary;
@@ -9,7 +10,7 @@ pub(crate) mod totals;
 
 use std::collections::BTreeMap;
 
-pub use figures::{Figures, JoinTimes, Latency};
+pub(crate) use figures::{Figures, JoinTimes};
 
 use crate::generator::GeneratorHealth;
 use crate::measures::RepairCounts;
@@ -21,42 +22,42 @@ pub struct Report {
     /// The figures that scripts rely on.
     pub figures: Figures,
     /// Length of the window in seconds.
-    pub window_s: f64,
+    pub(crate) window_s: f64,
     /// Publishers that did not connect or were cut off.
     pub publishers_failed: u32,
     /// Why sessions failed, and how often.
-    pub failures: BTreeMap<String, u32>,
+    pub(crate) failures: BTreeMap<String, u32>,
     /// Why frames were broken, and how often.
     pub flaws: BTreeMap<&'static str, u64>,
     /// Retransmissions, authentication and keyframe requests of the viewers.
     pub repair: RepairCounts,
     /// The name of the scenario; empty without a scenario.
-    pub scenario: &'static str,
+    pub(crate) scenario: &'static str,
     /// What this generator measured of itself.
-    pub generator: GeneratorHealth,
+    pub(crate) generator: GeneratorHealth,
     /// The run second by second.
-    pub timeline: Vec<Sample>,
+    pub(crate) timeline: Vec<Sample>,
     /// Time from the POST to the media keys of each viewer that connected, in milliseconds, sorted.
-    pub joins_ms: Vec<f64>,
+    pub(crate) joins_ms: Vec<f64>,
     /// Time from the POST to the first complete keyframe of each viewer, in milliseconds, sorted.
-    pub first_frames_ms: Vec<f64>,
+    pub(crate) first_frames_ms: Vec<f64>,
 }
 
 /// How a run ended, and the exit code for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunVerdict {
+pub(crate) enum RunVerdict {
     /// No session failed and no frame was broken. Exit code 0.
     Passed,
     /// A session failed or a frame was broken, and this generator kept up. Exit code 1.
     Failed,
-    /// Something failed, was broken or was lost, but this generator was the bottleneck. Exit code 3.
+    /// Something failed, was broken or was lost, but this generator was the bottleneck. Exit code
+    /// 3.
     Inconclusive,
 }
 
 impl RunVerdict {
     /// The exit code of the process.
-    #[must_use]
-    pub fn exit_code(self) -> u8 {
+    pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::Passed => 0,
             Self::Failed => 1,
@@ -86,8 +87,8 @@ impl Report {
             (figures.packets_received > 0).then(|| cpu_s * 1e9 / figures.packets_received as f64);
     }
 
-    /// Whether no session failed and no frame was broken. A failed sample check counts as well, because it stands for many packets
-    /// that were not checked.
+    /// Whether no session failed and no frame was broken. A failed sample check counts as well,
+    /// because it stands for many packets that were not checked.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.figures.viewers_failed == 0
@@ -97,8 +98,7 @@ impl Report {
     }
 
     /// How the run ended.
-    #[must_use]
-    pub fn verdict(&self) -> RunVerdict {
+    pub(crate) fn verdict(&self) -> RunVerdict {
         let flawless = self.passed() && self.figures.packets_lost == 0;
         match (self.passed(), self.generator.limited && !flawless) {
             (_, true) => RunVerdict::Inconclusive,
@@ -107,9 +107,9 @@ impl Report {
         }
     }
 
-    /// The whole report as JSON: the figures at the top level, everything else in fields beside them.
-    #[must_use]
-    pub fn json(&self) -> serde_json::Value {
+    /// The whole report as JSON: the figures at the top level, everything else in fields beside
+    /// them.
+    pub(crate) fn json(&self) -> serde_json::Value {
         let mut json = serde_json::json!(self.figures);
         if let Some(top) = json.as_object_mut() {
             let scenario = if self.scenario.is_empty() { None } else { Some(self.scenario) };

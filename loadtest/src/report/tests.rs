@@ -34,7 +34,8 @@ fn viewer(received: u64, failure: Option<&str>) -> ViewerResult {
 #[test]
 fn counts_are_sums_and_times_are_percentiles_over_viewers() {
     let viewers = (1..=100).map(|n| viewer(n, None));
-    let mut report = report_of(10.0, vec![PublisherResult { packets_sent: 7, failure: None }], viewers);
+    let mut report =
+        report_of(10.0, vec![PublisherResult { packets_sent: 7, failure: None }], viewers);
     report.add_server(0.00505, 9);
     let json = serde_json::to_value(&report.figures).expect("is JSON");
     assert_eq!(json["packets_sent"], 7);
@@ -62,7 +63,8 @@ fn one_failed_viewer_or_publisher_or_broken_frame_fails_the_run() {
 
 #[test]
 fn one_failed_sample_check_fails_the_run() {
-    let repair = RepairCounts { opened: 9, unauthentic: 1, spots_failed: 1, ..RepairCounts::default() };
+    let repair =
+        RepairCounts { opened: 9, unauthentic: 1, spots_failed: 1, ..RepairCounts::default() };
     let mut checked = viewer(1, None);
     checked.media.repair = repair;
     let report = report_of(1.0, vec![], vec![checked]);

@@ -1,9 +1,10 @@
 //! The sum over the results of all sessions.
 //!
-//! Results are added as sessions end, so that a long churn run needs no memory for the sessions before. Called by `run`.
+//! Results are added as sessions end, so that a long churn run needs no memory for the sessions
+//! before. Called by `run`.
 
-use super::figures::{JoinTimes, Latency};
 use super::Report;
+use super::figures::{JoinTimes, Latency};
 use crate::measures::{LatencyHistogram, PublisherResult, ViewerResult, latency_histogram};
 
 /// The sum over the sessions that have ended.

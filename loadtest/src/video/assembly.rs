@@ -1,7 +1,8 @@
-//! One received video frame while its packets arrive: RTP payloads go in, the frame's bytes and content come out.
+//! One received video frame while its packets arrive: RTP payloads go in, the frame's bytes and
+//! content come out.
 //!
-//! Knows the packetization and framing of each codec, but neither packet loss nor the frames before: that is `frame_checker`'s,
-//! which calls this. Next: `h264_assembly`, `vp8_assembly`.
+//! Knows the packetization and framing of each codec, but neither packet loss nor the frames
+//! before: that is `frame_checker`'s, which calls this. Next: `h264_assembly`, `vp8_assembly`.
 
 use super::frame_content::FrameContent;
 use super::h264_assembly::H264Assembly;
@@ -30,8 +31,8 @@ impl FrameAssembly {
         }
     }
 
-    /// Adds the next payload. `false` if it does not follow the payload before as the codec's packetization requires, or if the
-    /// frame becomes larger than [`FRAME_BYTES_MAX`].
+    /// Adds the next payload. `false` if it does not follow the payload before as the codec's
+    /// packetization requires, or if the frame becomes larger than [`FRAME_BYTES_MAX`].
     pub(crate) fn push(&mut self, payload: &[u8]) -> bool {
         if self.data().len() + payload.len() > FRAME_BYTES_MAX {
             return false;

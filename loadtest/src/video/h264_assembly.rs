@@ -1,4 +1,5 @@
-//! One received H.264 frame: depacketizer (RFC 6184, packetization mode 1) and check of its NAL units.
+//! One received H.264 frame: depacketizer (RFC 6184, packetization mode 1) and check of its NAL
+//! units.
 //!
 //! Called by `assembly`. The publisher's side is `h264`.
 
@@ -20,7 +21,8 @@ pub(crate) struct H264Assembly {
 }
 
 impl H264Assembly {
-    /// Adds a single NAL unit, a STAP-A or a FU-A. `false` for any other payload, and for a fragment out of place.
+    /// Adds a single NAL unit, a STAP-A or a FU-A. `false` for any other payload, and for a
+    /// fragment out of place.
     pub(super) fn push(&mut self, payload: &[u8]) -> bool {
         let Some((header, body)) = payload.split_first() else { return false };
         match header & 0x1f {

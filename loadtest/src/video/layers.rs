@@ -53,8 +53,7 @@ mod tests {
         let layer = |size, kbps| LayerSpec { size, kbps };
         assert_eq!(layers(&video(&[])), [layer((640, 360), 1400)], "without simulcast");
         let three = layers(&video(&["--simulcast", "3", "--video-kbps", "1800"]));
-        let expected =
-            [layer((320, 180), 200), layer((640, 360), 600), layer((1280, 720), 1800)];
+        let expected = [layer((320, 180), 200), layer((640, 360), 600), layer((1280, 720), 1800)];
         assert_eq!(three, expected);
     }
 }

@@ -1,7 +1,9 @@
-//! Video of the generator: the frames that publishers send, and the assembly of those that viewers receive.
+//! Video of the generator: the frames that publishers send, and the assembly of those that viewers
+//! receive.
 //!
-//! Knows no clock and no network. [`Source`] makes frames with `h264` and `vp8`; [`FrameAssembly`] puts received payloads together
-//! with `h264_assembly` and `vp8_assembly`. Called by `publisher` and `frame_checker`.
+//! Knows no clock and no network. [`Source`] makes frames with `h264` and `vp8`; [`FrameAssembly`]
+//! puts received payloads together with `h264_assembly` and `vp8_assembly`. Called by `publisher`
+//! and `frame_checker`.
 
 mod assembly;
 mod bits;

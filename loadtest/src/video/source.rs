@@ -10,11 +10,13 @@ use super::{h264, vp8};
 use crate::options::{Codec, Video};
 use crate::stamp::Stamp;
 
-/// Size of a keyframe as a multiple of the mean size of other frames, as in real streams. The mean bitrate is not affected.
+/// Size of a keyframe as a multiple of the mean size of other frames, as in real streams. The mean
+/// bitrate is not affected.
 const KEYFRAME_WEIGHT: u32 = 9;
 
-/// Sizes of the frames between keyframes in percent of their mean: twenty quantiles of a log-normal distribution (sigma 0.35,
-/// mean 1), shuffled. Their sum is 2000, so that the bitrate holds over every twenty frames.
+/// Sizes of the frames between keyframes in percent of their mean: twenty quantiles of a log-normal
+/// distribution (sigma 0.35, mean 1), shuffled. Their sum is 2000, so that the bitrate holds over
+/// every twenty frames.
 const SIZE_PERCENT: [u32; 20] =
     [80, 117, 65, 93, 151, 72, 106, 188, 84, 123, 46, 97, 76, 137, 101, 59, 111, 88, 129, 77];
 
@@ -25,7 +27,8 @@ pub(crate) struct Source {
     /// Frames from one keyframe to the next, if no keyframe is requested.
     interval: u32,
     bytes_per_s: u32,
-    /// Bytes that earlier frames left over (or exceeded, if negative): the size of a macroblock is coarse.
+    /// Bytes that earlier frames left over (or exceeded, if negative): the size of a macroblock is
+    /// coarse.
     carry: i64,
 }
 
@@ -50,7 +53,8 @@ impl Source {
         Self { encoder, fps, interval, bytes_per_s: kbps * 125, carry: 0 }
     }
 
-    /// The next frame as RTP payloads; the last payload ends the frame. It is a keyframe if the stamp says so.
+    /// The next frame as RTP payloads; the last payload ends the frame. It is a keyframe if the
+    /// stamp says so.
     pub(crate) fn next(&mut self, stamp: Stamp) -> Vec<Bytes> {
         // One keyframe interval has n frames: (n - 1) + KEYFRAME_WEIGHT units equal n mean frames.
         let frames = self.interval;
@@ -64,8 +68,8 @@ impl Source {
             Encoder::Vp8(encoder) => encoder.encode(stamp, budget),
         };
         let spent: usize = packets.iter().map(Bytes::len).sum();
-        // Requested keyframes exceed the bitrate, and so does a picture that cannot be made smaller: the carry is limited to
-        // one frame.
+        // Requested keyframes exceed the bitrate, and so does a picture that cannot be made
+        // smaller: the carry is limited to one frame.
         let left = i64::try_from(budget).unwrap_or(0) - i64::try_from(spent).unwrap_or(0);
         self.carry = left.clamp(-i64::from(unit), i64::from(unit));
         packets
@@ -82,7 +86,8 @@ mod tests {
     #[test]
     fn frame_sizes_vary_around_a_steady_mean() {
         assert_eq!(SIZE_PERCENT.iter().sum::<u32>(), 2000);
-        let mut source = Source::new(&options(Codec::H264), LayerSpec { size: (640, 360), kbps: 1400 });
+        let mut source =
+            Source::new(&options(Codec::H264), LayerSpec { size: (640, 360), kbps: 1400 });
         let sizes: Vec<usize> = (0..60)
             .map(|frame| {
                 let stamp = Stamp { run: 1, frame, sent_us: 0, layer: 0, key: frame == 0 };
@@ -139,7 +144,10 @@ mod tests {
                 })
                 .sum();
             let got = bytes as f64 * 8.0 / 2.0 / 1000.0;
-            assert!((got / f64::from(kbps) - 1.0).abs() < 0.03, "{codec:?} wanted {kbps} got {got}");
+            assert!(
+                (got / f64::from(kbps) - 1.0).abs() < 0.03,
+                "{codec:?} wanted {kbps} got {got}"
+            );
         }
     }
 }

@@ -16,7 +16,8 @@ pub(crate) struct Vp8Assembly {
 }
 
 impl Vp8Assembly {
-    /// Adds a payload without its descriptor. `false` if it does not parse, or if it begins a frame that has already begun.
+    /// Adds a payload without its descriptor. `false` if it does not parse, or if it begins a frame
+    /// that has already begun.
     pub(super) fn push(&mut self, payload: &[u8]) -> bool {
         let Some(first) = payload.first() else { return false };
         let mut at = 1;

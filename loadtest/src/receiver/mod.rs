@@ -1,7 +1,8 @@
-//! The media of one viewer: order and loss of both tracks, frames of the video, freezes, latency, and feedback to send.
+//! The media of one viewer: order and loss of both tracks, frames of the video, freezes, latency,
+//! and feedback to send.
 //!
-//! Pure, and the same for both kinds of client. Called by `viewer` and `full::viewer`. Next: `reorder_buffer` (order and loss),
-//! `frame_checker` (frames), `freeze_meter`.
+//! Pure, and the same for both kinds of client. Called by `viewer` and `full::viewer`. Next:
+//! `reorder_buffer` (order and loss), `frame_checker` (frames), `freeze_meter`.
 
 mod freeze_meter;
 
@@ -30,7 +31,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// A viewer at [`CheckLevel::Headers`] authenticates one packet in this many.
 const SAMPLE_ONE_IN: u32 = 16;
 
-/// Maximum latencies kept between two calls of [`Receiver::take_progress`]: more than a second of frames and audio packets.
+/// Maximum latencies kept between two calls of [`Receiver::take_progress`]: more than a second of
+/// frames and audio packets.
 const LATENCIES_MAX: usize = 256;
 
 /// How thoroughly one viewer checks what it receives.
@@ -38,7 +40,8 @@ const LATENCIES_MAX: usize = 256;
 pub(crate) enum CheckLevel {
     /// Authenticates every packet and judges every frame.
     Full,
-    /// Follows order, loss and complete frames by headers, and authenticates a sample of the packets.
+    /// Follows order, loss and complete frames by headers, and authenticates a sample of the
+    /// packets.
     Headers,
     /// Follows order and loss by headers.
     Counts,
@@ -77,7 +80,8 @@ pub(crate) struct Receiver {
     audio: ReorderBuffer<()>,
     checker: FrameChecker,
     judgements: Vec<FrameJudgement>,
-    /// Whether a counted packet was lost. Its frame counts too, although the frame's last packet may come after the window.
+    /// Whether a counted packet was lost. Its frame counts too, although the frame's last packet
+    /// may come after the window.
     loss_counted: bool,
     counting: bool,
     measures: MediaMeasures,
@@ -85,7 +89,8 @@ pub(crate) struct Receiver {
     progress: ProgressUpdate,
     /// Lost packets that [`Self::take_progress`] has returned.
     lost_reported: u64,
-    /// Whether a frame was broken and, without payloads, no keyframe will show the repair: one PLI is due.
+    /// Whether a frame was broken and, without payloads, no keyframe will show the repair: one PLI
+    /// is due.
     pli_pending: bool,
     last_packet: Instant,
     first_frame: Option<Instant>,
@@ -96,8 +101,8 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver for a connection made at `now`. With `stamped` the publishers belong to this process and stamp their frames with
-    /// the random number `run`.
+    /// A receiver for a connection made at `now`. With `stamped` the publishers belong to this
+    /// process and stamp their frames with the random number `run`.
     pub(crate) fn new(
         now: Instant,
         level: CheckLevel,
@@ -139,13 +144,15 @@ impl Receiver {
         self.recording.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Whether [`Self::on_video`] and [`Self::on_audio`] need decrypted payloads. Every viewer needs them until its first frame.
+    /// Whether [`Self::on_video`] and [`Self::on_audio`] need decrypted payloads. Every viewer
+    /// needs them until its first frame.
     pub(crate) fn needs_payload(&self) -> bool {
         self.level == CheckLevel::Full || self.first_frame.is_none()
     }
 
-    /// Whether a packet belongs to the sample that is authenticated although its payload is not needed. A server cannot predict the
-    /// sample from the position in a frame, because the bits of the sequence number are mixed.
+    /// Whether a packet belongs to the sample that is authenticated although its payload is not
+    /// needed. A server cannot predict the sample from the position in a frame, because the bits of
+    /// the sequence number are mixed.
     pub(crate) fn samples(&self, view: &HeaderView) -> bool {
         let mixed = (u32::from(view.sequence) ^ view.ssrc).wrapping_mul(0x9e37_79b1) >> 16;
         self.level == CheckLevel::Headers && mixed.is_multiple_of(SAMPLE_ONE_IN)
@@ -178,7 +185,8 @@ impl Receiver {
         self.audio.set_counting(counting);
     }
 
-    /// Takes a video packet. `payload` is `Some` if it was decrypted; `length` is that of the unprotected packet.
+    /// Takes a video packet. `payload` is `Some` if it was decrypted; `length` is that of the
+    /// unprotected packet.
     pub(crate) fn on_video(
         &mut self,
         now: Instant,
@@ -193,7 +201,8 @@ impl Receiver {
         self.advance(now);
     }
 
-    /// Takes a decrypted retransmission of a video packet: original sequence number, then the payload (RFC 4588 section 4).
+    /// Takes a decrypted retransmission of a video packet: original sequence number, then the
+    /// payload (RFC 4588 section 4).
     pub(crate) fn on_retransmission(&mut self, now: Instant, view: &HeaderView, payload: &Bytes) {
         let Some(original) = payload.first_chunk::<2>() else { return };
         let mut view = *view;
@@ -207,7 +216,8 @@ impl Receiver {
         }
     }
 
-    /// Takes an audio packet. `payload` is `Some` if it was decrypted; `length` is that of the unprotected packet.
+    /// Takes an audio packet. `payload` is `Some` if it was decrypted; `length` is that of the
+    /// unprotected packet.
     pub(crate) fn on_audio(
         &mut self,
         now: Instant,
@@ -283,7 +293,8 @@ impl Receiver {
     }
 
     fn waits_for_keyframe(&self) -> bool {
-        // Headers do not show keyframes. Then only the first frame is waited for, and `pli_pending` requests a keyframe once.
+        // Headers do not show keyframes. Then only the first frame is waited for, and `pli_pending`
+        // requests a keyframe once.
         self.has_video
             && (self.first_frame.is_none()
                 || (self.level == CheckLevel::Full && self.checker.needs_keyframe()))
@@ -369,24 +380,19 @@ impl Receiver {
 
     /// Checks the stamp in an audio packet of this process.
     fn check_audio(&mut self, now: Instant, payload: &Bytes) {
-        if !self.stamped {
+        if !self.stamped || !self.counting {
             return;
         }
         let at = payload.len().checked_sub(stamp::LEN);
         let stamp = at.and_then(|at| Stamp::read(payload.get(at..)?));
         let covered = payload.len().saturating_sub(stamp::CRC_LEN);
         let actual_crc = payload.get(..covered).map(crc32fast::hash);
-        match stamp {
-            Some((stamp, crc)) if Some(crc) == actual_crc => {
-                if self.counting && !self.has_video {
-                    self.count_latency(now, Some(stamp));
-                }
-            }
-            _ if self.counting => {
-                self.progress.broken += 1;
-                self.count_broken(Flaw::AlteredAudio);
-            }
-            _ => {}
+        let intact = stamp.filter(|(_, crc)| Some(*crc) == actual_crc).map(|(stamp, _)| stamp);
+        if intact.is_none() {
+            self.progress.broken += 1;
+            self.count_broken(Flaw::AlteredAudio);
+        } else if !self.has_video {
+            self.count_latency(now, intact);
         }
     }
 
@@ -398,7 +404,7 @@ impl Receiver {
     /// Counts a latency, if the stamp was written with the clock of this process.
     fn count_latency(&mut self, now: Instant, stamp: Option<Stamp>) {
         let Some(stamp) = stamp.filter(|stamp| stamp.run == self.run) else { return };
-        let latency = crate::since_start_us(now).saturating_sub(stamp.sent_us);
+        let latency = crate::clock::since_start_us(now).saturating_sub(stamp.sent_us);
         self.measures.latency_us.saturating_record(latency);
         if self.progress.latencies_us.len() < LATENCIES_MAX {
             self.progress.latencies_us.push(latency);

@@ -1,5 +1,5 @@
-//! A small WHIP/WHEP server of somebody else's parts (`webrtc` and axum), which forwards one stream per name, and misbehaves
-//! exactly as told.
+//! A small WHIP/WHEP server of independent parts (`webrtc` and axum). It forwards one stream per
+//! name, with a given fault.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -34,15 +34,15 @@ use webrtc::peer_connection::{
 pub(crate) enum Fault {
     /// Nothing.
     None,
-    /// Changes one byte of every hundredth video packet before it protects it.
+    /// Changes one byte of every hundredth video packet before the packet is protected.
     AltersBytes,
-    /// Leaves out every fortieth frame and numbers the packets as if it had never been.
-    SwallowsFrames,
+    /// Leaves out every fortieth frame, without a gap in the sequence numbers.
+    LeavesOutFrames,
 }
 
 /// A running server.
 #[derive(Clone)]
-pub(crate) struct Double {
+pub(crate) struct TestServer {
     /// Its HTTP address.
     pub(crate) http: SocketAddr,
     state: Arc<Shared>,
@@ -61,8 +61,9 @@ struct Stream {
     keyframe: mpsc::Sender<()>,
 }
 
-impl Double {
-    /// Starts it; viewers' media comes from UDP port `viewer_port` (0: any, and then several viewers may come).
+impl TestServer {
+    /// Starts the server. Viewers get their media from UDP port `viewer_port` (0: any port, which
+    /// is needed for several viewers).
     pub(crate) async fn start(fault: Fault, viewer_port: u16) -> Self {
         let state = Arc::new(Shared {
             fault,
@@ -73,7 +74,7 @@ impl Double {
         let app = Router::new()
             .route("/whip/{stream}", post(whip))
             .route("/whep/{stream}", post(whep))
-            .route("/session/{id}", delete(bye))
+            .route("/session/{id}", delete(end))
             .with_state(state.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let http = listener.local_addr().expect("is bound");
@@ -81,7 +82,7 @@ impl Double {
         Self { http, state }
     }
 
-    /// The URL of `stream`, `role` being `whip` or `whep`.
+    /// The URL of `stream`; `role` is `whip` or `whep`.
     pub(crate) fn url(&self, role: &str, stream: &str) -> String {
         format!("http://{}/{role}/{stream}", self.http)
     }
@@ -94,11 +95,11 @@ impl Double {
 
 struct Handler {
     gathered: mpsc::Sender<()>,
-    /// Of a publisher: where its packets go, and what asks it for keyframes.
+    /// For a publisher: the receivers of its packets, and the channel of keyframe requests.
     stream: Option<Stream>,
-    wanted: tokio::sync::Mutex<Option<mpsc::Receiver<()>>>,
-    /// Of a viewer: asks its publisher for a keyframe.
-    ask: Option<mpsc::Sender<()>>,
+    keyframe_requests: tokio::sync::Mutex<Option<mpsc::Receiver<()>>>,
+    /// For a viewer: requests a keyframe from its publisher.
+    request_keyframe: Option<mpsc::Sender<()>>,
 }
 
 #[async_trait::async_trait]
@@ -110,9 +111,10 @@ impl PeerConnectionEventHandler for Handler {
     }
 
     async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
-        if let Some(ask) = self.ask.as_ref().filter(|_| state == RTCPeerConnectionState::Connected)
+        if state == RTCPeerConnectionState::Connected
+            && let Some(request_keyframe) = &self.request_keyframe
         {
-            let _ = ask.try_send(());
+            let _ = request_keyframe.try_send(());
         }
     }
 
@@ -120,12 +122,12 @@ impl PeerConnectionEventHandler for Handler {
         let Some(stream) = self.stream.clone() else { return };
         let is_video = track.kind().await == RtpCodecKind::Video;
         if is_video
-            && let Some(mut wanted) = self.wanted.lock().await.take()
+            && let Some(mut requests) = self.keyframe_requests.lock().await.take()
             && let Some(media_ssrc) = track.ssrcs().await.first().copied()
         {
             let track = track.clone();
             tokio::spawn(async move {
-                while wanted.recv().await.is_some() {
+                while requests.recv().await.is_some() {
                     let pli = PictureLossIndication { sender_ssrc: 0, media_ssrc };
                     let _ = track.write_rtcp(vec![Box::new(pli)]).await;
                 }
@@ -174,18 +176,19 @@ fn engine(offer: &str) -> (MediaEngine, RTCRtpCodec, RTCRtpCodec) {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Answers an offer, of a publisher or of a viewer who gets `tracks`.
+/// Answers the offer of a publisher, or of a viewer that gets `tracks`.
 async fn answer(
     state: &Shared,
     offer: String,
     port: u16,
     publisher: Option<(Stream, mpsc::Receiver<()>)>,
-    ask: Option<mpsc::Sender<()>>,
+    request_keyframe: Option<mpsc::Sender<()>>,
     tracks: &[Arc<TrackLocalStaticRTP>],
 ) -> Result<Response, Failure> {
     let (gathered, mut wait) = mpsc::channel(1);
-    let (stream, wanted) = publisher.unzip();
-    let handler = Handler { gathered, stream, wanted: wanted.into(), ask };
+    let (stream, requests) = publisher.unzip();
+    let handler =
+        Handler { gathered, stream, keyframe_requests: requests.into(), request_keyframe };
     let (mut engine, _, _) = engine(&offer);
     let registry = register_default_interceptors(Registry::new(), &mut engine)?;
     let pc: Arc<dyn PeerConnection> = Arc::new(
@@ -223,10 +226,10 @@ async fn whip(
     offer: String,
 ) -> Response {
     let (packets, _) = broadcast::channel(2048);
-    let (keyframe, wanted) = mpsc::channel(1);
+    let (keyframe, requests) = mpsc::channel(1);
     let stream = Stream { packets, keyframe };
     state.streams.lock().expect("not poisoned").insert(name, stream.clone());
-    answer(&state, offer, 0, Some((stream, wanted)), None, &[]).await.unwrap_or_else(refused)
+    answer(&state, offer, 0, Some((stream, requests)), None, &[]).await.unwrap_or_else(refused)
 }
 
 async fn whep(
@@ -250,7 +253,7 @@ async fn whep(
         };
         let name = name.to_owned();
         let track =
-            MediaStreamTrack::new("double".to_owned(), name.clone(), name, kind, vec![coding]);
+            MediaStreamTrack::new("test".to_owned(), name.clone(), name, kind, vec![coding]);
         Arc::new(TrackLocalStaticRTP::new(track))
     };
     let video = track(RtpCodecKind::Video, video, 1111, "video");
@@ -272,35 +275,35 @@ async fn whep(
     let fault = state.fault;
     tokio::spawn(async move {
         let mut packets = stream.packets.subscribe();
-        let mut line = Line::default();
+        let mut numbering = VideoNumbering::default();
         while let Ok((is_video, mut packet)) = packets.recv().await {
             let out = if is_video { &video } else { &audio };
             packet.header.extensions.clear();
             packet.header.extension = false;
             packet.header.ssrc = if is_video { 1111 } else { 2222 };
-            if is_video && !line.passes(fault, &mut packet) {
+            if is_video && !numbering.passes(fault, &mut packet) {
                 continue;
             }
             if !is_video {
                 packet.header.sequence_number = packet.header.sequence_number.wrapping_add(7);
             }
-            // Fails until the viewer is connected, and after it has left.
+            // This fails before the viewer is connected, and after it has left.
             let _ = out.write_rtp(packet).await;
         }
     });
     response
 }
 
-/// The numbering of one viewer's video, and the fault in it.
+/// The sequence numbers of one viewer's video, and the fault in it.
 #[derive(Default)]
-struct Line {
+struct VideoNumbering {
     sequence: u16,
     packets: u64,
     frames: u64,
-    swallowing: Option<u32>,
+    leaving_out: Option<u32>,
 }
 
-impl Line {
+impl VideoNumbering {
     fn passes(&mut self, fault: Fault, packet: &mut rtc::rtp::Packet) -> bool {
         self.packets += 1;
         match fault {
@@ -312,14 +315,14 @@ impl Line {
                 packet.payload = bytes.into();
             }
             Fault::AltersBytes => {}
-            Fault::SwallowsFrames => {
-                if self.swallowing == Some(packet.header.timestamp) {
+            Fault::LeavesOutFrames => {
+                if self.leaving_out == Some(packet.header.timestamp) {
                     return false;
                 }
                 self.frames += u64::from(packet.header.marker);
                 if packet.header.marker && self.frames.is_multiple_of(40) {
                     // The next frame is 1/30 s later.
-                    self.swallowing = Some(packet.header.timestamp.wrapping_add(3000));
+                    self.leaving_out = Some(packet.header.timestamp.wrapping_add(3000));
                 }
             }
         }
@@ -329,7 +332,7 @@ impl Line {
     }
 }
 
-async fn bye(State(state): State<Arc<Shared>>, Path(id): Path<String>) -> StatusCode {
+async fn end(State(state): State<Arc<Shared>>, Path(id): Path<String>) -> StatusCode {
     let session = state.sessions.lock().expect("not poisoned").remove(&id);
     match session {
         Some(pc) => {

@@ -1,5 +1,5 @@
-//! A UDP relay that does harm on purpose, to media only and always to the same packets: what is sent again under the same number
-//! meets the same fate, so its losses are beyond repair.
+//! A UDP relay that impairs media packets. A sequence number always meets the same impairment, so a
+//! retransmission under the same number is lost again.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,25 +7,25 @@ use std::sync::Arc;
 
 use tokio::net::UdpSocket;
 
-/// Clients served at once; more are ignored.
+/// Maximum clients. Datagrams from other clients are dropped.
 const CLIENTS_MAX: usize = 16;
 
-/// A reordered packet comes so many packets late.
+/// Number of packets by which a reordered packet is late.
 const REORDER_BY: usize = 4;
 
-/// What to do to media packets on their way from the server, in packets of a thousand.
+/// Impairments of media packets from the server, in packets of a thousand.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Harm {
-    /// Not passed on.
+pub(crate) struct Impairment {
+    /// Packets dropped.
     pub(crate) drop: u32,
-    /// One byte changed.
+    /// Packets with one byte changed.
     pub(crate) corrupt: u32,
-    /// Passed on late.
+    /// Packets delivered late.
     pub(crate) reorder: u32,
 }
 
-/// Starts a relay to `to`; it lives as long as the test's runtime. Gives its address.
-pub(crate) async fn start(to: SocketAddr, harm: Harm, seed: u32) -> SocketAddr {
+/// Starts a relay to `to`, which runs until the test's runtime ends. Returns its address.
+pub(crate) async fn start(to: SocketAddr, impairment: Impairment, seed: u32) -> SocketAddr {
     let listen = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
     let address = listen.local_addr().expect("is bound");
     tokio::spawn(async move {
@@ -35,7 +35,13 @@ pub(crate) async fn start(to: SocketAddr, harm: Harm, seed: u32) -> SocketAddr {
             if !upstreams.contains_key(&client) && upstreams.len() < CLIENTS_MAX {
                 let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
                 upstream.connect(to).await.expect("loopback is reachable");
-                tokio::spawn(downstream(upstream.clone(), listen.clone(), client, harm, seed));
+                tokio::spawn(downstream(
+                    upstream.clone(),
+                    listen.clone(),
+                    client,
+                    impairment,
+                    seed,
+                ));
                 upstreams.insert(client, upstream);
             }
             if let Some(upstream) = upstreams.get(&client) {
@@ -50,7 +56,7 @@ async fn downstream(
     upstream: Arc<UdpSocket>,
     listen: Arc<UdpSocket>,
     client: SocketAddr,
-    harm: Harm,
+    impairment: Impairment,
     seed: u32,
 ) {
     let mut buffer = [0; 2048];
@@ -63,12 +69,12 @@ async fn downstream(
         if let [128..=191, kind, high, low, ..] = *datagram
             && !(192..=223).contains(&kind)
         {
-            let fate = fate(u32::from(high) << 8 | u32::from(low), seed);
-            if fate < harm.drop {
+            let draw = draw(u32::from(high) << 8 | u32::from(low), seed);
+            if draw < impairment.drop {
                 passes = false;
-            } else if fate < harm.drop + harm.corrupt {
+            } else if draw < impairment.drop + impairment.corrupt {
                 datagram[length - 20] ^= 0x10;
-            } else if fate < harm.drop + harm.corrupt + harm.reorder {
+            } else if draw < impairment.drop + impairment.corrupt + impairment.reorder {
                 late.push((count + REORDER_BY, datagram.to_vec()));
                 passes = false;
             }
@@ -82,8 +88,8 @@ async fn downstream(
     }
 }
 
-/// A number below 1000 that depends on the sequence number and the seed alone.
-fn fate(sequence: u32, seed: u32) -> u32 {
+/// A number below 1000 that depends on the sequence number and the seed only.
+fn draw(sequence: u32, seed: u32) -> u32 {
     let mut hash = (sequence ^ seed).wrapping_mul(0x9e37_79b1);
     hash ^= hash >> 15;
     hash = hash.wrapping_mul(0x85eb_ca77);

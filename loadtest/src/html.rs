@@ -338,7 +338,7 @@ mod tests {
     fn options() -> Options {
         let args =
             ["weir-loadtest", "livestream", "--whip", "http://h/<a>", "--whep", "http://h/<a>"];
-        Options::parse_from(args).expect("parses")
+        crate::options::parse_options(args).expect("parses")
     }
 
     fn report() -> Report {

@@ -76,6 +76,6 @@ mod whip;
 mod ffmpeg;
 
 pub use command::execute;
-pub use options::Options;
+pub use options::{Options, parse_options};
 pub use report::Report;
 pub use run::run;

@@ -10,6 +10,11 @@ use rtc_shared::marshal::{Marshal, MarshalSize};
 /// bytes of a retransmission, the datagram is smaller than 1230 bytes, like a browser's.
 pub(crate) const PAYLOAD_MAX: usize = 1160;
 
+/// A random SSRC. It is never 0, which is reserved.
+pub(crate) fn random_ssrc() -> u32 {
+    rand::random::<u32>() | 1
+}
+
 /// Header fields of a received packet. SRTP does not encrypt them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeaderView {

@@ -12,11 +12,10 @@ mod support {
 
 use support::impairing_relay::{self, Impairment};
 use support::test_server::{Fault, TestServer};
-use weir_loadtest::{Options, Report, run};
+use weir_loadtest::{Report, parse_options, run};
 
 async fn load(args: &[&str]) -> Report {
-    let options =
-        Options::parse_from([&["weir-loadtest"], args].concat()).expect("arguments parse");
+    let options = parse_options([&["weir-loadtest"], args].concat()).expect("arguments parse");
     run(&options).await.expect("the run begins")
 }
 

@@ -16,7 +16,7 @@ use support::test_server::{Fault, TestServer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UdpSocket;
 use tokio::process::{Child, Command};
-use weir_loadtest::Options;
+use weir_loadtest::parse_options;
 
 struct Relay {
     child: Child,
@@ -179,6 +179,6 @@ async fn viewer_watches_through_the_relay() {
 
 async fn load(args: Vec<String>) -> weir_loadtest::Report {
     let args = std::iter::once("weir-loadtest".to_owned()).chain(args);
-    let options = Options::parse_from(args).expect("arguments parse");
+    let options = parse_options(args).expect("arguments parse");
     weir_loadtest::run(&options).await.expect("the run begins")
 }

@@ -20,8 +20,7 @@ use crate::live::LiveCounters;
 use crate::measures::PublisherResult;
 use crate::opus;
 use crate::phase::Phase;
-use crate::publisher::random_ssrc;
-use crate::rtp::OutgoingPacket;
+use crate::rtp::{self, OutgoingPacket};
 use crate::session_error::SessionError;
 use crate::stamp::Stamp;
 use crate::ticker::Ticker;
@@ -69,7 +68,7 @@ struct OutgoingTrack {
 
 impl OutgoingTrack {
     fn new(kind: RtpCodecKind, codec: RTCRtpCodecParameters) -> Self {
-        let ssrc = random_ssrc();
+        let ssrc = rtp::random_ssrc();
         Self {
             track: codecs::local_track(kind, codec.rtp_codec, ssrc),
             payload_type: codec.payload_type,

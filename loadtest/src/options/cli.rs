@@ -1,21 +1,64 @@
-//! The command line as `clap` parses it, and its translation into [`Options`].
+//! The command line as `clap` parses it, and the task that it describes.
 //!
-//! Called by `options`. The long help texts are in `help`.
+//! Called by `command` and by tests. The long help texts are in `help`.
+
+use std::ffi::OsString;
 
 use clap::builder::RangedI64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use super::{Common, CpuList, Options, Pattern, Task, Video, help};
+use super::flags::{self, Common, Video};
+use super::help;
+use super::run_options::{Options, PEERS_MAX, Pattern};
 use crate::relay::RelayOptions;
 
-/// Maximum publishers and maximum viewers. More would need more sockets than there are ports to
-/// bind them to.
-pub(super) const PEERS_MAX: u32 = 20_000;
+/// What the program is asked to do.
+#[derive(Debug, Clone)]
+pub(crate) enum Task {
+    /// Load a server.
+    Load(Box<Options>),
+    /// Relay datagrams like an impaired network.
+    Relay(Box<RelayOptions>),
+}
+
+impl Task {
+    /// Parses a command line. The first argument is the name of the program.
+    ///
+    /// # Errors
+    /// What is wrong, or the help text that was requested.
+    pub(crate) fn parse_from(
+        args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let task = Cli::try_parse_from(args)?.into_task();
+        if let Self::Load(options) = &task {
+            options
+                .check()
+                .map_err(|problem| Cli::command().error(ErrorKind::ValueValidation, problem))?;
+        }
+        Ok(task)
+    }
+}
+
+/// Parses a command line that loads a server. The first argument is the name of the program.
+///
+/// # Errors
+/// What is wrong, or the help text that was requested.
+pub fn parse_options(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Options, clap::Error> {
+    match Task::parse_from(args)? {
+        Task::Load(options) => Ok(*options),
+        Task::Relay(_) => {
+            Err(Cli::command().error(ErrorKind::InvalidSubcommand, "a relay loads no server"))
+        }
+    }
+}
 
 /// Loads a WHIP/WHEP server with publishers and viewers, and reports what the viewers received.
 #[derive(Debug, Parser)]
 #[command(name = "weir-loadtest", version, after_help = help::PLAIN, args_conflicts_with_subcommands = true)]
-pub(super) struct Cli {
+struct Cli {
     #[command(subcommand)]
     scenario: Option<Scenario>,
     #[command(flatten)]
@@ -94,7 +137,7 @@ enum Scenario {
         #[arg(long, value_name = "V", default_value_t = 100, value_parser = peers(1))]
         viewers: u32,
         /// Joins per second, and as many leaves
-        #[arg(long, value_name = "RATE", default_value_t = 10.0, value_parser = rate)]
+        #[arg(long, value_name = "RATE", default_value_t = 10.0, value_parser = flags::rate)]
         per_second: f64,
         #[command(flatten)]
         media: Media,
@@ -103,7 +146,7 @@ enum Scenario {
 
 impl Cli {
     /// The task that the command line describes.
-    pub(super) fn into_task(self) -> Task {
+    fn into_task(self) -> Task {
         let load = |scenario, pattern, publishers, viewers, media: Media| {
             let Media { audio, common, video } = media;
             let options = Options { scenario, pattern, publishers, viewers, audio, video, common };
@@ -135,28 +178,4 @@ impl Cli {
 
 fn peers(min: i64) -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(min..=i64::from(PEERS_MAX))
-}
-
-/// Parses CPU numbers.
-pub(super) fn cpus(text: &str) -> Result<CpuList, String> {
-    let problem = || "expected CPU numbers like 1 or 2,4-7".to_owned();
-    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < 1024);
-    let mut list = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (number(first).ok_or_else(problem)?, number(last).ok_or_else(problem)?);
-        if first > last {
-            return Err(problem());
-        }
-        list.extend(first..=last);
-    }
-    Ok(CpuList(list))
-}
-
-/// Parses a number of viewers per second.
-pub(super) fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if (0.1..=10_000.0).contains(&rate) => Ok(rate),
-        _ => Err("expected a number of viewers per second from 0.1 to 10000".to_owned()),
-    }
 }

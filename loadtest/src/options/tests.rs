@@ -1,9 +1,10 @@
 //! Command lines that are accepted, refused, and what they mean.
 
+use super::flags::Common;
 use super::*;
 
 fn parse(args: &[&str]) -> Result<Options, String> {
-    Options::parse_from([&["weir-loadtest"], args].concat()).map_err(|e| e.to_string())
+    parse_options([&["weir-loadtest"], args].concat()).map_err(|e| e.to_string())
 }
 
 const BOTH: [&str; 4] = ["--whip", "http://h/whip/p{n}", "--whep", "http://h/whep/p{n}"];

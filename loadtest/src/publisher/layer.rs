@@ -11,8 +11,8 @@ use super::sender::RtpSender;
 use crate::keyframe_schedule::KeyframeSchedule;
 use crate::options::Video;
 use crate::peer::Peer;
-use crate::rtp::OutgoingPacket;
-use crate::sdp::NegotiatedMedia;
+use crate::rtp::{self, OutgoingPacket};
+use crate::sdp::{LayerSsrcs, NegotiatedMedia};
 use crate::session_error::SessionError;
 use crate::stamp::Stamp;
 use crate::video::{LayerSpec, Source};
@@ -40,7 +40,7 @@ impl Layer {
             keyframes: KeyframeSchedule::new(video),
             sender: RtpSender::random(),
             rid,
-            rtx_ssrc: super::random_ssrc(),
+            rtx_ssrc: rtp::random_ssrc(),
             rtx_sequence: rand::random(),
             history: VecDeque::with_capacity(HISTORY),
         }
@@ -56,9 +56,9 @@ impl Layer {
         self.sender.ssrc()
     }
 
-    /// SSRC of retransmissions.
-    pub(super) fn rtx_ssrc(&self) -> u32 {
-        self.rtx_ssrc
+    /// SSRCs of media and retransmissions.
+    pub(super) fn ssrcs(&self) -> LayerSsrcs {
+        LayerSsrcs { media: self.ssrc(), rtx: self.rtx_ssrc }
     }
 
     /// The RTP stream of the media.

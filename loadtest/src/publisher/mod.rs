@@ -53,7 +53,7 @@ pub(crate) async fn publish(
     let mut role = Publisher::new(&context, startup);
     let ssrcs = PublisherSsrcs {
         audio: role.audio_sender.ssrc(),
-        video: role.layers.iter().map(|layer| (layer.ssrc(), layer.rtx_ssrc())).collect(),
+        video: role.layers.iter().map(Layer::ssrcs).collect(),
     };
     let config = OfferConfig {
         codec: options.video_codec(),
@@ -71,11 +71,6 @@ pub(crate) async fn publish(
     LiveCounters::add(&context.live.failed, u64::from(end.is_err()));
     let packets_sent = role.map_or(0, |role| role.packets_sent);
     PublisherResult { packets_sent, failure: end.err().map(|error| error.0) }
-}
-
-/// A random SSRC. It is never 0, which is reserved.
-pub(crate) fn random_ssrc() -> u32 {
-    rand::random::<u32>() | 1
 }
 
 struct Publisher {

@@ -11,6 +11,8 @@ use rtc_rtcp::source_description::{
     SdesType, SourceDescription, SourceDescriptionChunk, SourceDescriptionItem,
 };
 
+use crate::rtp;
+
 /// Seconds from the epoch of NTP (1900) to the epoch of Unix (1970).
 const NTP_TO_UNIX_S: u64 = 2_208_988_800;
 
@@ -28,7 +30,7 @@ impl RtpSender {
     /// A stream with random SSRC, sequence number and timestamp.
     pub(super) fn random() -> Self {
         Self {
-            ssrc: super::random_ssrc(),
+            ssrc: rtp::random_ssrc(),
             sequence: rand::random(),
             timestamp_base: rand::random(),
             packets: 0,

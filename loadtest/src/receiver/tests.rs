@@ -186,7 +186,7 @@ fn padding_packets_break_no_frame() {
 fn sample_checks_some_viewers_fully_and_some_packets_of_the_others() {
     let options = |more: &[&str]| {
         let args = ["weir-loadtest", "--publishers", "0", "--whep", "http://h", "--verify"];
-        Options::parse_from([&args[..], more].concat()).expect("parses")
+        crate::options::parse_options([&args[..], more].concat()).expect("parses")
     };
     let full = |options: &Options| {
         (0..100).filter(|n| CheckLevel::of_viewer(options, *n) == CheckLevel::Full).count()

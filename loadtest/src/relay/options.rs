@@ -11,7 +11,7 @@ use weir_netsim::{Profile, Trace};
 const HELP: &str = "\
 PROFILE is a list KEY=VALUE,KEY=VALUE of:
   delay=MS              propagation delay
-  jitter=MS             additional delay of 0 to MS, normally distributed around MS/2; the order is kept
+  jitter=MS             additional delay of 0 to MS, normally distributed; the order is kept
   jitter-reorder=MS     the same, but datagrams may overtake each other
   loss=PERCENT          loss, independent for each datagram
   burst=PACKETS         with loss: loss in bursts of this mean length (Gilbert-Elliott)
@@ -25,10 +25,11 @@ PROFILE is a list KEY=VALUE,KEY=VALUE of:
   mtu=BYTES             maximum IP packet (default 1500); larger ones are dropped
 Rates, queues and the MTU count 28 bytes of IP and UDP headers for each datagram.
 
-A trace file changes the rate over time. Each line has two numbers: a time in milliseconds, and the rate in kbit/s from then on
-(0: an outage, in which datagrams wait). The first time is 0. A last line `MS repeat` starts the trace again at that time. `#`
-begins a comment. A file with one number per line is read as a Mahimahi trace: times in milliseconds at which 1,500 bytes may
-pass. A trace starts with the first datagram of its client; with --shared it starts with the first datagram of any client.
+A trace file changes the rate over time. Each line has two numbers: a time in milliseconds, and the
+rate in kbit/s from then on (0: an outage, in which datagrams wait). The first time is 0. A last line
+`MS repeat` starts the trace again at that time. `#` begins a comment. A file with one number per line
+is read as a Mahimahi trace: times in milliseconds at which 1,500 bytes may pass. A trace starts with
+the first datagram of its client; with --shared, with the first datagram of any client.
 
 Examples:
   5 % loss and 50 ms round trip for everyone who publishes through port 9001:

@@ -41,11 +41,10 @@ pub(crate) fn layers(video: &Video) -> Vec<LayerSpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Options;
 
     fn video(args: &[&str]) -> Video {
         let url = ["weir-loadtest", "--whip", "http://h", "--viewers", "0"];
-        Options::parse_from([&url[..], args].concat()).expect("parses").video
+        crate::options::parse_options([&url[..], args].concat()).expect("parses").video
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! The offers of publishers and viewers, and what clients need of the answer.
+//! What clients need of the answer to their offer.
 //!
-//! Offers look like a browser's with one codec: BUNDLE, rtcp-mux, `actpass`, RTX, NACK, PLI. Called
-//! by `session`.
+//! Called by `session`.
 
 use std::io::Cursor;
 use std::net::SocketAddr;
@@ -9,55 +8,11 @@ use std::net::SocketAddr;
 use rtc_sdp::description::media::MediaDescription;
 use rtc_sdp::description::session::SessionDescription;
 
-use crate::dtls::Identity;
+use super::extension_uris;
 use crate::ice::Credentials;
-use crate::options::Codec;
-
-/// Header extension id of the MID in the offers (RFC 9143).
-const MID_ID: u8 = 1;
-/// Header extension id of the RID (RFC 8852).
-const RID_ID: u8 = 2;
-/// Header extension id of the repaired RID (RFC 8852).
-const RRID_ID: u8 = 3;
-/// Header extension id of the transport-wide sequence number.
-const TWCC_ID: u8 = 4;
-
-const MID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
-const RID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
-const RRID_URI: &str = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id";
-
-const TWCC_URI: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
-
-/// Rids of the simulcast layers, smallest first.
-pub(crate) const RIDS: [&str; 3] = ["l", "m", "h"];
 
 /// Maximum candidates that are checked.
 const CANDIDATES_MAX: usize = 8;
-
-const AUDIO_PT: u8 = 111;
-
-/// What an offer contains.
-#[derive(Debug, Clone)]
-pub(crate) struct OfferConfig {
-    /// The video codec; `None` without video.
-    pub(crate) codec: Option<Codec>,
-    /// Whether there is audio.
-    pub(crate) audio: bool,
-    /// Whether transport-wide congestion feedback is offered.
-    pub(crate) twcc: bool,
-    /// The SSRCs of a publisher; `None` for a viewer.
-    pub(crate) sends: Option<PublisherSsrcs>,
-}
-
-/// The SSRCs of a publisher.
-#[derive(Debug, Clone)]
-pub(crate) struct PublisherSsrcs {
-    /// SSRC of the audio.
-    pub(crate) audio: u32,
-    /// SSRCs of media and retransmissions of each layer, smallest first. The offer names them if
-    /// there is only one layer. With simulcast it names the rids instead.
-    pub(crate) video: Vec<(u32, u32)>,
-}
 
 /// What the answer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,89 +54,6 @@ pub(crate) struct NegotiatedMedia {
     pub(crate) ssrc: Option<u32>,
     /// Rids of the layers that the server accepted; empty without simulcast.
     pub(crate) rids: Vec<String>,
-}
-
-/// The offer of `config`, as SDP.
-pub(crate) fn offer(config: &OfferConfig, local: &Credentials, identity: &Identity) -> String {
-    let id = rand::random::<u64>() >> 2;
-    let mids = if config.audio && config.codec.is_some() { "0 1" } else { "0" };
-    let mut sdp = format!(
-        "v=0\r\no=- {id} 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE {mids}\r\n\
-         a=extmap-allow-mixed\r\na=msid-semantic: WMS load\r\n"
-    );
-    let mut mid = 0;
-    let mut section = |kind: &str, formats: &str, lines: &[String]| {
-        let port = if mid == 0 { "9" } else { "0" };
-        sdp += &format!("m={kind} {port} UDP/TLS/RTP/SAVPF {formats}\r\nc=IN IP4 0.0.0.0\r\n");
-        if mid > 0 {
-            sdp += "a=bundle-only\r\n";
-        }
-        sdp += &format!(
-            "a=ice-ufrag:{}\r\na=ice-pwd:{}\r\na=ice-options:trickle ice2\r\n\
-             a=fingerprint:sha-256 {}\r\na=setup:actpass\r\na=mid:{mid}\r\na=extmap:{MID_ID} {MID_URI}\r\n\
-             a=rtcp-mux\r\na=rtcp-mux-only\r\na=rtcp-rsize\r\n",
-            local.ufrag, local.password, identity.fingerprint
-        );
-        if config.twcc {
-            let pt = formats.split(' ').next().unwrap_or_default();
-            sdp += &format!("a=extmap:{TWCC_ID} {TWCC_URI}\r\na=rtcp-fb:{pt} transport-cc\r\n");
-        }
-        for line in lines {
-            sdp += &format!("a={line}\r\n");
-        }
-        mid += 1;
-    };
-
-    let direction = if config.sends.is_some() { "sendonly" } else { "recvonly" };
-    if config.audio {
-        let mut lines = vec![
-            direction.to_owned(),
-            format!("rtpmap:{AUDIO_PT} opus/48000/2"),
-            format!("fmtp:{AUDIO_PT} minptime=10;useinbandfec=1"),
-        ];
-        if let Some(sources) = &config.sends {
-            lines.push("msid:load audio".to_owned());
-            lines.push(format!("ssrc:{} cname:weir-loadtest", sources.audio));
-        }
-        section("audio", &AUDIO_PT.to_string(), &lines);
-    }
-
-    let Some(codec) = config.codec else { return sdp };
-    let (pt, rtx, name) = match codec {
-        Codec::H264 => (102, 103, "H264"),
-        Codec::Vp8 => (96, 97, "VP8"),
-    };
-    let mut lines = vec![direction.to_owned(), format!("rtpmap:{pt} {name}/90000")];
-    for feedback in ["nack", "nack pli", "ccm fir"] {
-        lines.push(format!("rtcp-fb:{pt} {feedback}"));
-    }
-    if codec == Codec::H264 {
-        lines.push(format!(
-            "fmtp:{pt} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"
-        ));
-    }
-    lines.push(format!("rtpmap:{rtx} rtx/90000"));
-    lines.push(format!("fmtp:{rtx} apt={pt}"));
-    match config.sends.as_ref().map(|sources| sources.video.as_slice()) {
-        None | Some([]) => {}
-        Some([(media, repair)]) => {
-            lines.push("msid:load video".to_owned());
-            lines.push(format!("ssrc-group:FID {media} {repair}"));
-            for ssrc in [media, repair] {
-                lines.push(format!("ssrc:{ssrc} cname:weir-loadtest"));
-            }
-        }
-        Some(layers) => {
-            lines.push("msid:load video".to_owned());
-            lines.push(format!("extmap:{RID_ID} {RID_URI}"));
-            lines.push(format!("extmap:{RRID_ID} {RRID_URI}"));
-            let rids = &RIDS[..layers.len().min(RIDS.len())];
-            lines.extend(rids.iter().map(|rid| format!("rid:{rid} send")));
-            lines.push(format!("simulcast:send {}", rids.join(";")));
-        }
-    }
-    section("video", &format!("{pt} {rtx}"), &lines);
-    sdp
 }
 
 /// Parses the answer.
@@ -255,8 +127,8 @@ fn accepted(section: &MediaDescription) -> bool {
     !rejected && !section.has_attribute("inactive")
 }
 
-/// Whether a candidate is a host candidate, and its address. For example `1 1 udp 2130706431
-/// 127.0.0.1 8189 typ host`.
+/// Whether a candidate is a host candidate, and its address. An example of `value`:
+/// `1 1 udp 2130706431 127.0.0.1 8189 typ host`.
 fn candidate(value: &str) -> Option<(bool, SocketAddr)> {
     let fields: Vec<&str> = value.split_ascii_whitespace().collect();
     let [_, "1", transport, _, ip, port, "typ", kind, ..] = *fields.as_slice() else { return None };
@@ -297,10 +169,10 @@ fn media(section: &MediaDescription) -> NegotiatedMedia {
         payload_type,
         rtx,
         nack,
-        mid_id: id_of(MID_URI),
-        rid_id: id_of(RID_URI),
-        rrid_id: id_of(RRID_URI),
-        twcc_id: id_of(TWCC_URI),
+        mid_id: id_of(extension_uris::MID),
+        rid_id: id_of(extension_uris::RID),
+        rrid_id: id_of(extension_uris::RRID),
+        twcc_id: id_of(extension_uris::TWCC),
         ssrc: values("ssrc").first().and_then(|line| line.split(' ').next()?.parse().ok()),
         rids: simulcast,
     }
@@ -309,12 +181,6 @@ fn media(section: &MediaDescription) -> NegotiatedMedia {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config(layers: usize) -> OfferConfig {
-        let video = (0..layers as u32).map(|n| (10 + n, 20 + n)).collect();
-        let sends = Some(PublisherSsrcs { audio: 5, video });
-        OfferConfig { codec: Some(Codec::H264), audio: true, twcc: true, sends }
-    }
 
     const ANSWER: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-lite\r\na=group:BUNDLE 0 1\r\n\
         m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=ice-ufrag:abcd\r\n\
@@ -355,25 +221,5 @@ mod tests {
             assert!(error.to_string().contains(word), "{error}");
         }
         assert!(parse_answer("hello").is_err());
-    }
-
-    #[test]
-    fn offers_are_valid_sdp_with_ssrcs_or_rids() {
-        let identity = Identity::new().expect("generates");
-        let credentials = Credentials::random();
-        let one = offer(&config(1), &credentials, &identity);
-        let parsed =
-            SessionDescription::unmarshal(&mut Cursor::new(one.as_bytes())).expect("parses");
-        assert_eq!(parsed.media_descriptions.len(), 2);
-        assert!(one.contains("a=ssrc-group:FID 10 20\r\n") && !one.contains("simulcast"));
-        let three = offer(&config(3), &credentials, &identity);
-        assert!(three.contains("a=simulcast:send l;m;h\r\n") && !three.contains("a=ssrc:10"));
-        let viewer = OfferConfig { sends: None, ..config(1) };
-        let viewer = offer(&viewer, &credentials, &identity);
-        assert!(viewer.contains("a=recvonly") && !viewer.contains("a=ssrc"));
-        assert_eq!(viewer.matches("transport-cc\r\n").count(), 2, "in both m-lines");
-        let listener = OfferConfig { codec: None, twcc: false, ..config(1) };
-        let listener = offer(&listener, &credentials, &identity);
-        assert!(!listener.contains("m=video") && !listener.contains("transport"));
     }
 }

@@ -82,8 +82,9 @@ Example:
 
 ",
     n!(),
-    " is the participant's index over all rooms. The URLs may also contain {room}, the room's index. A room of
-K participants has K publishers and K x (K - 1) viewers, because a WHEP session carries one stream.
+    " is the participant's index over all rooms. The URLs may also contain {room}, the room's index.
+A room of K participants has K publishers and K x (K - 1) viewers, because a WHEP session carries
+one stream.
 
 Question: how many small rooms does the server carry?"
 );

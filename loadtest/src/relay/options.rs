@@ -34,11 +34,14 @@ the first datagram of its client; with --shared, with the first datagram of any 
 Examples:
   5 % loss and 50 ms round trip for everyone who publishes through port 9001:
     weir --media-port 9000 --advertise 127.0.0.1:9001
-    weir-loadtest relay --listen 127.0.0.1:9001 --to 127.0.0.1:9000 --up loss=5,delay=25 --down delay=25
+    weir-loadtest relay --listen 127.0.0.1:9001 --to 127.0.0.1:9000 \\
+        --up loss=5,delay=25 --down delay=25
 
-  Twenty viewers that share a link of 10 Mbit/s, which falls to 2 Mbit/s after 20 seconds and recovers after 40:
+  Twenty viewers that share a link of 10 Mbit/s. After 20 seconds it falls to 2 Mbit/s, and after 40
+  seconds it recovers:
     printf '0 10000\\n20000 2000\\n40000 10000\\n' > link.trace
-    weir-loadtest relay --listen ADDR --to ADDR --shared --down-trace link.trace --down queue=300000
+    weir-loadtest relay --listen ADDR --to ADDR --shared \\
+        --down-trace link.trace --down queue=300000
 
 At its end (after --duration, or on an interrupt) it prints as JSON what happened to the datagrams.";
 

@@ -24,7 +24,7 @@ use rtc_srtp::protection_profile::ProtectionProfile;
 const FLIGHT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// SRTP replay window in packets. It is wide, because a server without RTX retransmits packets
-/// under their old sequence numbers.
+/// under their old sequence numbers (whip-whep C57).
 const REPLAY_WINDOW: usize = 1024;
 
 /// The certificate and crypto that all peers of this process share.

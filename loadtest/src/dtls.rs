@@ -1,6 +1,7 @@
-//! DTLS for one peer, in either role, up to the SRTP keys.
+//! DTLS for one peer, as client or server, up to the SRTP keys.
 //!
-//! A thin coat over `rtc-dtls`: one association, the peer's certificate checked against the answer's fingerprint. Owned by `peer`.
+//! A thin layer over `rtc-dtls`: one association, whose certificate is checked against the
+//! fingerprint in the answer. Owned by `peer`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,15 +23,16 @@ use rtc_srtp::protection_profile::ProtectionProfile;
 /// Retransmission interval of handshake flights.
 const FLIGHT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// SRTP replay window in packets; repair by plain resending needs a wide one (whip-whep C57).
+/// SRTP replay window in packets. It is wide, because a server without RTX retransmits packets
+/// under their old sequence numbers (whip-whep C57).
 const REPLAY_WINDOW: usize = 1024;
 
 /// The certificate and crypto that all peers of this process share.
 pub(crate) struct Identity {
-    /// The crypto library.
+    /// The cryptography library.
     pub(crate) provider: Arc<dyn RTCCryptoProvider>,
     certificate: Certificate,
-    /// `sha-256` fingerprint as SDP writes it.
+    /// SHA-256 fingerprint of the certificate, in the form of SDP.
     pub(crate) fingerprint: String,
 }
 
@@ -38,7 +40,7 @@ impl Identity {
     /// A new self-signed ECDSA certificate.
     ///
     /// # Errors
-    /// If the crypto library refuses.
+    /// If the cryptography library refuses.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let provider = rtc_crypto::default_provider()?;
         let certificate =
@@ -55,34 +57,35 @@ fn fingerprint(der: &[u8]) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
 
-/// SRTP in both directions.
-pub(crate) struct Srtp {
-    /// For what we send.
+/// SRTP contexts of both directions.
+pub(crate) struct SrtpContexts {
+    /// For packets to send.
     pub(crate) outgoing: Context,
-    /// For what we receive.
+    /// For received packets.
     pub(crate) incoming: Context,
 }
 
-/// What a DTLS datagram brought.
-pub(crate) enum Progress {
-    /// The handshake goes on, or a record without news.
+/// What a DTLS datagram changed.
+pub(crate) enum DtlsEvent {
+    /// The handshake is not complete, or the record changed nothing.
     Nothing,
-    /// The keys are there.
-    Keys(Box<Srtp>),
-    /// The peer said goodbye.
+    /// The handshake is complete: these are the keys.
+    Keys(Box<SrtpContexts>),
+    /// The peer closed the association.
     Closed,
 }
 
-/// One association.
+/// One DTLS association.
 pub(crate) struct Dtls {
     endpoint: Endpoint,
-    /// The association's name inside the endpoint. Datagrams may come from elsewhere, `peer` knows better.
+    /// The address that identifies the association inside the endpoint. Datagrams may come from
+    /// other addresses; `peer` decides.
     remote: SocketAddr,
     provider: Arc<dyn RTCCryptoProvider>,
 }
 
 impl Dtls {
-    /// Begins: as client the first flight is ready at once.
+    /// A new association. As client it has its first flight ready at once.
     ///
     /// # Errors
     /// If the configuration is refused.
@@ -131,15 +134,15 @@ impl Dtls {
         self.endpoint.poll_transmit().map(|transmit| transmit.message)
     }
 
-    /// When [`Self::handle_timeout`] wants to be called.
+    /// When [`Self::handle_timeout`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.endpoint.poll_timeout(&self.remote)
     }
 
-    /// Repeats a flight that was not answered.
+    /// Retransmits a flight that was not answered.
     ///
     /// # Errors
-    /// If it was repeated too often.
+    /// If the flight was retransmitted too often.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> anyhow::Result<()> {
         if self.deadline().is_some_and(|deadline| now >= deadline) {
             self.endpoint.handle_timeout(self.remote, now)?;
@@ -150,26 +153,26 @@ impl Dtls {
     /// Takes a DTLS datagram.
     ///
     /// # Errors
-    /// If the handshake fails or the certificate is a stranger's.
-    pub(crate) fn handle(&mut self, now: Instant, datagram: &[u8]) -> anyhow::Result<Progress> {
+    /// If the handshake fails, or if the certificate does not match the fingerprint.
+    pub(crate) fn handle(&mut self, now: Instant, datagram: &[u8]) -> anyhow::Result<DtlsEvent> {
         for event in self.endpoint.read(now, self.remote, None, datagram.into())? {
             match event {
                 EndpointEvent::HandshakeComplete => {
-                    return Ok(Progress::Keys(Box::new(self.keys()?)));
+                    return Ok(DtlsEvent::Keys(Box::new(self.keys()?)));
                 }
-                EndpointEvent::PeerClosed => return Ok(Progress::Closed),
+                EndpointEvent::PeerClosed => return Ok(DtlsEvent::Closed),
                 _ => {}
             }
         }
-        Ok(Progress::Nothing)
+        Ok(DtlsEvent::Nothing)
     }
 
-    /// Says goodbye; the alert is ready to send.
+    /// Closes the association. [`Self::poll_transmit`] returns the alert.
     pub(crate) fn close(&mut self, now: Instant) {
         self.endpoint.stop(now, self.remote);
     }
 
-    fn keys(&self) -> anyhow::Result<Srtp> {
+    fn keys(&self) -> anyhow::Result<SrtpContexts> {
         let state = self
             .endpoint
             .get_connection_state(self.remote)
@@ -191,7 +194,7 @@ impl Dtls {
         config.set_session_keys_from_keying_material(material.as_ref(), state.is_client())?;
         let crypto = self.provider.crypto();
         let keys = &config.keys;
-        Ok(Srtp {
+        Ok(SrtpContexts {
             outgoing: Context::new(
                 &keys.local_master_key,
                 &keys.local_master_salt,

@@ -1,26 +1,25 @@
-//! The report as one HTML page that needs nothing else: verdict, figures, plots, tables.
+//! The report as one HTML page without external resources: verdict, figures, plots, tables.
 //!
-//! Puts together what `report` knows; `plot` draws. Written by `main.rs` for `--html`.
+//! Formats what `report` holds; `plot` draws. Called by `command` for `--html`.
 
 use std::fmt::Write;
 
-use crate::generator::Waits;
+use crate::generator::WaitTimes;
 use crate::options::{Client, Options, Pattern, Verify};
 use crate::plot::{Plot, Series, escape, number};
-use crate::report::{Report, Verdict};
+use crate::report::{Report, RunVerdict};
 use crate::timeline::Sample;
 
-/// Points of a distribution's curve.
+/// Approximate number of points in the curve of a distribution.
 const CURVE_POINTS: usize = 200;
 
-/// What a line shows of a sample.
+/// The value of a sample that a line shows.
 type Value<'a> = &'a dyn Fn(&Sample) -> Option<f64>;
 
 const STYLE: &str = include_str!("report.css");
 
 /// The page for the report of a run of `options`.
-#[must_use]
-pub fn page(report: &Report, options: &Options) -> String {
+pub(crate) fn page(report: &Report, options: &Options) -> String {
     let title = match report.scenario {
         "" => "WHIP/WHEP load test".to_owned(),
         scenario => format!("WHIP/WHEP load test: {scenario}"),
@@ -30,67 +29,67 @@ pub fn page(report: &Report, options: &Options) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <title>{title}</title>\n<style>\n{STYLE}</style></head>\n<body><main>\n<h1>{title}</h1>\n"
     );
-    let _ = writeln!(page, "<p class=\"what\">{}</p>", escape(&what(report, options)));
+    let _ = writeln!(page, "<p class=\"what\">{}</p>", escape(&description(report, options)));
     verdict(&mut page, report);
     page.push_str("<div class=\"tiles\">\n");
     tiles(&mut page, report);
     page.push_str("</div>\n<div class=\"plots\">\n");
     plots(&mut page, report);
-    page.push_str("</div>\n<p class=\"legend\"><span class=\"swatch\"></span>the counted window: figures are of it alone, but join times of all viewers</p>\n<div class=\"tables\">\n");
+    page.push_str("</div>\n<p class=\"legend\"><span class=\"swatch\"></span>the window: all figures are of this time only, except the join times, which are those of all viewers</p>\n<div class=\"tables\">\n");
     tables(&mut page, report);
     page.push_str("</div>\n</main></body></html>\n");
     page
 }
 
 /// What was run, in one sentence.
-fn what(report: &Report, options: &Options) -> String {
+fn description(report: &Report, options: &Options) -> String {
     let common = &options.common;
     let count = |n: u32, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     let publishers = count(options.publishers, "publisher");
-    let mut what = format!("{publishers}, {}", count(options.viewers, "viewer"));
+    let mut text = format!("{publishers}, {}", count(options.viewers, "viewer"));
     match options.pattern {
-        Pattern::Dealt => {}
+        Pattern::RoundRobin => {}
         Pattern::Rooms(k) => {
-            let _ = write!(what, " (rooms of {k}, everybody watches the others)");
+            let _ = write!(text, " (rooms of {k}, every participant watches the others)");
         }
         Pattern::Churn(rate) => {
-            let _ = write!(what, " at a time, {rate} joins and leaves a second");
+            let _ = write!(text, " at a time, {rate} joins and leaves per second");
         }
     }
     let video = &options.video;
     if !video.none {
         let _ = write!(
-            what,
+            text,
             "; {:?} {} kbit/s, {} frames/s, keyframes every {} s",
             video.codec, video.kbps, video.fps, video.keyframe_s
         );
         if video.simulcast > 1 {
-            let _ = write!(what, ", {} layers", video.simulcast);
+            let _ = write!(text, ", {} layers", video.simulcast);
         }
     }
     if options.audio {
-        what.push_str("; Opus 50 packets/s");
+        text.push_str("; Opus 50 packets/s");
     }
     let checks = match common.verify {
         Verify::All => "every packet and frame checked",
-        Verify::Sample => "spot checks",
-        Verify::None => "counts only",
+        Verify::Sample => "samples checked",
+        Verify::None => "order and loss only",
     };
     let client = if common.client == Client::Full { ", full clients" } else { "" };
     let url = if common.whep.is_empty() { &common.whip } else { &common.whep };
-    let _ = write!(what, "; {checks}{client}; window {:.1} s; {url}", report.window_s);
-    what
+    let _ = write!(text, "; {checks}{client}; window {:.1} s; {url}", report.window_s);
+    text
 }
 
 fn verdict(page: &mut String, report: &Report) {
     let (class, head) = match report.verdict() {
-        Verdict::Well if report.generator.limited => {
-            ("doubt", "All well, but this generator was at its limit: do not trust the latency")
+        RunVerdict::Passed if report.generator.limited => {
+            ("doubt", "Passed, but this generator was at its limit: do not trust the latency")
         }
-        Verdict::Well => ("good", "All well: nobody failed, no frame was broken"),
-        Verdict::NotWell => ("bad", "Not well"),
-        Verdict::InDoubt => {
-            ("doubt", "In doubt: this generator was the bottleneck. Do not blame the server")
+        RunVerdict::Passed => ("good", "Passed: no session failed, no frame was broken"),
+        RunVerdict::Failed => ("bad", "Failed"),
+        RunVerdict::Inconclusive => {
+            ("doubt", "Inconclusive: this generator was the bottleneck. Do not blame the server")
         }
     };
     let _ = write!(page, "<div class=\"verdict {class}\"><b>{head}</b>");
@@ -125,7 +124,12 @@ fn tiles(page: &mut String, report: &Report) {
     let per_s = figures.packets_received as f64 / window;
     let mbit = figures.bytes_received as f64 * 8.0 / window / 1e6;
     tile("Received", number(per_s), "packets/s", format!("{} Mbit/s", number(mbit)));
-    tile("Lost", number(lost), "%", format!("{} packets for good", figures.packets_lost));
+    tile(
+        "Lost",
+        number(lost),
+        "%",
+        format!("{} packets, after retransmission", figures.packets_lost),
+    );
     let (good, broken) = (figures.frames_decodable, figures.frames_broken);
     if good + broken > 0 {
         let note = format!("of {} frames; {} freezes", good + broken, figures.freezes);
@@ -170,7 +174,7 @@ fn plots(page: &mut String, report: &Report) {
     let (p50, p99, p999) = (latency(0), latency(1), latency(2));
     let per_packet = |sample: &Sample| {
         let cores = sample.server_cores?;
-        // During the ramp joins would be booked on packets.
+        // During the ramp the CPU time of joins would count as that of packets.
         (sample.counted && sample.packets_per_s > 100.0).then(|| cores * 1e6 / sample.packets_per_s)
     };
     let slowest =
@@ -187,7 +191,7 @@ fn plots(page: &mut String, report: &Report) {
     let all = [
         (
             "Bitrate",
-            "what all viewers received together",
+            "received by all viewers",
             over_time("Mbit/s", vec![("bitrate", "a", &|s| Some(s.mbit_per_s))]),
         ),
         (
@@ -197,7 +201,7 @@ fn plots(page: &mut String, report: &Report) {
         ),
         (
             "Loss",
-            "packets given up after retransmission, per second",
+            "packets still missing after retransmission, per second",
             over_time("packets/s", vec![("lost", "b", &|s| Some(s.lost_per_s))]),
         ),
         (
@@ -212,12 +216,12 @@ fn plots(page: &mut String, report: &Report) {
         ),
         (
             "Join times",
-            "share of viewers that had media keys, and a first whole keyframe, after so long",
+            "share of viewers that had media keys, and their first complete keyframe, by this time",
             joins,
         ),
         (
             "CPU",
-            "cores used by each side",
+            "cores used by server and generator",
             over_time(
                 "cores",
                 vec![
@@ -242,14 +246,14 @@ fn plots(page: &mut String, report: &Report) {
     }
 }
 
-/// The counted window by the samples.
+/// The time span of the samples within the window.
 fn window_of(samples: &[Sample]) -> Option<(f64, f64)> {
     let first = samples.iter().position(|sample| sample.counted)?;
     let from = samples.get(first.saturating_sub(1)).map_or(0.0, |sample| sample.at_s);
     Some((from, samples.iter().rfind(|sample| sample.counted)?.at_s))
 }
 
-/// The share of sorted values up to each, and on to `end`.
+/// The distribution of sorted values: the share of values up to each. The curve continues to `end`.
 fn curve(name: &'static str, class: &'static str, sorted: &[f64], end: f64) -> Series {
     let step = sorted.len().div_ceil(CURVE_POINTS).max(1);
     let share = |n: usize| Some((n + 1) as f64 * 100.0 / sorted.len() as f64);
@@ -275,20 +279,20 @@ fn tables(page: &mut String, report: &Report) {
         vec![
             ("Packets sent by publishers", figures.packets_sent.to_string()),
             ("Packets received by viewers", figures.packets_received.to_string()),
-            ("Packets lost for good", figures.packets_lost.to_string()),
+            ("Packets lost after retransmission", figures.packets_lost.to_string()),
             ("Gaps filled", repair.filled.to_string()),
-            ("Packets asked for again", repair.nacked.to_string()),
+            ("Packets requested by NACK", repair.nacked.to_string()),
             ("Retransmissions received", repair.retransmitted.to_string()),
-            ("Packets twice or too late", repair.useless.to_string()),
-            ("Keyframes asked for", repair.plis.to_string()),
-            ("New numberings", repair.restarts.to_string()),
+            ("Duplicates and late packets", repair.useless.to_string()),
+            ("Keyframes requested", repair.plis.to_string()),
+            ("Restarts of the numbering", repair.restarts.to_string()),
         ],
     );
     table(
         "Checks",
         vec![
-            ("Packets opened", repair.opened.to_string()),
-            ("Of these not authentic", repair.unauthentic.to_string()),
+            ("Packets decrypted", repair.opened.to_string()),
+            ("Failed authentications", repair.unauthentic.to_string()),
             ("Frames decodable", figures.frames_decodable.to_string()),
             ("Frames broken", figures.frames_broken.to_string()),
             ("Freezes", figures.freezes.to_string()),
@@ -296,22 +300,22 @@ fn tables(page: &mut String, report: &Report) {
             ("Publishers failed", report.publishers_failed.to_string()),
         ],
     );
-    let waits = |waits: &Waits| {
+    let waits = |waits: &WaitTimes| {
         let ms = |us: u64| us as f64 / 1000.0;
         format!("{:.1} / {:.1} / {:.0} ms", ms(waits.p50), ms(waits.p99), ms(waits.max))
     };
-    let unknown = || "not told".to_owned();
+    let unknown = || "unknown".to_owned();
     table(
         "This generator",
         vec![
             ("Share of its CPUs", format!("{:.0} %", own.cpu_share * 100.0)),
             ("Busiest thread", format!("{:.0} % of a CPU", own.busiest_thread * 100.0)),
             (
-                "CPU, program and kernel",
+                "User time, system time",
                 format!("{:.2} s, {:.2} s", own.cpu_user_s, own.cpu_system_s),
             ),
             (
-                "Program time per datagram",
+                "User time per datagram",
                 own.user_ns_per_datagram.map_or_else(unknown, |ns| format!("{ns:.0} ns")),
             ),
             ("Datagrams per read", format!("{:.1}", own.datagrams_per_message)),
@@ -320,8 +324,8 @@ fn tables(page: &mut String, report: &Report) {
                 own.datagrams_dropped.map_or_else(unknown, |n| n.to_string()),
             ),
             ("Sends refused by the kernel", own.datagrams_refused.to_string()),
-            ("Reads waited (p50 / p99 / max)", waits(&own.waited_us)),
-            ("Timers late (p50 / p99 / max)", waits(&own.late_us)),
+            ("Wait before reading (p50 / p99 / max)", waits(&own.waited_us)),
+            ("Delay of timers (p50 / p99 / max)", waits(&own.late_us)),
         ],
     );
 }
@@ -329,12 +333,12 @@ fn tables(page: &mut String, report: &Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generator::Generator;
+    use crate::generator::GeneratorHealth;
 
     fn options() -> Options {
         let args =
             ["weir-loadtest", "livestream", "--whip", "http://h/<a>", "--whep", "http://h/<a>"];
-        Options::parse_from(args).expect("parses")
+        crate::options::parse_options(args).expect("parses")
     }
 
     fn report() -> Report {
@@ -356,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn page_stands_alone_and_is_escaped() {
+    fn page_has_no_external_resources_and_is_escaped() {
         let page = page(&report(), &options());
         for outside in ["<script", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
@@ -367,25 +371,25 @@ mod tests {
             assert!(page.contains(&format!("<h2>{head}</h2>")), "{head}");
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-        assert!(page.contains("All well"));
+        assert!(page.contains("Passed"));
     }
 
     #[test]
-    fn verdict_says_whose_fault_it_was() {
+    fn verdict_names_the_bottleneck() {
         let mut report = report();
         report.figures.frames_broken = 5;
-        assert!(page(&report, &options()).contains("Not well"));
-        report.generator = Generator {
+        assert!(page(&report, &options()).contains("Failed"));
+        report.generator = GeneratorHealth {
             limited: true,
             reasons: vec!["9 datagrams were dropped".to_owned()],
-            ..Generator::default()
+            ..GeneratorHealth::default()
         };
         let page = page(&report, &options());
         assert!(page.contains("Do not blame the server") && page.contains("9 datagrams"));
     }
 
     #[test]
-    fn curve_of_many_values_has_few_points_and_ends_at_all_of_them() {
+    fn curve_of_many_values_has_few_points_and_ends_at_100_percent() {
         let sorted: Vec<f64> = (1..=1001).map(f64::from).collect();
         let curve = curve("x", "a", &sorted, 2000.0);
         assert!(curve.points.len() < CURVE_POINTS + 4);

@@ -1,8 +1,9 @@
-//! A small controlling ICE agent for one peer (RFC 8445): finds the server, nominates at once, answers the server's own checks,
-//! keeps consent.
+//! A small controlling ICE agent for one peer (RFC 8445): checks the server's candidates, nominates
+//! at once, answers the server's checks, keeps consent.
 //!
-//! It gathers nothing and offers no candidates: the server learns our address from the first check. Servers that are full agents
-//! check back and feed only who answers. Pure but for randomness; datagrams to send are values. Owned by `peer`.
+//! It gathers nothing and offers no candidates: the server learns the client's address from the
+//! first check. Servers that are full agents send checks too, and send media only to clients that
+//! answer. Pure but for randomness. Owned by `peer`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,22 +20,24 @@ use rtc_stun::message::{
 use rtc_stun::textattrs::TextAttribute;
 use rtc_stun::xoraddr::XorMappedAddress;
 
-/// Between two checks while unanswered.
+/// Time between two checks until one is answered.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A candidate that does not answer for so long makes room for the next; after the last the first has its turn again.
-const CANDIDATE_PATIENCE: Duration = Duration::from_secs(1);
+/// Time after which the next candidate is checked instead of one that did not answer. The first
+/// candidate follows the last.
+const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two checks once connected (RFC 7675 asks for about 5 s; browsers take half of it).
+/// Time between two consent checks once connected (RFC 7675 says about 5 s; browsers use half of
+/// it).
 const CONSENT_INTERVAL: Duration = Duration::from_millis(2500);
 
-/// Without an answer for so long the server is gone (RFC 7675 section 5.1).
-pub(crate) const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time without an answer after which consent has expired (RFC 7675 section 5.1).
+const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// PRIORITY of a peer-reflexive candidate (RFC 8445 section 5.1.2.1).
 const PRIORITY: u32 = (110 << 24) | (65_535 << 8) | 255;
 
-/// User name fragment and password of one side.
+/// Username fragment and password of one side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Credentials {
     /// `a=ice-ufrag`.
@@ -44,41 +47,41 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// Fresh random ones.
+    /// Random credentials.
     pub(crate) fn random() -> Self {
         let hex = |length: usize| format!("{:032x}", rand::random::<u128>())[..length].to_owned();
         Self { ufrag: hex(8), password: hex(32) }
     }
 }
 
-/// What a STUN datagram brought.
+/// What a STUN datagram meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// Nothing for us, or nothing new.
+pub(crate) enum StunOutcome {
+    /// Not for this agent, or nothing new.
     Nothing,
-    /// The server answered a check for the first time: the path works.
+    /// The server answered a check for the first time.
     Connected,
 }
 
-/// The agent of one peer.
-pub(crate) struct Agent {
+/// The ICE agent of one peer.
+pub(crate) struct IceAgent {
     local: Credentials,
     remote: Credentials,
     candidates: Vec<SocketAddr>,
     current: usize,
     current_since: Instant,
     tie_breaker: u64,
-    /// Transactions whose answer may still come, newest last.
+    /// Checks whose answers may still come, newest last.
     pending: Vec<TransactionId>,
     next_check: Instant,
     last_answer: Option<Instant>,
 }
 
-/// Unanswered transactions that are remembered.
+/// Maximum unanswered checks that are remembered.
 const PENDING_MAX: usize = 16;
 
-impl Agent {
-    /// An agent that will check `candidates` in their order; there must be one.
+impl IceAgent {
+    /// An agent that checks `candidates` in their order. There must be at least one.
     pub(crate) fn new(
         now: Instant,
         local: Credentials,
@@ -98,22 +101,22 @@ impl Agent {
         }
     }
 
-    /// Where media goes.
+    /// The address for media.
     pub(crate) fn remote_addr(&self) -> SocketAddr {
         self.candidates[self.current % self.candidates.len()]
     }
 
-    /// When [`Self::handle_timeout`] wants to be called.
+    /// When [`Self::handle_timeout`] is due.
     pub(crate) fn deadline(&self) -> Instant {
         self.next_check
     }
 
     /// Whether consent has expired.
-    pub(crate) fn is_dead(&self, now: Instant) -> bool {
+    pub(crate) fn consent_expired(&self, now: Instant) -> bool {
         self.last_answer.is_some_and(|last| now.saturating_duration_since(last) > CONSENT_TIMEOUT)
     }
 
-    /// Sends the check that is due.
+    /// The check to send, if one is due.
     pub(crate) fn handle_timeout(
         &mut self,
         now: Instant,
@@ -124,7 +127,7 @@ impl Agent {
         }
         let connected = self.last_answer.is_some();
         self.next_check = now + if connected { CONSENT_INTERVAL } else { CHECK_INTERVAL };
-        if !connected && now.saturating_duration_since(self.current_since) >= CANDIDATE_PATIENCE {
+        if !connected && now.saturating_duration_since(self.current_since) >= CANDIDATE_TIMEOUT {
             self.current = (self.current + 1) % self.candidates.len();
             self.current_since = now;
         }
@@ -151,14 +154,15 @@ impl Agent {
         Ok(Some(check))
     }
 
-    /// Takes a STUN datagram that came from `from`; gives what it meant and the answer to send back, if any.
+    /// Takes a STUN datagram from `from`. Returns what it meant, and the answer to send back, if
+    /// any.
     pub(crate) fn handle(
         &mut self,
         now: Instant,
         from: SocketAddr,
         datagram: &[u8],
         crypto: &dyn RTCCrypto,
-    ) -> anyhow::Result<(Heard, Option<Vec<u8>>)> {
+    ) -> anyhow::Result<(StunOutcome, Option<Vec<u8>>)> {
         let mut message = Message::new();
         message.unmarshal_binary(datagram)?;
         if message.typ == BINDING_REQUEST {
@@ -172,25 +176,25 @@ impl Agent {
                 vec![Box::new(mapped)],
                 crypto,
             )?;
-            return Ok((Heard::Nothing, Some(answer)));
+            return Ok((StunOutcome::Nothing, Some(answer)));
         }
-        let Some(asked) = self.pending.iter().position(|id| *id == message.transaction_id) else {
-            return Ok((Heard::Nothing, None));
+        let Some(check) = self.pending.iter().position(|id| *id == message.transaction_id) else {
+            return Ok((StunOutcome::Nothing, None));
         };
         if message.typ != BINDING_SUCCESS {
             anyhow::bail!("the server answered an ICE check with {}", message.typ);
         }
         MessageIntegrity::check(&mut message, self.remote.password.as_bytes(), crypto)?;
-        self.pending.remove(asked);
+        self.pending.remove(check);
         if self.last_answer.replace(now).is_some() {
-            return Ok((Heard::Nothing, None));
+            return Ok((StunOutcome::Nothing, None));
         }
         self.next_check = now + CONSENT_INTERVAL;
-        // The answer may be that of a candidate asked before the current one.
+        // The answer may be from a candidate that was checked before the current one.
         if let Some(index) = self.candidates.iter().position(|candidate| *candidate == from) {
             self.current = index;
         }
-        Ok((Heard::Connected, None))
+        Ok((StunOutcome::Connected, None))
     }
 
     fn message(
@@ -238,39 +242,39 @@ mod tests {
         let provider = provider();
         let crypto = provider.crypto();
         let (a, b, now) = (Credentials::random(), Credentials::random(), Instant::now());
-        let mut ours = Agent::new(now, a.clone(), b.clone(), vec![addr(1)]);
-        let mut theirs = Agent::new(now, b, a, vec![addr(2)]);
+        let mut ours = IceAgent::new(now, a.clone(), b.clone(), vec![addr(1)]);
+        let mut theirs = IceAgent::new(now, b, a, vec![addr(2)]);
         let check = ours.handle_timeout(now, crypto).expect("builds").expect("is due");
-        let (heard, answer) = theirs.handle(now, addr(2), &check, crypto).expect("is valid");
-        assert_eq!(heard, Heard::Nothing);
-        let (heard, _) =
+        let (outcome, answer) = theirs.handle(now, addr(2), &check, crypto).expect("is valid");
+        assert_eq!(outcome, StunOutcome::Nothing);
+        let (outcome, _) =
             ours.handle(now, addr(1), &answer.expect("is answered"), crypto).expect("is valid");
-        assert_eq!(heard, Heard::Connected);
-        assert!(!ours.is_dead(now + Duration::from_secs(29)));
-        assert!(ours.is_dead(now + Duration::from_secs(31)));
+        assert_eq!(outcome, StunOutcome::Connected);
+        assert!(!ours.consent_expired(now + Duration::from_secs(29)));
+        assert!(ours.consent_expired(now + Duration::from_secs(31)));
     }
 
     #[test]
-    fn request_with_the_wrong_password_is_not_answered() {
+    fn check_with_the_wrong_password_is_not_answered() {
         let provider = provider();
         let now = Instant::now();
         let (a, b) = (Credentials::random(), Credentials::random());
-        let liar = Credentials { ufrag: a.ufrag.clone(), password: "f".repeat(32) };
-        let mut victim = Agent::new(now, a, b.clone(), vec![addr(1)]);
-        let mut other = Agent::new(now, b, liar, vec![addr(2)]);
-        let check = other.handle_timeout(now, provider.crypto()).expect("builds").expect("is due");
-        assert!(victim.handle(now, addr(2), &check, provider.crypto()).is_err());
+        let wrong = Credentials { ufrag: a.ufrag.clone(), password: "f".repeat(32) };
+        let mut ours = IceAgent::new(now, a, b.clone(), vec![addr(1)]);
+        let mut theirs = IceAgent::new(now, b, wrong, vec![addr(2)]);
+        let check = theirs.handle_timeout(now, provider.crypto()).expect("builds").expect("is due");
+        assert!(ours.handle(now, addr(2), &check, provider.crypto()).is_err());
     }
 
     #[test]
-    fn silent_candidate_makes_room_for_the_next() {
+    fn next_candidate_is_checked_when_one_does_not_answer() {
         let provider = provider();
         let now = Instant::now();
         let (a, b) = (Credentials::random(), Credentials::random());
-        let mut agent = Agent::new(now, a, b, vec![addr(1), addr(2)]);
+        let mut agent = IceAgent::new(now, a, b, vec![addr(1), addr(2)]);
         agent.handle_timeout(now, provider.crypto()).expect("builds");
         assert_eq!(agent.remote_addr(), addr(1));
-        agent.handle_timeout(now + CANDIDATE_PATIENCE, provider.crypto()).expect("builds");
+        agent.handle_timeout(now + CANDIDATE_TIMEOUT, provider.crypto()).expect("builds");
         assert_eq!(agent.remote_addr(), addr(2));
     }
 }

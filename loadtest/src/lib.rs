@@ -1,59 +1,81 @@
-//! `weir-loadtest`: publishers and viewers for any WHIP/WHEP server, and an honest count of what arrived.
+//! `weir-loadtest`: publishers and viewers for any WHIP/WHEP server, and a report of what the
+//! viewers received.
 //!
-//! It shares no code with the server it was written beside: its ICE, SRTP use, packetizers and checks are its own,
-//! so a mistake made there is not repeated here. It opens clocks and sockets freely; it is a client.
+//! It shares no code with the server: its ICE, SRTP, packetizers and checks are its own, so that a
+//! mistake in the server is not repeated here. It reads clocks and opens sockets freely, because it
+//! is a client.
 //!
-//! The way through: [`options`] (what to do) → [`run`] (publishers, ramp, window, drain; `crowd`) → `publisher` and `viewer`
-//! (one session each) → `session` (POST, DELETE) → `pool` and `seat` (loops that carry thousands of sockets) → `peer` (`ice`,
-//! `dtls`, SRTP) → `receiver` (`stream`: order and loss; `frames`: what a decoder would say; `twcc`) → [`report`] (sum, JSON,
-//! summary), [`html`] (`plot`). `full` is the same with a complete WebRTC stack instead of `session` and what is below it. [`generator`] watches
-//! whether we keep up ourselves.
-//! [`relay`] is a road of its own: a bad network between any clients and any server.
+//! Call order of a run:
+//! 1. `command` parses the command line with `options`, and calls `run` or `relay`.
+//! 2. `run` starts publishers and viewers in two groups (`session_group`), and opens and closes the
+//!    window.
+//! 3. `publisher` and `viewer` are one session each: `session` (POST, DELETE), then `media_session`
+//!    in an `event_loop`, which carries thousands of sockets.
+//! 4. `peer` is the connection of a session: `ice`, `dtls`, SRTP.
+//! 5. `receiver` is the media of a viewer: `reorder_buffer` (order, loss), `frame_checker`
+//!    (frames), `twcc` (feedback).
+//! 6. `report` adds up `measures`, and writes JSON and summary; `html` and `plot` draw the page.
+//!
+//! `full` replaces steps 3 and 4 with a complete WebRTC stack. `generator` measures whether this
+//! process keeps up. `relay` is independent of all this: an impaired network between any clients
+//! and any server.
+//!
+//! Public items are what the binary and the tests of this package use.
 #![expect(
     clippy::disallowed_methods,
-    reason = "a load generator is all shell: it owns clocks and sockets, and carries nobody's media but its own"
+    reason = "a load generator is a client: it owns its clocks and sockets, and forwards no media"
 )]
 
-pub mod generator;
-pub mod html;
-pub mod machine;
-pub mod options;
-pub mod relay;
-pub mod report;
-pub mod run;
-pub mod timeline;
-
-mod crowd;
+mod clock;
+mod command;
+mod context;
 mod dtls;
-mod frames;
+mod event_loop;
+mod flaw;
+mod frame_checker;
 mod full;
+mod generator;
+mod html;
 mod ice;
+mod keyframe_schedule;
 mod live;
+mod loop_stats;
+mod machine;
+mod measures;
+mod media_session;
+mod options;
+mod opus;
 mod peer;
+mod phase;
 mod plot;
-mod pool;
 mod procfs;
+mod progress_line;
 mod publisher;
 mod receiver;
+mod recording;
+mod relay;
+mod reorder_buffer;
+mod report;
+mod role;
 mod rtp;
+mod run;
 mod sdp;
-mod seat;
 mod session;
+mod session_error;
+mod session_group;
 mod stamp;
-mod stream;
+mod ticker;
+mod timeline;
 mod twcc;
 mod video;
 mod viewer;
-mod vitals;
 mod whip;
 
 #[cfg(test)]
 #[path = "../tests/support/ffmpeg.rs"]
 mod ffmpeg;
 
-/// The shape of every clock in this crate: microseconds since the process began, one epoch for sender and receiver.
-pub(crate) fn since_start_us(now: std::time::Instant) -> u64 {
-    static EPOCH: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-    let epoch = *EPOCH.get_or_init(std::time::Instant::now);
-    u64::try_from(now.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
-}
+pub use command::execute;
+pub use options::{Options, parse_options};
+pub use report::Report;
+pub use run::run;

@@ -1,41 +1,42 @@
-//! What we ask of the machine before a run: enough file descriptors, and the CPUs to run on.
+//! Limits and CPUs of this process and of the server: set before a run.
 //!
-//! Called by `main.rs` and `run`; measuring is `procfs` and `vitals`.
+//! Called by `command` and `run`. Measuring is the task of `procfs` and `loop_stats`.
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::options::CpuList;
 
-/// Descriptors beside one socket for each session: HTTP connections, loops, files.
-const DESCRIPTORS_BESIDE: u64 = 512;
+/// File descriptors needed in addition to one socket per session: HTTP connections, event loops,
+/// files.
+const OTHER_DESCRIPTORS: u64 = 512;
 
-/// Threads of a server that are moved; none has more.
+/// Maximum threads of a server process that are moved.
 const THREADS_MAX: usize = 4096;
 
-/// Raises our own limit of open files to its maximum.
+/// Raises the limit of open files of this process, if `sessions` need more.
 ///
 /// # Errors
-/// If even that is not enough for so many sessions.
-pub(crate) fn make_room_for(sessions: u32) -> anyhow::Result<()> {
+/// If the maximum is too low for that many sessions.
+pub(crate) fn raise_open_file_limit(sessions: u32) -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    let needed = u64::from(sessions) + DESCRIPTORS_BESIDE;
+    let needed = u64::from(sessions) + OTHER_DESCRIPTORS;
     let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
     if enough(limit.current) {
         return Ok(());
     }
-    // The superuser may raise the maximum as well; others need not, usually.
+    // Only the superuser may raise the maximum as well.
     let maximum = if enough(limit.maximum) { limit.maximum } else { Some(needed) };
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).map_err(|error| {
         anyhow::anyhow!("{sessions} sessions need {needed} open files (`ulimit -n`): {error}")
     })
 }
 
-/// Binds this thread, and all it will start, to `cpus`.
+/// Binds this thread, and all threads it will start, to `cpus`.
 ///
 /// # Errors
-/// If there are no such CPUs, or we may not use them.
-pub fn run_on(cpus: &CpuList) -> anyhow::Result<()> {
+/// If there are no such CPUs, or if this process may not use them.
+pub(crate) fn pin_thread(cpus: &CpuList) -> anyhow::Result<()> {
     sched_setaffinity(None, &set_of(cpus)?)
         .map_err(|error| anyhow::anyhow!("--cpu {cpus}: {error}"))
 }
@@ -43,8 +44,8 @@ pub fn run_on(cpus: &CpuList) -> anyhow::Result<()> {
 /// Moves every thread of process `pid` to `cpus`.
 ///
 /// # Errors
-/// If there are no such CPUs or no such process, or we may not move it.
-pub(crate) fn move_process(pid: u32, cpus: &CpuList) -> anyhow::Result<()> {
+/// If there are no such CPUs or no such process, or if this process may not move it.
+pub(crate) fn pin_process(pid: u32, cpus: &CpuList) -> anyhow::Result<()> {
     let set = set_of(cpus)?;
     let move_all = || -> std::io::Result<()> {
         for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.take(THREADS_MAX) {
@@ -58,8 +59,8 @@ pub(crate) fn move_process(pid: u32, cpus: &CpuList) -> anyhow::Result<()> {
     move_all().map_err(|error| anyhow::anyhow!("--server-cpu {cpus} for process {pid}: {error}"))
 }
 
-/// CPUs this process may use.
-pub(crate) fn cpus() -> u32 {
+/// Number of CPUs that this process may use.
+pub(crate) fn available_cpus() -> u32 {
     sched_getaffinity(None).map_or(1, |set| set.count()).max(1)
 }
 
@@ -77,22 +78,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_made_for_what_fits_and_refused_with_the_number_otherwise() {
-        make_room_for(10).expect("ten sessions fit any machine");
-        if let Some(error) = make_room_for(u32::MAX).err() {
+    fn open_file_limit_is_raised_or_the_error_names_it() {
+        raise_open_file_limit(10).expect("ten sessions fit any machine");
+        if let Some(error) = raise_open_file_limit(u32::MAX).err() {
             assert!(error.to_string().contains("ulimit"), "{error}");
         }
     }
 
     #[test]
-    fn thread_runs_where_it_was_told_and_nowhere_else() {
+    fn pinned_thread_runs_on_its_cpus_only() {
         let thread = std::thread::spawn(|| {
             let all = sched_getaffinity(None).expect("is readable");
-            let one = (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).expect("runs somewhere");
-            run_on(&CpuList(vec![one])).expect("is one of ours");
-            assert_eq!(cpus(), 1);
+            let one =
+                (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).expect("one CPU is allowed");
+            pin_thread(&CpuList(vec![one])).expect("this CPU is allowed");
+            assert_eq!(available_cpus(), 1);
         });
         thread.join().expect("does not panic");
-        assert!(run_on(&CpuList(vec![CpuSet::MAX_CPU])).is_err());
+        assert!(pin_thread(&CpuList(vec![CpuSet::MAX_CPU])).is_err());
     }
 }

@@ -1,48 +1,51 @@
-//! Line plots as SVG: axes with round numbers, a shaded span, one label at the end of each line.
+//! Line plots as SVG: axes with round numbers, a shaded span, a label at the end of each line.
 //!
-//! Draws only; colours come from the page's style sheet by class, so one drawing serves light and dark. Called by `html`.
+//! Colours come from the page's style sheet by class, so that a plot fits the light and the dark
+//! page. Called by `html`.
 
 use std::fmt::Write;
 
-/// Drawing area in user units; the page scales it.
+/// Size of the drawing in SVG user units. The page scales it.
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 230.0;
+
+/// Margins around the plot area in user units.
 const LEFT: f64 = 52.0;
 const RIGHT: f64 = 78.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 30.0;
 
-/// Lines across, about.
+/// Approximate number of ticks on each axis.
 const TICKS_Y: f64 = 4.0;
 const TICKS_X: f64 = 6.0;
 
-/// End labels keep this distance from each other.
+/// Minimum distance between two labels, in user units.
 const LABEL_GAP: f64 = 13.0;
 
-/// One line.
+/// One line of a plot.
 pub(crate) struct Series {
-    /// What the end of the line says.
+    /// Label at the end of the line.
     pub(crate) name: &'static str,
-    /// Class of the style sheet: `a` to `d`.
+    /// Class in the style sheet: `a` to `d`.
     pub(crate) class: &'static str,
-    /// Points with x rising; `None` interrupts the line.
+    /// Points with increasing x. `None` interrupts the line.
     pub(crate) points: Vec<(f64, Option<f64>)>,
 }
 
-/// A plot of some lines over one axis.
+/// A plot of lines over one x axis.
 pub(crate) struct Plot {
-    /// Unit of x, shown at the axis' end.
+    /// Unit of x, shown at the end of the axis.
     pub(crate) x_unit: &'static str,
-    /// Unit of y, shown at the axis' top.
+    /// Unit of y, shown at the top of the axis.
     pub(crate) y_unit: &'static str,
-    /// Span of x that is shaded.
+    /// Range of x that is shaded.
     pub(crate) shaded: Option<(f64, f64)>,
     /// The lines.
     pub(crate) series: Vec<Series>,
 }
 
 impl Plot {
-    /// The drawing, or `None` if there is nothing to draw.
+    /// The plot as SVG; `None` if there is nothing to draw.
     pub(crate) fn svg(&self, label: &str) -> Option<String> {
         let known = || self.series.iter().flat_map(|series| &series.points);
         if !known().any(|(_, y)| y.is_some()) {
@@ -122,7 +125,7 @@ impl Plot {
     }
 }
 
-/// Moves labels apart, upwards from the lowest, but not over the top.
+/// Moves labels apart, upwards from the lowest one, but not above the plot area.
 fn spread(mut ends: Vec<(f64, &Series)>) -> Vec<(f64, &Series)> {
     ends.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let mut limit = f64::MAX;
@@ -138,7 +141,7 @@ fn spread(mut ends: Vec<(f64, &Series)>) -> Vec<(f64, &Series)> {
     ends
 }
 
-/// The step of 1, 2 or 5 times a power of ten that is not smaller than `least`.
+/// The smallest step of 1, 2 or 5 times a power of ten that is at least `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.max(1e-12).log10().floor());
     [1.0, 2.0, 5.0, 10.0]
@@ -148,7 +151,7 @@ fn round_step(least: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
-/// A number as short as it can be: 1.5, 250, 12k, 3M.
+/// A number in a short form: 1.5, 250, 12k, 3M.
 pub(crate) fn number(value: f64) -> String {
     let (scaled, suffix) = match value.abs() {
         v if v >= 1e9 => (value / 1e9, "G"),
@@ -168,7 +171,7 @@ pub(crate) fn number(value: f64) -> String {
     format!("{text}{suffix}")
 }
 
-/// Text that may stand in HTML.
+/// Text with the special characters of HTML escaped.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -197,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn axes_have_round_numbers_that_are_short() {
+    fn axes_have_short_round_numbers() {
         for (least, step) in [(0.24, 0.5), (0.2, 0.2), (3.0, 5.0), (51.0, 100.0), (100.0, 100.0)] {
             assert!((round_step(least) - step).abs() < 1e-9, "{least} {}", round_step(least));
         }
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_do_not_lie_on_each_other_and_nothing_draws_nothing() {
+    fn labels_do_not_overlap_and_an_empty_plot_is_not_drawn() {
         let line = || Series { name: "x", class: "a", points: vec![] };
         let (a, b, c) = (line(), line(), line());
         let ends = spread(vec![(100.0, &a), (99.0, &b), (20.0, &c)]);

@@ -1,35 +1,40 @@
-//! RTP packets (RFC 3550): a cheap view of the clear header of one received, and the building of one to send.
+//! RTP packets (RFC 3550): a cheap view of a received packet's header, and packets to send.
 //!
-//! Knows no codec. Called by `publisher` and `viewer`.
+//! Knows no codec. Called by `publisher`, `viewer` and `receiver`.
 
 use bytes::{Bytes, BytesMut};
 use rtc_rtp::header::{EXTENSION_PROFILE_ONE_BYTE, Extension, Header};
 use rtc_shared::marshal::{Marshal, MarshalSize};
 
-/// The largest payload we put into one packet: with headers, extensions, SRTP tag and a retransmission's two bytes the
-/// datagram stays under 1230 bytes, like a browser's.
+/// Maximum bytes of payload in one packet. With headers, extensions, authentication tag and the two
+/// bytes of a retransmission, the datagram is smaller than 1230 bytes, like a browser's.
 pub(crate) const PAYLOAD_MAX: usize = 1160;
 
-/// The header fields of a received packet; they are in the clear in SRTP as well.
+/// A random SSRC. It is never 0, which is reserved.
+pub(crate) fn random_ssrc() -> u32 {
+    rand::random::<u32>() | 1
+}
+
+/// Header fields of a received packet. SRTP does not encrypt them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct View {
-    /// Last packet of a frame.
+pub(crate) struct HeaderView {
+    /// Marker bit: the last packet of a video frame.
     pub(crate) marker: bool,
     /// Payload type.
     pub(crate) payload_type: u8,
     /// Sequence number.
     pub(crate) sequence: u16,
-    /// Media timestamp in clock-rate units.
+    /// RTP timestamp in units of the clock rate.
     pub(crate) timestamp: u32,
-    /// Source.
+    /// SSRC.
     pub(crate) ssrc: u32,
-    /// Where the payload begins.
+    /// Offset of the payload.
     pub(crate) payload_at: usize,
     has_padding: bool,
 }
 
-impl View {
-    /// Reads the header; `None` if the bytes are no RTP packet.
+impl HeaderView {
+    /// Parses the header; `None` if the bytes are not an RTP packet.
     pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
         let fixed: &[u8; 12] = packet.first_chunk()?;
         let [b0, b1, s0, s1, t0, t1, t2, t3, c0, c1, c2, c3] = *fixed;
@@ -52,7 +57,7 @@ impl View {
         })
     }
 
-    /// The view of a header that somebody else has parsed.
+    /// The view of a header that is already parsed.
     pub(crate) fn of(header: &Header) -> Self {
         Self {
             marker: header.marker,
@@ -65,7 +70,8 @@ impl View {
         }
     }
 
-    /// The payload of the *decrypted* packet this view was read from, without padding; `None` if the padding is wrong.
+    /// The payload of the *decrypted* packet of this view, without padding; `None` if the padding
+    /// is wrong.
     pub(crate) fn payload(&self, mut packet: Bytes) -> Option<Bytes> {
         if self.has_padding {
             let padding = usize::from(*packet.last()?);
@@ -79,7 +85,8 @@ impl View {
     }
 }
 
-/// The 16-bit number in header extension `id` of a packet, if there is one (RFC 8285, both forms).
+/// The 16-bit number in the header extension `id`, if the packet has one (RFC 8285, one-byte and
+/// two-byte headers).
 pub(crate) fn extension_u16(packet: &[u8], id: u8) -> Option<u16> {
     let first = *packet.first()?;
     if first & 0x10 == 0 {
@@ -116,17 +123,18 @@ pub(crate) fn extension_u16(packet: &[u8], id: u8) -> Option<u16> {
     None
 }
 
-/// A packet to send, in the clear.
+/// A packet to send, not yet protected.
 #[derive(Debug, Clone)]
-pub(crate) struct Outgoing {
+pub(crate) struct OutgoingPacket {
     /// The header, extensions included.
     pub(crate) header: Header,
     /// The payload.
     pub(crate) payload: Bytes,
 }
 
-impl Outgoing {
-    /// A packet with one-byte header extensions `(id, value)` (RFC 8285 section 4.2).
+impl OutgoingPacket {
+    /// A packet with the header extensions `(id, value)`, in one-byte headers (RFC 8285 section
+    /// 4.2).
     pub(crate) fn new(
         payload_type: u8,
         sequence_number: u16,
@@ -157,14 +165,15 @@ impl Outgoing {
     /// The bytes of the packet.
     ///
     /// # Errors
-    /// If an extension does not fit the one-byte form.
+    /// If an extension does not fit into a one-byte header.
     pub(crate) fn bytes(&self) -> anyhow::Result<BytesMut> {
         let mut out = BytesMut::from(self.header.marshal()?.as_ref());
         out.extend_from_slice(&self.payload);
         Ok(out)
     }
 
-    /// The same packet as retransmission (RFC 4588 section 4): other source and numbering, the original number in front.
+    /// The same packet as retransmission (RFC 4588 section 4): other SSRC and sequence number, the
+    /// original one before the payload.
     pub(crate) fn as_rtx(
         &self,
         payload_type: u8,
@@ -185,23 +194,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn view_reads_what_was_built_and_finds_the_payload_behind_extensions() {
+    fn view_finds_the_payload_after_the_extensions() {
         let extensions = [(1, Bytes::from_static(b"0")), (2, Bytes::from_static(b"high"))];
-        let built =
-            Outgoing::new(102, 65_535, 90_000, 7, true, &extensions, Bytes::from_static(b"media"));
+        let built = OutgoingPacket::new(
+            102,
+            65_535,
+            90_000,
+            7,
+            true,
+            &extensions,
+            Bytes::from_static(b"media"),
+        );
         let bytes = built.bytes().expect("marshals").freeze();
-        let view = View::parse(&bytes).expect("parses");
+        let view = HeaderView::parse(&bytes).expect("parses");
         assert_eq!((view.payload_type, view.sequence, view.timestamp), (102, 65_535, 90_000));
         assert_eq!((view.ssrc, view.marker), (7, true));
         assert_eq!(view.payload(bytes).as_deref(), Some(&b"media"[..]));
     }
 
     #[test]
-    fn number_in_an_extension_is_found_in_both_forms_and_never_beyond_the_end() {
+    fn number_in_an_extension_is_found_in_both_header_forms() {
         let number = Bytes::from_static(&[0x12, 0x34]);
         let extensions =
             [(1, Bytes::from_static(b"0")), (4, number), (9, Bytes::from_static(b"x"))];
-        let built = Outgoing::new(102, 1, 1, 7, true, &extensions, Bytes::new());
+        let built = OutgoingPacket::new(102, 1, 1, 7, true, &extensions, Bytes::new());
         let bytes = built.bytes().expect("marshals");
         assert_eq!(extension_u16(&bytes, 4), Some(0x1234));
         assert_eq!((extension_u16(&bytes, 1), extension_u16(&bytes, 5)), (None, None));
@@ -214,8 +230,9 @@ mod tests {
     }
 
     #[test]
-    fn retransmission_carries_the_original_number_in_front() {
-        let original = Outgoing::new(102, 0x1234, 1, 7, true, &[], Bytes::from_static(b"media"));
+    fn retransmission_begins_with_the_original_sequence_number() {
+        let original =
+            OutgoingPacket::new(102, 0x1234, 1, 7, true, &[], Bytes::from_static(b"media"));
         let rtx = original.as_rtx(103, 5, 8, &[]);
         assert_eq!(
             (rtx.header.payload_type, rtx.header.sequence_number, rtx.header.ssrc),
@@ -225,19 +242,19 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_cut_off_and_impossible_padding_refused() {
+    fn padding_is_removed_and_impossible_padding_is_refused() {
         let mut packet = vec![0xa0, 102, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7];
         packet.extend_from_slice(b"ab\0\0\x03");
-        let view = View::parse(&packet).expect("parses");
+        let view = HeaderView::parse(&packet).expect("parses");
         assert_eq!(view.payload(Bytes::from(packet.clone())).as_deref(), Some(&b"ab"[..]));
         *packet.last_mut().expect("has bytes") = 200;
         assert_eq!(view.payload(Bytes::from(packet)), None);
     }
 
     #[test]
-    fn short_or_foreign_bytes_are_not_rtp() {
-        assert_eq!(View::parse(&[0x80; 11]), None);
-        assert_eq!(View::parse(&[0x00; 20]), None);
-        assert_eq!(View::parse(&[0x9f; 20]), None, "extension runs past the end");
+    fn short_or_other_bytes_are_not_rtp() {
+        assert_eq!(HeaderView::parse(&[0x80; 11]), None);
+        assert_eq!(HeaderView::parse(&[0x00; 20]), None);
+        assert_eq!(HeaderView::parse(&[0x9f; 20]), None, "extension runs past the end");
     }
 }

@@ -1,38 +1,42 @@
-//! The mark inside every frame we publish: which frame it is, when it left, and a checksum over its bytes.
+//! The stamp inside every published frame: frame number, send time, and a checksum over the frame's
+//! bytes.
 //!
-//! Written as hexadecimal text, so that it needs no escaping in any bitstream and can be read in a dump. In H264 it is an SEI
-//! message "user data unregistered" (H.264 D.1.7), in VP8 it stands behind the frame's last partition, where decoders do not
-//! look. Written by `video`, read by `frames`.
+//! It is hexadecimal text, so that it needs no escaping in any bitstream and is readable in a dump.
+//! In H.264 it is an SEI message "user data unregistered" (H.264 D.1.7). In VP8 it follows the last
+//! partition of the frame, which decoders ignore. Written and read by `video`; audio by `opus` and
+//! `receiver`.
 
-/// Marks our stamp, as an SEI `uuid_iso_iec_11578`. Sixteen bytes, none of them zero.
+/// Identifies the stamp, as an SEI `uuid_iso_iec_11578`. Sixteen bytes, none of them zero.
 pub(crate) const UUID: [u8; 16] = *b"weir-load-stamp1";
 
-/// Length of the text behind the UUID: run 16, frame 8, sent 16, layer 1, key 1, crc 8 digits.
+/// Length of the text after the UUID: run 16, frame 8, send time 16, layer 1, key 1, CRC 8 digits.
 const TEXT_LEN: usize = 50;
 
 /// Length of the whole stamp.
 pub(crate) const LEN: usize = UUID.len() + TEXT_LEN;
 
-/// The checksum's place at the end of the stamp. It is the only part that the checksum does not cover.
+/// Length of the checksum at the end of the stamp. It is the only part that the checksum does not
+/// cover.
 pub(crate) const CRC_LEN: usize = 8;
 
-/// What a frame says about itself.
+/// The contents of a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// Random number of the sending process: a clock may only be compared with itself.
+    /// Random number of the run. Send times can only be compared with the clock of the same
+    /// process.
     pub(crate) run: u64,
-    /// Frame number, the same in all layers of one instant, rising by one.
+    /// Frame number, the same in all layers at one time. It increases by one.
     pub(crate) frame: u32,
-    /// When the frame was handed to the network, microseconds of the sender's clock.
+    /// When the frame was sent, in microseconds of the sender's clock.
     pub(crate) sent_us: u64,
-    /// Simulcast layer, 0 the smallest.
+    /// Simulcast layer; 0 is the smallest.
     pub(crate) layer: u8,
-    /// Whether the frame can be decoded without others.
+    /// Whether the frame is a keyframe.
     pub(crate) key: bool,
 }
 
 impl Stamp {
-    /// The stamp with the checksum still to be filled in (its last [`CRC_LEN`] bytes).
+    /// The stamp with a checksum of zeros in its last [`CRC_LEN`] bytes; see [`fill_crc`].
     pub(crate) fn write(&self) -> [u8; LEN] {
         let text = format!(
             "{:016x}{:08x}{:016x}{:01x}{:01x}{:08x}",
@@ -50,7 +54,7 @@ impl Stamp {
         out
     }
 
-    /// Reads a stamp and its checksum from exactly [`LEN`] bytes; `None` if they are something else.
+    /// Reads a stamp and its checksum from exactly [`LEN`] bytes; `None` if they are not a stamp.
     pub(crate) fn read(bytes: &[u8]) -> Option<(Self, u32)> {
         let text = bytes.strip_prefix(&UUID)?;
         if text.len() != TEXT_LEN {
@@ -71,7 +75,7 @@ impl Stamp {
     }
 }
 
-/// Writes the checksum into the place [`Stamp::write`] left for it; `at` is where the stamp begins in `frame_part`.
+/// Writes the checksum into the last bytes of the stamp that begins at `at` in `frame_part`.
 pub(crate) fn fill_crc(frame_part: &mut [u8], at: usize, crc: u32) {
     let end = at + LEN;
     frame_part[end - CRC_LEN..end].copy_from_slice(format!("{crc:08x}").as_bytes());
@@ -82,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_read_and_contains_no_zero_byte() {
+    fn stamp_is_read_as_written_and_contains_no_zero_byte() {
         let stamp =
             Stamp { run: 0xdead_beef, frame: 77, sent_us: 123_456_789, layer: 2, key: true };
         let mut bytes = stamp.write();
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_not_a_stamp() {
+    fn other_bytes_are_not_a_stamp() {
         let mut bytes = Stamp { run: 1, frame: 1, sent_us: 1, layer: 0, key: false }.write();
         assert_eq!(Stamp::read(&bytes[..LEN - 1]), None);
         bytes[20] = b'z';

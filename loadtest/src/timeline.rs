@@ -1,44 +1,45 @@
 //! The run second by second, for the report's plots.
 //!
-//! Filled by `run` from `live` and `/proc`; drawn by `html`.
+//! Filled by `run` from `live` and `/proc`, drawn by `html`.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::live::Live;
+use crate::live::LiveCounters;
 use crate::procfs;
 
-/// Between two samples of a short run.
+/// Time between two samples of a short run.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A caller that comes a little early is not sent away for a whole tick.
+/// Time by which a sample may be early, so that an early call need not wait for a whole tick.
 const SLACK: Duration = Duration::from_millis(100);
 
-/// Samples kept. At the limit every second one goes and the interval doubles: a week fits a plot as well as a minute.
+/// Maximum samples. At the limit every second sample is dropped and the interval doubles, so that a
+/// week fits into a plot.
 const SAMPLES_MAX: usize = 1200;
 
-/// What went on in one interval. Rates are means over it.
+/// One interval of a run. Rates are means over the interval. The fields are JSON fields.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
-pub struct Sample {
-    /// Its end, seconds since the run began.
-    pub at_s: f64,
-    /// Whether the counted window was open at its end.
-    pub counted: bool,
-    /// Viewers that were there.
-    pub viewers: u64,
+pub(crate) struct Sample {
+    /// End of the interval, in seconds since the run began.
+    pub(crate) at_s: f64,
+    /// Whether the window was open at its end.
+    pub(crate) counted: bool,
+    /// Viewers that were connected.
+    pub(crate) viewers: u64,
     /// Packets that viewers received, per second.
-    pub packets_per_s: f64,
-    /// The same in Mbit/s, RTP headers included.
-    pub mbit_per_s: f64,
-    /// Packets given up, per second.
-    pub lost_per_s: f64,
-    /// Latency percentiles in microseconds, where somebody measured.
-    pub latency_us: Option<[u64; 3]>,
-    /// Cores that the server used.
-    pub server_cores: Option<f64>,
-    /// Cores that we used.
-    pub generator_cores: Option<f64>,
+    pub(crate) packets_per_s: f64,
+    /// Bitrate of these packets in Mbit/s, RTP headers included.
+    pub(crate) mbit_per_s: f64,
+    /// Packets lost, per second.
+    pub(crate) lost_per_s: f64,
+    /// Latency in microseconds: median, 99th and 99.9th percentile. Null if no viewer measured it.
+    pub(crate) latency_us: Option<[u64; 3]>,
+    /// CPU cores that the server used.
+    pub(crate) server_cores: Option<f64>,
+    /// CPU cores that this generator used.
+    pub(crate) generator_cores: Option<f64>,
 }
 
 /// The samples so far.
@@ -62,13 +63,13 @@ struct Totals {
 }
 
 impl Totals {
-    fn read(at: Instant, live: &Live, server: Option<u32>) -> Self {
+    fn read(at: Instant, live: &LiveCounters, server: Option<u32>) -> Self {
         let cpu = |pid: u32| procfs::cpu(pid).map(procfs::Cpu::total_s);
         Self {
             at,
-            packets: Live::read(&live.packets),
-            bytes: Live::read(&live.bytes),
-            lost: Live::read(&live.lost),
+            packets: LiveCounters::read(&live.packets),
+            bytes: LiveCounters::read(&live.bytes),
+            lost: LiveCounters::read(&live.lost),
             server_s: server.and_then(cpu),
             generator_s: cpu(std::process::id()),
         }
@@ -76,31 +77,31 @@ impl Totals {
 }
 
 impl Timeline {
-    /// Begins at `now`; `server` is the process to account for.
-    pub(crate) fn new(now: Instant, live: &Live, server: Option<u32>) -> Self {
+    /// A timeline that begins at `now`; `server` is the process id of the server.
+    pub(crate) fn new(now: Instant, live: &LiveCounters, server: Option<u32>) -> Self {
         let before = Totals::read(now, live, server);
         Self { began: now, interval: INTERVAL, before, server, samples: Vec::new() }
     }
 
-    /// Takes a sample if one is due.
-    pub(crate) fn tick(&mut self, now: Instant, live: &Live, counted: bool) {
-        let passed = now.saturating_duration_since(self.before.at);
-        if passed + SLACK < self.interval {
+    /// Adds a sample, if one is due.
+    pub(crate) fn tick(&mut self, now: Instant, live: &LiveCounters, counted: bool) {
+        let elapsed = now.saturating_duration_since(self.before.at);
+        if elapsed + SLACK < self.interval {
             return;
         }
         let totals = Totals::read(now, live, self.server);
         let before = std::mem::replace(&mut self.before, totals);
         let per_s =
-            |now: u64, before: u64| now.saturating_sub(before) as f64 / passed.as_secs_f64();
+            |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed.as_secs_f64();
         let cores = |now: Option<f64>, before: Option<f64>| {
-            Some(((now? - before?) / passed.as_secs_f64()).max(0.0))
+            Some(((now? - before?) / elapsed.as_secs_f64()).max(0.0))
         };
         let latencies = live.take_latencies();
         let latency = |quantile| latencies.value_at_quantile(quantile);
         self.samples.push(Sample {
             at_s: now.saturating_duration_since(self.began).as_secs_f64(),
             counted,
-            viewers: live.present(),
+            viewers: live.connected_viewers(),
             packets_per_s: per_s(totals.packets, before.packets),
             mbit_per_s: per_s(totals.bytes, before.bytes) * 8.0 / 1e6,
             lost_per_s: per_s(totals.lost, before.lost),
@@ -128,16 +129,18 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receiver::News;
+    use crate::measures::ProgressUpdate;
 
     #[test]
-    fn rates_are_per_second_and_a_long_run_gets_thinner_and_not_longer() {
+    fn rates_are_per_second_and_a_long_run_has_larger_intervals() {
         let start = Instant::now();
-        let live = Live::new();
+        let live = LiveCounters::new();
         let mut timeline = Timeline::new(start, &live, None);
         for second in 1..=3000 {
             let latencies_us = vec![1000];
-            live.tell(News { packets: 50, bytes: 12_500, latencies_us, ..News::default() });
+            let update =
+                ProgressUpdate { packets: 50, bytes: 12_500, latencies_us, ..Default::default() };
+            live.add_progress(update);
             timeline.tick(start + Duration::from_secs(second), &live, second > 5);
         }
         let samples = timeline.finish();

@@ -1,52 +1,58 @@
-//! Transport-wide congestion feedback (draft-holmer-rmcat-transport-wide-cc-extensions-01): when each packet of a connection came.
+//! Transport-wide congestion feedback (draft-holmer-rmcat-transport-wide-cc-extensions-01): arrival
+//! times of a connection's packets.
 //!
-//! Pure. Fed by `viewer` with the numbers of the header extension; gives whole RTCP packets.
+//! Pure. Takes the sequence numbers of the header extension, returns RTCP packets. Called by
+//! `viewer`.
 
 use std::time::{Duration, Instant};
 
-/// Between two feedback packets: what libwebrtc begins with, and what two or three frames need.
-pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
+/// Time between two feedback packets. It is the initial value of libwebrtc, and two or three frames
+/// at common rates.
+const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Arrivals kept for one feedback packet. Past it a new one is due at once.
+/// Maximum arrivals in one feedback packet. At the limit the packet is due at once.
 const ARRIVALS_MAX: usize = 512;
 
-/// Numbers that one packet may span; a larger jump begins a new report behind it.
+/// Maximum range of sequence numbers in one packet. A report after a larger jump begins behind the
+/// jump.
 const SPAN_MAX: i64 = 2000;
 
-/// Arrival times are told in steps of 250 us, from a base in steps of 64 ms.
+/// Resolution of arrival times.
 const TICK_US: i64 = 250;
+
+/// Resolution of the reference time, in ticks: 64 ms.
 const BASE_TICKS: i64 = 256;
 
-/// A run of equal symbols shorter than this is told symbol by symbol.
+/// Minimum length of a run of equal symbols that is written as run-length chunk.
 const RUN_MIN: usize = 8;
 
-/// Symbols in one status vector of two bits each.
-const VECTOR: usize = 7;
+/// Symbols in one status vector chunk, two bits each.
+const VECTOR_SYMBOLS: usize = 7;
 
 const MISSING: u16 = 0;
 const SMALL: u16 = 1;
 const LARGE: u16 = 2;
 
-/// What one connection has yet to report.
+/// Arrival times of one connection that are not yet reported.
 #[derive(Debug)]
-pub(crate) struct Twcc {
-    /// Unwrapped number and arrival in microseconds of this crate's clock.
+pub(crate) struct TwccReporter {
+    /// Unwrapped sequence number, and arrival in microseconds of this crate's clock.
     arrivals: Vec<(i64, i64)>,
     newest: Option<i64>,
-    /// The first number that the next report speaks of.
+    /// First sequence number of the next report.
     next: i64,
     due: Option<Instant>,
     count: u8,
 }
 
-impl Twcc {
-    /// Nothing has come.
+impl TwccReporter {
+    /// A reporter without arrivals.
     pub(crate) fn new() -> Self {
         Self { arrivals: Vec::new(), newest: None, next: 0, due: None, count: 0 }
     }
 
-    /// Packet `number` came.
-    pub(crate) fn arrived(&mut self, now: Instant, number: u16) {
+    /// Notes the arrival of packet `number`.
+    pub(crate) fn on_packet(&mut self, now: Instant, number: u16) {
         let unwrapped = match self.newest {
             None => {
                 self.next = i64::from(number);
@@ -58,19 +64,19 @@ impl Twcc {
         self.newest = Some(self.newest.map_or(unwrapped, |newest| newest.max(unwrapped)));
         let due = *self.due.get_or_insert(now + INTERVAL);
         if self.arrivals.len() < ARRIVALS_MAX {
-            self.arrivals.push((unwrapped, crate::since_start_us(now) as i64));
+            self.arrivals.push((unwrapped, crate::clock::since_start_us(now) as i64));
         }
         if self.arrivals.len() == ARRIVALS_MAX {
             self.due = Some(due.min(now));
         }
     }
 
-    /// When [`Self::report`] wants to be called.
+    /// When [`Self::report`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.due
     }
 
-    /// The feedback that is due, as one RTCP packet.
+    /// The feedback as one RTCP packet, if it is due.
     pub(crate) fn report(
         &mut self,
         now: Instant,
@@ -84,10 +90,10 @@ impl Twcc {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         arrivals.sort_unstable();
         arrivals.dedup_by_key(|(number, _)| *number);
-        // What comes after it was reported missing is not reported again.
+        // A packet that arrives after it was reported missing is not reported again.
         let (first, last) = {
-            let fresh = arrivals.partition_point(|(number, _)| *number < self.next);
-            arrivals.drain(..fresh);
+            let reported = arrivals.partition_point(|(number, _)| *number < self.next);
+            arrivals.drain(..reported);
             (arrivals.first()?.0, arrivals.last()?.0)
         };
         let base = if last - self.next < SPAN_MAX { self.next } else { first.max(last - SPAN_MAX) };
@@ -117,19 +123,20 @@ impl Twcc {
     }
 }
 
-/// One symbol for each number from `base` to `last`, the receive deltas, and the reference time in 64 ms.
+/// One symbol for each sequence number from `base` to `last`, the receive deltas, and the reference
+/// time in units of 64 ms.
 fn statuses(base: i64, last: i64, arrivals: &[(i64, i64)]) -> Option<(Vec<u16>, Vec<u8>, u32)> {
     let earliest = arrivals.iter().map(|(_, at)| *at).min()?;
     let reference = earliest / TICK_US / BASE_TICKS;
     let mut before = reference * BASE_TICKS;
     let (mut symbols, mut deltas) = (Vec::new(), Vec::new());
-    let mut came = arrivals.iter().peekable();
+    let mut received = arrivals.iter().peekable();
     for number in base..=last {
-        let Some((_, at)) = came.next_if(|(arrived, _)| *arrived == number) else {
+        let Some((_, at)) = received.next_if(|(arrived, _)| *arrived == number) else {
             symbols.push(MISSING);
             continue;
         };
-        // Eight seconds do not pass between two packets of one report.
+        // Two packets of one report are never eight seconds apart.
         let delta = (at / TICK_US - before).clamp(i64::from(i16::MIN), i64::from(i16::MAX));
         before += delta;
         if let Ok(small) = u8::try_from(delta) {
@@ -147,16 +154,16 @@ fn statuses(base: i64, last: i64, arrivals: &[(i64, i64)]) -> Option<(Vec<u16>, 
 fn chunks(mut symbols: &[u16], packet: &mut Vec<u8>) {
     while let Some(first) = symbols.first() {
         let run = symbols.iter().take_while(|symbol| *symbol == first).count();
-        let (chunk, told) = if run >= RUN_MIN || run == symbols.len() {
+        let (chunk, written) = if run >= RUN_MIN || run == symbols.len() {
             let run = run.min(0x1fff);
             ((first << 13) | run as u16, run)
         } else {
-            let told = symbols.len().min(VECTOR);
-            let vector = symbols.iter().take(told).enumerate();
-            (vector.fold(0xc000, |chunk, (n, symbol)| chunk | (symbol << (12 - 2 * n))), told)
+            let written = symbols.len().min(VECTOR_SYMBOLS);
+            let vector = symbols.iter().take(written).enumerate();
+            (vector.fold(0xc000, |chunk, (n, symbol)| chunk | (symbol << (12 - 2 * n))), written)
         };
         packet.extend_from_slice(&chunk.to_be_bytes());
-        symbols = symbols.get(told..).unwrap_or_default();
+        symbols = symbols.get(written..).unwrap_or_default();
     }
 }
 
@@ -168,7 +175,8 @@ mod tests {
         PacketStatusChunk, SymbolTypeTcc, TransportLayerCc,
     };
 
-    /// What an independent parser reads from a report: the numbers that came, with their times in ms since the first.
+    /// What an independent parser reads from a report: received sequence numbers, and their times
+    /// in ms since the first.
     fn read(packet: Vec<u8>) -> Vec<(u16, i64)> {
         let mut bytes = Bytes::from(packet);
         let all = rtc_rtcp::packet::unmarshal(&mut bytes).expect("is RTCP");
@@ -199,40 +207,40 @@ mod tests {
     }
 
     #[test]
-    fn independent_parser_reads_what_came_and_when_and_what_did_not() {
-        let mut twcc = Twcc::new();
+    fn independent_parser_reads_arrivals_and_gaps() {
+        let mut twcc = TwccReporter::new();
         let start = Instant::now() + Duration::from_secs(1);
         let at = |ms| start + Duration::from_millis(ms);
-        // One is lost, two change places, one is late, the numbers wrap.
+        // Numbers are lost, out of order and late, and they wrap.
         for (number, ms) in
             [(65_533, 0), (65_534, 1), (0, 5), (65_535, 6), (3, 7), (4, 90), (5, 91), (6, 92)]
         {
-            twcc.arrived(at(ms), number);
+            twcc.on_packet(at(ms), number);
         }
         assert_eq!(twcc.report(at(99), 1, 2), None, "not yet due");
         let got = read(twcc.report(at(100), 1, 2).expect("is due"));
         let expected = [(65_533, 0), (65_534, 1), (65_535, 6), (0, 5), (3, 7), (4, 90)];
         assert_eq!(&got[..6], &expected);
-        assert_eq!(twcc.deadline(), None, "all is told");
-        // The next report goes on where this one ended: 7 and 8 are missing in it.
-        twcc.arrived(at(200), 9);
+        assert_eq!(twcc.deadline(), None, "everything is reported");
+        // The next report begins where this one ended: 7 and 8 are missing in it.
+        twcc.on_packet(at(200), 9);
         assert_eq!(read(twcc.report(at(300), 1, 2).expect("is due")), [(9, 0)]);
     }
 
     #[test]
     fn long_runs_and_long_gaps_stay_within_one_packet() {
-        let mut twcc = Twcc::new();
+        let mut twcc = TwccReporter::new();
         let start = Instant::now() + Duration::from_secs(1);
         for number in 0..600 {
-            twcc.arrived(start, number);
+            twcc.on_packet(start, number);
         }
-        assert!(twcc.deadline().is_some_and(|due| due <= start), "full: due at once");
+        assert!(twcc.deadline().is_some_and(|due| due <= start), "full, so due at once");
         let packet = twcc.report(start, 1, 2).expect("is due");
-        assert!(packet.len() < 600, "one byte for each, and one run");
+        assert!(packet.len() < 600, "one byte for each packet, and one run");
         assert_eq!(read(packet).len(), ARRIVALS_MAX);
-        twcc.arrived(start, 20_000);
-        twcc.arrived(start, 20_001);
+        twcc.on_packet(start, 20_000);
+        twcc.on_packet(start, 20_001);
         let packet = twcc.report(start + INTERVAL, 1, 2).expect("is due");
-        assert_eq!(read(packet), [(20_000, 0), (20_001, 0)], "a jump is no loss");
+        assert_eq!(read(packet), [(20_000, 0), (20_001, 0)], "a jump is not loss");
     }
 }

@@ -1,19 +1,19 @@
-//! The HTTP side of a session (RFC 9725 and its WHEP sibling): one POST, one DELETE.
+//! HTTP requests of a session, WHIP (RFC 9725) and WHEP: one POST, one DELETE.
 //!
-//! Called by `session` and `full`.
+//! Called by `session` and `full::connection`.
 
 use std::time::Duration;
 
 use reqwest::{StatusCode, Url, header};
 
-/// Nothing answers slower than this and lives.
+/// Maximum time of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest answer that is read.
-const ANSWER_MAX: usize = 256 * 1024;
+/// Maximum bytes of an answer. A larger answer is an error.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
-/// Characters of an error body that the report shows.
-const ERROR_SHOWN: usize = 160;
+/// Maximum characters of an error body in the report.
+const ERROR_CHARS_MAX: usize = 160;
 
 /// The HTTP client that all sessions share.
 #[derive(Clone)]
@@ -27,12 +27,12 @@ pub(crate) struct Http {
 pub(crate) struct Created {
     /// The SDP answer.
     pub(crate) answer: String,
-    /// The session's own URL.
+    /// The URL of the session.
     pub(crate) session: Url,
 }
 
 impl Http {
-    /// A client that sends `token` as bearer with every request.
+    /// A client that sends `token` as bearer token with every request.
     ///
     /// # Errors
     /// If the HTTP library refuses.
@@ -44,7 +44,7 @@ impl Http {
     /// Posts an offer.
     ///
     /// # Errors
-    /// A sentence with the status, for the report.
+    /// If the request failed, or if the server answered with anything but 201 and a Location.
     pub(crate) async fn post(&self, url: &str, offer: String) -> anyhow::Result<Created> {
         let request =
             self.client.post(url).header(header::CONTENT_TYPE, "application/sdp").body(offer);
@@ -63,20 +63,21 @@ impl Http {
         while let Some(chunk) = response.chunk().await? {
             bytes.extend_from_slice(&chunk);
             anyhow::ensure!(
-                bytes.len() <= ANSWER_MAX,
-                "the answer has more than {ANSWER_MAX} bytes"
+                bytes.len() <= ANSWER_BYTES_MAX,
+                "the answer has more than {ANSWER_BYTES_MAX} bytes"
             );
         }
         let body = String::from_utf8_lossy(&bytes).into_owned();
         if status != StatusCode::CREATED {
-            let shown: String = body.chars().take(ERROR_SHOWN).collect();
+            let shown: String = body.chars().take(ERROR_CHARS_MAX).collect();
             anyhow::bail!("POST answered {status} {}", shown.replace(['\r', '\n'], " ").trim());
         }
-        let location = location.ok_or_else(|| anyhow::anyhow!("the 201 has no Location"))?;
+        let location =
+            location.ok_or_else(|| anyhow::anyhow!("the 201 response has no Location"))?;
         Ok(Created { answer: body, session: base.join(&location)? })
     }
 
-    /// Ends a session. A failure is not worth a word: the server reaps it.
+    /// Deletes a session. A failure is ignored: the server ends the session after a time.
     pub(crate) async fn delete(&self, session: Url) {
         let _ = self.authorized(self.client.delete(session)).send().await;
     }
@@ -89,7 +90,7 @@ impl Http {
     }
 }
 
-/// The innermost reason: `connection refused` says more than `error sending request`.
+/// The innermost reason, because `connection refused` says more than `error sending request`.
 fn root_cause(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source())
         .last()

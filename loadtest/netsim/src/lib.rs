@@ -1,12 +1,14 @@
-//! A network link as a value: datagrams go in with the time, and come out late, in disorder, twice, or not at all.
+//! Model of a network link: datagrams go in with the time, and come out late, out of order, twice,
+//! or not at all.
 //!
-//! One [`Link`] is one direction. It owns what is under way and a seeded generator; it never reads a clock, sleeps or
-//! opens a socket. What it does to datagrams is its [`Profile`], which can be written as one line of text
-//! (`delay=50,loss=2,burst=8,rate=4000`) with a [`Trace`] where the rate changes. The same seed, profile, datagram sizes
-//! and times give the same fates, on every machine.
+//! One [`Link`] is one direction. It owns the datagrams in flight and a seeded random number
+//! generator. It never reads a clock, sleeps or opens a socket. Its [`Profile`] says what it does
+//! to datagrams, and has a text form (`delay=50,loss=2,burst=8,rate=4000`). A [`Trace`] is a rate
+//! that changes over time. With the same seed, profile, datagram sizes and times, the same
+//! datagrams are lost and delayed, on every machine.
 //!
-//! Two drivers: the virtual clock of the server's simulator (`sfu/tests/support/world`) and the UDP relay
-//! `weir-loadtest relay`. Next: `link.rs`.
+//! Two callers drive it: the virtual clock of the server's simulator (`sfu/tests/support/world`),
+//! and the UDP relay `weir-loadtest relay`. Next: `link`.
 
 mod link;
 mod loss;
@@ -20,5 +22,5 @@ pub use profile::{Policer, Profile};
 pub use rng::Rng;
 pub use trace::Trace;
 
-/// What IPv4 and UDP add to a payload on the wire, in bytes. Rates, queues, policers and the MTU count it.
+/// Bytes that IPv4 and UDP add to a payload. Rates, queues, policers and the MTU count them.
 pub const HEADER_BYTES: u32 = 20 + 8;

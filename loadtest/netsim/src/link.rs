@@ -1,7 +1,9 @@
-//! One direction of a network path: takes datagrams with the time, gives them back when they arrive.
+//! One direction of a network path: takes datagrams with the time, and returns them when they
+//! arrive.
 //!
-//! The fate of a datagram is settled when it enters, since nothing behind it can change it; the link then only holds it
-//! until its time. Never reads a clock. Called by the relay and by the simulator's world.
+//! Loss and arrival time of a datagram are decided when it enters, because later datagrams cannot
+//! change them. Then the link only holds it until its time. Never reads a clock. Called by the
+//! relay and by the server's simulator.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
@@ -9,73 +11,75 @@ use std::time::{Duration, Instant};
 
 use crate::{HEADER_BYTES, Policer, Profile, Rng};
 
-/// Datagrams under way in one link; more are dropped as if the queue were full.
+/// Maximum datagrams in flight in one link. More are dropped as if the queue were full.
 pub const IN_FLIGHT_MAX: usize = 65_536;
 
-/// A link that carries any `T`, of which it must only be told the size.
+/// A link for datagrams of any type `T`. It only needs to know their size.
 #[derive(Debug)]
 pub struct Link<T> {
     profile: Profile,
     began: Instant,
-    dice: Dice,
-    /// In a burst of losses.
-    bad: bool,
-    /// When the transmitter has sent all that it accepted.
+    random: Generators,
+    /// Whether the loss model is in a burst of losses.
+    in_burst: bool,
+    /// When the transmitter has sent every datagram that it accepted.
     free_at: Instant,
-    /// What has not left yet: when it will, and its bytes.
+    /// Datagrams that have not left the queue: when each will leave, and its bytes.
     backlog: VecDeque<(Instant, u32)>,
     backlog_bytes: u64,
-    /// The policer's bucket, in bits times nanoseconds per second, and when it was last filled.
+    /// Tokens in the policer's bucket, in bits times nanoseconds per second, and when it was last
+    /// filled.
     tokens: u128,
     filled_at: Instant,
-    /// No datagram that keeps its turn arrives before this.
+    /// The latest arrival so far. A datagram that keeps its order does not arrive before it.
     last_arrival: Instant,
     flights: BinaryHeap<Reverse<Flight<T>>>,
     next_flight: u64,
     counts: Counts,
 }
 
-/// Each impairment draws from its own generator: jitter does not change which datagrams are lost.
+/// Random number generators, one for each impairment, so that jitter does not change which
+/// datagrams are lost.
 #[derive(Debug)]
-struct Dice {
+struct Generators {
     loss: Rng,
     jitter: Rng,
     reorder: Rng,
     duplicate: Rng,
 }
 
-/// What became of the datagrams so far. `offered + duplicated` is always the sum of `delivered`, the four kinds of drops, and
-/// what is still [`Link::queued`].
+/// Datagrams so far. `offered + duplicated` is always the sum of `delivered`, the four kinds of
+/// drops, and [`Link::queued`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Datagrams that entered.
     pub offered: u64,
-    /// Their payload bytes.
+    /// Payload bytes of these datagrams.
     pub offered_bytes: u64,
-    /// Datagrams that came out.
+    /// Datagrams that arrived.
     pub delivered: u64,
-    /// Their payload bytes.
+    /// Payload bytes of these datagrams.
     pub delivered_bytes: u64,
-    /// Copies that the link made.
+    /// Copies made.
     pub duplicated: u64,
-    /// Dropped: above the MTU.
+    /// Dropped: larger than the MTU.
     pub too_large: u64,
     /// Dropped by the policer.
     pub policed: u64,
     /// Dropped at the tail of the queue.
     pub overflowed: u64,
-    /// Lost on the way.
+    /// Dropped by random loss.
     pub lost: u64,
 }
 
 impl Counts {
-    /// All that will never arrive.
+    /// Datagrams that never arrive.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.too_large + self.policed + self.overflowed + self.lost
     }
 
-    /// Adds what another link counted.
+    /// Adds the counts of another link.
     pub fn add(&mut self, other: &Self) {
         self.offered += other.offered;
         self.offered_bytes += other.offered_bytes;
@@ -91,7 +95,7 @@ impl Counts {
 
 #[derive(Debug)]
 struct Flight<T> {
-    at: Instant,
+    arrives_at: Instant,
     number: u64,
     bytes: u32,
     packet: T,
@@ -99,7 +103,7 @@ struct Flight<T> {
 
 impl<T> Flight<T> {
     fn key(&self) -> (Instant, u64) {
-        (self.at, self.number)
+        (self.arrives_at, self.number)
     }
 }
 
@@ -124,10 +128,10 @@ impl<T> Ord for Flight<T> {
 }
 
 impl<T: Clone> Link<T> {
-    /// A link that begins now: its rate trace starts here, its bucket is full.
+    /// A link that begins at `now`: its trace starts, and its bucket is full.
     #[must_use]
     pub fn new(profile: Profile, seed: u64, now: Instant) -> Self {
-        let dice = Dice {
+        let random = Generators {
             loss: Rng::new(seed, 1),
             jitter: Rng::new(seed, 2),
             reorder: Rng::new(seed, 3),
@@ -136,8 +140,8 @@ impl<T: Clone> Link<T> {
         let mut link = Self {
             profile,
             began: now,
-            dice,
-            bad: false,
+            random,
+            in_burst: false,
             free_at: now,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
@@ -152,13 +156,14 @@ impl<T: Clone> Link<T> {
         link
     }
 
-    /// From now on the path is another one. What is under way keeps its time; the new trace starts now.
+    /// Changes the profile. Datagrams in flight keep their arrival times; the new trace starts at
+    /// `now`.
     pub fn change(&mut self, now: Instant, profile: Profile) {
-        (self.profile, self.began, self.filled_at, self.bad) = (profile, now, now, false);
+        (self.profile, self.began, self.filled_at, self.in_burst) = (profile, now, now, false);
         self.fill_bucket();
     }
 
-    /// A datagram with a payload of `bytes` enters. `now` never goes back.
+    /// Takes a datagram with a payload of `bytes`. `now` must never decrease.
     pub fn send(&mut self, now: Instant, bytes: usize, packet: T) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.counts.offered += 1;
@@ -176,21 +181,21 @@ impl<T: Clone> Link<T> {
             self.counts.overflowed += 1;
             return;
         };
-        if self.profile.loss.loses(&mut self.dice.loss, &mut self.bad) {
+        if self.profile.loss.loses(&mut self.random.loss, &mut self.in_burst) {
             self.counts.lost += 1;
             return;
         }
         let at = self.arrival(left_at);
-        if self.dice.duplicate.chance(self.profile.duplicate)
+        if self.random.duplicate.chance(self.profile.duplicate)
             && self.flights.len() < IN_FLIGHT_MAX - 1
         {
             self.counts.duplicated += 1;
-            self.fly(at, bytes, packet.clone());
+            self.schedule(at, bytes, packet.clone());
         }
-        self.fly(at, bytes, packet);
+        self.schedule(at, bytes, packet);
     }
 
-    /// The next datagram that has arrived by now, in order of arrival.
+    /// The next datagram that has arrived by `now`, in order of arrival.
     pub fn poll(&mut self, now: Instant) -> Option<T> {
         if self.next_timeout()? > now {
             return None;
@@ -204,16 +209,16 @@ impl<T: Clone> Link<T> {
     /// When the next datagram arrives.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.flights.peek().map(|Reverse(flight)| flight.at)
+        self.flights.peek().map(|Reverse(flight)| flight.arrives_at)
     }
 
-    /// Datagrams that are under way.
+    /// Datagrams in flight.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.flights.len()
     }
 
-    /// Bytes (with headers) that wait for the transmitter at this time.
+    /// Bytes (with headers) that wait for the transmitter at `now`.
     #[must_use]
     pub fn backlog_bytes(&self, now: Instant) -> u64 {
         self.backlog
@@ -223,7 +228,7 @@ impl<T: Clone> Link<T> {
             .sum()
     }
 
-    /// What became of the datagrams so far.
+    /// The counts so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
@@ -237,8 +242,8 @@ impl<T: Clone> Link<T> {
         let Some(police) = self.profile.police else { return true };
         let since = now.saturating_duration_since(self.filled_at).as_nanos();
         self.filled_at = self.filled_at.max(now);
-        let fresh = since.saturating_mul(police.bits_per_s.into());
-        self.tokens = self.tokens.saturating_add(fresh).min(bucket(police));
+        let added = since.saturating_mul(police.bits_per_s.into());
+        self.tokens = self.tokens.saturating_add(added).min(bucket(police));
         match self.tokens.checked_sub(token_cost(size)) {
             Some(left) => {
                 self.tokens = left;
@@ -248,7 +253,7 @@ impl<T: Clone> Link<T> {
         }
     }
 
-    /// When the datagram has left the queue; `None`: it found no place there.
+    /// When the datagram has left the queue; `None` if the queue is full.
     fn transmit(&mut self, now: Instant, size: u32) -> Option<Instant> {
         if self.flights.len() >= IN_FLIGHT_MAX {
             return None;
@@ -260,12 +265,12 @@ impl<T: Clone> Link<T> {
             self.backlog_bytes = self.backlog_bytes.saturating_sub(bytes.into());
         }
         let Some(rate) = &self.profile.rate else {
-            // A queue left over from before a change still comes first.
+            // A queue from before a change of the profile still leaves first.
             return Some(self.free_at.max(now));
         };
-        // An idle link takes whatever comes: a small queue is not a small MTU.
-        let room = self.backlog_bytes + u64::from(size) <= u64::from(self.profile.queue_bytes);
-        if !room && !self.backlog.is_empty() {
+        // An idle link accepts any datagram: a small queue is not a small MTU.
+        let fits = self.backlog_bytes + u64::from(size) <= u64::from(self.profile.queue_bytes);
+        if !fits && !self.backlog.is_empty() {
             return None;
         }
         let from = self.free_at.max(now).saturating_duration_since(self.began);
@@ -280,11 +285,11 @@ impl<T: Clone> Link<T> {
         let profile = &self.profile;
         let mut at = left_at + profile.delay;
         if !profile.jitter.is_zero() {
-            // Six deviations fill the span.
-            let share = (self.dice.jitter.normal() + 3.0) / 6.0;
+            // Six standard deviations span the range of the jitter.
+            let share = (self.random.jitter.normal() + 3.0) / 6.0;
             at += profile.jitter.mul_f64(share);
         }
-        if profile.reorder > 0.0 && self.dice.reorder.chance(profile.reorder) {
+        if profile.reorder > 0.0 && self.random.reorder.chance(profile.reorder) {
             return at + profile.reorder_by;
         }
         if !profile.jitter_reorders || profile.jitter.is_zero() {
@@ -294,8 +299,13 @@ impl<T: Clone> Link<T> {
         at
     }
 
-    fn fly(&mut self, at: Instant, bytes: u32, packet: T) {
-        self.flights.push(Reverse(Flight { at, number: self.next_flight, bytes, packet }));
+    fn schedule(&mut self, at: Instant, bytes: u32, packet: T) {
+        self.flights.push(Reverse(Flight {
+            arrives_at: at,
+            number: self.next_flight,
+            bytes,
+            packet,
+        }));
         self.next_flight += 1;
     }
 }

@@ -1,28 +1,29 @@
-//! Which datagrams are lost: none, each by itself, or in bursts (Gilbert-Elliott).
+//! Loss models: none, independent, or in bursts (Gilbert-Elliott).
 //!
-//! Called by `link.rs` once for each datagram that got through the queue.
+//! Called by `link` once for each datagram that has passed the queue.
 
 use crate::Rng;
 
 /// How a link loses datagrams. All numbers are probabilities from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Loss {
-    /// Never.
+    /// No loss.
     #[default]
     None,
-    /// Each datagram for itself.
+    /// Each datagram is lost with this probability, independently.
     Random(f64),
-    /// Two states. In the bad one everything is lost, in the good one nothing.
+    /// Two states: in the bad state every datagram is lost, in the good state none.
     Bursts {
-        /// From good to bad, at each datagram.
+        /// Probability of a change from good to bad, at each datagram.
         begin: f64,
-        /// From bad to good, at each datagram.
+        /// Probability of a change from bad to good, at each datagram.
         end: f64,
     },
 }
 
 impl Loss {
-    /// Bursts of `length` datagrams in the mean (at least 1) that lose the share `mean` (below 1) of all in the long run.
+    /// Bursts with a mean length of `length` datagrams (at least 1). The mean loss is the share
+    /// `mean` (below 1).
     #[must_use]
     pub fn bursts(mean: f64, length: f64) -> Self {
         let end = 1.0 / length.max(1.0);
@@ -31,7 +32,7 @@ impl Loss {
         Self::Bursts { begin, end }
     }
 
-    /// The fate of the next datagram. `bad` is the state that bursts keep between two calls.
+    /// Whether the next datagram is lost. `bad` is the state of [`Self::Bursts`] between two calls.
     pub(crate) fn loses(self, rng: &mut Rng, bad: &mut bool) -> bool {
         match self {
             Self::None => false,

@@ -1,59 +1,63 @@
-//! What a link does to datagrams: numbers with units, and their form as one line of text.
+//! The impairments of a link, and their text form.
 //!
-//! Read by `link.rs`; written by tests, by scenario tables and on the relay's command line.
+//! Read by `link`. Written by tests, by scenario tables, and on the relay's command line.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::{Loss, Trace};
 
-/// A queue of so many bytes unless told otherwise: 300 ms at 4 Mbit/s.
+/// Default size of the queue in bytes: 300 ms at 4 Mbit/s.
 const QUEUE_BYTES: u32 = 150_000;
 
-/// How much later a reordered datagram comes unless told otherwise.
+/// Default delay of a reordered datagram.
 const REORDER_BY: Duration = Duration::from_millis(20);
 
-/// Delays above this are mistakes.
+/// Maximum delay. Larger values are refused, because they are probably mistakes.
 const DELAY_MAX_MS: f64 = 60_000.0;
 
-/// The impairments of one direction, in the order in which a datagram meets them.
+/// The impairments of one direction, in the order in which they apply to a datagram.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// Largest IP packet in bytes; larger datagrams vanish, as behind a router that sends no word.
+    /// Maximum IP packet in bytes. Larger datagrams are dropped without an ICMP error, as by some
+    /// routers.
     pub mtu: u32,
-    /// Drops what comes faster, without a queue.
+    /// Drops datagrams above a rate, without a queue.
     pub police: Option<Policer>,
-    /// How fast the queue is emptied; `None`: at once.
+    /// Rate at which datagrams leave the queue; `None` if they leave at once.
     pub rate: Option<Trace>,
-    /// Bytes that may wait (with the one that is leaving) before the tail is dropped. Propagation is not counted.
+    /// Maximum bytes in the queue, the leaving datagram included. Above it new datagrams are
+    /// dropped. Datagrams that have left the queue and propagate are not counted.
     pub queue_bytes: u32,
-    /// Loss behind the queue: what is lost has used its share of the rate.
+    /// Loss after the queue: a lost datagram has used its share of the rate.
     pub loss: Loss,
-    /// Share (0 to 1) of datagrams that come twice, one right after the other.
+    /// Share (0 to 1) of datagrams that arrive twice, one immediately after the other.
     pub duplicate: f64,
-    /// Propagation.
+    /// Propagation delay.
     pub delay: Duration,
-    /// On top of the delay: 0 to this, normal around its half and cut off at three deviations (RFC 8868, 4.5).
+    /// Additional delay of 0 to this value. It is normally distributed around half of it, and cut
+    /// off at three standard deviations (RFC 8868 section 4.5).
     pub jitter: Duration,
-    /// Jitter may turn datagrams around (RBPDV); else one that would overtake waits (NR-BPDV).
+    /// Whether jitter may change the order (RBPDV). If not, a datagram that would overtake another
+    /// waits (NR-BPDV).
     pub jitter_reorders: bool,
-    /// Share (0 to 1) of datagrams that come [`Self::reorder_by`] later than their turn.
+    /// Share (0 to 1) of datagrams that arrive [`Self::reorder_by`] late.
     pub reorder: f64,
-    /// How much later.
+    /// Delay of reordered datagrams.
     pub reorder_by: Duration,
 }
 
 /// A token bucket without a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policer {
-    /// Tokens, in bits per second.
+    /// Rate in bits per second.
     pub bits_per_s: u64,
     /// Size of the bucket in bytes.
     pub burst_bytes: u32,
 }
 
 impl Default for Profile {
-    /// A perfect link.
+    /// A link without impairments.
     fn default() -> Self {
         Self {
             mtu: 1_500,
@@ -72,14 +76,14 @@ impl Default for Profile {
 }
 
 impl Profile {
-    /// Nothing but delay.
+    /// A link with delay only.
     #[must_use]
     pub fn delay(delay: Duration) -> Self {
         Self { delay, ..Self::default() }
     }
 
-    /// The keys of the text form with their units, for help texts.
-    pub const KEYS: &'static str = "\
+    /// The keys of the text form with their units, for error messages.
+    const KEYS: &'static str = "\
 delay=MS, jitter=MS (order is kept), jitter-reorder=MS, loss=PERCENT, burst=PACKETS (mean length of a loss burst, with \
 loss), reorder=PERCENT, reorder-by=MS (20), duplicate=PERCENT, rate=KBPS, queue=BYTES (150000, with rate), police=KBPS, \
 police-burst=BYTES (16000, with police), mtu=BYTES (1500)";
@@ -88,27 +92,27 @@ police-burst=BYTES (16000, with police), mtu=BYTES (1500)";
 impl FromStr for Profile {
     type Err = String;
 
-    /// Reads `key=value,key=value`; see [`Self::KEYS`]. The empty text is a perfect link.
+    /// Parses `key=value,key=value`, in the units of `Self::KEYS`. The empty text is a link without
+    /// impairments.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut profile = Self::default();
         let (mut loss, mut burst, mut police_burst) = (0.0, None, None);
         let mut seen: Vec<&str> = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (key, value) =
-                part.split_once('=').ok_or(format!("{part}: KEY=VALUE is wanted"))?;
+            let (key, value) = part.split_once('=').ok_or(format!("{part}: expected KEY=VALUE"))?;
             if seen.contains(&key) {
-                return Err(format!("{key} stands twice"));
+                return Err(format!("{key} is given twice"));
             }
             seen.push(key);
             let number = |max: f64| match value.parse::<f64>() {
                 Ok(number) if (0.0..=max).contains(&number) => Ok(number),
-                _ => Err(format!("{key}={value}: a number from 0 to {max} is wanted")),
+                _ => Err(format!("{key}={value}: expected a number from 0 to {max}")),
             };
             let share = || Ok::<_, String>(number(100.0)? / 100.0);
             let time = || Ok::<_, String>(Duration::from_secs_f64(number(DELAY_MAX_MS)? / 1e3));
             let bits = || match number(1e8)? * 1e3 {
                 bits if bits >= 1_000.0 => Ok(bits as u64),
-                _ => Err(format!("{key}={value}: at least 1 kbit/s")),
+                _ => Err(format!("{key}={value}: expected at least 1 kbit/s")),
             };
             let bytes = || Ok::<_, String>(number(1e9)? as u32);
             match key {
@@ -130,7 +134,7 @@ impl FromStr for Profile {
                 }
                 "police-burst" => police_burst = Some(bytes()?),
                 "mtu" => profile.mtu = bytes()?,
-                _ => return Err(format!("{key} is not known; there are: {}", Self::KEYS)),
+                _ => return Err(format!("{key} is unknown; known keys: {}", Self::KEYS)),
             }
         }
         if let (Some(police), Some(bytes)) = (&mut profile.police, police_burst) {
@@ -138,7 +142,7 @@ impl FromStr for Profile {
         }
         for (key, with) in [("burst", "loss"), ("police-burst", "police")] {
             if seen.contains(&key) && !seen.contains(&with) {
-                return Err(format!("{key} is of no use without {with}"));
+                return Err(format!("{key} needs {with}"));
             }
         }
         profile.loss = match burst {
@@ -156,10 +160,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_is_read_in_its_unit() {
+    fn every_key_is_parsed_in_its_unit() {
         let text = "delay=50,jitter=30,loss=2,burst=8,reorder=5,reorder-by=12.5,duplicate=1,\
                     rate=4000,queue=64000,police-burst=9000,police=1000,mtu=1280";
-        let profile: Profile = text.parse().expect("a sound profile");
+        let profile: Profile = text.parse().expect("a valid profile");
         let expected = Profile {
             mtu: 1_280,
             police: Some(Policer { bits_per_s: 1_000_000, burst_bytes: 9_000 }),
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
+    fn invalid_profiles_are_refused_with_the_key() {
         for text in [
             "loss",
             "loss=101",

@@ -1,13 +1,14 @@
-//! A small generator whose numbers are the same on every machine and in every version: a committed seed stays a story.
+//! A random number generator whose numbers are the same on every machine and in every version, so
+//! that a seed stays reproducible.
 //!
-//! Used by `link.rs`, and by simulations that want their own dice from the same seed.
+//! Used by `link`, and by simulations that need random numbers from the same seed.
 
-/// SplitMix64: 64 bits of state, every seed is good.
+/// SplitMix64: 64 bits of state; any seed is suitable.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// A generator of its own for each `stream` of one seed.
+    /// A generator for `stream` of `seed`. Each stream of a seed has its own numbers.
     #[must_use]
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut seeds = Self(seed);
@@ -24,7 +25,8 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`; 0 if `end` is 0. The bias of the modulo is below 2^-32 for any 32-bit `end`.
+    /// A number below `end`; 0 if `end` is 0. The bias of the modulo is below 2^-32 for any 32-bit
+    /// `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next_u64().checked_rem(end).unwrap_or(0)
     }
@@ -34,15 +36,16 @@ impl Rng {
         self.unit() < share
     }
 
-    /// Uniform in [0, 1).
-    pub fn unit(&mut self) -> f64 {
-        // 53 bits are what an f64 holds exactly.
+    /// A number in [0, 1), uniformly distributed.
+    fn unit(&mut self) -> f64 {
+        // An f64 holds 53 bits exactly.
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Normal with mean 0 and deviation 1, cut off at 3: the sum of twelve uniform draws, which needs no function whose
-    /// last bit differs between machines.
-    pub fn normal(&mut self) -> f64 {
+    /// A number with mean 0 and standard deviation 1, normally distributed and cut off at 3. It is
+    /// the sum of twelve uniform numbers, because that needs no function whose last bit differs
+    /// between machines.
+    pub(crate) fn normal(&mut self) -> f64 {
         let sum: f64 = (0..12).map(|_| self.unit()).sum();
         (sum - 6.0).clamp(-3.0, 3.0)
     }

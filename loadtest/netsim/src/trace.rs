@@ -1,38 +1,39 @@
-//! A rate that changes over time, and the two text forms it is read from.
+//! A rate that changes over time, and its two text forms.
 //!
-//! Never opens a file: the caller brings the text. Called by `link.rs` for each datagram.
+//! Never opens a file: the caller reads the text. Called by `link` for each datagram.
 
 use std::time::Duration;
 
-/// Steps of one trace; a longer text is refused.
+/// Maximum steps of one trace. A longer text is refused.
 const STEPS_MAX: usize = 100_000;
 
-/// What one line of a Mahimahi trace lets through, in bits.
+/// Bits that one line of a Mahimahi trace lets pass.
 const OPPORTUNITY_BITS: u64 = 1_500 * 8;
 
-/// Mahimahi opportunities are summed over spans of this length.
+/// Length of the spans over which the lines of a Mahimahi trace are summed.
 const BIN_MS: u64 = 10;
 
-/// Rates in bits per second by the time since the link began.
+/// A rate in bits per second as a function of the time since the link began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// From when, how much; the first at 0, each later than the one before.
+    /// Time from which a rate holds, and the rate. The first time is 0, and times increase.
     steps: Vec<(Duration, u64)>,
-    /// After this time it begins anew.
+    /// Time after which the trace starts again.
     period: Option<Duration>,
 }
 
 impl Trace {
-    /// The same rate for ever, in bits per second (at least 1,000).
+    /// A constant rate in bits per second (at least 1,000).
     #[must_use]
     pub fn constant(bits_per_s: u64) -> Self {
         Self { steps: vec![(Duration::ZERO, bits_per_s.max(1_000))], period: None }
     }
 
-    /// Reads a trace. Two forms are known; `#` begins a comment in both.
+    /// Parses a trace. There are two forms; `#` begins a comment in both.
     ///
-    /// *Steps*: two numbers on each line, the time in ms from which on, and the rate in kbit/s (0 is an outage: datagrams
-    /// wait). The first time is 0. A last line `MS repeat` makes the trace begin anew at that time.
+    /// *Steps*: each line has a time in ms, and the rate in kbit/s from then on (0 is an outage:
+    /// datagrams wait). The first time is 0. A last line `MS repeat` makes the trace start again at
+    /// that time.
     ///
     /// ```text
     /// 0      4000
@@ -41,11 +42,11 @@ impl Trace {
     /// 30000  repeat
     /// ```
     ///
-    /// *Mahimahi*: one number on each line, a time in ms at which 1,500 bytes may pass. The last time is the period. It is
-    /// read as a rate over spans of 10 ms.
+    /// *Mahimahi*: each line has one number, a time in ms at which 1,500 bytes may pass. The last
+    /// time is the period. The lines are converted to a rate over spans of 10 ms.
     ///
     /// # Errors
-    /// A sentence that names the line.
+    /// What is wrong, with the number of the line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let lines = (1..).zip(text.lines().map(|line| line.split('#').next().unwrap_or_default()));
         let words: Vec<(usize, Vec<&str>)> = lines
@@ -70,14 +71,14 @@ impl Trace {
         let mut last = None;
         for (number, words) in lines {
             let &[at, rate] = &words[..] else {
-                return Err(format!("line {number}: a time in ms and a rate in kbit/s are wanted"));
+                return Err(format!("line {number}: expected a time in ms and a rate in kbit/s"));
             };
             if trace.period.is_some() {
-                return Err(format!("line {number}: nothing may follow `repeat`"));
+                return Err(format!("line {number}: no line may follow `repeat`"));
             }
             let at = Duration::from_millis(number_of(*number, at)?);
             if last.map_or(!at.is_zero(), |last| at <= last) {
-                return Err(format!("line {number}: times begin at 0 and rise"));
+                return Err(format!("line {number}: times must begin at 0 and increase"));
             }
             last = Some(at);
             if rate == "repeat" {
@@ -86,7 +87,10 @@ impl Trace {
             }
             let kbps = number_of(*number, rate)?;
             let bits = kbps.checked_mul(1_000).filter(|bits| *bits <= RATE_MAX);
-            trace.steps.push((at, bits.ok_or(format!("line {number}: {kbps} is too fast"))?));
+            trace.steps.push((
+                at,
+                bits.ok_or(format!("line {number}: {kbps} is above the maximum rate"))?,
+            ));
         }
         trace.checked()
     }
@@ -97,10 +101,10 @@ impl Trace {
         for (number, words) in lines {
             let at = number_of(*number, words[0])?;
             if at < last {
-                return Err(format!("line {number}: times rise"));
+                return Err(format!("line {number}: times must not decrease"));
             }
             last = at;
-            // An opportunity at the end of a span belongs to it: times count from 1.
+            // A time at the end of a span belongs to that span, because times begin at 1.
             let bin = usize::try_from(at.saturating_sub(1) / BIN_MS).unwrap_or(usize::MAX);
             if bin >= STEPS_MAX {
                 return Err(format!("line {number}: longer than {} s", STEPS_MAX / 100));
@@ -114,26 +118,20 @@ impl Trace {
         Self { steps, period: Some(period) }.checked()
     }
 
-    /// A datagram must leave some day.
+    /// Refuses a trace in which a datagram might wait for ever.
     fn checked(self) -> Result<Self, String> {
-        let flows = match self.period {
+        let always_continues = match self.period {
             Some(_) => self.steps.iter().any(|(_, rate)| *rate > 0),
             None => self.steps.last().is_some_and(|(_, rate)| *rate > 0),
         };
-        if flows {
+        if always_continues {
             Ok(self)
         } else {
-            Err("a trace ends with a rate above 0, or repeats one".to_owned())
+            Err("a trace must end with a rate above 0, or repeat one".to_owned())
         }
     }
 
-    /// The rate at this time since the beginning, in bits per second.
-    #[must_use]
-    pub fn rate_at(&self, at: Duration) -> u64 {
-        self.step(at).0
-    }
-
-    /// When a datagram of so many bits has left, if the first of them leaves at `from`.
+    /// When the last of `bits` has left, if the first leaves at `from`.
     pub(crate) fn departure(&self, from: Duration, bits: u64) -> Duration {
         let mut at = from;
         let mut left = u128::from(bits) * NS_PER_S;
@@ -145,13 +143,13 @@ impl Trace {
                 let ns = left.div_ceil(rate.into());
                 return at + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX));
             }
-            // `checked` has seen to it that a rate above 0 comes.
+            // `checked` ensures that a rate above 0 follows.
             at = until.unwrap_or(Duration::MAX);
             left = left.saturating_sub(done);
         }
     }
 
-    /// The rate at a time, and until when it holds.
+    /// The rate at the time `at`, and until when it holds.
     fn step(&self, at: Duration) -> (u64, Option<Duration>) {
         let into = match self.period.map(|period| period.as_nanos()) {
             Some(period) if period > 0 => nanos(at.as_nanos() % period),
@@ -167,7 +165,7 @@ impl Trace {
 
 const NS_PER_S: u128 = 1_000_000_000;
 
-/// 100 Gbit/s.
+/// Maximum rate in bits per second.
 const RATE_MAX: u64 = 100_000_000_000;
 
 fn nanos(ns: u128) -> Duration {
@@ -175,9 +173,9 @@ fn nanos(ns: u128) -> Duration {
 }
 
 fn number_of(line: usize, word: &str) -> Result<u64, String> {
-    // A day in ms, a Tbit/s in kbit/s: more is a mistake.
+    // Eleven days in ms, or 1 Tbit/s in kbit/s. More is probably a mistake.
     let number = word.parse::<u64>().ok().filter(|number| *number <= 1_000_000_000);
-    number.ok_or(format!("line {line}: {word:?} is no number in range"))
+    number.ok_or(format!("line {line}: {word:?} is not a number from 0 to 1000000000"))
 }
 
 #[cfg(test)]
@@ -189,30 +187,30 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_followed_and_an_outage_is_waited_out() {
+    fn steps_apply_and_datagrams_wait_during_an_outage() {
         let trace = Trace::parse("# two seconds\n0 1000\n1000 0\n1500 2000 # back\n2000 repeat\n");
-        let trace = trace.expect("a sound trace");
+        let trace = trace.expect("a valid trace");
         assert_eq!(trace.departure(ms(0), 10_000), ms(10));
         // Half before the outage, half after it at twice the rate.
         assert_eq!(trace.departure(ms(990), 20_000), ms(1_505));
         // Across the end of the period.
         assert_eq!(trace.departure(ms(1_990), 30_000), ms(2_010));
-        assert_eq!((trace.rate_at(ms(3_200)), trace.rate_at(ms(3_700))), (0, 2_000_000));
+        assert_eq!((trace.step(ms(3_200)).0, trace.step(ms(3_700)).0), (0, 2_000_000));
     }
 
     #[test]
-    fn mahimahi_opportunities_become_a_rate() {
+    fn mahimahi_trace_becomes_a_rate() {
         // One packet each ms for 100 ms, then none for 100 ms.
         let text: String = (1..=100).chain([200]).map(|ms| format!("{ms}\n")).collect();
-        let trace = Trace::parse(&text).expect("a sound trace");
-        assert_eq!(trace.rate_at(ms(50)), 12_000_000);
-        assert_eq!(trace.rate_at(ms(150)), 0);
-        assert_eq!(trace.rate_at(ms(250)), 12_000_000);
+        let trace = Trace::parse(&text).expect("a valid trace");
+        assert_eq!(trace.step(ms(50)).0, 12_000_000);
+        assert_eq!(trace.step(ms(150)).0, 0);
+        assert_eq!(trace.step(ms(250)).0, 12_000_000);
         assert_eq!(trace.departure(ms(0), 12_000 * 100), ms(100));
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_with_its_line() {
+    fn invalid_traces_are_refused_with_the_line() {
         for (text, word) in [
             ("", "empty"),
             ("0 1000\n5 x", "line 2"),

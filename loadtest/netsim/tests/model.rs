@@ -1,12 +1,12 @@
-//! What must hold of every link: nothing is invented, nothing vanishes uncounted, no rate is exceeded, nothing is early,
-//! and the order changes only where it was asked for.
+//! Properties of every link: each datagram is delivered or counted as dropped, no rate is exceeded,
+//! no datagram is early, and the order changes only with a reordering profile.
 
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use weir_netsim::{Counts, HEADER_BYTES, IN_FLIGHT_MAX, Link, Loss, Policer, Profile, Rng, Trace};
 
-/// One datagram: its number, and when it came out.
+/// Number of a datagram, and when it arrived.
 type Arrived = (u32, Duration);
 
 fn ms(ms: u64) -> Duration {
@@ -33,15 +33,15 @@ fn run(profile: Profile, seed: u64, traffic: &[(Duration, usize)]) -> (Vec<Arriv
         assert_eq!(counts.offered + counts.duplicated, known, "in = out + dropped + queued");
     }
     drain(&mut link, now + Duration::from_secs(10_000), epoch, &mut arrived);
-    assert_eq!(link.queued(), 0, "everything ends");
+    assert_eq!(link.queued(), 0, "every datagram arrives in the end");
     assert_eq!(link.counts().delivered, arrived.len() as u64);
     (arrived, link.counts())
 }
 
 fn drain(link: &mut Link<u32>, until: Instant, epoch: Instant, arrived: &mut Vec<Arrived>) {
     while let Some(at) = link.next_timeout().filter(|at| *at <= until) {
-        assert_eq!(link.poll(at - Duration::from_nanos(1)), None, "nothing is early");
-        let number = link.poll(at).expect("the deadline was for something");
+        assert_eq!(link.poll(at - Duration::from_nanos(1)), None, "no datagram is early");
+        let number = link.poll(at).expect("a datagram arrives at the deadline");
         arrived.push((number, at - epoch));
     }
 }
@@ -100,13 +100,13 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn one_seed_is_one_story(profile in any_profile(), seed: u64, traffic in any_traffic()) {
+    fn same_seed_gives_the_same_arrivals(profile in any_profile(), seed: u64, traffic in any_traffic()) {
         prop_assert_eq!(run(profile.clone(), seed, &traffic), run(profile, seed, &traffic));
     }
 
-    /// `run` asserts conservation at each step.
+    /// `run` asserts at each step that datagrams in equal datagrams out.
     #[test]
-    fn nothing_is_invented_and_nothing_is_early(profile in any_profile(), seed: u64, traffic in any_traffic()) {
+    fn datagrams_are_conserved_and_never_early(profile in any_profile(), seed: u64, traffic in any_traffic()) {
         let sent = sent_at(&traffic);
         let (arrived, counts) = run(profile.clone(), seed, &traffic);
         prop_assert_eq!(counts.offered, traffic.len() as u64);
@@ -117,31 +117,31 @@ proptest! {
         numbers.sort_unstable();
         let twice = numbers.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
         prop_assert_eq!(twice, counts.duplicated);
-        prop_assert!(numbers.windows(3).all(|three| three[0] != three[2]), "never thrice");
+        prop_assert!(numbers.windows(3).all(|three| three[0] != three[2]), "never three times");
     }
 
     #[test]
-    fn order_changes_only_where_it_was_asked_for(profile in any_profile(), seed: u64, traffic in any_traffic()) {
+    fn order_changes_only_with_a_reordering_profile(profile in any_profile(), seed: u64, traffic in any_traffic()) {
         let kept = Profile { reorder: 0.0, jitter_reorders: false, ..profile };
         let (arrived, _) = run(kept, seed, &traffic);
         prop_assert!(arrived.windows(2).all(|pair| pair[0].0 <= pair[1].0));
     }
 
     #[test]
-    fn the_rate_is_never_exceeded(kbps in 100u64..10_000, queue in 2_000u32..100_000, traffic in any_traffic()) {
+    fn rate_is_never_exceeded(kbps in 100u64..10_000, queue in 2_000u32..100_000, traffic in any_traffic()) {
         let profile = Profile { rate: Some(Trace::constant(kbps * 1_000)), queue_bytes: queue, ..Profile::default() };
         let (arrived, counts) = run(profile, 1, &traffic);
         let sent = sent_at(&traffic);
-        // Over every stretch of arrivals: no more bits than the rate allows between the first and the last.
+        // Between any two arrivals there are no more bits than the rate allows.
         for (first, (_, from)) in arrived.iter().enumerate() {
             let mut bits = 0;
             for (number, at) in &arrived[first + 1..] {
                 bits += (traffic[*number as usize].1 as u64 + u64::from(HEADER_BYTES)) * 8;
                 let allowed = (*at - *from).as_secs_f64() * (kbps * 1_000) as f64 + 0.01;
-                prop_assert!(bits as f64 <= allowed, "{bits} bits where {allowed} fit");
+                prop_assert!(bits as f64 <= allowed, "{bits} bits, but the rate allows {allowed}");
             }
         }
-        // The queue is bounded in bytes, so waiting is bounded in time.
+        // The queue is limited in bytes, so waiting is limited in time.
         let longest = Duration::from_secs_f64(f64::from(queue.max(1_700)) * 8.0 / (kbps * 1_000) as f64);
         for (number, at) in &arrived {
             prop_assert!(*at <= sent[*number as usize] + longest + Duration::from_nanos(1_000));
@@ -160,13 +160,13 @@ proptest! {
         let waits: Vec<_> = arrived.iter().map(|(number, at)| *at - sent[*number as usize]).collect();
         prop_assert!(waits.iter().all(|wait| (ms(10)..=ms(10 + bound)).contains(wait)));
         let mean = waits.iter().sum::<Duration>().as_secs_f64() * 1e3 / waits.len() as f64;
-        // Half of the bound, or a little more where what would overtake has to wait.
+        // Half of the bound, or a little more if datagrams have to wait to keep their order.
         let half = 10.0 + bound as f64 / 2.0;
         prop_assert!((half * 0.95..half * 1.45).contains(&mean), "{mean} of {half}");
     }
 
     #[test]
-    fn bursts_have_the_mean_loss_and_length_that_were_asked_for(
+    fn bursts_have_the_requested_mean_loss_and_length(
         percent in 1u32..30, length in 2u32..15, seed: u64,
     ) {
         let (mean, length) = (f64::from(percent) / 100.0, f64::from(length));
@@ -183,7 +183,7 @@ proptest! {
             bursts += f64::from(u8::from(is_lost && !was_lost));
             was_lost = is_lost;
         }
-        // Five deviations of the slower of the two estimates are about 12 %.
+        // Five standard deviations of the less precise estimate are about 12 %.
         let seen = lost / count as f64;
         prop_assert!((seen / mean - 1.0).abs() < 0.12, "{seen} lost for {mean}");
         prop_assert!((lost / bursts / length - 1.0).abs() < 0.12, "{} long for {length}", lost / bursts);
@@ -191,7 +191,7 @@ proptest! {
 }
 
 #[test]
-fn random_loss_loses_its_share() {
+fn random_loss_has_the_requested_share() {
     for percent in [1, 2, 5, 10, 50] {
         let profile =
             Profile { loss: Loss::Random(f64::from(percent) / 100.0), ..Profile::default() };
@@ -202,7 +202,7 @@ fn random_loss_loses_its_share() {
 }
 
 #[test]
-fn losses_of_a_seed_are_the_same_with_and_without_other_impairments() {
+fn other_impairments_do_not_change_which_datagrams_are_lost() {
     let lost = |text: &str| {
         let (arrived, _) = run(text.parse().expect("a profile"), 3, &steady(2_000, ms(1), 100));
         let mut numbers: Vec<_> = arrived.into_iter().map(|(number, _)| number).collect();
@@ -214,7 +214,7 @@ fn losses_of_a_seed_are_the_same_with_and_without_other_impairments() {
 }
 
 #[test]
-fn reordered_datagrams_come_late_and_the_others_in_time() {
+fn reordered_datagrams_are_late_and_the_others_in_time() {
     let profile: Profile = "delay=10,reorder=5,reorder-by=20".parse().expect("a profile");
     let traffic = steady(10_000, ms(3), 500);
     let sent = sent_at(&traffic);
@@ -226,9 +226,9 @@ fn reordered_datagrams_come_late_and_the_others_in_time() {
     assert!((400..600).contains(&late), "{late}");
 }
 
-/// 1 Mbit/s with 16 KB: the bucket passes at once, then one datagram for each refill.
+/// 1 Mbit/s with 16 KB: a full bucket passes at once, then one datagram for each refill.
 #[test]
-fn a_policer_passes_its_rate_and_its_burst() {
+fn policer_passes_its_rate_and_its_burst() {
     let profile: Profile = "police=1000,police-burst=16000".parse().expect("a profile");
     let traffic = steady(10_000, ms(1), 972);
     let (arrived, counts) = run(profile, 1, &traffic);
@@ -241,15 +241,16 @@ fn a_policer_passes_its_rate_and_its_burst() {
 }
 
 #[test]
-fn what_exceeds_the_mtu_vanishes_and_what_just_fits_passes() {
+fn datagrams_above_the_mtu_are_dropped() {
     let profile: Profile = "mtu=1280".parse().expect("a profile");
     let (arrived, counts) = run(profile, 1, &[(ms(1), 1_252), (ms(1), 1_253)]);
     assert_eq!((arrived.len(), counts.too_large), (1, 1));
 }
 
-/// 4 to 0.8 to 4 Mbit/s under 2 Mbit/s of traffic: the queue fills, holds its bytes, and empties.
+/// A rate of 4, 0.8 and 4 Mbit/s with 2 Mbit/s of traffic: the queue fills, stays full, and
+/// empties.
 #[test]
-fn a_trace_fills_and_empties_the_queue() {
+fn trace_fills_and_empties_the_queue() {
     let trace = Trace::parse("0 4000\n5000 800\n10000 4000").expect("a trace");
     let profile = Profile { rate: Some(trace), queue_bytes: 30_000, ..Profile::default() };
     let epoch = epoch();
@@ -263,7 +264,7 @@ fn a_trace_fills_and_empties_the_queue() {
         }
         filled.push(link.backlog_bytes(now));
     }
-    assert!(filled[..5_000].iter().all(|bytes| *bytes <= 1_000), "a free path has no queue");
+    assert!(filled[..5_000].iter().all(|bytes| *bytes <= 1_000), "a fast link has no queue");
     assert!(filled[6_000..10_000].iter().all(|bytes| (28_000..=30_000).contains(bytes)));
     assert!(filled[10_150..].iter().all(|bytes| *bytes <= 1_000), "30 KB leave within 0.15 s");
     // Of the 1,250 sent in 5 s, 500 pass and 30 wait.
@@ -271,7 +272,7 @@ fn a_trace_fills_and_empties_the_queue() {
 }
 
 #[test]
-fn a_path_that_becomes_shorter_turns_nothing_around() {
+fn shorter_delay_does_not_change_the_order() {
     let epoch = epoch();
     let mut link = Link::new(Profile::delay(ms(120)), 1, epoch);
     link.send(epoch, 100, 1);
@@ -284,7 +285,7 @@ fn a_path_that_becomes_shorter_turns_nothing_around() {
 }
 
 #[test]
-fn a_link_holds_no_more_than_its_limit() {
+fn link_holds_no_more_than_its_limit() {
     let epoch = epoch();
     let mut link = Link::new(Profile::delay(ms(1_000)), 1, epoch);
     for _ in 0..IN_FLIGHT_MAX + 5 {
@@ -294,7 +295,7 @@ fn a_link_holds_no_more_than_its_limit() {
 }
 
 #[test]
-fn streams_of_one_seed_are_strangers() {
+fn streams_of_one_seed_differ() {
     let draw = |stream| Rng::new(9, stream).next_u64();
     let draws: std::collections::HashSet<_> = (0..1_000).map(draw).collect();
     assert_eq!(draws.len(), 1_000);

@@ -1,22 +1,23 @@
-//! Bits as H.264 writes them: fixed fields, Exp-Golomb numbers (clause 9.1), trailing bits, and the escaping of a NAL unit.
+//! Writer for H.264 bitstreams: fixed fields, Exp-Golomb codes (clause 9.1), trailing bits,
+//! escaping of NAL units.
 //!
-//! Only what `h264` needs.
+//! Called by `h264`, and has only what `h264` needs.
 
 /// Collects bits, most significant first.
 #[derive(Debug, Default)]
 pub(crate) struct BitWriter {
     bytes: Vec<u8>,
-    /// Bits used in the last byte, 0 to 7; 0 means the last byte is full.
+    /// Bits used in the last byte, 0 to 7. 0 means that the last byte is full.
     used: u32,
 }
 
 impl BitWriter {
-    /// Continues behind whole bytes, e.g. a NAL header.
+    /// A writer that continues after whole bytes, for example a NAL header.
     pub(crate) fn after(bytes: Vec<u8>) -> Self {
         Self { bytes, used: 0 }
     }
 
-    /// `u(n)`: the low `count` bits of `value`, `count` up to 32.
+    /// `u(n)`: writes the low `count` bits of `value`, `count` up to 32.
     pub(crate) fn put(&mut self, value: u32, count: u32) {
         for shift in (0..count).rev() {
             if self.used == 0 {
@@ -29,7 +30,7 @@ impl BitWriter {
         }
     }
 
-    /// `ue(v)`: unsigned Exp-Golomb, for values below 2^31 - 1.
+    /// `ue(v)`: writes an unsigned Exp-Golomb code, for values below 2^31 - 1.
     pub(crate) fn ue(&mut self, value: u32) {
         let code = value + 1;
         let width = u32::BITS - code.leading_zeros();
@@ -37,18 +38,19 @@ impl BitWriter {
         self.put(code, width);
     }
 
-    /// Zero bits up to the next byte (`pcm_alignment_zero_bit`).
+    /// Writes zero bits up to the next byte (`pcm_alignment_zero_bit`).
     pub(crate) fn align_zero(&mut self) {
         self.used = 0;
     }
 
-    /// Whole bytes; only when aligned.
+    /// Writes whole bytes. The writer must be aligned.
     pub(crate) fn bytes(&mut self, bytes: impl IntoIterator<Item = u8>) {
         debug_assert_eq!(self.used, 0, "whole bytes need alignment");
         self.bytes.extend(bytes);
     }
 
-    /// `rbsp_trailing_bits`, then the NAL unit with emulation prevention (clause 7.4.1.1); the first byte is its header.
+    /// Writes `rbsp_trailing_bits` and returns the NAL unit with emulation prevention (clause
+    /// 7.4.1.1). The first byte is its header.
     pub(crate) fn into_nal(mut self) -> Vec<u8> {
         self.put(1, 1);
         self.align_zero();

@@ -1,25 +1,29 @@
-//! A constrained baseline H.264 encoder that writes every bit itself, and its RTP packetizer (RFC 6184, mode 1).
+//! A constrained baseline H.264 encoder that writes every bit itself, and its RTP packetizer (RFC
+//! 6184, packetization mode 1).
 //!
-//! A keyframe is a flat picture with raw (I_PCM) macroblocks at its end; the frames after it skip every macroblock but a band of
-//! raw ones that moves with the frame number. So each frame depends on all before it since the keyframe, costs no search, and
-//! has any size asked for in steps of one macroblock. The first packet of a frame carries the parameter sets (keyframes) and
-//! the stamp, filled up to a full packet, so that all packets of a frame but the last are equally long, as encoders send them.
-//! Deblocking is off, order of output is order of decoding (picture order count type 2).
+//! A keyframe is a flat picture with raw (I_PCM) macroblocks at its end. Other frames skip all
+//! macroblocks except a band of raw ones, which moves with the frame number. So each frame depends
+//! on all frames since the keyframe, needs no motion search, and can have any size in steps of one
+//! macroblock. The first packet of a frame has the parameter sets (in keyframes) and the stamp,
+//! padded to a full packet. So all packets of a frame except the last have the same length, as
+//! those of real encoders. Deblocking is off, and output order is decoding order (picture order
+//! count type 2). Called by `source`; the parameter sets by `h264_assembly`.
 
 use bytes::Bytes;
 
-use super::Size;
 use super::bits::BitWriter;
+use super::size::Size;
 use crate::rtp::PAYLOAD_MAX;
 use crate::stamp::{self, Stamp};
 
-/// Bytes of an I_PCM macroblock: 256 luma and 2 x 64 chroma samples, and two for its type, alignment and skip run.
+/// Bytes of an I_PCM macroblock: 256 luma and 2 x 64 chroma samples, and two bytes for type,
+/// alignment and skip run.
 const PCM_MACROBLOCK: usize = 386;
 
 /// `profile-level-id`: constrained baseline, level 3.1 (1280x720 at 30 frames/s).
 const PROFILE_LEVEL: [u8; 3] = [0x42, 0xe0, 0x1f];
 
-/// `log2_max_frame_num_minus4` is 4: frame numbers are taken modulo 256.
+/// Bits of `frame_num` (`log2_max_frame_num_minus4` is 4): frame numbers are modulo 256.
 const FRAME_NUM_BITS: u32 = 8;
 
 const NAL_SLICE: u8 = 0x41;
@@ -40,7 +44,7 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder for pictures of `size`; sides are even numbers.
+    /// An encoder for pictures of `size`. Width and height must be even.
     pub(crate) fn new(size: Size) -> Self {
         let (wide, high) = in_macroblocks(size);
         Self {
@@ -52,13 +56,14 @@ impl Encoder {
         }
     }
 
-    /// The frame of `stamp` in about `budget` bytes of payload, as RTP payloads.
+    /// The frame of `stamp` as RTP payloads of about `budget` bytes in all.
     pub(crate) fn encode(&mut self, stamp: Stamp, budget: usize) -> Vec<Bytes> {
-        // Aggregated with the parameter sets the stamp needs one byte for the aggregate and two for each length.
-        let around = if stamp.key { 1 + 2 + self.sps.len() + 2 + self.pps.len() + 2 } else { 0 };
+        // The STAP-A with parameter sets and stamp has a header of one byte, and two bytes before
+        // each NAL unit.
+        let overhead = if stamp.key { 1 + 2 + self.sps.len() + 2 + self.pps.len() + 2 } else { 0 };
         let full_first_packet = budget >= 2 * PAYLOAD_MAX;
-        let mut sei = stamp_sei(stamp, if full_first_packet { PAYLOAD_MAX - around } else { 0 });
-        let left = budget.saturating_sub(sei.nal.len() + around);
+        let mut sei = stamp_sei(stamp, if full_first_packet { PAYLOAD_MAX - overhead } else { 0 });
+        let left = budget.saturating_sub(sei.nal.len() + overhead);
         let slice = if stamp.key { self.idr(left) } else { self.inter(stamp.frame, left) };
 
         let mut crc = crc32fast::Hasher::new();
@@ -83,8 +88,9 @@ impl Encoder {
         packets
     }
 
-    /// An IDR slice: flat Intra16x16 macroblocks, then as many raw ones as fit `bytes`. The raw ones come last, so that no flat
-    /// one has a raw neighbour to its left or above, which would change the code of "no coefficients".
+    /// An IDR slice: flat Intra16x16 macroblocks, then as many raw ones as fit into `bytes`. The
+    /// raw ones come last, because a raw neighbour to the left or above would change the code for
+    /// "no coefficients" in a flat macroblock.
     fn idr(&mut self, bytes: usize) -> Vec<u8> {
         self.frame_num = 0;
         self.idr_pic_id ^= 1;
@@ -99,8 +105,9 @@ impl Encoder {
         out.ue(0); // slice_qp_delta: se(0)
         out.ue(1); // disable_deblocking_filter_idc
         for _ in raw..self.macroblocks {
-            // mb_type I_16x16_2_0_0 (DC prediction, nothing coded) is ue(3); intra_chroma_pred_mode DC, mb_qp_delta 0 and a
-            // coefficient token "none" are one bit "1" each.
+            // mb_type I_16x16_2_0_0 (DC prediction, nothing coded) is ue(3). Then
+            // intra_chroma_pred_mode DC, mb_qp_delta 0 and the coefficient token for "none" are one
+            // bit "1" each.
             out.put(0b0010_0111, 8);
         }
         for n in 0..raw {
@@ -110,12 +117,13 @@ impl Encoder {
         out.into_nal()
     }
 
-    /// A P slice: skips all macroblocks but a band of raw ones at a place given by the frame's number.
+    /// A P slice that skips all macroblocks except a band of raw ones. The frame number determines
+    /// the position of the band.
     fn inter(&mut self, frame: u32, bytes: usize) -> Vec<u8> {
         self.frame_num = (self.frame_num + 1) % (1 << FRAME_NUM_BITS);
         let raw = (bytes / PCM_MACROBLOCK).min(self.macroblocks);
-        let places = self.macroblocks - raw + 1;
-        let first = (frame as usize * raw.max(1)) % places;
+        let positions = self.macroblocks - raw + 1;
+        let first = (frame as usize * raw.max(1)) % positions;
         let mut out = BitWriter::after(vec![NAL_SLICE]);
         out.ue(0); // first_mb_in_slice
         out.ue(5); // slice_type: P, all slices of the picture
@@ -143,7 +151,8 @@ fn count(macroblocks: usize) -> u32 {
     u32::try_from(macroblocks).expect("a picture has less than 2^32 macroblocks")
 }
 
-/// The samples of a raw macroblock: a gradient whose shade depends on `n`. No sample is zero, so nothing needs escaping.
+/// Writes the samples of a raw macroblock: a gradient whose shade depends on `n`. No sample is
+/// zero, so none needs escaping.
 fn pcm(out: &mut BitWriter, n: usize) {
     let shade = 16 + (n * 7 % 160) as u8;
     out.align_zero();
@@ -156,12 +165,12 @@ struct Sei {
     stamp_at: usize,
 }
 
-/// The stamp as SEI NAL unit, filled up to `total` bytes if that is more than it needs.
+/// The stamp as SEI NAL unit, padded to `total` bytes if that is more than it needs.
 fn stamp_sei(stamp: Stamp, total: usize) -> Sei {
-    // Header, payload type, one length byte per started 255, payload, trailing bits.
-    let whole = |payload: usize| 2 + payload / 255 + 1 + payload + 1;
-    let mut payload = total.max(whole(stamp::LEN)) - 4;
-    while payload > stamp::LEN && whole(payload) > total {
+    // NAL header and payload type, length in steps of 255, payload, trailing bits.
+    let nal_bytes = |payload: usize| 2 + payload / 255 + 1 + payload + 1;
+    let mut payload = total.max(nal_bytes(stamp::LEN)) - 4;
+    while payload > stamp::LEN && nal_bytes(payload) > total {
         payload -= 1;
     }
     let mut nal = vec![NAL_SEI, 5];
@@ -174,11 +183,11 @@ fn stamp_sei(stamp: Stamp, total: usize) -> Sei {
     Sei { nal, stamp_at }
 }
 
-/// Fills up the stamp's message.
+/// Padding after the stamp in its SEI message.
 const FILLER: u8 = 0x55;
 
-/// Adds a NAL unit to a frame's checksum: stamp and slices count, the stamp without its own checksum. Parameter sets do not, a
-/// server may repeat them.
+/// Adds a NAL unit to a frame's checksum: slices, and the stamp without its own checksum. Parameter
+/// sets are left out, because a server may repeat them.
 pub(crate) fn crc_of_nal(crc: &mut crc32fast::Hasher, nal: &[u8]) {
     match nal.first().map(|header| header & 0x1f) {
         Some(1..=5) => crc.update(nal),
@@ -193,14 +202,17 @@ pub(crate) fn crc_of_nal(crc: &mut crc32fast::Hasher, nal: &[u8]) {
     }
 }
 
-/// Where the stamp begins in an SEI NAL unit; at least [`stamp::LEN`] bytes follow from there.
+/// Offset of the stamp in an SEI NAL unit; at least [`stamp::LEN`] bytes follow from there. `None`
+/// if it is another message.
 pub(crate) fn find_stamp(sei: &[u8]) -> Option<usize> {
     let at = 3 + sei.get(2..)?.iter().take_while(|byte| **byte == 255).count();
-    let ours = sei.get(1) == Some(&5) && sei.get(at..at + stamp::LEN)?.starts_with(&stamp::UUID);
-    ours.then_some(at)
+    let is_stamp =
+        sei.get(1) == Some(&5) && sei.get(at..at + stamp::LEN)?.starts_with(&stamp::UUID);
+    is_stamp.then_some(at)
 }
 
-/// One slice: alone in a packet if it fits, else fragments that are full but for the last (RFC 6184 section 5.8).
+/// Appends the packets of a slice: a single NAL unit if it fits, else fragments, all full except
+/// the last (RFC 6184 section 5.8).
 fn packetize(nal: &[u8], packets: &mut Vec<Bytes>) {
     if nal.len() <= PAYLOAD_MAX {
         packets.push(Bytes::copy_from_slice(nal));
@@ -252,7 +264,7 @@ pub(crate) fn sps(size: Size) -> Vec<u8> {
     out.into_nal()
 }
 
-/// The picture parameter set, the same for every size.
+/// The picture parameter set. It is the same for every size.
 pub(crate) fn pps() -> Vec<u8> {
     let mut out = BitWriter::after(vec![NAL_PPS]);
     out.ue(0); // pic_parameter_set_id
@@ -278,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_of_a_frame_are_equally_long_but_the_last() {
+    fn all_packets_of_a_frame_except_the_last_are_full() {
         let mut encoder = Encoder::new((640, 360));
         for frame in 0..3 {
             let packets = encoder.encode(stamp(frame), 6000);
@@ -289,14 +301,14 @@ mod tests {
     }
 
     #[test]
-    fn small_budget_gives_the_smallest_decodable_frame_and_not_nothing() {
+    fn small_budget_gives_the_smallest_decodable_frame() {
         let mut encoder = Encoder::new((640, 360));
         assert!(encoder.encode(stamp(0), 0).iter().map(Bytes::len).sum::<usize>() < 1100);
         assert!(encoder.encode(stamp(1), 0).iter().map(Bytes::len).sum::<usize>() < 100);
     }
 
     #[test]
-    fn stamp_message_is_found_again_at_every_size() {
+    fn stamp_is_found_in_messages_of_every_size() {
         for total in (0..1200).step_by(7) {
             let sei = stamp_sei(stamp(1), total);
             assert_eq!(find_stamp(&sei.nal), Some(sei.stamp_at));

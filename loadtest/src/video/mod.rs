@@ -1,152 +1,29 @@
-//! The pictures we publish: small, really decodable, exactly as many bytes as asked for, every frame stamped.
+//! Video of the generator: the frames that publishers send, and the assembly of those that viewers
+//! receive.
 //!
-//! Makes frames as RTP payloads; knows no clock and no network. Called by `publisher`; `h264` and `vp8` do the work.
+//! Knows no clock and no network. [`Source`] makes frames with `h264` and `vp8`; [`FrameAssembly`]
+//! puts received payloads together with `h264_assembly` and `vp8_assembly`. Called by `publisher`
+//! and `frame_checker`.
 
+mod assembly;
 mod bits;
-pub(crate) mod h264;
-pub(crate) mod vp8;
+mod frame_content;
+mod h264;
+mod h264_assembly;
+mod layers;
+mod size;
+mod source;
+mod vp8;
+mod vp8_assembly;
 
-use bytes::Bytes;
+pub(crate) use assembly::FrameAssembly;
+pub(crate) use frame_content::FrameContent;
+pub(crate) use layers::{LayerSpec, layers};
+pub(crate) use source::Source;
+pub(crate) use vp8::CLIP_FRAMES;
 
-use crate::options::{Codec, Video};
-use crate::stamp::Stamp;
-
-/// A keyframe is this many times as large as the mean frame between, as in real streams; the mean stays at the bitrate.
-const KEYFRAME_WEIGHT: u32 = 9;
-
-/// Sizes of the frames between keyframes in percent of their mean: twenty quantiles of a log-normal distribution (sigma 0.35, mean
-/// 1), shuffled. Their sum is 2000, so that the bitrate holds over every twenty frames.
-const SIZE_PERCENT: [u32; 20] =
-    [80, 117, 65, 93, 151, 72, 106, 188, 84, 123, 46, 97, 76, 137, 101, 59, 111, 88, 129, 77];
-
-/// Width and height in pixels.
-pub(crate) type Size = (u32, u32);
-
-/// The sizes there are, by simulcast layer. Without simulcast the middle one is used.
-pub(crate) const SIZES: [Size; 3] = [(320, 180), (640, 360), (1280, 720)];
-
-/// One layer of one publisher: turns stamps into packets' payloads at a steady bitrate.
-pub(crate) struct Source {
-    encoder: Encoder,
-    fps: u32,
-    /// Frames from keyframe to keyframe, if nobody asks for one.
-    interval: u32,
-    bytes_per_s: u32,
-    /// What earlier frames left over or took too much, in bytes: macroblocks are coarse.
-    carry: i64,
-}
-
-enum Encoder {
-    H264(h264::Encoder),
-    Vp8(vp8::Encoder),
-}
-
-impl Source {
-    /// A layer of `video` of `size` at `kbps` kbit/s of payload.
-    pub(crate) fn new(video: &Video, size: Size, kbps: u32) -> Self {
-        let encoder = match video.codec {
-            Codec::H264 => Encoder::H264(h264::Encoder::new(size)),
-            Codec::Vp8 => Encoder::Vp8(vp8::Encoder::new(size)),
-        };
-        let fps = video.fps.max(1);
-        let interval = match video.codec {
-            Codec::H264 => fps * video.keyframe_s.max(1),
-            Codec::Vp8 => (fps * video.keyframe_s.max(1)).min(vp8::CLIP_FRAMES),
-        };
-        Self { encoder, fps, interval, bytes_per_s: kbps * 125, carry: 0 }
-    }
-
-    /// The next frame as RTP payloads, the last of which ends the frame. A keyframe if the stamp says so.
-    pub(crate) fn next(&mut self, stamp: Stamp) -> Vec<Bytes> {
-        // Over one keyframe interval of n frames: (n - 1) + KEYFRAME_WEIGHT units are to be n mean frames.
-        let frames = self.interval;
-        let unit = (self.bytes_per_s / self.fps) * frames / (frames - 1 + KEYFRAME_WEIGHT);
-        let percent = SIZE_PERCENT[stamp.frame as usize % SIZE_PERCENT.len()];
-        let target =
-            if stamp.key { unit * KEYFRAME_WEIGHT } else { (unit * percent).div_ceil(100) };
-        let budget = usize::try_from(i64::from(target) + self.carry).unwrap_or(0);
-        let packets = match &mut self.encoder {
-            Encoder::H264(encoder) => encoder.encode(stamp, budget),
-            Encoder::Vp8(encoder) => encoder.encode(stamp, budget),
-        };
-        let spent: usize = packets.iter().map(Bytes::len).sum();
-        // Keyframes that were asked for come on top of the bitrate, and so does a picture that cannot be made smaller: the
-        // debt is bounded to one frame.
-        let left = i64::try_from(budget).unwrap_or(0) - i64::try_from(spent).unwrap_or(0);
-        self.carry = left.clamp(-i64::from(unit), i64::from(unit));
-        packets
-    }
-}
-
-/// Plain video for tests: one layer of 1400 kbit/s.
+/// Video options for tests: one layer at 1400 kbit/s.
 #[cfg(test)]
-pub(crate) fn plain(codec: Codec) -> Video {
-    Video { kbps: 1400, fps: 30, codec, simulcast: 1, keyframe_s: 2, none: false }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frames::{Frames, Piece, Verdict};
-
-    #[test]
-    fn sizes_vary_but_their_mean_does_not() {
-        assert_eq!(SIZE_PERCENT.iter().sum::<u32>(), 2000);
-        let mut source = Source::new(&plain(Codec::H264), (640, 360), 1400);
-        let sizes: Vec<usize> = (0..60)
-            .map(|frame| {
-                let stamp = Stamp { run: 1, frame, sent_us: 0, layer: 0, key: frame == 0 };
-                source.next(stamp).iter().map(Bytes::len).sum()
-            })
-            .collect();
-        let between = &sizes[1..];
-        let mean = between.iter().sum::<usize>() / between.len();
-        let (least, most) = (between.iter().min().copied(), between.iter().max().copied());
-        assert!(least.is_some_and(|least| least < mean * 2 / 3), "{least:?} of {mean}");
-        assert!(most.is_some_and(|most| most > mean * 3 / 2), "{most:?} of {mean}");
-        assert!((8..=10).contains(&(sizes[0] / mean)), "{} of {mean}", sizes[0]);
-    }
-
-    #[test]
-    fn independent_decoder_shows_every_frame_of_every_size_and_codec() {
-        for (codec, extension) in [(Codec::H264, "h264"), (Codec::Vp8, "ivf")] {
-            for (size, kbps) in SIZES.into_iter().zip([150, 1400, 4000]) {
-                let mut source = Source::new(&plain(codec), size, kbps);
-                let (mut frames, mut verdicts) = (Frames::new(codec, true), Vec::new());
-                let mut shown = Vec::new();
-                for frame in 0..100 {
-                    // One keyframe comes early, as if it were asked for.
-                    let key = [0, 37, 60].contains(&frame);
-                    let packets = source.next(Stamp { run: 1, frame, sent_us: 7, layer: 0, key });
-                    for (n, payload) in packets.iter().enumerate() {
-                        let marker = n + 1 == packets.len();
-                        let piece =
-                            Piece { timestamp: frame, marker, payload: Some(payload.clone()) };
-                        frames.piece(&piece, &mut verdicts);
-                    }
-                    shown.push(frames.shown().to_vec());
-                }
-                assert!(verdicts.iter().all(|v| matches!(v, Verdict::Decodable { .. })));
-                let file = crate::viewer::container(codec, 30, &shown);
-                crate::ffmpeg::assert_decodes(&file, extension, 100);
-            }
-        }
-    }
-
-    #[test]
-    fn bitrate_is_met_for_both_codecs_over_one_keyframe_interval() {
-        for (codec, kbps) in
-            [(Codec::H264, 1400), (Codec::H264, 300), (Codec::Vp8, 1400), (Codec::Vp8, 400)]
-        {
-            let mut source = Source::new(&plain(codec), (640, 360), kbps);
-            let bytes: usize = (0..60)
-                .map(|frame| {
-                    let stamp = Stamp { run: 1, frame, sent_us: 0, layer: 0, key: frame == 0 };
-                    source.next(stamp).iter().map(Bytes::len).sum::<usize>()
-                })
-                .sum();
-            let got = bytes as f64 * 8.0 / 2.0 / 1000.0;
-            assert!((got / f64::from(kbps) - 1.0).abs() < 0.03, "{codec:?} asked {kbps} got {got}");
-        }
-    }
+pub(crate) fn test_options(codec: crate::options::Codec) -> crate::options::Video {
+    crate::options::Video { kbps: 1400, fps: 30, codec, simulcast: 1, keyframe_s: 2, none: false }
 }

@@ -1,25 +1,28 @@
-//! VP8 to publish: clips of 60 frames made once with an encoder, looped, filled up to the bitrate; and the packetizer (RFC 7741).
+//! VP8 to publish: recorded clips of 60 frames in a loop, padded to the bitrate; and the packetizer
+//! (RFC 7741).
 //!
-//! A VP8 frame's last partition runs to the end of the frame and a decoder stops reading where its symbols end, so filler and
-//! stamp stand behind it and no decoder minds. A clip begins with its only keyframe: a keyframe asked for restarts it, and one
-//! that falls due by itself comes at the loop's end at the latest. The clips are `testsrc` of ffmpeg, 30 frames/s, libvpx.
+//! The last partition of a VP8 frame extends to the end of the frame, and a decoder stops where its
+//! symbols end. So padding and stamp can follow it. A clip begins with its only keyframe: a
+//! requested keyframe restarts the clip, and without requests the clip restarts at its end at the
+//! latest. The clips are `testsrc` of ffmpeg at 30 frames/s, encoded with libvpx. Called by
+//! `source`.
 
 use bytes::Bytes;
 
-use super::Size;
+use super::size::Size;
 use crate::rtp::PAYLOAD_MAX;
 use crate::stamp::{self, Stamp};
 
 const IVF_HEADER: usize = 32;
 const IVF_FRAME_HEADER: usize = 12;
 
-/// Frames in a clip: a keyframe and 59 that follow it.
+/// Frames in a clip: a keyframe and 59 others.
 pub(crate) const CLIP_FRAMES: u32 = 60;
 
-/// Length of our payload descriptor: flags, extension flags, picture id of 15 bits.
-const DESCRIPTOR: usize = 4;
+/// Bytes of the payload descriptor: flags, extension flags, picture id of 15 bits.
+const DESCRIPTOR_BYTES: usize = 4;
 
-/// Fills up frames.
+/// Padding of frames.
 const FILLER: u8 = 0x55;
 
 /// One layer's clip.
@@ -47,8 +50,9 @@ impl Encoder {
         Self { frames, next: 0, picture_id: 0x1000 }
     }
 
-    /// The frame of `stamp` in `budget` bytes of payload, or in as few as it needs. If the stamp does not say keyframe, the clip
-    /// must not be at its end: the caller asks for a keyframe every [`CLIP_FRAMES`] at the latest.
+    /// The frame of `stamp` as RTP payloads of `budget` bytes in all, or more if the frame needs
+    /// more. The caller must request a keyframe at least every [`CLIP_FRAMES`] frames, because the
+    /// clip cannot continue after its end.
     pub(crate) fn encode(&mut self, stamp: Stamp, budget: usize) -> Vec<Bytes> {
         if stamp.key {
             self.next = 0;
@@ -56,8 +60,8 @@ impl Encoder {
         let mut frame = self.frames[self.next % self.frames.len()].to_vec();
         self.next += 1;
         let packets = budget.div_ceil(PAYLOAD_MAX).max(1);
-        let filled = budget.saturating_sub(packets * DESCRIPTOR + stamp::LEN);
-        frame.resize(frame.len().max(filled), FILLER);
+        let padded = budget.saturating_sub(packets * DESCRIPTOR_BYTES + stamp::LEN);
+        frame.resize(frame.len().max(padded), FILLER);
         let stamp_at = frame.len();
         frame.extend_from_slice(&stamp.write());
         let crc = crc32fast::hash(&frame[..frame.len() - stamp::CRC_LEN]);
@@ -66,7 +70,7 @@ impl Encoder {
         self.picture_id = self.picture_id.wrapping_add(1) | 0x8000;
         let [id_high, id_low] = self.picture_id.to_be_bytes();
         frame
-            .chunks(PAYLOAD_MAX - DESCRIPTOR)
+            .chunks(PAYLOAD_MAX - DESCRIPTOR_BYTES)
             .enumerate()
             .map(|(n, piece)| {
                 let start = if n == 0 { 0x10 } else { 0 };
@@ -83,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clips_have_sixty_frames_of_which_only_the_first_is_a_keyframe() {
+    fn only_the_first_of_sixty_frames_in_a_clip_is_a_keyframe() {
         for size in [(320, 180), (640, 360), (1280, 720)] {
             let frames = Encoder::new(size).frames;
             assert_eq!(frames.len(), CLIP_FRAMES as usize);

@@ -1,10 +1,12 @@
-//! FFmpeg as an independent judge of what the generator sends and receives.
+//! FFmpeg as an independent decoder of what the generator sends and receives.
 //!
-//! Found as `$FFMPEG`, in the path, or in Python's `imageio_ffmpeg`. Without any the test fails.
+//! It is looked for in `$FFMPEG`, in the path, and in Python's `imageio_ffmpeg`. Without an FFmpeg
+//! the test fails.
 
 use std::process::{Command, Stdio};
 
-/// Decodes `file` (`extension` tells its format); every one of `frames` frames must come out, and not one complaint.
+/// Decodes `file`, whose format is that of `extension`. FFmpeg must decode all `frames` frames and
+/// print no warning.
 pub(crate) fn assert_decodes(file: &[u8], extension: &str, frames: usize) {
     let ffmpeg = find().expect(
         "an ffmpeg to decode with: pip install imageio-ffmpeg==0.8.1, or name one in FFMPEG",
@@ -18,14 +20,14 @@ pub(crate) fn assert_decodes(file: &[u8], extension: &str, frames: usize) {
         .args(["-fps_mode", "passthrough", "-f", "framemd5", "-"])
         .output()
         .expect("ffmpeg runs");
-    let complaints = String::from_utf8_lossy(&output.stderr);
+    let warnings = String::from_utf8_lossy(&output.stderr);
     let decoded = String::from_utf8_lossy(&output.stdout);
     let count = decoded.lines().filter(|line| !line.starts_with('#')).count();
-    assert!(output.status.success() && complaints.trim().is_empty(), "{extension}: {complaints}");
+    assert!(output.status.success() && warnings.trim().is_empty(), "{extension}: {warnings}");
     assert_eq!(count, frames, "{extension}: frames decoded");
 }
 
-/// An FFmpeg that runs.
+/// The path of an FFmpeg that runs.
 pub(crate) fn find() -> Option<String> {
     let python = || {
         let script = "import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())";

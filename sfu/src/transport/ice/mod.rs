@@ -17,11 +17,22 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use self::check::Check;
+use self::generation::Generation;
+use self::pair::Pair;
+use self::seen::Seen;
 use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
 use super::{Entropy, FiveTuple};
 use crate::error::DropReason;
 use crate::ids::Role;
 use crate::sdp::IceCredentials;
+
+mod check;
+mod generation;
+mod pair;
+mod seen;
+
+pub use self::pair::STUN_PER_SECOND;
 
 /// Validated pairs of one session. One more pushes out the pair that was idle longest, if it was
 /// never nominated or is idle for [`CONSENT_TIMEOUT`]; else the check is dropped (quality B2).
@@ -34,10 +45,6 @@ pub const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
 /// Time without life after which a session is over (RFC 7675 section 5.1, whip-whep C60).
 pub const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// STUN requests per second and pair; more are dropped unanswered (quality B2). Answers to our own
-/// checks do not count: their transaction ids cannot be guessed.
-pub const STUN_PER_SECOND: u32 = 50;
 
 /// Bytes we may send to an unconfirmed pair per byte that came from it: answers, checks, all else.
 pub const UNCONFIRMED_FACTOR: u64 = 3;
@@ -59,13 +66,6 @@ const CONSENT_JITTER: Duration = Duration::from_secs(2);
 /// with each attempt.
 const CHECK_RTO: Duration = Duration::from_millis(50);
 const CHECK_RTO_MAX: Duration = Duration::from_millis(200);
-/// Requests of one check, each with its own transaction id; after the last one it has failed.
-const CHECK_ATTEMPTS: usize = 7;
-
-/// Remembered transaction ids of accepted requests. A copy of an older one counts as new, but can
-/// still move nothing without an answer to a check of ours.
-const SEEN_MAX: usize = 64;
-
 /// `PRIORITY` of a peer-reflexive candidate of component 1 (RFC 8445 section 5.1.2.1).
 const PRIORITY: u32 = (110 << 24) | (0xffff << 8) | 255;
 
@@ -116,56 +116,6 @@ pub struct IceAgent {
     selected: Option<FiveTuple>,
     /// Bytes left on the selected pair since it was confirmed, not yet added to it.
     sent: u64,
-}
-
-/// One set of credentials, and how far it got.
-struct Generation {
-    local: IceCredentials,
-    remote: IceCredentials,
-    checked: bool,
-    nominated: bool,
-}
-
-impl Generation {
-    fn new(local: IceCredentials, remote: IceCredentials) -> Self {
-        Self { local, remote, checked: false, nominated: false }
-    }
-}
-
-/// An address pair that passed an authenticated check.
-struct Pair {
-    path: FiveTuple,
-    last_seen: Instant,
-    nominated: bool,
-    confirmed: bool,
-    received: u64,
-    sent: u64,
-    second: Instant,
-    in_second: u32,
-}
-
-impl Pair {
-    fn new(path: FiveTuple, now: Instant) -> Self {
-        Self {
-            path,
-            last_seen: now,
-            nominated: false,
-            confirmed: false,
-            received: 0,
-            sent: 0,
-            second: now,
-            in_second: 0,
-        }
-    }
-
-    /// Whether one more request fits into this second.
-    fn take_turn(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
-            (self.second, self.in_second) = (now, 0);
-        }
-        self.in_second = self.in_second.saturating_add(1);
-        self.in_second <= STUN_PER_SECOND
-    }
 }
 
 impl IceAgent {
@@ -637,69 +587,6 @@ impl IceAgent {
         }
         self.pairs.push(Pair::new(path, now));
         Ok(())
-    }
-}
-
-/// A check of ours under way: up to [`CHECK_ATTEMPTS`] requests on one path.
-struct Check {
-    path: FiveTuple,
-    /// Signed with the present credentials, not with those before a restart.
-    current: bool,
-    attempts: usize,
-    next_at: Instant,
-    requests: [Option<(TransactionId, Instant)>; CHECK_ATTEMPTS],
-}
-
-impl Check {
-    fn new(path: FiveTuple, now: Instant, current: bool) -> Self {
-        Self { path, current, attempts: 0, next_at: now, requests: [None; CHECK_ATTEMPTS] }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.attempts < CHECK_ATTEMPTS && now >= self.next_at
-    }
-
-    fn is_spent(&self, now: Instant) -> bool {
-        self.attempts >= CHECK_ATTEMPTS && now >= self.next_at
-    }
-
-    fn sent(&mut self, now: Instant, id: TransactionId, rto: Duration) {
-        if let Some(slot) = self.requests.get_mut(self.attempts) {
-            *slot = Some((id, now));
-        }
-        self.next_at = now + rto * (1 << self.attempts.min(CHECK_ATTEMPTS));
-        self.attempts += 1;
-    }
-
-    fn sent_at(&self, id: &TransactionId) -> Option<Instant> {
-        self.requests.iter().flatten().find(|(sent, _)| sent == id).map(|(_, at)| *at)
-    }
-}
-
-/// The transaction ids of the last [`SEEN_MAX`] accepted requests.
-struct Seen {
-    ids: [TransactionId; SEEN_MAX],
-    len: usize,
-    next: usize,
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self { ids: [TransactionId::default(); SEEN_MAX], len: 0, next: 0 }
-    }
-}
-
-impl Seen {
-    fn is_new(&self, id: &TransactionId) -> bool {
-        !self.ids.iter().take(self.len).any(|seen| seen == id)
-    }
-
-    fn insert(&mut self, id: TransactionId) {
-        if let Some(slot) = self.ids.get_mut(self.next) {
-            *slot = id;
-        }
-        self.next = (self.next + 1) % SEEN_MAX;
-        self.len = (self.len + 1).min(SEEN_MAX);
     }
 }
 

@@ -232,7 +232,7 @@ impl Subscriber {
             writer.sdes_cname(line.ssrc(), CNAME);
             let len = writer.len();
             let sealed = way.peer.seal_rtcp(slot, len, line.ssrc());
-            if let Some(bytes) = sealed.filter(|bytes| way.peer.may_send(*bytes)) {
+            if let Some(bytes) = sealed.filter(|bytes| way.peer.reserve(*bytes)) {
                 way.batch.commit(bytes, way.path, way.egress);
             }
         }
@@ -252,7 +252,7 @@ fn commit(
         context.report.dropped.count(DropReason::TooLargeToSend);
         return None;
     };
-    if !peer.may_send(bytes) {
+    if !peer.reserve(bytes) {
         context.report.dropped.count(DropReason::UnconfirmedEgress);
         return None;
     }

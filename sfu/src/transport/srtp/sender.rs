@@ -25,7 +25,12 @@ impl SrtpSender {
         Self { cipher: Cipher::new(profile, master), next_rtcp_index: 0 }
     }
 
-    /// Reads what sealing needs, so that it is in the caches by then.
+    /// SRTCP index of the next report.
+    pub(crate) fn rtcp_index(&self) -> u32 {
+        self.next_rtcp_index
+    }
+
+    /// Reads what sealing needs behind this value, so that it is in the caches by then.
     pub(crate) fn warm(&self) {
         if let Cipher::Gcm(gcm) = &self.cipher {
             gcm.warm();

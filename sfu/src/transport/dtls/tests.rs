@@ -1,7 +1,19 @@
 //! Tests of the DTLS association against `rtc-dtls` itself, as clients use it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use rtc_crypto::providers::AwsLcRsProvider;
+use rtc_dtls::config::{ClientAuthType, ConfigBuilder, HandshakeConfig};
+use rtc_dtls::endpoint::{Endpoint, EndpointEvent};
+use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
+use rtc_shared::TransportProtocol;
+
+use super::rtc::{FLIGHT_REPEATS, HANDSHAKE_BYTES, HANDSHAKE_TIME, PEER};
 use super::*;
-use crate::transport::flight::shatter;
+use crate::sdp::FingerprintAlgorithm;
+use crate::transport::flight::{self, content, records, shatter};
 use crate::transport::srtp::{SrtpReceiver, SrtpSender};
 
 fn start() -> Instant {
@@ -110,7 +122,7 @@ impl Line {
 
     fn new(role: DtlsRole, oracle: Oracle, fingerprints: Vec<Fingerprint>, now: Instant) -> Self {
         let certificate = DtlsCertificate::generate().unwrap();
-        let mut ours = associate(&certificate, role, fingerprints);
+        let mut ours = certificate.associate(role, fingerprints);
         ours.start(now);
         Self { ours, oracle, now, events: Vec::new() }
     }
@@ -317,7 +329,7 @@ fn connect_ourselves(span: Duration, mut lose: impl FnMut() -> bool) -> [bool; 2
         .iter()
         .zip(roles)
         .zip(promised)
-        .map(|((certificate, role), promised)| associate(certificate, role, promised))
+        .map(|((certificate, role), promised)| certificate.associate(role, promised))
         .collect();
     sides[0].start(now);
     let mut connected = [false; 2];

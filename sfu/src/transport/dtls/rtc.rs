@@ -5,11 +5,11 @@
 //! sees addresses or ICE. Made by `DtlsBackend`, called through the trait `Dtls`.
 //! Next: `client_hello.rs`, `flight.rs`.
 //!
-//! Between the wire and `rtc-dtls` the peer's plaintext messages are put together and handed over
-//! a whole flight at a time. Reasons, all seen in version 0.21.1: it stops its own repeats when
-//! half a flight or an old message arrives; it holds up to 2 MB of fragments; it gives up after
-//! seven repeats at a fixed interval, 1 s at 150 ms. So we also time the repeats: doubling, and at
-//! once when the peer shows by repeating itself that it lacks our flight.
+//! The peer's plaintext messages are put together before `rtc-dtls` sees them, and handed over a
+//! whole flight at a time. Reasons, all seen in version 0.21.1: it stops its own repeats when half a
+//! flight or an old message arrives; it holds up to 2 MB of fragments; it gives up after seven
+//! repeats at a fixed interval, 1 s at 150 ms. So we time the repeats, too: the interval doubles, and
+//! our flight is repeated at once when the peer shows by repeating itself that it lacks it.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -29,28 +29,29 @@ use super::certificate::{DtlsCertificate, matches_any};
 use super::{Dtls, DtlsBackend, DtlsEvent};
 use crate::error::{CloseReason, DropReason};
 use crate::sdp::{DtlsRole, Fingerprint};
-use crate::transport::client_hello::{ClientHelloGate, HelloVerdict};
+use crate::transport::client_hello::{ClientHello, ClientHelloGate, HelloVerdict};
 use crate::transport::flight::{self, Flight, Messages, Record, content, records};
 use crate::transport::srtp::{SrtpKeys, SrtpProfile};
 
 /// Time for a handshake from its first record; then it has failed (quality B1).
 pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 
-/// Bytes taken from the peer during a handshake; more are dropped and the clock runs out.
+/// Bytes taken from the peer during a handshake; more are dropped, and the handshake runs out of time.
 pub(super) const HANDSHAKE_BYTES: usize = 64 * 1024;
 
 /// First wait before our flight is repeated; doubles with each repeat.
 pub(super) const FLIGHT_INTERVAL: Duration = Duration::from_millis(150);
 
-/// Repeats of one flight. `rtc-dtls` counts too, and breaks the handshake off after as many; the
-/// last one leaves after 19 s.
+/// Repeats of one flight. `rtc-dtls` counts too, and ends the handshake after as many; the last one
+/// leaves after 19 s.
 pub(super) const FLIGHT_REPEATS: u32 = 7;
 
-/// Bytes of encrypted handshake records taken after the handshake (a client that repeats its last
-/// flight needs some hundred); more are dropped.
+/// Bytes of encrypted handshake records taken after the handshake; more are dropped. A client that
+/// repeats its last flight needs some hundred.
 const LATE_HANDSHAKE_BYTES: usize = 16 * 1024;
 
-/// Bytes that the unfinished messages of one flight may claim.
+/// Bytes that the unfinished messages of one flight may claim together; a datagram over it is
+/// dropped.
 const FLIGHT_BYTES: usize = 32 * 1024;
 
 /// Longest datagram we write.
@@ -58,31 +59,19 @@ const MTU: usize = 1_200;
 
 impl DtlsBackend for DtlsCertificate {
     fn associate(&self, role: DtlsRole, fingerprints: Vec<Fingerprint>) -> Box<dyn Dtls> {
-        let inbound = match role {
-            DtlsRole::Server => Inbound::Hello(ClientHelloGate::new()),
-            DtlsRole::Client => Inbound::Flight(Flight::new(role, Messages::new(FLIGHT_BYTES))),
-        };
         Box::new(RtcDtls {
             role,
             certificate: self.clone(),
             fingerprints: fingerprints.into(),
-            phase: Phase::Idle,
-            inbound,
-            profile: None,
             endpoint: Endpoint::new(PEER, TransportProtocol::UDP, None),
-            hello_verify: None,
-            record_number: 0,
-            bytes_in: 0,
-            late_bytes: 0,
-            deadline: None,
-            repeat: None,
+            phase: Phase::Idle,
             out: VecDeque::new(),
             events: VecDeque::new(),
         })
     }
 }
 
-/// `rtc-dtls` wants an address to tell associations apart; ours has one and moves with ICE.
+/// Address by which `rtc-dtls` tells associations apart; ours has one and moves with ICE.
 pub(super) const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// DTLS 1.2 by `rtc-dtls`.
@@ -90,55 +79,112 @@ struct RtcDtls {
     role: DtlsRole,
     certificate: DtlsCertificate,
     fingerprints: Arc<[Fingerprint]>,
-    phase: Phase,
-    inbound: Inbound,
-    /// Server: fixed by the first ClientHello.
-    profile: Option<SrtpProfile>,
     endpoint: Endpoint,
-    /// Our HelloVerifyRequest: it has no repeat timer, the client's repeat asks for it.
-    hello_verify: Option<BytesMut>,
-    record_number: u64,
-    bytes_in: usize,
-    late_bytes: usize,
-    deadline: Option<Instant>,
-    repeat: Option<Repeat>,
+    phase: Phase,
     out: VecDeque<BytesMut>,
     events: VecDeque<DtlsEvent>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How far the association is.
 enum Phase {
+    /// Nothing was sent or taken yet.
     Idle,
-    Handshake,
-    Connected,
+    /// The handshake runs.
+    Handshake(Handshake),
+    /// Keys are out.
+    Connected {
+        /// Bytes of encrypted handshake records since.
+        late_bytes: usize,
+    },
+    /// The association failed or was closed by either side.
     Closed,
 }
 
-/// What collects the peer's plaintext messages.
+/// State of a handshake under way.
+struct Handshake {
+    /// When it has failed.
+    deadline: Instant,
+    /// Bytes taken from the peer.
+    bytes_in: usize,
+    inbound: Inbound,
+    /// Number of the next plaintext record for `rtc-dtls`.
+    record_number: u64,
+    /// When our flight is sent again, if it is.
+    repeat: Option<Repeat>,
+}
+
+/// Collector of the peer's plaintext messages.
 enum Inbound {
     /// Server, until the ClientHello with our cookie.
-    Hello(ClientHelloGate),
+    Hello { gate: ClientHelloGate, answered: Option<HelloAnswer> },
+    /// The peer's flights.
     Flight(Flight),
 }
 
-/// When our flight is sent again.
+/// Our answer to the first ClientHello.
+struct HelloAnswer {
+    /// Profile that the hello with the cookie must still offer.
+    profile: SrtpProfile,
+    /// HelloVerifyRequest: it has no repeat timer, the client's repeat asks for it.
+    hello_verify: Option<BytesMut>,
+}
+
+/// Repeats of our flight.
 struct Repeat {
     sent: Instant,
     wait: Duration,
     left: u32,
 }
 
+impl Handshake {
+    fn new(role: DtlsRole, now: Instant) -> Self {
+        let inbound = match role {
+            DtlsRole::Server => Inbound::Hello { gate: ClientHelloGate::new(), answered: None },
+            DtlsRole::Client => Inbound::Flight(Flight::new(role, Messages::new(FLIGHT_BYTES))),
+        };
+        let deadline = now + HANDSHAKE_TIME;
+        Self { deadline, bytes_in: 0, inbound, record_number: 0, repeat: None }
+    }
+
+    /// Counts a datagram; false when it is over [`HANDSHAKE_BYTES`] and must not be looked at.
+    fn allow_bytes(&mut self, bytes: usize) -> bool {
+        let bytes_in = self.bytes_in.saturating_add(bytes);
+        let allowed = bytes_in <= HANDSHAKE_BYTES;
+        if allowed {
+            self.bytes_in = bytes_in;
+        }
+        allowed
+    }
+
+    /// Appends a plaintext record with the next number: reassembly has made the peer's obsolete.
+    fn write_record(&mut self, out: &mut Vec<u8>, content_type: u8, body: &[u8]) {
+        flight::write_record(out, content_type, self.record_number, body);
+        self.record_number += 1;
+    }
+
+    /// When our flight is due again, or the handshake has failed.
+    fn next_timeout(&self) -> Instant {
+        self.repeat.as_ref().map_or(self.deadline, |repeat| self.deadline.min(repeat.at()))
+    }
+}
+
+impl Repeat {
+    fn at(&self) -> Instant {
+        self.sent + self.wait
+    }
+}
+
 impl Dtls for RtcDtls {
     fn start(&mut self, now: Instant) {
-        if self.role == DtlsRole::Server || self.phase != Phase::Idle {
+        if self.role == DtlsRole::Server || !matches!(self.phase, Phase::Idle) {
             return;
         }
-        self.begin(now);
+        self.phase = Phase::Handshake(Handshake::new(self.role, now));
         let config = self.config(&SrtpProfile::PREFERENCE);
         let connected =
             config.and_then(|config| self.endpoint.connect(now, PEER, Arc::new(config), None));
         match connected {
-            Ok(()) => self.flight_sent(now),
+            Ok(()) => self.on_flight_sent(now),
             Err(_) => self.fail(CloseReason::DtlsFailed),
         }
     }
@@ -147,30 +193,20 @@ impl Dtls for RtcDtls {
         if records(datagram).next().is_none() {
             return Err(DropReason::DtlsMalformed);
         }
-        match self.phase {
-            Phase::Closed => return Err(DropReason::DtlsLimit),
-            Phase::Connected => return self.handle_connected(now, datagram),
-            Phase::Idle if self.role == DtlsRole::Client => return Err(DropReason::DtlsLimit),
-            Phase::Idle => self.begin(now),
-            Phase::Handshake => {}
+        if matches!(self.phase, Phase::Idle) && self.role == DtlsRole::Server {
+            self.phase = Phase::Handshake(Handshake::new(self.role, now));
         }
-        let bytes_in = self.bytes_in.saturating_add(datagram.len());
-        if bytes_in > HANDSHAKE_BYTES {
-            return Err(DropReason::DtlsLimit);
-        }
-        self.bytes_in = bytes_in;
-        if self.endpoint.get_connections_keys().next().is_some() && self.take_alerts(datagram) {
-            return Ok(());
-        }
-        match &mut self.inbound {
-            Inbound::Hello(gate) => {
-                let verdict = gate.handle(now, datagram);
-                self.on_hello(now, verdict)
+        match &mut self.phase {
+            Phase::Idle | Phase::Closed => Err(DropReason::DtlsLimit),
+            Phase::Handshake(handshake) => {
+                if !handshake.allow_bytes(datagram.len()) {
+                    return Err(DropReason::DtlsLimit);
+                }
+                self.handle_handshake(now, datagram)
             }
-            Inbound::Flight(flight) => {
-                let repeated = flight.handle(datagram).map_err(|_| DropReason::DtlsLimit)?;
-                self.on_flight(now, repeated);
-                Ok(())
+            Phase::Connected { late_bytes } => {
+                let records = encrypted_records(datagram, self.role, late_bytes)?;
+                self.handle_connected(now, &records)
             }
         }
     }
@@ -184,153 +220,129 @@ impl Dtls for RtcDtls {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let repeat = self.repeat.as_ref().map(|repeat| repeat.sent + repeat.wait);
-        [repeat, self.deadline].into_iter().flatten().min()
+        match &self.phase {
+            Phase::Handshake(handshake) => Some(handshake.next_timeout()),
+            Phase::Idle | Phase::Connected { .. } | Phase::Closed => None,
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if self.deadline.is_some_and(|at| at <= now) {
+        let Phase::Handshake(handshake) = &self.phase else { return };
+        if handshake.deadline <= now {
             self.fail(CloseReason::DtlsTimeout);
-        } else if self.repeat.as_ref().is_some_and(|repeat| repeat.sent + repeat.wait <= now) {
+        } else if handshake.repeat.as_ref().is_some_and(|repeat| repeat.at() <= now) {
             self.repeat_flight(now);
         }
     }
 
     fn close(&mut self, now: Instant) {
-        if self.phase != Phase::Closed {
+        if !matches!(self.phase, Phase::Closed) {
             self.endpoint.stop(now, PEER);
             self.drain();
-            self.end();
+            self.phase = Phase::Closed;
         }
     }
 }
 
 impl RtcDtls {
-    fn begin(&mut self, now: Instant) {
-        self.phase = Phase::Handshake;
-        self.deadline = Some(now + HANDSHAKE_TIME);
+    /// Takes a datagram of the handshake.
+    fn handle_handshake(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
+        if self.endpoint.get_connections_keys().next().is_some()
+            && let Some(end) = ending_alert(datagram)
+        {
+            self.end(end);
+            return Ok(());
+        }
+        let Phase::Handshake(handshake) = &mut self.phase else { return Ok(()) };
+        match &mut handshake.inbound {
+            Inbound::Hello { gate, answered } => match gate.handle(now, datagram) {
+                HelloVerdict::Incomplete => Ok(()),
+                HelloVerdict::NotClientHello => Err(DropReason::DtlsMalformed),
+                HelloVerdict::Refused => Err(DropReason::DtlsLimit),
+                HelloVerdict::Repeated => {
+                    let answered = answered.as_ref();
+                    self.out.extend(answered.and_then(|answer| answer.hello_verify.clone()));
+                    Ok(())
+                }
+                HelloVerdict::Complete(hello) => {
+                    self.on_client_hello(now, &hello);
+                    Ok(())
+                }
+            },
+            Inbound::Flight(flight) => {
+                let repeated = flight.handle(datagram).map_err(|_| DropReason::DtlsLimit)?;
+                self.on_flight(now, repeated);
+                Ok(())
+            }
+        }
     }
 
-    fn on_hello(&mut self, now: Instant, verdict: HelloVerdict) -> Result<(), DropReason> {
-        let hello = match verdict {
-            HelloVerdict::Incomplete => return Ok(()),
-            HelloVerdict::NotClientHello => return Err(DropReason::DtlsMalformed),
-            HelloVerdict::Refused => return Err(DropReason::DtlsLimit),
-            HelloVerdict::Repeated => {
-                self.out.extend(self.hello_verify.clone());
-                return Ok(());
-            }
-            HelloVerdict::Complete(hello) => hello,
-        };
-        let profile = match self.profile {
-            // The hello with the cookie must still offer what the first one was answered with.
-            Some(profile) => hello.profiles.contains(&profile).then_some(profile),
+    fn on_client_hello(&mut self, now: Instant, hello: &ClientHello) {
+        let Phase::Handshake(handshake) = &mut self.phase else { return };
+        let Inbound::Hello { gate, answered } = &mut handshake.inbound else { return };
+        let first = answered.is_none();
+        let profile = match answered {
+            Some(answer) => hello.profiles.contains(&answer.profile).then_some(answer.profile),
             None => hello.profiles.first().copied(),
         };
-        let Some(profile) = profile else {
-            self.fail(CloseReason::DtlsFailed);
-            return Ok(());
-        };
-        let mut flight = Vec::new();
-        self.number(&mut flight, content::HANDSHAKE, &hello.message);
-        if self.profile.is_none() {
-            self.profile = Some(profile);
-            match self.config(&[profile]) {
-                Ok(config) => self.endpoint.set_server_config(Some(Arc::new(config))),
-                Err(_) => {
-                    self.fail(CloseReason::DtlsFailed);
-                    return Ok(());
-                }
-            }
-            self.feed(now, &flight);
-            self.hello_verify = self.out.back().cloned();
-            self.repeat = None;
-        } else {
-            if let Inbound::Hello(gate) = std::mem::replace(
-                &mut self.inbound,
-                Inbound::Flight(Flight::new(self.role, Messages::new(FLIGHT_BYTES))),
-            ) {
-                let messages = gate.into_messages(FLIGHT_BYTES);
-                self.inbound = Inbound::Flight(Flight::new(self.role, messages));
-            }
-            self.feed(now, &flight);
+        let Some(profile) = profile else { return self.fail(CloseReason::DtlsFailed) };
+        if !first {
+            let messages = std::mem::take(gate).into_messages(FLIGHT_BYTES);
+            handshake.inbound = Inbound::Flight(Flight::new(self.role, messages));
         }
-        Ok(())
+        let mut record = Vec::new();
+        handshake.write_record(&mut record, content::HANDSHAKE, &hello.message);
+        if !first {
+            return self.feed(now, &record);
+        }
+        let Ok(config) = self.config(&[profile]) else {
+            return self.fail(CloseReason::DtlsFailed);
+        };
+        self.endpoint.set_server_config(Some(Arc::new(config)));
+        self.feed(now, &record);
+        let hello_verify = self.out.back().cloned();
+        if let Phase::Handshake(handshake) = &mut self.phase {
+            handshake.repeat = None;
+            if let Inbound::Hello { answered, .. } = &mut handshake.inbound {
+                *answered = Some(HelloAnswer { profile, hello_verify });
+            }
+        }
     }
 
     fn on_flight(&mut self, now: Instant, repeated: bool) {
         // At most twice: the client's view of a server flight, then its encrypted end.
-        while let Inbound::Flight(flight) = &mut self.inbound
-            && self.phase == Phase::Handshake
+        while let Phase::Handshake(handshake) = &mut self.phase
+            && let Inbound::Flight(flight) = &mut handshake.inbound
             && let Some(ready) = flight.take_ready()
         {
             let mut bytes = Vec::new();
             for message in &ready.messages {
-                self.number(&mut bytes, content::HANDSHAKE, &message.unfragmented());
+                handshake.write_record(&mut bytes, content::HANDSHAKE, &message.unfragmented());
             }
             if let Some(sealed) = ready.sealed {
-                self.number(&mut bytes, content::CHANGE_CIPHER_SPEC, &[1]);
+                handshake.write_record(&mut bytes, content::CHANGE_CIPHER_SPEC, &[1]);
                 bytes.extend_from_slice(&sealed);
             }
             self.feed(now, &bytes);
         }
-        let is_due =
-            |repeat: &Repeat| now.saturating_duration_since(repeat.sent) >= FLIGHT_INTERVAL;
-        if repeated && self.phase == Phase::Handshake && self.repeat.as_ref().is_some_and(is_due) {
+        let Phase::Handshake(Handshake { repeat: Some(repeat), .. }) = &self.phase else { return };
+        if repeated && now.saturating_duration_since(repeat.sent) >= FLIGHT_INTERVAL {
             self.repeat_flight(now);
         }
     }
 
-    /// Encrypted records only: nobody without the keys can do anything to a connected association.
-    fn handle_connected(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
-        let mut bytes = Vec::new();
-        for record in records(datagram).filter(|record| record.epoch > 0) {
-            if record.content_type == content::HANDSHAKE {
-                // Only a server's last flight is asked for by the peer's repeat.
-                self.late_bytes = self.late_bytes.saturating_add(record.raw.len());
-                if self.role == DtlsRole::Client || self.late_bytes > LATE_HANDSHAKE_BYTES {
-                    return Err(DropReason::DtlsLimit);
-                }
-            }
-            bytes.extend_from_slice(record.raw);
-        }
-        if bytes.is_empty() {
-            return Err(DropReason::DtlsMalformed);
-        }
-        let result = self.endpoint.read(now, PEER, None, BytesMut::from(&*bytes));
+    /// Takes encrypted records of a connected association.
+    fn handle_connected(&mut self, now: Instant, bytes: &[u8]) -> Result<(), DropReason> {
+        let result = self.endpoint.read(now, PEER, None, BytesMut::from(bytes));
         self.drain();
         let closed = match &result {
             Ok(events) => events.iter().any(|event| matches!(event, EndpointEvent::PeerClosed)),
             Err(error) => matches!(error, Error::ErrAlertFatalOrClose),
         };
         if closed {
-            self.end();
-            self.events.push_back(DtlsEvent::PeerClosed);
+            self.end(DtlsEvent::PeerClosed);
         }
         result.map(|_| ()).map_err(|_| DropReason::DtlsMalformed)
-    }
-
-    /// Plaintext alerts during the handshake; true when one ended it.
-    fn take_alerts(&mut self, datagram: &[u8]) -> bool {
-        const FATAL: u8 = 2;
-        const CLOSE_NOTIFY: u8 = 0;
-        for record in records(datagram) {
-            match record {
-                Record {
-                    content_type: content::ALERT, epoch: 0, body: [_, CLOSE_NOTIFY], ..
-                } => {
-                    self.end();
-                    self.events.push_back(DtlsEvent::PeerClosed);
-                    return true;
-                }
-                Record { content_type: content::ALERT, epoch: 0, body: [FATAL, _], .. } => {
-                    self.fail(CloseReason::DtlsFailed);
-                    return true;
-                }
-                _ => {}
-            }
-        }
-        false
     }
 
     /// Gives `rtc-dtls` the peer's records and looks at what became of it.
@@ -344,7 +356,7 @@ impl RtcDtls {
                 self.drain();
                 self.on_complete(now);
             }
-            Ok(_) => self.flight_sent(now),
+            Ok(_) => self.on_flight_sent(now),
             Err(_) => {
                 self.drain();
                 let reason = match self.peer_certificate() {
@@ -370,8 +382,7 @@ impl RtcDtls {
         }
         match self.export() {
             Some((profile, keys)) => {
-                self.phase = Phase::Connected;
-                (self.deadline, self.repeat, self.hello_verify) = (None, None, None);
+                self.phase = Phase::Connected { late_bytes: 0 };
                 self.events.push_back(DtlsEvent::Connected { profile, keys });
             }
             None => {
@@ -381,7 +392,7 @@ impl RtcDtls {
         }
     }
 
-    /// RFC 5764 section 4.2.
+    /// Profile and keys (RFC 5764 section 4.2).
     fn export(&self) -> Option<(SrtpProfile, SrtpKeys)> {
         let state = self.endpoint.get_connection_state(PEER)?;
         let profile = SrtpProfile::from_id(state.srtp_protection_profile() as u16)?;
@@ -396,24 +407,23 @@ impl RtcDtls {
         state.peer_certificates.first().map(Vec::as_slice)
     }
 
-    /// Appends a plaintext record with the next number: reassembly has made the peer's obsolete.
-    fn number(&mut self, out: &mut Vec<u8>, content_type: u8, body: &[u8]) {
-        flight::write_record(out, content_type, self.record_number, body);
-        self.record_number += 1;
-    }
-
     /// Takes what `rtc-dtls` wants sent; a new flight gets a new repeat timer.
-    fn flight_sent(&mut self, now: Instant) {
-        if self.drain() > 0 && self.endpoint.poll_timeout(&PEER).is_some() {
-            self.repeat = Some(Repeat { sent: now, wait: FLIGHT_INTERVAL, left: FLIGHT_REPEATS });
+    fn on_flight_sent(&mut self, now: Instant) {
+        if self.drain() > 0
+            && self.endpoint.poll_timeout(&PEER).is_some()
+            && let Phase::Handshake(handshake) = &mut self.phase
+        {
+            handshake.repeat =
+                Some(Repeat { sent: now, wait: FLIGHT_INTERVAL, left: FLIGHT_REPEATS });
         }
     }
 
     fn repeat_flight(&mut self, now: Instant) {
+        let Phase::Handshake(handshake) = &mut self.phase else { return };
         let at = self.endpoint.poll_timeout(&PEER);
-        let Some((repeat, at)) = self.repeat.as_mut().filter(|repeat| repeat.left > 0).zip(at)
+        let Some((repeat, at)) = handshake.repeat.as_mut().filter(|repeat| repeat.left > 0).zip(at)
         else {
-            self.repeat = None;
+            handshake.repeat = None;
             return;
         };
         *repeat = Repeat { sent: now, wait: repeat.wait * 2, left: repeat.left - 1 };
@@ -425,6 +435,7 @@ impl RtcDtls {
         }
     }
 
+    /// Queues what `rtc-dtls` wants sent; returns the number of datagrams.
     fn drain(&mut self) -> usize {
         let before = self.out.len();
         while let Some(transmit) = self.endpoint.poll_transmit() {
@@ -434,13 +445,13 @@ impl RtcDtls {
     }
 
     fn fail(&mut self, reason: CloseReason) {
-        self.end();
-        self.events.push_back(DtlsEvent::Failed(reason));
+        self.end(DtlsEvent::Failed(reason));
     }
 
-    fn end(&mut self) {
+    /// Ends the association and tells why.
+    fn end(&mut self, event: DtlsEvent) {
         self.phase = Phase::Closed;
-        (self.deadline, self.repeat, self.hello_verify) = (None, None, None);
+        self.events.push_back(event);
     }
 
     fn config(&self, profiles: &[SrtpProfile]) -> Result<HandshakeConfig, Error> {
@@ -471,4 +482,44 @@ impl RtcDtls {
             .with_mtu(MTU)
             .build(self.role == DtlsRole::Client, Some(PEER))
     }
+}
+
+/// Encrypted records of a datagram, for a connected association: without the keys nobody can do
+/// anything to it. Counts those of the handshake in `late_bytes`.
+///
+/// # Errors
+/// [`DropReason::DtlsLimit`] for handshake records that are too many or not expected,
+/// [`DropReason::DtlsMalformed`] when nothing is encrypted.
+fn encrypted_records(
+    datagram: &[u8],
+    role: DtlsRole,
+    late_bytes: &mut usize,
+) -> Result<Vec<u8>, DropReason> {
+    let mut bytes = Vec::new();
+    for record in records(datagram).filter(|record| record.epoch > 0) {
+        if record.content_type == content::HANDSHAKE {
+            // Only a server's last flight is asked for by the peer's repeat.
+            *late_bytes = late_bytes.saturating_add(record.raw.len());
+            if role == DtlsRole::Client || *late_bytes > LATE_HANDSHAKE_BYTES {
+                return Err(DropReason::DtlsLimit);
+            }
+        }
+        bytes.extend_from_slice(record.raw);
+    }
+    if bytes.is_empty() { Err(DropReason::DtlsMalformed) } else { Ok(bytes) }
+}
+
+/// Event of a plaintext alert that ends a handshake.
+fn ending_alert(datagram: &[u8]) -> Option<DtlsEvent> {
+    const FATAL: u8 = 2;
+    const CLOSE_NOTIFY: u8 = 0;
+    records(datagram).find_map(|record| match record {
+        Record { content_type: content::ALERT, epoch: 0, body: [_, CLOSE_NOTIFY], .. } => {
+            Some(DtlsEvent::PeerClosed)
+        }
+        Record { content_type: content::ALERT, epoch: 0, body: [FATAL, _], .. } => {
+            Some(DtlsEvent::Failed(CloseReason::DtlsFailed))
+        }
+        _ => None,
+    })
 }

@@ -11,12 +11,8 @@ use hmac::{Hmac, Mac};
 use sha1::Sha1;
 
 use super::kdf::SessionKeys;
-use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
-
-/// Bytes of the authentication tag: HMAC-SHA1 cut to 80 bits.
-pub(super) const TAG_LEN: usize = 10;
-/// Bytes of master and session salt.
-pub(super) const SALT_LEN: usize = 14;
+use super::packet::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
+use super::profile::{CM_SALT_LEN as SALT_LEN, CM_TAG_LEN as TAG_LEN};
 
 /// Both keys of one direction.
 pub(super) struct Cm {

@@ -9,12 +9,8 @@ use std::hint::black_box;
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::kdf::SessionKeys;
-use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
-
-/// Bytes of the authentication tag.
-pub(super) const TAG_LEN: usize = 16;
-/// Bytes of master and session salt.
-pub(super) const SALT_LEN: usize = 12;
+use super::packet::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
+use super::profile::{GCM_SALT_LEN as SALT_LEN, GCM_TAG_LEN as TAG_LEN};
 
 /// Both keys of one direction.
 pub(super) struct Gcm {

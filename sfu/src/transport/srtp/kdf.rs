@@ -6,7 +6,7 @@ use aes::{Aes128, Aes256};
 use ctr::Ctr128BE;
 use ctr::cipher::{KeyIvInit, StreamCipher};
 
-use super::{KEY_MAX, MasterKey, SALT_MAX};
+use super::keys::{KEY_MAX, MasterKey, SALT_MAX};
 
 /// Bytes of an HMAC-SHA1 key.
 pub(super) const AUTH_KEY_LEN: usize = 20;

@@ -4,8 +4,11 @@
 //! after a packet has passed authentication: forged packets move nothing (quality B1). Never
 //! parses RTP and never drops for a media reason. Called by `transport/peer`. Next: `replay.rs`.
 
+use super::cipher::Cipher;
+use super::keys::MasterKey;
+use super::packet::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN};
+use super::profile::{CM_TAG_LEN, SrtpProfile};
 use super::replay::{ReplayCheck, ReplayWindow};
-use super::{Cipher, E_FLAG, MasterKey, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, SrtpProfile, cm};
 use crate::error::DropReason;
 
 /// Inbound SSRCs of one session at a time, for RTP and RTCP each (quality B2). One more retires the one
@@ -110,7 +113,7 @@ impl SrtpReceiver {
     pub fn open_rtcp(&mut self, packet: &mut [u8]) -> Result<usize, DropReason> {
         let (ssrc, trailer) = match &self.cipher {
             Cipher::Gcm(_) => rtcp_fields(packet, 0),
-            Cipher::Cm(_) => rtcp_fields(packet, cm::TAG_LEN),
+            Cipher::Cm(_) => rtcp_fields(packet, CM_TAG_LEN),
         }
         .ok_or(DropReason::SrtpAuth)?;
         if trailer & E_FLAG == 0 {

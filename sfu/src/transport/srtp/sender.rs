@@ -5,7 +5,10 @@
 //! bytes (architecture D1, GCM rule), which is why [`SrtpSender::seal_rtp`] stays in this crate.
 //! Called by the forwarders and by `transport/peer` for RTCP.
 
-use super::{Cipher, E_FLAG, MasterKey, RTCP_CLEAR_LEN, SrtpProfile, Tail};
+use super::cipher::Cipher;
+use super::keys::MasterKey;
+use super::packet::{E_FLAG, RTCP_CLEAR_LEN, Tail};
+use super::profile::SrtpProfile;
 
 /// The keys and the SRTCP index of one session's outgoing direction.
 pub struct SrtpSender {

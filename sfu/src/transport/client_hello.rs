@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::flight::{shatter, write_record};
+    use super::super::flight::{fragments_of, write_record};
     use super::*;
 
     /// ClientHello with a filler extension: ML-KEM key shares make real ones as long.
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn client_hello_in_reordered_and_repeated_fragments_is_read() {
         let whole = hello(0, &[7], 1_400);
-        let fragments = shatter(&whole, 300);
+        let fragments = fragments_of(&whole, 300);
         assert!(fragments.len() >= 5);
         let mut gate = ClientHelloGate::new();
         for fragment in fragments.iter().skip(1).rev() {
@@ -268,7 +268,7 @@ mod tests {
         for (wait, expected_complete) in
             [(CLIENT_HELLO_TIME - Duration::from_millis(1), true), (CLIENT_HELLO_TIME, false)]
         {
-            let fragments = shatter(&hello(0, &[7], 500), 400);
+            let fragments = fragments_of(&hello(0, &[7], 500), 400);
             let mut gate = ClientHelloGate::new();
             assert_eq!(gate.handle(now, &fragments[0]), HelloVerdict::Incomplete);
             let verdict = gate.handle(now + wait, &fragments[1]);

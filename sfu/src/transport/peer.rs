@@ -26,7 +26,7 @@ pub const ICE_TIMEOUT: Duration = Duration::from_secs(10);
 /// among the half-open sessions for long (quality B2).
 pub const DTLS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Largest STUN message we write: a check with two user fragments of 256 bytes.
+/// Bytes of the largest STUN message that we write: a check with two user fragments of 256 bytes.
 const STUN_BYTES_MAX: usize = 700;
 
 /// State of a connection.

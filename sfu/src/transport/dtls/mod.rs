@@ -17,22 +17,22 @@ use super::srtp::{SrtpKeys, SrtpProfile};
 use crate::error::{CloseReason, DropReason};
 use crate::sdp::{DtlsRole, Fingerprint};
 
-/// One DTLS association, free of I/O.
+/// DTLS association, free of I/O.
 pub trait Dtls: Send {
-    /// Client: sends the ClientHello, once. Server: nothing.
+    /// Sends the ClientHello of a client, once. Does nothing for a server.
     fn start(&mut self, now: Instant);
 
     /// Takes one datagram of DTLS records.
     ///
     /// # Errors
-    /// Why nothing came of it: [`DropReason::DtlsMalformed`] or [`DropReason::DtlsLimit`]. Never a
-    /// reason to close: that is an event.
+    /// Why it was dropped: [`DropReason::DtlsMalformed`] or [`DropReason::DtlsLimit`]. The association
+    /// goes on; its end is an event.
     fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason>;
 
-    /// The next datagram to send. Call until `None` after every other call.
+    /// Next datagram to send. Call until `None` after every other call.
     fn poll_transmit(&mut self) -> Option<BytesMut>;
 
-    /// The next event. Call until `None` after every other call.
+    /// Next event. Call until `None` after every other call.
     fn poll_event(&mut self) -> Option<DtlsEvent>;
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
@@ -45,27 +45,27 @@ pub trait Dtls: Send {
     fn close(&mut self, now: Instant);
 }
 
-/// What an association tells its session. After `Failed` or `PeerClosed` nothing follows.
+/// Event of an association. After `Failed` or `PeerClosed` nothing follows.
 #[derive(Debug)]
 pub enum DtlsEvent {
-    /// The handshake is done and the peer's certificate is the one it promised.
+    /// The handshake is done, and the peer's certificate matches a fingerprint of its offer.
     Connected {
-        /// The negotiated profile.
+        /// Negotiated profile.
         profile: SrtpProfile,
-        /// Its keys.
+        /// Keys for this profile.
         keys: SrtpKeys,
     },
-    /// `FingerprintMismatch`, `DtlsTimeout` or `DtlsFailed`.
+    /// The handshake failed: `FingerprintMismatch`, `DtlsTimeout` or `DtlsFailed`.
     Failed(CloseReason),
     /// The peer sent close_notify, or a fatal alert after the handshake.
     PeerClosed,
 }
 
-/// Makes the association of one session. [`DtlsCertificate`] is the real one; a simulation puts
-/// associations with preset keys here.
+/// Maker of associations. [`DtlsCertificate`] is the shipped one; the simulator has one whose
+/// associations have preset keys.
 pub trait DtlsBackend: Send + Sync {
-    /// `fingerprints` are the offer's; any one match suffices (whip-whep C4). Nothing is sent and no
-    /// clock runs before [`Dtls::start`] or the first datagram.
+    /// Makes the association of one session. `fingerprints` are the offer's; one match suffices
+    /// (whip-whep C4). Nothing is sent and no timer runs before [`Dtls::start`] or the first datagram.
     fn associate(&self, role: DtlsRole, fingerprints: Vec<Fingerprint>) -> Box<dyn Dtls>;
 }
 

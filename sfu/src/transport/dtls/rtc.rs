@@ -54,7 +54,7 @@ const LATE_HANDSHAKE_BYTES: usize = 16 * 1024;
 /// dropped.
 const FLIGHT_BYTES: usize = 32 * 1024;
 
-/// Longest datagram we write.
+/// Bytes of the longest datagram that we write.
 const MTU: usize = 1_200;
 
 impl DtlsBackend for DtlsCertificate {

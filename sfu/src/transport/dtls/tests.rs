@@ -13,7 +13,7 @@ use rtc_shared::TransportProtocol;
 use super::rtc::{FLIGHT_REPEATS, HANDSHAKE_BYTES, HANDSHAKE_TIME, PEER};
 use super::*;
 use crate::sdp::FingerprintAlgorithm;
-use crate::transport::flight::{self, content, records, shatter};
+use crate::transport::flight::{self, content, fragments_of, records};
 use crate::transport::srtp::{SrtpReceiver, SrtpSender};
 
 fn start() -> Instant {
@@ -37,7 +37,7 @@ fn sha256(certificate: &DtlsCertificate) -> Vec<Fingerprint> {
     vec![promise(FingerprintAlgorithm::Sha256, der(certificate))]
 }
 
-/// The other side: `rtc-dtls` itself, as browsers would be.
+/// Other side: `rtc-dtls` itself, in the place of a client.
 struct Oracle {
     endpoint: Endpoint,
     certificate: DtlsCertificate,
@@ -102,17 +102,17 @@ impl Oracle {
     }
 }
 
-/// Both sides and the network between them, which a story may spoil.
-struct Line {
+/// Both sides and the network between them, which a test may impair.
+struct Link {
     ours: Box<dyn Dtls>,
     oracle: Oracle,
     now: Instant,
     events: Vec<DtlsEvent>,
 }
 
-type Spoil<'a> = dyn FnMut(bool, Vec<u8>) -> Vec<Vec<u8>> + 'a;
+type Impair<'a> = dyn FnMut(bool, Vec<u8>) -> Vec<Vec<u8>> + 'a;
 
-impl Line {
+impl Link {
     fn with_client(profiles: &[u16]) -> Self {
         let now = start();
         let oracle = Oracle::client(now, profiles);
@@ -131,16 +131,16 @@ impl Line {
         std::iter::from_fn(|| self.ours.poll_transmit()).map(|d| d.to_vec()).collect()
     }
 
-    /// Carries datagrams until both are silent. `spoil(to_us, datagram)` says what arrives.
-    fn carry(&mut self, spoil: &mut Spoil<'_>) {
+    /// Carries datagrams until both are silent. `impair(to_us, datagram)` says what arrives.
+    fn carry(&mut self, impair: &mut Impair<'_>) {
         loop {
             let to_us: Vec<_> =
-                self.oracle.sent().into_iter().flat_map(|d| spoil(true, d)).collect();
+                self.oracle.sent().into_iter().flat_map(|d| impair(true, d)).collect();
             for datagram in &to_us {
                 let _ = self.ours.handle(self.now, datagram);
             }
             let to_oracle: Vec<_> =
-                self.sent_by_us().into_iter().flat_map(|d| spoil(false, d)).collect();
+                self.sent_by_us().into_iter().flat_map(|d| impair(false, d)).collect();
             for datagram in &to_oracle {
                 self.oracle.handle(self.now, datagram);
             }
@@ -151,21 +151,22 @@ impl Line {
         }
     }
 
-    /// As [`carry`](Self::carry), and lets time pass in steps of 50 ms for repeats.
-    fn carry_for(&mut self, span: Duration, spoil: &mut Spoil<'_>) {
+    /// Carries datagrams as [`carry`](Self::carry) does, and lets time pass in steps of 50 ms for
+    /// repeats.
+    fn carry_for(&mut self, span: Duration, impair: &mut Impair<'_>) {
         let end = self.now + span;
         while self.now < end {
-            self.carry(spoil);
+            self.carry(impair);
             self.now += Duration::from_millis(50);
             if self.ours.next_timeout().is_some_and(|at| at <= self.now) {
                 self.ours.handle_timeout(self.now);
             }
             let _ = self.oracle.endpoint.handle_timeout(PEER, self.now);
         }
-        self.carry(spoil);
+        self.carry(impair);
     }
 
-    /// The profile, once the keys of both sides have opened each other's packets.
+    /// Negotiated profile, once the keys of both sides have opened each other's packets.
     fn connected_profile(&mut self) -> SrtpProfile {
         let event = self.events.pop();
         let Some(DtlsEvent::Connected { profile, keys }) = event else {
@@ -191,7 +192,7 @@ fn faithful(_to_us: bool, datagram: Vec<u8>) -> Vec<Vec<u8>> {
 
 // whip-whep C56, clients finding 10
 #[test]
-fn as_server_we_take_gcm_from_whatever_order_the_client_has() {
+fn server_prefers_gcm_whatever_the_order_of_the_client() {
     use SrtpProfile::{AeadAes128Gcm, AeadAes256Gcm, Aes128CmHmacSha1_80};
     let cases: [(&[u16], SrtpProfile); 4] = [
         (&[1, 8, 7], AeadAes128Gcm),
@@ -200,15 +201,15 @@ fn as_server_we_take_gcm_from_whatever_order_the_client_has() {
         (&[7], AeadAes128Gcm),
     ];
     for (offered, expected) in cases {
-        let mut line = Line::with_client(offered);
-        line.carry(&mut faithful);
-        assert_eq!(line.connected_profile(), expected);
-        assert_eq!(line.ours.next_timeout(), None);
+        let mut link = Link::with_client(offered);
+        link.carry(&mut faithful);
+        assert_eq!(link.connected_profile(), expected);
+        assert_eq!(link.ours.next_timeout(), None);
     }
 }
 
 #[test]
-fn as_client_we_offer_gcm_first() {
+fn client_offers_gcm_first() {
     for (known, expected) in [
         (&[1, 8, 7][..], SrtpProfile::AeadAes128Gcm),
         (&[1, 8], SrtpProfile::AeadAes256Gcm),
@@ -216,17 +217,17 @@ fn as_client_we_offer_gcm_first() {
     ] {
         let oracle = Oracle::server(known);
         let fingerprints = sha256(&oracle.certificate);
-        let mut line = Line::new(DtlsRole::Client, oracle, fingerprints, start());
-        line.carry(&mut faithful);
-        assert_eq!(line.connected_profile(), expected);
+        let mut link = Link::new(DtlsRole::Client, oracle, fingerprints, start());
+        link.carry(&mut faithful);
+        assert_eq!(link.connected_profile(), expected);
     }
 }
 
 #[test]
-fn without_a_common_profile_the_handshake_fails() {
-    let mut line = Line::with_client(&[2]);
-    line.carry(&mut faithful);
-    assert!(matches!(line.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+fn handshake_without_a_common_profile_fails() {
+    let mut link = Link::with_client(&[2]);
+    link.carry(&mut faithful);
+    assert!(matches!(link.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
 }
 
 // whip-whep C4
@@ -238,15 +239,15 @@ fn any_one_matching_fingerprint_suffices() {
         let oracle = Oracle::client(now, &[7]);
         let wrong = promise(Sha256, b"another certificate");
         let right = promise(algorithm, der(&oracle.certificate));
-        let mut line = Line::new(DtlsRole::Server, oracle, vec![wrong, right], now);
-        line.carry(&mut faithful);
-        line.connected_profile();
+        let mut link = Link::new(DtlsRole::Server, oracle, vec![wrong, right], now);
+        link.carry(&mut faithful);
+        link.connected_profile();
     }
 }
 
 // whip-whep C55
 #[test]
-fn a_certificate_that_nobody_promised_gets_no_keys() {
+fn certificate_that_matches_no_fingerprint_gets_no_keys() {
     for role in [DtlsRole::Server, DtlsRole::Client] {
         let now = start();
         let oracle = match role {
@@ -254,18 +255,18 @@ fn a_certificate_that_nobody_promised_gets_no_keys() {
             DtlsRole::Client => Oracle::server(&[7]),
         };
         let wrong = vec![promise(FingerprintAlgorithm::Sha256, b"another certificate")];
-        let mut line = Line::new(role, oracle, wrong, now);
-        line.carry(&mut faithful);
-        let [DtlsEvent::Failed(CloseReason::FingerprintMismatch)] = line.events[..] else {
-            panic!("{:?}", line.events);
+        let mut link = Link::new(role, oracle, wrong, now);
+        link.carry(&mut faithful);
+        let [DtlsEvent::Failed(CloseReason::FingerprintMismatch)] = link.events[..] else {
+            panic!("{:?}", link.events);
         };
-        assert!(!line.oracle.connected);
-        assert_eq!(line.ours.next_timeout(), None);
+        assert!(!link.oracle.connected);
+        assert_eq!(link.ours.next_timeout(), None);
     }
 }
 
 #[test]
-fn a_client_without_a_certificate_gets_no_keys() {
+fn client_without_a_certificate_gets_no_keys() {
     let now = start();
     let mut oracle = Oracle::client(now, &[7]);
     let config = ConfigBuilder::default()
@@ -277,9 +278,9 @@ fn a_client_without_a_certificate_gets_no_keys() {
     oracle.endpoint = Endpoint::new(PEER, TransportProtocol::UDP, None);
     oracle.endpoint.connect(now, PEER, Arc::new(config), None).unwrap();
     let fingerprints = sha256(&oracle.certificate);
-    let mut line = Line::new(DtlsRole::Server, oracle, fingerprints, now);
-    line.carry(&mut faithful);
-    assert!(matches!(line.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+    let mut link = Link::new(DtlsRole::Server, oracle, fingerprints, now);
+    link.carry(&mut faithful);
+    assert!(matches!(link.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
 }
 
 fn is_plain_handshake(datagram: &[u8]) -> bool {
@@ -288,38 +289,38 @@ fn is_plain_handshake(datagram: &[u8]) -> bool {
 
 // whip-whep C52
 #[test]
-fn hellos_in_reordered_and_repeated_fragments_are_understood() {
-    let mut line = Line::with_client(&[1, 7]);
-    line.carry(&mut |to_us, datagram| {
+fn client_hello_in_reordered_and_repeated_fragments_connects() {
+    let mut link = Link::with_client(&[1, 7]);
+    link.carry(&mut |to_us, datagram| {
         if !to_us || !is_plain_handshake(&datagram) {
             return vec![datagram];
         }
-        let mut fragments = shatter(&datagram, 40);
+        let mut fragments = fragments_of(&datagram, 40);
         assert!(fragments.len() > 3);
         fragments.reverse();
         fragments.extend(fragments.clone());
         fragments
     });
-    assert_eq!(line.connected_profile(), SrtpProfile::AeadAes128Gcm);
+    assert_eq!(link.connected_profile(), SrtpProfile::AeadAes128Gcm);
 }
 
 // whip-whep C52: "the first one lost"
 #[test]
-fn a_hello_whose_first_fragment_is_lost_completes_with_the_clients_repeat() {
-    let mut line = Line::with_client(&[1, 7]);
+fn client_hello_whose_first_fragment_is_lost_completes_with_the_repeat() {
+    let mut link = Link::with_client(&[1, 7]);
     let mut lost = false;
-    line.carry_for(Duration::from_secs(3), &mut |to_us, datagram| {
+    link.carry_for(Duration::from_secs(3), &mut |to_us, datagram| {
         if !to_us || !is_plain_handshake(&datagram) {
             return vec![datagram];
         }
         let skip = usize::from(!std::mem::replace(&mut lost, true));
-        shatter(&datagram, 100).into_iter().skip(skip).collect()
+        fragments_of(&datagram, 100).into_iter().skip(skip).collect()
     });
-    assert_eq!(line.connected_profile(), SrtpProfile::AeadAes128Gcm);
+    assert_eq!(link.connected_profile(), SrtpProfile::AeadAes128Gcm);
 }
 
-/// Our client and our server on a line that loses; the oracle cannot stand in here, for its own
-/// repeats stop (see the head of this file). The result of both sides after `span`.
+/// Connects our client and our server over a link that loses datagrams; returns which side is
+/// connected after `span`. The oracle does not do here: its repeats stop (see the head of `rtc.rs`).
 fn connect_ourselves(span: Duration, mut lose: impl FnMut() -> bool) -> [bool; 2] {
     let mut now = start();
     let certificates = [(); 2].map(|()| DtlsCertificate::generate().unwrap());
@@ -362,7 +363,7 @@ fn connect_ourselves(span: Duration, mut lose: impl FnMut() -> bool) -> [bool; 2
 }
 
 #[test]
-fn any_one_lost_datagram_is_repaired_within_a_third_of_a_second() {
+fn any_one_lost_datagram_is_repeated_within_a_third_of_a_second() {
     for lost in 1..=6 {
         let mut n = 0;
         let connected = connect_ourselves(Duration::from_millis(330), || {
@@ -375,7 +376,7 @@ fn any_one_lost_datagram_is_repaired_within_a_third_of_a_second() {
 }
 
 #[test]
-fn a_line_that_loses_a_quarter_connects_within_the_time() {
+fn link_that_loses_a_quarter_connects_within_the_time() {
     for seed in 1..=40u32 {
         let mut state = seed;
         let connected = connect_ourselves(HANDSHAKE_TIME, || {
@@ -387,10 +388,10 @@ fn a_line_that_loses_a_quarter_connects_within_the_time() {
 }
 
 #[test]
-fn our_last_flight_is_sent_again_when_the_client_repeats_its_own() {
-    let mut line = Line::with_client(&[7]);
+fn last_flight_is_sent_again_when_the_client_repeats_its_own() {
+    let mut link = Link::with_client(&[7]);
     let mut last = Vec::new();
-    line.carry(&mut |to_us, datagram| {
+    link.carry(&mut |to_us, datagram| {
         let has_sealed = records(&datagram).any(|record| record.epoch == 1);
         if to_us || !has_sealed {
             return vec![datagram];
@@ -398,30 +399,30 @@ fn our_last_flight_is_sent_again_when_the_client_repeats_its_own() {
         last = datagram;
         Vec::new()
     });
-    assert!(!last.is_empty() && !line.oracle.connected);
-    assert!(matches!(line.events[..], [DtlsEvent::Connected { .. }]));
-    line.carry_for(Duration::from_secs(2), &mut faithful);
-    assert_eq!(line.connected_profile(), SrtpProfile::AeadAes128Gcm);
+    assert!(!last.is_empty() && !link.oracle.connected);
+    assert!(matches!(link.events[..], [DtlsEvent::Connected { .. }]));
+    link.carry_for(Duration::from_secs(2), &mut faithful);
+    assert_eq!(link.connected_profile(), SrtpProfile::AeadAes128Gcm);
 }
 
 // quality B1, B4 item 5
 #[test]
-fn a_silent_client_costs_eight_flights_and_ends_after_thirty_seconds() {
-    let mut line = Line::with_client(&[7]);
+fn silent_client_is_sent_eight_flights_and_ended_after_thirty_seconds() {
+    let mut link = Link::with_client(&[7]);
     let (mut flights, mut quiet) = (0, false);
-    let begin = line.now;
-    line.carry(&mut |to_us, datagram| {
+    let begin = link.now;
+    link.carry(&mut |to_us, datagram| {
         flights += usize::from(!to_us);
         quiet |= flights == 2;
         if quiet { Vec::new() } else { vec![datagram] }
     });
     assert_eq!(flights, 2);
     let mut ended_at = None;
-    while let Some(at) = line.ours.next_timeout() {
-        line.now = at;
-        line.ours.handle_timeout(at);
-        flights += line.sent_by_us().len();
-        if let Some(DtlsEvent::Failed(reason)) = line.ours.poll_event() {
+    while let Some(at) = link.ours.next_timeout() {
+        link.now = at;
+        link.ours.handle_timeout(at);
+        flights += link.sent_by_us().len();
+        if let Some(DtlsEvent::Failed(reason)) = link.ours.poll_event() {
             assert_eq!(reason, CloseReason::DtlsTimeout);
             ended_at = Some(at - begin);
         }
@@ -431,67 +432,67 @@ fn a_silent_client_costs_eight_flights_and_ends_after_thirty_seconds() {
 }
 
 #[test]
-fn sixty_four_kilobytes_are_taken_and_no_more() {
-    let mut line = Line::with_client(&[7]);
+fn handshake_takes_sixty_four_kilobytes_and_no_more() {
+    let mut link = Link::with_client(&[7]);
     let mut filler = Vec::new();
     flight::write_record(&mut filler, 23, 0, &[0; 1_011]);
     assert_eq!(filler.len(), 1_024);
     for _ in 0..HANDSHAKE_BYTES / 1_024 {
-        assert_eq!(line.ours.handle(line.now, &filler), Err(DropReason::DtlsMalformed));
+        assert_eq!(link.ours.handle(link.now, &filler), Err(DropReason::DtlsMalformed));
     }
-    assert_eq!(line.ours.handle(line.now, &filler), Err(DropReason::DtlsLimit));
-    line.now += HANDSHAKE_TIME;
-    line.ours.handle_timeout(line.now);
-    assert!(matches!(line.ours.poll_event(), Some(DtlsEvent::Failed(_))));
+    assert_eq!(link.ours.handle(link.now, &filler), Err(DropReason::DtlsLimit));
+    link.now += HANDSHAKE_TIME;
+    link.ours.handle_timeout(link.now);
+    assert!(matches!(link.ours.poll_event(), Some(DtlsEvent::Failed(_))));
 }
 
 // whip-whep C61
 #[test]
-fn close_notify_is_told_and_heard() {
-    let mut line = Line::with_client(&[7]);
-    line.carry(&mut faithful);
-    line.connected_profile();
-    line.ours.close(line.now);
-    line.carry(&mut faithful);
-    assert!(line.oracle.closed);
-    assert_eq!(line.ours.handle(line.now, &[22; 20]), Err(DropReason::DtlsMalformed));
+fn close_notify_is_sent_and_understood() {
+    let mut link = Link::with_client(&[7]);
+    link.carry(&mut faithful);
+    link.connected_profile();
+    link.ours.close(link.now);
+    link.carry(&mut faithful);
+    assert!(link.oracle.closed);
+    assert_eq!(link.ours.handle(link.now, &[22; 20]), Err(DropReason::DtlsMalformed));
 
-    let mut line = Line::with_client(&[7]);
-    line.carry(&mut faithful);
-    line.connected_profile();
-    line.oracle.endpoint.close(line.now).unwrap();
-    line.carry(&mut faithful);
-    assert!(matches!(line.events[..], [DtlsEvent::PeerClosed]));
+    let mut link = Link::with_client(&[7]);
+    link.carry(&mut faithful);
+    link.connected_profile();
+    link.oracle.endpoint.close(link.now).unwrap();
+    link.carry(&mut faithful);
+    assert!(matches!(link.events[..], [DtlsEvent::PeerClosed]));
 }
 
 #[test]
-fn a_connected_association_ignores_everything_in_plaintext() {
-    let mut line = Line::with_client(&[7]);
+fn connected_association_ignores_everything_in_plaintext() {
+    let mut link = Link::with_client(&[7]);
     let mut seen = Vec::new();
-    line.carry(&mut |to_us, datagram| {
+    link.carry(&mut |to_us, datagram| {
         if to_us && is_plain_handshake(&datagram) {
             seen.push(datagram.clone());
         }
         vec![datagram]
     });
-    line.connected_profile();
+    link.connected_profile();
     for body in [[2, 0], [2, 40], [1, 0]] {
         let mut alert = Vec::new();
         flight::write_record(&mut alert, content::ALERT, 999, &body);
         seen.push(alert);
     }
     for datagram in &seen {
-        assert_eq!(line.ours.handle(line.now, datagram), Err(DropReason::DtlsMalformed));
+        assert_eq!(link.ours.handle(link.now, datagram), Err(DropReason::DtlsMalformed));
     }
-    assert!(line.ours.poll_event().is_none() && line.ours.poll_transmit().is_none());
+    assert!(link.ours.poll_event().is_none() && link.ours.poll_transmit().is_none());
 }
 
 // architecture D1: the hello after HelloVerifyRequest must not change the profile
 #[test]
-fn the_second_hello_cannot_take_the_chosen_profile_back() {
-    let mut line = Line::with_client(&[7]);
+fn second_client_hello_without_the_chosen_profile_fails() {
+    let mut link = Link::with_client(&[7]);
     let mut hellos = 0;
-    line.carry(&mut |to_us, mut datagram| {
+    link.carry(&mut |to_us, mut datagram| {
         hellos += usize::from(to_us);
         if to_us && hellos == 2 {
             let offer = [0, 14, 0, 5, 0, 2, 0, 7, 0];
@@ -500,24 +501,24 @@ fn the_second_hello_cannot_take_the_chosen_profile_back() {
         }
         vec![datagram]
     });
-    assert!(matches!(line.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+    assert!(matches!(link.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
 }
 
 // quality B4 item 8
 #[test]
-fn every_short_length_of_junk_is_refused_without_a_panic() {
+fn junk_of_any_short_length_is_refused_without_a_panic() {
     for fill in [0u8, 20, 21, 22, 23, 0xfe, 0xff] {
         for len in 0..=64 {
-            let mut line = Line::with_client(&[7]);
+            let mut link = Link::with_client(&[7]);
             let mut junk = vec![fill; len];
-            assert_eq!(line.ours.handle(line.now, &junk), Err(DropReason::DtlsMalformed));
+            assert_eq!(link.ours.handle(link.now, &junk), Err(DropReason::DtlsMalformed));
             // With a right header in front.
             if let Some(header) = junk.first_chunk_mut::<13>() {
                 *header = [22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, len as u8 - 13];
-                let _ = line.ours.handle(line.now, &junk);
+                let _ = link.ours.handle(link.now, &junk);
             }
-            line.carry(&mut faithful);
-            line.connected_profile();
+            link.carry(&mut faithful);
+            link.connected_profile();
         }
     }
 }

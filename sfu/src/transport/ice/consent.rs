@@ -1,7 +1,7 @@
 //! Whether the peer is alive and still agrees to receive (RFC 7675).
 //!
-//! Owns the last sign of life and the schedule of consent checks. Never decides what a sign of life
-//! is: that depends on the policy and is up to `ice/mod.rs`, which calls it. Next: `check.rs`.
+//! Owns when the peer last proved to be alive, and the schedule of consent checks. Never decides what
+//! proves that: it depends on the policy. Called by `ice/mod.rs`. Next: `check.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use super::check::{Check, random_u64};
 use super::generation::Age;
 use crate::transport::{Entropy, FiveTuple};
 
-/// Time without a sign of life after which a session is over (RFC 7675 section 5.1, whip-whep C60).
+/// Time after which a session is over if nothing proved that the peer is alive (RFC 7675 section 5.1,
+/// whip-whep C60).
 pub const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Shortest time between consent checks (RFC 7675 section 5.1).
@@ -38,12 +39,12 @@ impl Consent {
         self.last_alive
     }
 
-    /// Whether the peer gave no sign of life for [`CONSENT_TIMEOUT`].
+    /// Whether nothing proved for [`CONSENT_TIMEOUT`] that the peer is alive.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.last_alive) >= CONSENT_TIMEOUT
     }
 
-    /// Notes a sign of life.
+    /// Notes that the peer proved to be alive.
     pub(super) fn on_alive(&mut self, now: Instant) {
         self.last_alive = now;
     }
@@ -78,7 +79,7 @@ impl Consent {
         Some(check)
     }
 
-    /// A restart ends the check under way; the authenticated request for it is a sign of life.
+    /// Ends the check under way. The authenticated request for a restart proves that the peer is alive.
     pub(super) fn restart(&mut self, now: Instant) {
         self.check = None;
         self.last_alive = now;

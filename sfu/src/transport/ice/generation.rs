@@ -25,7 +25,7 @@ pub(super) enum Progress {
     Nominated,
 }
 
-/// One set of credentials.
+/// Credentials of both sides, and how far the checks with them got.
 pub(super) struct Generation {
     pub(super) local: IceCredentials,
     pub(super) remote: IceCredentials,

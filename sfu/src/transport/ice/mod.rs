@@ -404,7 +404,7 @@ impl IceAgent {
         self.consent.handle_timeout(now, self.selected(), age);
     }
 
-    /// Whether the peer gave no sign of life for [`CONSENT_TIMEOUT`].
+    /// Whether nothing proved for [`CONSENT_TIMEOUT`] that the peer is alive.
     pub fn is_expired(&self, now: Instant) -> bool {
         self.consent.is_expired(now)
     }

@@ -1,6 +1,7 @@
 //! Address pairs that passed an authenticated check.
 //!
-//! Owns what is known of each pair: when it was heard, what it was told, and what it may be sent.
+//! Owns the state of each pair: when something came from it, whether it was nominated or confirmed,
+//! and how many bytes went both ways.
 //! Never chooses the pair that we send on. Called by `ice/mod.rs`. Next: `selected.rs`.
 
 use std::hint::black_box;
@@ -26,7 +27,7 @@ pub const STUN_PER_SECOND: u32 = 50;
 /// Bytes that we may send to an unconfirmed pair per byte that came from it, whatever they are for.
 pub const UNCONFIRMED_FACTOR: u64 = 3;
 
-/// One pair.
+/// Address pair that passed an authenticated check.
 pub(super) struct Pair {
     path: FiveTuple,
     /// When something authenticated came from the pair.

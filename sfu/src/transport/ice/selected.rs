@@ -12,14 +12,14 @@ pub(super) struct Selected {
     confirmation: Confirmation,
 }
 
-/// What is known of the selected pair.
+/// Reason why the limit of bytes is lifted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Confirmation {
-    /// Nothing: the bytes that may go there are limited, and each one is counted in the pair.
+    /// The limit holds, and each byte is counted in the pair.
     None,
-    /// SRTP of the session has authenticated, which `Policy::srtp_confirms` accepts: no limit.
+    /// SRTP of the session was authenticated, which suffices with `Policy::srtp_confirms`.
     BySrtp,
-    /// The peer has answered a check of ours from there: no limit.
+    /// The peer has answered a check of ours from there.
     ByCheck {
         /// Bytes sent since, not yet added to the pair.
         unsettled_bytes: u64,
@@ -27,8 +27,8 @@ enum Confirmation {
 }
 
 impl Selected {
-    /// Selects `path`, of which `answered` tells whether it answered a check of ours. `before` is
-    /// what was selected until now: SRTP once authenticated stays so on a new path.
+    /// Selects `path`. `answered` tells whether it has answered a check of ours. `before` is the pair
+    /// selected until now: SRTP that was authenticated lifts the limit on each later pair, too.
     pub(super) fn new(path: FiveTuple, answered: bool, before: Option<Self>) -> Self {
         let by_srtp = before.is_some_and(|before| before.confirmation == Confirmation::BySrtp);
         let confirmation = match (answered, by_srtp) {
@@ -49,7 +49,7 @@ impl Selected {
         matches!(self.confirmation, Confirmation::ByCheck { .. })
     }
 
-    /// SRTP of the session has authenticated, and that confirms the pair.
+    /// Lifts the limit, because SRTP of the session was authenticated.
     pub(super) fn confirm_by_srtp(&mut self) {
         if self.confirmation == Confirmation::None {
             self.confirmation = Confirmation::BySrtp;

@@ -9,7 +9,7 @@ use super::kdf::{Kind, SessionKeys};
 use super::keys::MasterKey;
 use super::profile::SrtpProfile;
 
-/// The cipher of one direction, with its session keys for RTP and RTCP.
+/// Cipher with the session keys of one direction for RTP and RTCP.
 pub(super) enum Cipher {
     Gcm(Box<Gcm>),
     Cm(Box<Cm>),

@@ -38,7 +38,7 @@ impl MasterKey {
         self.key.get(..self.key_len).unwrap_or_default()
     }
 
-    /// The salt, zeros on the right up to 14 bytes: RFC 7714 keys their 12-byte salts so.
+    /// Salt with zeros on the right up to 14 bytes, as RFC 7714 pads its 12-byte salts.
     pub(super) fn padded_salt(&self) -> [u8; SALT_MAX] {
         self.salt
     }
@@ -52,7 +52,7 @@ impl Drop for MasterKey {
     fn drop(&mut self) {
         self.key.fill(0);
         self.salt.fill(0);
-        // Keeps the two stores above: without a reader they may be optimised away.
+        // A reader of the two stores above: without one they may be optimised away.
         std::hint::black_box((&self.key, &self.salt));
     }
 }
@@ -63,12 +63,12 @@ impl fmt::Debug for MasterKey {
     }
 }
 
-/// The keys of both directions as DTLS exported them.
+/// Master keys of both directions as DTLS exported them.
 #[derive(Debug)]
 pub struct SrtpKeys {
-    /// What we seal with.
+    /// Key that we seal with.
     pub local: MasterKey,
-    /// What the peer seals with.
+    /// Key that the peer seals with.
     pub remote: MasterKey,
 }
 
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exporter_is_split_by_role() {
+    fn exported_keys_are_split_by_dtls_role() {
         for profile in SrtpProfile::PREFERENCE {
             let material: Vec<u8> = (0..profile.keying_material_len() as u8).collect();
             let client = SrtpKeys::from_exporter(profile, true, &material).unwrap();

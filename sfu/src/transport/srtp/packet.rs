@@ -3,15 +3,15 @@
 //! Owns the lengths of the fixed parts and the pieces of a packet. Never encrypts. Called by `gcm.rs`,
 //! `cm.rs`, `receiver.rs` and `sender.rs`.
 
-/// The SRTCP trailer: E flag and 31-bit index.
+/// Bytes of the SRTCP trailer: E flag and 31-bit index.
 pub(super) const RTCP_INDEX_LEN: usize = 4;
 /// RTCP bytes that stay in the clear: first header word and sender SSRC.
 pub(super) const RTCP_CLEAR_LEN: usize = 8;
-/// The E flag of the SRTCP trailer: the packet is encrypted.
+/// E flag of the SRTCP trailer: the packet is encrypted.
 pub(super) const E_FLAG: u32 = 0x8000_0000;
 
-/// What follows the header and the bytes written behind it: shared plaintext, then RTP padding of this
-/// packet alone (RFC 3550 section 5.1).
+/// End of an RTP packet, behind its header and the bytes written after that: shared plaintext, then
+/// RTP padding of this packet alone (RFC 3550 section 5.1).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tail<'a> {
     pub(crate) shared: &'a [u8],
@@ -30,7 +30,7 @@ impl<'a> From<&'a [u8]> for Tail<'a> {
     }
 }
 
-/// Splits one SRTP packet at `header_len` and before a tag of `tag_len` bytes.
+/// Header, ciphertext and tag of one SRTP packet.
 pub(super) fn split_rtp(
     packet: &[u8],
     header_len: usize,

@@ -14,23 +14,23 @@ pub(super) const CM_TAG_LEN: usize = 10;
 /// Bytes of master and session salt with AES-CM.
 pub(super) const CM_SALT_LEN: usize = 14;
 
-/// The SRTP protection profiles Weir speaks, best first (whip-whep C56).
+/// SRTP protection profiles that Weir supports, best first (whip-whep C56).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SrtpProfile {
-    /// `SRTP_AEAD_AES_128_GCM` (RFC 7714), the cheapest: one pass on AES-NI.
+    /// `SRTP_AEAD_AES_128_GCM` (RFC 7714). It is the cheapest: one pass with AES-NI.
     AeadAes128Gcm,
     /// `SRTP_AEAD_AES_256_GCM` (RFC 7714).
     AeadAes256Gcm,
-    /// `SRTP_AES128_CM_HMAC_SHA1_80` (RFC 5764 section 4.1.2), the one that everybody has.
+    /// `SRTP_AES128_CM_HMAC_SHA1_80` (RFC 5764 section 4.1.2). Every client has it.
     Aes128CmHmacSha1_80,
 }
 
 impl SrtpProfile {
-    /// All of them in our order of preference.
+    /// All profiles in our order of preference.
     pub const PREFERENCE: [Self; 3] =
         [Self::AeadAes128Gcm, Self::AeadAes256Gcm, Self::Aes128CmHmacSha1_80];
 
-    /// The name in `/api/v1`.
+    /// Name of the profile in `/api/v1`.
     pub fn label(self) -> &'static str {
         match self {
             Self::AeadAes128Gcm => "AEAD_AES_128_GCM",
@@ -39,7 +39,7 @@ impl SrtpProfile {
         }
     }
 
-    /// The number in `use_srtp` (IANA "DTLS-SRTP Protection Profiles").
+    /// Number of the profile in `use_srtp` (IANA "DTLS-SRTP Protection Profiles").
     pub fn id(self) -> u16 {
         match self {
             Self::AeadAes128Gcm => 0x0007,
@@ -48,7 +48,7 @@ impl SrtpProfile {
         }
     }
 
-    /// The profile with this number, if it is one of ours.
+    /// Profile with this number, if it is one of ours.
     pub fn from_id(id: u16) -> Option<Self> {
         Self::PREFERENCE.into_iter().find(|profile| profile.id() == id)
     }
@@ -69,7 +69,7 @@ impl SrtpProfile {
         }
     }
 
-    /// How many bytes to export from DTLS (RFC 5764 section 4.2).
+    /// Bytes to export from DTLS (RFC 5764 section 4.2).
     pub fn keying_material_len(self) -> usize {
         2 * (self.key_len() + self.salt_len())
     }

@@ -1,29 +1,29 @@
-//! The replay window of one SSRC (RFC 3711 section 3.3.2).
+//! Replay window of one SSRC (RFC 3711 section 3.3.2).
 //!
-//! Owns which of the last [`REPLAY_WINDOW`] indices were accepted. Moves only through
-//! [`ReplayWindow::accept`], which the receiver calls after authentication: a forged packet leaves
-//! no trace. Called by `receiver.rs`.
+//! Owns which of the last [`REPLAY_WINDOW`] indices were accepted. Changes only in
+//! [`ReplayWindow::accept`], which the receiver calls after authentication: a forged packet changes
+//! nothing. Never authenticates a packet. Called by `receiver.rs`.
 
 use std::hint::black_box;
 
-/// Packets behind the newest that may still arrive; anything older is dropped. Wide, because OBS
-/// answers a NACK by sending again on the primary SSRC (whip-whep C57).
+/// Packets behind the newest that may still arrive; older ones are dropped. The window is wide,
+/// because OBS answers a NACK by sending again on the primary SSRC (whip-whep C57).
 pub const REPLAY_WINDOW: u64 = 1_024;
 
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 
-/// What the window says about an index.
+/// Answer of the window about an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplayCheck {
-    /// Not seen.
+    /// Index that was not seen.
     New,
-    /// Accepted before.
+    /// Index that was accepted before.
     Seen,
-    /// Behind the window: whether it was seen is no longer known.
+    /// Index behind the window: whether it was seen is no longer known.
     Old,
 }
 
-/// A bit per index, addressed by the index modulo the window's size.
+/// Window with a bit per index, addressed by the index modulo the window's size.
 #[derive(Debug, Clone)]
 pub(super) struct ReplayWindow {
     newest: u64,
@@ -31,7 +31,7 @@ pub(super) struct ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// A window whose first accepted index is `first`.
+    /// Window whose first accepted index is `first`.
     pub(super) fn new(first: u64) -> Self {
         let mut window = Self { newest: first, bits: [0; WORDS] };
         window.accept(first);
@@ -43,25 +43,25 @@ impl ReplayWindow {
         black_box(self.check(self.newest));
     }
 
-    /// The highest accepted index.
+    /// Highest accepted index.
     pub(super) fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// Looks an index up and changes nothing.
+    /// Whether an index is new; changes nothing.
     pub(super) fn check(&self, index: u64) -> ReplayCheck {
         if index > self.newest {
             ReplayCheck::New
         } else if self.newest - index >= REPLAY_WINDOW {
             ReplayCheck::Old
         } else {
-            let (word, mask) = place(index);
+            let (word, mask) = bit(index);
             let seen = self.bits.get(word).is_some_and(|bits| bits & mask != 0);
             if seen { ReplayCheck::Seen } else { ReplayCheck::New }
         }
     }
 
-    /// Marks an index that [`check`](Self::check) called new.
+    /// Marks an index that [`check`](Self::check) found new.
     pub(super) fn accept(&mut self, index: u64) {
         if let Some(ahead) = index.checked_sub(self.newest)
             && ahead > 0
@@ -79,7 +79,7 @@ impl ReplayWindow {
     }
 
     fn put(&mut self, index: u64, seen: bool) {
-        let (word, mask) = place(index);
+        let (word, mask) = bit(index);
         if let Some(bits) = self.bits.get_mut(word) {
             if seen {
                 *bits |= mask;
@@ -90,9 +90,10 @@ impl ReplayWindow {
     }
 }
 
-fn place(index: u64) -> (usize, u64) {
-    let bit = index % REPLAY_WINDOW;
-    ((bit / 64) as usize, 1 << (bit % 64))
+/// Word and mask of an index.
+fn bit(index: u64) -> (usize, u64) {
+    let slot = index % REPLAY_WINDOW;
+    ((slot / 64) as usize, 1 << (slot % 64))
 }
 
 #[cfg(test)]
@@ -101,7 +102,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn at_the_edge_and_one_past_it() {
+    fn index_at_the_edge_is_known_and_one_behind_it_is_old() {
         let mut window = ReplayWindow::new(5_000);
         assert_eq!(window.check(5_000 - REPLAY_WINDOW + 1), ReplayCheck::New);
         assert_eq!(window.check(5_000 - REPLAY_WINDOW), ReplayCheck::Old);
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_a_set_over_a_long_disordered_run() {
+    fn window_agrees_with_a_set_over_a_long_disordered_run() {
         let mut state = 7u64;
         let mut window = ReplayWindow::new(0);
         let mut seen = BTreeSet::from([0u64]);

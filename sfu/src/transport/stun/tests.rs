@@ -17,7 +17,7 @@ const REQUEST: &[u8] = b"\x00\x01\x00\x58\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x3
     \xc1\xb5\x71\xa2\x80\x28\x00\x04\xe5\x7a\x3b\xcf";
 
 #[test]
-fn rfc_5769_request_vector() {
+fn request_of_rfc_5769_is_read_and_authenticated() {
     let view = StunView::parse(REQUEST).unwrap();
     assert_eq!((view.class(), view.is_binding()), (StunClass::Request, true));
     assert_eq!(view.username(), Some(("evtj", "h6vY")));
@@ -28,8 +28,8 @@ fn rfc_5769_request_vector() {
 }
 
 #[test]
-fn every_flipped_bit_breaks_shape_fingerprint_or_integrity() {
-    // A damaged type of FINGERPRINT itself makes it an attribute that nobody looks at.
+fn request_with_any_flipped_bit_is_refused() {
+    // A damaged type of FINGERPRINT itself makes it an attribute that is not read.
     for bit in 0..(REQUEST.len() - FINGERPRINT_TLV) * 8 {
         let mut bad = REQUEST.to_vec();
         bad[bit / 8] ^= 1 << (bit % 8);
@@ -39,7 +39,7 @@ fn every_flipped_bit_breaks_shape_fingerprint_or_integrity() {
 }
 
 #[test]
-fn the_oracle_accepts_our_answers() {
+fn rtc_stun_accepts_our_answers() {
     let id = *b"0123456789ab";
     for source in ["192.0.2.1:32853", "[2001:db8::7]:443", "[::ffff:10.0.0.9]:5000"] {
         let source: SocketAddr = source.parse().unwrap();
@@ -59,7 +59,7 @@ fn the_oracle_accepts_our_answers() {
 }
 
 #[test]
-fn we_accept_the_oracles_request_and_it_accepts_ours() {
+fn rtc_stun_and_we_accept_each_others_requests() {
     let provider = rtc_crypto::default_provider().unwrap();
     let integrity = MessageIntegrity::new_short_term_integrity_with_provider(
         "a-password-of-22-chars".into(),
@@ -105,13 +105,13 @@ fn bare_request() -> Vec<u8> {
 
 // whip-whep H1, H2
 #[test]
-fn plain_stun_is_answered_with_the_source_and_little_else() {
+fn plain_stun_is_answered_with_the_source_address_only() {
     let mut out = [0u8; 100];
     let v4 = plain_binding_reply(&bare_request(), "192.0.2.1:1".parse().unwrap(), &mut out);
     assert_eq!(v4, Some(32));
     let v6 = plain_binding_reply(&bare_request(), "[2001:db8::1]:1".parse().unwrap(), &mut out);
     assert_eq!(v6, Some(44));
-    // An ICE check is not plain STUN (whip-whep H3), and neither is an answer.
+    // An ICE check is not plain STUN (whip-whep H3), and an answer is not either.
     let source = "192.0.2.1:1".parse().unwrap();
     assert_eq!(plain_binding_reply(REQUEST, source, &mut out), None);
     let mut answer = bare_request();
@@ -122,7 +122,7 @@ fn plain_stun_is_answered_with_the_source_and_little_else() {
 
 // whip-whep H2
 #[test]
-fn unknown_required_attributes_are_named_in_a_420() {
+fn unknown_required_attributes_are_listed_in_a_420() {
     let mut request = bare_request();
     for kind in 0..10u8 {
         request.extend_from_slice(&[0x7f, kind, 0, 0]);
@@ -140,7 +140,7 @@ fn unknown_required_attributes_are_named_in_a_420() {
 
 // quality B4 item 8
 #[test]
-fn every_short_length_is_refused_without_a_panic() {
+fn message_of_any_short_length_is_refused_without_a_panic() {
     for len in 0..=64usize {
         for fill in [0x00, 0xff] {
             let junk = vec![fill; len];

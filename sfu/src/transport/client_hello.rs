@@ -1,56 +1,54 @@
-//! Reads a ClientHello before the DTLS backend does.
+//! ClientHello, read before the DTLS backend does.
 //!
-//! Owns one question: which SRTP profiles the client offers, so that we choose (whip-whep C56) and
-//! not the client's order. The hello may come in fragments, reordered, repeated (Chromium and
-//! Firefox need two datagrams: whip-whep C52). Bounded: [`CLIENT_HELLO_MAX`] bytes, one in
-//! progress, [`CLIENT_HELLO_TIME`]. Never negotiates anything itself. Called by `dtls.rs`.
+//! Owns one question: which SRTP profiles the client offers, so that our order of preference decides
+//! (whip-whep C56) and not the client's. The hello may come in fragments, reordered, repeated
+//! (Chromium and Firefox need two datagrams: whip-whep C52). One hello is in progress at a time, of
+//! [`CLIENT_HELLO_MAX`] bytes and for [`CLIENT_HELLO_TIME`] at most. Never negotiates anything
+//! itself. Called by `dtls/rtc.rs`. Next: `flight.rs`.
 
 use std::time::{Duration, Instant};
 
 use super::flight::{Messages, Record, content, records};
 use super::srtp::SrtpProfile;
 
-/// Longest ClientHello; a longer one is refused.
+/// Bytes of the longest ClientHello; a longer one is refused.
 pub const CLIENT_HELLO_MAX: usize = 4_096;
 
-/// Fragments of an unfinished ClientHello are forgotten after this time; the client repeats it.
+/// Time after which the fragments of an unfinished ClientHello are forgotten; the client repeats it.
 pub const CLIENT_HELLO_TIME: Duration = Duration::from_secs(10);
 
 const CLIENT_HELLO: u8 = 1;
 const EXTENSION_USE_SRTP: u16 = 14;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
-const DTLS_1_3: u16 = 0xfefc;
 
-/// Puts the fragments of ClientHellos together: the first one, and the one with the cookie.
+/// Reassembly of the ClientHellos: the first one, and the one with the cookie.
 #[derive(Debug)]
 pub struct ClientHelloGate {
     messages: Messages,
     since: Option<Instant>,
 }
 
-/// What a datagram brought.
+/// Result of one datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HelloVerdict {
-    /// Part of a ClientHello; wait for the rest.
+    /// Part of a ClientHello; the rest is missing.
     Incomplete,
     /// A whole ClientHello.
     Complete(ClientHello),
-    /// (Part of) a ClientHello that was complete before: the client has not seen our answer.
+    /// ClientHello, or part of one, that was complete before: the client has not seen our answer.
     Repeated,
     /// No plaintext handshake record, or another message.
     NotClientHello,
-    /// Longer than [`CLIENT_HELLO_MAX`], or it does not parse.
+    /// ClientHello that is longer than [`CLIENT_HELLO_MAX`] or does not parse.
     Refused,
 }
 
-/// What we read of a ClientHello.
+/// ClientHello, as far as we read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientHello {
     /// Our profiles among those offered, in our order of preference.
     pub profiles: Vec<SrtpProfile>,
-    /// DTLS 1.3 is among `supported_versions`.
-    pub offers_dtls13: bool,
-    /// The message as one unfragmented handshake record body.
+    /// Message as one unfragmented handshake record body.
     pub message: Vec<u8>,
 }
 
@@ -61,7 +59,7 @@ impl Default for ClientHelloGate {
 }
 
 impl ClientHelloGate {
-    /// Waits for the first ClientHello.
+    /// Gate that waits for the first ClientHello.
     pub fn new() -> Self {
         Self { messages: Messages::new(CLIENT_HELLO_MAX), since: None }
     }
@@ -88,12 +86,12 @@ impl ClientHelloGate {
                 self.messages.reject(&message);
                 return HelloVerdict::NotClientHello;
             }
-            let Some((profiles, offers_dtls13)) = read(&message.body) else {
+            let Some(profiles) = read_profiles(&message.body) else {
                 self.messages.reject(&message);
                 return HelloVerdict::Refused;
             };
             let message = message.unfragmented();
-            return HelloVerdict::Complete(ClientHello { profiles, offers_dtls13, message });
+            return HelloVerdict::Complete(ClientHello { profiles, message });
         }
         if repeated {
             return HelloVerdict::Repeated;
@@ -107,14 +105,14 @@ impl ClientHelloGate {
         HelloVerdict::Incomplete
     }
 
-    /// Hands reassembly over when the hellos are done: the key exchange continues the numbering.
+    /// Reassembly for what follows the hellos: the key exchange continues their numbering.
     pub(super) fn into_messages(self, limit: usize) -> Messages {
         self.messages.with_limit(limit)
     }
 }
 
-/// Our profiles on offer, best first, and whether DTLS 1.3 is offered. `None` if it is malformed.
-fn read(body: &[u8]) -> Option<(Vec<SrtpProfile>, bool)> {
+/// Our profiles on offer, best first. `None` if the hello is malformed.
+fn read_profiles(body: &[u8]) -> Option<Vec<SrtpProfile>> {
     let mut hello = Reader(body);
     hello.take(2 + 32)?; // version, random
     hello.vector8()?; // session id
@@ -122,9 +120,8 @@ fn read(body: &[u8]) -> Option<(Vec<SrtpProfile>, bool)> {
     hello.vector16()?; // cipher suites
     hello.vector8()?; // compression methods
     let mut profiles = Vec::new();
-    let mut offers_dtls13 = false;
     if hello.0.is_empty() {
-        return Some((profiles, offers_dtls13));
+        return Some(profiles);
     }
     let mut extensions = Reader(hello.vector16()?);
     while !extensions.0.is_empty() {
@@ -136,17 +133,21 @@ fn read(body: &[u8]) -> Option<(Vec<SrtpProfile>, bool)> {
                 profiles = SrtpProfile::PREFERENCE.to_vec();
                 profiles.retain(|profile| has_u16(ids, profile.id()));
             }
-            EXTENSION_SUPPORTED_VERSIONS => offers_dtls13 = has_u16(value.vector8()?, DTLS_1_3),
+            // The list of versions is not used; a malformed one is refused here.
+            EXTENSION_SUPPORTED_VERSIONS => {
+                value.vector8()?;
+            }
             _ => {}
         }
     }
-    Some((profiles, offers_dtls13))
+    Some(profiles)
 }
 
 fn has_u16(list: &[u8], wanted: u16) -> bool {
     list.chunks_exact(2).any(|pair| pair == wanted.to_be_bytes())
 }
 
+/// Rest of the bytes that are read.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -160,13 +161,13 @@ impl<'a> Reader<'a> {
         Some(u16::from_be_bytes(*self.take(2)?.first_chunk()?))
     }
 
-    /// A byte string behind its 8-bit length.
+    /// Byte string behind its 8-bit length.
     fn vector8(&mut self) -> Option<&'a [u8]> {
         let len = usize::from(*self.take(1)?.first()?);
         self.take(len)
     }
 
-    /// A byte string behind its 16-bit length.
+    /// Byte string behind its 16-bit length.
     fn vector16(&mut self) -> Option<&'a [u8]> {
         let len = usize::from(self.u16()?);
         self.take(len)
@@ -175,10 +176,10 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::flight::{shatter, write_record};
+    use super::super::flight::{fragments_of, write_record};
     use super::*;
 
-    /// A ClientHello with a filler extension, as ML-KEM key shares make it long.
+    /// ClientHello with a filler extension: ML-KEM key shares make real ones as long.
     fn hello(sequence: u16, profiles: &[u16], filler: usize) -> Vec<u8> {
         let mut extensions = vec![0xff, 0xaa];
         extensions.extend_from_slice(&(filler as u16).to_be_bytes());
@@ -220,7 +221,7 @@ mod tests {
 
     // whip-whep C56
     #[test]
-    fn our_order_of_profiles_counts_not_the_clients() {
+    fn profiles_come_in_our_order_of_preference() {
         use SrtpProfile::{AeadAes128Gcm, AeadAes256Gcm, Aes128CmHmacSha1_80};
         let cases: [(&[u16], &[SrtpProfile]); 5] = [
             (&[1, 8, 7], &[AeadAes128Gcm, AeadAes256Gcm, Aes128CmHmacSha1_80]),
@@ -232,15 +233,14 @@ mod tests {
         for (offered, expected) in cases {
             let read = complete(ClientHelloGate::new().handle(start(), &hello(0, offered, 0)));
             assert_eq!(read.profiles, expected);
-            assert!(read.offers_dtls13);
         }
     }
 
     // whip-whep C52
     #[test]
-    fn fragments_may_come_reordered_and_repeated() {
+    fn client_hello_in_reordered_and_repeated_fragments_is_read() {
         let whole = hello(0, &[7], 1_400);
-        let fragments = shatter(&whole, 300);
+        let fragments = fragments_of(&whole, 300);
         assert!(fragments.len() >= 5);
         let mut gate = ClientHelloGate::new();
         for fragment in fragments.iter().skip(1).rev() {
@@ -257,7 +257,7 @@ mod tests {
 
     // architecture D1: 4 KiB reassembled, 10 s
     #[test]
-    fn the_limits_of_size_and_time() {
+    fn client_hello_over_its_limit_of_bytes_or_time_is_refused() {
         let now = start();
         let overhead = hello(0, &[7], 0).len() - 13 - 12;
         let longest = CLIENT_HELLO_MAX - overhead;
@@ -268,7 +268,7 @@ mod tests {
         for (wait, expected_complete) in
             [(CLIENT_HELLO_TIME - Duration::from_millis(1), true), (CLIENT_HELLO_TIME, false)]
         {
-            let fragments = shatter(&hello(0, &[7], 500), 400);
+            let fragments = fragments_of(&hello(0, &[7], 500), 400);
             let mut gate = ClientHelloGate::new();
             assert_eq!(gate.handle(now, &fragments[0]), HelloVerdict::Incomplete);
             let verdict = gate.handle(now + wait, &fragments[1]);
@@ -278,12 +278,12 @@ mod tests {
 
     // quality B4 item 8
     #[test]
-    fn every_cut_and_every_short_length_is_survived() {
+    fn client_hello_cut_at_any_byte_is_refused_without_a_panic() {
         let whole = hello(0, &[7, 1], 10);
         let body = &whole[25..];
         for len in 0..body.len() {
             // Only a hello without any extension is whole although it is shorter.
-            assert_eq!(read(&body[..len]).is_some(), len == 42, "{len}");
+            assert_eq!(read_profiles(&body[..len]).is_some(), len == 42, "{len}");
         }
         for len in 0..=64 {
             for fill in [0, 22, 0xfe, 0xff] {

@@ -1,9 +1,9 @@
-//! The peer's handshake flights, put together from fragments (RFC 6347 section 4.2.3).
+//! Handshake flights of the peer, put together from fragments (RFC 6347 section 4.2.3).
 //!
-//! Owns reassembly with hard limits: fragments may come in any order, overlap, repeat or lie about
-//! their lengths. The DTLS backend behind us then sees each message once, whole and in order, so
-//! hostile fragments never reach it. Looks at message types only. Called by `client_hello.rs`
-//! and `dtls.rs`.
+//! Owns reassembly with hard limits: fragments may come in any order, overlap, repeat or give wrong
+//! lengths. The DTLS backend then sees each message once, whole and in order, so hostile fragments
+//! never reach it. Never reads a message beyond its type. Called by `client_hello.rs` and
+//! `dtls/rtc.rs`.
 
 use crate::sdp::DtlsRole;
 
@@ -12,8 +12,8 @@ const RECORD_HEADER: usize = 13;
 /// Bytes of a handshake message header.
 const MESSAGE_HEADER: usize = 12;
 
-/// Messages beyond the next one that are kept when they arrive early; later ones are dropped and
-/// come again with the peer's next repeat.
+/// Messages beyond the next one that are kept when they arrive early. Later ones are dropped and come
+/// again with the peer's next repeat.
 const MAX_AHEAD: u16 = 8;
 
 /// Record content types (RFC 6347 section 4.1).
@@ -23,7 +23,7 @@ pub(super) mod content {
     pub(in crate::transport) const HANDSHAKE: u8 = 22;
 }
 
-/// One record of a datagram.
+/// Record of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record<'a> {
     pub(super) content_type: u8,
@@ -34,7 +34,7 @@ pub(super) struct Record<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// The records of a datagram, up to the first one that is cut short or not DTLS 1.0 to 1.2.
+/// Records of a datagram, up to the first one that is cut short or not DTLS 1.0 to 1.2.
 pub(super) fn records(mut datagram: &[u8]) -> impl Iterator<Item = Record<'_>> {
     std::iter::from_fn(move || {
         let header: &[u8; RECORD_HEADER] = datagram.first_chunk()?;
@@ -49,7 +49,7 @@ pub(super) fn records(mut datagram: &[u8]) -> impl Iterator<Item = Record<'_>> {
     })
 }
 
-/// Appends a plaintext record with our own numbering.
+/// Appends a plaintext record with this record number.
 pub(super) fn write_record(out: &mut Vec<u8>, content_type: u8, number: u64, body: &[u8]) {
     out.extend_from_slice(&[content_type, 0xfe, 0xfd]);
     out.extend_from_slice(&(number & 0xffff_ffff_ffff).to_be_bytes());
@@ -57,19 +57,19 @@ pub(super) fn write_record(out: &mut Vec<u8>, content_type: u8, number: u64, bod
     out.extend_from_slice(body);
 }
 
-/// A whole handshake message.
+/// Whole handshake message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
     /// Handshake type.
     pub(super) kind: u8,
     /// `message_seq`.
     pub(super) sequence: u16,
-    /// Without the header.
+    /// Body without the header.
     pub(super) body: Vec<u8>,
 }
 
 impl Message {
-    /// The message as one unfragmented handshake record body.
+    /// Message as one unfragmented handshake record body.
     pub(super) fn unfragmented(&self) -> Vec<u8> {
         let len = (self.body.len() as u32).to_be_bytes();
         let sequence = self.sequence.to_be_bytes();
@@ -81,11 +81,11 @@ impl Message {
     }
 }
 
-/// The record claims more than the limit.
+/// Error: a record claims more bytes than the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooLarge;
 
-/// Collects fragments into messages in the order of their `message_seq`.
+/// Collector of fragments, which gives messages in the order of their `message_seq`.
 #[derive(Debug)]
 pub(super) struct Messages {
     next: u16,
@@ -94,6 +94,7 @@ pub(super) struct Messages {
     limit: usize,
 }
 
+/// Message of which bytes are missing.
 #[derive(Debug)]
 struct Partial {
     message: Message,
@@ -102,17 +103,17 @@ struct Partial {
 }
 
 impl Messages {
-    /// Waits for message 0.
+    /// Collector that waits for message 0.
     pub(super) fn new(limit: usize) -> Self {
         Self { next: 0, partial: Vec::new(), limit }
     }
 
-    /// Goes on with another limit.
+    /// Same collector with another limit.
     pub(super) fn with_limit(self, limit: usize) -> Self {
         Self { limit, ..self }
     }
 
-    /// Whether no fragment waits for others.
+    /// Whether no message is unfinished.
     pub(super) fn is_empty(&self) -> bool {
         self.partial.is_empty()
     }
@@ -122,9 +123,9 @@ impl Messages {
         self.partial.clear();
     }
 
-    /// Adds the fragments in one handshake record's body. True when one of them belongs to a
-    /// message that was taken before: the peer repeats itself. Fragments that contradict
-    /// themselves or what is there are skipped.
+    /// Adds the fragments in one handshake record's body. Returns true when one of them belongs to a
+    /// message that was taken before: the peer repeats itself. Fragments that contradict themselves
+    /// or earlier ones are skipped.
     pub(super) fn add(&mut self, mut body: &[u8]) -> Result<bool, TooLarge> {
         let mut repeated = false;
         while let Some((fragment, rest)) = Fragment::read(body) {
@@ -169,7 +170,7 @@ impl Messages {
         Ok(())
     }
 
-    /// The next message in order, once it is whole.
+    /// Next message in order, once it is whole.
     pub(super) fn pop(&mut self) -> Option<Message> {
         let next = self.next;
         let whole = |p: &Partial| p.message.sequence == next && p.missing == 0;
@@ -178,8 +179,8 @@ impl Messages {
         Some(self.partial.swap_remove(index).message)
     }
 
-    /// Takes a message back that [`pop`](Self::pop) gave out, as if it never came: the true one
-    /// with its number may follow.
+    /// Undoes [`pop`](Self::pop), as if the message never came: the true one with its number may
+    /// follow.
     pub(super) fn reject(&mut self, message: &Message) {
         self.next = message.sequence;
     }
@@ -195,7 +196,7 @@ impl Partial {
             return;
         };
         for ((to, have), from) in to.iter_mut().zip(have).zip(fragment.data) {
-            // The first copy of a byte stays.
+            // The first copy of a byte counts.
             if !std::mem::replace(have, true) {
                 *to = *from;
                 self.missing = self.missing.saturating_sub(1);
@@ -204,6 +205,7 @@ impl Partial {
     }
 }
 
+/// Fragment of a handshake message.
 struct Fragment<'a> {
     kind: u8,
     message_len: usize,
@@ -229,22 +231,22 @@ impl<'a> Fragment<'a> {
     }
 }
 
-/// The peer's flight behind the hellos, collected until it is whole.
+/// Flight of the peer after the hellos, collected until it is whole.
 #[derive(Debug)]
 pub(super) struct Flight {
     role: DtlsRole,
     messages: Messages,
     whole: Vec<Message>,
-    /// All plaintext messages before the peer's ChangeCipherSpec were handed over or are in `whole`.
+    /// All plaintext messages before the peer's ChangeCipherSpec were returned or are in `whole`.
     before_cipher: bool,
     change_cipher: bool,
     sealed: Option<Vec<u8>>,
 }
 
-/// A flight, or its encrypted end, to be handed over in one piece.
+/// Flight, or its encrypted end, for the DTLS backend in one piece.
 pub(super) struct Ready {
     pub(super) messages: Vec<Message>,
-    /// The record with `Finished`, behind a ChangeCipherSpec.
+    /// Record with `Finished`, which follows a ChangeCipherSpec.
     pub(super) sealed: Option<Vec<u8>>,
 }
 
@@ -269,7 +271,7 @@ impl Flight {
         }
     }
 
-    /// Files one datagram; true when the peer repeats messages that we have.
+    /// Takes one datagram. Returns true when the peer repeats messages that we have.
     pub(super) fn handle(&mut self, datagram: &[u8]) -> Result<bool, TooLarge> {
         let mut repeated = false;
         for record in records(datagram) {
@@ -287,6 +289,7 @@ impl Flight {
         Ok(repeated)
     }
 
+    /// Flight that became whole; call until `None`.
     pub(super) fn take_ready(&mut self) -> Option<Ready> {
         while !self.before_cipher
             && let Some(message) = self.messages.pop()
@@ -314,8 +317,8 @@ impl Flight {
         Some(Ready { messages: std::mem::take(&mut self.whole), sealed })
     }
 
-    /// Certificate, ClientKeyExchange, and CertificateVerify unless the certificate list is empty,
-    /// which is refused later.
+    /// Whether ClientKeyExchange and CertificateVerify are there. Without a certificate there is no
+    /// CertificateVerify; the handshake is refused later.
     fn client_flight_is_whole(&self) -> bool {
         const EMPTY_LIST: usize = 3;
         let has = |kind| self.whole.iter().any(|message| message.kind == kind);
@@ -327,10 +330,10 @@ impl Flight {
     }
 }
 
-/// Splits every handshake message in a datagram's plaintext records into fragments of `size`
-/// bytes, one datagram each; the tests' bad network.
+/// Splits every handshake message in a datagram's plaintext records into fragments of `size` bytes,
+/// one datagram each.
 #[cfg(test)]
-pub(super) fn shatter(datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub(super) fn fragments_of(datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     for record in records(datagram).filter(|r| r.content_type == content::HANDSHAKE) {
         assert_eq!(record.epoch, 0);
@@ -363,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_out_whole_in_order_and_once() {
+    fn fragments_in_any_order_become_messages_in_order_and_once() {
         let mut messages = Messages::new(1_000);
         assert_eq!(messages.add(&fragment(1, 2, 0, b"no")), Ok(false));
         assert_eq!(messages.add(&fragment(0, 6, 3, b"def")), Ok(false));
@@ -380,7 +383,7 @@ mod tests {
 
     // quality B4 item 5
     #[test]
-    fn lying_fragments_cost_no_more_than_the_limit() {
+    fn fragments_with_false_lengths_cost_no_more_than_the_limit() {
         let mut messages = Messages::new(100);
         assert_eq!(messages.add(&fragment(0, 101, 0, b"")), Err(TooLarge));
         assert_eq!(messages.add(&fragment(0, 0xff_ffff, 0, b"x")), Err(TooLarge));

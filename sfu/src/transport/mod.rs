@@ -1,8 +1,8 @@
-//! Room: transport. One connection below RTP: ICE-lite, DTLS, SRTP.
+//! Connection of one peer below RTP: ICE-lite, DTLS, SRTP.
 //!
 //! Owns the protocols between a datagram and a plaintext RTP packet. Never looks at RTP payloads,
-//! tracks or viewers. Only this room and `sdp/` name webrtc-rs crates; our own types go in and out.
-//! Called by `worker`, through `peer.rs`. Next: `ice.rs` (who may talk to us), `dtls.rs` (keys),
+//! tracks or viewers. Only this module and `sdp/` name webrtc-rs crates; our own types go in and out.
+//! Called by `worker`, through `peer.rs`. Next: `ice/` (who may talk to us), `dtls/` (keys),
 //! `srtp/` (packets).
 
 use std::net::{IpAddr, SocketAddr};

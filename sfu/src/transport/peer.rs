@@ -1,15 +1,17 @@
-//! One connection: ICE-lite, DTLS and SRTP of one peer glued together.
+//! Connection of one peer: ICE-lite, DTLS and SRTP together.
 //!
-//! No byte of DTLS, SRTP or SRTCP is taken from an address that has not passed an authenticated
-//! check (quality B1). Knows no tracks: `worker/publisher.rs` and `worker/subscriber.rs` do.
+//! Owns how far the connection is, its deadline and its keys. Takes no DTLS, SRTP or SRTCP from an
+//! address that has not passed an authenticated check (quality B1). Never knows tracks:
+//! `worker/publisher.rs` and `worker/subscriber.rs` do. Called by `worker` for each datagram and
+//! timeout. Next: `ice/mod.rs`, `dtls/mod.rs`, `srtp/mod.rs`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::dtls::{Dtls, DtlsBackend, DtlsEvent};
 use super::egress::{Egress, Transmit};
-use super::ice::{IceAgent, IceConfig};
-use super::srtp::{Opened, SrtpProfile, SrtpReceiver, SrtpSender, Tail};
+use super::ice::{IceAgent, IceConfig, Policy};
+use super::srtp::{Opened, SrtpKeys, SrtpProfile, SrtpReceiver, SrtpSender, Tail};
 use super::{Entropy, FiveTuple};
 use crate::error::{CloseReason, DropReason};
 use crate::forward::Plaintext;
@@ -17,29 +19,29 @@ use crate::ids::Role;
 use crate::rtp::packet::RtpHeader;
 use crate::sdp::{DtlsRole, IceCredentials, RemoteTransport};
 
-/// A session whose peer sends no valid check for this long after the answer is ended (quality B2).
+/// Time for the first valid check after the answer; then the session is ended (quality B2).
 pub const ICE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// DTLS must be done this long after the first valid check, or the session is ended: nobody holds a
-/// half-open place for long (quality B2).
+/// Time for DTLS after the first valid check; then the session is ended, so that it does not count
+/// among the half-open sessions for long (quality B2).
 pub const DTLS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Largest STUN message we write: a check with two user fragments of 256 bytes.
+/// Bytes of the largest STUN message that we write: a check with two user fragments of 256 bytes.
 const STUN_BYTES_MAX: usize = 700;
 
-/// How far the connection is.
+/// State of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
     /// No valid check yet.
     WaitingIce,
-    /// The path is validated, the handshake runs.
+    /// The path is validated and the handshake runs.
     WaitingDtls,
     /// Keys are known.
     Connected,
 }
 
 impl PeerState {
-    /// The state as the API shows it.
+    /// Name of the state in the API.
     pub fn label(self) -> &'static str {
         match self {
             Self::WaitingIce => "waiting_ice",
@@ -49,7 +51,7 @@ impl PeerState {
     }
 }
 
-/// What the worker must react to.
+/// Event that the worker must react to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerEvent {
     /// Keys are known: media may flow.
@@ -58,21 +60,71 @@ pub enum PeerEvent {
     Closed(CloseReason),
 }
 
-/// One connection. What each packet needs stands together at the end.
+/// Connection of one peer. The fields that each packet needs stand together at the end.
 #[repr(C)]
 pub struct Peer {
     dtls: Box<dyn Dtls>,
     dtls_role: DtlsRole,
-    state: PeerState,
-    deadline: Option<(Instant, CloseReason)>,
-    profile: Option<SrtpProfile>,
     ice: IceAgent,
-    receiver: Option<SrtpReceiver>,
-    sender: Option<SrtpSender>,
+    stage: Stage,
+}
+
+/// How far the connection is, and what it has there.
+#[repr(C)]
+enum Stage {
+    /// No valid check yet.
+    WaitingIce { deadline: Instant },
+    /// The path is validated and the handshake runs.
+    WaitingDtls { deadline: Instant },
+    /// Keys are known.
+    Connected(Srtp),
+}
+
+/// Both directions of SRTP. Sending stands first, next to the pair that we send on.
+#[repr(C)]
+struct Srtp {
+    sender: SrtpSender,
+    receiver: SrtpReceiver,
+    profile: SrtpProfile,
+}
+
+impl Srtp {
+    fn new(profile: SrtpProfile, keys: &SrtpKeys) -> Self {
+        Self {
+            sender: SrtpSender::new(profile, &keys.local),
+            receiver: SrtpReceiver::new(profile, &keys.remote),
+            profile,
+        }
+    }
+}
+
+impl Stage {
+    /// When the session ends if the connection stays at this stage, and why.
+    fn deadline(&self) -> Option<(Instant, CloseReason)> {
+        match *self {
+            Self::WaitingIce { deadline } => Some((deadline, CloseReason::NoIce)),
+            Self::WaitingDtls { deadline } => Some((deadline, CloseReason::DtlsTimeout)),
+            Self::Connected(_) => None,
+        }
+    }
+
+    fn connected(&self) -> Option<&Srtp> {
+        match self {
+            Self::Connected(srtp) => Some(srtp),
+            Self::WaitingIce { .. } | Self::WaitingDtls { .. } => None,
+        }
+    }
+
+    fn connected_mut(&mut self) -> Option<&mut Srtp> {
+        match self {
+            Self::Connected(srtp) => Some(srtp),
+            Self::WaitingIce { .. } | Self::WaitingDtls { .. } => None,
+        }
+    }
 }
 
 impl Peer {
-    /// A connection that waits for its first check.
+    /// Connection that waits for its first check.
     pub fn new(
         role: Role,
         local: IceCredentials,
@@ -80,30 +132,31 @@ impl Peer {
         dtls: &dyn DtlsBackend,
         now: Instant,
     ) -> Self {
-        let config = IceConfig { local, remote: remote.ice.clone(), kind: role };
+        let policy = Policy::for_role(role);
+        let config = IceConfig { local, remote: remote.ice.clone(), policy };
         Self {
             ice: IceAgent::new(config, now),
             dtls: dtls.associate(remote.dtls_role, remote.fingerprints.clone()),
             dtls_role: remote.dtls_role,
-            state: PeerState::WaitingIce,
-            deadline: Some((now + ICE_TIMEOUT, CloseReason::NoIce)),
-            profile: None,
-            receiver: None,
-            sender: None,
+            stage: Stage::WaitingIce { deadline: now + ICE_TIMEOUT },
         }
     }
 
-    /// How far the connection is.
+    /// State of the connection.
     pub fn state(&self) -> PeerState {
-        self.state
+        match self.stage {
+            Stage::WaitingIce { .. } => PeerState::WaitingIce,
+            Stage::WaitingDtls { .. } => PeerState::WaitingDtls,
+            Stage::Connected(_) => PeerState::Connected,
+        }
     }
 
-    /// The SRTP profile, once connected.
+    /// SRTP profile, once connected.
     pub fn profile(&self) -> Option<SrtpProfile> {
-        self.profile
+        self.stage.connected().map(|srtp| srtp.profile)
     }
 
-    /// Where we send now.
+    /// Path that we send on now.
     pub fn selected(&self) -> Option<FiveTuple> {
         self.ice.selected()
     }
@@ -111,27 +164,27 @@ impl Peer {
     /// Reads what sealing and sending need, so that it is in the caches by then.
     pub fn warm(&self) {
         self.ice.warm();
-        black_box(self.sender.is_some());
+        black_box(self.stage.connected().map(|srtp| srtp.sender.rtcp_index()));
     }
 
-    /// The same of what lies behind it.
+    /// Reads what sealing needs behind [`warm`](Self::warm): the keys.
     pub fn warm_sender(&self) {
-        if let Some(sender) = &self.sender {
-            sender.warm();
+        if let Some(srtp) = self.stage.connected() {
+            srtp.sender.warm();
         }
     }
 
-    /// Reads what opening needs.
+    /// Reads what opening needs, so that it is in the caches by then.
     pub fn warm_receiver(&self) {
         self.ice.warm_pairs();
-        if let Some(receiver) = &self.receiver {
-            receiver.warm();
+        if let Some(srtp) = self.stage.connected() {
+            srtp.receiver.warm();
         }
     }
 
     /// Whether this pair is one of the session's, and the session proved to be alive within `span`.
     pub fn holds(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
-        self.ice.is_validated(path) && now.saturating_duration_since(self.ice.last_life()) < span
+        self.ice.is_validated(path) && now.saturating_duration_since(self.ice.last_alive()) < span
     }
 
     /// Whether a valid check came from this pair.
@@ -144,12 +197,12 @@ impl Peer {
         self.ice.rtt()
     }
 
-    /// Begins an ICE restart; media keeps flowing on the old pair (whip-whep B9).
+    /// Begins an ICE restart. Media keeps flowing on the old pair (whip-whep B9).
     pub fn restart_ice(&mut self, local: IceCredentials, remote: IceCredentials, now: Instant) {
         self.ice.restart(local, remote, now);
     }
 
-    /// One STUN datagram that names this session or answers it.
+    /// Takes one STUN datagram that names this session or answers a check of it.
     ///
     /// # Errors
     /// Why it was dropped.
@@ -161,13 +214,12 @@ impl Peer {
         egress: &mut dyn Egress,
     ) -> Result<(), DropReason> {
         let mut reply = [0; STUN_BYTES_MAX];
-        let event = self.ice.handle_stun(now, path, datagram, &mut reply)?;
-        if let Some(reply) = reply.get(..event.reply_len).filter(|reply| !reply.is_empty()) {
+        let len = self.ice.handle_stun(now, path, datagram, &mut reply)?;
+        if let Some(reply) = reply.get(..len).filter(|reply| !reply.is_empty()) {
             egress.send(Transmit::control(path, reply));
         }
-        if self.state == PeerState::WaitingIce {
-            self.state = PeerState::WaitingDtls;
-            self.deadline = Some((now + DTLS_TIMEOUT, CloseReason::DtlsTimeout));
+        if let Stage::WaitingIce { .. } = self.stage {
+            self.stage = Stage::WaitingDtls { deadline: now + DTLS_TIMEOUT };
             if self.dtls_role == DtlsRole::Client {
                 self.dtls.start(now);
             }
@@ -175,7 +227,7 @@ impl Peer {
         Ok(())
     }
 
-    /// One DTLS datagram.
+    /// Takes one DTLS datagram.
     ///
     /// # Errors
     /// Why it was dropped.
@@ -185,7 +237,8 @@ impl Peer {
         path: FiveTuple,
         datagram: &[u8],
     ) -> Result<(), DropReason> {
-        self.admit(path, datagram.len())?;
+        self.check_validated(path)?;
+        self.ice.count_received(path, datagram.len());
         self.dtls.handle(now, datagram)
     }
 
@@ -201,10 +254,11 @@ impl Peer {
         header: &RtpHeader,
         out: &mut [u8],
     ) -> Result<Opened, DropReason> {
-        self.admit(path, packet.len())?;
-        let receiver = self.receiver.as_mut().ok_or(DropReason::NoKeys)?;
+        self.check_validated(path)?;
+        self.ice.count_received(path, packet.len());
+        let srtp = self.stage.connected_mut().ok_or(DropReason::NoKeys)?;
         let opened =
-            receiver.open_rtp(packet, header.header_len, header.ssrc, header.sequence, out)?;
+            srtp.receiver.open_rtp(packet, header.header_len, header.ssrc, header.sequence, out)?;
         self.ice.on_authenticated(now, path);
         Ok(opened)
     }
@@ -219,23 +273,27 @@ impl Peer {
         path: FiveTuple,
         packet: &mut [u8],
     ) -> Result<usize, DropReason> {
-        self.admit(path, packet.len())?;
-        let receiver = self.receiver.as_mut().ok_or(DropReason::NoKeys)?;
-        let len = receiver.open_rtcp(packet)?;
+        self.check_validated(path)?;
+        self.ice.count_received(path, packet.len());
+        let srtp = self.stage.connected_mut().ok_or(DropReason::NoKeys)?;
+        let len = srtp.receiver.open_rtcp(packet)?;
         self.ice.on_authenticated(now, path);
         Ok(len)
     }
 
-    /// Seals a packet that a line wrote; returns the length on the wire. The only way to seal RTP.
+    /// Seals a packet that an `RtpSender` wrote; returns the length on the wire. This is the only way
+    /// to seal RTP.
     pub fn seal(&mut self, plaintext: Plaintext<'_>) -> Option<usize> {
         let Plaintext { out, header_len, prefix_len, rest, padding, ssrc, index } = plaintext;
         let tail = Tail { shared: rest, padding };
-        self.sender.as_mut()?.seal_rtp(out, header_len, prefix_len, tail, ssrc, index)
+        let srtp = self.stage.connected_mut()?;
+        srtp.sender.seal_rtp(out, header_len, prefix_len, tail, ssrc, index)
     }
 
-    /// Seals the RTCP in `buffer[..len]`; the length on the wire. Nothing is counted yet: see [`Self::may_send`].
+    /// Seals the RTCP in `buffer[..len]`; returns the length on the wire. Counts nothing: see
+    /// [`Self::reserve`].
     pub fn seal_rtcp(&mut self, buffer: &mut [u8], len: usize, ssrc: u32) -> Option<usize> {
-        self.sender.as_mut()?.seal_rtcp(buffer, len, ssrc)
+        self.stage.connected_mut()?.sender.seal_rtcp(buffer, len, ssrc)
     }
 
     /// Seals the RTCP in `buffer[..len]` and sends it, if we may.
@@ -244,29 +302,30 @@ impl Peer {
             return;
         }
         let Some(sealed) = self.seal_rtcp(buffer, len, ssrc) else { return };
-        let Some(path) = self.ice.selected().filter(|_| self.ice.may_send(sealed)) else { return };
+        let Some(path) = self.ice.selected().filter(|_| self.ice.reserve(sealed)) else { return };
         if let Some(contents) = buffer.get(..sealed) {
             egress.send(Transmit::control(path, contents));
         }
     }
 
-    /// Whether `bytes` may go to the selected path now (the 3 x rule of architecture D3).
-    pub fn may_send(&mut self, bytes: usize) -> bool {
-        self.ice.may_send(bytes)
+    /// Counts `bytes` as sent on the selected path if they may go there now. An unconfirmed path gets
+    /// 3 times the bytes that came from it (architecture D3).
+    pub fn reserve(&mut self, bytes: usize) -> bool {
+        self.ice.reserve(bytes)
     }
 
-    /// Whether any number of bytes may go to the selected path: the peer has answered us from there.
-    /// Say with [`Self::count_sent`] how many went.
+    /// Whether any number of bytes may go to the selected path: a viewer has answered our check from
+    /// there, a publisher has sent SRTP. Tell [`Self::count_sent`] how many went.
     pub fn is_confirmed(&self) -> bool {
-        self.ice.allowance() == u64::MAX
+        self.ice.is_confirmed()
     }
 
-    /// Bytes went to the selected path.
+    /// Counts bytes that were sent on the selected path.
     pub fn count_sent(&mut self, bytes: u64) {
         self.ice.count_sent(bytes);
     }
 
-    /// Sends what ICE and DTLS have to send, and tells what happened. Call after each datagram and
+    /// Sends what ICE and DTLS have to send, and returns what happened. Call after each datagram and
     /// timeout, until it returns `None`.
     pub fn poll(
         &mut self,
@@ -282,11 +341,7 @@ impl Peer {
         }
         match self.dtls.poll_event()? {
             DtlsEvent::Connected { profile, keys } => {
-                self.receiver = Some(SrtpReceiver::new(profile, &keys.remote));
-                self.sender = Some(SrtpSender::new(profile, &keys.local));
-                self.profile = Some(profile);
-                self.state = PeerState::Connected;
-                self.deadline = None;
+                self.stage = Stage::Connected(Srtp::new(profile, &keys));
                 Some(PeerEvent::Connected)
             }
             DtlsEvent::Failed(reason) => Some(PeerEvent::Closed(reason)),
@@ -294,43 +349,40 @@ impl Peer {
         }
     }
 
-    /// When [`Self::handle_timeout`] wants to be called.
+    /// When to call [`Self::handle_timeout`] next.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let deadline = self.deadline.map(|(at, _)| at);
-        [self.ice.next_timeout(), self.dtls.next_timeout(), deadline].into_iter().flatten().min()
+        let ice = Some(self.ice.next_timeout());
+        let deadline = self.stage.deadline().map(|(at, _)| at);
+        [ice, self.dtls.next_timeout(), deadline].into_iter().flatten().min()
     }
 
-    /// Drives timers; returns why the connection is over, if it is.
+    /// Runs what is due; returns why the connection is over, if it is.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<CloseReason> {
-        if let Some((_, reason)) = self.deadline.filter(|(at, _)| *at <= now) {
+        if let Some((_, reason)) = self.stage.deadline().filter(|(at, _)| *at <= now) {
             return Some(reason);
         }
         self.ice.handle_timeout(now);
         if self.dtls.next_timeout().is_some_and(|at| at <= now) {
             self.dtls.handle_timeout(now);
         }
-        let expired = self.state == PeerState::Connected && self.ice.is_expired(now);
+        let expired = self.stage.connected().is_some() && self.ice.is_expired(now);
         expired.then_some(CloseReason::ConsentExpired)
     }
 
-    /// Says goodbye: DTLS close_notify (whip-whep C61).
+    /// Ends the association and sends DTLS close_notify (whip-whep C61).
     pub fn close(&mut self, now: Instant, egress: &mut dyn Egress) {
         self.dtls.close(now);
         self.send_dtls(egress);
     }
 
-    fn admit(&mut self, path: FiveTuple, bytes: usize) -> Result<(), DropReason> {
-        if !self.ice.is_validated(path) {
-            return Err(DropReason::UnvalidatedAddress);
-        }
-        self.ice.on_datagram(path, bytes);
-        Ok(())
+    fn check_validated(&self, path: FiveTuple) -> Result<(), DropReason> {
+        if self.ice.is_validated(path) { Ok(()) } else { Err(DropReason::UnvalidatedAddress) }
     }
 
     fn send_dtls(&mut self, egress: &mut dyn Egress) {
         while let Some(datagram) = self.dtls.poll_transmit() {
             let Some(path) = self.ice.selected() else { continue };
-            if self.ice.may_send(datagram.len()) {
+            if self.ice.reserve(datagram.len()) {
                 egress.send(Transmit::control(path, &datagram));
             }
         }
@@ -339,6 +391,6 @@ impl Peer {
 
 impl std::fmt::Debug for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Peer").field("state", &self.state()).finish_non_exhaustive()
     }
 }

@@ -1,8 +1,8 @@
 //! STUN messages as ICE and plain STUN use them (RFC 8489, RFC 8445 section 16).
 //!
-//! Owns the bytes: a borrowed view of a received message, and writers into caller buffers; no
-//! allocation, no state. Never decides who may talk to us: that is `ice.rs`. Called by `ice.rs`,
-//! and by the worker's demultiplexer for [`server_ufrag`] and [`plain_binding_reply`].
+//! Owns the bytes: a borrowed view of a received message, and writers into the caller's buffers.
+//! Never allocates, holds no state, and never decides who may talk to us: that is `ice/mod.rs`.
+//! Called by it, and by `worker` for [`server_ufrag`] and [`plain_binding_reply`].
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,8 +19,8 @@ const INTEGRITY_TLV: usize = 4 + INTEGRITY_LEN;
 const FINGERPRINT_TLV: usize = 8;
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
 
-/// Unknown comprehension-required attributes that one message is remembered by; more are left out
-/// of the 420 answer.
+/// Unknown comprehension-required attributes kept of one message; more are left out of the 420
+/// answer.
 const MAX_UNKNOWN: usize = 8;
 
 /// Attribute types (RFC 8489 section 18.3, RFC 8445 section 16.1).
@@ -39,7 +39,7 @@ mod attribute {
     pub(super) const FINGERPRINT: u16 = 0x8028;
     pub(super) const ICE_CONTROLLED: u16 = 0x8029;
 
-    /// Comprehension-required attributes that we know, if only to ignore them.
+    /// Comprehension-required attributes that we know; some of them we ignore.
     pub(super) const KNOWN: [u16; 11] = [
         MAPPED_ADDRESS,
         USERNAME,
@@ -55,28 +55,28 @@ mod attribute {
     ];
 }
 
-/// The 96 bits that tie an answer to its request.
+/// Transaction id: 96 bits that relate an answer to its request.
 pub type TransactionId = [u8; 12];
 
 /// Message class (RFC 8489 section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StunClass {
-    /// Wants an answer.
+    /// Request: it is answered.
     Request,
-    /// Wants none.
+    /// Indication: it is not answered.
     Indication,
-    /// Answers a request.
+    /// Success response.
     Success,
-    /// Refuses a request.
+    /// Error response.
     Error,
 }
 
-/// The bytes are not a well-formed STUN message: wrong cookie, lengths or `FINGERPRINT`.
+/// Error: the bytes are not a well-formed STUN message (cookie, lengths or `FINGERPRINT` are wrong).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a well-formed STUN message")]
 pub struct StunError;
 
-/// A received message, checked for shape and fingerprint, not for authenticity.
+/// Received message, checked for its form and its fingerprint, not for authenticity.
 #[derive(Debug)]
 pub struct StunView<'a> {
     raw: &'a [u8],
@@ -93,10 +93,10 @@ pub struct StunView<'a> {
 }
 
 impl<'a> StunView<'a> {
-    /// Reads one datagram that holds exactly one message.
+    /// Reads a datagram that holds exactly one message.
     ///
     /// # Errors
-    /// [`StunError`] when it does not, or when its `FINGERPRINT` is wrong or not last.
+    /// [`StunError`] for any other datagram, and when `FINGERPRINT` is wrong or not last.
     pub fn parse(raw: &'a [u8]) -> Result<Self, StunError> {
         let header = Header::read(raw).ok_or(StunError)?;
         let mut view = Self {
@@ -144,7 +144,7 @@ impl<'a> StunView<'a> {
         Ok(view)
     }
 
-    /// The class.
+    /// Class of the message.
     pub fn class(&self) -> StunClass {
         self.class
     }
@@ -154,7 +154,7 @@ impl<'a> StunView<'a> {
         self.method == BINDING
     }
 
-    /// The transaction id.
+    /// Transaction id of the message.
     pub fn transaction_id(&self) -> TransactionId {
         self.transaction_id
     }
@@ -169,12 +169,12 @@ impl<'a> StunView<'a> {
         self.use_candidate
     }
 
-    /// Comprehension-required attributes that we do not know, at most 8 of them.
+    /// Comprehension-required attributes that we do not know, at most [`MAX_UNKNOWN`] of them.
     pub fn unknown_attributes(&self) -> &[u16] {
         self.unknown.get(..self.unknown_len).unwrap_or_default()
     }
 
-    /// Whether `MESSAGE-INTEGRITY` is there and matches `key` (RFC 8489 section 14.5), compared in
+    /// Whether `MESSAGE-INTEGRITY` is there and matches `key` (RFC 8489 section 14.5). Compares in
     /// constant time.
     pub fn verify_integrity(&self, key: &[u8]) -> bool {
         let tag = self.integrity_at.and_then(|at| self.raw.get(at..)?.get(4..INTEGRITY_TLV));
@@ -189,8 +189,8 @@ impl<'a> StunView<'a> {
     }
 }
 
-/// The local ufrag of an ICE check, to find its session: only the header and the attributes before
-/// `USERNAME` are looked at. `None` for anything else, plain STUN included.
+/// Local ufrag of an ICE check, to find its session. Reads only the header and the attributes up to
+/// `USERNAME`. `None` for anything else, plain STUN included.
 pub fn server_ufrag(datagram: &[u8]) -> Option<&str> {
     let header = Header::read(datagram)?;
     if header.class != StunClass::Request || header.method != BINDING {
@@ -205,8 +205,8 @@ pub fn server_ufrag(datagram: &[u8]) -> Option<&str> {
 
 /// Answers a plain Binding request, one without `USERNAME` (whip-whep H1 to H3): success with
 /// `XOR-MAPPED-ADDRESS`, or 420 for unknown attributes, and `FINGERPRINT` if the request has one.
-/// At most 44 bytes for a 20-byte request, so it is no amplifier worth using. `None` for any other
-/// message or when `out` is too short.
+/// Writes at most 44 bytes for a 20-byte request, so that an attacker gains little by it. `None` for
+/// any other message or when `out` is too short.
 pub fn plain_binding_reply(request: &[u8], source: SocketAddr, out: &mut [u8]) -> Option<usize> {
     let view = StunView::parse(request).ok()?;
     if view.class != StunClass::Request || !view.is_binding() || view.username.is_some() {
@@ -228,7 +228,8 @@ pub fn plain_binding_reply(request: &[u8], source: SocketAddr, out: &mut [u8]) -
 }
 
 /// Writes the answer to an authenticated check: `XOR-MAPPED-ADDRESS`, `MESSAGE-INTEGRITY` with our
-/// password as `key`, `FINGERPRINT`. Its length, or `None` when `out` is too short (76 bytes do).
+/// password as `key`, `FINGERPRINT`. Returns its length, or `None` when `out` is too short (76 bytes
+/// suffice).
 pub fn write_success(
     out: &mut [u8],
     transaction_id: &TransactionId,
@@ -254,24 +255,24 @@ pub fn write_unknown_attributes(
     writer.fingerprint()
 }
 
-/// A check of our own.
+/// Check of our own.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckRequest<'a> {
-    /// Fresh for each request.
+    /// Transaction id, new for each request.
     pub transaction_id: TransactionId,
-    /// The peer's ufrag; it stands first.
+    /// Ufrag of the peer; it stands first in `USERNAME`.
     pub remote_ufrag: &'a str,
-    /// Our ufrag.
+    /// Ufrag of ours.
     pub local_ufrag: &'a str,
     /// `PRIORITY` (RFC 8445 section 7.1.1).
     pub priority: u32,
-    /// Tie breaker in `ICE-CONTROLLED`: a lite agent is always controlled.
+    /// Tie breaker in `ICE-CONTROLLED`; a lite agent is always controlled.
     pub tie_breaker: u64,
-    /// The peer's password.
+    /// Password of the peer.
     pub key: &'a [u8],
 }
 
-/// Writes a Binding request of ours; its length, or `None` when `out` is too short.
+/// Writes a Binding request of ours; returns its length, or `None` when `out` is too short.
 pub fn write_check(out: &mut [u8], check: &CheckRequest<'_>) -> Option<usize> {
     let mut writer = Writer::new(out, StunClass::Request, &check.transaction_id)?;
     let (remote, local) = (check.remote_ufrag.as_bytes(), check.local_ufrag.as_bytes());
@@ -282,7 +283,7 @@ pub fn write_check(out: &mut [u8], check: &CheckRequest<'_>) -> Option<usize> {
     writer.fingerprint()
 }
 
-/// The fixed 20 bytes.
+/// Header of a message: 20 bytes.
 struct Header {
     class: StunClass,
     method: u16,
@@ -312,14 +313,15 @@ impl Header {
     }
 }
 
+/// Attribute of a message.
 struct Attribute<'a> {
-    /// Offset of its header in the message.
+    /// Offset of the attribute's header in the message.
     at: usize,
     kind: u16,
     value: &'a [u8],
 }
 
-/// Walks the attributes; ends after the first malformed one.
+/// Iterator over the attributes; ends after the first malformed one.
 struct Attributes<'a> {
     raw: &'a [u8],
     at: usize,
@@ -356,7 +358,7 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// Appends attributes and keeps the header's length field right.
+/// Writer of one message: appends attributes and keeps the header's length field right.
 struct Writer<'a> {
     out: &'a mut [u8],
     len: usize,
@@ -396,14 +398,14 @@ impl<'a> Writer<'a> {
         self.set_length(self.len)
     }
 
-    /// Makes the header say that the message ends at `end`.
+    /// Writes the length field for a message that ends at `end`.
     fn set_length(&mut self, end: usize) -> Option<()> {
         let length = u16::try_from(end.checked_sub(HEADER_LEN)?).ok()?;
         self.out.get_mut(2..4)?.copy_from_slice(&length.to_be_bytes());
         Some(())
     }
 
-    /// RFC 8489 section 14.2. A mapped IPv4 address is written as IPv4.
+    /// Appends `XOR-MAPPED-ADDRESS` (RFC 8489 section 14.2). A mapped IPv4 address is written as IPv4.
     fn xor_mapped_address(&mut self, source: SocketAddr) -> Option<()> {
         let id: TransactionId = *self.out.get(8..)?.first_chunk()?;
         let port = (source.port() ^ (MAGIC_COOKIE >> 16) as u16).to_be_bytes();
@@ -420,7 +422,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// `ERROR-CODE` 420 without a reason phrase, and the list.
+    /// Appends `ERROR-CODE` 420 without a reason phrase, and the list of attributes.
     fn unknown_attributes_error(&mut self, unknown: &[u16]) -> Option<()> {
         self.attribute(attribute::ERROR_CODE, &[&[0, 0, 4, 20]])?;
         let mut list = [0u8; 2 * MAX_UNKNOWN];
@@ -436,7 +438,7 @@ impl<'a> Writer<'a> {
         self.attribute(attribute::MESSAGE_INTEGRITY, &[&mac.finalize().into_bytes()])
     }
 
-    /// The last attribute; the finished message's length.
+    /// Appends the last attribute; returns the length of the finished message.
     fn fingerprint(&mut self) -> Option<usize> {
         self.set_length(self.len.checked_add(FINGERPRINT_TLV)?)?;
         let crc = fingerprint(self.out.get(..self.len)?);
@@ -445,8 +447,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// HMAC-SHA1 over the message before `MESSAGE-INTEGRITY`, with the length field as if the message
-/// ended behind it.
+/// HMAC-SHA1 over the message before `MESSAGE-INTEGRITY`. The length field counts as if the message
+/// ended with that attribute.
 fn integrity_mac(before: &[u8], key: &[u8]) -> Option<Hmac<Sha1>> {
     let (head, rest) = before.split_at_checked(4)?;
     let length = before.len().checked_sub(HEADER_LEN)?.checked_add(INTEGRITY_TLV)?;
@@ -457,13 +459,13 @@ fn integrity_mac(before: &[u8], key: &[u8]) -> Option<Hmac<Sha1>> {
     Some(mac)
 }
 
-/// RFC 8489 section 14.7, over the message before the attribute.
+/// Value of `FINGERPRINT` for the message before it (RFC 8489 section 14.7).
 fn fingerprint(before: &[u8]) -> u32 {
     crc32fast::hash(before) ^ FINGERPRINT_XOR
 }
 
-/// A check as a client sends it, for the stories in `ice.rs`. Without PRIORITY and
-/// ICE-CONTROLLING, as FFmpeg does it (whip-whep C50).
+/// Check as a client sends it, for the tests of `ice`. Without PRIORITY and ICE-CONTROLLING, as FFmpeg
+/// does it (whip-whep C50).
 #[cfg(test)]
 pub(super) fn client_check(check: &CheckRequest<'_>, extra: &[u16]) -> Vec<u8> {
     let mut out = [0u8; 200];
@@ -479,165 +481,4 @@ pub(super) fn client_check(check: &CheckRequest<'_>, extra: &[u16]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rtc_stun::attributes::{ATTR_PRIORITY, ATTR_USE_CANDIDATE, ATTR_USERNAME};
-    use rtc_stun::fingerprint::FINGERPRINT;
-    use rtc_stun::integrity::MessageIntegrity;
-    use rtc_stun::message::{BINDING_REQUEST, BINDING_SUCCESS, Getter, Message, Setter};
-    use rtc_stun::xoraddr::XorMappedAddress;
-
-    const PASSWORD: &[u8] = b"VOkJxbRl1RmTxUk/WvJxBt";
-
-    /// RFC 5769 section 2.1.
-    const REQUEST: &[u8] = b"\x00\x01\x00\x58\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\
-        \xfa\x87\xdf\xae\x80\x22\x00\x10STUN test client\x00\x24\x00\x04\x6e\x00\x01\xff\
-        \x80\x29\x00\x08\x93\x2f\xf9\xb1\x51\x26\x3b\x36\x00\x06\x00\x09evtj:h6vY\x20\x20\x20\
-        \x00\x08\x00\x14\x9a\xea\xa7\x0c\xbf\xd8\xcb\x56\x78\x1e\xf2\xb5\xb2\xd3\xf2\x49\
-        \xc1\xb5\x71\xa2\x80\x28\x00\x04\xe5\x7a\x3b\xcf";
-
-    #[test]
-    fn rfc_5769_request_vector() {
-        let view = StunView::parse(REQUEST).unwrap();
-        assert_eq!((view.class(), view.is_binding()), (StunClass::Request, true));
-        assert_eq!(view.username(), Some(("evtj", "h6vY")));
-        assert_eq!(server_ufrag(REQUEST), Some("evtj"));
-        assert!(view.verify_integrity(PASSWORD));
-        assert!(!view.verify_integrity(b"VOkJxbRl1RmTxUk/WvJxBu"));
-        assert!(view.fingerprint && !view.has_use_candidate());
-    }
-
-    #[test]
-    fn every_flipped_bit_breaks_shape_fingerprint_or_integrity() {
-        // A damaged type of FINGERPRINT itself makes it an attribute that nobody looks at.
-        for bit in 0..(REQUEST.len() - FINGERPRINT_TLV) * 8 {
-            let mut bad = REQUEST.to_vec();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            let passed = StunView::parse(&bad).is_ok_and(|view| view.verify_integrity(PASSWORD));
-            assert!(!passed, "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn the_oracle_accepts_our_answers() {
-        let id = *b"0123456789ab";
-        for source in ["192.0.2.1:32853", "[2001:db8::7]:443", "[::ffff:10.0.0.9]:5000"] {
-            let source: SocketAddr = source.parse().unwrap();
-            let mut out = [0u8; 76];
-            let len = write_success(&mut out, &id, source, PASSWORD).unwrap();
-            let mut message = Message::new();
-            message.unmarshal_binary(&out[..len]).unwrap();
-            assert_eq!(message.typ, BINDING_SUCCESS);
-            assert_eq!(message.transaction_id.0, id);
-            let mut mapped = XorMappedAddress::default();
-            mapped.get_from(&message).unwrap();
-            assert_eq!((mapped.ip, mapped.port), (source.ip().to_canonical(), source.port()));
-            let provider = rtc_crypto::default_provider().unwrap();
-            MessageIntegrity::check(&mut message, PASSWORD, provider.crypto()).unwrap();
-            FINGERPRINT.check(&message).unwrap();
-        }
-    }
-
-    #[test]
-    fn we_accept_the_oracles_request_and_it_accepts_ours() {
-        let provider = rtc_crypto::default_provider().unwrap();
-        let integrity = MessageIntegrity::new_short_term_integrity_with_provider(
-            "a-password-of-22-chars".into(),
-            provider.crypto(),
-        );
-        let mut theirs = Message::new();
-        theirs.set_type(BINDING_REQUEST);
-        theirs.new_transaction_id().unwrap();
-        theirs.write_header();
-        theirs.add(ATTR_USERNAME, b"ours:theirs");
-        theirs.add(ATTR_USE_CANDIDATE, &[]);
-        integrity.add_to(&mut theirs).unwrap();
-        FINGERPRINT.add_to(&mut theirs).unwrap();
-        let view = StunView::parse(&theirs.raw).unwrap();
-        assert_eq!(view.username(), Some(("ours", "theirs")));
-        assert!(view.has_use_candidate());
-        assert!(view.verify_integrity(b"a-password-of-22-chars"));
-        assert_eq!(view.transaction_id(), theirs.transaction_id.0);
-
-        let check = CheckRequest {
-            transaction_id: *b"abcdefghijkl",
-            remote_ufrag: "theirs",
-            local_ufrag: "ours",
-            priority: 0x6e7f_ffff,
-            tie_breaker: 7,
-            key: b"a-password-of-22-chars",
-        };
-        let mut out = [0u8; 200];
-        let len = write_check(&mut out, &check).unwrap();
-        let mut ours = Message::new();
-        ours.unmarshal_binary(&out[..len]).unwrap();
-        assert_eq!(ours.get(ATTR_USERNAME).unwrap(), b"theirs:ours");
-        assert_eq!(ours.get(ATTR_PRIORITY).unwrap(), 0x6e7f_ffffu32.to_be_bytes());
-        MessageIntegrity::check(&mut ours, check.key, provider.crypto()).unwrap();
-        FINGERPRINT.check(&ours).unwrap();
-    }
-
-    fn bare_request() -> Vec<u8> {
-        let mut request = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
-        request.extend_from_slice(b"0123456789ab");
-        request
-    }
-
-    // whip-whep H1, H2
-    #[test]
-    fn plain_stun_is_answered_with_the_source_and_little_else() {
-        let mut out = [0u8; 100];
-        let v4 = plain_binding_reply(&bare_request(), "192.0.2.1:1".parse().unwrap(), &mut out);
-        assert_eq!(v4, Some(32));
-        let v6 = plain_binding_reply(&bare_request(), "[2001:db8::1]:1".parse().unwrap(), &mut out);
-        assert_eq!(v6, Some(44));
-        // An ICE check is not plain STUN (whip-whep H3), and neither is an answer.
-        let source = "192.0.2.1:1".parse().unwrap();
-        assert_eq!(plain_binding_reply(REQUEST, source, &mut out), None);
-        let mut answer = bare_request();
-        answer[0] = 1;
-        assert_eq!(plain_binding_reply(&answer, source, &mut out), None);
-        assert_eq!(plain_binding_reply(&bare_request(), source, &mut [0; 31]), None);
-    }
-
-    // whip-whep H2
-    #[test]
-    fn unknown_required_attributes_are_named_in_a_420() {
-        let mut request = bare_request();
-        for kind in 0..10u8 {
-            request.extend_from_slice(&[0x7f, kind, 0, 0]);
-        }
-        request.extend_from_slice(&[0xff, 0, 0, 0]); // comprehension-optional
-        request[3] = (request.len() - HEADER_LEN) as u8;
-        let mut out = [0u8; 100];
-        let source = "192.0.2.1:1".parse().unwrap();
-        let len = plain_binding_reply(&request, source, &mut out).unwrap();
-        assert_eq!(out[..2], [0x01, 0x11]);
-        assert_eq!(out[20..28], [0, 9, 0, 4, 0, 0, 4, 20]);
-        assert_eq!(out[28..34], [0, 10, 0, 16, 0x7f, 0]);
-        assert_eq!(len, 48);
-    }
-
-    // quality B4 item 8
-    #[test]
-    fn every_short_length_is_refused_without_a_panic() {
-        for len in 0..=64usize {
-            for fill in [0x00, 0xff] {
-                let junk = vec![fill; len];
-                assert_eq!(StunView::parse(&junk).err(), Some(StunError));
-                assert_eq!(server_ufrag(&junk), None);
-            }
-            let mut cut = REQUEST[..len].to_vec();
-            assert!(StunView::parse(&cut).is_err());
-            if let (Some(field), Some(body)) = (cut.get_mut(3), len.checked_sub(HEADER_LEN)) {
-                *field = body as u8;
-                // Cut at an attribute's end it is a message without integrity.
-                assert!(
-                    StunView::parse(&cut).is_ok_and(|v| !v.verify_integrity(PASSWORD))
-                        == [0, 20, 28, 40].contains(&body),
-                    "{len}"
-                );
-            }
-        }
-    }
-}
+mod tests;

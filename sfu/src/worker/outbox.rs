@@ -170,7 +170,7 @@ impl<'a> Outbox<'a> {
     #[inline]
     fn reserve(&mut self, bytes: usize) -> bool {
         if !self.confirmed {
-            return self.peer.may_send(bytes);
+            return self.peer.reserve(bytes);
         }
         self.counted += bytes as u64;
         true

@@ -1,8 +1,8 @@
 //! AES-128 counter mode with HMAC-SHA1-80 for SRTP and SRTCP (RFC 3711).
 //!
-//! The fallback for clients without GCM. HMAC-SHA1 is serial and takes four fifths of the time,
-//! so the keyed HMAC state is cloned per packet instead of keyed again. Never decides about
-//! replay or indices. Called by `receiver.rs` and `sender.rs`.
+//! Owns the session keys of one direction, for clients without GCM. HMAC-SHA1 is serial and takes
+//! four fifths of the time, so the keyed HMAC state is cloned per packet instead of keyed again.
+//! Never decides about replay or indices. Called by `receiver.rs` and `sender.rs`.
 
 use aes::Aes128;
 use ctr::cipher::{InnerIvInit, KeyInit, StreamCipher};
@@ -11,19 +11,16 @@ use hmac::{Hmac, Mac};
 use sha1::Sha1;
 
 use super::kdf::SessionKeys;
-use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
+use super::packet::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
+use super::profile::{CM_SALT_LEN as SALT_LEN, CM_TAG_LEN as TAG_LEN};
 
-/// Bytes of the authentication tag: HMAC-SHA1 cut to 80 bits.
-pub(super) const TAG_LEN: usize = 10;
-/// Bytes of master and session salt.
-pub(super) const SALT_LEN: usize = 14;
-
-/// Both keys of one direction.
+/// Session keys of one direction.
 pub(super) struct Cm {
     rtp: Half,
     rtcp: Half,
 }
 
+/// Keys of RTP, or of RTCP.
 struct Half {
     aes: Aes128,
     mac: Hmac<Sha1>,
@@ -39,7 +36,8 @@ impl Half {
         }
     }
 
-    /// RFC 3711 section 4.1.1: salt, XOR the SSRC from bit 64, XOR the index from bit 16.
+    /// Key stream (RFC 3711 section 4.1.1): its start is the salt, XOR the SSRC from bit 64, XOR the
+    /// index from bit 16.
     fn keystream(&self, ssrc: u32, index: u64) -> Ctr128BE<&Aes128> {
         let block = (u128::from(ssrc) << 64) | (u128::from(index & 0xffff_ffff_ffff) << 16);
         let mut iv = block.to_be_bytes();
@@ -49,7 +47,7 @@ impl Half {
         Ctr128BE::from_core(CtrCore::inner_iv_init(&self.aes, &iv.into()))
     }
 
-    /// The untruncated MAC over `parts`.
+    /// Untruncated MAC over `parts`.
     fn mac(&self, parts: [&[u8]; 2]) -> Hmac<Sha1> {
         let mut mac = self.mac.clone();
         for part in parts {
@@ -59,7 +57,7 @@ impl Half {
     }
 }
 
-/// What RFC 3711 section 4.2 appends to the authenticated RTP packet.
+/// Roll-over counter, which RFC 3711 section 4.2 appends to the authenticated RTP packet.
 fn roc_bytes(index: u64) -> [u8; 4] {
     ((index >> 16) as u32).to_be_bytes()
 }
@@ -69,7 +67,7 @@ impl Cm {
         Self { rtp: Half::new(rtp), rtcp: Half::new(rtcp) }
     }
 
-    /// Opens one packet into `out` behind a copy of its header; the plaintext packet's length.
+    /// Opens one packet into `out` behind a copy of its header; returns the plaintext packet's length.
     pub(super) fn open_rtp(
         &self,
         packet: &[u8],
@@ -88,7 +86,7 @@ impl Cm {
         Some(len)
     }
 
-    /// Seals header, then `prefix_len` bytes already behind it, then `tail`.
+    /// Seals the header, then `prefix_len` bytes that are already behind it, then `tail`.
     pub(super) fn seal_rtp(
         &self,
         out: &mut [u8],
@@ -124,7 +122,7 @@ impl Cm {
         Some(len)
     }
 
-    /// Seals `len` bytes of RTCP in place; the SRTCP packet's length.
+    /// Seals `len` bytes of RTCP in place; returns the SRTCP packet's length.
     pub(super) fn seal_rtcp(
         &self,
         buf: &mut [u8],
@@ -150,7 +148,7 @@ mod tests {
 
     /// RFC 3711 appendix B.2: key stream of SSRC 0, index 0.
     #[test]
-    fn rfc_3711_aes_cm_vector() {
+    fn key_stream_of_rfc_3711_is_made() {
         let keys = SessionKeys::from_parts(
             &0x2B7E_1516_28AE_D2A6_ABF7_1588_09CF_4F3Cu128.to_be_bytes(),
             &0xF0F1_F2F3_F4F5_F6F7_F8F9_FAFB_FCFDu128.to_be_bytes()[2..],

@@ -1,27 +1,24 @@
 //! AES-GCM for SRTP and SRTCP (RFC 7714).
 //!
-//! One AEAD call per packet, no allocation: opening writes straight into the pool buffer, sealing
-//! takes shared plaintext in and writes ciphertext into the send arena. Never decides about
-//! replay or indices. Called by `receiver.rs` and `sender.rs`.
+//! Owns the session keys of one direction. Makes one AEAD call per packet and does not allocate:
+//! opening writes into the pool buffer, sealing reads shared plaintext and writes ciphertext into the
+//! send arena. Never decides about replay or indices. Called by `receiver.rs` and `sender.rs`.
 
 use std::hint::black_box;
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::kdf::SessionKeys;
-use super::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
+use super::packet::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
+use super::profile::{GCM_SALT_LEN as SALT_LEN, GCM_TAG_LEN as TAG_LEN};
 
-/// Bytes of the authentication tag.
-pub(super) const TAG_LEN: usize = 16;
-/// Bytes of master and session salt.
-pub(super) const SALT_LEN: usize = 12;
-
-/// Both keys of one direction.
+/// Session keys of one direction.
 pub(super) struct Gcm {
     rtp: Half,
     rtcp: Half,
 }
 
+/// Key of RTP, or of RTCP.
 struct Half {
     key: LessSafeKey,
     salt: [u8; SALT_LEN],
@@ -35,7 +32,7 @@ impl Half {
         Self { key: LessSafeKey::new(key), salt }
     }
 
-    /// RFC 7714 sections 8.1 and 9.1: two zero bytes, SSRC, and the low 48 bits of the index,
+    /// Nonce (RFC 7714 sections 8.1 and 9.1): two zero bytes, SSRC, and the low 48 bits of the index,
     /// XOR the salt. An SRTCP index has 31 bits, which leaves the two zero bytes of its format.
     fn nonce(&self, ssrc: u32, index: u64) -> Nonce {
         let block = (u128::from(ssrc) << 48) | u128::from(index & 0xffff_ffff_ffff);
@@ -53,12 +50,13 @@ impl Gcm {
         Self { rtp: Half::new(rtp), rtcp: Half::new(rtcp) }
     }
 
-    /// Reads what sealing needs, so that it is in the caches by then. The library's own state is out of reach.
+    /// Reads what sealing needs, so that it is in the caches by then. The library's own state cannot be
+    /// read from here.
     pub(super) fn warm(&self) {
         black_box((self.rtp.salt, self.rtp.key.algorithm().tag_len()));
     }
 
-    /// Opens one packet into `out` behind a copy of its header; the plaintext packet's length.
+    /// Opens one packet into `out` behind a copy of its header; returns the plaintext packet's length.
     pub(super) fn open_rtp(
         &self,
         packet: &[u8],
@@ -79,7 +77,7 @@ impl Gcm {
         Some(len)
     }
 
-    /// Seals header (AAD), then `prefix_len` bytes already behind it, then `tail`.
+    /// Seals the header (AAD), then `prefix_len` bytes that are already behind it, then `tail`.
     pub(super) fn seal_rtp(
         &self,
         out: &mut [u8],
@@ -124,7 +122,7 @@ impl Gcm {
         RTCP_CLEAR_LEN.checked_add(plaintext_len)
     }
 
-    /// Seals `len` bytes of RTCP in place; the SRTCP packet's length.
+    /// Seals `len` bytes of RTCP in place; returns the SRTCP packet's length.
     pub(super) fn seal_rtcp(
         &self,
         buf: &mut [u8],
@@ -146,7 +144,7 @@ impl Gcm {
     }
 }
 
-/// RFC 7714 section 9.2: the clear header, then the E flag with the index.
+/// AAD of SRTCP (RFC 7714 section 9.2): the clear header, then the E flag with the index.
 fn rtcp_aad(header: &[u8], trailer: u32) -> Option<[u8; RTCP_CLEAR_LEN + RTCP_INDEX_LEN]> {
     let mut aad = [0u8; RTCP_CLEAR_LEN + RTCP_INDEX_LEN];
     let (head, tail) = aad.split_at_mut_checked(RTCP_CLEAR_LEN)?;
@@ -179,7 +177,7 @@ mod tests {
 
     /// RFC 7714 sections 16.1.1 and 16.2.1.
     #[test]
-    fn rfc_7714_srtp_vectors() {
+    fn srtp_packets_of_rfc_7714_are_sealed_and_opened() {
         let header = hex("8040f17b 8041f8d3 5501a0b2");
         let text = b"Gallia est omnis divisa in partes tres";
         let cases = [
@@ -196,7 +194,7 @@ mod tests {
         ];
         for (key_len, expected) in cases {
             let gcm = gcm(key_len);
-            // The split between prefix and shared plaintext never shows on the wire.
+            // The split between prefix and shared plaintext makes no difference in the packet.
             for prefix_len in [0, 1, 2, 13, 16, text.len()] {
                 let mut out = [0u8; 100];
                 out[..12].copy_from_slice(&header);
@@ -224,7 +222,7 @@ mod tests {
 
     /// RFC 7714 section 17.1.
     #[test]
-    fn rfc_7714_srtcp_vector() {
+    fn srtcp_packet_of_rfc_7714_is_sealed_and_opened() {
         let plain = hex("81c8000d 4d617273 4e545031 4e545032 52545020 0000042a 0000e930
              4c756e61 deadbeef deadbeef deadbeef deadbeef deadbeef");
         let sealed = hex("81c8000d 4d617273 63e94885 dcdab67c a727d766 2f6b7e99 7ff5c0f7

@@ -1,17 +1,18 @@
 //! Session keys from a master key (RFC 3711 section 4.3, key derivation rate 0).
 //!
-//! Called once per direction when keys arrive. Next: `gcm.rs`, `cm.rs`.
+//! Owns the key derivation. Never keeps a key longer than the cipher needs it. Called by `cipher.rs`
+//! once per direction and kind. Next: `gcm.rs`, `cm.rs`.
 
 use aes::{Aes128, Aes256};
 use ctr::Ctr128BE;
 use ctr::cipher::{KeyIvInit, StreamCipher};
 
-use super::{KEY_MAX, MasterKey, SALT_MAX};
+use super::keys::{KEY_MAX, MasterKey, SALT_MAX};
 
 /// Bytes of an HMAC-SHA1 key.
 pub(super) const AUTH_KEY_LEN: usize = 20;
 
-/// Which half of a session the keys are for: the labels of RFC 3711 section 4.3.1 differ.
+/// Kind of packets that the keys are for: the labels of RFC 3711 section 4.3.1 differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Labels 0, 1, 2.
@@ -20,13 +21,13 @@ pub(super) enum Kind {
     Rtcp,
 }
 
-/// The keys that one cipher works with. Overwritten when dropped.
+/// Session keys of one cipher. Overwritten when dropped.
 pub(super) struct SessionKeys {
     key: [u8; KEY_MAX],
     key_len: usize,
-    /// Used by AES-CM only.
+    /// HMAC key of AES-CM; GCM does not use it.
     pub(super) auth: [u8; AUTH_KEY_LEN],
-    /// 14 bytes for AES-CM; GCM takes the first 12.
+    /// Salt of 14 bytes for AES-CM; GCM takes the first 12.
     pub(super) salt: [u8; SALT_MAX],
 }
 
@@ -49,12 +50,12 @@ impl SessionKeys {
         keys
     }
 
-    /// The cipher key: as long as the master key.
+    /// Cipher key, as long as the master key.
     pub(super) fn key(&self) -> &[u8] {
         self.key.get(..self.key_len).unwrap_or_default()
     }
 
-    /// Session keys given directly, as the test vectors do.
+    /// Session keys given directly, as in the test vectors.
     #[cfg(test)]
     pub(super) fn from_parts(key: &[u8], salt: &[u8]) -> Self {
         let mut keys = Self {
@@ -77,7 +78,7 @@ impl Drop for SessionKeys {
     }
 }
 
-/// AES-CM as a pseudo-random function: the key stream from `label` XOR salt.
+/// Pseudo-random function by AES-CM: the key stream from `label` XOR salt.
 fn prf(master: &MasterKey, label: u8, out: &mut [u8]) {
     let mut iv = [0u8; 16];
     for (to, from) in iv.iter_mut().zip(master.padded_salt()) {
@@ -104,7 +105,7 @@ mod tests {
 
     /// RFC 3711 appendix B.3.
     #[test]
-    fn rfc_3711_key_derivation_vector() {
+    fn session_keys_of_rfc_3711_are_derived() {
         let master = MasterKey::new(
             &0xE1F9_7A0D_3E01_8BE0_D64F_A32C_06DE_4139u128.to_be_bytes(),
             &0x0EC6_75AD_498A_FEEB_B696_0B3A_ABE6u128.to_be_bytes()[2..],

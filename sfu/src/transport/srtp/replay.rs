@@ -1,8 +1,8 @@
-//! The replay window of one SSRC (RFC 3711 section 3.3.2).
+//! Replay window of one SSRC (RFC 3711 section 3.3.2).
 //!
-//! Owns which of the last [`REPLAY_WINDOW`] indices were accepted. Moves only through
-//! [`ReplayWindow::accept`], which the receiver calls after authentication: a forged packet leaves
-//! no trace. Called by `receiver.rs`.
+//! Owns which of the last [`REPLAY_WINDOW`] indices were accepted. Changes only in
+//! [`ReplayWindow::accept`], which the receiver calls after authentication: a forged packet changes
+//! nothing. Never authenticates a packet. Called by `receiver.rs`.
 
 use std::hint::black_box;
 
@@ -15,11 +15,11 @@ pub const REPLAY_WINDOW: u64 = 1_024;
 /// What the window says about an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplayCheck {
-    /// Not seen.
+    /// Index that was not seen.
     New,
-    /// Accepted before.
+    /// Index that was accepted before.
     Seen,
-    /// Behind the window: whether it was seen is no longer known.
+    /// Index behind the window: whether it was seen is no longer known.
     Old,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// A window whose first accepted index is `first`.
+    /// Window whose first accepted index is `first`.
     pub(super) fn new(first: u64) -> Self {
         let mut window = Self { newest: first, accepted: SeqWindow::EMPTY };
         window.accept(first);
@@ -43,12 +43,12 @@ impl ReplayWindow {
         black_box(self.check(self.newest));
     }
 
-    /// The highest accepted index.
+    /// Highest accepted index.
     pub(super) fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// Looks an index up and changes nothing.
+    /// Whether an index is new; changes nothing.
     pub(super) fn check(&self, index: u64) -> ReplayCheck {
         if index > self.newest {
             ReplayCheck::New
@@ -60,7 +60,7 @@ impl ReplayWindow {
         }
     }
 
-    /// Marks an index that [`check`](Self::check) called new.
+    /// Marks an index that [`check`](Self::check) found new.
     pub(super) fn accept(&mut self, index: u64) {
         if index > self.newest {
             self.accepted.clear(self.newest + 1..index);
@@ -76,7 +76,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn at_the_edge_and_one_past_it() {
+    fn index_at_the_edge_is_known_and_one_behind_it_is_old() {
         let mut window = ReplayWindow::new(5_000);
         assert_eq!(window.check(5_000 - REPLAY_WINDOW + 1), ReplayCheck::New);
         assert_eq!(window.check(5_000 - REPLAY_WINDOW), ReplayCheck::Old);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_a_set_over_a_long_disordered_run() {
+    fn window_agrees_with_a_set_over_a_long_disordered_run() {
         let mut state = 7u64;
         let mut window = ReplayWindow::new(0);
         let mut seen = BTreeSet::from([0u64]);

@@ -1,19 +1,22 @@
-//! Seals what we send to one peer.
+//! Sealing of the packets that we send to one peer.
 //!
 //! Owns the keys of our direction and the SRTCP index. Never chooses an RTP index: the caller
 //! numbers its packets, and with GCM must never seal one number of an SSRC twice with different
-//! bytes (architecture D1, GCM rule), which is why [`SrtpSender::seal_rtp`] stays in this crate.
-//! Called by the forwarders and by `transport/peer` for RTCP.
+//! bytes (architecture D1, GCM rule). That is why [`SrtpSender::seal_rtp`] stays in this crate.
+//! Called by `transport/peer`, for RTP with what an `RtpSender` wrote. Next: `gcm.rs`, `cm.rs`.
 
-use super::{Cipher, E_FLAG, MasterKey, RTCP_CLEAR_LEN, SrtpProfile, Tail};
+use super::cipher::Cipher;
+use super::keys::MasterKey;
+use super::packet::{E_FLAG, RTCP_CLEAR_LEN, Tail};
+use super::profile::SrtpProfile;
 
-/// The keys and the SRTCP index of one session's outgoing direction.
+/// Session keys and SRTCP index of one session's outgoing direction.
 pub struct SrtpSender {
     cipher: Cipher,
     next_rtcp_index: u32,
 }
 
-/// RTP indices have 48 bits; a session that reaches the end needs new keys, so nothing is sealed.
+/// Highest RTP index, of 48 bits. A session beyond it needs new keys, so nothing is sealed.
 const RTP_INDEX_MAX: u64 = (1 << 48) - 1;
 
 impl SrtpSender {
@@ -25,7 +28,12 @@ impl SrtpSender {
         Self { cipher: Cipher::new(profile, master), next_rtcp_index: 0 }
     }
 
-    /// Reads what sealing needs, so that it is in the caches by then.
+    /// SRTCP index of the next report.
+    pub(crate) fn rtcp_index(&self) -> u32 {
+        self.next_rtcp_index
+    }
+
+    /// Reads what sealing needs behind this value, so that it is in the caches by then.
     pub(crate) fn warm(&self) {
         if let Cipher::Gcm(gcm) = &self.cipher {
             gcm.warm();
@@ -33,9 +41,9 @@ impl SrtpSender {
     }
 
     /// Seals the header in `out[..header_len]` (authenticated, clear), `prefix_len` bytes that are
-    /// already behind it, and then `tail`, which is only read. Returns the
-    /// packet's length in `out`, or `None` when `out` is too short or the 48-bit `index`
-    /// (`ROC << 16 | sequence`) is at its end.
+    /// already behind it, and then `tail`, which is only read. Returns the packet's length in `out`,
+    /// or `None` when `out` is too short or the 48-bit `index` (`ROC << 16 | sequence`) is over its
+    /// end.
     pub(crate) fn seal_rtp(
         &mut self,
         out: &mut [u8],
@@ -54,8 +62,8 @@ impl SrtpSender {
         }
     }
 
-    /// Seals the compound RTCP packet in `buf[..len]` in place; the SRTCP packet's length. `ssrc`
-    /// is the sender SSRC of its header. `None` when `buf` lacks room for the overhead, the packet
+    /// Seals the compound RTCP packet in `buf[..len]` in place; returns the SRTCP packet's length.
+    /// `ssrc` is the sender SSRC of its header. `None` when `buf` lacks room for the overhead, the packet
     /// is shorter than 8 bytes, or all 2^31 indices are used.
     pub fn seal_rtcp(&mut self, buf: &mut [u8], len: usize, ssrc: u32) -> Option<usize> {
         if len < RTCP_CLEAR_LEN || self.next_rtcp_index >= E_FLAG {
@@ -82,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_the_tag_is_enough_and_one_byte_less_is_not() {
+    fn buffer_with_space_for_the_tag_suffices_and_one_byte_less_does_not() {
         for profile in SrtpProfile::PREFERENCE {
             let mut sender = sender(profile);
             let mut out = [0u8; 200];
@@ -98,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn indices_end_instead_of_repeating() {
+    fn nothing_is_sealed_after_the_last_index() {
         for profile in SrtpProfile::PREFERENCE {
             let mut sender = sender(profile);
             let mut out = [0u8; 100];

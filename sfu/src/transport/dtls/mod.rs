@@ -1,0 +1,73 @@
+//! DTLS behind a small trait: keys out, records in and out.
+//!
+//! Owns the interface: association, events, and the backend that makes associations. Never sees RTP,
+//! addresses or ICE; the caller lets only records from validated pairs in (quality B1). Called by
+//! `transport/peer`. Next: `rtc.rs` (the association by `rtc-dtls`), `certificate.rs`.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+mod certificate;
+mod rtc;
+
+pub use self::certificate::DtlsCertificate;
+
+use super::srtp::{SrtpKeys, SrtpProfile};
+use crate::error::{CloseReason, DropReason};
+use crate::sdp::{DtlsRole, Fingerprint};
+
+/// DTLS association, free of I/O.
+pub trait Dtls: Send {
+    /// Sends the ClientHello of a client, once. Does nothing for a server.
+    fn start(&mut self, now: Instant);
+
+    /// Takes one datagram of DTLS records.
+    ///
+    /// # Errors
+    /// Why it was dropped: [`DropReason::DtlsMalformed`] or [`DropReason::DtlsLimit`]. The association
+    /// goes on; its end is an event.
+    fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason>;
+
+    /// Next datagram to send. Call until `None` after every other call.
+    fn poll_transmit(&mut self) -> Option<BytesMut>;
+
+    /// Next event. Call until `None` after every other call.
+    fn poll_event(&mut self) -> Option<DtlsEvent>;
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    fn next_timeout(&self) -> Option<Instant>;
+
+    /// Repeats our flight, or ends a handshake that took too long.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// Queues a close_notify and ends the association.
+    fn close(&mut self, now: Instant);
+}
+
+/// Event of an association. After `Failed` or `PeerClosed` nothing follows.
+#[derive(Debug)]
+pub enum DtlsEvent {
+    /// The handshake is done, and the peer's certificate matches a fingerprint of its offer.
+    Connected {
+        /// Negotiated profile.
+        profile: SrtpProfile,
+        /// Keys for this profile.
+        keys: SrtpKeys,
+    },
+    /// The handshake failed: `FingerprintMismatch`, `DtlsTimeout` or `DtlsFailed`.
+    Failed(CloseReason),
+    /// The peer sent close_notify, or a fatal alert after the handshake.
+    PeerClosed,
+}
+
+/// Maker of associations. [`DtlsCertificate`] is the shipped one; the simulator has one whose
+/// associations have preset keys.
+pub trait DtlsBackend: Send + Sync {
+    /// Makes the association of one session. `fingerprints` are the offer's; one match suffices
+    /// (whip-whep C4). Nothing is sent and no timer runs before [`Dtls::start`] or the first datagram.
+    fn associate(&self, role: DtlsRole, fingerprints: Vec<Fingerprint>) -> Box<dyn Dtls>;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,449 @@
+//! ICE-lite agent of one session (RFC 8445, RFC 7675).
+//!
+//! Owns which address pairs may talk to us, which one we send on, and whether the peer is alive.
+//! Answers authenticated checks. Sends checks of two kinds only: to confirm a pair before we send to
+//! it, and to renew a viewer's consent. Never gathers, never nominates, never holds a socket or
+//! reads a clock. Called by `transport/peer`. Next: `policy.rs` (publisher and viewer), `pair.rs`
+//! (what a pair may be sent), `selected.rs` (the pair we send on), `stun.rs` (the messages).
+//!
+//! Rules, in order of importance:
+//! - A request without valid `MESSAGE-INTEGRITY` gets no answer and leaves no state (whip-whep C51).
+//! - A copy of an earlier request (same transaction id) validates no pair, moves nothing, and does
+//!   not prove that the peer is alive.
+//! - Until a pair was nominated or confirmed, we send to the pair of the first valid check, and then
+//!   to that of the first `USE-CANDIDATE`. After that we move only to a newly nominated pair that
+//!   has answered a check of ours (architecture D3). For a publisher an authenticated SRTP packet
+//!   from the pair does as well, because some publishers never answer (whip-whep C50).
+//! - A viewer's pair that is not confirmed may get 3 times the bytes that came from it.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+mod check;
+mod consent;
+mod generation;
+mod pair;
+mod policy;
+mod seen;
+mod selected;
+
+pub use self::consent::CONSENT_TIMEOUT;
+pub use self::pair::{DOUBT_AFTER, MAX_PAIRS, STUN_PER_SECOND, UNCONFIRMED_FACTOR};
+pub use self::policy::{HANDSHAKE_ALLOWANCE_BYTES, Policy};
+
+use self::check::{Check, random_u64};
+use self::consent::Consent;
+use self::generation::{Age, Generations, Progress};
+use self::pair::Pairs;
+use self::seen::SeenRequests;
+use self::selected::Selected;
+use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
+use super::{Entropy, FiveTuple};
+use crate::error::DropReason;
+use crate::sdp::IceCredentials;
+
+/// Bytes of an unconfirmed pair's allowance that stay free for the check that confirms it.
+const CHECK_RESERVE_BYTES: u64 = 160;
+
+/// `PRIORITY` of a peer-reflexive candidate of component 1 (RFC 8445 section 5.1.2.1).
+const PRIORITY: u32 = (110 << 24) | (0xffff << 8) | 255;
+
+/// Configuration of an agent.
+#[derive(Debug, Clone)]
+pub struct IceConfig {
+    /// Our credentials, from our answer.
+    pub local: IceCredentials,
+    /// The peer's credentials, from its offer.
+    pub remote: IceCredentials,
+    /// Behaviour that depends on the role.
+    pub policy: Policy,
+}
+
+/// Agent of one session. See the head of this file.
+#[repr(C)]
+pub struct IceAgent {
+    generations: Generations,
+    /// Check that confirms a pair.
+    confirm: Option<Check>,
+    seen: SeenRequests,
+    /// Pair that we send to once it is confirmed.
+    target: Option<FiveTuple>,
+    consent: Consent,
+    tie_breaker: Option<u64>,
+    rtt: Option<Duration>,
+    policy: Policy,
+    // The packets of each turn need the fields from here on: they stand together in memory.
+    pairs: Pairs,
+    selected: Option<Selected>,
+}
+
+impl IceAgent {
+    /// Agent that waits for its first check. The peer counts as alive from `now` on.
+    pub fn new(config: IceConfig, now: Instant) -> Self {
+        Self {
+            generations: Generations::new(config.local, config.remote),
+            confirm: None,
+            seen: SeenRequests::default(),
+            target: None,
+            consent: Consent::new(now),
+            tie_breaker: None,
+            rtt: None,
+            policy: config.policy,
+            pairs: Pairs::default(),
+            selected: None,
+        }
+    }
+
+    /// Takes one STUN datagram that carries this session's ufrag or came on one of its pairs.
+    /// Writes at most one answer into `reply`, to be sent back on the same path, and returns its
+    /// length; 0 for none. 76 bytes suffice for it, 100 for a refusal. Counts the datagram's bytes
+    /// for the path itself; do not call [`count_received`](Self::count_received) too.
+    ///
+    /// # Errors
+    /// Why it was dropped without an answer: `StunMalformed`, `StunUnknownUfrag`,
+    /// `StunBadIntegrity`, `StunRateLimited`, `StunUnexpectedResponse`, `TooManyPairs`, and
+    /// `UnvalidatedAddress` for a copy of an earlier check that comes from a new address.
+    pub fn handle_stun(
+        &mut self,
+        now: Instant,
+        path: FiveTuple,
+        datagram: &[u8],
+        reply: &mut [u8],
+    ) -> Result<usize, DropReason> {
+        let view = StunView::parse(datagram).map_err(|_| DropReason::StunMalformed)?;
+        if !view.is_binding() {
+            return Err(DropReason::StunMalformed);
+        }
+        match view.class() {
+            StunClass::Request => self.handle_request(now, path, datagram.len(), &view, reply),
+            StunClass::Success => self.handle_answer(now, path, &view).map(|()| 0),
+            StunClass::Error => Err(DropReason::StunUnexpectedResponse),
+            // A keepalive (RFC 8445 section 11): unauthenticated, so it proves nothing.
+            StunClass::Indication => Ok(0),
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        now: Instant,
+        path: FiveTuple,
+        len: usize,
+        view: &StunView<'_>,
+        reply: &mut [u8],
+    ) -> Result<usize, DropReason> {
+        let (ufrag, _) = view.username().ok_or(DropReason::StunUnknownUfrag)?;
+        let (age, generation) =
+            self.generations.by_local_ufrag(ufrag).ok_or(DropReason::StunUnknownUfrag)?;
+        let key = generation.local.pwd.as_bytes();
+        if !view.verify_integrity(key) {
+            return Err(DropReason::StunBadIntegrity);
+        }
+        // Behind the integrity check: forged requests must not use up the peer's share.
+        if self.pairs.get_mut(path).is_some_and(|pair| !pair.allow_request(now)) {
+            return Err(DropReason::StunRateLimited);
+        }
+        let id = view.transaction_id();
+        if !view.unknown_attributes().is_empty() {
+            let unknown = view.unknown_attributes();
+            return Ok(stun::write_unknown_attributes(reply, &id, unknown, key).unwrap_or(0));
+        }
+        let reply_len = stun::write_success(reply, &id, path.remote, key).unwrap_or(0);
+        let is_new = self.seen.is_new(&id);
+        if !self.pairs.contains(path) {
+            if !is_new {
+                return Err(DropReason::UnvalidatedAddress);
+            }
+            self.pairs.add(path, now, [self.selected(), self.target])?;
+        }
+        if let Some(pair) = self.pairs.get_mut(path) {
+            pair.count_received(len);
+            pair.count_sent(reply_len as u64);
+        }
+        if is_new {
+            self.seen.insert(id);
+            self.on_new_check(now, path, age, view.has_use_candidate());
+        }
+        Ok(reply_len)
+    }
+
+    /// Takes an authenticated request that is no copy: it may prove that the peer is alive, and may
+    /// choose the path.
+    fn on_new_check(&mut self, now: Instant, path: FiveTuple, age: Age, use_candidate: bool) {
+        if let Some(pair) = self.pairs.get_mut(path) {
+            pair.last_seen = now;
+            pair.nominated |= use_candidate;
+        }
+        let has_answered = self.selected.is_some_and(|selected| selected.has_answered());
+        // A connected viewer proves that it is alive by answers and SRTCP only: others could have
+        // recorded its checks.
+        if !self.policy.consent || !has_answered {
+            self.consent.on_alive(now);
+        }
+        if age == Age::Previous {
+            return;
+        }
+        let before = self.generations.on_check(use_candidate);
+        let on_selected = self.is_selected(path);
+        if on_selected && self.policy.checks_first_pair && self.confirm.is_none() && !has_answered {
+            self.begin_confirm(now, path);
+        }
+        let chooses = use_candidate
+            || before == Progress::Unchecked
+            || (!on_selected && self.selected_is_in_doubt(now));
+        if !chooses {
+            return;
+        }
+        let first_nomination = use_candidate && before != Progress::Nominated;
+        let after_restart = self.generations.selected_age() == Age::Previous;
+        let free_to_move =
+            self.selected.is_none() || (first_nomination && !after_restart && !has_answered);
+        if on_selected {
+            self.select(path);
+        } else if free_to_move {
+            self.select(path);
+            if self.policy.checks_first_pair {
+                self.begin_confirm(now, path);
+            }
+        } else {
+            self.target = Some(path);
+            // It may have answered us long ago; the client may be gone from there since.
+            self.pairs.set_confirmed(path, false);
+            self.begin_confirm(now, path);
+        }
+    }
+
+    fn selected_is_in_doubt(&self, now: Instant) -> bool {
+        let selected = self.selected.and_then(|selected| self.pairs.get(selected.path));
+        selected.is_some_and(|pair| pair.is_in_doubt(now))
+    }
+
+    /// Takes an answer to a check of ours. It must have the right transaction id, come from the
+    /// pair that was checked, and be signed with the peer's password.
+    fn handle_answer(
+        &mut self,
+        now: Instant,
+        path: FiveTuple,
+        view: &StunView<'_>,
+    ) -> Result<(), DropReason> {
+        let id = view.transaction_id();
+        let confirms = self.confirm.as_ref().is_some_and(|check| check.sent_at(&id).is_some());
+        let check = if confirms { self.confirm.as_ref() } else { self.consent.check() };
+        let (sent_at, age) = check
+            .filter(|check| check.path == path)
+            .and_then(|check| Some((check.sent_at(&id)?, check.age)))
+            .ok_or(DropReason::StunUnexpectedResponse)?;
+        let generation = self.generations.get(age).ok_or(DropReason::StunUnexpectedResponse)?;
+        if !view.verify_integrity(generation.remote.pwd.as_bytes()) {
+            return Err(DropReason::StunBadIntegrity);
+        }
+        self.rtt = Some(now.saturating_duration_since(sent_at));
+        self.consent.on_alive(now);
+        if let Some(pair) = self.pairs.get_mut(path) {
+            pair.last_seen = now;
+        }
+        if !confirms {
+            self.consent.end_check();
+            return Ok(());
+        }
+        self.confirm = None;
+        self.pairs.set_confirmed(path, true);
+        if self.target == Some(path) || self.is_selected(path) {
+            self.select(path);
+            if self.policy.consent {
+                self.consent.begin(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this pair passed an authenticated check. DTLS, SRTP and SRTCP from any other pair is
+    /// not looked at (quality B1).
+    pub fn is_validated(&self, path: FiveTuple) -> bool {
+        self.pairs.contains(path)
+    }
+
+    /// When the peer last proved to be alive.
+    pub fn last_alive(&self) -> Instant {
+        self.consent.last_alive()
+    }
+
+    /// Path that we send on: before any confirmation the first validated pair.
+    pub fn selected(&self) -> Option<FiveTuple> {
+        self.selected.map(|selected| selected.path)
+    }
+
+    fn is_selected(&self, path: FiveTuple) -> bool {
+        self.selected.is_some_and(|selected| selected.path == path)
+    }
+
+    /// Whether any number of bytes may go to the selected path.
+    pub fn is_confirmed(&self) -> bool {
+        self.selected.is_some_and(|selected| selected.is_confirmed())
+    }
+
+    /// Counts `bytes` as sent on the selected path if they may leave. False is
+    /// [`DropReason::UnconfirmedEgress`]: the path is not confirmed, and the bytes would exceed
+    /// [`UNCONFIRMED_FACTOR`] times those received from it. A publisher has
+    /// [`HANDSHAKE_ALLOWANCE_BYTES`] more, and no limit once keys exist.
+    pub fn reserve(&mut self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let Some(selected) = &self.selected else { return false };
+        let allowed = selected.is_confirmed() || bytes <= self.allowance(selected.path);
+        if allowed {
+            self.count_sent(bytes);
+        }
+        allowed
+    }
+
+    /// Bytes that may still go to an unconfirmed selected path.
+    fn allowance(&self, path: FiveTuple) -> u64 {
+        let Some(pair) = self.pairs.get(path) else { return 0 };
+        let reserve = if self.confirm.is_some() { CHECK_RESERVE_BYTES } else { 0 };
+        pair.allowance(self.policy.handshake_allowance_bytes).saturating_sub(reserve)
+    }
+
+    /// Counts bytes that were sent on the selected path.
+    pub fn count_sent(&mut self, bytes: u64) {
+        let Some(selected) = &mut self.selected else { return };
+        let in_pair = selected.count_sent(bytes);
+        if in_pair > 0
+            && let Some(pair) = self.pairs.get_mut(selected.path)
+        {
+            pair.count_sent(in_pair);
+        }
+    }
+
+    /// Reads what sending needs, so that it is in the caches by then.
+    pub fn warm(&self) {
+        black_box(self.selected);
+    }
+
+    /// Reads what receiving needs, so that it is in the caches by then.
+    pub fn warm_pairs(&self) {
+        self.pairs.warm();
+    }
+
+    /// Counts the bytes of a datagram other than STUN from a validated pair: an unconfirmed pair may
+    /// be sent [`UNCONFIRMED_FACTOR`] times as many.
+    pub fn count_received(&mut self, path: FiveTuple, bytes: usize) {
+        if let Some(pair) = self.pairs.get_mut(path) {
+            pair.count_received(bytes);
+        }
+    }
+
+    /// Notes that an SRTP or SRTCP packet from `path` was authenticated: the peer is alive. If a
+    /// publisher has nominated that path and it waits for confirmation, this confirms it.
+    pub fn on_authenticated(&mut self, now: Instant, path: FiveTuple) {
+        // Consent of a viewer is for the path we send on (RFC 7675). Reports from elsewhere must not
+        // keep a stream alive that goes to an address its viewer has left.
+        if !self.policy.consent || self.selected.is_none_or(|selected| selected.path == path) {
+            self.consent.on_alive(now);
+        }
+        if let Some(pair) = self.pairs.get_mut(path) {
+            pair.last_seen = now;
+        }
+        if !self.policy.srtp_confirms {
+            return;
+        }
+        if self.target == Some(path) {
+            self.confirm = None;
+            self.select(path);
+        }
+        if let Some(selected) = &mut self.selected {
+            selected.confirm_by_srtp();
+        }
+    }
+
+    /// Writes the next Binding request of ours that is due at `now` into `out`; its path and
+    /// length. Call until `None`. 700 bytes hold any request.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        entropy: &mut dyn Entropy,
+        out: &mut [u8],
+    ) -> Option<(FiveTuple, usize)> {
+        loop {
+            let check = match self.confirm.as_mut().filter(|check| check.is_due(now)) {
+                Some(check) => check,
+                None => self.consent.due_check(now, entropy)?,
+            };
+            let generation = self.generations.get(check.age)?;
+            let tie_breaker = *self.tie_breaker.get_or_insert_with(|| random_u64(entropy));
+            let mut transaction_id = TransactionId::default();
+            entropy.fill(&mut transaction_id);
+            let path = check.path;
+            check.on_request(now, transaction_id, self.rtt);
+            let request = CheckRequest {
+                transaction_id,
+                remote_ufrag: &generation.remote.ufrag,
+                local_ufrag: &generation.local.ufrag,
+                priority: PRIORITY,
+                tie_breaker,
+                key: generation.remote.pwd.as_bytes(),
+            };
+            let len = stun::write_check(out, &request)?;
+            if self.pairs.get_mut(path).is_some_and(|pair| pair.reserve_check(len)) {
+                return Some((path, len));
+            }
+            // As if it had been lost: the next attempt may find that more came from there.
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) and then
+    /// [`poll_transmit`](Self::poll_transmit) next: for a check, the next consent check, or the end
+    /// of consent.
+    pub fn next_timeout(&self) -> Instant {
+        let confirm = self.confirm.as_ref().map(Check::next_at);
+        confirm.into_iter().fold(self.consent.next_timeout(), Instant::min)
+    }
+
+    /// Gives up checks without an answer and starts the next consent check when it is time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.confirm.take_if(|check| check.is_spent(now));
+        let age = self.generations.selected_age();
+        self.consent.handle_timeout(now, self.selected(), age);
+    }
+
+    /// Whether nothing proved for [`CONSENT_TIMEOUT`] that the peer is alive.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.consent.is_expired(now)
+    }
+
+    /// Begins an ICE restart (RFC 8839 section 4.4.1.1.1, whip-whep B9). Media keeps flowing on the
+    /// selected pair and all pairs stay validated; the authenticated PATCH proves that the peer is
+    /// alive. Checks with the old credentials are answered but choose nothing, until a check with
+    /// the new ones has selected a pair. A second restart forgets the oldest credentials.
+    pub fn restart(&mut self, local: IceCredentials, remote: IceCredentials, now: Instant) {
+        self.generations.restart(local, remote, self.selected.is_some());
+        self.target = None;
+        self.confirm = None;
+        self.consent.restart(now);
+    }
+
+    /// Round-trip time of the last answered check of ours.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// Makes `path` the one we send on. The credentials before a restart are not needed any more.
+    fn select(&mut self, path: FiveTuple) {
+        if let Some(before) = self.selected
+            && let Some(pair) = self.pairs.get_mut(before.path)
+        {
+            pair.count_sent(before.unsettled_bytes());
+        }
+        self.selected = Some(Selected::new(path, self.pairs.is_confirmed(path), self.selected));
+        self.target = None;
+        self.generations.forget_previous();
+        self.consent.use_current_credentials();
+    }
+
+    fn begin_confirm(&mut self, now: Instant, path: FiveTuple) {
+        if self.confirm.as_ref().is_none_or(|check| check.path != path) {
+            self.confirm = Some(Check::new(path, now, Age::Current));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,41 +1,80 @@
 //! The media plane of Weir: everything about media, nothing about HTTP.
 //!
-//! The floors, lowest first; an import never points upwards (`tests/tidy.rs` checks it).
-//!
-//! | floor | rooms | what they know |
-//! |---|---|---|
-//! | 0 | [`codec`], [`ids`], [`limiter`], [`units`], [`error`], [`config`], [`rtp`], [`media`] | bytes and numbers |
-//! | 1 | [`forward`], [`repair`], [`congestion`] | one viewer × one track, pure state machines |
-//! | 2 | [`router`], [`transport`], [`sdp`] | shared tables, one connection, signalling text |
-//! | 3 | [`worker`] | one core's world, still pure |
-//! | 4 | [`net`] | threads, clocks, sockets; the [`net::Sfu`] handle is the one door for `api` |
-//!
-//! Floors 0 to 3 build without the `net` feature: no thread, socket or clock below it.
+//! `api` uses [`net`], and the values in [`config`], [`error`] and [`ids`]. All other modules are private, so that the
+//! compiler finds code that nobody calls; the feature `internals` opens them for benches, the simulator and the fuzz
+//! targets. `ARCHITECTURE.md` is the map: which module knows what, and which may import which (`tests/tidy.rs` checks
+//! it). Without the feature `net` there is no thread, socket or clock in the crate.
 
 #![cfg_attr(
     test,
     allow(clippy::disallowed_methods, reason = "tests take one real instant to count from")
 )]
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(
+        unreachable_pub,
+        unused_imports,
+        reason = "items of private modules are public for `internals`"
+    )
+)]
+#![cfg_attr(
+    not(any(feature = "internals", feature = "net")),
+    allow(dead_code, reason = "without `net` nobody drives the workers")
+)]
 
-pub mod codec;
 pub mod config;
 pub mod error;
 pub mod ids;
-pub mod limiter;
-pub mod units;
-
-pub mod media;
-pub mod rtp;
-
-pub mod congestion;
-pub mod forward;
-pub mod repair;
-
-pub mod router;
-pub mod sdp;
-pub mod transport;
-
-pub mod worker;
 
 #[cfg(feature = "net")]
 pub mod net;
+
+#[cfg(not(feature = "internals"))]
+mod codec;
+#[cfg(not(feature = "internals"))]
+mod congestion;
+#[cfg(not(feature = "internals"))]
+mod forward;
+#[cfg(not(feature = "internals"))]
+mod limiter;
+#[cfg(not(feature = "internals"))]
+mod media;
+#[cfg(not(feature = "internals"))]
+mod repair;
+#[cfg(not(feature = "internals"))]
+mod router;
+#[cfg(not(feature = "internals"))]
+mod rtp;
+#[cfg(not(feature = "internals"))]
+mod sdp;
+#[cfg(not(feature = "internals"))]
+mod transport;
+#[cfg(not(feature = "internals"))]
+mod units;
+#[cfg(not(feature = "internals"))]
+mod worker;
+
+#[cfg(feature = "internals")]
+pub mod codec;
+#[cfg(feature = "internals")]
+pub mod congestion;
+#[cfg(feature = "internals")]
+pub mod forward;
+#[cfg(feature = "internals")]
+pub mod limiter;
+#[cfg(feature = "internals")]
+pub mod media;
+#[cfg(feature = "internals")]
+pub mod repair;
+#[cfg(feature = "internals")]
+pub mod router;
+#[cfg(feature = "internals")]
+pub mod rtp;
+#[cfg(feature = "internals")]
+pub mod sdp;
+#[cfg(feature = "internals")]
+pub mod transport;
+#[cfg(feature = "internals")]
+pub mod units;
+#[cfg(feature = "internals")]
+pub mod worker;

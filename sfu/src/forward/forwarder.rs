@@ -54,6 +54,7 @@ pub enum ForwardDecision {
 
 impl ForwardDecision {
     /// The packet, if it goes out now.
+    #[cfg(feature = "internals")]
     pub fn numbered(self) -> Option<Numbered> {
         match self {
             Self::Send(numbered) => Some(numbered),

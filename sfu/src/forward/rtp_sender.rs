@@ -22,9 +22,6 @@ use crate::rtp::ext::{ExtKind, ExtWriter};
 use crate::rtp::packet::RTP_HEADER_LEN;
 use crate::rtp::red::{red_primary, rewrite_red_payload_types};
 
-/// Longest mid or rid we carry (quality B2).
-pub const MID_BYTES_MAX: usize = 16;
-
 /// Stretches of the publisher's numbers that late packets may still belong to.
 const SEGMENTS: usize = 4;
 
@@ -35,7 +32,7 @@ pub struct RtpSenderConfig {
     pub ssrc: u32,
     /// Our RTX SSRC towards this viewer.
     pub rtx_ssrc: u32,
-    /// The viewer's mid, at most [`MID_BYTES_MAX`] bytes.
+    /// The viewer's mid. One of more than 16 bytes has no room in the header and stays out of it.
     pub mid: Box<[u8]>,
     /// Extension ids the viewer negotiated.
     pub exts: Vec<(ExtKind, u8)>,
@@ -559,7 +556,7 @@ impl RtpSender {
     }
 }
 
-/// Room for the fixed header and the extensions of every packet: a mid of [`MID_BYTES_MAX`] and a
+/// Room for the fixed header and the extensions of every packet: a mid of 16 bytes and a
 /// transport-wide number in two-byte form are 12 + 4 + 18 + 4 and two of padding.
 const TEMPLATE_BYTES: usize = 48;
 

@@ -66,6 +66,7 @@ impl PacketPool {
     }
 
     /// Buffers allocated so far, in both classes.
+    #[cfg(feature = "internals")]
     pub fn allocated(&self) -> usize {
         self.small.allocated + self.large.allocated
     }

@@ -201,6 +201,7 @@ impl SenderStats {
     }
 
     /// Share of packets lost in the last reported interval, 0 to 1.
+    #[cfg(feature = "internals")]
     pub fn loss(&self) -> f32 {
         self.last.map_or(0.0, |report| f32::from(report.fraction_lost) / 256.0)
     }
@@ -288,6 +289,7 @@ impl RateMeter {
     }
 
     /// Packets per second over the same time as [`Self::bitrate`].
+    #[cfg(feature = "internals")]
     pub fn packets_per_second(&self, now: Instant) -> u32 {
         let (_, packets, span) = self.window(now);
         (u128::from(packets) * 1_000 / span.as_millis().max(1)).min(u128::from(u32::MAX)) as u32

@@ -37,6 +37,7 @@ impl SeqUnwrapper {
     /// The extended number nearest to the newest one so far; exactly half the circle away counts
     /// as older. The reference only moves forward, so late packets do not pull it back and a
     /// result is never below half a circle.
+    #[cfg(feature = "internals")]
     pub fn unwrap(&mut self, number: u16) -> u64 {
         let extended = self.peek(number);
         self.newest = self.newest.max(Some(extended));

@@ -42,6 +42,7 @@ impl<'a> Transmit<'a> {
     }
 
     /// Media of which no arrival is told.
+    #[cfg(feature = "internals")]
     pub fn media(path: FiveTuple, contents: &'a [u8], segment_size: Option<usize>) -> Self {
         Self { path, contents, segment_size, arrived: None, class: TransmitClass::Media }
     }

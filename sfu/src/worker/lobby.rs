@@ -134,11 +134,13 @@ impl Lobby {
     }
 
     /// Ufrags known now.
+    #[cfg(feature = "internals")]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether no ufrag is known.
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

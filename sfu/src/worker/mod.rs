@@ -130,6 +130,10 @@ pub enum Command {
         asked: Arc<PreferenceMailbox>,
     },
     /// Bind a viewer's subscription to another track, or to none.
+    #[cfg_attr(
+        not(feature = "internals"),
+        expect(dead_code, reason = "ordered by the control plane once rooms exist")
+    )]
     Bind {
         /// Which viewer.
         id: SessionId,
@@ -147,8 +151,8 @@ pub enum Command {
     },
     /// End all sessions.
     CloseAll(CloseReason),
-    /// Panics while handling the session; proves that only it ends.
-    #[doc(hidden)]
+    /// Panic while the session is handled; proves that only it ends.
+    #[cfg(feature = "internals")]
     InjectPanic(SessionId),
 }
 
@@ -288,6 +292,7 @@ impl Worker {
                     self.close(now, key, reason, egress);
                 }
             }
+            #[cfg(feature = "internals")]
             Command::InjectPanic(id) => {
                 if let Some(key) = self.by_id.get(&id).copied() {
                     self.guarded(now, key, egress, |_, _| panic!("injected panic"));
@@ -396,6 +401,7 @@ impl Worker {
     }
 
     /// Live sessions here.
+    #[cfg(feature = "internals")]
     pub fn session_count(&self) -> usize {
         self.sessions.len()
     }

@@ -194,6 +194,7 @@ impl Sessions {
     }
 
     /// Live sessions.
+    #[cfg(feature = "internals")]
     pub(super) fn len(&self) -> usize {
         self.len
     }

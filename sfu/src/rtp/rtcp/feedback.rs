@@ -3,6 +3,7 @@
 //! Called by `rtcp::packets`. Never answers: retransmissions and keyframe requests are decided in
 //! `worker/` and `repair/`.
 
+#[cfg(feature = "internals")]
 use super::report::read_ssrcs;
 use super::{REMB_NAME, Reader};
 
@@ -97,6 +98,7 @@ impl<'a> Remb<'a> {
     }
 
     /// The sources that the bitrate is for, at most 255.
+    #[cfg(feature = "internals")]
     pub fn ssrcs(&self) -> impl Iterator<Item = u32> + use<'a> {
         read_ssrcs(self.ssrcs)
     }

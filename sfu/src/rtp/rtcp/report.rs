@@ -39,6 +39,7 @@ impl<'a> SenderReport<'a> {
     }
 
     /// Blocks about the sources that the sender receives, at most [`MAX_REPORT_BLOCKS`].
+    #[cfg(feature = "internals")]
     pub fn blocks(&self) -> impl Iterator<Item = ReportBlock> + use<'a> {
         read_blocks(self.blocks)
     }
@@ -127,11 +128,13 @@ impl<'a> Bye<'a> {
     }
 
     /// The sources that end, at most 31.
+    #[cfg(feature = "internals")]
     pub fn ssrcs(&self) -> impl Iterator<Item = u32> + use<'a> {
         read_ssrcs(self.ssrcs)
     }
 }
 
+#[cfg(feature = "internals")]
 pub(super) fn read_ssrcs<'a>(ssrcs: &'a [u8]) -> impl Iterator<Item = u32> + use<'a> {
     let mut rest = Reader(ssrcs);
     std::iter::from_fn(move || rest.u32())

@@ -81,6 +81,10 @@ impl<'a> TwccFeedback<'a> {
 
     /// Each reported number with its arrival in units of 250 µs since `reference_time` x 64 ms;
     /// `None` if it has not arrived. Exactly `status_count` items.
+    #[cfg_attr(
+        not(feature = "internals"),
+        expect(dead_code, reason = "read by the bandwidth estimator, which does not exist yet")
+    )]
     pub fn statuses(&self) -> TwccStatuses<'a> {
         TwccStatuses {
             chunks: Reader(self.chunks),

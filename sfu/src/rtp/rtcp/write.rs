@@ -53,6 +53,7 @@ impl<'a> RtcpWriter<'a> {
     }
 
     /// Whether nothing was written yet.
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

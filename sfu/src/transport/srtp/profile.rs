@@ -75,6 +75,7 @@ impl SrtpProfile {
     }
 
     /// Bytes that sealing adds to an RTP packet.
+    #[cfg(feature = "internals")]
     pub fn rtp_overhead(self) -> usize {
         match self {
             Self::AeadAes128Gcm | Self::AeadAes256Gcm => GCM_TAG_LEN,
@@ -83,6 +84,7 @@ impl SrtpProfile {
     }
 
     /// Bytes that sealing adds to an RTCP packet.
+    #[cfg(feature = "internals")]
     pub fn rtcp_overhead(self) -> usize {
         self.rtp_overhead() + RTCP_INDEX_LEN
     }

@@ -1,4 +1,5 @@
-// Runs Weir against real clients, one scenario after the other, each on a fresh server.
+// Runs Weir against real clients, each scenario on a fresh server. Scenarios that measure have the machine to
+// themselves; those that mostly wait run beside each other.
 //
 //   node run.mjs --server PATH --loadtest PATH [--only name[,name]]
 //
@@ -9,11 +10,14 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { Checks } from './lib/check.mjs';
-import { endAllChildren } from './lib/child.mjs';
+import { endAllChildren, endOwnChildren, withOwnChildren } from './lib/child.mjs';
 import { OUT, startServer } from './lib/server.mjs';
 
-/** In this order; the cheap ones first, so that a broken server shows soon. */
-const SCENARIOS = ['http', 'chromium', 'layers', 'starts', 'obs', 'ffmpeg', 'lifecycle', 'firefox', 'load', 'churn', 'pages', 'screenshots'];
+/** One after the other; the cheap ones first, so that a broken server shows soon. */
+const ALONE = ['http', 'chromium', 'layers', 'starts', 'obs', 'ffmpeg', 'firefox', 'load', 'screenshots'];
+/** Each list one after the other, the lists beside each other: they wait for timeouts of the protocol and use little CPU time. */
+const BESIDE = [['churn'], ['lifecycle', 'pages']];
+const SCENARIOS = [...ALONE, ...BESIDE.flat()];
 /** No scenario may take longer; past it the run goes on with the next one. */
 const SCENARIO_TIMEOUT_MS = 15 * 60_000;
 
@@ -44,15 +48,30 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
 }
 
 fs.mkdirSync(OUT, { recursive: true });
-const checks = new Checks();
-for (const name of SCENARIOS.filter((name) => wanted.includes(name))) await runOne(name);
-console.log(`${checks.passed} passed, ${checks.failed} failed`);
+const total = { passed: 0, failed: 0 };
+/** Seconds by scenario. */
+const took = [];
+await runAll(ALONE);
+await Promise.all(BESIDE.map(runAll));
+if (took.length > 1) console.log(`     took ${took.map(([name, seconds]) => `${name} ${seconds}`).join(', ')} s`);
+console.log(`${total.passed} passed, ${total.failed} failed`);
 // Native WebRTC threads of a client under test must not keep the process alive.
-process.exit(checks.failed ? 1 : 0);
+process.exit(total.failed ? 1 : 0);
 
-async function runOne(name) {
-  const startedAt = Date.now();
-  checks.scenario = name;
+/** Those of `names` that are wanted, one after the other. */
+async function runAll(names) {
+  for (const name of names.filter((name) => wanted.includes(name))) {
+    const checks = new Checks(name);
+    const startedAt = Date.now();
+    await withOwnChildren(() => runOne(name, checks));
+    total.passed += checks.passed;
+    total.failed += checks.failed;
+    took.push([name, Math.round((Date.now() - startedAt) / 1_000)]);
+    console.log(`     ${took.at(-1).join(': ')} s`);
+  }
+}
+
+async function runOne(name, checks) {
   const scenario = await import(`./scenarios/${name}.mjs`);
   let server = null;
   let timer;
@@ -68,7 +87,7 @@ async function runOne(name) {
   } finally {
     clearTimeout(timer);
     // Browsers first: a server that still has sessions must stop within its drain time, too.
-    await endAllChildren({ except: server?.child });
+    await endOwnChildren({ except: server?.child });
     if (server) {
       const stopped = await server.stop();
       checks.check('server stops with exit code 0 on SIGTERM', stopped.code === 0, `code ${stopped.code}, ${stopped.ms} ms`);
@@ -76,7 +95,6 @@ async function runOne(name) {
       if (panics.length) checks.check('no panic in the server log', false, panics[0]);
     }
   }
-  console.log(`     ${name}: ${Math.round((Date.now() - startedAt) / 1000)} s`);
 }
 
 function indent(text) {

@@ -1,5 +1,5 @@
-// Runs Weir against real clients, each scenario on a fresh server. Scenarios that measure have the machine to
-// themselves; those that mostly wait run beside each other.
+// Runs Weir against real clients, each scenario on a fresh server. Scenarios whose figures depend on the CPU have the
+// machine to themselves; cheap ones run beside each other.
 //
 //   node run.mjs --server PATH --loadtest PATH [--only name[,name]]
 //
@@ -13,11 +13,22 @@ import { Checks } from './lib/check.mjs';
 import { endAllChildren, endOwnChildren, withOwnChildren } from './lib/child.mjs';
 import { OUT, startServer } from './lib/server.mjs';
 
-/** One after the other; the cheap ones first, so that a broken server shows soon. */
-const ALONE = ['http', 'chromium', 'layers', 'starts', 'obs', 'ffmpeg', 'firefox', 'load', 'screenshots'];
-/** Each list one after the other, the lists beside each other: they wait for timeouts of the protocol and use little CPU time. */
-const BESIDE = [['churn'], ['lifecycle', 'pages']];
-const SCENARIOS = [...ALONE, ...BESIDE.flat()];
+/**
+ * One stage after the other; the cheap ones first, so that a broken server shows soon. The lists of a stage run beside
+ * each other. Beside others runs only what takes little CPU time: small pictures, or waiting for timeouts of the protocol.
+ */
+const STAGES = [
+  [['http']],
+  [['chromium']],
+  [['layers']],
+  [['starts']],
+  [['obs'], ['ffmpeg']],
+  [['firefox']],
+  [['load']],
+  [['screenshots']],
+  [['churn'], ['lifecycle', 'pages']],
+];
+const SCENARIOS = STAGES.flat(2);
 /** No scenario may take longer; past it the run goes on with the next one. */
 const SCENARIO_TIMEOUT_MS = 15 * 60_000;
 
@@ -51,8 +62,7 @@ fs.mkdirSync(OUT, { recursive: true });
 const total = { passed: 0, failed: 0 };
 /** Seconds by scenario. */
 const took = [];
-await runAll(ALONE);
-await Promise.all(BESIDE.map(runAll));
+for (const lists of STAGES) await Promise.all(lists.map(runAll));
 if (took.length > 1) console.log(`     took ${took.map(([name, seconds]) => `${name} ${seconds}`).join(', ')} s`);
 console.log(`${total.passed} passed, ${total.failed} failed`);
 // Native WebRTC threads of a client under test must not keep the process alive.

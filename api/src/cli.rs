@@ -69,7 +69,7 @@ pub struct Settings {
     #[serde(alias = "public-ip", deserialize_with = "one_or_many")]
     pub advertise: Option<Vec<String>>,
     /// Base of the session URLs in answers, when clients reach the server by another name or
-    /// through a proxy, e.g. https://live.example.org [default: none, answers hold a path].
+    /// through a proxy, e.g. `https://live.example.org` [default: none, answers hold a path].
     #[arg(
         long,
         env = "WEIR_PUBLIC_URL",

@@ -3,7 +3,7 @@
 //! | file | one noun |
 //! |---|---|
 //! | [`cli`], [`config`], [`advertise`], [`log`] | what the operator asked for |
-//! | [`app`] | the routes, and what happens before and after every handler |
+//! | [`app`](mod@app) | the routes, and what happens before and after every handler |
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
 //! | [`layer`], [`sse`], [`events`] | two extensions of WHEP: a viewer chooses its layer, and listens |
 //! | [`offer`], [`body`], [`path`] | what they share: a POSTed offer, a bounded body, a URL's parts |

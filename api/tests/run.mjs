@@ -1,4 +1,5 @@
-// Runs Weir against real clients, one scenario after the other, each on a fresh server.
+// Runs Weir against real clients, each scenario on a fresh server. Scenarios whose figures depend on the CPU have the
+// machine to themselves; cheap ones run beside each other.
 //
 //   node run.mjs --server PATH --loadtest PATH [--only name[,name]]
 //
@@ -9,11 +10,25 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { Checks } from './lib/check.mjs';
-import { endAllChildren } from './lib/child.mjs';
+import { endAllChildren, endOwnChildren, withOwnChildren } from './lib/child.mjs';
 import { OUT, startServer } from './lib/server.mjs';
 
-/** In this order; the cheap ones first, so that a broken server shows soon. */
-const SCENARIOS = ['http', 'chromium', 'layers', 'starts', 'obs', 'ffmpeg', 'lifecycle', 'firefox', 'load', 'churn', 'pages', 'screenshots'];
+/**
+ * One stage after the other; the cheap ones first, so that a broken server shows soon. The lists of a stage run beside
+ * each other. Beside others runs only what takes little CPU time: small pictures, or waiting for timeouts of the protocol.
+ */
+const STAGES = [
+  [['http']],
+  [['chromium']],
+  [['layers']],
+  [['starts']],
+  [['obs'], ['ffmpeg']],
+  [['firefox']],
+  [['load']],
+  [['screenshots']],
+  [['churn'], ['lifecycle', 'pages']],
+];
+const SCENARIOS = STAGES.flat(2);
 /** No scenario may take longer; past it the run goes on with the next one. */
 const SCENARIO_TIMEOUT_MS = 15 * 60_000;
 
@@ -44,15 +59,29 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
 }
 
 fs.mkdirSync(OUT, { recursive: true });
-const checks = new Checks();
-for (const name of SCENARIOS.filter((name) => wanted.includes(name))) await runOne(name);
-console.log(`${checks.passed} passed, ${checks.failed} failed`);
+const total = { passed: 0, failed: 0 };
+/** Seconds by scenario. */
+const took = [];
+for (const lists of STAGES) await Promise.all(lists.map(runAll));
+if (took.length > 1) console.log(`     took ${took.map(([name, seconds]) => `${name} ${seconds}`).join(', ')} s`);
+console.log(`${total.passed} passed, ${total.failed} failed`);
 // Native WebRTC threads of a client under test must not keep the process alive.
-process.exit(checks.failed ? 1 : 0);
+process.exit(total.failed ? 1 : 0);
 
-async function runOne(name) {
-  const startedAt = Date.now();
-  checks.scenario = name;
+/** Those of `names` that are wanted, one after the other. */
+async function runAll(names) {
+  for (const name of names.filter((name) => wanted.includes(name))) {
+    const checks = new Checks(name);
+    const startedAt = Date.now();
+    await withOwnChildren(() => runOne(name, checks));
+    total.passed += checks.passed;
+    total.failed += checks.failed;
+    took.push([name, Math.round((Date.now() - startedAt) / 1_000)]);
+    console.log(`     ${took.at(-1).join(': ')} s`);
+  }
+}
+
+async function runOne(name, checks) {
   const scenario = await import(`./scenarios/${name}.mjs`);
   let server = null;
   let timer;
@@ -68,7 +97,7 @@ async function runOne(name) {
   } finally {
     clearTimeout(timer);
     // Browsers first: a server that still has sessions must stop within its drain time, too.
-    await endAllChildren({ except: server?.child });
+    await endOwnChildren({ except: server?.child });
     if (server) {
       const stopped = await server.stop();
       checks.check('server stops with exit code 0 on SIGTERM', stopped.code === 0, `code ${stopped.code}, ${stopped.ms} ms`);
@@ -76,7 +105,6 @@ async function runOne(name) {
       if (panics.length) checks.check('no panic in the server log', false, panics[0]);
     }
   }
-  console.log(`     ${name}: ${Math.round((Date.now() - startedAt) / 1000)} s`);
 }
 
 function indent(text) {

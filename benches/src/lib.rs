@@ -4,6 +4,7 @@
 //! [`stopwatch`] says how time is taken, [`session`] connects peers under preset keys, [`encoder`]
 //! makes packets, [`world`] drives a whole worker, [`floor`] is the least that any forwarder must do.
 //! [`netns`] and [`wire`] bring the kernel in, and [`egress`] is the worker in front of it. [`plot`] draws.
+//! [`shipped`] makes the programs measure under the profile of the shipped binary.
 
 pub mod cases;
 pub mod egress;
@@ -12,6 +13,7 @@ pub mod floor;
 pub mod netns;
 pub mod plot;
 pub mod session;
+pub mod shipped;
 pub mod stopwatch;
 pub mod viewer;
 pub mod wire;

@@ -1,10 +1,13 @@
 // Counting of checks, bounded waiting, and the middle of some figures. Called by every scenario.
 
-/** Prints each check as it is made and counts. */
+/** Prints each check of one scenario as it is made and counts. */
 export class Checks {
   passed = 0;
   failed = 0;
-  scenario = '';
+
+  constructor(scenario) {
+    this.scenario = scenario;
+  }
 
   /** One line per check: what should hold, whether it did, with which figures. */
   check(what, ok, figures = '') {

@@ -1,8 +1,23 @@
-// Child processes that never outlive the run. Ends only what it started, by pid.
+// Child processes that never outlive the run, nor the scenario that started them. Ends only what it started, by pid.
 
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { spawn } from 'node:child_process';
 
 const children = new Set();
+/** Children of the scenario that runs in this asynchronous context. */
+const own = new AsyncLocalStorage();
+
+/** Runs `scenario`; `endOwnChildren` in it ends what was started in it, and nothing of a scenario beside it. */
+export const withOwnChildren = (scenario) => own.run(new Set(), scenario);
+
+function add(child) {
+  for (const set of [children, own.getStore()]) {
+    set?.add(child);
+    child.once('exit', () => set?.delete(child));
+    child.once('error', () => set?.delete(child));
+  }
+}
+
 // The last resort, e.g. when standard output is closed under us.
 process.once('exit', () => children.forEach((child) => signal(child, 'SIGKILL')));
 
@@ -13,24 +28,17 @@ const GRACE_MS = 5_000;
 export function start(command, args, options = {}) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true, ...options });
   child.ended = new Promise((done) => {
-    child.once('error', (error) => {
-      children.delete(child);
-      done({ code: null, signal: null, error });
-    });
-    child.once('exit', (code, signal) => {
-      children.delete(child);
-      done({ code, signal });
-    });
+    child.once('error', (error) => done({ code: null, signal: null, error }));
+    child.once('exit', (code, signal) => done({ code, signal }));
   });
-  children.add(child);
+  add(child);
   return child;
 }
 
 /** Also ends a process that a library started. */
 export function adopt(child) {
   child.ended ??= new Promise((done) => child.once('exit', (code, signal) => done({ code, signal })));
-  children.add(child);
-  child.once('exit', () => children.delete(child));
+  add(child);
   return child;
 }
 
@@ -57,6 +65,10 @@ export async function end(child) {
   return how;
 }
 
-export async function endAllChildren({ except } = {}) {
-  await Promise.all([...children].filter((child) => child !== except).map(end));
+export async function endOwnChildren({ except } = {}) {
+  await Promise.all([...(own.getStore() ?? children)].filter((child) => child !== except).map(end));
+}
+
+export async function endAllChildren() {
+  await Promise.all([...children].map(end));
 }

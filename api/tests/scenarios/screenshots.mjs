@@ -19,23 +19,25 @@ export async function run({ server, checks }) {
   const publisher = await chromium.page(publishUrl(server, 'demo', preference), DEVICES.desktop);
   await live(publisher);
   for (const [device, options] of Object.entries(DEVICES)) {
-    for (const colorScheme of ['light', 'dark']) {
-      const pages = {
-        start: await shot(chromium, `${server.url}/`, { ...options, colorScheme }),
-        watch: await shot(chromium, watchUrl(server, 'demo', '?stats=1'), { ...options, colorScheme }),
-        publish: await shot(chromium, publishUrl(server, `${device}-${colorScheme}`, preference), { ...options, colorScheme }),
-      };
-      for (const name of ['watch', 'publish']) await live(pages[name], 60_000);
-      await sleep(8_000);
-      for (const [name, page] of Object.entries(pages)) {
+    const pages = {
+      start: await shot(chromium, `${server.url}/`, options),
+      watch: await shot(chromium, watchUrl(server, 'demo', '?stats=1'), options),
+      publish: await shot(chromium, publishUrl(server, device, preference), options),
+    };
+    for (const name of ['watch', 'publish']) await live(pages[name], 60_000);
+    await sleep(8_000);
+    await pages.watch.click('#toggle-quality');
+    for (const [name, page] of Object.entries(pages)) {
+      // The scheme is a matter of style sheets alone, so the same page is seen in both.
+      for (const colorScheme of ['light', 'dark']) {
         const what = `${name}-${device}-${colorScheme}`;
-        if (name === 'watch') await page.click('#toggle-quality');
+        await page.emulateMedia({ colorScheme });
         await page.screenshot({ path: path.join(OUT, `${what}.png`), fullPage: name !== 'watch' && device !== 'desktop' });
         const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         checks.check(`${what}: nothing is wider than the screen`, over <= 0, `${over} px`);
         checks.check(`${what}: no script error, no refused content`, page.problems.length === 0, page.problems[0] ?? '');
-        await page.context().close();
       }
+      await page.context().close();
     }
   }
   await chromium.close();

@@ -2,12 +2,14 @@
 //!
 //! `cargo run --release -p weir-benches --bin egress [WORD]`, as root. Prints one table, CPU nanoseconds (user and
 //! system) per forwarded packet; with a word only the rows that contain it, such as `"1.0 Mbps"`. Fails
-//! where the kernel has no network namespaces, no `ifb` device or no UDP segmentation offload.
+//! where the kernel has no network namespaces, no `ifb` device or no UDP segmentation offload. Builds itself
+//! again with the profile of the shipped binary (`shipped.rs`).
 
 use weir_benches::egress::{self, Found};
-use weir_benches::netns;
+use weir_benches::{netns, shipped};
 
 fn main() -> Result<(), String> {
+    shipped::run_as_shipped("egress")?;
     netns::enter()?;
     print!("{}", Found::HEAD);
     let word = std::env::args().nth(1).unwrap_or_default();

@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p weir-benches --bin report`, as root: two minutes of CPU time. Tables stand between
 //! marks in the page, the text around them is left alone. `--quick` proves that it runs and writes nothing.
+//! Builds itself again with the profile of the shipped binary (`shipped.rs`).
 
 use std::fmt::Write;
 use std::fs;
@@ -14,10 +15,12 @@ use weir_benches::cases::{ingest, rewrite, ring, router_snapshot, srtp};
 use weir_benches::egress::{self, Found, Setting};
 use weir_benches::netns::{self, Device};
 use weir_benches::plot::Chart;
+use weir_benches::shipped;
 use weir_benches::stopwatch::{Case, measure_in_turn, smoke_run};
 use weir_sfu::codec::MediaKind;
 
 fn main() -> Result<(), String> {
+    shipped::run_as_shipped("report")?;
     netns::enter()?;
     let mut report = Report::default();
     let before = load();
@@ -235,7 +238,8 @@ fn machine(load_before: &str) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let rustc = Command::new("rustc").arg("--version").output().map(|out| out.stdout);
     let rustc = String::from_utf8(rustc.unwrap_or_default()).unwrap_or_default();
-    let profile = if cfg!(debug_assertions) { "ci (overflow checks on)" } else { "release" };
+    let checks = if cfg!(debug_assertions) { " (overflow checks on)" } else { "" };
+    let profile = shipped::profile() + checks;
     format!(
         "{} x {model}, Linux {}, {}, profile {profile}; load average {load_before} before the run, {} after.",
         models().count(),

@@ -12,9 +12,9 @@ use serde::Serialize;
 use weir_sfu::ids::SessionId;
 use weir_sfu::net::{SfuStats, StreamInfo};
 
-use crate::app::AppState;
 use crate::error::Problem;
 use crate::path::Endpoint;
+use crate::state::AppState;
 
 /// The description of every route, kept by hand and held against the routes by a test.
 pub const OPENAPI: &str = include_str!("openapi.json");

@@ -5,8 +5,8 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use crate::app::AppState;
 use crate::error::Problem;
+use crate::state::AppState;
 
 /// Seconds after which a probe or client should look again while the server is full or draining.
 const RETRY_AFTER_S: u32 = 5;

@@ -12,10 +12,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 use weir_sfu::net::LayerPreference;
 
-use crate::app::AppState;
 use crate::cors::ACCEPT_POST;
 use crate::error::Problem;
 use crate::path::SessionUrl;
+use crate::state::AppState;
 use crate::{JSON, body, events};
 
 /// Longest POST body in bytes; 413 past it.

@@ -33,6 +33,7 @@ pub mod events;
 pub mod health;
 pub mod layer;
 pub mod limits;
+pub mod listeners;
 pub mod log;
 pub mod metrics;
 pub mod offer;
@@ -41,10 +42,12 @@ pub mod path;
 pub mod server;
 pub mod session;
 pub mod sse;
+pub mod state;
 pub mod whep;
 pub mod whip;
 
-pub use app::{AppState, admin_app, app};
+pub use app::{admin_app, app};
+pub use state::AppState;
 
 /// Media type of offers and answers.
 pub const SDP: &str = "application/sdp";

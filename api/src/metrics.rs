@@ -12,7 +12,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use weir_sfu::net::{LatencySummary, SfuStats, WorkerStats};
 
-use crate::app::AppState;
+use crate::state::AppState;
 
 /// `GET /metrics`, Prometheus text format 0.0.4.
 pub async fn metrics(State(state): State<AppState>) -> Response {

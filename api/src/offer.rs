@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use weir_sfu::ids::{Role, StreamName};
 use weir_sfu::net::{Created, OfferError, Sfu, StartMode};
 
-use crate::app::AppState;
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
 use crate::error::Problem;
 use crate::events::Kind;
 use crate::limits::network;
 use crate::server::Peer;
+use crate::state::AppState;
 use crate::{SDP, TRICKLE, body, path};
 
 /// The media plane has this long to answer; then 503. OBS gives up after 8 s (whip-whep A12).

@@ -12,9 +12,9 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use crate::app::AppState;
 use crate::error::Problem;
 use crate::path::Endpoint;
+use crate::state::AppState;
 
 macro_rules! files {
     ($($name:literal,)*) => {

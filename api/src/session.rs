@@ -11,10 +11,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use weir_sfu::net::{IfMatch, Patched};
 
-use crate::app::AppState;
 use crate::cors::ACCEPT_PATCH;
 use crate::error::Problem;
 use crate::path::SessionUrl;
+use crate::state::AppState;
 use crate::{TRICKLE, body, path};
 
 /// `PATCH`: 204 for candidates, 200 with a fragment and a new tag for an ICE restart.

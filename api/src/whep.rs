@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use weir_sfu::net::StartMode;
 
 use crate::SDP;
-use crate::app::AppState;
 use crate::error::Problem;
 use crate::offer::{self, Purpose};
 use crate::path::Endpoint;
+use crate::state::AppState;
 
 /// `POST`: an offer to watch. A stream that nobody publishes yet is fine: media starts when its
 /// publisher does (whip-whep E7).

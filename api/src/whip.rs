@@ -6,10 +6,10 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use crate::app::AppState;
 use crate::error::Problem;
 use crate::offer::{self, Purpose};
 use crate::path::Endpoint;
+use crate::state::AppState;
 
 /// `POST`: an offer to publish.
 ///

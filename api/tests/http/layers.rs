@@ -169,7 +169,7 @@ async fn a_session_has_four_event_streams() {
     let session = viewer(&server).await;
     let sse = format!("{session}/sse");
     let mut held = Vec::new();
-    for _ in 0..weir::sse::STREAMS_PER_SESSION {
+    for _ in 0..weir::listeners::STREAMS_PER_SESSION {
         held.push(server.listen(&sse).await);
         assert_eq!(server.json(&sse, "[]").await.status, 201);
     }

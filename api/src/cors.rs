@@ -1,13 +1,13 @@
 //! Cross-origin rules: any web page may publish and watch, none may read the admin API.
 //!
-//! The origin policy is a literal `*` without credentials (whip-whep A36). Called by `app.rs` for
-//! every response of a media path, refusals included, and by the `OPTIONS` handlers.
+//! The origin policy is a literal `*` without credentials (whip-whep A36). `app.rs` applies it to
+//! every response of the media routes, refusals included, and routes `OPTIONS` here.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use crate::{JSON, SDP, TRICKLE};
@@ -30,10 +30,12 @@ const REQUEST_HEADERS: HeaderValue =
 /// Two hours, the longest that Chromium keeps a preflight, in seconds.
 const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// Opens a response to scripts of every origin.
-pub fn open(headers: &mut HeaderMap) {
+/// Lets scripts of every origin read a response.
+pub async fn open(mut response: Response) -> Response {
+    let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    response
 }
 
 /// `OPTIONS` on an endpoint URL, a preflight or not (whip-whep A30, A31, A33).

@@ -3,11 +3,13 @@
 //! | file | one noun |
 //! |---|---|
 //! | [`cli`], [`config`], [`advertise`], [`log`] | what the operator asked for |
-//! | [`app`] | the routes, and what happens before and after every handler |
+//! | [`app`] | the routes by group, and what every request gets before its handler |
+//! | [`access`] | who may use a route group at a listener |
+//! | [`state`] | what handlers share |
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
 //! | [`layer`], [`sse`], [`events`] | two extensions of WHEP: a viewer chooses its layer, and listens |
 //! | [`offer`], [`body`], [`path`] | what they share: a POSTed offer, a bounded body, a URL's parts |
-//! | [`door`], [`cors`], [`limits`] | who may come in, which web pages, and how often |
+//! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
 //! | [`error`] | what a refusal looks like |
 //! | [`pages`], [`admin`], [`metrics`], [`health`] | for people and for their monitoring |
 //! | [`server`] | sockets and their limits |
@@ -19,6 +21,7 @@
     reason = "HTTP is control plane: it reads the clock for rate limits, uptime and request logs"
 )]
 
+pub mod access;
 pub mod admin;
 pub mod advertise;
 pub mod app;
@@ -27,7 +30,6 @@ pub mod cli;
 pub mod config;
 pub mod cors;
 pub mod cpus;
-pub mod door;
 pub mod error;
 pub mod events;
 pub mod health;

@@ -13,10 +13,10 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use weir::access::ListenerAccess;
 use weir::advertise::interfaces;
 use weir::cli::{Cli, Command};
 use weir::config::{self, Config, ConfigError};
-use weir::door::Door;
 use weir::limits::Seats;
 use weir::{AppState, admin_app, app, log, server};
 use weir_sfu::net::Sfu;
@@ -115,23 +115,19 @@ async fn serve(
     let http = listen("http", config.http).await?;
     let http_addr = http.local_addr()?;
     let sfu = Sfu::start(media)?;
-    let state = AppState::new(
-        sfu.clone(),
-        config.live.clone(),
-        Door::for_media(config.http, config.insecure_open),
-        Door::for_admin(config.http),
-    );
+    let state = AppState::new(sfu.clone(), config.live.clone());
+    let access = ListenerAccess::of_http(config.http, config.insecure_open);
 
     let (stop, stopped) = watch::channel(false);
     let seats = Seats::default();
     let mut servers = tokio::task::JoinSet::new();
-    servers.spawn(server::serve(http, app(state.clone()), seats.clone(), stopped.clone()));
+    let app = app(state.clone(), access);
+    servers.spawn(server::serve(http, app, seats.clone(), stopped.clone()));
     if let Some(addr) = config.admin_http {
         let admin = listen("admin-http", addr).await?;
         tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
-        let door = Door::for_admin_listener(addr);
-        let state = state.clone().behind(door, door);
-        servers.spawn(server::serve(admin, admin_app(state), seats, stopped));
+        let app = admin_app(state.clone(), ListenerAccess::of_admin_http(addr));
+        servers.spawn(server::serve(admin, app, seats, stopped));
     }
     say_ready(http_addr, sfu.media_addr());
 

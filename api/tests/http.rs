@@ -3,6 +3,8 @@
 //! Bare item numbers are those of docs/rules/whip-whep.md. No media flows here.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
+#[path = "http/access.rs"]
+mod access;
 #[path = "http/layers.rs"]
 mod layers;
 
@@ -21,8 +23,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::ServiceExt;
+use weir::access::{AccessRule, ListenerAccess};
+use weir::app::RouteGroup;
 use weir::config::Live;
-use weir::door::Door;
 use weir::limits::Seats;
 use weir::server::Peer;
 use weir::{AppState, JSON, SDP, TRICKLE};
@@ -55,8 +58,12 @@ fn state(live: Live) -> AppState {
         advertise: vec![localhost],
         ..Default::default()
     };
-    AppState::new(Sfu::start(media).unwrap(), live, Door::Local, Door::Local)
+    AppState::new(Sfu::start(media).unwrap(), live)
 }
+
+/// What a listener on loopback serves in open mode.
+const LOOPBACK: ListenerAccess =
+    ListenerAccess { media: AccessRule::LoopbackOnly, admin: AccessRule::LoopbackOnly };
 
 /// A server under test, without a socket.
 struct Server {
@@ -78,7 +85,7 @@ impl Server {
 
     fn with(live: Live) -> Self {
         let state = state(live);
-        Self { app: weir::app(state.clone()), state }
+        Self { app: weir::app(state.clone(), LOOPBACK), state }
     }
 
     async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -398,9 +405,7 @@ async fn the_description_and_the_routes_agree() {
     let openapi = server.get("/api/v1/openapi.json").await.json();
     let described = openapi["paths"].as_object().unwrap();
 
-    let source = include_str!("../src/app.rs");
-    let mut routed: Vec<_> =
-        source.split(".route(").skip(1).map(|rest| rest.split('"').nth(1).unwrap()).collect();
+    let mut routed: Vec<_> = RouteGroup::ALL.into_iter().flat_map(RouteGroup::paths).collect();
     routed.sort_unstable();
     let mut paths: Vec<_> = described.keys().map(String::as_str).collect();
     paths.sort_unstable();
@@ -423,47 +428,6 @@ async fn the_description_and_the_routes_agree() {
             }
         }
     }
-}
-
-#[tokio::test]
-async fn open_mode_serves_this_machine_alone() {
-    let server = Server::new();
-    for path in ["/", "/whip/demo", "/whep/demo", "/watch/demo", "/metrics", "/api/v1/streams"] {
-        for headers in [
-            [("host", "weir.example.org"), ("accept", "*/*")],
-            [("host", "localhost"), ("x-forwarded-for", "203.0.113.7")],
-            [("host", "localhost"), ("forwarded", "for=203.0.113.7")],
-        ] {
-            let answer = server.call("GET", path, &headers, "").await;
-            answer.refused(403, path);
-            assert!(answer.json()["detail"].as_str().unwrap().contains("--insecure-open"));
-        }
-        for host in ["127.0.0.1:9", "[::1]:9", "localhost"] {
-            let answer = server.call("GET", path, &[("host", host)], "").await;
-            assert!(answer.status < 300, "{path} {host}");
-        }
-    }
-    let rebound = [("host", "weir.example.org"), ("content-type", SDP)];
-    server.call("POST", "/whip/demo", &rebound, &crlf(PUBLISH)).await.refused(403, "rebinding");
-    // Probes come by many names.
-    assert_eq!(server.call("GET", "/livez", &[("host", "10.0.0.1")], "").await.status, 200);
-}
-
-#[tokio::test]
-async fn off_loopback_the_admin_api_is_only_at_its_own_listener() {
-    let state = state(lenient());
-    let public = weir::app(state.clone().behind(Door::Open, Door::Closed));
-    let host = [("host", "weir.example.org")];
-    for path in ["/metrics", "/api/v1/streams", "/api/v1/stats", "/api/v1/sessions/s0"] {
-        let answer = send(&public, request("GET", path, &host, "")).await;
-        answer.refused(403, path);
-        assert!(answer.json()["detail"].as_str().unwrap().contains("--admin-http"));
-    }
-    assert_eq!(send(&public, request("GET", "/", &host, "")).await.status, 200);
-
-    let admin = weir::admin_app(state.behind(Door::Open, Door::Open));
-    assert_eq!(send(&admin, request("GET", "/metrics", &host, "")).await.status, 200);
-    send(&admin, request("GET", "/whip/demo", &host, "")).await.refused(404, "no media there");
 }
 
 #[tokio::test]
@@ -609,7 +573,7 @@ impl Listening {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let app = weir::app(state(lenient()));
+        let app = weir::app(state(lenient()), LOOPBACK);
         tokio::spawn(weir::server::serve(listener, app, Seats::default(), stopped));
         Self { addr, _stop: stop }
     }

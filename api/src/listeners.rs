@@ -11,26 +11,28 @@ use tokio::sync::watch;
 use weir_sfu::ids::SessionId;
 
 use crate::error::Problem;
-use crate::events::Wanted;
+use crate::events::EventFilter;
 
-/// Event streams of one session, open ones and addresses each; one more is refused with 429.
+/// Maximum event streams of one session: open ones, and addresses given out. One more of either is
+/// refused with 429.
 pub const STREAMS_PER_SESSION: usize = 4;
-/// Event streams in all, open ones and addresses each; one more is refused with 503.
+/// Maximum event streams of the server: open ones, and addresses given out. One more of either is
+/// refused with 503.
 pub const STREAMS_MAX: usize = 2_000;
 
-/// Who listens, and the addresses that were given out. Cheap to clone; all clones are one.
+/// Event streams of all sessions. Cheap to clone; clones share the same table.
 #[derive(Debug, Clone, Default)]
 pub struct Listeners(Arc<Mutex<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
-    sessions: HashMap<SessionId, Listening>,
+    sessions: HashMap<SessionId, SessionStreams>,
     open: usize,
     subscriptions: usize,
 }
 
 #[derive(Debug, Default)]
-struct Listening {
+struct SessionStreams {
     open: usize,
     last: u32,
     subscriptions: Vec<Subscription>,
@@ -39,24 +41,24 @@ struct Listening {
 #[derive(Debug)]
 struct Subscription {
     number: u32,
-    wanted: Wanted,
-    /// Dropped with it, which ends the streams that are open there.
+    filter: EventFilter,
+    /// Dropped with the subscription, which ends the streams that are open at its address.
     alive: watch::Sender<()>,
 }
 
-/// The right to one open stream; given back when dropped.
+/// Permit for one open event stream; returned when dropped.
 #[derive(Debug)]
-pub struct Seat {
+pub struct StreamPermit {
     listeners: Listeners,
     id: SessionId,
 }
 
-/// Why there is no room for one more event stream.
+/// Limit that refuses one more event stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// This session has as many as it may.
+    /// The session has [`STREAMS_PER_SESSION`] event streams.
     Session,
-    /// The server has.
+    /// The server has [`STREAMS_MAX`] event streams.
     Server,
 }
 
@@ -64,11 +66,14 @@ impl From<Full> for Problem {
     fn from(full: Full) -> Self {
         match full {
             Full::Session => {
-                let detail = format!("a session has at most {STREAMS_PER_SESSION} event streams");
+                let detail = format!(
+                    "this session has {STREAMS_PER_SESSION} event streams, the most it may have; \
+                     close one first"
+                );
                 Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(1)
             }
             Full::Server => {
-                let detail = "too many event streams are open; ask again later";
+                let detail = "the server has as many event streams as it may have; try again later";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(5)
             }
         }
@@ -76,57 +81,58 @@ impl From<Full> for Problem {
 }
 
 impl Listeners {
-    /// Gives out an address for these events. Those of sessions that are not `live` any more make room.
+    /// Gives out an address for these events. At the server's limit, addresses of sessions that are
+    /// not `live` any more are removed first.
     ///
     /// # Errors
     /// [`Full`].
     pub fn subscribe(
         &self,
         id: SessionId,
-        wanted: Wanted,
+        filter: EventFilter,
         live: impl Fn(SessionId) -> bool,
     ) -> Result<u32, Full> {
         let mut table = self.lock();
         if table.subscriptions >= STREAMS_MAX {
-            for (id, listening) in &mut table.sessions {
+            for (id, streams) in &mut table.sessions {
                 if !live(*id) {
-                    listening.subscriptions.clear();
+                    streams.subscriptions.clear();
                 }
             }
-            table.sessions.retain(|_, listening| !listening.is_unused());
+            table.sessions.retain(|_, streams| !streams.is_unused());
             table.subscriptions = table.sessions.values().map(|l| l.subscriptions.len()).sum();
         }
         if table.subscriptions >= STREAMS_MAX {
             return Err(Full::Server);
         }
-        let listening = table.sessions.entry(id).or_default();
-        if listening.subscriptions.len() >= STREAMS_PER_SESSION {
+        let streams = table.sessions.entry(id).or_default();
+        if streams.subscriptions.len() >= STREAMS_PER_SESSION {
             return Err(Full::Session);
         }
-        listening.last = listening.last.wrapping_add(1);
-        let number = listening.last;
+        streams.last = streams.last.wrapping_add(1);
+        let number = streams.last;
         let alive = watch::channel(()).0;
-        listening.subscriptions.push(Subscription { number, wanted, alive });
+        streams.subscriptions.push(Subscription { number, filter, alive });
         table.subscriptions += 1;
         Ok(number)
     }
 
-    /// What was asked for at an address, and a receiver that closes when it is deleted.
-    pub fn find(&self, id: SessionId, number: u32) -> Option<(Wanted, watch::Receiver<()>)> {
+    /// Events of an address, and a receiver that closes when the address is deleted.
+    pub fn find(&self, id: SessionId, number: u32) -> Option<(EventFilter, watch::Receiver<()>)> {
         let table = self.lock();
         let mut subscriptions = table.sessions.get(&id)?.subscriptions.iter();
         let found = subscriptions.find(|subscription| subscription.number == number)?;
-        Some((found.wanted, found.alive.subscribe()))
+        Some((found.filter, found.alive.subscribe()))
     }
 
-    /// Takes an address back; false if it was not given out.
+    /// Deletes an address; false if it was not given out.
     pub fn remove(&self, id: SessionId, number: u32) -> bool {
         let mut table = self.lock();
-        let Some(listening) = table.sessions.get_mut(&id) else { return false };
-        let before = listening.subscriptions.len();
-        listening.subscriptions.retain(|subscription| subscription.number != number);
-        let removed = before - listening.subscriptions.len();
-        let unused = listening.is_unused();
+        let Some(streams) = table.sessions.get_mut(&id) else { return false };
+        let before = streams.subscriptions.len();
+        streams.subscriptions.retain(|subscription| subscription.number != number);
+        let removed = before - streams.subscriptions.len();
+        let unused = streams.is_unused();
         if unused {
             table.sessions.remove(&id);
         }
@@ -134,22 +140,22 @@ impl Listeners {
         removed > 0
     }
 
-    /// The right to open a stream.
+    /// Permit for one more open event stream.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn open(&self, id: SessionId) -> Result<Seat, Full> {
+    pub fn open(&self, id: SessionId) -> Result<StreamPermit, Full> {
         let mut table = self.lock();
         if table.open >= STREAMS_MAX {
             return Err(Full::Server);
         }
-        let listening = table.sessions.entry(id).or_default();
-        if listening.open >= STREAMS_PER_SESSION {
+        let streams = table.sessions.entry(id).or_default();
+        if streams.open >= STREAMS_PER_SESSION {
             return Err(Full::Session);
         }
-        listening.open += 1;
+        streams.open += 1;
         table.open += 1;
-        Ok(Seat { listeners: self.clone(), id })
+        Ok(StreamPermit { listeners: self.clone(), id })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -157,19 +163,19 @@ impl Listeners {
     }
 }
 
-impl Listening {
+impl SessionStreams {
     fn is_unused(&self) -> bool {
         self.open == 0 && self.subscriptions.is_empty()
     }
 }
 
-impl Drop for Seat {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut table = self.listeners.lock();
         table.open -= 1;
-        if let Some(listening) = table.sessions.get_mut(&self.id) {
-            listening.open -= 1;
-            if listening.is_unused() {
+        if let Some(streams) = table.sessions.get_mut(&self.id) {
+            streams.open -= 1;
+            if streams.is_unused() {
                 table.sessions.remove(&self.id);
             }
         }
@@ -181,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_end_at_the_limits_and_come_back() {
+    fn open_streams_are_limited_per_session_and_in_all() {
         let listeners = Listeners::default();
         let here = SessionId(0);
         let mut held: Vec<_> =
@@ -197,9 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn addresses_end_at_the_limits_and_the_dead_make_room() {
+    fn addresses_are_limited_and_those_of_ended_sessions_are_removed() {
         let listeners = Listeners::default();
-        let subscribe = |id, live| listeners.subscribe(SessionId(id), Wanted::ALL, |_| live);
+        let subscribe = |id, live| listeners.subscribe(SessionId(id), EventFilter::ALL, |_| live);
         let sessions = (STREAMS_MAX / STREAMS_PER_SESSION) as u64;
         for id in 0..sessions {
             for number in 1..=STREAMS_PER_SESSION as u32 {
@@ -209,9 +215,9 @@ mod tests {
         assert_eq!(subscribe(sessions, true), Err(Full::Server));
         assert!(listeners.remove(SessionId(1), 2) && !listeners.remove(SessionId(1), 2));
         assert_eq!(subscribe(0, true), Err(Full::Session));
-        assert_eq!(subscribe(1, true), Ok(5), "a number is not used again");
+        assert_eq!(subscribe(1, true), Ok(5), "a number is not used twice");
         assert!(listeners.find(SessionId(1), 2).is_none());
-        assert_eq!(subscribe(sessions, false), Ok(1), "all others are over");
+        assert_eq!(subscribe(sessions, false), Ok(1), "all other sessions have ended");
         assert_eq!(listeners.lock().subscriptions, 1);
     }
 }

@@ -17,7 +17,7 @@ use weir::access::ListenerAccess;
 use weir::advertise::interfaces;
 use weir::cli::{Cli, Command};
 use weir::config::{self, Config, ConfigError};
-use weir::limits::Seats;
+use weir::limits::ConnectionLimit;
 use weir::{AppState, admin_app, app, log, server};
 use weir_sfu::net::Sfu;
 
@@ -119,15 +119,15 @@ async fn serve(
     let access = ListenerAccess::of_http(config.http, config.insecure_open);
 
     let (stop, stopped) = watch::channel(false);
-    let seats = Seats::default();
+    let connections = ConnectionLimit::default();
     let mut servers = tokio::task::JoinSet::new();
     let app = app(state.clone(), access);
-    servers.spawn(server::serve(http, app, seats.clone(), stopped.clone()));
+    servers.spawn(server::serve(http, app, connections.clone(), stopped.clone()));
     if let Some(addr) = config.admin_http {
         let admin = listen("admin-http", addr).await?;
         tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
         let app = admin_app(state.clone(), ListenerAccess::of_admin_http(addr));
-        servers.spawn(server::serve(admin, app, seats, stopped));
+        servers.spawn(server::serve(admin, app, connections, stopped));
     }
     say_ready(http_addr, sfu.media_addr());
 

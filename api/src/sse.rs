@@ -1,9 +1,10 @@
-//! `/whep/{stream}/{secret}/sse`: a viewer listens (WHEP extension `core:server-sent-events`).
+//! `/whep/{stream}/{secret}/sse`: event streams of a viewer (WHEP extension
+//! `core:server-sent-events`).
 //!
-//! GET there tells everything; POST names the events and gives an address of its own, for GET and
-//! DELETE. A stream ends with its session. Each costs one task and at most one message that is not sent
-//! yet: the next is written, from the newest state, when the client has taken it. What is told is
-//! decided in `events.rs`.
+//! GET opens a stream of every event. POST selects events and creates an address for GET and DELETE.
+//! A stream ends with its session. A stream costs one task and at most one unsent message: the next
+//! one is written from the newest status when the client has taken the last one. `events.rs` decides
+//! what is written, `listeners.rs` how many streams there may be.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,19 +24,20 @@ use weir_sfu::net::StatusReceiver;
 
 use crate::cors::ACCEPT_POST;
 use crate::error::Problem;
-use crate::events::{Told, Wanted};
+use crate::events::{EventFilter, SseState};
 use crate::path::SessionUrl;
 use crate::state::AppState;
 use crate::{JSON, body};
 
-/// Longest list of events in bytes; 413 past it.
+/// Maximum body of a POST in bytes; a longer one is refused with 413.
 const EVENTS_MAX: usize = 1024;
-/// A comment line after so much silence, so that proxies keep the connection and we notice its end.
+/// Silence after which a comment line is sent, so that proxies keep the connection and a client that
+/// is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A client that takes nothing for so long is let go.
+/// Time after which the stream of a client that reads nothing is ended.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// Tells nginx to pass on what it gets.
+/// Header that switches buffering off in nginx.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `GET …/sse`: every event.
@@ -43,10 +45,10 @@ const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// # Errors
 /// 404, 429 or 503 as a [`Problem`].
 pub async fn listen(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
-    open(&state, &url, Wanted::ALL, None)
+    open(&state, &url, EventFilter::ALL, None)
 }
 
-/// `POST …/sse`: a JSON array of events, or nothing for all; 201 with the stream's address.
+/// `POST …/sse`: a JSON array of events, or no body for all; 201 with the stream's address.
 ///
 /// # Errors
 /// 400, 404, 408, 413, 415, 429 or 503 as a [`Problem`].
@@ -59,19 +61,20 @@ pub async fn subscribe(
     let id = admitted(&state, &url)?;
     let body = body::read(&parts.headers, body, EVENTS_MAX).await?;
     if !body.is_empty() && !body::is_type(&parts.headers, JSON) {
-        let detail = "POST a list of events with Content-Type: application/json";
+        let detail = "Content-Type must be application/json: POST a JSON array of event names, \
+                      or no body for every event";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
     }
-    let wanted = Wanted::parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
-    let number = state.listeners.subscribe(id, wanted, |id| state.sfu.is_live(id))?;
+    let filter = EventFilter::parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
+    let number = state.listeners.subscribe(id, filter, |id| state.sfu.is_live(id))?;
     let base = state.live().public_url.clone().unwrap_or_default();
     let SessionUrl { stream, secret, .. } = url;
     let location = format!("{base}/whep/{stream}/{secret}/sse/{number}");
     Ok((StatusCode::CREATED, [(LOCATION, location)]).into_response())
 }
 
-/// `GET …/sse/{number}`: the events that were asked for.
+/// `GET …/sse/{number}`: the selected events.
 ///
 /// # Errors
 /// 404, 429 or 503 as a [`Problem`].
@@ -82,8 +85,8 @@ pub async fn resume(
 ) -> Result<Response, Problem> {
     let id = live(&state, &url)?;
     let found = number.parse().ok().and_then(|number| state.listeners.find(id, number));
-    let (wanted, alive) = found.ok_or_else(no_stream)?;
-    open(&state, &url, wanted, Some(alive))
+    let (filter, alive) = found.ok_or_else(no_stream)?;
+    open(&state, &url, filter, Some(alive))
 }
 
 /// `DELETE …/sse/{number}`: 200, and the stream ends (whip-whep E8).
@@ -105,32 +108,36 @@ fn live(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
     id.ok_or_else(Problem::no_session)
 }
 
-/// The same for what costs a task or an address: a client may not open and leave streams all the time.
+/// The session for requests that cost a task or an address: a client may not open and leave streams
+/// all the time.
 fn admitted(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
     Ok(state.sfu.rate_limited_lookup(Role::Subscriber, &url.stream, &url.secret)?)
 }
 
 fn no_stream() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no such event stream: it never was here or was deleted")
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "there is no such event stream; it was deleted, or its address is wrong",
+    )
 }
 
 fn open(
     state: &AppState,
     url: &SessionUrl,
-    wanted: Wanted,
+    filter: EventFilter,
     alive: Option<watch::Receiver<()>>,
 ) -> Result<Response, Problem> {
-    let seat = state.listeners.open(admitted(state, url)?)?;
-    let news = state.sfu.news(&url.stream, &url.secret).ok_or_else(Problem::no_session)?;
+    let permit = state.listeners.open(admitted(state, url)?)?;
+    let status = state.sfu.news(&url.stream, &url.secret).ok_or_else(Problem::no_session)?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        // Ends whichever comes first; what was not sent is dropped with the client or its stream.
+        // The first to end ends the stream; what was not sent is dropped.
         tokio::select! {
-            () = tell(news, wanted, &sender) => {}
+            () = send_events(status, filter, &sender) => {}
             () = deleted(alive) => {}
             () = sender.closed() => {}
         }
-        drop(seat);
+        drop(permit);
     });
     let headers =
         [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store"), (UNBUFFERED, "no")];
@@ -144,36 +151,40 @@ async fn deleted(alive: Option<watch::Receiver<()>>) {
     }
 }
 
-/// Writes until the session is over, or the client takes nothing any more.
-async fn tell(mut news: StatusReceiver, wanted: Wanted, client: &mpsc::Sender<Bytes>) {
-    let mut told = Told::new(wanted);
-    let mut spoke = Instant::now();
+/// Sends events until the session ends, or until the client reads nothing for [`STUCK_AFTER`].
+async fn send_events(
+    mut status: StatusReceiver,
+    filter: EventFilter,
+    client: &mpsc::Sender<Bytes>,
+) {
+    let mut state = SseState::new(filter);
+    let mut last_sent = Instant::now();
     let mut again = None;
     loop {
-        let keep_alive = spoke + KEEP_ALIVE;
+        let keep_alive = last_sent + KEEP_ALIVE;
         let wake = again.map_or(keep_alive, |at: Instant| at.min(keep_alive));
         tokio::select! {
             biased;
-            more = news.changed() => if !more { return },
+            more = status.changed() => if !more { return },
             () = tokio::time::sleep_until(wake) => {}
         }
-        // Room first, then the words: what is written is what holds when it can be sent.
-        let Ok(Ok(room)) = tokio::time::timeout(STUCK_AFTER, client.reserve()).await else {
+        // Reserve first, then write: the text is of the moment in which it can be sent.
+        let Ok(Ok(slot)) = tokio::time::timeout(STUCK_AFTER, client.reserve()).await else {
             return;
         };
         let now = Instant::now();
         let mut text = String::new();
-        if let Some(newest) = news.newest() {
+        if let Some(newest) = status.newest() {
             let due;
-            (text, due) = told.tell(now.into_std(), &newest);
+            (text, due) = state.update(now.into_std(), &newest);
             again = due.map(Instant::from_std);
         }
         if text.is_empty() && now >= keep_alive {
             text.push_str(":\n\n");
         }
         if !text.is_empty() {
-            spoke = now;
-            room.send(text.into());
+            last_sent = now;
+            slot.send(text.into());
         }
     }
 }

@@ -26,7 +26,7 @@ use tower::ServiceExt;
 use weir::access::{AccessRule, ListenerAccess};
 use weir::app::RouteGroup;
 use weir::config::Live;
-use weir::limits::Seats;
+use weir::limits::ConnectionLimit;
 use weir::server::Peer;
 use weir::{AppState, JSON, SDP, TRICKLE};
 use weir_sfu::net::{Sfu, StartMode};
@@ -574,7 +574,7 @@ impl Listening {
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let app = weir::app(state(lenient()), LOOPBACK);
-        tokio::spawn(weir::server::serve(listener, app, Seats::default(), stopped));
+        tokio::spawn(weir::server::serve(listener, app, ConnectionLimit::default(), stopped));
         Self { addr, _stop: stop }
     }
 

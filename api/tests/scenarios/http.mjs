@@ -355,7 +355,7 @@ async function restart({ checks, http, post }) {
 }
 
 /** Open mode serves this machine only. */
-async function door({ checks, http, post, server }) {
+async function access({ checks, http, post, server }) {
   const { port } = new URL(server.url);
   for (const host of [`localhost:${port}`, `127.0.0.1:${port}`, `[::1]:${port}`]) {
     checks.equal(`Host: ${host.replace(port, 'PORT')}`, (await post('/whip/access', offers.obs, { ...SDP, Host: host })).status, 201);

@@ -2,7 +2,8 @@
 //!
 //! | file | one noun |
 //! |---|---|
-//! | [`cli`], [`config`], [`advertise`], [`log`] | what the operator asked for |
+//! | [`settings`], [`cli`], [`config`] | every setting, the command line, the effective configuration |
+//! | [`setting`], [`advertise`], [`cpus`], [`log`] | kinds of values that settings have |
 //! | [`app`] | the routes by group, and what every request gets before its handler |
 //! | [`access`] | who may use a route group at a listener |
 //! | [`state`] | what handlers share |
@@ -43,6 +44,8 @@ pub mod pages;
 pub mod path;
 pub mod server;
 pub mod session;
+pub mod setting;
+pub mod settings;
 pub mod sse;
 pub mod state;
 pub mod whep;

@@ -115,7 +115,7 @@ async fn serve(
     let http = listen("http", config.http).await?;
     let http_addr = http.local_addr()?;
     let sfu = Sfu::start(media)?;
-    let state = AppState::new(sfu.clone(), config.live.clone());
+    let state = AppState::new(sfu.clone(), config.clone());
     let access = ListenerAccess::of_http(config.http, config.insecure_open);
 
     let (stop, stopped) = watch::channel(false);
@@ -178,9 +178,8 @@ fn reload(cli: &Cli, config: &mut Config, state: &AppState, filter: &log::LogFil
     if !restart.is_empty() {
         tracing::warn!(keys = restart.join(", "), "reload: these take effect after a restart");
     }
-    filter.set(&new.log);
-    state.set_live(new.live.clone());
-    config.log = new.log;
-    config.live = new.live;
+    config.apply_reloadable(new);
+    filter.set(&config.log);
+    state.set_config(config.clone());
     tracing::info!("configuration reloaded");
 }

@@ -57,7 +57,7 @@ pub async fn answer(
     body: Body,
 ) -> Result<Response, Problem> {
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-    state.posts.take(peer, state.live().post_rate, Instant::now()).map_err(|wait| {
+    state.posts.take(peer, state.config().post_rate, Instant::now()).map_err(|wait| {
         let detail = "too many sessions were asked for from this network";
         Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
             .retry_after(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
@@ -83,7 +83,7 @@ pub async fn answer(
 
 fn created(state: &AppState, session: NewSession) -> Response {
     let NewSession { role, stream, created, .. } = session;
-    let public_url = state.live().public_url.clone();
+    let public_url = state.config().public_url.clone();
     let location = path::location(public_url.as_deref(), role, &stream, &created.secret);
     let id = created.id;
     let span = tracing::info_span!("session", %id, role = path::prefix(role), %stream);

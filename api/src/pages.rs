@@ -83,9 +83,9 @@ fn page(state: &AppState, name: &str, headers: &HeaderMap) -> Result<Response, P
 
 /// No inline script or style, nothing from elsewhere; `blob:` is a recording made in the page.
 fn policy(state: &AppState, framed_by: &str) -> Result<HeaderValue, Problem> {
-    let live = state.live();
+    let config = state.config();
     // Session URLs lie below the public URL; a policy names its origin without a path.
-    let public = live.public_url.as_deref().map_or("", origin);
+    let public = config.public_url.as_deref().map_or("", origin);
     let policy = format!(
         "default-src 'self'; connect-src 'self' {public}; media-src 'self' blob:; \
          img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; \

@@ -37,7 +37,7 @@ pub async fn patch(
     }
     let tag = if_match(&parts.headers);
     let fragment = body::read(&parts.headers, body, body::PATCH_MAX).await?;
-    let strict = state.live().strict;
+    let strict = state.config().strict;
     let patched =
         state.sfu.patch(url.role, &url.stream, &url.secret, &fragment, tag, strict).await?;
     Ok(match patched {

@@ -68,7 +68,7 @@ pub async fn subscribe(
     }
     let filter = EventFilter::parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
     let number = state.listeners.subscribe(id, filter, |id| state.sfu.is_live(id))?;
-    let base = state.live().public_url.clone().unwrap_or_default();
+    let base = state.config().public_url.clone().unwrap_or_default();
     let SessionUrl { stream, secret, .. } = url;
     let location = format!("{base}/whep/{stream}/{secret}/sse/{number}");
     Ok((StatusCode::CREATED, [(LOCATION, location)]).into_response())

@@ -1,5 +1,5 @@
-//! State that handlers share: the media plane's handle, limits, and the settings that a reload may
-//! change.
+//! State that handlers share: the media plane's handle, limits, and the configuration in
+//! force.
 //!
 //! Owns no request and decides nothing. `main.rs` makes it, `app.rs` gives it to the handlers.
 //! Next: `app.rs` for the routes, `listeners.rs` for the event streams.
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use weir_sfu::net::Sfu;
 
-use crate::config::Live;
+use crate::config::Config;
 use crate::limits::PostRate;
 use crate::listeners::Listeners;
 
@@ -24,28 +24,28 @@ pub struct AppState {
     pub listeners: Listeners,
     /// Time of the server's start, for `/metrics` and `/api/v1/stats`.
     pub started: Instant,
-    live: Arc<RwLock<Arc<Live>>>,
+    config: Arc<RwLock<Arc<Config>>>,
 }
 
 impl AppState {
     /// State of a server that starts now.
-    pub fn new(sfu: Sfu, live: Live) -> Self {
+    pub fn new(sfu: Sfu, config: Config) -> Self {
         Self {
             sfu,
             posts: Arc::default(),
             listeners: Listeners::default(),
             started: Instant::now(),
-            live: Arc::new(RwLock::new(Arc::new(live))),
+            config: Arc::new(RwLock::new(Arc::new(config))),
         }
     }
 
-    /// The settings that SIGHUP may change, as they are now.
-    pub fn live(&self) -> Arc<Live> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The configuration in force. SIGHUP may change it between two calls.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the settings that SIGHUP may change, for this state and its clones.
-    pub fn set_live(&self, live: Live) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+    /// Replaces the configuration, for this state and its clones.
+    pub fn set_config(&self, config: Config) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 }

@@ -25,7 +25,7 @@ pub async fn subscribe(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let start = start(parts.uri.query())?.unwrap_or(state.live().start);
+    let start = start(parts.uri.query())?.unwrap_or(state.config().start);
     offer::answer(&state, Purpose::Watch(start), endpoint.stream, parts, body).await
 }
 

@@ -8,7 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::CommandFactory;
 use saphyr::{LoadableYamlNode, YamlOwned};
+use weir::cli::Cli;
+use weir::settings::SETTINGS;
 
 #[test]
 fn compose_names_files_that_exist_and_opens_nothing() {
@@ -104,23 +107,29 @@ fn the_dashboard_draws_only_metrics_that_exist() {
 }
 
 #[test]
-fn the_readme_lists_the_flags_that_exist() {
+fn the_readme_tells_of_every_setting_what_its_declaration_says() {
     let readme = read("README.md");
-    let table: BTreeSet<_> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
-    let told: BTreeSet<_> = table.into_iter().filter_map(flag).collect();
-    let help = help();
-    let offered: BTreeSet<_> = help.lines().map(str::trim_start).filter_map(flag).collect();
-    let offered: BTreeSet<_> =
-        offered.into_iter().filter(|name| !["help", "version"].contains(name)).collect();
-    assert_eq!(told, offered, "left: README, right: weir --help");
+    let told: Vec<_> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let declared = SETTINGS.iter().map(|setting| {
+        let alias = setting.alias.map_or(String::new(), |alias| format!(", `--{alias}`"));
+        row(&format!("`--{}`{alias}", setting.key), setting.default, setting.help)
+    });
+    let command = Cli::command();
+    let config = command.get_arguments().find(|arg| arg.get_id() == "config").unwrap();
+    let help = format!("{}.", config.get_help().unwrap());
+    let declared: Vec<_> = declared.chain([row("`--config`", "not set", &help)]).collect();
+    assert_eq!(told, declared, "left: README.md, right: api/src/settings.rs");
+
+    let reloadable = SETTINGS.iter().filter(|setting| setting.reload);
+    let reloadable: Vec<_> = reloadable.map(|setting| format!("`{}`", setting.key)).collect();
+    let sentence = format!("It applies {};", reloadable.join(", "));
+    assert!(readme.contains(&sentence), "README.md should say: {sentence}");
 }
 
-/// The long flag that a line of help or of the README's table is about.
-fn flag(line: &str) -> Option<&str> {
-    let line = line.strip_prefix("| `").unwrap_or(line);
-    let short = line.strip_prefix('-').and_then(|rest| rest.split_once(", --")).map(|(_, l)| l);
-    let long = short.or_else(|| line.strip_prefix("--"))?;
-    long.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next()
+/// One line of the README's table. A default that is words and no value stands without code marks.
+fn row(flags: &str, default: &str, help: &str) -> String {
+    let default = if default.contains(' ') { default.to_owned() } else { format!("`{default}`") };
+    format!("| {flags} | {default} | {help} |")
 }
 
 /// Metric names in a text: words that begin like ours.

@@ -25,11 +25,11 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 use weir::access::{AccessRule, ListenerAccess};
 use weir::app::RouteGroup;
-use weir::config::Live;
+use weir::config::{Config, Settings};
 use weir::limits::ConnectionLimit;
 use weir::server::Peer;
 use weir::{AppState, JSON, SDP, TRICKLE};
-use weir_sfu::net::{Sfu, StartMode};
+use weir_sfu::net::Sfu;
 
 /// OBS: actpass, no candidates, Opus and H264.
 const PUBLISH: &str = include_str!("offers/obs.sdp");
@@ -46,11 +46,11 @@ fn crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\n', "\r\n")
 }
 
-fn lenient() -> Live {
-    Live { public_url: None, strict: false, post_rate: 50, start: StartMode::default() }
+fn defaults() -> Config {
+    Config::new(&Settings::default()).unwrap()
 }
 
-fn state(live: Live) -> AppState {
+fn state(config: Config) -> AppState {
     let localhost = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let media = weir_sfu::config::Config {
         media_addr: localhost,
@@ -58,7 +58,7 @@ fn state(live: Live) -> AppState {
         advertise: vec![localhost],
         ..Default::default()
     };
-    AppState::new(Sfu::start(media).unwrap(), live)
+    AppState::new(Sfu::start(media).unwrap(), config)
 }
 
 /// What a listener on loopback serves in open mode.
@@ -80,11 +80,11 @@ struct Answer {
 
 impl Server {
     fn new() -> Self {
-        Self::with(lenient())
+        Self::with(defaults())
     }
 
-    fn with(live: Live) -> Self {
-        let state = state(live);
+    fn with(config: Config) -> Self {
+        let state = state(config);
         Self { app: weir::app(state.clone(), LOOPBACK), state }
     }
 
@@ -219,7 +219,7 @@ async fn a_query_on_the_endpoint_does_not_disturb_the_session_url() {
 #[tokio::test]
 async fn with_a_public_url_the_location_is_absolute() {
     let public_url = Some("https://live.example.org/weir".to_owned());
-    let server = Server::with(Live { public_url, ..lenient() });
+    let server = Server::with(Config { public_url, ..defaults() });
     let answer = server.post("/whep/demo", WATCH).await;
     let location = answer.header("location");
     assert!(location.starts_with("https://live.example.org/weir/whep/demo/"), "A6 {location}");
@@ -363,7 +363,7 @@ async fn a_viewer_may_say_how_it_wants_to_start() {
 
 #[tokio::test]
 async fn strict_mode_wants_if_match() {
-    let server = Server::with(Live { strict: true, ..lenient() });
+    let server = Server::with(Config { strict: true, ..defaults() });
     let created = server.post("/whep/demo", WATCH).await;
     let session = created.header("location");
     server.patch(session, None, TRICKLED).await.refused(428, "B2");
@@ -516,7 +516,7 @@ async fn draining_refuses_new_sessions_and_keeps_the_live_ones() {
 
 #[tokio::test]
 async fn a_network_that_asks_too_often_is_told_when_to_come_back() {
-    let server = Server::with(Live { post_rate: 1, ..lenient() });
+    let server = Server::with(Config { post_rate: 1, ..defaults() });
     let post = || async {
         let mut request = request("POST", "/whep/demo", &[("content-type", SDP)], "x");
         request.extensions_mut().insert(Peer("192.0.2.7:1".parse().unwrap()));
@@ -573,7 +573,7 @@ impl Listening {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let app = weir::app(state(lenient()), LOOPBACK);
+        let app = weir::app(state(defaults()), LOOPBACK);
         tokio::spawn(weir::server::serve(listener, app, ConnectionLimit::default(), stopped));
         Self { addr, _stop: stop }
     }

@@ -118,7 +118,7 @@ fn each_route_is_in_the_group_that_is_expected_here() {
 async fn open_mode_on_loopback_serves_requests_from_this_machine_alone() {
     let loopback = ListenerAccess::of_http("127.0.0.1:8080".parse().unwrap(), false);
     assert_eq!(loopback, LOOPBACK);
-    let app = weir::app(state(lenient()), loopback);
+    let app = weir::app(state(defaults()), loopback);
     let local_only = [Served, Refused("--insecure-open")];
     check_all(&app, local_only, local_only).await;
     let rebound = [("host", "weir.example.org"), ("content-type", SDP)];
@@ -129,13 +129,13 @@ async fn open_mode_on_loopback_serves_requests_from_this_machine_alone() {
 #[tokio::test]
 async fn insecure_open_on_loopback_opens_media_and_leaves_the_admin_api_local() {
     let open = ListenerAccess::of_http("127.0.0.1:8080".parse().unwrap(), true);
-    let app = weir::app(state(lenient()), open);
+    let app = weir::app(state(defaults()), open);
     check_all(&app, [Served, Served], [Served, Refused("--insecure-open")]).await;
 }
 
 #[tokio::test]
 async fn off_loopback_the_admin_api_is_only_at_its_own_listener() {
-    let state = state(lenient());
+    let state = state(defaults());
     let public = ListenerAccess::of_http("0.0.0.0:8080".parse().unwrap(), true);
     let app = weir::app(state.clone(), public);
     check_all(&app, [Served, Served], [Refused("--admin-http"), Refused("--admin-http")]).await;

@@ -38,7 +38,7 @@ impl Listener {
 async fn the_201_of_a_viewer_names_both_extensions() {
     for public_url in [None, Some("https://live.example.org/weir".to_owned())] {
         let base = public_url.clone().unwrap_or_default();
-        let server = Server::with(Live { public_url, ..lenient() });
+        let server = Server::with(Config { public_url, ..defaults() });
         let answer = server.post("/whep/demo", WATCH).await;
         let session = answer.header("location").to_owned();
         assert!(session.starts_with(&format!("{base}/whep/demo/")));

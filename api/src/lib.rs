@@ -12,7 +12,7 @@
 //! | [`offer`], [`body`], [`path`] | what they share: a POSTed offer, a bounded body, a URL's parts |
 //! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
 //! | [`error`] | what a refusal looks like |
-//! | [`pages`], [`admin`], [`metrics`], [`health`] | for people and for their monitoring |
+//! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
 //! | [`server`] | sockets and their limits |
 //!
 //! Media is behind one handle, [`weir_sfu::net::Sfu`]. Nothing imports this crate but its binary
@@ -42,6 +42,7 @@ pub mod metrics;
 pub mod offer;
 pub mod pages;
 pub mod path;
+pub mod process;
 pub mod server;
 pub mod session;
 pub mod setting;

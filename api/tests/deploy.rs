@@ -1,7 +1,7 @@
 //! The deployment files agree with the binary: flags, ports, paths and metric names.
 //!
 //! No container engine is needed: the files are parsed and compared with `weir --help` and with
-//! the names in `api/src/metrics.rs`. Whether the images build is not tested here.
+//! the names of `/metrics`. Whether the images build is not tested here.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,6 +11,7 @@ use std::process::Command;
 use clap::CommandFactory;
 use saphyr::{LoadableYamlNode, YamlOwned};
 use weir::cli::Cli;
+use weir::metrics;
 use weir::settings::SETTINGS;
 
 #[test]
@@ -92,8 +93,8 @@ fn grafana_finds_prometheus_and_the_dashboard() {
 }
 
 #[test]
-fn the_dashboard_draws_only_metrics_that_exist() {
-    let exported = names(&read("api/src/metrics.rs"));
+fn dashboard_and_rules_use_only_metrics_that_exist() {
+    let exported: BTreeSet<String> = metrics::names().collect();
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let drawn: BTreeSet<String> = panels
@@ -102,8 +103,11 @@ fn the_dashboard_draws_only_metrics_that_exist() {
         .flat_map(|target| names(target["expr"].as_str().expect("an expression")))
         .collect();
     assert!(drawn.len() >= 15, "only {drawn:?}");
+    let texts = ["docs/deploy/prometheus.yml", "docs/deploy/README.md"];
+    let named = texts.into_iter().flat_map(|path| names(&read(path)));
+    let drawn: BTreeSet<String> = drawn.into_iter().chain(named).collect();
     let unknown: Vec<_> = drawn.difference(&exported).collect();
-    assert!(unknown.is_empty(), "not in api/src/metrics.rs: {unknown:?}");
+    assert!(unknown.is_empty(), "not in /metrics: {unknown:?}");
 }
 
 #[test]

@@ -4,8 +4,8 @@
 //! to loopback (DNS rebinding) and a client of a reverse proxy on this machine reach it too. They
 //! are recognised by the `Host` that a browser cannot forge and by the headers that a proxy adds.
 //!
-//! `app.rs` puts [`enforce`] in front of each route group; `main.rs` chooses the rules of a listener.
-//! Authentication belongs here: it replaces the answer of [`AccessRule::check`].
+//! `app.rs` puts [`enforce`] in front of each route group, and `main.rs` chooses the rules of a
+//! listener. Authentication belongs here: it replaces the answer of [`AccessRule::check`].
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,8 +1,8 @@
 //! The routes of both listeners, by route group, and what every request gets before its handler.
 //!
-//! [`app`] is what `--http` serves, [`admin_app`] is what `--admin-http` serves. A route exists only
-//! inside a [`RouteGroup`], and its group decides who may use it and whether other origins may read
-//! it, so no route can be left without an access rule. Never opens a socket: `server.rs` does.
+//! [`app`] is what `--http` serves, [`admin_app`] is what `--admin-http` serves. A route exists
+//! only inside a [`RouteGroup`], and its group decides who may use it and whether other origins may
+//! read it, so no route can be left without an access rule. Never opens a socket: `server.rs` does.
 //! Next: `access.rs` for the rules, then the handler's own file.
 
 use std::time::Instant;
@@ -79,8 +79,8 @@ impl RouteGroup {
         }
     }
 
-    /// Paths that have no handler and belong to the group all the same: their 404 follows its rules.
-    /// A script that misspells a session URL can read the 404 (whip-whep A34).
+    /// Paths that have no handler and belong to the group all the same: their 404 follows its
+    /// rules. A script that misspells a session URL can read the 404 (whip-whep A34).
     fn unknown_paths(self) -> &'static [&'static str] {
         match self {
             Self::Media => &[

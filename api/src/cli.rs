@@ -16,8 +16,8 @@ pub struct Cli {
     /// Action to take instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// TOML file with any of these settings: `key = value`, where the key is the long flag without its
-    /// dashes. SIGHUP reads it again.
+    /// TOML file with any of these settings: `key = value`, where the key is the long flag without
+    /// its dashes. SIGHUP reads it again.
     #[arg(long, env = "WEIR_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Settings that flags and environment give.

@@ -1,8 +1,8 @@
 //! The effective configuration: merged from all sources, checked, explained.
 //!
-//! Order of precedence: flags, `WEIR_*` variables, file, defaults. Nothing else in the process reads
-//! flags, environment or the file. [`Config::media`] is the one place that turns it into the media
-//! plane's configuration. Called by `main.rs`; each setting by itself is in `settings.rs`.
+//! Order of precedence: flags, `WEIR_*` variables, file, defaults. Nothing else in the process
+//! reads flags, environment or the file. [`Config::media`] is the one place that turns it into the
+//! media plane's configuration. Called by `main.rs`; each setting by itself is in `settings.rs`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

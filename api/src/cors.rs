@@ -1,4 +1,4 @@
-//! Cross-origin rules: any web page may publish and watch, none may read the admin API.
+//! Cross-origin rules: any web page may publish and watch, and none may read the admin API.
 //!
 //! The origin policy is a literal `*` without credentials (whip-whep A36). `app.rs` applies it to
 //! every response of the media routes, refusals included, and routes `OPTIONS` here.
@@ -17,17 +17,17 @@ pub const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 /// `Accept-Patch` (RFC 5789 section 3.1, whip-whep A35).
 pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
-/// Response headers that a page's script may read (whip-whep A34).
+/// Response headers that scripts may read (whip-whep A34).
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Location, ETag, Link, Retry-After, Accept-Post, Accept-Patch, WWW-Authenticate, \
      Access-Control-Allow-Methods",
 );
-/// Clients switch trickle on only if they read PATCH here (whip-whep A31, A33).
+/// Methods that scripts may use. Clients trickle only if PATCH is among them (whip-whep A31, A33).
 const METHODS: HeaderValue = HeaderValue::from_static("POST, GET, HEAD, PATCH, DELETE, OPTIONS");
-/// `ETag` is here because one client library sends it as a request header (whip-whep A31).
+/// Request headers that scripts may send. One client library sends `ETag` (whip-whep A31).
 const REQUEST_HEADERS: HeaderValue =
     HeaderValue::from_static("Authorization, Content-Type, If-Match, ETag");
-/// Two hours, the longest that Chromium keeps a preflight, in seconds.
+/// Time for which browsers keep a preflight, in seconds: two hours, the maximum of Chromium.
 const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
 /// Lets scripts of every origin read a response.
@@ -38,7 +38,7 @@ pub async fn open(mut response: Response) -> Response {
     response
 }
 
-/// `OPTIONS` on an endpoint URL, a preflight or not (whip-whep A30, A31, A33).
+/// `OPTIONS` on an endpoint URL, as a preflight or not (whip-whep A30, A31, A33).
 pub async fn endpoint_options() -> Response {
     ([(ACCEPT_POST, HeaderValue::from_static(SDP))], options("POST, GET, HEAD, OPTIONS"))
         .into_response()
@@ -55,13 +55,13 @@ pub async fn stats_options() -> Response {
     options("GET, HEAD, OPTIONS")
 }
 
-/// `OPTIONS` on the layer choice of a viewer.
+/// `OPTIONS` on the layer preference of a viewer.
 pub async fn layer_options() -> Response {
     let accepts = [(ACCEPT_POST, HeaderValue::from_static(JSON))];
     (accepts, options("POST, GET, HEAD, DELETE, OPTIONS")).into_response()
 }
 
-/// `OPTIONS` on the events of a viewer.
+/// `OPTIONS` on the event streams of a viewer.
 pub async fn events_options() -> Response {
     let accepts = [(ACCEPT_POST, HeaderValue::from_static(JSON))];
     (accepts, options("POST, GET, HEAD, OPTIONS")).into_response()

@@ -1,5 +1,5 @@
-//! Events of a viewer's event stream (WHEP extension `core:server-sent-events`): which events exist,
-//! how they are written, and when one is due.
+//! Events of a viewer's event stream (WHEP extension `core:server-sent-events`): which events
+//! exist, how they are written, and when one is due.
 //!
 //! Pure: a viewer's status and the time go in, text comes out. An event stream has no queue:
 //! [`SseState`] holds what the client was sent and writes the difference to the newest status.

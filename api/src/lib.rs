@@ -1,4 +1,4 @@
-//! The front of Weir: WHIP, WHEP, pages, admin API and metrics over HTTP, and nothing about media.
+//! HTTP of Weir: WHIP, WHEP, pages, admin API and metrics, and nothing about media.
 //!
 //! | file | one noun |
 //! |---|---|
@@ -8,10 +8,10 @@
 //! | [`access`] | who may use a route group at a listener |
 //! | [`state`] | what handlers share |
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
-//! | [`layer`], [`sse`], [`events`] | two extensions of WHEP: a viewer chooses its layer, and listens |
-//! | [`offer`], [`body`], [`path`] | what they share: a POSTed offer, a bounded body, a URL's parts |
+//! | [`layer`], [`sse`], [`events`], [`listeners`] | two extensions of WHEP: layer preferences, and event streams |
+//! | [`offer`], [`body`], [`path`] | what these share: a POSTed offer, a bounded body, a URL's parts |
 //! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
-//! | [`error`] | what a refusal looks like |
+//! | [`error`] | the response to a refused request |
 //! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
 //! | [`server`] | sockets and their limits |
 //!
@@ -57,7 +57,7 @@ pub use state::AppState;
 
 /// Media type of offers and answers.
 pub const SDP: &str = "application/sdp";
-/// Media type of what the extensions of WHEP say.
+/// Media type of the extensions of WHEP.
 pub const JSON: &str = "application/json";
 /// Media type of ICE fragments in PATCH (RFC 8840 section 9).
 pub const TRICKLE: &str = "application/trickle-ice-sdpfrag";

@@ -19,8 +19,8 @@ use crate::state::AppState;
 /// One metric: its name, its help, and where its value comes from.
 struct Family {
     name: &'static str,
-    /// Field of `SfuStats` in JSON, with a dot before the field of a worker; none for figures of the
-    /// process.
+    /// Field of `SfuStats` in JSON, with a dot before the field of a worker; none for figures of
+    /// the process.
     #[cfg_attr(not(test), expect(dead_code, reason = "a test compares it with SfuStats"))]
     stat: Option<&'static str>,
     help: &'static str,
@@ -245,7 +245,8 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
     (headers, render(&stats, &scrape)).into_response()
 }
 
-/// Names of all metrics and samples that `/metrics` may show, for the check of dashboards and rules.
+/// Names of all metrics and samples that `/metrics` may show, for the check of dashboards and
+/// rules.
 pub fn names() -> impl Iterator<Item = String> {
     FAMILIES.iter().flat_map(|family| {
         let suffixes: &[&str] = match family.read {

@@ -1,6 +1,7 @@
 //! Resources of this process: memory, CPU time, open files, tasks.
 //!
-//! Reads Linux `/proc` and the tokio runtime; keeps no state. Called by `metrics.rs` at each scrape.
+//! Reads Linux `/proc` and the tokio runtime; keeps no state. Called by `metrics.rs` at each
+//! scrape.
 
 /// Resources of this process at one moment; a figure of the kernel is absent without Linux `/proc`.
 #[derive(Debug)]

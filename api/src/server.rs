@@ -232,8 +232,8 @@ impl AsyncWrite for Shared {
     }
 }
 
-/// Raises the soft limit of open files to the hard one: the default of 1,024 is below the connection
-/// limits. Returns the limit that is now in force, if there is one.
+/// Raises the soft limit of open files to the hard one: the default of 1,024 is below the
+/// connection limits. Returns the limit that is now in force, if there is one.
 pub fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

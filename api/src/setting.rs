@@ -1,8 +1,8 @@
 //! The machinery of settings: what one declaration of the [`settings`] macro turns into.
 //!
 //! Owns the description of a setting, the kinds of values that flags and files may give, and how a
-//! value is printed. Knows no setting by name: `settings.rs` declares them. Called by `settings.rs`,
-//! `config.rs` and `cli.rs`.
+//! value is printed. Knows no setting by name: `settings.rs` declares them. Called by
+//! `settings.rs`, `config.rs` and `cli.rs`.
 
 use std::net::SocketAddr;
 
@@ -211,9 +211,9 @@ printed! {
 ///
 /// gives the flag, the variable, the key of the file, the merge of all three, the field of `Config`
 /// and the printed value. `alias` may be absent. `default "text"` is the value that is read when
-/// nobody gave one, and `read` is `fn(Given) -> Result<Type, String>`. `unset "text"` describes what
-/// holds then, and `read` is `fn(Option<Given>, &Settings) -> Result<Type, String>`. `reload` means
-/// that SIGHUP applies a new value, `restart` that it does not.
+/// nobody gave one, and `read` is `fn(Given) -> Result<Type, String>`. `unset "text"` describes
+/// what holds then, and `read` is `fn(Option<Given>, &Settings) -> Result<Type, String>`. `reload`
+/// means that SIGHUP applies a new value, `restart` that it does not.
 macro_rules! settings {
     ($(
         $(#[doc = $doc:literal])+

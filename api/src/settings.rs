@@ -47,8 +47,8 @@ settings! {
         key "insecure-open", env "WEIR_INSECURE_OPEN", value "BOOL", heading "Access",
         default "false", restart, read Ok
     }
-    /// Second address for `/metrics` and `/api/v1`. Without it they are served at `--http` if that is
-    /// a loopback address, else nowhere.
+    /// Second address for `/metrics` and `/api/v1`. Without it they are served at `--http` if that
+    /// is a loopback address, else nowhere.
     admin_http: String => Option<SocketAddr> {
         key "admin-http", env "WEIR_ADMIN_HTTP", value "ADDR:PORT", heading "Access",
         unset "not set", restart, read |given, _| given.map(|text| listener(&text)).transpose()
@@ -71,8 +71,8 @@ settings! {
     }
 
     /// Cached media that a viewer is sent at most, to show a picture at once: `fast-forward` (all
-    /// since the last keyframe, where that is little), `poster` (that keyframe alone, until the next
-    /// one comes) or `wait` (nothing). A viewer may ask for another with `?start=`.
+    /// since the last keyframe, where that is little), `poster` (that keyframe alone, until the
+    /// next one comes) or `wait` (nothing). A viewer may ask for another with `?start=`.
     start: String => StartMode {
         key "start", env "WEIR_START", value "MODE", heading "Running",
         default "fast-forward", reload, read |text| start(&text)
@@ -88,8 +88,8 @@ settings! {
         key "workers", env "WEIR_WORKERS", value "N", heading "Running",
         unset "one per CPU of `--worker-cpus`, else of this process", restart, read workers
     }
-    /// CPUs on which the media threads are kept, one each and in this order: a list such as `0,2-3`,
-    /// `auto` for all that this process may use, or `none` to leave it to the kernel.
+    /// CPUs on which the media threads are kept, one each and in this order: a list such as
+    /// `0,2-3`, `auto` for all that this process may use, or `none` to leave it to the kernel.
     worker_cpus: String => WorkerCpus {
         key "worker-cpus", env "WEIR_WORKER_CPUS", value "none|auto|LIST", heading "Running",
         default "none", restart, read |text| WorkerCpus::parse(&text, &usable_cpus())

@@ -1,10 +1,10 @@
 //! `/whep/{stream}/{secret}/sse`: event streams of a viewer (WHEP extension
 //! `core:server-sent-events`).
 //!
-//! GET opens a stream of every event. POST selects events and creates an address for GET and DELETE.
-//! A stream ends with its session. A stream costs one task and at most one unsent message: the next
-//! one is written from the newest status when the client has taken the last one. `events.rs` decides
-//! what is written, `listeners.rs` how many streams there may be.
+//! GET opens a stream of every event. POST selects events and creates an address for GET and
+//! DELETE. A stream ends with its session. A stream costs one task and at most one unsent message:
+//! the next one is written from the newest status when the client has taken the last one.
+//! `events.rs` decides what is written, `listeners.rs` how many streams there may be.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -31,8 +31,8 @@ use crate::{JSON, body};
 
 /// Maximum body of a POST in bytes; a longer one is refused with 413.
 const EVENTS_MAX: usize = 1024;
-/// Silence after which a comment line is sent, so that proxies keep the connection and a client that
-/// is gone is noticed.
+/// Silence after which a comment line is sent, so that proxies keep the connection and a client
+/// that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Time after which the stream of a client that reads nothing is ended.
 const STUCK_AFTER: Duration = Duration::from_secs(30);

@@ -1,5 +1,6 @@
-//! `/whip/{stream}`: where publishers POST (RFC 9725).
+//! `/whip/{stream}`: the endpoint of publishers (RFC 9725).
 //!
+//! Never reads the SDP. Routed by `app.rs`.
 //! Next: `offer.rs` for the POST, `session.rs` for the session URL it returns.
 
 use axum::extract::{Request, State};

@@ -1,5 +1,6 @@
-//! Two extensions of WHEP: a viewer chooses its layer (whip-whep E9) and listens to events (whip-whep E8). Without media, so
-//! there are no layers yet; those are played in the simulator and in browsers.
+//! Two extensions of WHEP: a viewer chooses its layer (whip-whep E9) and listens to events
+//! (whip-whep E8). Without media, so there are no layers yet; those are played in the simulator and
+//! in browsers.
 
 use super::*;
 
@@ -196,7 +197,8 @@ async fn a_client_that_asks_all_the_time_is_told_to_wait() {
     let server = Server::new();
     for (method, what) in [("GET", "layer"), ("GET", "stats"), ("GET", "sse"), ("POST", "sse")] {
         let (session, neighbour) = (viewer(&server).await, viewer(&server).await);
-        // Whether this limit refused it; event streams have others. Of an event stream only the head is read.
+        // Whether this limit refused it; event streams have others. Of an event stream only the
+        // head is read.
         let refuses = async |session: &str| {
             let path = format!("{session}/{what}");
             let asked = request(method, &path, &[], "");

@@ -15,7 +15,7 @@ use weir::metrics;
 use weir::settings::SETTINGS;
 
 #[test]
-fn compose_names_files_that_exist_and_opens_nothing() {
+fn compose_names_files_that_exist_and_publishes_no_port() {
     let compose = yaml("docker-compose.yml");
     for (name, service) in services(&compose) {
         assert_eq!(get(service, "network_mode").as_str(), Some("host"), "{name}");
@@ -111,9 +111,9 @@ fn dashboard_and_rules_use_only_metrics_that_exist() {
 }
 
 #[test]
-fn the_readme_tells_of_every_setting_what_its_declaration_says() {
+fn the_readme_has_every_setting_as_it_is_declared() {
     let readme = read("README.md");
-    let told: Vec<_> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let shown: Vec<_> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
     let declared = SETTINGS.iter().map(|setting| {
         let alias = setting.alias.map_or(String::new(), |alias| format!(", `--{alias}`"));
         row(&format!("`--{}`{alias}", setting.key), setting.default, setting.help)
@@ -122,7 +122,7 @@ fn the_readme_tells_of_every_setting_what_its_declaration_says() {
     let config = command.get_arguments().find(|arg| arg.get_id() == "config").unwrap();
     let help = format!("{}.", config.get_help().unwrap());
     let declared: Vec<_> = declared.chain([row("`--config`", "not set", &help)]).collect();
-    assert_eq!(told, declared, "left: README.md, right: api/src/settings.rs");
+    assert_eq!(shown, declared, "left: README.md, right: api/src/settings.rs");
 
     let reloadable = SETTINGS.iter().filter(|setting| setting.reload);
     let reloadable: Vec<_> = reloadable.map(|setting| format!("`{}`", setting.key)).collect();
@@ -136,14 +136,14 @@ fn row(flags: &str, default: &str, help: &str) -> String {
     format!("| {flags} | {default} | {help} |")
 }
 
-/// Metric names in a text: words that begin like ours.
+/// Metric names in a text, recognised by their prefix.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let ours = |word: &&str| word.starts_with("weir_") || word.starts_with("process_");
     words.filter(ours).map(str::to_owned).collect()
 }
 
-/// What `weir --help` says about one flag: its line and those below, up to the next flag.
+/// Help of one flag: its line and those below, up to the next flag.
 fn about(flag: &str) -> String {
     let help = help();
     let mut lines = help.lines().skip_while(|line| !line.trim_start().starts_with(flag));

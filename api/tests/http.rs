@@ -1,6 +1,6 @@
-//! The HTTP surface as a table: RFC 9725, the WHEP draft, and what known clients stumble over.
+//! The HTTP interface: RFC 9725, the WHEP draft, and what known clients need.
 //!
-//! Bare item numbers are those of docs/rules/whip-whep.md. No media flows here.
+//! Item numbers without a page are those of docs/rules/whip-whep.md. No media is sent here.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
 #[path = "http/access.rs"]
@@ -65,13 +65,13 @@ fn state(config: Config) -> AppState {
 const LOOPBACK: ListenerAccess =
     ListenerAccess { media: AccessRule::LoopbackOnly, admin: AccessRule::LoopbackOnly };
 
-/// A server under test, without a socket.
+/// Server under test, without a socket.
 struct Server {
     state: AppState,
     app: Router,
 }
 
-/// One answer, read to its end.
+/// Response, read to its end.
 struct Answer {
     status: u16,
     headers: HeaderMap,
@@ -137,7 +137,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// A refusal that people and both kinds of players can read (A16), from any origin (A34).
+    /// Asserts a refusal that people and both kinds of players can read (A16).
     fn refused(&self, status: u16, why: &str) {
         assert_eq!(self.status, status, "{why}: {}", String::from_utf8_lossy(&self.body));
         assert_eq!(self.header("content-type"), "application/problem+json", "{why}");
@@ -150,7 +150,7 @@ impl Answer {
 }
 
 #[tokio::test]
-async fn an_offer_is_answered_201_with_all_that_a_client_needs() {
+async fn an_offer_is_answered_201_with_all_headers_that_clients_need() {
     let server = Server::new();
     for (path, offer) in [("/whip/demo", PUBLISH), ("/whep/demo", WATCH)] {
         let answer = server.post(path, offer).await;
@@ -171,7 +171,7 @@ async fn an_offer_is_answered_201_with_all_that_a_client_needs() {
 }
 
 #[tokio::test]
-async fn offers_that_are_refused_say_why_and_leave_nothing() {
+async fn a_refused_offer_gets_a_reason_and_leaves_no_session() {
     let server = Server::new();
     let (long, longest) = ("v".repeat(65_537), "v".repeat(1_000_000));
     let table: &[(&str, Option<&str>, &str, u16)] = &[
@@ -207,7 +207,7 @@ async fn media_types_ignore_case_and_parameters() {
 }
 
 #[tokio::test]
-async fn a_query_on_the_endpoint_does_not_disturb_the_session_url() {
+async fn a_query_of_the_endpoint_is_not_part_of_the_session_url() {
     let server = Server::new();
     let answer = server.post("/whip/demo?token=a/b&x=?", PUBLISH).await;
     assert_eq!(answer.status, 201);
@@ -244,7 +244,7 @@ async fn stream_names_are_decoded_once_and_then_checked() {
 }
 
 #[tokio::test]
-async fn endpoints_can_be_looked_at() {
+async fn get_and_head_tell_that_an_endpoint_exists() {
     let server = Server::new();
     for method in ["GET", "HEAD"] {
         let whip = server.call(method, "/whip/demo", &[], "").await;
@@ -257,7 +257,7 @@ async fn endpoints_can_be_looked_at() {
 }
 
 #[tokio::test]
-async fn a_session_lives_from_its_201_to_its_delete() {
+async fn a_session_is_live_from_its_201_to_its_delete() {
     let server = Server::new();
     for (path, offer) in [("/whip/demo", PUBLISH), ("/whep/demo", WATCH)] {
         let created = server.post(path, offer).await;
@@ -286,7 +286,7 @@ async fn a_session_lives_from_its_201_to_its_delete() {
 }
 
 #[tokio::test]
-async fn a_session_url_of_one_role_or_stream_is_no_key_for_another() {
+async fn a_session_secret_is_valid_for_its_role_and_stream_only() {
     let server = Server::new();
     let session = server.post("/whip/demo", PUBLISH).await.header("location").to_owned();
     let secret = session.rsplit('/').next().unwrap();
@@ -298,7 +298,7 @@ async fn a_session_url_of_one_role_or_stream_is_no_key_for_another() {
 }
 
 #[tokio::test]
-async fn patch_trickles_and_restarts_as_clients_do_it() {
+async fn patch_trickles_candidates_and_restarts_ice() {
     let server = Server::new();
     let created = server.post("/whep/demo", WATCH).await;
     let (session, tag) = (created.header("location").to_owned(), created.header("etag").to_owned());
@@ -331,7 +331,7 @@ async fn patch_trickles_and_restarts_as_clients_do_it() {
 }
 
 #[tokio::test]
-async fn patches_that_are_refused_leave_the_session_alone() {
+async fn a_refused_patch_does_not_change_the_session() {
     let server = Server::new();
     let session = server.post("/whep/demo", WATCH).await.header("location").to_owned();
     let as_json = [("content-type", "application/json")];
@@ -345,7 +345,7 @@ async fn patches_that_are_refused_leave_the_session_alone() {
 }
 
 #[tokio::test]
-async fn a_viewer_may_say_how_it_wants_to_start() {
+async fn a_viewer_may_choose_its_start_mode() {
     let server = Server::new();
     for query in ["", "?start=fast-forward", "?start=poster", "?token=x&start=wait", "?other=1"] {
         let answer = server.post(&format!("/whep/demo{query}"), WATCH).await;
@@ -362,7 +362,7 @@ async fn a_viewer_may_say_how_it_wants_to_start() {
 }
 
 #[tokio::test]
-async fn strict_mode_wants_if_match() {
+async fn strict_mode_requires_if_match() {
     let server = Server::with(Config { strict: true, ..defaults() });
     let created = server.post("/whep/demo", WATCH).await;
     let session = created.header("location");
@@ -371,7 +371,7 @@ async fn strict_mode_wants_if_match() {
 }
 
 #[tokio::test]
-async fn options_tell_everything_to_everyone() {
+async fn options_names_methods_and_media_types_for_every_origin() {
     let server = Server::new();
     let preflight = [("origin", "https://a.example"), ("access-control-request-method", "POST")];
     for headers in [&preflight[..], &[]] {
@@ -400,7 +400,7 @@ async fn options_tell_everything_to_everyone() {
 }
 
 #[tokio::test]
-async fn the_description_and_the_routes_agree() {
+async fn openapi_and_routes_agree() {
     let server = Server::new();
     let openapi = server.get("/api/v1/openapi.json").await.json();
     let described = openapi["paths"].as_object().unwrap();
@@ -431,7 +431,7 @@ async fn the_description_and_the_routes_agree() {
 }
 
 #[tokio::test]
-async fn the_admin_api_shows_and_ends_sessions_without_giving_them_away() {
+async fn the_admin_api_shows_and_ends_sessions_and_never_shows_a_secret() {
     let server = Server::new();
     let session = server.post("/whip/demo", PUBLISH).await.header("location").to_owned();
     let viewer = server.post("/whep/demo", WATCH).await.header("location").to_owned();
@@ -467,7 +467,7 @@ async fn the_admin_api_shows_and_ends_sessions_without_giving_them_away() {
 }
 
 #[tokio::test]
-async fn pages_are_closed_to_inline_script_and_framing() {
+async fn pages_allow_no_inline_script_and_only_watch_may_be_framed() {
     let server = Server::new();
     for (path, framed_by) in [
         ("/", "frame-ancestors 'none'"),
@@ -501,7 +501,7 @@ async fn pages_are_closed_to_inline_script_and_framing() {
 }
 
 #[tokio::test]
-async fn draining_refuses_new_sessions_and_keeps_the_live_ones() {
+async fn draining_refuses_new_sessions_and_keeps_live_ones() {
     let server = Server::new();
     let session = server.post("/whip/demo", PUBLISH).await.header("location").to_owned();
     assert_eq!(server.get("/readyz").await.status, 200);
@@ -515,7 +515,7 @@ async fn draining_refuses_new_sessions_and_keeps_the_live_ones() {
 }
 
 #[tokio::test]
-async fn a_network_that_asks_too_often_is_told_when_to_come_back() {
+async fn a_network_above_its_post_rate_gets_429_with_retry_after() {
     let server = Server::with(Config { post_rate: 1, ..defaults() });
     let post = || async {
         let mut request = request("POST", "/whep/demo", &[("content-type", SDP)], "x");
@@ -551,7 +551,7 @@ async fn a_client_that_leaves_before_its_201_leaves_no_session() {
 }
 
 #[tokio::test]
-async fn twenty_sessions_come_and_go_without_trace() {
+async fn twenty_created_and_deleted_sessions_leave_nothing_behind() {
     // A27
     let server = Server::new();
     for _ in 0..20 {
@@ -562,7 +562,7 @@ async fn twenty_sessions_come_and_go_without_trace() {
     assert_eq!((stats.publishers, stats.streams), (0, 0));
 }
 
-/// A server on a real socket; it stops when this is dropped.
+/// Server on a real socket; it stops when dropped.
 struct Listening {
     addr: SocketAddr,
     _stop: watch::Sender<bool>,
@@ -578,7 +578,7 @@ impl Listening {
         Self { addr, _stop: stop }
     }
 
-    /// Sends bytes and reads all that comes back until the server closes.
+    /// Sends bytes and reads until the server closes.
     async fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
         stream.write_all(request).await.unwrap();
@@ -590,7 +590,7 @@ impl Listening {
 }
 
 #[tokio::test]
-async fn on_the_wire_nothing_is_chunked_and_location_has_one_space() {
+async fn on_the_wire_no_answer_is_chunked_and_location_has_one_space() {
     let server = Listening::new().await;
     let offer = crlf(PUBLISH);
     let post = |extra: &str| {
@@ -633,7 +633,7 @@ async fn http_2_and_keep_alive_work() {
 }
 
 #[tokio::test]
-async fn hostile_connections_get_a_clear_answer() {
+async fn hostile_requests_get_a_status_of_their_own() {
     let server = Listening::new().await;
     let starts = |answer: String, with: &str| assert!(answer.starts_with(with), "{with}: {answer}");
     let post = "POST /whip/demo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n";
@@ -654,7 +654,7 @@ async fn hostile_connections_get_a_clear_answer() {
 }
 
 #[tokio::test]
-async fn a_connection_that_never_asks_is_let_go_with_408() {
+async fn a_connection_without_a_request_is_closed_with_408() {
     // quality B4 item 19: neither silence, nor half a header, nor half of HTTP/2's first line.
     let server = Listening::new().await;
     let begun = Instant::now();

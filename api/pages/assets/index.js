@@ -141,11 +141,11 @@ function factsOf(stream) {
   if (!stream.publisher) return 'waiting for a publisher';
   const tracks = stream.publisher.tracks ?? [];
   const layers = tracks.flatMap((track) => track.layers ?? []);
-  const sizes = layers.map((layer) => layer.resolution).filter(Boolean).sort((a, b) => b[0] - a[0]);
+  const sizes = layers.map((layer) => layer.resolution).filter(Boolean).sort((a, b) => b.width - a.width);
   const total = layers.reduce((sum, layer) => sum + (layer.bitrate_bps ?? 0), 0);
   return [
     codecWords(tracks.map((track) => track.codec)),
-    sizes.length ? `${sizes[0][0]} × ${sizes[0][1]}` : '',
+    sizes.length ? `${sizes[0].width} × ${sizes[0].height}` : '',
     total ? kbps(total / 1_000) : '',
   ].filter(Boolean).join(' · ') || 'connecting';
 }

@@ -5,33 +5,33 @@
 //   viewer.addEventListener('state', () => console.log(viewer.state, viewer.lastError?.message));
 //   viewer.close();
 //
-// Owns: the session (POST, trickle and ICE restart by PATCH, DELETE), reconnection, statistics.
+// Owns the session (POST, trickle and ICE restart by PATCH, DELETE), reconnection, statistics.
 // Never touches the page: pages listen to `state` events and read `stats()`.
 // Specifications: RFC 9725 (WHIP), draft-ietf-wish-whep (WHEP) with its core extensions for layers and
 // events, RFC 8840 (trickle fragments).
 
-/** How long a POST may take. Servers answer in milliseconds; native clients give up after 8 s. */
+/** Time in which a POST must be answered. Servers answer in milliseconds; native clients give up after 8 s. */
 const POST_TIMEOUT_MS = 10_000;
-/** From the answer to a working media path. Past it the attempt counts as failed. */
+/** Time from the answer to a working media path. After it the attempt has failed. */
 const CONNECT_TIMEOUT_MS = 15_000;
-/** Full gathering waits no longer than this; the offer then goes with what was found. */
+/** Time for full gathering. After it the offer is sent with the candidates found so far. */
 const GATHER_TIMEOUT_MS = 2_000;
-/** A path that stays silent this long gets an ICE restart before the session is given up. */
+/** Silence of a path after which ICE is restarted, before the session is given up. */
 const DISCONNECTED_GRACE_MS = 2_000;
-/** An ICE restart that has not brought the path back by then is followed by a new session. */
+/** Time for an ICE restart to restore the path. After it a new session is created. */
 const RESTART_TIMEOUT_MS = 8_000;
-/** Waits between attempts; the last one repeats. Up to a fifth is added at random. */
+/** Delays between attempts; the last one repeats. Up to a fifth is added at random. */
 const BACKOFF_MS = [500, 1_000, 2_000, 4_000, 8_000];
-/** A viewer that got no packet for so long is told that it waits for the stream. */
+/** Time without a packet after which the state of a viewer is `waiting`. */
 const SILENCE_MS = 3_000;
 
-/** How often layers are asked for where no event stream tells of them. */
+/** Interval at which layers are read where there is no event stream. */
 const LAYERS_EVERY_MS = 4_000;
-/** The extensions of WHEP that are used, by their relation in `Link`. */
+/** Extensions of WHEP that are used, by their relation in `Link`. */
 const EVENTS = 'urn:ietf:params:whep:ext:core:server-sent-events';
 const LAYER = 'urn:ietf:params:whep:ext:core:layer';
 
-/** What went wrong, in words for people (`message`) and as a `kind` for programs. */
+/** A problem: as text for people (`message`) and as a `kind` for programs. */
 export class WeirError extends Error {
   /**
    * @param {'refused'|'unauthorized'|'forbidden'|'unavailable'|'network'|'ice'|'ended'|'protocol'} kind
@@ -47,20 +47,20 @@ export class WeirError extends Error {
   }
 }
 
-/** Errors that a later attempt may not meet again. */
+/** Kinds of errors after which a later attempt may succeed. */
 const TRANSIENT = new Set(['unavailable', 'network', 'ice']);
 
 /**
- * Publishes the tracks of `stream` to a WHIP endpoint and keeps doing so until `close()`.
+ * Publishes the tracks of `stream` to a WHIP endpoint, and reconnects until `close()`.
  *
  * @param {string|URL} url WHIP endpoint.
  * @param {MediaStream} stream At most one audio and one video track are usual.
  * @param {object} [opts]
  * @param {string} [opts.token] Bearer token.
  * @param {string} [opts.codec] Video codec name, e.g. `VP9`; without it the browser's order holds.
- * @param {boolean} [opts.simulcast] Three layers, rids l, m, h (a quarter, half and full size).
- * @param {number} [opts.maxKbps] Cap of the largest layer.
- * @param {'trickle'|'full'} [opts.gather] Offer at once and PATCH candidates, or gather first.
+ * @param {boolean} [opts.simulcast] Sends three layers, rids l, m, h (a quarter, half and full size).
+ * @param {number} [opts.maxKbps] Maximum bitrate of the largest layer.
+ * @param {'trickle'|'full'} [opts.gather] Offers at once and PATCHes candidates, or gathers first.
  * @param {RTCIceServer[]} [opts.iceServers]
  * @returns {Session}
  */
@@ -82,8 +82,8 @@ export function publish(url, stream, opts = {}) {
 }
 
 /**
- * Plays a WHEP endpoint in `video` and keeps doing so until `close()`. The picture of a lost
- * session stays until the next one delivers.
+ * Plays a WHEP endpoint in `video`, and reconnects until `close()`. The last picture of a lost session
+ * stays until the next session has one.
  *
  * @param {string|URL} url WHEP endpoint.
  * @param {HTMLMediaElement} video
@@ -100,7 +100,7 @@ export function watch(url, video, opts = {}) {
       video.requestVideoFrameCallback?.(() => session.mediaArrived(pc));
       video.play().catch((error) => {
         if (error.name !== 'NotAllowedError') return;
-        // Sound is not allowed before the first click: play muted, the page offers the click.
+        // The browser allows sound only after a click: play muted until then; the page has a button.
         video.muted = true;
         video.play().catch(() => {});
       });
@@ -111,8 +111,8 @@ export function watch(url, video, opts = {}) {
       const idle = pc.getTransceivers().filter((transceiver) => transceiver.currentDirection === 'inactive');
       for (const { receiver } of idle) media.removeTrack(receiver.track);
     });
-    // Before the answer: a first picture that is decoded sooner than its player is there is never shown, and
-    // the next one may be seconds away. But a player that waits for media holds back the page's load event.
+    // The player is attached before the answer: a first picture that is decoded before that is never shown,
+    // and the next one may be seconds away. But a player that waits for media delays the page's load event.
     const early = () => {
       if (!video.srcObject && session.pc === pc) show();
     };
@@ -131,39 +131,40 @@ export function sendableVideoCodecs() {
 }
 
 /**
- * One publication or one viewing, across as many connections as it takes.
+ * One publisher or viewer, across all its connections.
  *
  * `state` is one of
- * - `connecting`: first attempt under way;
- * - `waiting`: (viewer) connected or refused for now, nothing to show yet;
- * - `live`: media flows;
- * - `reconnecting`: media stopped or an attempt failed, another follows (`lastError` says why);
- * - `failed`: given up, trying again would not help without a change;
+ * - `connecting`: the first attempt is running;
+ * - `waiting`: (viewer) connected, or refused for now, and no media yet;
+ * - `live`: media is sent or received;
+ * - `reconnecting`: media stopped or an attempt failed, and another one follows (`lastError` says why);
+ * - `failed`: no more attempts, because they would fail in the same way;
  * - `ended`: (publisher) the server ended the session on purpose;
  * - `closed`: `close()` was called.
  *
- * A `state` event follows each change of `state` or `lastError`. A viewer that was told to `listen` also
- * has `layers` events when `layers` changed and `viewers` events when `viewers` did.
+ * A `state` event follows each change of `state` or `lastError`. After `listen` a viewer also has `layers`
+ * events when `layers` changes and `viewers` events when `viewers` changes.
  */
 export class Session extends EventTarget {
   /** @type {RTCPeerConnection|null} the connection in use; changes on reconnection */
   pc = null;
   state = 'connecting';
-  /** @type {WeirError|null} the latest problem; null again once media flows */
+  /** @type {WeirError|null} the latest problem; null again when the state is `live` */
   lastError = null;
   /** Milliseconds from the POST of this connection to the first picture (viewer) or to connected. */
   startupMs = null;
   /** How many times a new session replaced a lost one. */
   reconnects = 0;
   /**
-   * Viewer: the layers of the picture, the largest first; empty while unknown.
+   * Viewer: the layers of the video, the largest first; empty while unknown.
    * @type {{rid?: string, spatialLayerId: number, width?: number, height?: number, bitrate: number,
-   *   active: boolean, target: boolean}[]} `bitrate` 0: it sends nothing; `active`: it flows here.
+   *   active: boolean, target: boolean}[]} `bitrate` is 0 if the layer sends nothing;
+   *   `active`: it is forwarded to this viewer; `target`: it should be.
    */
   layers = [];
-  /** @type {?number} Viewer: how many watch, where the server tells. */
+  /** @type {?number} Viewer: the number of viewers, if the server sends it. */
   viewers = null;
-  /** Viewer: what `selectLayer` asked for; `{}` leaves the choice to the server. */
+  /** Viewer: the preference of `selectLayer`; `{}` leaves the choice to the server. */
   preference = {};
 
   #url;
@@ -197,12 +198,12 @@ export class Session extends EventTarget {
     addEventListener('online', this.#onOnline);
   }
 
-  /** Begins the first attempt. `publish` and `watch` call it. */
+  /** Starts the first attempt. `publish` and `watch` call it. */
   start() {
     void this.#attempt();
   }
 
-  /** Ends for good: closes the connection and deletes the session on the server. */
+  /** Closes the connection and deletes the session on the server; no attempt follows. */
   close() {
     removeEventListener('pagehide', this.#onPageHide);
     removeEventListener('pageshow', this.#onPageShow);
@@ -211,7 +212,7 @@ export class Session extends EventTarget {
     this.#become('closed', null);
   }
 
-  /** Starts a new connection now, whatever the state. */
+  /** Starts a new connection now, in any state but `closed`. */
   retryNow() {
     if (this.state === 'closed') return;
     this.#leave();
@@ -220,7 +221,7 @@ export class Session extends EventTarget {
     void this.#attempt();
   }
 
-  /** Publisher: sends the tracks of another stream from now on, without a new session. */
+  /** Publisher: sends the tracks of another stream from now on, in the same session. */
   async setMedia(stream) {
     this.media = stream;
     for (const { sender } of this.pc?.getTransceivers() ?? []) {
@@ -230,11 +231,11 @@ export class Session extends EventTarget {
   }
 
   /**
-   * Viewer: asks for a layer from now on, also after a reconnection.
+   * Viewer: sets the layer preference, which also holds after a reconnection.
    *
    * @param {{rid?: string, spatialLayerId?: number, temporalLayerId?: number, maxSpatialLayerId?: number,
-   *   maxTemporalLayerId?: number, maxWidth?: number, maxHeight?: number}} [preference] Exactly one layer, or
-   *   limits; without any the server chooses.
+   *   maxTemporalLayerId?: number, maxWidth?: number, maxHeight?: number}} [preference] One layer, or limits;
+   *   `{}` leaves the choice to the server.
    * @throws {WeirError} if the server does not have such a layer or does not let viewers choose.
    */
   async selectLayer(preference = {}) {
@@ -247,8 +248,8 @@ export class Session extends EventTarget {
   }
 
   /**
-   * Viewer: hear of layers and other viewers from now on. Events keep one connection to the server
-   * open, of the six that a browser has for HTTP/1.1; polling does not and hears of layers alone.
+   * Viewer: follows the layers and the number of viewers from now on. Events keep one connection to the
+   * server open, of the six that a browser has for HTTP/1.1. Polling does not, and reads only layers.
    *
    * @param {'events'|'poll'|null} how
    */
@@ -258,14 +259,14 @@ export class Session extends EventTarget {
     this.#hear();
   }
 
-  /** A digest of getStats with rates since the previous call; see `createStatsReader`. */
+  /** Summary of getStats with rates since the previous call; see `createStatsReader`. */
   async stats() {
     return this.#readStats ? this.#readStats() : null;
   }
 
   /**
-   * Looks for a new path to the server within the same session (RFC 9725 section 4.3.3).
-   * Resolves to false if the server no longer has the session or cannot restart it.
+   * Restarts ICE in the same session (RFC 9725 section 4.3.3). Resolves to false if the server no longer
+   * has the session or cannot restart ICE.
    */
   async restartIce() {
     const pc = this.pc;
@@ -286,7 +287,7 @@ export class Session extends EventTarget {
     return true;
   }
 
-  /** Told by `watch` when the first picture of `pc` shows: sooner than statistics can tell. */
+  /** `watch` calls it at the first picture of `pc`, which statistics show only later. */
   mediaArrived(pc) {
     if (this.pc === pc && this.state !== 'live') this.#mediaFlows();
   }
@@ -309,7 +310,7 @@ export class Session extends EventTarget {
       if (this.pc !== pc) return;
       const created = await this.#post(pc.localDescription.sdp);
       if (this.pc !== pc) {
-        // Closed or retried meanwhile: nobody else knows this session, so delete it here.
+        // Closed or retried meanwhile: only this attempt knows the session, so it deletes it.
         this.#delete(created.resource);
         return;
       }
@@ -348,7 +349,7 @@ export class Session extends EventTarget {
 
   #listen(pc) {
     pc.addEventListener('icecandidate', ({ candidate }) => {
-      // Everything is bundled on the first section; null and '' both mean the end.
+      // Everything is bundled on the first section; null and '' both mean the end of candidates.
       if (candidate?.candidate && candidate.sdpMLineIndex !== 0) return;
       this.#candidates.push(candidate?.candidate || null);
       if (!this.#candidatesHeld) this.#sendCandidates(pc);
@@ -365,7 +366,7 @@ export class Session extends EventTarget {
   #connected(pc) {
     this.#cancel('connect');
     this.#cancel('silent');
-    // close_notify of the server shows here first, in some browsers only here.
+    // A close_notify of the server is seen here first, and in some browsers only here.
     const dtls = (pc.getSenders()[0] ?? pc.getReceivers()[0])?.transport;
     dtls?.addEventListener('statechange', () => {
       if (this.pc === pc && dtls.state === 'closed') this.#endedByServer(pc);
@@ -378,7 +379,7 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Viewer: live while packets arrive, waiting while they do not. */
+  /** Viewer: sets the state to `live` while packets arrive and to `waiting` while they do not. */
   #watchArrivals(pc) {
     let packets = 0;
     let arrivedAt = 0;
@@ -393,7 +394,7 @@ export class Session extends EventTarget {
       if (sum > packets) arrivedAt = now;
       packets = sum;
       if (arrivedAt && now - arrivedAt < SILENCE_MS) {
-        // Sound alone, or a browser that cannot tell when a frame shows.
+        // Audio only, or a browser that does not report when a frame is shown.
         if (this.state !== 'live') this.#mediaFlows();
       } else if (this.state === 'live') {
         this.#become('waiting', null);
@@ -421,9 +422,9 @@ export class Session extends EventTarget {
   }
 
   /**
-   * The server said goodbye (close_notify). A viewer comes back: the stream may return. A publisher
-   * comes back only if the server itself is going away; if it still answers, this session was
-   * taken over or removed, and two publishers must not fight for one name.
+   * The server closed the connection (close_notify). A viewer reconnects, because the stream may return. A
+   * publisher reconnects only if the server itself stops. If the server still answers, this session was taken
+   * over or removed, and two publishers must not take one stream from each other again and again.
    */
   async #endedByServer(pc) {
     if (this.#role === 'viewer') {
@@ -443,7 +444,7 @@ export class Session extends EventTarget {
       'ended',
       new WeirError(
         'ended',
-        'The server ended this session: somebody else went live with this name, or an operator stopped it.',
+        'The server ended this session: another publisher took this stream over, or an operator ended it.',
       ),
     );
   }
@@ -466,7 +467,7 @@ export class Session extends EventTarget {
     });
   }
 
-  /** Leaves the current connection, if any; the server is told even while the page goes away. */
+  /** Leaves the current connection, if any; the DELETE is sent even while the page is unloaded. */
   #leave() {
     this.#dropConnection();
     this.#links = new Map();
@@ -484,7 +485,7 @@ export class Session extends EventTarget {
     pc?.close();
   }
 
-  /** Follows `#listens` for the session that is there. */
+  /** Opens or closes the event stream of the present session as `#listens` says. */
   #hear() {
     this.#events?.close();
     this.#events = null;
@@ -496,7 +497,7 @@ export class Session extends EventTarget {
         this.#viewersAre(JSON.parse(data).viewercount);
       });
       events.addEventListener('error', () => {
-        // Closed and not reconnecting: refused, for want of room or because the session is over.
+        // Closed and not reconnecting: refused by a limit, or because the session has ended.
         if (events === this.#events && events.readyState === EventSource.CLOSED) void this.#pollLayers();
       });
       this.#events = events;
@@ -515,7 +516,7 @@ export class Session extends EventTarget {
     this.#after('layers', LAYERS_EVERY_MS, () => this.#pollLayers());
   }
 
-  /** By m-line; there is one picture. */
+  /** Takes the layers by m-line; there is one video section. */
   #layersAre(sections) {
     const layers = Object.values(sections)[0] ?? [];
     if (!layers.length && !this.layers.length) return;
@@ -538,18 +539,18 @@ export class Session extends EventTarget {
     if (this.#candidates.length) this.#sendCandidates(pc);
   }
 
-  /** One PATCH for all candidates found in this turn of the event loop. */
+  /** Sends one PATCH for all candidates of this turn of the event loop. */
   #sendCandidates(pc) {
     if (this.#timers.has('trickle') || this.#trickleRefused) return;
     this.#after('trickle', 0, async () => {
       const body = fragment(pc, this.#candidates.splice(0));
       const answer = await this.#patch(body, this.#etag).catch(() => null);
-      // A server without trickle finds us by our own checks alone.
+      // A server without trickle learns our address from our own checks.
       if ([405, 422, 501].includes(answer?.status)) this.#trickleRefused = true;
     });
   }
 
-  /** PATCHes go one after the other, so that the server sees them in order. */
+  /** Sends PATCHes one after the other, so that the server gets them in order. */
   #patch(body, ifMatch) {
     const resource = this.#resource;
     const headers = { 'Content-Type': 'application/trickle-ice-sdpfrag' };
@@ -595,7 +596,7 @@ export class Session extends EventTarget {
   }
 }
 
-/** The addresses in the `Link` headers of an answer, by relation. */
+/** URLs of the `Link` headers of a response, by relation. */
 function links(response) {
   const found = new Map();
   for (const [, url, params] of (response.headers.get('Link') ?? '').matchAll(/<([^>]*)>([^<]*)/g)) {
@@ -605,14 +606,14 @@ function links(response) {
   return found;
 }
 
-/** Turns an HTTP refusal into words; problem+json `detail` wins over our own. */
+/** Error of an HTTP refusal; the `detail` of problem+json comes before our own text. */
 async function refusal(response) {
   const problem = await response.json().catch(() => null);
   const says = problem?.detail || problem?.error || problem?.title;
   const status = response.status;
   const retryAfterMs = 1_000 * (Number(response.headers.get('Retry-After')) || 0);
   const more = { status, retryAfterMs };
-  if (status === 401) return new WeirError('unauthorized', says ?? 'The server wants a token.', more);
+  if (status === 401) return new WeirError('unauthorized', says ?? 'The server requires a token.', more);
   if (status === 403) return new WeirError('forbidden', says ?? 'The server does not allow this.', more);
   if (status === 404) return new WeirError('unavailable', says ?? 'There is no such stream yet.', more);
   if (status === 409) return new WeirError('unavailable', says ?? 'The stream is in use or not live yet.', more);
@@ -630,11 +631,11 @@ const iceError = () =>
   );
 const pathError = () => new WeirError('network', 'The connection was interrupted.');
 
-/** Encodings for one video track: three sizes, or one. */
+/** Encodings of one video track: three sizes, or one. */
 function videoEncodings({ codec, simulcast, maxKbps }) {
   const cap = maxKbps ? maxKbps * 1_000 : undefined;
   if (!simulcast) return [cap ? { maxBitrate: cap } : {}];
-  // VP9 and AV1 send all three rids only if each is told to be one spatial layer.
+  // VP9 and AV1 send all three rids only if each one is set to one spatial layer.
   const mode = /^(VP9|AV1)$/i.test(codec ?? '') ? { scalabilityMode: 'L1T3' } : {};
   const layer = (rid, scale, share) => ({
     rid,
@@ -645,7 +646,7 @@ function videoEncodings({ codec, simulcast, maxKbps }) {
   return [layer('l', 4, 0.1), layer('m', 2, 0.35), layer('h', 1, 1)];
 }
 
-/** Offers only `name` and its helpers, so that the server has no other choice. */
+/** Offers only the codec `name` with RTX, RED and FEC, so that the server cannot choose another one. */
 function preferCodec(transceiver, name) {
   const all = RTCRtpSender.getCapabilities('video').codecs;
   const helper = /^video\/(rtx|red|ulpfec)$/i;
@@ -666,7 +667,7 @@ function gathered(pc) {
   });
 }
 
-/** An RFC 8840 fragment of the first section: credentials, candidates, null for the end. */
+/** RFC 8840 fragment of the first section: credentials and candidates, where null is their end. */
 function fragment(pc, candidates) {
   const sdp = pc.localDescription.sdp;
   const line = (start) => sdp.split(/\r?\n/).find((line) => line.startsWith(start));
@@ -675,7 +676,7 @@ function fragment(pc, candidates) {
   return lines.filter(Boolean).join('\r\n') + '\r\n';
 }
 
-/** The old answer with the credentials and candidates of an ICE restart fragment. */
+/** Present answer with the credentials and candidates of an ICE restart fragment. */
 function withRestartedIce(sdp, restarted) {
   const fresh = restarted.split(/\r?\n/);
   const value = (start) => fresh.find((line) => line.startsWith(start));
@@ -694,8 +695,8 @@ function withRestartedIce(sdp, restarted) {
 }
 
 /**
- * Reads getStats of one connection as a small digest; rates hold since the previous call of the
- * same reader. Unknown figures are null.
+ * Reads getStats of one connection as a summary; rates are since the previous call of the same reader.
+ * Unknown figures are null.
  *
  * @returns {() => Promise<{at: number, rttMs: ?number, path: ?string, targetKbps: ?number,
  *   video: object[], audio: object[]}>}
@@ -715,7 +716,7 @@ export function createStatsReader(pc) {
       digest.rttMs ??= line.rttMs ?? null;
     }
     before = seen;
-    // Largest layer first, as people think of them.
+    // The largest layer first.
     digest.video.sort((a, b) => (b.height ?? 0) - (a.height ?? 0) || 'hml'.indexOf(a.rid) - 'hml'.indexOf(b.rid));
     return digest;
   };

@@ -1,7 +1,8 @@
-//! `/api/v1`: what runs here, for operators and for the start page.
+//! `/api/v1`: streams, sessions and totals, for operators and for the start page.
 //!
-//! Shows public ids and never secrets or addresses. Values come from the media plane as they are
-//! (`weir_sfu::net::SfuStats` and its neighbours describe each field).
+//! Shows public ids and never secrets or addresses. Values come from the media plane as they are:
+//! `weir_sfu::net::SfuStats`, `StreamInfo` and `SessionInfo` describe each field. Routed by
+//! `app.rs`.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -12,11 +13,11 @@ use serde::Serialize;
 use weir_sfu::ids::SessionId;
 use weir_sfu::net::{SfuStats, StreamInfo};
 
-use crate::app::AppState;
 use crate::error::Problem;
 use crate::path::Endpoint;
+use crate::state::AppState;
 
-/// The description of every route, kept by hand and held against the routes by a test.
+/// Description of every route, kept by hand and compared with the routes by a test.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 #[derive(Serialize)]
@@ -40,7 +41,7 @@ pub async fn streams(State(state): State<AppState>) -> Response {
     json(Streams { version: env!("CARGO_PKG_VERSION"), streams })
 }
 
-/// `GET /api/v1/streams/{stream}`: one of them.
+/// `GET /api/v1/streams/{stream}`: one stream.
 ///
 /// # Errors
 /// 400 or 404 as a [`Problem`].
@@ -49,11 +50,15 @@ pub async fn stream(
     endpoint: Endpoint,
 ) -> Result<Response, Problem> {
     let stream = state.sfu.stream(&endpoint.stream).await;
-    let nobody = || Problem::new(StatusCode::NOT_FOUND, "nobody publishes or watches this stream");
-    stream.map(json).ok_or_else(nobody)
+    let unknown = || {
+        let detail =
+            "this stream has no publisher and no viewer; GET /api/v1/streams lists those that do";
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    };
+    stream.map(json).ok_or_else(unknown)
 }
 
-/// `GET /api/v1/sessions/{id}`: one session with its tracks and its last decisions.
+/// `GET /api/v1/sessions/{id}`: one session with its tracks and its latest decisions.
 ///
 /// # Errors
 /// 404 as a [`Problem`].
@@ -77,7 +82,7 @@ pub async fn kick(
     if !state.sfu.kick(id).await {
         return Err(Problem::no_session());
     }
-    tracing::info!(%id, "session ended by the operator");
+    tracing::info!(%id, "session ended by an operator");
     Ok(StatusCode::NO_CONTENT)
 }
 

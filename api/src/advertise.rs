@@ -1,20 +1,20 @@
-//! Which addresses clients are told to send media to, best first.
+//! Advertised addresses: where clients send media to, the best first.
 //!
-//! IPv4 comes before IPv6 because FFmpeg uses only the first candidate (whip-whep C41); bridges of
+//! IPv4 comes before IPv6 because FFmpeg uses only the first candidate (whip-whep C41). Bridges of
 //! containers come last, and loopback is never shown to another machine. Pure but for
-//! [`interfaces`]. Called by `config.rs`.
+//! [`interfaces`]. Called by `settings.rs` and `config.rs`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-/// Candidates in one answer at most; more only slow clients down.
+/// Maximum candidates in one answer; more only slow clients down.
 const CANDIDATES_MAX: usize = 8;
 
-/// What `--advertise` says.
+/// Value of `--advertise`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advertise {
     /// The addresses of this machine.
     Auto,
-    /// These, with a port where it differs from ours.
+    /// These addresses, with a port where it differs from the media port.
     These(Vec<(IpAddr, Option<u16>)>),
 }
 
@@ -22,7 +22,7 @@ impl Advertise {
     /// Reads the parts of `auto|ADDR[:PORT][,…]`.
     ///
     /// # Errors
-    /// A sentence naming the part that is wrong.
+    /// A sentence that names the part that is wrong.
     pub fn parse(parts: &[String]) -> Result<Self, String> {
         if let [only] = parts
             && only == "auto"
@@ -32,7 +32,10 @@ impl Advertise {
         let addresses = parts.iter().map(|part| parse_one(part.trim()));
         let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() || addresses.len() > CANDIDATES_MAX {
-            return Err(format!("give `auto` or 1 to {CANDIDATES_MAX} addresses"));
+            return Err(format!(
+                "{} addresses were given; give `auto` or 1 to {CANDIDATES_MAX} addresses",
+                addresses.len()
+            ));
         }
         Ok(Self::These(addresses))
     }
@@ -85,27 +88,33 @@ fn parse_one(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     let (ip, port) = match (text.parse::<SocketAddr>(), bare.parse::<IpAddr>()) {
         (Ok(with_port), _) => (with_port.ip(), Some(with_port.port())),
         (_, Ok(ip)) => (ip, None),
-        _ => return Err(format!("`{text}` is neither an IP address nor ADDR:PORT")),
+        _ => {
+            return Err(format!(
+                "`{text}` is neither an IP address nor ADDR:PORT; give for example 203.0.113.7"
+            ));
+        }
     };
     if ip.is_unspecified() || ip.is_multicast() || port == Some(0) {
-        return Err(format!("nobody can send to `{text}`; give the address that clients reach"));
+        return Err(format!(
+            "clients cannot send to `{text}`; give the address that they can reach"
+        ));
     }
     Ok((ip, port))
 }
 
-/// An address of this machine.
+/// Address of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// The name of its network device.
+    /// Name of its network device.
     pub name: String,
-    /// The address.
+    /// The address itself.
     pub ip: IpAddr,
-    /// Whether packets to the Internet leave from it.
+    /// Whether packets to the Internet leave from this address.
     pub default_route: bool,
 }
 
 impl Interface {
-    /// Lower is better; none for what other machines cannot reach.
+    /// Rank of the address, the lowest first; none if other machines cannot reach it.
     fn rank(&self) -> Option<u8> {
         const BRIDGES: [&str; 7] = ["docker", "br-", "veth", "virbr", "cni", "flannel", "podman"];
         let unreachable = match self.ip {
@@ -125,10 +134,10 @@ impl Interface {
     }
 }
 
-/// The addresses of this machine, as the system lists them.
+/// Addresses of this machine, as the system lists them.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system call.
 pub fn interfaces() -> std::io::Result<Vec<Interface>> {
     let routes =
         [default_source("0.0.0.0:0", "192.0.2.1:9"), default_source("[::]:0", "[2001:db8::1]:9")];
@@ -142,8 +151,8 @@ pub fn interfaces() -> std::io::Result<Vec<Interface>> {
         .collect())
 }
 
-/// The address that packets to a far `target` would leave from. Nothing is sent: connecting a UDP
-/// socket only asks the routing table.
+/// Source address of packets to a remote `target`. Nothing is sent: connecting a UDP socket only
+/// looks into the routing table.
 fn default_source(from: &str, target: &str) -> Option<IpAddr> {
     let socket = UdpSocket::bind(from).ok()?;
     socket.connect(target).ok()?;
@@ -201,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_send_to_is_refused() {
+    fn addresses_that_clients_cannot_reach_are_refused() {
         for bad in ["", "example.org", "0.0.0.0", "::", "224.0.0.1", "10.0.0.1:0", "auto,10.0.0.1"]
         {
             assert!(parse(bad).is_err(), "{bad}");

@@ -1,181 +1,191 @@
-//! The routes, and what happens to every request before and after its handler.
+//! The routes of both listeners, by route group, and what every request gets before its handler.
 //!
-//! [`app`] is what `--http` serves, [`admin_app`] what `--admin-http` serves. One front step
-//! ([`front`]) opens a span, asks the door, and adds the headers that every answer carries, so that
-//! no route can forget them. Knows no socket: `server.rs` serves it, tests call it directly.
+//! [`app`] is what `--http` serves, [`admin_app`] is what `--admin-http` serves. A route exists
+//! only inside a [`RouteGroup`], and its group decides who may use it and whether other origins may
+//! read it, so no route can be left without an access rule. Never opens a socket: `server.rs` does.
+//! Next: `access.rs` for the rules, then the handler's own file.
 
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
+use axum::handler::Handler;
 use axum::http::header::{REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::response::Response;
+use axum::routing::{MethodRouter, any, get, patch, post};
 use tracing::Instrument;
-use weir_sfu::net::Sfu;
 
-use crate::config::Live;
-use crate::door::Door;
+use crate::access::{self, AccessRule, ListenerAccess};
 use crate::error::Problem;
-use crate::limits::PostRate;
-use crate::sse::Listeners;
+use crate::state::AppState;
 use crate::{admin, cors, health, layer, metrics, pages, path, session, sse, whep, whip};
 
-/// What the handlers of one listener share. Cheap to clone.
-#[derive(Clone)]
-pub struct AppState {
-    /// The media plane.
-    pub sfu: Sfu,
-    /// Who may publish, watch and see the pages.
-    pub media_door: Door,
-    /// Who may use `/metrics` and `/api/v1`.
-    pub admin_door: Door,
-    /// POST rates by client network.
-    pub posts: Arc<PostRate>,
-    /// Viewers that listen to events.
-    pub listeners: Listeners,
-    /// When the server started, for `/metrics` and `/api/v1/stats`.
-    pub started: Instant,
-    live: Arc<RwLock<Arc<Live>>>,
+/// Everything: WHIP, WHEP, pages, admin API, metrics, health.
+pub fn app(state: AppState, access: ListenerAccess) -> Router {
+    router(&RouteGroup::ALL, state, access)
 }
 
-impl AppState {
-    /// State for a listener with these doors.
-    pub fn new(sfu: Sfu, live: Live, media_door: Door, admin_door: Door) -> Self {
-        Self {
-            sfu,
-            media_door,
-            admin_door,
-            posts: Arc::default(),
-            listeners: Listeners::default(),
-            started: Instant::now(),
-            live: Arc::new(RwLock::new(Arc::new(live))),
+/// Administration alone: admin API, metrics, health.
+pub fn admin_app(state: AppState, access: ListenerAccess) -> Router {
+    router(&[RouteGroup::Admin, RouteGroup::Health], state, access)
+}
+
+/// Routes that share an access rule and the rules for other origins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteGroup {
+    /// WHIP, WHEP and the client library: readable by scripts of every origin.
+    Media,
+    /// The pages and their files.
+    Pages,
+    /// Metrics and the admin API: never readable from another origin.
+    Admin,
+    /// Probes: served to everyone.
+    Health,
+}
+
+type Routes = Vec<(&'static str, MethodRouter<AppState>)>;
+
+impl RouteGroup {
+    /// Every group, in the order in which the router takes them.
+    pub const ALL: [Self; 4] = [Self::Media, Self::Pages, Self::Admin, Self::Health];
+
+    /// The paths of the group, as the router and `openapi.json` write them.
+    pub fn paths(self) -> Vec<&'static str> {
+        self.routes().into_iter().map(|(path, _)| path).collect()
+    }
+
+    fn routes(self) -> Routes {
+        match self {
+            Self::Media => media_routes(),
+            Self::Pages => vec![
+                ("/", get(pages::index)),
+                ("/publish/{stream}", get(pages::publish)),
+                ("/watch/{stream}", get(pages::watch)),
+                ("/assets/{file}", get(pages::asset)),
+            ],
+            Self::Admin => vec![
+                ("/metrics", get(metrics::metrics)),
+                ("/api/v1/streams", get(admin::streams)),
+                ("/api/v1/streams/{stream}", get(admin::stream)),
+                ("/api/v1/sessions/{id}", get(admin::session).delete(admin::kick)),
+                ("/api/v1/stats", get(admin::stats)),
+                ("/api/v1/openapi.json", get(admin::openapi)),
+            ],
+            Self::Health => {
+                vec![("/livez", get(health::livez)), ("/readyz", get(health::readyz))]
+            }
         }
     }
 
-    /// The same state behind other doors, for another listener.
-    pub fn behind(self, media_door: Door, admin_door: Door) -> Self {
-        Self { media_door, admin_door, ..self }
+    /// Paths that have no handler and belong to the group all the same: their 404 follows its
+    /// rules. A script that misspells a session URL can read the 404 (whip-whep A34).
+    fn unknown_paths(self) -> &'static [&'static str] {
+        match self {
+            Self::Media => &[
+                "/whip/",
+                "/whep/",
+                "/whip/{stream}/",
+                "/whep/{stream}/",
+                "/whip/{stream}/{secret}/",
+                "/whep/{stream}/{secret}/",
+                "/whip/{stream}/{secret}/{*rest}",
+                "/whep/{stream}/{secret}/{*rest}",
+            ],
+            Self::Admin => &["/api/", "/api/{*rest}"],
+            Self::Pages | Self::Health => &[],
+        }
     }
 
-    /// The settings that SIGHUP may change, as they are now.
-    pub fn live(&self) -> Arc<Live> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn rule(self, access: ListenerAccess) -> AccessRule {
+        match self {
+            Self::Media | Self::Pages => access.media,
+            Self::Admin => access.admin,
+            Self::Health => AccessRule::Everyone,
+        }
     }
 
-    /// Replaces them, for this state and its clones.
-    pub fn set_live(&self, live: Live) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+    fn router(self, access: ListenerAccess) -> Router<AppState> {
+        let mut router = Router::new();
+        for (path, handlers) in self.routes() {
+            router = router.route(path, handlers);
+        }
+        for path in self.unknown_paths() {
+            router = router.route(path, any(not_found));
+        }
+        // The refusals of the router itself come after the access rule too, so it is added last.
+        let router = router
+            .method_not_allowed_fallback(method_not_allowed)
+            .route_layer(middleware::from_fn_with_state(self.rule(access), access::enforce));
+        match self {
+            Self::Media => router.route_layer(middleware::map_response(cors::open)),
+            Self::Pages | Self::Admin | Self::Health => router,
+        }
     }
 }
 
-/// Everything: WHIP, WHEP, pages, admin API, metrics, health.
-pub fn app(state: AppState) -> Router {
+fn media_routes() -> Routes {
     let session_url = || {
-        axum::routing::patch(session::patch)
+        patch(session::patch)
             .delete(session::delete)
             .get(session::look)
             .options(cors::session_options)
     };
     let stats = || get(session::stats).options(cors::stats_options);
-    let media = Router::new()
-        .route(
-            "/whip/{stream}",
-            post(whip::publish).get(whip::look).options(cors::endpoint_options),
-        )
-        .route(
-            "/whep/{stream}",
-            post(whep::subscribe).get(whep::look).options(cors::endpoint_options),
-        )
-        .route("/whip/{stream}/{secret}", session_url())
-        .route("/whep/{stream}/{secret}", session_url())
-        .route("/whip/{stream}/{secret}/stats", stats())
-        .route("/whep/{stream}/{secret}/stats", stats())
-        .route(
+    vec![
+        ("/whip/{stream}", post(whip::publish).get(whip::look).options(cors::endpoint_options)),
+        ("/whep/{stream}", post(whep::subscribe).get(whep::look).options(cors::endpoint_options)),
+        ("/whip/{stream}/{secret}", session_url()),
+        ("/whep/{stream}/{secret}", session_url()),
+        ("/whip/{stream}/{secret}/stats", stats()),
+        ("/whep/{stream}/{secret}/stats", stats()),
+        (
             "/whep/{stream}/{secret}/layer",
             post(layer::select)
                 .delete(layer::unselect)
                 .get(layer::look)
                 .options(cors::layer_options),
-        )
-        .route(
+        ),
+        (
             "/whep/{stream}/{secret}/sse",
             post(sse::subscribe).get(sse::listen).options(cors::events_options),
-        )
-        .route(
+        ),
+        (
             "/whep/{stream}/{secret}/sse/{number}",
             get(sse::resume).delete(sse::unsubscribe).options(cors::event_stream_options),
-        )
-        .route("/", get(pages::index))
-        .route("/publish/{stream}", get(pages::publish))
-        .route("/watch/{stream}", get(pages::watch))
-        .route("/weir.js", get(pages::library))
-        .route("/assets/{file}", get(pages::asset));
-    finish(media.merge(admin_routes()), state)
+        ),
+        ("/weir.js", get(pages::library)),
+    ]
 }
 
-/// Administration alone: admin API, metrics, health.
-pub fn admin_app(state: AppState) -> Router {
-    finish(admin_routes(), state)
-}
-
-fn admin_routes() -> Router<AppState> {
-    Router::new()
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::metrics))
-        .route("/api/v1/streams", get(admin::streams))
-        .route("/api/v1/streams/{stream}", get(admin::stream))
-        .route("/api/v1/sessions/{id}", get(admin::session).delete(admin::kick))
-        .route("/api/v1/stats", get(admin::stats))
-        .route("/api/v1/openapi.json", get(admin::openapi))
-}
-
-fn finish(routes: Router<AppState>, state: AppState) -> Router {
-    routes
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
-        .method_not_allowed_fallback(async || {
-            // The router adds `Allow` (whip-whep A22).
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this URL does not take this method")
-        })
-        .layer(middleware::from_fn_with_state(state.clone(), front))
+fn router(groups: &[RouteGroup], state: AppState, access: ListenerAccess) -> Router {
+    // A path that belongs to no group follows the rule of the listener's first group.
+    let rule = groups.first().map_or(AccessRule::Nobody, |group| group.rule(access));
+    let unknown = not_found.layer(middleware::from_fn_with_state(rule, access::enforce));
+    groups
+        .iter()
+        .fold(Router::new(), |router, group| router.merge(group.router(access)))
+        .fallback(unknown)
+        .layer(middleware::from_fn(front))
         .with_state(state)
 }
 
-/// What a path is for decides who may use it and which headers its answers carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Area {
-    /// WHIP, WHEP and the client library: open to scripts of every origin.
-    Media,
-    /// The pages, and every path that is nothing.
-    Pages,
-    /// Metrics and the admin API: never readable from another origin.
-    Admin,
-    /// Probes, open to all.
-    Health,
+async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "this server has nothing at this path")
 }
 
-impl Area {
-    fn of(path: &str) -> Self {
-        match path {
-            "/livez" | "/readyz" => Self::Health,
-            "/metrics" => Self::Admin,
-            _ if path.starts_with("/api/") => Self::Admin,
-            "/weir.js" => Self::Media,
-            _ if path.starts_with("/whip/") || path.starts_with("/whep/") => Self::Media,
-            _ => Self::Pages,
-        }
-    }
+async fn method_not_allowed() -> Problem {
+    // The router adds `Allow` (whip-whep A22).
+    let detail = "this URL does not take this method; see the Allow header for those it takes";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 
-async fn front(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    // A media thread that became ready to run on this core would else wait for the rest of our time slice, some
-    // milliseconds of other requests.
+/// Outermost step of every request: its span, and the headers that every response carries.
+async fn front(request: Request, next: Next) -> Response {
+    // A media thread that became ready to run on this core would otherwise wait for the rest of our
+    // time slice, some milliseconds of other requests.
     std::thread::yield_now();
-    let area = Area::of(request.uri().path());
     let span = tracing::info_span!(
         "request",
         method = %request.method(),
@@ -183,43 +193,14 @@ async fn front(State(state): State<AppState>, request: Request, next: Next) -> R
     );
     async {
         let begun = Instant::now();
-        let door = match area {
-            Area::Media | Area::Pages => state.media_door,
-            Area::Admin => state.admin_door,
-            Area::Health => Door::Open,
-        };
-        let mut response = match door.check(request.uri(), request.headers()) {
-            Ok(()) => next.run(request).await,
-            Err(problem) => problem.into_response(),
-        };
+        let mut response = next.run(request).await;
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        if area == Area::Media {
-            cors::open(headers);
-        }
         let (status, elapsed) = (response.status().as_u16(), begun.elapsed());
         tracing::debug!(status, elapsed_us = elapsed.as_micros() as u64, "answered");
         response
     }
     .instrument(span)
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_admin_path_is_behind_the_admin_door() {
-        for path in ["/metrics", "/api/v1/streams", "/api/v1/sessions/s0", "/api/v1/openapi.json"] {
-            assert_eq!(Area::of(path), Area::Admin, "{path}");
-        }
-        for path in ["/whip/a", "/whep/a/b/stats", "/weir.js"] {
-            assert_eq!(Area::of(path), Area::Media, "{path}");
-        }
-        for path in ["/", "/publish/a", "/assets/weir.css", "/nothing", "/whip"] {
-            assert_eq!(Area::of(path), Area::Pages, "{path}");
-        }
-    }
 }

@@ -1,6 +1,6 @@
-//! Request bodies with a limit in bytes and in time, and the media type they claim.
+//! Request bodies: their limits in bytes and in time, and their media type.
 //!
-//! Called by the POST and PATCH handlers. A body past a limit never reaches the media plane.
+//! A body above a limit never reaches the media plane. Called by the POST and PATCH handlers.
 
 use std::time::Duration;
 
@@ -11,26 +11,29 @@ use http_body_util::BodyExt;
 
 use crate::error::Problem;
 
-/// Longest SDP body in bytes; 413 past it (quality B2).
+/// Maximum SDP body in bytes; a longer one is refused with 413 (quality B2).
 pub const SDP_MAX: usize = 64 * 1024;
-/// Longest PATCH body in bytes; 413 past it (quality B2).
+/// Maximum PATCH body in bytes; a longer one is refused with 413 (quality B2).
 pub const PATCH_MAX: usize = 8 * 1024;
-/// A body that takes longer is answered 408 (quality B2).
+/// Time in which a body must arrive; later it is refused with 408 (quality B2).
 pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes past the limit that are read and thrown away, so that a client that writes all before it
-/// reads gets the 413 and not a reset. The connection closes at more.
+/// Bytes above the limit that are read and discarded, so that a client which writes everything
+/// before it reads gets the 413 and not a reset. The connection is closed at more.
 const DISCARD_MAX: usize = 1024 * 1024;
 
 /// Reads a body of at most `limit` bytes.
 ///
 /// # Errors
-/// 413 when it is longer, 408 when it takes longer than [`READ_TIMEOUT`], 400 when it breaks off.
+/// 413 if the body is longer, 408 if it takes longer than [`READ_TIMEOUT`], 400 if it breaks off.
 pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
     let announced =
         headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let collected = tokio::time::timeout(READ_TIMEOUT, collect(body, limit, announced)).await;
     collected.unwrap_or_else(|_| {
-        let detail = format!("the body did not arrive within {} s", READ_TIMEOUT.as_secs());
+        let detail = format!(
+            "the body did not arrive within {} s; send it without pauses",
+            READ_TIMEOUT.as_secs()
+        );
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
             .with(CONNECTION, HeaderValue::from_static("close")))
     })
@@ -39,14 +42,18 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes
 async fn collect(mut body: Body, limit: usize, announced: Option<usize>) -> Result<Bytes, Problem> {
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(limit));
     let mut seen = 0_usize;
-    // A length that is past all patience is refused before a byte is read: `Expect: 100-continue`
-    // then costs the client nothing.
+    // A length far above the limit is refused before a byte is read: with `Expect: 100-continue`
+    // the client then sends no body at all.
     if announced.is_some_and(|length| length > limit.saturating_add(DISCARD_MAX)) {
         return Err(too_long(limit));
     }
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
+        let frame = frame.map_err(|_| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "the body ended before its announced length; send it again",
+            )
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         seen = seen.saturating_add(data.len());
         if seen <= limit {
@@ -59,16 +66,16 @@ async fn collect(mut body: Body, limit: usize, announced: Option<usize>) -> Resu
 }
 
 fn too_long(limit: usize) -> Problem {
-    let detail = format!("the body is longer than {limit} bytes");
+    let detail = format!("the body is longer than {limit} bytes, the most that this URL takes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
 
-/// Whether `Content-Type` is `wanted`, ignoring case and parameters (whip-whep A8).
-pub fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
+/// Whether `Content-Type` is `expected`, without regard to case and parameters (whip-whep A8).
+pub fn is_type(headers: &HeaderMap, expected: &str) -> bool {
     headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok()?.split(';').next())
-        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(expected))
 }
 
 #[cfg(test)]
@@ -91,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_at_the_limit_passes_and_one_byte_more_is_413() {
+    async fn a_body_at_the_limit_is_read_and_one_byte_more_is_413() {
         for announce in [true, false] {
             assert_eq!(status(PATCH_MAX, announce).await, 200);
             assert_eq!(status(PATCH_MAX + 1, announce).await, 413); // whip-whep A11

@@ -1,93 +1,50 @@
-//! What the operator asked for, merged, checked and explained.
+//! The effective configuration: merged from all sources, checked, explained.
 //!
-//! Flags > `WEIR_*` > file > defaults. Nothing else in the process reads flags, environment or the
-//! file. [`Config::media`] is the one place that turns it into the media plane's own
-//! configuration.
+//! Order of precedence: flags, `WEIR_*` variables, file, defaults. Nothing else in the process
+//! reads flags, environment or the file. [`Config::media`] is the one place that turns it into the
+//! media plane's configuration. Called by `main.rs`; each setting by itself is in `settings.rs`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
-use axum::http::Uri;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::de::DeserializeOwned;
 
-use weir_sfu::config::WORKERS_MAX;
-use weir_sfu::net::{StartMode, UnknownStartMode, usable_cpus};
-
 use crate::advertise::{Advertise, Interface};
-use crate::cli::{Cli, LogFormat, Settings};
-use crate::cpus::WorkerCpus;
-
-/// The configuration, complete and valid.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// Where WHIP, WHEP and the pages are served.
-    pub http: SocketAddr,
-    /// UDP port for media; 0 takes a free one.
-    pub media_port: u16,
-    /// Addresses for clients; `None` if nobody asked, which is `auto`.
-    pub advertise: Option<Advertise>,
-    /// Whether those without authentication are served off loopback.
-    pub insecure_open: bool,
-    /// Where the admin API is served besides.
-    pub admin_http: Option<SocketAddr>,
-    /// Media threads, at least one.
-    pub workers: usize,
-    /// CPUs to keep them on.
-    pub worker_cpus: WorkerCpus,
-    /// How logs look.
-    pub log_format: LogFormat,
-    /// What to log.
-    pub log: String,
-    /// The rest of what SIGHUP can change.
-    pub live: Live,
-}
-
-/// Settings that requests read as they are at that moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Live {
-    /// Base of session URLs, without a slash at its end.
-    pub public_url: Option<String>,
-    /// Whether a PATCH without If-Match is refused.
-    pub strict: bool,
-    /// POSTs per second and client network; 0 is no limit.
-    pub post_rate: u32,
-    /// How much of the past a viewer gets that does not say.
-    pub start: StartMode,
-}
-
-/// A setting that cannot be used. The text names its key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("bad configuration: {key}: {problem}")]
-pub struct ConfigError {
-    /// The setting: the long flag without dashes in front, and the key in the file.
-    pub key: &'static str,
-    /// What is wrong and what to do.
-    pub problem: String,
-}
-
-/// Keys that a running server can take over from the file; the others need a restart.
-const LIVE_KEYS: [&str; 5] = ["public-url", "strict", "post-rate", "start", "log"];
+use crate::cli::Cli;
+use crate::log::LogFormat;
+pub use crate::setting::ConfigError;
+use crate::setting::Setting;
+use crate::settings::SETTINGS;
+pub use crate::settings::{Config, Settings};
 
 impl Config {
-    /// Merges what `cli` and its file say, and checks it. `rust_log` is `RUST_LOG`.
+    /// Merges what `cli` and its file say, and checks it. `rust_log` is the value of `RUST_LOG`.
     ///
     /// # Errors
     /// The first setting that is wrong.
     pub fn load(cli: &Cli, rust_log: Option<String>) -> Result<Self, ConfigError> {
         let env = Settings { log: rust_log, ..Settings::default() };
-        Self::resolve(cli.settings.clone().or(env).or(read_file(cli)?))
+        Self::new(&cli.settings.clone().or(env).or(read_file(cli)?))
     }
 
-    fn resolve(settings: Settings) -> Result<Self, ConfigError> {
-        let insecure_open = settings.insecure_open.unwrap_or(false);
-        let http = listener("http", settings.http.as_deref().unwrap_or("127.0.0.1:8080"))?;
-        let admin_http =
-            settings.admin_http.as_deref().map(|text| listener("admin-http", text)).transpose()?;
-        for (key, addr) in [("http", Some(http)), ("admin-http", admin_http)] {
+    /// The configuration that these settings give.
+    ///
+    /// # Errors
+    /// The first setting that is wrong.
+    pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
+        let config = Self::read(settings)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what the settings mean together.
+    fn check(&self) -> Result<(), ConfigError> {
+        for (key, addr) in [("http", Some(self.http)), ("admin-http", self.admin_http)] {
             let Some(addr) = addr else { continue };
-            if !addr.ip().is_loopback() && !insecure_open {
+            if !addr.ip().is_loopback() && !self.insecure_open {
                 return bad(
                     key,
                     format!(
@@ -97,51 +54,14 @@ impl Config {
                 );
             }
         }
-        if admin_http.is_some_and(|admin| admin == http && admin.port() != 0) {
+        if self.admin_http.is_some_and(|admin| admin == self.http && admin.port() != 0) {
             return bad("admin-http", "is the same address as http; give another port");
         }
-        let advertise = settings.advertise.as_deref().map(Advertise::parse).transpose();
-        let advertise = advertise.or_else(|problem| bad("advertise", problem))?;
-        let worker_cpus =
-            WorkerCpus::parse(settings.worker_cpus.as_deref().unwrap_or("none"), &usable_cpus());
-        let worker_cpus = worker_cpus.or_else(|problem| bad("worker-cpus", problem))?;
-        let workers = match settings.workers {
-            Some(n) if !(1..=WORKERS_MAX).contains(&n) => {
-                return bad("workers", format!("is {n}; give 1 to {WORKERS_MAX}"));
-            }
-            Some(n) => n,
-            None if !worker_cpus.cpus().is_empty() => worker_cpus.cpus().len().min(WORKERS_MAX),
-            None => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
-        };
-        let log = settings.log.unwrap_or_else(|| "info".into());
-        if let Err(problem) = tracing_subscriber::EnvFilter::try_new(&log) {
-            return bad("log", format!("`{log}`: {problem}"));
-        }
-        let start: Result<Option<StartMode>, UnknownStartMode> =
-            settings.start.as_deref().map(str::parse).transpose();
-        let start = start.or_else(|problem| bad("start", problem.to_string()))?;
-        let live = Live {
-            public_url: settings.public_url.as_deref().map(public_url).transpose()?,
-            strict: settings.strict.unwrap_or(false),
-            post_rate: settings.post_rate.unwrap_or(50),
-            start: start.unwrap_or_default(),
-        };
-        Ok(Self {
-            http,
-            media_port: settings.media_port.unwrap_or(8189),
-            advertise,
-            insecure_open,
-            admin_http,
-            workers,
-            worker_cpus,
-            log_format: settings.log_format.unwrap_or_default(),
-            log,
-            live,
-        })
+        Ok(())
     }
 
-    /// The media plane's configuration. With HTTP on loopback and nothing advertised, media stays
-    /// on loopback too. A candidate with port 0 means the port that media gets bound to.
+    /// The media plane's configuration. With HTTP on loopback and `--advertise` not given, media is
+    /// bound to loopback too. A candidate with port 0 stands for the port that media is bound to.
     ///
     /// # Errors
     /// `advertise`, when this machine has no address to offer.
@@ -156,7 +76,7 @@ impl Config {
         if candidates.is_empty() {
             return bad(
                 "advertise",
-                "this machine has no address that others can reach; give --advertise ADDR",
+                "auto finds no address of this machine that others can reach; give --advertise ADDR",
             );
         }
         Ok(weir_sfu::config::Config {
@@ -164,45 +84,22 @@ impl Config {
             workers: self.workers,
             worker_cpus: self.worker_cpus.cpus().to_vec(),
             advertise: candidates,
+            takeover: self.takeover,
+            viewer_wait: Duration::from_secs(self.viewer_wait),
             ..weir_sfu::config::Config::default()
         })
     }
 
-    /// Keys that differ in `new` and that a running server cannot take over.
+    /// Keys whose values differ in `new` and that a running server cannot take over.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        let changed = self.entries().into_iter().zip(new.entries()).filter(|(old, new)| old != new);
-        changed.map(|((key, _), _)| key).filter(|key| !LIVE_KEYS.contains(key)).collect()
-    }
-
-    /// Every key with its value as TOML, in the order of the help.
-    pub fn entries(&self) -> Vec<(&'static str, String)> {
-        let quoted = |text: &str| toml::Value::from(text).to_string();
-        let unset = || "unset".to_owned();
-        let advertise = self.advertise.as_ref().map_or("auto".into(), ToString::to_string);
-        let log_format = match self.log_format {
-            LogFormat::Text => "text",
-            LogFormat::Json => "json",
-        };
-        vec![
-            ("http", quoted(&self.http.to_string())),
-            ("media-port", self.media_port.to_string()),
-            ("advertise", quoted(&advertise)),
-            ("public-url", self.live.public_url.as_deref().map_or_else(unset, quoted)),
-            ("insecure-open", self.insecure_open.to_string()),
-            ("admin-http", self.admin_http.map_or_else(unset, |a| quoted(&a.to_string()))),
-            ("post-rate", self.live.post_rate.to_string()),
-            ("strict", self.live.strict.to_string()),
-            ("start", quoted(self.live.start.label())),
-            ("workers", self.workers.to_string()),
-            ("worker-cpus", quoted(&self.worker_cpus.to_string())),
-            ("log", quoted(&self.log)),
-            ("log-format", quoted(log_format)),
-        ]
+        let entries = self.entries().into_iter().zip(new.entries()).zip(SETTINGS);
+        let changed = entries.filter(|((old, new), setting)| old != new && !setting.reload);
+        changed.map(|(_, setting)| setting.key).collect()
     }
 }
 
-/// Where each value comes from: `flag`, a variable or `file`; a key that is absent has its default.
-/// Read from the raw arguments because merging forgets it. `rust_log` tells that `RUST_LOG` is set.
+/// Origin of each value: `flag`, a variable or `file`; a key that is absent has its default. It is
+/// read from the raw arguments because merging loses it. `rust_log` says whether `RUST_LOG` is set.
 ///
 /// # Errors
 /// `config`, when the file cannot be read any more.
@@ -210,26 +107,30 @@ pub fn origins(
     matches: &ArgMatches,
     cli: &Cli,
     rust_log: bool,
-) -> Result<BTreeMap<String, String>, ConfigError> {
+) -> Result<BTreeMap<&'static str, String>, ConfigError> {
     let keys = read_file::<toml::Table>(cli)?;
-    let in_file = keys.keys().map(|key| key.replace("public-ip", "advertise"));
-    let mut origins: BTreeMap<_, _> = in_file.map(|key| (key, "file".to_owned())).collect();
+    let named = |setting: &&Setting| {
+        keys.contains_key(setting.key)
+            || setting.alias.is_some_and(|alias| keys.contains_key(alias))
+    };
+    let in_file = SETTINGS.iter().filter(named);
+    let mut origins: BTreeMap<_, _> = in_file.map(|s| (s.key, "file".to_owned())).collect();
     if rust_log {
-        origins.insert("log".into(), "RUST_LOG".into());
+        origins.insert("log", "RUST_LOG".into());
     }
-    for id in matches.ids().map(clap::Id::as_str) {
-        let origin = match matches.value_source(id) {
+    for setting in SETTINGS {
+        let origin = match matches.value_source(setting.key) {
             Some(ValueSource::CommandLine) => "flag".into(),
-            Some(ValueSource::EnvVariable) => format!("WEIR_{}", id.to_ascii_uppercase()),
+            Some(ValueSource::EnvVariable) => setting.env.into(),
             _ => continue,
         };
-        origins.insert(id.replace('_', "-"), origin);
+        origins.insert(setting.key, origin);
     }
     Ok(origins)
 }
 
 /// The effective configuration for people (TOML with comments) or for machines (one JSON line).
-pub fn describe(config: &Config, origins: &BTreeMap<String, String>) -> String {
+pub fn describe(config: &Config, origins: &BTreeMap<&'static str, String>) -> String {
     let origin = |key: &str| origins.get(key).map_or("default", String::as_str);
     match config.log_format {
         LogFormat::Text => {
@@ -253,7 +154,7 @@ pub fn describe(config: &Config, origins: &BTreeMap<String, String>) -> String {
     }
 }
 
-/// The file as keys and values, or as settings; absent without `--config`.
+/// The file as keys and values, or as settings; empty without `--config`.
 fn read_file<T: DeserializeOwned + Default>(cli: &Cli) -> Result<T, ConfigError> {
     let Some(path) = &cli.config else { return Ok(T::default()) };
     let complain = |problem: String| bad("config", format!("{}: {problem}", path.display()));
@@ -267,37 +168,12 @@ fn bad<T>(key: &'static str, problem: impl Into<String>) -> Result<T, ConfigErro
     Err(ConfigError { key, problem: problem.into() })
 }
 
-fn listener(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
-    let numeric = match text.split_once(':') {
-        Some(("localhost", port)) => format!("127.0.0.1:{port}"),
-        _ => text.to_owned(),
-    };
-    numeric.parse().or_else(|_| {
-        bad(key, format!("`{text}` is not ADDR:PORT; give for example 127.0.0.1:8080 or [::]:8080"))
-    })
-}
-
-/// An absolute http or https URL without query, as it will be put before session paths.
-fn public_url(text: &str) -> Result<String, ConfigError> {
-    let plain =
-        text.bytes().all(|b| b.is_ascii_graphic()) && !text.contains(['?', '#', ';', ',', '\'']);
-    let uri: Option<Uri> = text.parse().ok().filter(|_| plain);
-    let known = |uri: &Uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-    };
-    if !uri.as_ref().is_some_and(known) {
-        let problem = format!("`{text}` is not a URL such as https://live.example.org");
-        return bad("public-url", problem);
-    }
-    Ok(text.trim_end_matches('/').to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::{CommandFactory, FromArgMatches};
     use std::io::Write;
+    use weir_sfu::net::{StartMode, usable_cpus};
 
     fn load(args: &[&str]) -> Result<Config, ConfigError> {
         Config::load(&parse(args).1, None)
@@ -321,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_this_machine_only() {
+    fn defaults_serve_this_machine_alone() {
         let config = load(&[]).unwrap();
         assert_eq!(config.http.to_string(), "127.0.0.1:8080");
         assert_eq!(config.media_port, 8189);
@@ -347,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_cpus_asks_for_as_many_workers() {
+    fn a_list_of_cpus_gives_one_worker_each() {
         let cpu = usable_cpus()[0].to_string();
         let config = load(&["--worker-cpus", &cpu]).unwrap();
         assert_eq!((config.workers, config.worker_cpus.to_string()), (1, cpu.clone()));
@@ -356,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn rust_log_stands_between_flag_and_file() {
+    fn rust_log_comes_after_the_flag_and_before_the_file() {
         let (_file, path) = file("log = \"warn\"");
         let with = |args: &[&str]| Config::load(&parse(args).1, Some("debug".into())).unwrap().log;
         assert_eq!(with(&["--config", &path]), "debug");
@@ -376,6 +252,8 @@ mod tests {
         assert_eq!(key_of(&["--http", "8080"]), "http");
         assert_eq!(key_of(&["--workers", "0"]), "workers");
         assert_eq!(key_of(&["--workers", "257"]), "workers");
+        assert_eq!(key_of(&["--viewer-wait", "0"]), "viewer-wait");
+        assert_eq!(key_of(&["--viewer-wait", "604801"]), "viewer-wait");
         assert_eq!(key_of(&["--worker-cpus", "999999"]), "worker-cpus");
         assert_eq!(key_of(&["--advertise", "example.org"]), "advertise");
         assert_eq!(key_of(&["--log", "weir=loudly"]), "log");
@@ -397,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn a_public_url_keeps_its_path_and_loses_its_slash() {
+    fn a_public_url_keeps_its_path_without_the_last_slash() {
         let config = load(&["--public-url", "https://a.example:8443/weir/"]).unwrap();
-        assert_eq!(config.live.public_url.unwrap(), "https://a.example:8443/weir");
+        assert_eq!(config.public_url.unwrap(), "https://a.example:8443/weir");
     }
 
     #[test]
-    fn media_stays_on_loopback_until_someone_advertises() {
+    fn media_stays_on_loopback_until_an_address_is_advertised() {
         let lan =
             Interface { name: "eth0".into(), ip: "10.0.0.7".parse().unwrap(), default_route: true };
         let lan = [lan];
@@ -423,12 +301,29 @@ mod tests {
     }
 
     #[test]
+    fn media_gets_the_settings_that_concern_it() {
+        let media = |args: &[&str]| load(args).unwrap().media(&[]).unwrap();
+        let defaults = weir_sfu::config::Config::default();
+        assert_eq!(media(&[]).takeover, defaults.takeover);
+        assert_eq!(media(&[]).viewer_wait, defaults.viewer_wait);
+        let set = media(&["--takeover=no", "--viewer-wait", "5", "--workers", "2"]);
+        assert_eq!(
+            (set.takeover, set.viewer_wait, set.workers),
+            (false, Duration::from_secs(5), 2)
+        );
+    }
+
+    #[test]
     fn a_reload_tells_what_needs_a_restart() {
         let old = load(&[]).unwrap();
         let new =
             load(&["--strict", "--media-port", "1", "--log", "debug", "--start", "wait"]).unwrap();
-        assert_eq!(new.live.start, StartMode::Wait);
+        assert_eq!(new.start, StartMode::Wait);
         assert_eq!(old.needs_restart(&new), ["media-port"]);
+        let mut running = old.clone();
+        running.apply_reloadable(new.clone());
+        assert_eq!((running.strict, running.media_port), (true, old.media_port));
+        assert_eq!((running.log.as_str(), running.start), ("debug", StartMode::Wait));
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! Cross-origin rules: any web page may publish and watch, none may read the admin API.
+//! Cross-origin rules: any web page may publish and watch, and none may read the admin API.
 //!
-//! The origin policy is a literal `*` without credentials (whip-whep A36). Called by `app.rs` for
-//! every response of a media path, refusals included, and by the `OPTIONS` handlers.
+//! The origin policy is a literal `*` without credentials (whip-whep A36). `app.rs` applies it to
+//! every response of the media routes, refusals included, and routes `OPTIONS` here.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use crate::{JSON, SDP, TRICKLE};
@@ -17,26 +17,28 @@ pub const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 /// `Accept-Patch` (RFC 5789 section 3.1, whip-whep A35).
 pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
-/// Response headers that a page's script may read (whip-whep A34).
+/// Response headers that scripts may read (whip-whep A34).
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Location, ETag, Link, Retry-After, Accept-Post, Accept-Patch, WWW-Authenticate, \
      Access-Control-Allow-Methods",
 );
-/// Clients switch trickle on only if they read PATCH here (whip-whep A31, A33).
+/// Methods that scripts may use. Clients trickle only if PATCH is among them (whip-whep A31, A33).
 const METHODS: HeaderValue = HeaderValue::from_static("POST, GET, HEAD, PATCH, DELETE, OPTIONS");
-/// `ETag` is here because one client library sends it as a request header (whip-whep A31).
+/// Request headers that scripts may send. One client library sends `ETag` (whip-whep A31).
 const REQUEST_HEADERS: HeaderValue =
     HeaderValue::from_static("Authorization, Content-Type, If-Match, ETag");
-/// Two hours, the longest that Chromium keeps a preflight, in seconds.
+/// Time for which browsers keep a preflight, in seconds: two hours, the maximum of Chromium.
 const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// Opens a response to scripts of every origin.
-pub fn open(headers: &mut HeaderMap) {
+/// Lets scripts of every origin read a response.
+pub async fn open(mut response: Response) -> Response {
+    let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    response
 }
 
-/// `OPTIONS` on an endpoint URL, a preflight or not (whip-whep A30, A31, A33).
+/// `OPTIONS` on an endpoint URL, as a preflight or not (whip-whep A30, A31, A33).
 pub async fn endpoint_options() -> Response {
     ([(ACCEPT_POST, HeaderValue::from_static(SDP))], options("POST, GET, HEAD, OPTIONS"))
         .into_response()
@@ -53,13 +55,13 @@ pub async fn stats_options() -> Response {
     options("GET, HEAD, OPTIONS")
 }
 
-/// `OPTIONS` on the layer choice of a viewer.
+/// `OPTIONS` on the layer preference of a viewer.
 pub async fn layer_options() -> Response {
     let accepts = [(ACCEPT_POST, HeaderValue::from_static(JSON))];
     (accepts, options("POST, GET, HEAD, DELETE, OPTIONS")).into_response()
 }
 
-/// `OPTIONS` on the events of a viewer.
+/// `OPTIONS` on the event streams of a viewer.
 pub async fn events_options() -> Response {
     let accepts = [(ACCEPT_POST, HeaderValue::from_static(JSON))];
     (accepts, options("POST, GET, HEAD, OPTIONS")).into_response()

@@ -1,10 +1,11 @@
-//! `--worker-cpus`: which CPUs the media threads are kept on.
+//! Value of `--worker-cpus`: the CPUs on which the media threads are kept.
 //!
-//! Only reads text and compares it with the CPUs there are; `weir_sfu` does the pinning.
+//! Parses text and compares it with the CPUs of this process. Never pins a thread: `weir_sfu` does.
+//! Called by `settings.rs`.
 
 use std::fmt;
 
-/// Checked against the CPUs that this process may use.
+/// List of CPUs, checked against those that this process may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerCpus {
     text: String,
@@ -12,7 +13,8 @@ pub struct WorkerCpus {
 }
 
 impl WorkerCpus {
-    /// Reads `none`, `auto` or a list such as `0,2-3`; `usable` are the CPUs there are, ascending.
+    /// Reads `none`, `auto` or a list such as `0,2-3`; `usable` are the CPUs of this process in
+    /// ascending order.
     ///
     /// # Errors
     /// What is wrong and what to give instead.
@@ -29,7 +31,8 @@ impl WorkerCpus {
                             "`{part}` is not a CPU; give `auto`, `none`, or a list such as 0,2-3"
                         )
                     })?;
-                    // The look-up comes first: a range may be long, the CPUs are not.
+                    // Looked up before it is expanded: a range may be long, the list of CPUs is
+                    // short.
                     if let Some(missing) = (first..=last).find(|cpu| !usable.contains(cpu)) {
                         return Err(format!(
                             "this process may not use CPU {missing}; it has {} (see taskset -p, or the \
@@ -39,7 +42,7 @@ impl WorkerCpus {
                     }
                     for cpu in first..=last {
                         if cpus.contains(&cpu) {
-                            return Err(format!("CPU {cpu} is named twice"));
+                            return Err(format!("CPU {cpu} is named twice; name each CPU once"));
                         }
                         cpus.push(cpu);
                     }
@@ -61,14 +64,14 @@ impl fmt::Display for WorkerCpus {
     }
 }
 
-/// `3` or `3-5`.
+/// Bounds of `3` or `3-5`.
 fn range(text: &str) -> Option<(usize, usize)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
     (first <= last).then_some((first, last))
 }
 
-/// `0-3,8` for people.
+/// Text such as `0-3,8` for messages.
 fn ranges(cpus: &[usize]) -> String {
     let mut groups: Vec<(usize, usize)> = Vec::new();
     for &cpu in cpus {
@@ -89,17 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_ranges_and_words() {
+    fn lists_ranges_auto_and_none_are_read() {
         let parse = |text: &str| WorkerCpus::parse(text, &[0, 1, 2, 3, 8]).unwrap();
         assert_eq!(parse("0,2-3").cpus(), [0, 2, 3]);
-        assert_eq!(parse("8, 1").cpus(), [8, 1], "the order is the operator's");
+        assert_eq!(parse("8, 1").cpus(), [8, 1], "the order is kept");
         assert_eq!(parse("auto").cpus(), [0, 1, 2, 3, 8]);
         assert!(parse("none").cpus().is_empty());
         assert_eq!(parse(" 0,2-3 ").to_string(), "0,2-3");
     }
 
     #[test]
-    fn a_cpu_that_is_not_there_is_named_with_those_that_are() {
+    fn a_cpu_that_is_not_usable_is_named_with_those_that_are() {
         let problem = |text: &str| WorkerCpus::parse(text, &[0, 1, 2, 3, 8]).unwrap_err();
         assert!(problem("2-4").contains("CPU 4; it has 0-3,8"), "{}", problem("2-4"));
         assert!(problem("0-18446744073709551615").contains("CPU 4;"));

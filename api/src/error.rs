@@ -1,14 +1,15 @@
-//! What a client reads when a request is refused: RFC 9457 problem details.
+//! Responses to refused requests: RFC 9457 problem details.
 //!
-//! Owns the mapping from the media plane's errors to statuses, as matches without a wildcard, so a
-//! new error cannot be forgotten. Never holds a secret or an address. Called by every handler.
+//! Owns the mapping from the media plane's errors to statuses, as matches without a wildcard, so
+//! that a new error cannot be forgotten. Never holds a secret or an address. Called by every
+//! handler.
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use weir_sfu::net::{LayerError, LookupError, OfferError, PatchError};
 
-/// A refusal: a status, a sentence that says what to do, and the headers that belong to it.
+/// A refusal: a status, a text that says what to do, and the headers that belong to it.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -17,7 +18,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A refusal with `detail` as the sentence for the client.
+    /// A refusal with `detail` as the text for the client.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into(), headers: Vec::new() }
     }
@@ -35,7 +36,10 @@ impl Problem {
 
     /// 404 for a session URL that names no session (whip-whep A26).
     pub fn no_session() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no such session: it never was here or has ended")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "there is no such session: it has ended, or its URL is wrong; POST a new offer",
+        )
     }
 }
 
@@ -64,7 +68,7 @@ impl From<OfferError> for Problem {
     fn from(error: OfferError) -> Self {
         let detail = error.to_string();
         match error {
-            // Never 406: players take that for a counter-offer (whip-whep A10, E4).
+            // Never 406: players take that as a counter-offer (whip-whep A10, E4).
             OfferError::Malformed(_) => Self::new(StatusCode::BAD_REQUEST, detail),
             OfferError::Unacceptable(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
             OfferError::Conflict => Self::new(StatusCode::CONFLICT, detail),
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_problem_says_the_same_sentence_to_both_kinds_of_players() {
+    async fn a_problem_has_the_same_text_for_both_kinds_of_players() {
         let response = Problem::new(StatusCode::CONFLICT, "taken").into_response();
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
         let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -1,8 +1,9 @@
-//! What a listening viewer is told (WHEP extension `core:server-sent-events`): which events there are,
-//! how they are written, and when one is worth sending.
+//! Events of a viewer's event stream (WHEP extension `core:server-sent-events`): which events
+//! exist, how they are written, and when one is due.
 //!
-//! Pure: news and the time come in, text goes out. A listener has no queue: [`Told`] holds what it knows
-//! and writes the difference to the newest state. `sse.rs` does the HTTP.
+//! Pure: a viewer's status and the time go in, text comes out. An event stream has no queue:
+//! [`SseState`] holds what the client was sent and writes the difference to the newest status.
+//! `sse.rs` does the HTTP.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,33 +13,33 @@ use serde_json::{Value, json};
 use weir_sfu::error::CloseReason;
 use weir_sfu::net::{LayerState, MediaLayers, ViewerStatus};
 
-/// Bitrates alone are told this often; a layer that comes, goes, changes its size or begins to flow at
-/// once.
+/// Interval of `layers` events in which only bitrates changed. A layer that starts, stops, changes
+/// its size or becomes the forwarded one is sent at once.
 const BITRATES_EVERY: Duration = Duration::from_secs(2);
-/// A changed number of viewers is told this often.
+/// Shortest interval of `viewercount` events.
 const VIEWERCOUNT_EVERY: Duration = Duration::from_secs(2);
 
 /// One type of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Somebody publishes.
+    /// The stream has a publisher.
     Active,
-    /// Nobody does any more.
+    /// The stream has no publisher any more.
     Inactive,
-    /// The layers there are and the one that flows.
+    /// The layers of the stream, and the one that is forwarded to this viewer.
     Layers,
-    /// How many watch.
+    /// The number of viewers.
     ViewerCount,
-    /// The session ends and a new one may be better off.
+    /// The session ends, and a new one may succeed.
     Reconnect,
 }
 
 impl Kind {
-    /// All of them, as the `Link` header lists them.
+    /// All events, as the `Link` header lists them.
     pub const ALL: [Self; 5] =
         [Self::Active, Self::Inactive, Self::Layers, Self::ViewerCount, Self::Reconnect];
 
-    /// The `event` field.
+    /// Text of the `event` field.
     pub fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -50,32 +51,34 @@ impl Kind {
     }
 }
 
-/// The events somebody asked for.
+/// The events that a client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted([bool; Kind::ALL.len()]);
+pub struct EventFilter([bool; Kind::ALL.len()]);
 
-impl Wanted {
+impl EventFilter {
     /// Every event.
     pub const ALL: Self = Self([true; Kind::ALL.len()]);
 
-    /// Reads a JSON array of names; an empty body wants everything.
+    /// Reads a JSON array of event names; an empty body selects every event.
     ///
     /// # Errors
-    /// A sentence that names what there is (whip-whep E8: nothing is created then).
+    /// A sentence that lists the events (whip-whep E8: nothing is created then).
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         let known = || Kind::ALL.map(Kind::name).join(", ");
         if body.trim_ascii().is_empty() {
             return Ok(Self::ALL);
         }
-        let names: Vec<String> = serde_json::from_slice(body)
-            .map_err(|error| format!("not a JSON array of events ({}): {error}", known()))?;
-        let mut wanted = Self([false; Kind::ALL.len()]);
+        let names: Vec<String> = serde_json::from_slice(body).map_err(|error| {
+            format!("the body is not a JSON array of event names ({}): {error}", known())
+        })?;
+        let mut filter = Self([false; Kind::ALL.len()]);
         for name in names {
             let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
-            let kind = kind.ok_or_else(|| format!("no event {name:?}; there are {}", known()))?;
-            wanted.0[kind as usize] = true;
+            let kind =
+                kind.ok_or_else(|| format!("there is no event {name:?}; name any of {}", known()))?;
+            filter.0[kind as usize] = true;
         }
-        Ok(wanted)
+        Ok(filter)
     }
 
     fn has(self, kind: Kind) -> bool {
@@ -95,13 +98,13 @@ struct Layer<'a> {
     width: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     height: Option<u16>,
-    /// Ours: it flows to this viewer.
+    /// Whether this layer is forwarded to the viewer. Not in the extension.
     active: bool,
-    /// Ours: it should.
+    /// Whether this layer should be forwarded to the viewer. Not in the extension.
     target: bool,
 }
 
-/// The data of the `layers` event: lists by m-line, the largest layer first.
+/// Data of the `layers` event: by m-line, a list of layers with the largest first.
 pub fn layers(sections: &[MediaLayers]) -> Value {
     let list = |layers: &[LayerState]| {
         let layer = |state: &LayerState| {
@@ -124,75 +127,76 @@ pub fn layers(sections: &[MediaLayers]) -> Value {
     json!(by_m_line)
 }
 
-/// What one listener knows.
+/// State of one event stream: what its client was sent last.
 #[derive(Debug)]
-pub struct Told {
-    wanted: Wanted,
+pub struct SseState {
+    filter: EventFilter,
     active: bool,
     layers: Option<(Instant, Vec<MediaLayers>)>,
     viewers: Option<(Instant, usize)>,
 }
 
-impl Told {
-    /// A listener that knows nothing.
-    pub fn new(wanted: Wanted) -> Self {
-        Self { wanted, active: false, layers: None, viewers: None }
+impl SseState {
+    /// State of a client that was sent nothing yet.
+    pub fn new(filter: EventFilter) -> Self {
+        Self { filter, active: false, layers: None, viewers: None }
     }
 
-    /// The events that bring a listener up to date, and when to ask again if nothing else happens.
-    pub fn tell(&mut self, now: Instant, news: &ViewerStatus) -> (String, Option<Instant>) {
+    /// Events that bring the client up to date with `status`, and when to ask again if the status
+    /// does not change before.
+    pub fn update(&mut self, now: Instant, status: &ViewerStatus) -> (String, Option<Instant>) {
         let mut text = String::new();
-        let mut say = |kind: Kind, data: Value| {
-            if self.wanted.has(kind) {
+        let mut write = |kind: Kind, data: Value| {
+            if self.filter.has(kind) {
                 // One `data` line: JSON has no line breaks of its own.
                 text.push_str(&format!("event: {}\ndata: {data}\n\n", kind.name()));
             }
         };
         // No initial `inactive` (whip-whep E8).
-        if news.active != std::mem::replace(&mut self.active, news.active) {
-            say(if news.active { Kind::Active } else { Kind::Inactive }, json!({}));
+        if status.active != std::mem::replace(&mut self.active, status.active) {
+            write(if status.active { Kind::Active } else { Kind::Inactive }, json!({}));
         }
         let mut again = None;
         let known = self.viewers;
         let due = known.map_or(now, |(at, _)| at + VIEWERCOUNT_EVERY);
-        if known.is_none_or(|(_, viewers)| viewers != news.viewers) {
+        if known.is_none_or(|(_, viewers)| viewers != status.viewers) {
             if due <= now {
-                self.viewers = Some((now, news.viewers));
-                say(Kind::ViewerCount, json!({"viewercount": news.viewers}));
+                self.viewers = Some((now, status.viewers));
+                write(Kind::ViewerCount, json!({"viewercount": status.viewers}));
             } else {
                 again = Some(due);
             }
         }
         let known = self.layers.as_ref();
         let due = known.map_or(now, |(at, _)| *at + BITRATES_EVERY);
-        let told = known.map_or(&[][..], |(_, layers)| layers);
-        if news.layers != told {
-            if due <= now || shape(&news.layers) != shape(told) {
-                self.layers = Some((now, news.layers.clone()));
-                say(Kind::Layers, layers(&news.layers));
+        let sent = known.map_or(&[][..], |(_, layers)| layers);
+        if status.layers != sent {
+            if due <= now || shape(&status.layers) != shape(sent) {
+                self.layers = Some((now, status.layers.clone()));
+                write(Kind::Layers, layers(&status.layers));
             } else {
                 again = again.into_iter().chain([due]).min();
             }
         }
-        if news.ended.is_some_and(is_worth_coming_back) {
-            say(Kind::Reconnect, json!({}));
+        if status.ended.is_some_and(may_reconnect) {
+            write(Kind::Reconnect, json!({}));
         }
         (text, again)
     }
 }
 
-/// Everything but the bitrates.
+/// The layers with everything but their bitrates.
 fn shape(sections: &[MediaLayers]) -> Vec<MediaLayers> {
     let mut sections = sections.to_vec();
     for layer in sections.iter_mut().flat_map(|section| &mut section.layers) {
-        // 0 is a layer that stopped.
+        // A bitrate of 0 is a layer that stopped.
         layer.bitrate_bps = layer.bitrate_bps.min(1);
     }
     sections
 }
 
-/// The session ended, the stream may go on.
-fn is_worth_coming_back(reason: CloseReason) -> bool {
+/// Whether a new session of the viewer may succeed after this one was closed.
+fn may_reconnect(reason: CloseReason) -> bool {
     use CloseReason as R;
     match reason {
         R::CodecNotNegotiated | R::Panic | R::WorkerLost | R::Shutdown | R::ConsentExpired => true,
@@ -230,7 +234,7 @@ mod tests {
         vec![MediaLayers { m_line: 1, layers }]
     }
 
-    fn news(viewers: usize, layers: Vec<MediaLayers>) -> ViewerStatus {
+    fn status(viewers: usize, layers: Vec<MediaLayers>) -> ViewerStatus {
         ViewerStatus { active: true, viewers, layers, ended: None }
     }
 
@@ -240,16 +244,16 @@ mod tests {
 
     // whip-whep E8
     #[test]
-    fn a_listener_hears_first_what_is_and_then_what_changes() {
+    fn a_client_is_sent_the_present_state_first_and_then_changes() {
         let now = Instant::now();
-        let mut told = Told::new(Wanted::ALL);
-        let nobody = ViewerStatus { active: false, viewers: 1, ..ViewerStatus::default() };
-        let (text, _) = told.tell(now, &nobody);
+        let mut state = SseState::new(EventFilter::ALL);
+        let no_publisher = ViewerStatus { active: false, viewers: 1, ..ViewerStatus::default() };
+        let (text, _) = state.update(now, &no_publisher);
         assert_eq!(
             text, "event: viewercount\ndata: {\"viewercount\":1}\n\n",
             "no inactive at first"
         );
-        let (text, again) = told.tell(now, &news(1, two(900_000)));
+        let (text, again) = state.update(now, &status(1, two(900_000)));
         assert_eq!((names(&text), again), (vec!["active", "layers"], None));
         let data = text.lines().find_map(|line| line.strip_prefix("data: {\"1\"")).unwrap();
         for part in [
@@ -259,57 +263,57 @@ mod tests {
         ] {
             assert!(data.contains(part), "{part} in {data}");
         }
-        assert_eq!(told.tell(now, &news(1, two(900_000))), (String::new(), None));
-        // The large layer stops and the small one flows.
-        let (text, _) = told.tell(now, &news(1, two(0)));
+        assert_eq!(state.update(now, &status(1, two(900_000))), (String::new(), None));
+        // The large layer stops and the small one is forwarded.
+        let (text, _) = state.update(now, &status(1, two(0)));
         assert_eq!(names(&text), ["layers"]);
         let gone = ViewerStatus { active: false, viewers: 1, ..ViewerStatus::default() };
-        let (text, _) = told.tell(now, &gone);
+        let (text, _) = state.update(now, &gone);
         assert_eq!(names(&text), ["inactive", "layers"]);
-        assert!(text.ends_with("data: {}\n\n"), "no layers are left");
+        assert!(text.ends_with("data: {}\n\n"), "the stream has no layers now");
     }
 
     #[test]
-    fn figures_that_only_wander_are_told_every_two_seconds() {
+    fn bitrates_and_viewer_counts_are_sent_every_two_seconds() {
         let start = Instant::now();
-        let mut told = Told::new(Wanted::ALL);
-        told.tell(start, &news(1, two(900_000)));
-        let mut heard = Vec::new();
+        let mut state = SseState::new(EventFilter::ALL);
+        state.update(start, &status(1, two(900_000)));
+        let mut sent = Vec::new();
         for n in 1..=80 {
             let now = start + Duration::from_millis(n * 50);
-            let (text, again) = told.tell(now, &news(1 + n as usize, two(900_000 + n)));
-            heard.extend(names(&text).into_iter().map(|name| (n, name.to_owned())));
-            assert_eq!(again.is_some(), text.is_empty(), "what waits is not forgotten");
+            let (text, again) = state.update(now, &status(1 + n as usize, two(900_000 + n)));
+            sent.extend(names(&text).into_iter().map(|name| (n, name.to_owned())));
+            assert_eq!(again.is_some(), text.is_empty(), "a delayed event keeps its deadline");
         }
         let both = |n| [(n, "viewercount".to_owned()), (n, "layers".to_owned())];
-        assert_eq!(heard, [both(40), both(80)].concat());
+        assert_eq!(sent, [both(40), both(80)].concat());
     }
 
     #[test]
-    fn only_what_was_asked_for_is_told() {
-        let mut told = Told::new(Wanted::parse(br#"["layers"]"#).unwrap());
-        let (text, _) = told.tell(Instant::now(), &news(3, two(1)));
+    fn only_selected_events_are_sent() {
+        let mut state = SseState::new(EventFilter::parse(br#"["layers"]"#).unwrap());
+        let (text, _) = state.update(Instant::now(), &status(3, two(1)));
         assert_eq!(names(&text), ["layers"]);
-        assert_eq!(Wanted::parse(b" "), Ok(Wanted::ALL));
+        assert_eq!(EventFilter::parse(b" "), Ok(EventFilter::ALL));
         let all = serde_json::to_vec(&Kind::ALL.map(Kind::name)).unwrap();
-        assert_eq!(Wanted::parse(&all), Ok(Wanted::ALL));
+        assert_eq!(EventFilter::parse(&all), Ok(EventFilter::ALL));
         for bad in [&br#"["layers","scte35"]"#[..], br#""layers""#, b"{}", b"[1]"] {
-            let refused = Wanted::parse(bad).unwrap_err();
+            let refused = EventFilter::parse(bad).unwrap_err();
             assert!(refused.contains("viewercount"), "{refused}");
         }
     }
 
     #[test]
-    fn a_session_that_ends_says_whether_to_come_back() {
-        for (reason, comes_back) in [
+    fn a_reconnect_event_is_sent_where_a_new_session_may_succeed() {
+        for (reason, reconnects) in [
             (CloseReason::CodecNotNegotiated, true),
             (CloseReason::Shutdown, true),
             (CloseReason::Deleted, false),
             (CloseReason::Kicked, false),
         ] {
             let end = ViewerStatus { ended: Some(reason), ..ViewerStatus::default() };
-            let (text, _) = Told::new(Wanted::ALL).tell(Instant::now(), &end);
-            assert_eq!(text.contains("event: reconnect\ndata: {}\n\n"), comes_back, "{reason:?}");
+            let (text, _) = SseState::new(EventFilter::ALL).update(Instant::now(), &end);
+            assert_eq!(text.contains("event: reconnect\ndata: {}\n\n"), reconnects, "{reason:?}");
         }
     }
 }

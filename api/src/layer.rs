@@ -1,8 +1,8 @@
-//! `/whep/{stream}/{secret}/layer`: a viewer chooses its layer (WHEP extension `core:layer`).
+//! `/whep/{stream}/{secret}/layer`: layer preference of a viewer (WHEP extension `core:layer`).
 //!
-//! POST says what is preferred of one video section, DELETE goes back to the automatic choice, GET shows
-//! what there is (as the `layers` event does; the extension has no such GET). What follows from a preference
-//! is decided in the media plane: [`weir_sfu::net::Sfu::select_layer`].
+//! POST sets the preference for one video section, DELETE returns to the automatic choice. GET
+//! shows the layers as the `layers` event does; the extension has no such GET. The media plane
+//! decides what follows from a preference: [`weir_sfu::net::Sfu::select_layer`].
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -12,18 +12,18 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 use weir_sfu::net::LayerPreference;
 
-use crate::app::AppState;
 use crate::cors::ACCEPT_POST;
 use crate::error::Problem;
 use crate::path::SessionUrl;
+use crate::state::AppState;
 use crate::{JSON, body, events};
 
-/// Longest POST body in bytes; 413 past it.
-const WISH_MAX: usize = 4 * 1024;
-/// Longest rid in characters; 400 past it.
+/// Maximum POST body in bytes; a longer one is refused with 413.
+const PREFERENCE_MAX: usize = 4 * 1024;
+/// Maximum rid in characters; a longer one is refused with 400.
 const RID_MAX: usize = 64;
 
-/// `POST`: 200, and the switch at the layer's next keyframe (whip-whep E9).
+/// `POST`: 200; the layer is switched at its next keyframe (whip-whep E9).
 ///
 /// # Errors
 /// 400, 404, 408, 413, 415, 422 or 503 as a [`Problem`].
@@ -37,17 +37,19 @@ pub async fn select(
         return Err(Problem::no_session());
     }
     if !body::is_type(&parts.headers, JSON) {
-        let detail = "POST a layer with Content-Type: application/json";
+        let detail =
+            "Content-Type must be application/json: POST a layer preference as a JSON object";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
     }
-    let body = body::read(&parts.headers, body, WISH_MAX).await?;
+    let body = body::read(&parts.headers, body, PREFERENCE_MAX).await?;
     let (media, preference) = parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
     state.sfu.select_layer(&url.stream, &url.secret, media.as_deref(), preference).await?;
     Ok(StatusCode::OK)
 }
 
-/// `DELETE`: back to the automatic choice, 200. Not in the extension; clients do it (whip-whep E9).
+/// `DELETE`: 200, and the automatic choice again. Clients use it; the extension does not have it
+/// (whip-whep E9).
 ///
 /// # Errors
 /// 404 or 503 as a [`Problem`].
@@ -59,7 +61,7 @@ pub async fn unselect(
     Ok(StatusCode::OK)
 }
 
-/// `GET`: the layers by m-line, as the event of that name has them.
+/// `GET`: the layers by m-line, as the `layers` event has them.
 ///
 /// # Errors
 /// 404, 429 or 503 as a [`Problem`].
@@ -69,60 +71,65 @@ pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Resp
     Ok(([(CACHE_CONTROL, "no-store")], Json(events::layers(&layers))).into_response())
 }
 
-/// What a body asks for, and of which section. Members that nobody knows are ignored, so that an
-/// element of the `layers` event may be sent back as it came.
+/// Preference of a body and the section that it is for. Unknown members are ignored, so that a
+/// client may send an element of the `layers` event as it is.
 fn parse(body: &[u8]) -> Result<(Option<String>, LayerPreference), String> {
-    let asked: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|error| format!("not a JSON object: {error}"))?;
-    let media = match asked.get("mediaId") {
+    let body: Map<String, Value> = serde_json::from_slice(body)
+        .map_err(|error| format!("the body is not a JSON object: {error}"))?;
+    let media = match body.get("mediaId") {
         None | Some(Value::Null) => None,
         Some(Value::String(name)) => Some(name.clone()),
         Some(Value::Number(index)) => Some(index.to_string()),
-        Some(_) => return Err("mediaId: the index of an m-line, as a string or a number".into()),
+        Some(_) => {
+            return Err(
+                "mediaId must be the index of an m-line or its mid, as a string or a number".into(),
+            );
+        }
     };
     let preference = LayerPreference {
-        // `encodingId` is what drafts before 2024 and the clients of that time call it.
-        rid: rid(&asked, "rid")?.or(rid(&asked, "encodingId")?),
-        spatial_layer: id(&asked, "spatialLayerId")?,
-        temporal_layer: id(&asked, "temporalLayerId")?,
-        max_spatial_layer: id(&asked, "maxSpatialLayerId")?,
-        max_temporal_layer: id(&asked, "maxTemporalLayerId")?,
-        max_width: pixels(&asked, "maxWidth")?,
-        max_height: pixels(&asked, "maxHeight")?,
+        // Drafts before 2024 and the clients of that time call it `encodingId`.
+        rid: rid(&body, "rid")?.or(rid(&body, "encodingId")?),
+        spatial_layer: id(&body, "spatialLayerId")?,
+        temporal_layer: id(&body, "temporalLayerId")?,
+        max_spatial_layer: id(&body, "maxSpatialLayerId")?,
+        max_temporal_layer: id(&body, "maxTemporalLayerId")?,
+        max_width: pixels(&body, "maxWidth")?,
+        max_height: pixels(&body, "maxHeight")?,
     };
     Ok((media, preference))
 }
 
-fn rid(asked: &Map<String, Value>, name: &str) -> Result<Option<Box<str>>, String> {
-    match asked.get(name) {
+fn rid(body: &Map<String, Value>, name: &str) -> Result<Option<Box<str>>, String> {
+    match body.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(rid)) if rid.is_empty() => Ok(None),
         Some(Value::String(rid)) if rid.chars().count() <= RID_MAX => Ok(Some(rid.as_str().into())),
-        Some(_) => Err(format!("{name}: a string of at most {RID_MAX} characters")),
+        Some(_) => Err(format!("{name} must be a string of at most {RID_MAX} characters")),
     }
 }
 
-fn number(asked: &Map<String, Value>, name: &str) -> Result<Option<u64>, String> {
-    match asked.get(name) {
+fn number(body: &Map<String, Value>, name: &str) -> Result<Option<u64>, String> {
+    match body.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
             let number =
-                value.as_u64().ok_or_else(|| format!("{name}: a whole number, not {value}"));
+                value.as_u64().ok_or_else(|| format!("{name} must be a whole number, not {value}"));
             number.map(Some)
         }
     }
 }
 
-fn id(asked: &Map<String, Value>, name: &str) -> Result<Option<u8>, String> {
-    let number = number(asked, name)?;
-    let id = |number| u8::try_from(number).map_err(|_| format!("{name}: 0 to 255, not {number}"));
+fn id(body: &Map<String, Value>, name: &str) -> Result<Option<u8>, String> {
+    let number = number(body, name)?;
+    let id =
+        |number| u8::try_from(number).map_err(|_| format!("{name} must be 0 to 255, not {number}"));
     number.map(id).transpose()
 }
 
-/// More than anybody sends is no limit at all.
-fn pixels(asked: &Map<String, Value>, name: &str) -> Result<Option<u16>, String> {
-    match number(asked, name)? {
-        Some(0) => Err(format!("{name}: at least 1")),
+/// A size in pixels; one above `u16::MAX` is larger than any picture and limits nothing.
+fn pixels(body: &Map<String, Value>, name: &str) -> Result<Option<u16>, String> {
+    match number(body, name)? {
+        Some(0) => Err(format!("{name} must be at least 1")),
         number => Ok(number.map(|number| u16::try_from(number).unwrap_or(u16::MAX))),
     }
 }
@@ -162,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preference_that_is_none_is_told_which_member_is_wrong() {
+    fn a_bad_preference_is_refused_by_the_name_of_its_member() {
         let long = format!(r#"{{"rid":"{}"}}"#, "r".repeat(RID_MAX + 1));
         for (body, named) in [
             ("", "JSON"),

@@ -1,15 +1,18 @@
-//! The front of Weir: WHIP, WHEP, pages, admin API and metrics over HTTP, and nothing about media.
+//! HTTP of Weir: WHIP, WHEP, pages, admin API and metrics, and nothing about media.
 //!
 //! | file | one noun |
 //! |---|---|
-//! | [`cli`], [`config`], [`advertise`], [`log`] | what the operator asked for |
-//! | [`app`](mod@app) | the routes, and what happens before and after every handler |
+//! | [`settings`], [`cli`], [`config`] | every setting, the command line, the effective configuration |
+//! | [`setting`], [`advertise`], [`cpus`], [`log`] | kinds of values that settings have |
+//! | [`app`](mod@app) | the routes by group, and what every request gets before its handler |
+//! | [`access`] | who may use a route group at a listener |
+//! | [`state`] | what handlers share |
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
-//! | [`layer`], [`sse`], [`events`] | two extensions of WHEP: a viewer chooses its layer, and listens |
-//! | [`offer`], [`body`], [`path`] | what they share: a POSTed offer, a bounded body, a URL's parts |
-//! | [`door`], [`cors`], [`limits`] | who may come in, which web pages, and how often |
-//! | [`error`] | what a refusal looks like |
-//! | [`pages`], [`admin`], [`metrics`], [`health`] | for people and for their monitoring |
+//! | [`layer`], [`sse`], [`events`], [`listeners`] | two extensions of WHEP: layer preferences, and event streams |
+//! | [`offer`], [`body`], [`path`] | what these share: a POSTed offer, a bounded body, a URL's parts |
+//! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
+//! | [`error`] | the response to a refused request |
+//! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
 //! | [`server`] | sockets and their limits |
 //!
 //! Media is behind one handle, [`weir_sfu::net::Sfu`]. Nothing imports this crate but its binary
@@ -19,6 +22,7 @@
     reason = "HTTP is control plane: it reads the clock for rate limits, uptime and request logs"
 )]
 
+pub mod access;
 pub mod admin;
 pub mod advertise;
 pub mod app;
@@ -27,28 +31,33 @@ pub mod cli;
 pub mod config;
 pub mod cors;
 pub mod cpus;
-pub mod door;
 pub mod error;
 pub mod events;
 pub mod health;
 pub mod layer;
 pub mod limits;
+pub mod listeners;
 pub mod log;
 pub mod metrics;
 pub mod offer;
 pub mod pages;
 pub mod path;
+pub mod process;
 pub mod server;
 pub mod session;
+pub mod setting;
+pub mod settings;
 pub mod sse;
+pub mod state;
 pub mod whep;
 pub mod whip;
 
-pub use app::{AppState, admin_app, app};
+pub use app::{admin_app, app};
+pub use state::AppState;
 
 /// Media type of offers and answers.
 pub const SDP: &str = "application/sdp";
-/// Media type of what the extensions of WHEP say.
+/// Media type of the extensions of WHEP.
 pub const JSON: &str = "application/json";
 /// Media type of ICE fragments in PATCH (RFC 8840 section 9).
 pub const TRICKLE: &str = "application/trickle-ice-sdpfrag";

@@ -1,7 +1,7 @@
-//! How often and how much from one network: POSTs per second, open connections.
+//! Limits per client network: POSTs per second, open connections.
 //!
 //! A client network is an IPv4 address or an IPv6 /64 (quality B2). Loopback counts towards totals
-//! only: it is the operator's own machine, or a reverse proxy that carries everybody.
+//! only: it is the operator's own machine, or a reverse proxy that carries all clients.
 //! Pure but for its locks; the clock is an argument. Called by `offer.rs` and `server.rs`.
 
 use std::collections::HashMap;
@@ -9,17 +9,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Connections from one client network; one more is answered 503 and closed (quality B2).
+/// Maximum connections of one client network; one more is answered 503 and closed (quality B2).
 pub const CONNECTIONS_PER_NETWORK: usize = 1_024;
-/// Connections in all; one more is answered 503 and closed (quality B2).
+/// Maximum connections of the server; one more is answered 503 and closed (quality B2).
 pub const CONNECTIONS_MAX: usize = 10_000;
-/// POSTs that a network may send at once after a quiet while, as seconds of its rate (quality B2:
-/// burst 200 at 50/s).
+/// Burst of POSTs that an idle network may send, in seconds of its rate (quality B2: burst 200 at
+/// 50/s).
 const BURST_S: u32 = 4;
-/// Networks whose POST rate is tracked. When full and none is idle, a new network is refused.
+/// Maximum networks whose POST rate is tracked. When none of them is idle, a new one is refused.
 const NETWORKS_MAX: usize = 65_536;
 
-/// What one client controls: an IPv4 address or an IPv6 /64; none for loopback.
+/// Client network of an address: an IPv4 address or an IPv6 /64; none for loopback.
 pub fn network(ip: IpAddr) -> Option<IpAddr> {
     match ip.to_canonical() {
         ip if ip.is_loopback() => None,
@@ -41,7 +41,7 @@ struct Bucket {
 }
 
 impl PostRate {
-    /// Counts one POST against `rate` per second (0: no limit), or tells how long to wait.
+    /// Counts one POST against `rate` per second (0: no limit), or returns how long to wait.
     ///
     /// # Errors
     /// The time until one more POST will be accepted.
@@ -70,51 +70,51 @@ impl PostRate {
     }
 }
 
-/// Counts open connections. Cheap to clone; every clone counts the same ones.
+/// Limits of open connections. Cheap to clone; clones count the same connections.
 #[derive(Debug, Clone, Default)]
-pub struct Seats {
-    taken: Arc<Mutex<Taken>>,
+pub struct ConnectionLimit {
+    counts: Arc<Mutex<Counts>>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct Counts {
     all: usize,
     by_network: HashMap<IpAddr, usize>,
 }
 
-/// The right to one open connection; given back when dropped.
+/// Permit for one open connection; returned when dropped.
 #[derive(Debug)]
-pub struct Seat {
-    seats: Seats,
+pub struct ConnectionPermit {
+    limit: ConnectionLimit,
     network: Option<IpAddr>,
 }
 
-impl Seats {
-    /// A seat for a connection from `peer`, or none when a limit is reached.
-    pub fn take(&self, peer: IpAddr) -> Option<Seat> {
+impl ConnectionLimit {
+    /// Permit for a connection from `peer`, or none when a limit is reached.
+    pub fn take(&self, peer: IpAddr) -> Option<ConnectionPermit> {
         let network = network(peer);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = network.map_or(0, |n| taken.by_network.get(&n).copied().unwrap_or(0));
-        if taken.all >= CONNECTIONS_MAX || here >= CONNECTIONS_PER_NETWORK {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = network.map_or(0, |n| counts.by_network.get(&n).copied().unwrap_or(0));
+        if counts.all >= CONNECTIONS_MAX || here >= CONNECTIONS_PER_NETWORK {
             return None;
         }
-        taken.all += 1;
+        counts.all += 1;
         if let Some(network) = network {
-            taken.by_network.insert(network, here + 1);
+            counts.by_network.insert(network, here + 1);
         }
-        Some(Seat { seats: self.clone(), network })
+        Some(ConnectionPermit { limit: self.clone(), network })
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all -= 1;
+        let mut counts = self.limit.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all -= 1;
         let Some(network) = self.network else { return };
-        if let Some(here) = taken.by_network.get_mut(&network) {
+        if let Some(here) = counts.by_network.get_mut(&network) {
             *here -= 1;
             if *here == 0 {
-                taken.by_network.remove(&network);
+                counts.by_network.remove(&network);
             }
         }
     }
@@ -139,22 +139,22 @@ mod tests {
     }
 
     #[test]
-    fn a_venue_gets_its_burst_and_then_its_rate() {
+    fn a_network_gets_its_burst_and_then_its_rate() {
         let (posts, start) = (PostRate::default(), Instant::now());
-        let venue = Some(ip("192.0.2.7"));
+        let network_ip = Some(ip("192.0.2.7"));
         let take = |peer, at_ms| posts.take(peer, 50, start + Duration::from_millis(at_ms));
-        assert!((0..200).all(|_| take(venue, 0).is_ok()));
-        assert_eq!(take(venue, 0), Err(Duration::from_millis(20)));
-        assert!(take(venue, 20).is_ok());
-        assert!(take(venue, 20).is_err());
-        // Nobody else is punished for it.
+        assert!((0..200).all(|_| take(network_ip, 0).is_ok()));
+        assert_eq!(take(network_ip, 0), Err(Duration::from_millis(20)));
+        assert!(take(network_ip, 20).is_ok());
+        assert!(take(network_ip, 20).is_err());
+        // Other networks are not affected.
         assert!(take(Some(ip("192.0.2.8")), 20).is_ok());
         assert!((0..1_000).all(|_| take(Some(ip("127.0.0.1")), 20).is_ok()));
-        assert!((0..1_000).all(|_| posts.take(venue, 0, start).is_ok()));
+        assert!((0..1_000).all(|_| posts.take(network_ip, 0, start).is_ok()));
     }
 
     #[test]
-    fn a_full_rate_table_forgets_the_idle_first_and_then_refuses() {
+    fn a_full_rate_table_removes_idle_networks_first_and_then_refuses() {
         let (posts, start) = (PostRate::default(), Instant::now());
         let host = |n: usize| Some(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n as u32)));
         assert!((0..NETWORKS_MAX).all(|n| posts.take(host(n), 50, start).is_ok()));
@@ -163,16 +163,16 @@ mod tests {
     }
 
     #[test]
-    fn seats_end_at_the_limits_and_come_back() {
-        let seats = Seats::default();
+    fn connections_are_limited_per_network_and_in_all() {
+        let limit = ConnectionLimit::default();
         let here = ip("192.0.2.7");
         let mut held: Vec<_> =
-            (0..CONNECTIONS_PER_NETWORK).map(|_| seats.take(here).unwrap()).collect();
-        assert!(seats.take(here).is_none());
-        held.extend((held.len()..CONNECTIONS_MAX).map(|_| seats.take(ip("::1")).unwrap()));
-        assert!(seats.take(ip("::1")).is_none());
+            (0..CONNECTIONS_PER_NETWORK).map(|_| limit.take(here).unwrap()).collect();
+        assert!(limit.take(here).is_none());
+        held.extend((held.len()..CONNECTIONS_MAX).map(|_| limit.take(ip("::1")).unwrap()));
+        assert!(limit.take(ip("::1")).is_none());
         drop(held);
-        assert!(seats.take(here).is_some());
-        assert!(seats.taken.lock().unwrap().by_network.is_empty());
+        assert!(limit.take(here).is_some());
+        assert!(limit.counts.lock().unwrap().by_network.is_empty());
     }
 }

@@ -1,20 +1,41 @@
-//! Logs on stderr: text for people or one JSON object per line, with a filter that SIGHUP can
-//! change.
+//! Logs on stderr: text or one JSON object per line, with a filter that SIGHUP can change.
 //!
-//! No secret, SDP or address above DEBUG; that is the duty of whoever logs.
+//! Never filters content: whoever logs must not log a secret, an SDP or an address above DEBUG.
+//! Called by `main.rs`.
 
 use std::io::IsTerminal;
 
+use clap::ValueEnum;
+use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use crate::cli::LogFormat;
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
 
-/// Changes the filter of a running process.
+impl LogFormat {
+    /// The value of `--log-format`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// Handle that changes the filter of a running process.
 pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
 
-/// Starts logging; call once. `filter` has been checked by `config.rs`; a bad one logs errors only.
+/// Starts logging; call once. `settings.rs` has checked `filter`; a bad one logs errors only.
 pub fn init(filter: &str, format: LogFormat) -> LogFilter {
     let (filter, handle) = reload::Layer::new(env_filter(filter));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -27,16 +48,16 @@ pub fn init(filter: &str, format: LogFormat) -> LogFilter {
 }
 
 impl LogFilter {
-    /// Uses another filter from now on.
+    /// Replaces the filter.
     pub fn set(&self, filter: &str) {
         if let Err(error) = self.0.reload(env_filter(filter)) {
-            tracing::error!(%error, "the log filter stays as it was");
+            tracing::error!(%error, "the log filter cannot be changed and stays as it was");
         }
     }
 }
 
-/// The DTLS library warns of every extension it does not know, several per handshake of a browser;
-/// unless it is named in the filter, only its errors are shown.
+/// The filter without warnings of the DTLS library, unless `filter` names it: it warns of every
+/// extension that it does not know, several per handshake of a browser.
 fn env_filter(filter: &str) -> EnvFilter {
     if filter.contains("rtc_dtls") {
         EnvFilter::new(filter)

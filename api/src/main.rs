@@ -1,7 +1,7 @@
 //! The binary `weir`: reads the configuration, starts media and HTTP, waits for signals.
 //!
-//! Prints one line on stdout when it is ready, everything else on stderr. Exit codes: 0 after a
-//! drained stop, 1 if it could not start, 2 for a bad configuration.
+//! Prints one line on stdout when it is ready, and everything else on stderr. Exit codes: 0 after a
+//! drained stop, 1 if it could not start, 2 for a configuration that is not valid.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -13,23 +13,23 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use weir::access::ListenerAccess;
 use weir::advertise::interfaces;
 use weir::cli::{Cli, Command};
 use weir::config::{self, Config, ConfigError};
-use weir::door::Door;
-use weir::limits::Seats;
+use weir::limits::ConnectionLimit;
 use weir::{AppState, admin_app, app, log, server};
 use weir_sfu::net::Sfu;
 
-/// Threads for HTTP; media has its own.
+/// Number of HTTP threads; media has threads of its own.
 const HTTP_THREADS: usize = 2;
 
-/// How far HTTP threads step back behind media threads, as `nice` counts (19 at most).
+/// Niceness of HTTP threads, so that media threads run first (19 is the maximum).
 #[cfg(target_os = "linux")]
 const HTTP_NICE: i32 = 10;
 
-/// Sessions are told goodbye within this time when the server stops.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time in which sessions are closed when the server stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The configuration, the media plane's share of it, and the text that explains it.
+/// The configuration, the media plane's part of it, and the text that explains both.
 fn configure(
     matches: &ArgMatches,
     cli: &Cli,
@@ -88,14 +88,14 @@ fn run(cli: &Cli, config: Config, media: weir_sfu::config::Config) -> anyhow::Re
     runtime.block_on(serve(cli, config, media))
 }
 
-/// Steps back where HTTP and media share a core: a crowd that joins keeps HTTP busy, and a media thread that
-/// wakes up meanwhile would wait for the rest of its time slice. HTTP still gets about a tenth of a core that media
-/// keeps busy.
+/// Lowers the priority of an HTTP thread where HTTP and media share a core. A join storm keeps HTTP
+/// busy, and a media thread that wakes up meanwhile would wait for the rest of its time slice. HTTP
+/// still gets about a tenth of a core that media keeps busy.
 fn yield_to_media() {
-    // Elsewhere than on Linux it would slow down the whole process.
+    // On other systems it would lower the priority of the whole process.
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(HTTP_NICE) {
-        tracing::debug!(%error, "the priority of an HTTP thread could not be lowered");
+        tracing::debug!(%error, "the priority of an HTTP thread cannot be lowered");
     }
 }
 
@@ -105,7 +105,7 @@ async fn serve(
     media: weir_sfu::config::Config,
 ) -> anyhow::Result<()> {
     let filter = log::init(&config.log, config.log_format);
-    // First, so that a signal during the start is not lost.
+    // Before anything else, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -115,25 +115,21 @@ async fn serve(
     let http = listen("http", config.http).await?;
     let http_addr = http.local_addr()?;
     let sfu = Sfu::start(media)?;
-    let state = AppState::new(
-        sfu.clone(),
-        config.live.clone(),
-        Door::for_media(config.http, config.insecure_open),
-        Door::for_admin(config.http),
-    );
+    let state = AppState::new(sfu.clone(), config.clone());
+    let access = ListenerAccess::of_http(config.http, config.insecure_open);
 
     let (stop, stopped) = watch::channel(false);
-    let seats = Seats::default();
+    let connections = ConnectionLimit::default();
     let mut servers = tokio::task::JoinSet::new();
-    servers.spawn(server::serve(http, app(state.clone()), seats.clone(), stopped.clone()));
+    let app = app(state.clone(), access);
+    servers.spawn(server::serve(http, app, connections.clone(), stopped.clone()));
     if let Some(addr) = config.admin_http {
         let admin = listen("admin-http", addr).await?;
         tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
-        let door = Door::for_admin_listener(addr);
-        let state = state.clone().behind(door, door);
-        servers.spawn(server::serve(admin, admin_app(state), seats, stopped));
+        let app = admin_app(state.clone(), ListenerAccess::of_admin_http(addr));
+        servers.spawn(server::serve(admin, app, connections, stopped));
     }
-    say_ready(http_addr, sfu.media_addr());
+    print_ready(http_addr, sfu.media_addr());
 
     loop {
         tokio::select! {
@@ -143,10 +139,13 @@ async fn serve(
         }
     }
 
-    tracing::info!("stopping: no new sessions, goodbye to {} streams", sfu.streams().await.len());
+    tracing::info!(
+        "stopping: no new sessions are accepted, {} streams are closed",
+        sfu.streams().await.len()
+    );
     sfu.drain();
     let stopping = async {
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sfu.shutdown()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, sfu.shutdown()).await;
         stop.send_replace(true);
         servers.join_all().await;
     };
@@ -162,14 +161,14 @@ async fn listen(key: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.with_context(|| format!("{key}: cannot listen on {addr}"))
 }
 
-/// The contract with scripts: exactly this line, once, on stdout.
-fn say_ready(http: SocketAddr, media: SocketAddr) {
+/// Writes the line that scripts wait for: exactly this text, once, on stdout.
+fn print_ready(http: SocketAddr, media: SocketAddr) {
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "weir ready http={http} media={media}");
     let _ = stdout.flush();
 }
 
-/// Reads the file again (SIGHUP). A bad one changes nothing.
+/// Reads the file again (SIGHUP). A file that is not valid changes nothing.
 fn reload(cli: &Cli, config: &mut Config, state: &AppState, filter: &log::LogFilter) {
     let new = match Config::load(cli, rust_log()) {
         Ok(new) => new,
@@ -180,11 +179,13 @@ fn reload(cli: &Cli, config: &mut Config, state: &AppState, filter: &log::LogFil
     };
     let restart = config.needs_restart(&new);
     if !restart.is_empty() {
-        tracing::warn!(keys = restart.join(", "), "reload: these take effect after a restart");
+        tracing::warn!(
+            keys = restart.join(", "),
+            "reload: these settings take effect after a restart"
+        );
     }
-    filter.set(&new.log);
-    state.set_live(new.live.clone());
-    config.log = new.log;
-    config.live = new.live;
+    config.apply_reloadable(new);
+    filter.set(&config.log);
+    state.set_config(config.clone());
     tracing::info!("configuration reloaded");
 }

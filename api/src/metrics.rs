@@ -1,8 +1,9 @@
 //! `/metrics`: the counters of the media plane as Prometheus text.
 //!
 //! Every name begins with `weir_` (or `process_`, where exporters agree on one), counters end in
-//! `_total`, and no label is a session or stream. Called by scrapers. The numbers are described at
-//! `weir_sfu::net::SfuStats`.
+//! `_total`, and no label is a session or stream. [`FAMILIES`] declares each metric once; tests
+//! compare it with `SfuStats`, `openapi.json` and the dashboard. Called by scrapers. Next:
+//! `weir_sfu::net::SfuStats`, which describes the numbers.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -12,199 +13,326 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use weir_sfu::net::{LatencySummary, SfuStats, WorkerStats};
 
-use crate::app::AppState;
+use crate::process::Process;
+use crate::state::AppState;
+
+/// One metric: its name, its help, and where its value comes from.
+struct Family {
+    name: &'static str,
+    /// Field of `SfuStats` in JSON, with a dot before the field of a worker; none for figures of
+    /// the process.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares it with SfuStats"))]
+    stat: Option<&'static str>,
+    help: &'static str,
+    read: Read,
+}
+
+/// Source of a metric's value. A name that ends in `_total` is a counter, another one a gauge.
+enum Read {
+    /// One number.
+    Total(fn(&SfuStats) -> u64),
+    /// Numbers by the values of one label.
+    ByLabel(&'static str, fn(&SfuStats) -> Vec<(&'static str, u64)>),
+    /// One number per worker.
+    PerWorker(fn(&WorkerStats) -> f64),
+    /// A histogram of latencies.
+    Latency(fn(&SfuStats) -> &LatencySummary),
+    /// One number about the process; no sample where it is unknown.
+    Process(fn(&Scrape) -> Option<f64>),
+    /// The constant 1 with the version as a label.
+    Version,
+}
+
+/// Figures of one scrape that are not of the media plane.
+struct Scrape {
+    ready: bool,
+    uptime: Duration,
+    process: Process,
+}
+
+const FAMILIES: &[Family] = &[
+    total("weir_publishers", "publishers", "Live publishers.", |s| s.publishers),
+    total("weir_subscribers", "subscribers", "Live viewers.", |s| s.subscribers),
+    total("weir_streams", "streams", "Streams with a publisher or a viewer.", |s| s.streams),
+    by_label("weir_sessions_total", "sessions_total", "Sessions accepted.", "role", |s| {
+        let [publishers, subscribers] = s.sessions_total;
+        vec![("publisher", publishers), ("subscriber", subscribers)]
+    }),
+    by_label("weir_sessions_closed_total", "closed_total", "Sessions ended.", "reason", |s| {
+        s.closed_total.clone()
+    }),
+    total("weir_packets_in_total", "packets_in", "RTP packets from publishers.", |s| s.packets_in),
+    total("weir_bytes_in_total", "bytes_in", "Bytes of RTP packets from publishers.", |s| {
+        s.bytes_in
+    }),
+    total(
+        "weir_packets_out_total",
+        "packets_out",
+        "RTP packets to viewers, retransmissions included.",
+        |s| s.packets_out,
+    ),
+    total("weir_bytes_out_total", "bytes_out", "Bytes of RTP packets to viewers.", |s| s.bytes_out),
+    total(
+        "weir_retransmits_out_total",
+        "retransmits_out",
+        "Packets retransmitted to viewers.",
+        |s| s.retransmits_out,
+    ),
+    total(
+        "weir_keyframe_requests_total",
+        "keyframe_requests",
+        "Keyframe requests sent to publishers.",
+        |s| s.keyframe_requests,
+    ),
+    by_label(
+        "weir_keyframe_requests_received_total",
+        "keyframe_requests_received_total",
+        "Times that a keyframe began to be needed: no picture, packets given up, a fresh picture or another layer.",
+        "need",
+        |s| s.keyframe_requests_received_total.clone(),
+    ),
+    total(
+        "weir_keyframe_requests_joined_total",
+        "keyframe_requests_joined",
+        "Needs without a request of their own: one was waiting, or a keyframe had just begun.",
+        |s| s.keyframe_requests_joined,
+    ),
+    by_label(
+        "weir_keyframe_answers_total",
+        "keyframe_answers_total",
+        "Keyframe requests with a certain outcome; the rest may have been answered by chance or is open.",
+        "outcome",
+        |s| s.keyframe_answers_total.clone(),
+    ),
+    by_label("weir_packets_dropped_total", "dropped_total", "Packets dropped.", "reason", |s| {
+        s.dropped_total.clone()
+    }),
+    total("weir_cache_packets", "cache_packets", "Packets held in packet caches.", |s| {
+        s.cache_packets
+    }),
+    total("weir_cache_bytes", "cache_bytes", "Bytes held in packet caches.", |s| s.cache_bytes),
+    total("weir_send_calls_total", "send_calls", "Send calls to the kernel.", |s| s.send_calls),
+    total("weir_datagrams_out_total", "datagrams_out", "Datagrams in send calls.", |s| {
+        s.datagrams_out
+    }),
+    total(
+        "weir_gso_refused_total",
+        "gso_refused",
+        "Send calls of several datagrams that the kernel refused as such.",
+        |s| s.gso_refused,
+    ),
+    total(
+        "weir_gso_spared_datagrams_total",
+        "gso_spared_datagrams",
+        "Datagrams sent one by one because their path had refused several.",
+        |s| s.gso_spared_datagrams,
+    ),
+    total(
+        "weir_panics_total",
+        "panics",
+        "Panics caught; each ended one session, or all of one worker.",
+        |s| s.panics,
+    ),
+    total("weir_workers", "workers", "Media workers.", |s| s.workers),
+    per_worker("weir_worker_load_ratio", "per_worker.load", "Load of a worker's core.", |w| w.load),
+    per_worker(
+        "weir_worker_tick_seconds",
+        "per_worker.tick_us",
+        "Time that a worker lets packets gather; 0 below half a core.",
+        |w| w.tick_us as f64 / 1e6,
+    ),
+    per_worker(
+        "weir_worker_rebuilds_total",
+        "per_worker.rebuilds",
+        "Panics outside a session; each ended all sessions of the worker.",
+        |w| w.rebuilds as f64,
+    ),
+    latency(
+        "weir_forward_latency_seconds",
+        "forward_latency",
+        "Time from the kernel's receipt of a packet to the return of the send call, per datagram sent.",
+        |s| &s.forward_latency,
+    ),
+    latency(
+        "weir_forward_latency_established_seconds",
+        "forward_latency_established",
+        "Forward latency to viewers that had been connected for five seconds or longer.",
+        |s| &s.forward_latency_established,
+    ),
+    latency(
+        "weir_tick_wait_seconds",
+        "tick_wait",
+        "Part of the forward latency that received datagrams waited for the tick.",
+        |s| &s.tick_wait,
+    ),
+    process("weir_ready", "1 while new sessions are accepted, else 0.", |s| {
+        Some(f64::from(u8::from(s.ready)))
+    }),
+    process("weir_uptime_seconds", "Seconds since the start.", |s| Some(s.uptime.as_secs_f64())),
+    process("weir_tasks", "Tasks of the control plane and of HTTP connections.", |s| {
+        Some(s.process.tasks as f64)
+    }),
+    Family {
+        name: "weir_build_info",
+        stat: None,
+        help: "Version of this server.",
+        read: Read::Version,
+    },
+    process("process_resident_memory_bytes", "Resident memory.", |s| {
+        s.process.resident_bytes.map(|bytes| bytes as f64)
+    }),
+    process("process_cpu_seconds_total", "CPU time, user and system.", |s| s.process.cpu_seconds),
+    process("process_open_fds", "Open file descriptors.", |s| {
+        s.process.open_files.map(|open| open as f64)
+    }),
+];
+
+const fn total(
+    name: &'static str,
+    stat: &'static str,
+    help: &'static str,
+    read: fn(&SfuStats) -> u64,
+) -> Family {
+    Family { name, stat: Some(stat), help, read: Read::Total(read) }
+}
+
+const fn by_label(
+    name: &'static str,
+    stat: &'static str,
+    help: &'static str,
+    label: &'static str,
+    read: fn(&SfuStats) -> Vec<(&'static str, u64)>,
+) -> Family {
+    Family { name, stat: Some(stat), help, read: Read::ByLabel(label, read) }
+}
+
+const fn per_worker(
+    name: &'static str,
+    stat: &'static str,
+    help: &'static str,
+    read: fn(&WorkerStats) -> f64,
+) -> Family {
+    Family { name, stat: Some(stat), help, read: Read::PerWorker(read) }
+}
+
+const fn latency(
+    name: &'static str,
+    stat: &'static str,
+    help: &'static str,
+    read: fn(&SfuStats) -> &LatencySummary,
+) -> Family {
+    Family { name, stat: Some(stat), help, read: Read::Latency(read) }
+}
+
+const fn process(
+    name: &'static str,
+    help: &'static str,
+    read: fn(&Scrape) -> Option<f64>,
+) -> Family {
+    Family { name, stat: None, help, read: Read::Process(read) }
+}
 
 /// `GET /metrics`, Prometheus text format 0.0.4.
 pub async fn metrics(State(state): State<AppState>) -> Response {
     let stats = state.sfu.stats().await;
-    let text = render(&stats, state.sfu.ready(), state.started.elapsed(), &Process::read());
+    let scrape = Scrape {
+        ready: state.sfu.ready(),
+        uptime: state.started.elapsed(),
+        process: Process::read(),
+    };
     let headers =
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (CACHE_CONTROL, "no-store")];
-    (headers, text).into_response()
+    (headers, render(&stats, &scrape)).into_response()
 }
 
-fn render(stats: &SfuStats, ready: bool, uptime: Duration, process: &Process) -> String {
+/// Names of all metrics and samples that `/metrics` may show, for the check of dashboards and
+/// rules.
+pub fn names() -> impl Iterator<Item = String> {
+    FAMILIES.iter().flat_map(|family| {
+        let suffixes: &[&str] = match family.read {
+            Read::Latency(_) => &["", "_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        suffixes.iter().map(|suffix| format!("{}{suffix}", family.name))
+    })
+}
+
+fn render(stats: &SfuStats, scrape: &Scrape) -> String {
     let mut page = Page(String::with_capacity(8 * 1024));
-    let p = &mut page;
-    p.gauge("weir_publishers", "Live publishers.", stats.publishers);
-    p.gauge("weir_subscribers", "Live viewers.", stats.subscribers);
-    p.gauge("weir_streams", "Streams with a publisher or a viewer.", stats.streams);
-    let [publishers, subscribers] = stats.sessions_total;
-    p.counters(
-        "weir_sessions_total",
-        "Sessions accepted.",
-        "role",
-        [("publisher", publishers), ("subscriber", subscribers)],
-    );
-    let closed = stats.closed_total.iter().copied();
-    p.counters("weir_sessions_closed_total", "Sessions ended.", "reason", closed);
-    p.counter("weir_packets_in_total", "RTP packets from publishers.", stats.packets_in);
-    p.counter("weir_bytes_in_total", "Their bytes on the wire.", stats.bytes_in);
-    p.counter(
-        "weir_packets_out_total",
-        "RTP packets to viewers, repairs included.",
-        stats.packets_out,
-    );
-    p.counter("weir_bytes_out_total", "Their bytes on the wire.", stats.bytes_out);
-    p.counter(
-        "weir_retransmits_out_total",
-        "Packets sent again to viewers.",
-        stats.retransmits_out,
-    );
-    p.counter(
-        "weir_keyframe_requests_total",
-        "Keyframe requests sent to publishers.",
-        stats.keyframe_requests,
-    );
-    let needs = stats.keyframe_requests_received_total.iter().copied();
-    p.counters(
-        "weir_keyframe_requests_received_total",
-        "Times that somebody began to wait for a keyframe: no picture, packets given up, a fresh picture or another layer.",
-        "need",
-        needs,
-    );
-    p.counter(
-        "weir_keyframe_requests_joined_total",
-        "Needs that joined one which waited already, or a keyframe that had just begun.",
-        stats.keyframe_requests_joined,
-    );
-    let answers = stats.keyframe_answers_total.iter().copied();
-    p.counters(
-        "weir_keyframe_answers_total",
-        "Keyframe requests that were answered, and those that were not; the rest may have been by chance or is open.",
-        "outcome",
-        answers,
-    );
-    let dropped = stats.dropped_total.iter().copied();
-    p.counters("weir_packets_dropped_total", "Packets that went no further.", "reason", dropped);
-    p.gauge("weir_cache_packets", "Packets held in replay caches.", stats.cache_packets);
-    p.gauge("weir_cache_bytes", "Bytes held in replay caches.", stats.cache_bytes);
-    p.counter("weir_send_calls_total", "Send calls to the kernel.", stats.send_calls);
-    p.counter("weir_datagrams_out_total", "Datagrams in those calls.", stats.datagrams_out);
-    p.counter(
-        "weir_gso_refused_total",
-        "Send calls of several datagrams that the kernel refused as such.",
-        stats.gso_refused,
-    );
-    p.counter(
-        "weir_gso_spared_datagrams_total",
-        "Datagrams sent one by one because their path had refused more.",
-        stats.gso_spared_datagrams,
-    );
-    p.counter(
-        "weir_panics_total",
-        "Panics caught; each ended one session, or all of one worker.",
-        stats.panics,
-    );
-    p.gauge("weir_workers", "Media workers.", stats.workers);
-    let workers = &stats.per_worker;
-    p.workers("weir_worker_load_ratio", "gauge", "How busy a worker's core is.", workers, |w| {
-        w.load
-    });
-    p.workers(
-        "weir_worker_tick_seconds",
-        "gauge",
-        "How long a worker lets packets gather; 0 below half a core.",
-        workers,
-        |w| w.tick_us as f64 / 1e6,
-    );
-    p.workers(
-        "weir_worker_rebuilds_total",
-        "counter",
-        "Panics outside a session; each ended all sessions of the worker.",
-        workers,
-        |w| w.rebuilds as f64,
-    );
-    p.histogram(
-        "weir_forward_latency_seconds",
-        "From the kernel's receipt of a packet to the return of the send call, per datagram sent.",
-        &stats.forward_latency,
-    );
-    p.histogram(
-        "weir_forward_latency_established_seconds",
-        "The part of it that went to viewers who had been here for five seconds or longer.",
-        &stats.forward_latency_established,
-    );
-    p.histogram(
-        "weir_tick_wait_seconds",
-        "The part of it that received datagrams waited so that others could share their send calls.",
-        &stats.tick_wait,
-    );
-    p.gauge("weir_ready", "1 while new sessions are taken.", u8::from(ready));
-    p.gauge("weir_uptime_seconds", "Seconds since the start.", uptime.as_secs_f64());
-    p.gauge("weir_tasks", "Tasks of the control plane and of HTTP connections.", process.tasks);
-    p.family("weir_build_info", "Version of this server.", "gauge");
-    p.sample("weir_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-    if let Some(bytes) = process.resident_bytes {
-        p.gauge("process_resident_memory_bytes", "Resident memory.", bytes);
-    }
-    if let Some(seconds) = process.cpu_seconds {
-        p.counter("process_cpu_seconds_total", "CPU time, user and system.", seconds);
-    }
-    if let Some(open) = process.open_files {
-        p.gauge("process_open_fds", "Open file descriptors.", open);
+    for family in FAMILIES {
+        family.render(&mut page, stats, scrape);
     }
     page.0
+}
+
+impl Family {
+    fn render(&self, page: &mut Page, stats: &SfuStats, scrape: &Scrape) {
+        let name = self.name;
+        match self.read {
+            Read::Total(read) => {
+                page.begin(self);
+                page.sample(name, &[], read(stats));
+            }
+            Read::ByLabel(label, read) => {
+                page.begin(self);
+                for (value, count) in read(stats) {
+                    page.sample(name, &[(label, value)], count);
+                }
+            }
+            Read::PerWorker(read) => {
+                page.begin(self);
+                for worker in &stats.per_worker {
+                    page.sample(name, &[("worker", &worker.worker.to_string())], read(worker));
+                }
+            }
+            Read::Latency(read) => {
+                page.begin(self);
+                page.buckets(name, read(stats));
+            }
+            Read::Process(read) => {
+                if let Some(value) = read(scrape) {
+                    page.begin(self);
+                    page.sample(name, &[], value);
+                }
+            }
+            Read::Version => {
+                page.begin(self);
+                page.sample(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+            }
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.read {
+            Read::Latency(_) => "histogram",
+            _ if self.name.ends_with("_total") => "counter",
+            _ => "gauge",
+        }
+    }
 }
 
 /// Text in the exposition format, family by family.
 struct Page(String);
 
 impl Page {
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, help, "gauge");
-        self.sample(name, &[], value);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, help, "counter");
-        self.sample(name, &[], value);
-    }
-
-    fn counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (&'static str, u64)>,
-    ) {
-        self.family(name, help, "counter");
-        for (value, count) in values {
-            self.sample(name, &[(label, value)], count);
-        }
-    }
-
-    fn workers(
-        &mut self,
-        name: &str,
-        kind: &str,
-        help: &str,
-        workers: &[WorkerStats],
-        value: impl Fn(&WorkerStats) -> f64,
-    ) {
-        self.family(name, help, kind);
-        for worker in workers {
-            self.sample(name, &[("worker", &worker.worker.to_string())], value(worker));
-        }
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, waits: &LatencySummary) {
-        self.family(name, help, "histogram");
-        let bucket = format!("{name}_bucket");
-        for (bound_us, count) in &waits.buckets {
-            let bound = (*bound_us as f64 / 1e6).to_string();
-            self.sample(&bucket, &[("le", &bound)], count);
-        }
-        self.sample(&bucket, &[("le", "+Inf")], waits.count);
-        self.sample(&format!("{name}_sum"), &[], waits.sum_us as f64 / 1e6);
-        self.sample(&format!("{name}_count"), &[], waits.count);
-    }
-
-    fn family(&mut self, name: &str, help: &str, kind: &str) {
+    fn begin(&mut self, family: &Family) {
+        let Family { name, help, .. } = family;
+        let kind = family.kind();
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// One line. Labels are names from enums and need no escaping.
+    fn buckets(&mut self, name: &str, latency: &LatencySummary) {
+        let bucket = format!("{name}_bucket");
+        for (bound_us, count) in &latency.buckets {
+            let bound = (*bound_us as f64 / 1e6).to_string();
+            self.sample(&bucket, &[("le", &bound)], count);
+        }
+        self.sample(&bucket, &[("le", "+Inf")], latency.count);
+        self.sample(&format!("{name}_sum"), &[], latency.sum_us as f64 / 1e6);
+        self.sample(&format!("{name}_count"), &[], latency.count);
+    }
+
+    /// Writes one line. Labels are names from enums and need no escaping.
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}=\"{v}\"")).collect();
         let labels =
@@ -213,139 +341,5 @@ impl Page {
     }
 }
 
-/// What the kernel says about this process; each is absent where there is no Linux `/proc`.
-struct Process {
-    resident_bytes: Option<u64>,
-    cpu_seconds: Option<f64>,
-    open_files: Option<usize>,
-    tasks: usize,
-}
-
-/// Unit of CPU times in `/proc`: Linux shows them to user space in 1/100 s on every architecture.
-const TICKS_PER_SECOND: f64 = 100.0;
-
-impl Process {
-    fn read() -> Self {
-        let page = rustix::param::page_size() as u64;
-        let statm = std::fs::read_to_string("/proc/self/statm").ok();
-        let stat = std::fs::read_to_string("/proc/self/stat").ok();
-        Self {
-            resident_bytes: statm.and_then(|text| resident_pages(&text)).map(|n| n * page),
-            cpu_seconds: stat
-                .and_then(|text| cpu_ticks(&text))
-                .map(|n| n as f64 / TICKS_PER_SECOND),
-            open_files: std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count),
-            tasks: tokio::runtime::Handle::try_current()
-                .map_or(0, |runtime| runtime.metrics().num_alive_tasks()),
-        }
-    }
-}
-
-/// The second field of `/proc/self/statm`.
-fn resident_pages(statm: &str) -> Option<u64> {
-    statm.split(' ').nth(1)?.parse().ok()
-}
-
-/// utime + stime: fields 14 and 15 of `/proc/self/stat`. The second field, the command, may hold
-/// spaces and parentheses, so counting starts after the last of these.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_number_stands_under_its_name() {
-        let stats = SfuStats {
-            publishers: 2,
-            sessions_total: [3, 5],
-            closed_total: vec![("deleted", 7)],
-            dropped_total: vec![("srtp_auth", 11), ("ring_full", 0)],
-            keyframe_requests_received_total: vec![("start", 13), ("refresh", 0)],
-            keyframe_requests_joined: 17,
-            keyframe_answers_total: vec![("answered", 19), ("unanswered", 23)],
-            forward_latency: LatencySummary {
-                count: 9,
-                sum_us: 2_500,
-                buckets: vec![(50, 4), (1_000, 8)],
-                ..LatencySummary::default()
-            },
-            per_worker: vec![WorkerStats {
-                worker: 1,
-                load: 0.75,
-                tick_us: 250,
-                rebuilds: 2,
-                ..WorkerStats::default()
-            }],
-            ..SfuStats::default()
-        };
-        let process = Process {
-            resident_bytes: Some(4_096),
-            cpu_seconds: Some(1.25),
-            open_files: None,
-            tasks: 3,
-        };
-        let text = render(&stats, true, Duration::from_millis(1_500), &process);
-        for line in [
-            "weir_publishers 2",
-            "weir_sessions_total{role=\"publisher\"} 3",
-            "weir_sessions_total{role=\"subscriber\"} 5",
-            "weir_sessions_closed_total{reason=\"deleted\"} 7",
-            "weir_packets_dropped_total{reason=\"srtp_auth\"} 11",
-            "weir_packets_dropped_total{reason=\"ring_full\"} 0",
-            "weir_keyframe_requests_received_total{need=\"start\"} 13",
-            "weir_keyframe_requests_received_total{need=\"refresh\"} 0",
-            "weir_keyframe_requests_joined_total 17",
-            "weir_keyframe_answers_total{outcome=\"answered\"} 19",
-            "weir_keyframe_answers_total{outcome=\"unanswered\"} 23",
-            "weir_forward_latency_seconds_bucket{le=\"0.00005\"} 4",
-            "weir_forward_latency_seconds_bucket{le=\"0.001\"} 8",
-            "weir_forward_latency_seconds_bucket{le=\"+Inf\"} 9",
-            "weir_forward_latency_seconds_sum 0.0025",
-            "weir_forward_latency_seconds_count 9",
-            "weir_worker_load_ratio{worker=\"1\"} 0.75",
-            "weir_worker_tick_seconds{worker=\"1\"} 0.00025",
-            "weir_worker_rebuilds_total{worker=\"1\"} 2",
-            "weir_uptime_seconds 1.5",
-            "weir_ready 1",
-            "weir_tasks 3",
-            "process_resident_memory_bytes 4096",
-            "process_cpu_seconds_total 1.25",
-        ] {
-            assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
-        }
-        assert!(!text.contains("process_open_fds"));
-    }
-
-    #[test]
-    fn every_sample_follows_its_own_help_and_type() {
-        let stats = SfuStats { dropped_total: vec![("too_old", 1)], ..SfuStats::default() };
-        let text = render(&stats, false, Duration::ZERO, &Process::read());
-        let mut family = "";
-        for line in text.lines() {
-            if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
-                assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
-                family = name;
-            } else if !line.starts_with('#') {
-                let name = line.split(['{', ' ']).next().unwrap();
-                let part = name.strip_prefix(family).unwrap_or_else(|| panic!("{line}"));
-                assert!(["", "_bucket", "_sum", "_count"].contains(&part), "{line}");
-                assert!(line.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok(), "{line}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_command_name_full_of_parentheses_does_not_shift_the_cpu_time() {
-        let stat = "7 (we) ir (x) S 1 7 7 0 -1 4194304 100 0 0 0 250 30 0 0 20 0 4 0 1 2 3";
-        assert_eq!(cpu_ticks(stat), Some(280));
-        assert_eq!(resident_pages("100 42 7 1 0 9 0"), Some(42));
-        assert_eq!(cpu_ticks(""), None);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
-//! A POSTed offer on its way to a `201`: the part that WHIP and WHEP share.
+//! A POSTed offer and its `201`: the part that WHIP and WHEP share.
 //!
-//! Checks the cheap things first (rate, media type, size), then asks the media plane. Sees to it
-//! that a client which goes away before its `201` leaves no session behind (whip-whep A13).
+//! Checks what is cheap first (rate, media type, size), then asks the media plane. A client that
+//! leaves before its `201` leaves no session behind (whip-whep A13). Never reads SDP.
 //! Called by `whip.rs` and `whep.rs`. Next: [`Sfu::publish`], [`Sfu::subscribe`].
 
 use std::net::IpAddr;
@@ -16,23 +16,23 @@ use tokio::sync::oneshot;
 use weir_sfu::ids::{Role, StreamName};
 use weir_sfu::net::{Created, OfferError, Sfu, StartMode};
 
-use crate::app::AppState;
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
 use crate::error::Problem;
 use crate::events::Kind;
 use crate::limits::network;
 use crate::server::Peer;
+use crate::state::AppState;
 use crate::{SDP, TRICKLE, body, path};
 
-/// The media plane has this long to answer; then 503. OBS gives up after 8 s (whip-whep A12).
+/// Time in which the media plane must answer; then 503. OBS gives up after 8 s (whip-whep A12).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What an offer is for.
+/// Purpose of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// WHIP.
+    /// To publish, by WHIP.
     Publish,
-    /// WHEP, and how much of the past is wanted at most.
+    /// To watch, by WHEP; cached media is sent as the mode allows.
     Watch(StartMode),
 }
 
@@ -57,19 +57,20 @@ pub async fn answer(
     body: Body,
 ) -> Result<Response, Problem> {
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-    state.posts.take(peer, state.live().post_rate, Instant::now()).map_err(|wait| {
-        let detail = "too many sessions were asked for from this network";
+    state.posts.take(peer, state.config().post_rate, Instant::now()).map_err(|wait| {
+        let detail = "this network asks for more sessions per second than --post-rate allows; \
+                      try again after Retry-After";
         Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
             .retry_after(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
     })?;
     if !body::is_type(&parts.headers, SDP) {
-        let detail = "POST an SDP offer with Content-Type: application/sdp";
+        let detail = "Content-Type must be application/sdp: POST an SDP offer";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(SDP)));
     }
     let offer = body::read(&parts.headers, body, body::SDP_MAX).await?;
     if offer.is_empty() {
-        // 400 and not 406, which some players take for a counter-offer (whip-whep A10).
+        // 400 and not 406, which some players take as a counter-offer (whip-whep A10).
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; POST an SDP offer"));
     }
     let session = tokio::time::timeout(
@@ -83,7 +84,7 @@ pub async fn answer(
 
 fn created(state: &AppState, session: NewSession) -> Response {
     let NewSession { role, stream, created, .. } = session;
-    let public_url = state.live().public_url.clone();
+    let public_url = state.config().public_url.clone();
     let location = path::location(public_url.as_deref(), role, &stream, &created.secret);
     let id = created.id;
     let span = tracing::info_span!("session", %id, role = path::prefix(role), %stream);
@@ -99,7 +100,7 @@ fn created(state: &AppState, session: NewSession) -> Response {
     (StatusCode::CREATED, links, headers, created.answer).into_response()
 }
 
-/// The extensions that a viewer's session has (whip-whep E8, E9).
+/// `Link` headers of a viewer's session, one per extension (whip-whep E8, E9).
 fn links(role: Role, session: &str) -> impl Iterator<Item = String> + use<> {
     let events = Kind::ALL.map(Kind::name).join(",");
     let extension = |name| format!("rel=\"urn:ietf:params:whep:ext:core:{name}\"");
@@ -110,8 +111,8 @@ fn links(role: Role, session: &str) -> impl Iterator<Item = String> + use<> {
     links.into_iter().filter(move |_| role == Role::Subscriber)
 }
 
-/// Asks the media plane in a task of its own. If nobody waits any more when the answer comes, the
-/// answer is dropped, and with it the session.
+/// Asks the media plane in a task of its own. If the client has left when the answer comes, the
+/// answer is dropped, which deletes the session.
 async fn create(
     sfu: &Sfu,
     purpose: Purpose,
@@ -142,11 +143,11 @@ struct NewSession {
     created: Created,
 }
 
-/// A session whose client has not been answered. Dropping it deletes the session.
+/// Session whose client has not been answered. Dropping it deletes the session.
 struct Unclaimed(Option<NewSession>);
 
 impl Unclaimed {
-    /// The client gets its `201`: the session is its own from here on.
+    /// Hands the session over to its client, which gets its `201` now.
     fn keep(mut self) -> NewSession {
         self.0.take().expect("only keep() and drop() take it, and each consumes self")
     }

@@ -1,7 +1,7 @@
 //! The embedded pages: one table of files, compiled in.
 //!
-//! They are served as they lie in `api/pages/`; the browser reads the stream's name from its URL,
-//! so nothing is ever inserted into HTML here. Framing is open for `/watch` alone.
+//! Files are served as they are in `api/pages/`. The browser reads the stream's name from its URL,
+//! so nothing is ever inserted into HTML here. Only `/watch` may be framed. Routed by `app.rs`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,9 +12,9 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use crate::app::AppState;
 use crate::error::Problem;
 use crate::path::Endpoint;
+use crate::state::AppState;
 
 macro_rules! files {
     ($($name:literal,)*) => {
@@ -22,7 +22,7 @@ macro_rules! files {
     };
 }
 
-/// Every file of `api/pages/`; a test finds the ones forgotten here.
+/// Every file of `api/pages/`; a test finds those that are missing here.
 const FILES: &[(&str, &str)] = files![
     "index.html",
     "publish.html",
@@ -52,7 +52,7 @@ pub async fn publish(
     page(&state, "publish.html", &headers)
 }
 
-/// `GET /watch/{stream}`, which other sites may put into a frame.
+/// `GET /watch/{stream}`, which other sites may frame.
 pub async fn watch(
     State(state): State<AppState>,
     _: Endpoint,
@@ -81,18 +81,23 @@ fn page(state: &AppState, name: &str, headers: &HeaderMap) -> Result<Response, P
     Ok(response)
 }
 
-/// No inline script or style, nothing from elsewhere; `blob:` is a recording made in the page.
+/// Content security policy: no inline script or style, nothing from other origins. `blob:` is for
+/// recordings that are made in the page.
 fn policy(state: &AppState, framed_by: &str) -> Result<HeaderValue, Problem> {
-    let live = state.live();
-    // Session URLs lie below the public URL; a policy names its origin without a path.
-    let public = live.public_url.as_deref().map_or("", origin);
+    let config = state.config();
+    // Session URLs are below the public URL; a policy names an origin without a path.
+    let public = config.public_url.as_deref().map_or("", origin);
     let policy = format!(
         "default-src 'self'; connect-src 'self' {public}; media-src 'self' blob:; \
          img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; \
          frame-ancestors {framed_by}"
     );
-    HeaderValue::from_str(&policy)
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "public-url is not ASCII"))
+    HeaderValue::from_str(&policy).map_err(|_| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the setting public-url is not ASCII; correct it",
+        )
+    })
 }
 
 fn origin(url: &str) -> &str {
@@ -100,9 +105,9 @@ fn origin(url: &str) -> &str {
     url.get(..end).unwrap_or(url)
 }
 
-/// A file with a tag of its content: browsers ask each time, and get 304 until an upgrade.
+/// A file with a tag of its content: browsers ask each time and get 304 until an upgrade.
 fn file(name: &str, headers: &HeaderMap) -> Result<Response, Problem> {
-    let missing = || Problem::new(StatusCode::NOT_FOUND, "there is no such file");
+    let missing = || Problem::new(StatusCode::NOT_FOUND, "the pages have no such file");
     let (_, content) = FILES.iter().find(|(known, _)| *known == name).ok_or_else(missing)?;
     let tag = tag(content);
     let known = headers.get_all(IF_NONE_MATCH).iter().any(|line| {
@@ -136,7 +141,7 @@ fn media_type(name: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    fn lying_in(folder: &str) -> Vec<String> {
+    fn files_in(folder: &str) -> Vec<String> {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pages");
         let entries = std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap());
         let files = entries.filter(|entry| entry.path().is_file());
@@ -144,10 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn every_file_that_lies_there_is_embedded() {
-        let mut there = lying_in("");
+    fn every_file_of_the_folder_is_embedded() {
+        let mut there = files_in("");
         there.retain(|name| name != "README.md");
-        there.extend(lying_in("assets/"));
+        there.extend(files_in("assets/"));
         there.sort();
         let mut embedded: Vec<_> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
         embedded.sort();
@@ -161,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_that_has_the_file_gets_304_and_no_type_is_unknown() {
+    fn a_browser_that_has_the_file_gets_304_and_every_type_is_known() {
         for (name, _) in FILES {
             let first = file(name, &HeaderMap::new()).unwrap();
             assert_ne!(media_type(name), "text/plain; charset=utf-8", "{name}");

@@ -1,7 +1,7 @@
-//! The parts of a WHIP or WHEP URL: role, stream name, session secret.
+//! Parts of a WHIP or WHEP URL: role, stream name, session secret.
 //!
-//! A name is percent-decoded once (by the router) and then checked; a bad one is 400, never 404 or
-//! 500. Called by the handlers as extractors.
+//! The router percent-decodes a name once, and it is checked here; a bad one is 400, never 404 or
+//! 500. Handlers use the types as extractors.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::StatusCode;
@@ -10,24 +10,24 @@ use weir_sfu::ids::{Role, SessionSecret, StreamName};
 
 use crate::error::Problem;
 
-/// `/whip/{stream}` or `/whep/{stream}`, and `{stream}` of the API and the pages.
+/// URL that names a stream: `/whip/{stream}`, `/whep/{stream}`, and those of the API and the pages.
 #[derive(Debug)]
 pub struct Endpoint {
     /// The stream that the URL names.
     pub stream: StreamName,
 }
 
-/// `/whip/{stream}/{secret}` or `/whep/{stream}/{secret}`, and what lies below.
+/// URL of a session: `/whip/{stream}/{secret}` or `/whep/{stream}/{secret}`, and the URLs below.
 pub struct SessionUrl {
     /// Publisher below `/whip/`, subscriber below `/whep/`.
     pub role: Role,
     /// The stream that the URL names.
     pub stream: StreamName,
-    /// The capability. Keep it out of logs.
+    /// Secret that gives access to the session. It must not be logged.
     pub secret: String,
 }
 
-/// The first segment of the endpoint URLs of a role.
+/// First segment of the endpoint URLs of a role.
 pub fn prefix(role: Role) -> &'static str {
     match role {
         Role::Publisher => "whip",
@@ -35,7 +35,7 @@ pub fn prefix(role: Role) -> &'static str {
     }
 }
 
-/// The session URL as an absolute path, or below `public_url` when one is set (whip-whep A5, A6).
+/// Session URL as an absolute path, or below `public_url` when that is set (whip-whep A5, A6).
 pub fn location(
     public_url: Option<&str>,
     role: Role,
@@ -47,7 +47,7 @@ pub fn location(
     format!("{base}/{}/{stream}/{}", prefix(role), secret.expose())
 }
 
-/// A path that may stand in a log: whatever follows the stream name may be a secret.
+/// Part of a path that may be logged: what follows the stream name may be a secret.
 pub fn loggable(path: &str) -> &str {
     match path.match_indices('/').nth(2) {
         Some((end, _)) if path.starts_with("/wh") => path.get(..end).unwrap_or("/"),
@@ -80,9 +80,12 @@ async fn names<S: Send + Sync>(
     state: &S,
 ) -> Result<(StreamName, String), Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
-    let params = RawPathParams::from_request_parts(parts, state)
-        .await
-        .map_err(|_| bad("the path is not UTF-8 after percent-decoding".into()))?;
+    let not_text = |_| {
+        bad("the path is not UTF-8 after percent-decoding; a stream name has only the characters \
+             A-Z a-z 0-9 . _ ~ -"
+            .into())
+    };
+    let params = RawPathParams::from_request_parts(parts, state).await.map_err(not_text)?;
     let param = |wanted| params.iter().find(|(name, _)| *name == wanted).map_or("", |(_, v)| v);
     let stream = StreamName::new(param("stream")).map_err(|error| bad(error.to_string()))?;
     Ok((stream, param("secret").to_owned()))
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_never_reach_a_log() {
+    fn secrets_are_never_logged() {
         assert_eq!(loggable("/whip/demo/secret"), "/whip/demo");
         assert_eq!(loggable("/whep/demo/secret/stats"), "/whep/demo");
         assert_eq!(loggable("/whip/demo"), "/whip/demo");

@@ -1,4 +1,4 @@
-//! Sockets: accepts connections, bounds them in number and patience, and closes them in order.
+//! Sockets: accepts connections, limits their number and their silence, and closes them at a stop.
 //!
 //! HTTP/1.1 and HTTP/2 without TLS. Everything about requests is in `app.rs`; the counting is in
 //! `limits.rs`. Called by `main.rs`, once per listener.
@@ -23,24 +23,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::Service;
 
-use crate::limits::{Seat, Seats};
+use crate::limits::{ConnectionLimit, ConnectionPermit};
 
-/// The address at the other end of the connection, as an extension of every request.
+/// Address at the other end of the connection, as an extension of every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// A request's headers must arrive in this time, and a quiet connection closes after it
-/// (quality B2). The first request gets 408, later ones a plain close.
+/// Time for the headers of a request, and after which a silent connection is closed (quality B2).
+/// Before the first request the client gets 408, later a plain close.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest header block in bytes; past it 431 (quality B2).
+/// Maximum header block in bytes; a longer one is refused with 431 (quality B2).
 const HEADERS_MAX: usize = 16 * 1024;
-/// Requests at once on one HTTP/2 connection.
+/// Maximum concurrent requests on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 64;
-/// An HTTP/2 client that answers no ping for this long is gone.
+/// Interval of HTTP/2 pings, and the time after which an unanswered one ends the connection.
 const PING: Duration = Duration::from_secs(20);
-/// Requests in flight get this long when the server stops.
+/// Time that requests in flight get when the server stops.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause after `accept` failed, usually for want of file descriptors: no spinning (quality B4 item 32).
+/// Pause after a failed `accept`, so that a lack of file descriptors does not make it spin (quality
+/// B4 item 32).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\
@@ -52,12 +53,12 @@ const TOO_SLOW: &[u8] =
 pub async fn serve(
     listener: TcpListener,
     app: Router,
-    seats: Seats,
+    connections: ConnectionLimit,
     mut stop: watch::Receiver<bool>,
 ) {
     let builder = builder();
     let graceful = GracefulShutdown::new();
-    let mut refused = Complaint::default();
+    let mut refused = LimitedLog::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -66,19 +67,21 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                refused.say(|| tracing::warn!(%error, "a connection could not be accepted"));
+                refused.log(|| tracing::warn!(%error, "a connection could not be accepted"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Some(seat) = seats.take(peer.ip()) else {
-            refused.say(|| tracing::warn!("too many connections; new ones are refused"));
+        let Some(permit) = connections.take(peer.ip()) else {
+            refused.log(|| {
+                tracing::warn!("the limit of open connections is reached; new ones are refused")
+            });
             let _ = stream.try_write(FULL);
             continue;
         };
-        // Answers are small and waited for.
+        // Responses are small, and clients wait for them.
         let _ = stream.set_nodelay(true);
-        let connection = Connection { stream: Shared(Arc::new(stream)), peer, seat };
+        let connection = Connection { stream: Shared(Arc::new(stream)), peer, permit };
         tokio::spawn(connection.run(app.clone(), builder.clone(), graceful.watcher()));
     }
     drop(listener);
@@ -105,7 +108,7 @@ fn builder() -> Builder<TokioExecutor> {
 struct Connection {
     stream: Shared,
     peer: SocketAddr,
-    seat: Seat,
+    permit: ConnectionPermit,
 }
 
 impl Connection {
@@ -115,7 +118,7 @@ impl Connection {
         builder: Builder<TokioExecutor>,
         watcher: hyper_util::server::graceful::Watcher,
     ) {
-        let Self { stream, peer, seat } = self;
+        let Self { stream, peer, permit } = self;
         let asked = Arc::new(AtomicBool::new(false));
         let service = service_fn(|mut request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
@@ -123,8 +126,8 @@ impl Connection {
             app.clone().call(request)
         });
         let serving = builder.serve_connection(TokioIo::new(stream.clone()), service);
-        // Before the protocol is known hyper has no timer of its own, so the first request is
-        // timed here: a connection that never asks is not kept.
+        // Until the protocol is known hyper has no timer of its own, so the first request is timed
+        // here: a connection that sends no request is closed.
         let silent = async {
             tokio::time::sleep(HEADER_TIMEOUT).await;
             if asked.load(Ordering::Relaxed) {
@@ -141,25 +144,25 @@ impl Connection {
         if too_slow && !asked.load(Ordering::Relaxed) {
             let _ = stream.0.try_write(TOO_SLOW);
         }
-        drop(seat);
+        drop(permit);
     }
 }
 
-/// Says a thing once per ten seconds, however often it happens (quality B2, logs).
+/// Log line that is written at most once in ten seconds (quality B2, logs).
 #[derive(Default)]
-struct Complaint(Option<tokio::time::Instant>);
+struct LimitedLog(Option<tokio::time::Instant>);
 
-impl Complaint {
-    fn say(&mut self, say: impl FnOnce()) {
+impl LimitedLog {
+    fn log(&mut self, log: impl FnOnce()) {
         let now = tokio::time::Instant::now();
         if self.0.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(10)) {
             self.0 = Some(now);
-            say();
+            log();
         }
     }
 }
 
-/// A TCP stream that can still be written to after HTTP has given up on it.
+/// TCP stream that can still be written to after hyper has given it up.
 #[derive(Clone)]
 struct Shared(Arc<TcpStream>);
 
@@ -229,8 +232,8 @@ impl AsyncWrite for Shared {
     }
 }
 
-/// Raises the soft limit of open files to the hard one: the default of 1,024 would end before the
-/// connection limits do. Returns the limit now in force, if there is one.
+/// Raises the soft limit of open files to the hard one: the default of 1,024 is below the
+/// connection limits. Returns the limit that is now in force, if there is one.
 pub fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

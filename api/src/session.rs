@@ -1,8 +1,8 @@
-//! `/whip/{stream}/{secret}` and `/whep/{stream}/{secret}`: one session, held by whoever knows its
-//! URL.
+//! `/whip/{stream}/{secret}` and `/whep/{stream}/{secret}`: one session, for the client that knows
+//! its URL.
 //!
-//! PATCH trickles candidates or restarts ICE, DELETE ends it, GET tells that it lives, `…/stats`
-//! shows it. Never redirects (whip-whep A52). Next: [`weir_sfu::net::Sfu::patch`].
+//! PATCH trickles candidates or restarts ICE, DELETE ends the session, GET says whether it is live,
+//! `…/stats` shows it. Never redirects (whip-whep A52). Next: [`weir_sfu::net::Sfu::patch`].
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -11,10 +11,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use weir_sfu::net::{IfMatch, Patched};
 
-use crate::app::AppState;
 use crate::cors::ACCEPT_PATCH;
 use crate::error::Problem;
 use crate::path::SessionUrl;
+use crate::state::AppState;
 use crate::{TRICKLE, body, path};
 
 /// `PATCH`: 204 for candidates, 200 with a fragment and a new tag for an ICE restart.
@@ -31,13 +31,13 @@ pub async fn patch(
         return Err(Problem::no_session());
     }
     if !body::is_type(&parts.headers, TRICKLE) {
-        let detail = "PATCH takes Content-Type: application/trickle-ice-sdpfrag";
+        let detail = "Content-Type must be application/trickle-ice-sdpfrag: PATCH an ICE fragment";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_PATCH, HeaderValue::from_static(TRICKLE)));
     }
     let tag = if_match(&parts.headers);
     let fragment = body::read(&parts.headers, body, body::PATCH_MAX).await?;
-    let strict = state.live().strict;
+    let strict = state.config().strict;
     let patched =
         state.sfu.patch(url.role, &url.stream, &url.secret, &fragment, tag, strict).await?;
     Ok(match patched {
@@ -54,8 +54,8 @@ pub async fn patch(
     })
 }
 
-/// `DELETE`: exactly 200, whatever `If-Match` says, and also for a session that its client closed
-/// a moment ago (whip-whep A23 to A25).
+/// `DELETE`: 200 with any `If-Match`, and also for a session that its client has just closed
+/// (whip-whep A23 to A25).
 ///
 /// # Errors
 /// 404 as a [`Problem`].
@@ -72,7 +72,7 @@ pub async fn delete(State(state): State<AppState>, url: SessionUrl) -> Result<St
     Ok(StatusCode::OK)
 }
 
-/// `GET` and `HEAD`: 204 while the session lives (whip-whep A20).
+/// `GET` and `HEAD`: 204 while the session is live (whip-whep A20).
 ///
 /// # Errors
 /// 404 as a [`Problem`].
@@ -84,7 +84,7 @@ pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Stat
     }
 }
 
-/// `GET …/stats`: what the server knows about this session, for the client that holds its URL.
+/// `GET …/stats`: statistics of this session, for the client that knows its URL.
 ///
 /// # Errors
 /// 404 or 429 as a [`Problem`].
@@ -94,8 +94,8 @@ pub async fn stats(State(state): State<AppState>, url: SessionUrl) -> Result<Res
     Ok(([(CACHE_CONTROL, "no-store")], Json(session)).into_response())
 }
 
-/// The `If-Match` of a PATCH. `*` and the quoted `"*"` of the RFC's own example are the wildcard
-/// (whip-whep B4). A list or a weak tag names no tag of ours and stays as it is: it cannot match.
+/// `If-Match` of a PATCH. `*` and the quoted `"*"` of the RFC's own example are the wildcard
+/// (whip-whep B4). A list or a weak tag stays as it is: it cannot match a tag of this server.
 fn if_match(headers: &HeaderMap) -> IfMatch {
     let lines: Vec<&str> =
         headers.get_all(IF_MATCH).iter().map(|line| line.to_str().unwrap_or("?").trim()).collect();
@@ -104,7 +104,7 @@ fn if_match(headers: &HeaderMap) -> IfMatch {
         "" => IfMatch::Missing,
         "*" | "\"*\"" => IfMatch::Any,
         quoted if quoted.contains('"') => IfMatch::Tag(value),
-        // Some clients strip the quotes of the tag they were given.
+        // Some clients remove the quotes of the tag that they were given.
         bare => IfMatch::Tag(format!("\"{bare}\"")),
     }
 }

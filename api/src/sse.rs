@@ -1,14 +1,13 @@
-//! `/whep/{stream}/{secret}/sse`: a viewer listens (WHEP extension `core:server-sent-events`).
+//! `/whep/{stream}/{secret}/sse`: event streams of a viewer (WHEP extension
+//! `core:server-sent-events`).
 //!
-//! GET there tells everything; POST names the events and gives an address of its own, for GET and
-//! DELETE. A stream ends with its session. Each costs one task and at most one message that is not sent
-//! yet: the next is written, from the newest state, when the client has taken it. What is told is
-//! decided in `events.rs`.
+//! GET opens a stream of every event. POST selects events and creates an address for GET and
+//! DELETE. A stream ends with its session. A stream costs one task and at most one unsent message:
+//! the next one is written from the newest status when the client has taken the last one.
+//! `events.rs` decides what is written, `listeners.rs` how many streams there may be.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,25 +22,22 @@ use tokio::time::Instant;
 use weir_sfu::ids::{Role, SessionId};
 use weir_sfu::net::StatusReceiver;
 
-use crate::app::AppState;
 use crate::cors::ACCEPT_POST;
 use crate::error::Problem;
-use crate::events::{Told, Wanted};
+use crate::events::{EventFilter, SseState};
 use crate::path::SessionUrl;
+use crate::state::AppState;
 use crate::{JSON, body};
 
-/// Event streams of one session, open ones and addresses each; one more is refused with 429.
-pub const STREAMS_PER_SESSION: usize = 4;
-/// Event streams in all, open ones and addresses each; one more is refused with 503.
-pub const STREAMS_MAX: usize = 2_000;
-/// Longest list of events in bytes; 413 past it.
+/// Maximum body of a POST in bytes; a longer one is refused with 413.
 const EVENTS_MAX: usize = 1024;
-/// A comment line after so much silence, so that proxies keep the connection and we notice its end.
+/// Silence after which a comment line is sent, so that proxies keep the connection and a client
+/// that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A client that takes nothing for so long is let go.
+/// Time after which the stream of a client that reads nothing is ended.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// Tells nginx to pass on what it gets.
+/// Header that switches buffering off in nginx.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `GET …/sse`: every event.
@@ -49,10 +45,10 @@ const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// # Errors
 /// 404, 429 or 503 as a [`Problem`].
 pub async fn listen(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
-    open(&state, &url, Wanted::ALL, None)
+    open(&state, &url, EventFilter::ALL, None)
 }
 
-/// `POST …/sse`: a JSON array of events, or nothing for all; 201 with the stream's address.
+/// `POST …/sse`: a JSON array of events, or no body for all; 201 with the stream's address.
 ///
 /// # Errors
 /// 400, 404, 408, 413, 415, 429 or 503 as a [`Problem`].
@@ -65,19 +61,20 @@ pub async fn subscribe(
     let id = admitted(&state, &url)?;
     let body = body::read(&parts.headers, body, EVENTS_MAX).await?;
     if !body.is_empty() && !body::is_type(&parts.headers, JSON) {
-        let detail = "POST a list of events with Content-Type: application/json";
+        let detail = "Content-Type must be application/json: POST a JSON array of event names, \
+                      or no body for every event";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
     }
-    let wanted = Wanted::parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
-    let number = state.listeners.subscribe(id, wanted, |id| state.sfu.is_live(id))?;
-    let base = state.live().public_url.clone().unwrap_or_default();
+    let filter = EventFilter::parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
+    let number = state.listeners.subscribe(id, filter, |id| state.sfu.is_live(id))?;
+    let base = state.config().public_url.clone().unwrap_or_default();
     let SessionUrl { stream, secret, .. } = url;
     let location = format!("{base}/whep/{stream}/{secret}/sse/{number}");
     Ok((StatusCode::CREATED, [(LOCATION, location)]).into_response())
 }
 
-/// `GET …/sse/{number}`: the events that were asked for.
+/// `GET …/sse/{number}`: the selected events.
 ///
 /// # Errors
 /// 404, 429 or 503 as a [`Problem`].
@@ -88,8 +85,8 @@ pub async fn resume(
 ) -> Result<Response, Problem> {
     let id = live(&state, &url)?;
     let found = number.parse().ok().and_then(|number| state.listeners.find(id, number));
-    let (wanted, alive) = found.ok_or_else(no_stream)?;
-    open(&state, &url, wanted, Some(alive))
+    let (filter, alive) = found.ok_or_else(no_stream)?;
+    open(&state, &url, filter, Some(alive))
 }
 
 /// `DELETE …/sse/{number}`: 200, and the stream ends (whip-whep E8).
@@ -111,32 +108,36 @@ fn live(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
     id.ok_or_else(Problem::no_session)
 }
 
-/// The same for what costs a task or an address: a client may not open and leave streams all the time.
+/// The session for requests that cost a task or an address: a client may not open and leave streams
+/// all the time.
 fn admitted(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
     Ok(state.sfu.rate_limited_lookup(Role::Subscriber, &url.stream, &url.secret)?)
 }
 
 fn no_stream() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no such event stream: it never was here or was deleted")
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "there is no such event stream; it was deleted, or its address is wrong",
+    )
 }
 
 fn open(
     state: &AppState,
     url: &SessionUrl,
-    wanted: Wanted,
+    filter: EventFilter,
     alive: Option<watch::Receiver<()>>,
 ) -> Result<Response, Problem> {
-    let seat = state.listeners.open(admitted(state, url)?)?;
-    let news = state.sfu.news(&url.stream, &url.secret).ok_or_else(Problem::no_session)?;
+    let permit = state.listeners.open(admitted(state, url)?)?;
+    let status = state.sfu.news(&url.stream, &url.secret).ok_or_else(Problem::no_session)?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        // Ends whichever comes first; what was not sent is dropped with the client or its stream.
+        // The first to end ends the stream; what was not sent is dropped.
         tokio::select! {
-            () = tell(news, wanted, &sender) => {}
+            () = send_events(status, filter, &sender) => {}
             () = deleted(alive) => {}
             () = sender.closed() => {}
         }
-        drop(seat);
+        drop(permit);
     });
     let headers =
         [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store"), (UNBUFFERED, "no")];
@@ -150,36 +151,40 @@ async fn deleted(alive: Option<watch::Receiver<()>>) {
     }
 }
 
-/// Writes until the session is over, or the client takes nothing any more.
-async fn tell(mut news: StatusReceiver, wanted: Wanted, client: &mpsc::Sender<Bytes>) {
-    let mut told = Told::new(wanted);
-    let mut spoke = Instant::now();
+/// Sends events until the session ends, or until the client reads nothing for [`STUCK_AFTER`].
+async fn send_events(
+    mut status: StatusReceiver,
+    filter: EventFilter,
+    client: &mpsc::Sender<Bytes>,
+) {
+    let mut state = SseState::new(filter);
+    let mut last_sent = Instant::now();
     let mut again = None;
     loop {
-        let keep_alive = spoke + KEEP_ALIVE;
+        let keep_alive = last_sent + KEEP_ALIVE;
         let wake = again.map_or(keep_alive, |at: Instant| at.min(keep_alive));
         tokio::select! {
             biased;
-            more = news.changed() => if !more { return },
+            more = status.changed() => if !more { return },
             () = tokio::time::sleep_until(wake) => {}
         }
-        // Room first, then the words: what is written is what holds when it can be sent.
-        let Ok(Ok(room)) = tokio::time::timeout(STUCK_AFTER, client.reserve()).await else {
+        // Reserve first, then write: the text is of the moment in which it can be sent.
+        let Ok(Ok(slot)) = tokio::time::timeout(STUCK_AFTER, client.reserve()).await else {
             return;
         };
         let now = Instant::now();
         let mut text = String::new();
-        if let Some(newest) = news.newest() {
+        if let Some(newest) = status.newest() {
             let due;
-            (text, due) = told.tell(now.into_std(), &newest);
+            (text, due) = state.update(now.into_std(), &newest);
             again = due.map(Instant::from_std);
         }
         if text.is_empty() && now >= keep_alive {
             text.push_str(":\n\n");
         }
         if !text.is_empty() {
-            spoke = now;
-            room.send(text.into());
+            last_sent = now;
+            slot.send(text.into());
         }
     }
 }
@@ -196,203 +201,5 @@ impl hyper::body::Body for Messages {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.poll_recv(cx).map(|message| message.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
-
-/// Who listens, and the addresses that were given out. Cheap to clone; all clones are one.
-#[derive(Debug, Clone, Default)]
-pub struct Listeners(Arc<Mutex<Table>>);
-
-#[derive(Debug, Default)]
-struct Table {
-    sessions: HashMap<SessionId, Listening>,
-    open: usize,
-    subscriptions: usize,
-}
-
-#[derive(Debug, Default)]
-struct Listening {
-    open: usize,
-    last: u32,
-    subscriptions: Vec<Subscription>,
-}
-
-#[derive(Debug)]
-struct Subscription {
-    number: u32,
-    wanted: Wanted,
-    /// Dropped with it, which ends the streams that are open there.
-    alive: watch::Sender<()>,
-}
-
-/// The right to one open stream; given back when dropped.
-#[derive(Debug)]
-pub struct Seat {
-    listeners: Listeners,
-    id: SessionId,
-}
-
-/// Why there is no room for one more event stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
-    /// This session has as many as it may.
-    Session,
-    /// The server has.
-    Server,
-}
-
-impl From<Full> for Problem {
-    fn from(full: Full) -> Self {
-        match full {
-            Full::Session => {
-                let detail = format!("a session has at most {STREAMS_PER_SESSION} event streams");
-                Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(1)
-            }
-            Full::Server => {
-                let detail = "too many event streams are open; ask again later";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(5)
-            }
-        }
-    }
-}
-
-impl Listeners {
-    /// Gives out an address for these events. Those of sessions that are not `live` any more make room.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub fn subscribe(
-        &self,
-        id: SessionId,
-        wanted: Wanted,
-        live: impl Fn(SessionId) -> bool,
-    ) -> Result<u32, Full> {
-        let mut table = self.lock();
-        if table.subscriptions >= STREAMS_MAX {
-            for (id, listening) in &mut table.sessions {
-                if !live(*id) {
-                    listening.subscriptions.clear();
-                }
-            }
-            table.sessions.retain(|_, listening| !listening.is_unused());
-            table.subscriptions = table.sessions.values().map(|l| l.subscriptions.len()).sum();
-        }
-        if table.subscriptions >= STREAMS_MAX {
-            return Err(Full::Server);
-        }
-        let listening = table.sessions.entry(id).or_default();
-        if listening.subscriptions.len() >= STREAMS_PER_SESSION {
-            return Err(Full::Session);
-        }
-        listening.last = listening.last.wrapping_add(1);
-        let number = listening.last;
-        let alive = watch::channel(()).0;
-        listening.subscriptions.push(Subscription { number, wanted, alive });
-        table.subscriptions += 1;
-        Ok(number)
-    }
-
-    /// What was asked for at an address, and a receiver that closes when it is deleted.
-    pub fn find(&self, id: SessionId, number: u32) -> Option<(Wanted, watch::Receiver<()>)> {
-        let table = self.lock();
-        let mut subscriptions = table.sessions.get(&id)?.subscriptions.iter();
-        let found = subscriptions.find(|subscription| subscription.number == number)?;
-        Some((found.wanted, found.alive.subscribe()))
-    }
-
-    /// Takes an address back; false if it was not given out.
-    pub fn remove(&self, id: SessionId, number: u32) -> bool {
-        let mut table = self.lock();
-        let Some(listening) = table.sessions.get_mut(&id) else { return false };
-        let before = listening.subscriptions.len();
-        listening.subscriptions.retain(|subscription| subscription.number != number);
-        let removed = before - listening.subscriptions.len();
-        let unused = listening.is_unused();
-        if unused {
-            table.sessions.remove(&id);
-        }
-        table.subscriptions -= removed;
-        removed > 0
-    }
-
-    /// The right to open a stream.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub fn open(&self, id: SessionId) -> Result<Seat, Full> {
-        let mut table = self.lock();
-        if table.open >= STREAMS_MAX {
-            return Err(Full::Server);
-        }
-        let listening = table.sessions.entry(id).or_default();
-        if listening.open >= STREAMS_PER_SESSION {
-            return Err(Full::Session);
-        }
-        listening.open += 1;
-        table.open += 1;
-        Ok(Seat { listeners: self.clone(), id })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Listening {
-    fn is_unused(&self) -> bool {
-        self.open == 0 && self.subscriptions.is_empty()
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut table = self.listeners.lock();
-        table.open -= 1;
-        if let Some(listening) = table.sessions.get_mut(&self.id) {
-            listening.open -= 1;
-            if listening.is_unused() {
-                table.sessions.remove(&self.id);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn streams_end_at_the_limits_and_come_back() {
-        let listeners = Listeners::default();
-        let here = SessionId(0);
-        let mut held: Vec<_> =
-            (0..STREAMS_PER_SESSION).map(|_| listeners.open(here).unwrap()).collect();
-        assert_eq!(listeners.open(here).unwrap_err(), Full::Session);
-        let others = (1..).map(SessionId).flat_map(|id| [id; STREAMS_PER_SESSION]);
-        let others = others.take(STREAMS_MAX - held.len());
-        held.extend(others.map(|id| listeners.open(id).unwrap()));
-        assert_eq!(listeners.open(SessionId(u64::MAX)).unwrap_err(), Full::Server);
-        drop(held);
-        assert!(listeners.open(here).is_ok());
-        assert!(listeners.lock().sessions.is_empty());
-    }
-
-    #[test]
-    fn addresses_end_at_the_limits_and_the_dead_make_room() {
-        let listeners = Listeners::default();
-        let subscribe = |id, live| listeners.subscribe(SessionId(id), Wanted::ALL, |_| live);
-        let sessions = (STREAMS_MAX / STREAMS_PER_SESSION) as u64;
-        for id in 0..sessions {
-            for number in 1..=STREAMS_PER_SESSION as u32 {
-                assert_eq!(subscribe(id, true), Ok(number));
-            }
-        }
-        assert_eq!(subscribe(sessions, true), Err(Full::Server));
-        assert!(listeners.remove(SessionId(1), 2) && !listeners.remove(SessionId(1), 2));
-        assert_eq!(subscribe(0, true), Err(Full::Session));
-        assert_eq!(subscribe(1, true), Ok(5), "a number is not used again");
-        assert!(listeners.find(SessionId(1), 2).is_none());
-        assert_eq!(subscribe(sessions, false), Ok(1), "all others are over");
-        assert_eq!(listeners.lock().subscriptions, 1);
     }
 }

@@ -1,5 +1,6 @@
-//! `/whep/{stream}`: where viewers POST (draft-ietf-wish-whep).
+//! `/whep/{stream}`: the endpoint of viewers (draft-ietf-wish-whep).
 //!
+//! Reads only the query; never the SDP. Routed by `app.rs`.
 //! Next: `offer.rs` for the POST, `session.rs` for the session URL it returns.
 
 use axum::extract::{Request, State};
@@ -9,27 +10,27 @@ use axum::response::{IntoResponse, Response};
 use weir_sfu::net::StartMode;
 
 use crate::SDP;
-use crate::app::AppState;
 use crate::error::Problem;
 use crate::offer::{self, Purpose};
 use crate::path::Endpoint;
+use crate::state::AppState;
 
-/// `POST`: an offer to watch. A stream that nobody publishes yet is fine: media starts when its
-/// publisher does (whip-whep E7).
+/// `POST`: an offer to watch. The stream may have no publisher yet: media starts when one comes
+/// (whip-whep E7).
 ///
 /// # Errors
-/// 400 for a `start` that is none; see [`offer::answer`].
+/// 400 for an unknown `start`; see [`offer::answer`].
 pub async fn subscribe(
     State(state): State<AppState>,
     endpoint: Endpoint,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let start = start(parts.uri.query())?.unwrap_or(state.live().start);
+    let start = start(parts.uri.query())?.unwrap_or(state.config().start);
     offer::answer(&state, Purpose::Watch(start), endpoint.stream, parts, body).await
 }
 
-/// How much of the past is wanted: `?start=`, and nothing said is the server's own choice.
+/// Start mode of `?start=`; none leaves it to the server's setting.
 fn start(query: Option<&str>) -> Result<Option<StartMode>, Problem> {
     let mut pairs =
         query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
@@ -39,7 +40,7 @@ fn start(query: Option<&str>) -> Result<Option<StartMode>, Problem> {
     })
 }
 
-/// `GET` and `HEAD`: how a client discovers that this is a WHEP URL (whip-whep A21).
+/// `GET` and `HEAD`: by this a client discovers that the URL is a WHEP URL (whip-whep A21).
 pub async fn look(_: Endpoint) -> Response {
     [(CONTENT_TYPE, SDP), (CONTENT_LENGTH, "0")].into_response()
 }

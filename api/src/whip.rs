@@ -1,15 +1,16 @@
-//! `/whip/{stream}`: where publishers POST (RFC 9725).
+//! `/whip/{stream}`: the endpoint of publishers (RFC 9725).
 //!
+//! Never reads the SDP. Routed by `app.rs`.
 //! Next: `offer.rs` for the POST, `session.rs` for the session URL it returns.
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use crate::app::AppState;
 use crate::error::Problem;
 use crate::offer::{self, Purpose};
 use crate::path::Endpoint;
+use crate::state::AppState;
 
 /// `POST`: an offer to publish.
 ///

@@ -1,4 +1,4 @@
-//! The binary as operators and scripts meet it: help, exit codes, ready line, signals.
+//! The binary as operators and scripts use it: help, exit codes, ready line, signals.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,7 +24,7 @@ fn output(args: &[&str]) -> (Output, String) {
 }
 
 #[test]
-fn help_teaches() {
+fn help_has_sections_examples_and_variables() {
     let (output, text) = output(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     for part in [
@@ -80,7 +80,7 @@ fn check_config_shows_each_value_and_where_it_comes_from() {
     }
 }
 
-/// A running server; killed when dropped.
+/// Running server; killed when dropped.
 struct Running {
     child: Child,
     http: String,
@@ -117,7 +117,7 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for the end; its exit code and its stderr.
+    /// Waits for the process to end; returns its exit code and its stderr.
     fn end(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.child.try_wait().unwrap().is_none() {
@@ -138,7 +138,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn it_is_alive_from_its_ready_line_and_stops_with_0() {
+fn it_serves_from_its_ready_line_and_stops_with_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let server = Running::start(&[]);
         for path in ["/livez", "/readyz", "/", "/metrics", "/api/v1/stats"] {
@@ -152,7 +152,7 @@ fn it_is_alive_from_its_ready_line_and_stops_with_0() {
 }
 
 #[test]
-fn a_hang_up_reads_the_file_again_and_a_bad_file_changes_nothing() {
+fn sighup_reads_the_file_again_and_a_bad_file_changes_nothing() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap().to_owned();
     let server = Running::start(&["--config", &path, "--log-format", "json"]);

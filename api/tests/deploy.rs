@@ -1,17 +1,21 @@
 //! The deployment files agree with the binary: flags, ports, paths and metric names.
 //!
 //! No container engine is needed: the files are parsed and compared with `weir --help` and with
-//! the names in `api/src/metrics.rs`. Whether the images build is not tested here.
+//! the names of `/metrics`. Whether the images build is not tested here.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::CommandFactory;
 use saphyr::{LoadableYamlNode, YamlOwned};
+use weir::cli::Cli;
+use weir::metrics;
+use weir::settings::SETTINGS;
 
 #[test]
-fn compose_names_files_that_exist_and_opens_nothing() {
+fn compose_names_files_that_exist_and_publishes_no_port() {
     let compose = yaml("docker-compose.yml");
     for (name, service) in services(&compose) {
         assert_eq!(get(service, "network_mode").as_str(), Some("host"), "{name}");
@@ -89,8 +93,8 @@ fn grafana_finds_prometheus_and_the_dashboard() {
 }
 
 #[test]
-fn the_dashboard_draws_only_metrics_that_exist() {
-    let exported = names(&read("api/src/metrics.rs"));
+fn dashboard_and_rules_use_only_metrics_that_exist() {
+    let exported: BTreeSet<String> = metrics::names().collect();
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let drawn: BTreeSet<String> = panels
@@ -99,38 +103,47 @@ fn the_dashboard_draws_only_metrics_that_exist() {
         .flat_map(|target| names(target["expr"].as_str().expect("an expression")))
         .collect();
     assert!(drawn.len() >= 15, "only {drawn:?}");
+    let texts = ["docs/deploy/prometheus.yml", "docs/deploy/README.md"];
+    let named = texts.into_iter().flat_map(|path| names(&read(path)));
+    let drawn: BTreeSet<String> = drawn.into_iter().chain(named).collect();
     let unknown: Vec<_> = drawn.difference(&exported).collect();
-    assert!(unknown.is_empty(), "not in api/src/metrics.rs: {unknown:?}");
+    assert!(unknown.is_empty(), "not in /metrics: {unknown:?}");
 }
 
 #[test]
-fn the_readme_lists_the_flags_that_exist() {
+fn the_readme_has_every_setting_as_it_is_declared() {
     let readme = read("README.md");
-    let table: BTreeSet<_> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
-    let told: BTreeSet<_> = table.into_iter().filter_map(flag).collect();
-    let help = help();
-    let offered: BTreeSet<_> = help.lines().map(str::trim_start).filter_map(flag).collect();
-    let offered: BTreeSet<_> =
-        offered.into_iter().filter(|name| !["help", "version"].contains(name)).collect();
-    assert_eq!(told, offered, "left: README, right: weir --help");
+    let shown: Vec<_> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let declared = SETTINGS.iter().map(|setting| {
+        let alias = setting.alias.map_or(String::new(), |alias| format!(", `--{alias}`"));
+        row(&format!("`--{}`{alias}", setting.key), setting.default, setting.help)
+    });
+    let command = Cli::command();
+    let config = command.get_arguments().find(|arg| arg.get_id() == "config").unwrap();
+    let help = format!("{}.", config.get_help().unwrap());
+    let declared: Vec<_> = declared.chain([row("`--config`", "not set", &help)]).collect();
+    assert_eq!(shown, declared, "left: README.md, right: api/src/settings.rs");
+
+    let reloadable = SETTINGS.iter().filter(|setting| setting.reload);
+    let reloadable: Vec<_> = reloadable.map(|setting| format!("`{}`", setting.key)).collect();
+    let sentence = format!("It applies {};", reloadable.join(", "));
+    assert!(readme.contains(&sentence), "README.md should say: {sentence}");
 }
 
-/// The long flag that a line of help or of the README's table is about.
-fn flag(line: &str) -> Option<&str> {
-    let line = line.strip_prefix("| `").unwrap_or(line);
-    let short = line.strip_prefix('-').and_then(|rest| rest.split_once(", --")).map(|(_, l)| l);
-    let long = short.or_else(|| line.strip_prefix("--"))?;
-    long.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next()
+/// One line of the README's table. A default that is words and no value stands without code marks.
+fn row(flags: &str, default: &str, help: &str) -> String {
+    let default = if default.contains(' ') { default.to_owned() } else { format!("`{default}`") };
+    format!("| {flags} | {default} | {help} |")
 }
 
-/// Metric names in a text: words that begin like ours.
+/// Metric names in a text, recognised by their prefix.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let ours = |word: &&str| word.starts_with("weir_") || word.starts_with("process_");
     words.filter(ours).map(str::to_owned).collect()
 }
 
-/// What `weir --help` says about one flag: its line and those below, up to the next flag.
+/// Help of one flag: its line and those below, up to the next flag.
 fn about(flag: &str) -> String {
     let help = help();
     let mut lines = help.lines().skip_while(|line| !line.trim_start().starts_with(flag));

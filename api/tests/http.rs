@@ -1,8 +1,10 @@
-//! The HTTP surface as a table: RFC 9725, the WHEP draft, and what known clients stumble over.
+//! The HTTP interface: RFC 9725, the WHEP draft, and what known clients need.
 //!
-//! Bare item numbers are those of docs/rules/whip-whep.md. No media flows here.
+//! Item numbers without a page are those of docs/rules/whip-whep.md. No media is sent here.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
+#[path = "http/access.rs"]
+mod access;
 #[path = "http/layers.rs"]
 mod layers;
 
@@ -21,12 +23,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::ServiceExt;
-use weir::config::Live;
-use weir::door::Door;
-use weir::limits::Seats;
+use weir::access::{AccessRule, ListenerAccess};
+use weir::app::RouteGroup;
+use weir::config::{Config, Settings};
+use weir::limits::ConnectionLimit;
 use weir::server::Peer;
 use weir::{AppState, JSON, SDP, TRICKLE};
-use weir_sfu::net::{Sfu, StartMode};
+use weir_sfu::net::Sfu;
 
 /// OBS: actpass, no candidates, Opus and H264.
 const PUBLISH: &str = include_str!("offers/obs.sdp");
@@ -43,11 +46,11 @@ fn crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\n', "\r\n")
 }
 
-fn lenient() -> Live {
-    Live { public_url: None, strict: false, post_rate: 50, start: StartMode::default() }
+fn defaults() -> Config {
+    Config::new(&Settings::default()).unwrap()
 }
 
-fn state(live: Live) -> AppState {
+fn state(config: Config) -> AppState {
     let localhost = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let media = weir_sfu::config::Config {
         media_addr: localhost,
@@ -55,16 +58,20 @@ fn state(live: Live) -> AppState {
         advertise: vec![localhost],
         ..Default::default()
     };
-    AppState::new(Sfu::start(media).unwrap(), live, Door::Local, Door::Local)
+    AppState::new(Sfu::start(media).unwrap(), config)
 }
 
-/// A server under test, without a socket.
+/// What a listener on loopback serves in open mode.
+const LOOPBACK: ListenerAccess =
+    ListenerAccess { media: AccessRule::LoopbackOnly, admin: AccessRule::LoopbackOnly };
+
+/// Server under test, without a socket.
 struct Server {
     state: AppState,
     app: Router,
 }
 
-/// One answer, read to its end.
+/// Response, read to its end.
 struct Answer {
     status: u16,
     headers: HeaderMap,
@@ -73,12 +80,12 @@ struct Answer {
 
 impl Server {
     fn new() -> Self {
-        Self::with(lenient())
+        Self::with(defaults())
     }
 
-    fn with(live: Live) -> Self {
-        let state = state(live);
-        Self { app: weir::app(state.clone()), state }
+    fn with(config: Config) -> Self {
+        let state = state(config);
+        Self { app: weir::app(state.clone(), LOOPBACK), state }
     }
 
     async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -130,7 +137,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// A refusal that people and both kinds of players can read (A16), from any origin (A34).
+    /// Asserts a refusal that people and both kinds of players can read (A16).
     fn refused(&self, status: u16, why: &str) {
         assert_eq!(self.status, status, "{why}: {}", String::from_utf8_lossy(&self.body));
         assert_eq!(self.header("content-type"), "application/problem+json", "{why}");
@@ -143,7 +150,7 @@ impl Answer {
 }
 
 #[tokio::test]
-async fn an_offer_is_answered_201_with_all_that_a_client_needs() {
+async fn an_offer_is_answered_201_with_all_headers_that_clients_need() {
     let server = Server::new();
     for (path, offer) in [("/whip/demo", PUBLISH), ("/whep/demo", WATCH)] {
         let answer = server.post(path, offer).await;
@@ -164,7 +171,7 @@ async fn an_offer_is_answered_201_with_all_that_a_client_needs() {
 }
 
 #[tokio::test]
-async fn offers_that_are_refused_say_why_and_leave_nothing() {
+async fn a_refused_offer_gets_a_reason_and_leaves_no_session() {
     let server = Server::new();
     let (long, longest) = ("v".repeat(65_537), "v".repeat(1_000_000));
     let table: &[(&str, Option<&str>, &str, u16)] = &[
@@ -200,7 +207,7 @@ async fn media_types_ignore_case_and_parameters() {
 }
 
 #[tokio::test]
-async fn a_query_on_the_endpoint_does_not_disturb_the_session_url() {
+async fn a_query_of_the_endpoint_is_not_part_of_the_session_url() {
     let server = Server::new();
     let answer = server.post("/whip/demo?token=a/b&x=?", PUBLISH).await;
     assert_eq!(answer.status, 201);
@@ -212,7 +219,7 @@ async fn a_query_on_the_endpoint_does_not_disturb_the_session_url() {
 #[tokio::test]
 async fn with_a_public_url_the_location_is_absolute() {
     let public_url = Some("https://live.example.org/weir".to_owned());
-    let server = Server::with(Live { public_url, ..lenient() });
+    let server = Server::with(Config { public_url, ..defaults() });
     let answer = server.post("/whep/demo", WATCH).await;
     let location = answer.header("location");
     assert!(location.starts_with("https://live.example.org/weir/whep/demo/"), "A6 {location}");
@@ -237,7 +244,7 @@ async fn stream_names_are_decoded_once_and_then_checked() {
 }
 
 #[tokio::test]
-async fn endpoints_can_be_looked_at() {
+async fn get_and_head_tell_that_an_endpoint_exists() {
     let server = Server::new();
     for method in ["GET", "HEAD"] {
         let whip = server.call(method, "/whip/demo", &[], "").await;
@@ -250,7 +257,7 @@ async fn endpoints_can_be_looked_at() {
 }
 
 #[tokio::test]
-async fn a_session_lives_from_its_201_to_its_delete() {
+async fn a_session_is_live_from_its_201_to_its_delete() {
     let server = Server::new();
     for (path, offer) in [("/whip/demo", PUBLISH), ("/whep/demo", WATCH)] {
         let created = server.post(path, offer).await;
@@ -279,7 +286,7 @@ async fn a_session_lives_from_its_201_to_its_delete() {
 }
 
 #[tokio::test]
-async fn a_session_url_of_one_role_or_stream_is_no_key_for_another() {
+async fn a_session_secret_is_valid_for_its_role_and_stream_only() {
     let server = Server::new();
     let session = server.post("/whip/demo", PUBLISH).await.header("location").to_owned();
     let secret = session.rsplit('/').next().unwrap();
@@ -291,7 +298,7 @@ async fn a_session_url_of_one_role_or_stream_is_no_key_for_another() {
 }
 
 #[tokio::test]
-async fn patch_trickles_and_restarts_as_clients_do_it() {
+async fn patch_trickles_candidates_and_restarts_ice() {
     let server = Server::new();
     let created = server.post("/whep/demo", WATCH).await;
     let (session, tag) = (created.header("location").to_owned(), created.header("etag").to_owned());
@@ -324,7 +331,7 @@ async fn patch_trickles_and_restarts_as_clients_do_it() {
 }
 
 #[tokio::test]
-async fn patches_that_are_refused_leave_the_session_alone() {
+async fn a_refused_patch_does_not_change_the_session() {
     let server = Server::new();
     let session = server.post("/whep/demo", WATCH).await.header("location").to_owned();
     let as_json = [("content-type", "application/json")];
@@ -338,7 +345,7 @@ async fn patches_that_are_refused_leave_the_session_alone() {
 }
 
 #[tokio::test]
-async fn a_viewer_may_say_how_it_wants_to_start() {
+async fn a_viewer_may_choose_its_start_mode() {
     let server = Server::new();
     for query in ["", "?start=fast-forward", "?start=poster", "?token=x&start=wait", "?other=1"] {
         let answer = server.post(&format!("/whep/demo{query}"), WATCH).await;
@@ -355,8 +362,8 @@ async fn a_viewer_may_say_how_it_wants_to_start() {
 }
 
 #[tokio::test]
-async fn strict_mode_wants_if_match() {
-    let server = Server::with(Live { strict: true, ..lenient() });
+async fn strict_mode_requires_if_match() {
+    let server = Server::with(Config { strict: true, ..defaults() });
     let created = server.post("/whep/demo", WATCH).await;
     let session = created.header("location");
     server.patch(session, None, TRICKLED).await.refused(428, "B2");
@@ -364,7 +371,7 @@ async fn strict_mode_wants_if_match() {
 }
 
 #[tokio::test]
-async fn options_tell_everything_to_everyone() {
+async fn options_names_methods_and_media_types_for_every_origin() {
     let server = Server::new();
     let preflight = [("origin", "https://a.example"), ("access-control-request-method", "POST")];
     for headers in [&preflight[..], &[]] {
@@ -393,14 +400,12 @@ async fn options_tell_everything_to_everyone() {
 }
 
 #[tokio::test]
-async fn the_description_and_the_routes_agree() {
+async fn openapi_and_routes_agree() {
     let server = Server::new();
     let openapi = server.get("/api/v1/openapi.json").await.json();
     let described = openapi["paths"].as_object().unwrap();
 
-    let source = include_str!("../src/app.rs");
-    let mut routed: Vec<_> =
-        source.split(".route(").skip(1).map(|rest| rest.split('"').nth(1).unwrap()).collect();
+    let mut routed: Vec<_> = RouteGroup::ALL.into_iter().flat_map(RouteGroup::paths).collect();
     routed.sort_unstable();
     let mut paths: Vec<_> = described.keys().map(String::as_str).collect();
     paths.sort_unstable();
@@ -426,48 +431,7 @@ async fn the_description_and_the_routes_agree() {
 }
 
 #[tokio::test]
-async fn open_mode_serves_this_machine_alone() {
-    let server = Server::new();
-    for path in ["/", "/whip/demo", "/whep/demo", "/watch/demo", "/metrics", "/api/v1/streams"] {
-        for headers in [
-            [("host", "weir.example.org"), ("accept", "*/*")],
-            [("host", "localhost"), ("x-forwarded-for", "203.0.113.7")],
-            [("host", "localhost"), ("forwarded", "for=203.0.113.7")],
-        ] {
-            let answer = server.call("GET", path, &headers, "").await;
-            answer.refused(403, path);
-            assert!(answer.json()["detail"].as_str().unwrap().contains("--insecure-open"));
-        }
-        for host in ["127.0.0.1:9", "[::1]:9", "localhost"] {
-            let answer = server.call("GET", path, &[("host", host)], "").await;
-            assert!(answer.status < 300, "{path} {host}");
-        }
-    }
-    let rebound = [("host", "weir.example.org"), ("content-type", SDP)];
-    server.call("POST", "/whip/demo", &rebound, &crlf(PUBLISH)).await.refused(403, "rebinding");
-    // Probes come by many names.
-    assert_eq!(server.call("GET", "/livez", &[("host", "10.0.0.1")], "").await.status, 200);
-}
-
-#[tokio::test]
-async fn off_loopback_the_admin_api_is_only_at_its_own_listener() {
-    let state = state(lenient());
-    let public = weir::app(state.clone().behind(Door::Open, Door::Closed));
-    let host = [("host", "weir.example.org")];
-    for path in ["/metrics", "/api/v1/streams", "/api/v1/stats", "/api/v1/sessions/s0"] {
-        let answer = send(&public, request("GET", path, &host, "")).await;
-        answer.refused(403, path);
-        assert!(answer.json()["detail"].as_str().unwrap().contains("--admin-http"));
-    }
-    assert_eq!(send(&public, request("GET", "/", &host, "")).await.status, 200);
-
-    let admin = weir::admin_app(state.behind(Door::Open, Door::Open));
-    assert_eq!(send(&admin, request("GET", "/metrics", &host, "")).await.status, 200);
-    send(&admin, request("GET", "/whip/demo", &host, "")).await.refused(404, "no media there");
-}
-
-#[tokio::test]
-async fn the_admin_api_shows_and_ends_sessions_without_giving_them_away() {
+async fn the_admin_api_shows_and_ends_sessions_and_never_shows_a_secret() {
     let server = Server::new();
     let session = server.post("/whip/demo", PUBLISH).await.header("location").to_owned();
     let viewer = server.post("/whep/demo", WATCH).await.header("location").to_owned();
@@ -503,7 +467,7 @@ async fn the_admin_api_shows_and_ends_sessions_without_giving_them_away() {
 }
 
 #[tokio::test]
-async fn pages_are_closed_to_inline_script_and_framing() {
+async fn pages_allow_no_inline_script_and_only_watch_may_be_framed() {
     let server = Server::new();
     for (path, framed_by) in [
         ("/", "frame-ancestors 'none'"),
@@ -537,7 +501,7 @@ async fn pages_are_closed_to_inline_script_and_framing() {
 }
 
 #[tokio::test]
-async fn draining_refuses_new_sessions_and_keeps_the_live_ones() {
+async fn draining_refuses_new_sessions_and_keeps_live_ones() {
     let server = Server::new();
     let session = server.post("/whip/demo", PUBLISH).await.header("location").to_owned();
     assert_eq!(server.get("/readyz").await.status, 200);
@@ -551,8 +515,8 @@ async fn draining_refuses_new_sessions_and_keeps_the_live_ones() {
 }
 
 #[tokio::test]
-async fn a_network_that_asks_too_often_is_told_when_to_come_back() {
-    let server = Server::with(Live { post_rate: 1, ..lenient() });
+async fn a_network_above_its_post_rate_gets_429_with_retry_after() {
+    let server = Server::with(Config { post_rate: 1, ..defaults() });
     let post = || async {
         let mut request = request("POST", "/whep/demo", &[("content-type", SDP)], "x");
         request.extensions_mut().insert(Peer("192.0.2.7:1".parse().unwrap()));
@@ -587,7 +551,7 @@ async fn a_client_that_leaves_before_its_201_leaves_no_session() {
 }
 
 #[tokio::test]
-async fn twenty_sessions_come_and_go_without_trace() {
+async fn twenty_created_and_deleted_sessions_leave_nothing_behind() {
     // A27
     let server = Server::new();
     for _ in 0..20 {
@@ -598,7 +562,7 @@ async fn twenty_sessions_come_and_go_without_trace() {
     assert_eq!((stats.publishers, stats.streams), (0, 0));
 }
 
-/// A server on a real socket; it stops when this is dropped.
+/// Server on a real socket; it stops when dropped.
 struct Listening {
     addr: SocketAddr,
     _stop: watch::Sender<bool>,
@@ -609,12 +573,12 @@ impl Listening {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let app = weir::app(state(lenient()));
-        tokio::spawn(weir::server::serve(listener, app, Seats::default(), stopped));
+        let app = weir::app(state(defaults()), LOOPBACK);
+        tokio::spawn(weir::server::serve(listener, app, ConnectionLimit::default(), stopped));
         Self { addr, _stop: stop }
     }
 
-    /// Sends bytes and reads all that comes back until the server closes.
+    /// Sends bytes and reads until the server closes.
     async fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
         stream.write_all(request).await.unwrap();
@@ -626,7 +590,7 @@ impl Listening {
 }
 
 #[tokio::test]
-async fn on_the_wire_nothing_is_chunked_and_location_has_one_space() {
+async fn on_the_wire_no_answer_is_chunked_and_location_has_one_space() {
     let server = Listening::new().await;
     let offer = crlf(PUBLISH);
     let post = |extra: &str| {
@@ -669,7 +633,7 @@ async fn http_2_and_keep_alive_work() {
 }
 
 #[tokio::test]
-async fn hostile_connections_get_a_clear_answer() {
+async fn hostile_requests_get_a_status_of_their_own() {
     let server = Listening::new().await;
     let starts = |answer: String, with: &str| assert!(answer.starts_with(with), "{with}: {answer}");
     let post = "POST /whip/demo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n";
@@ -690,7 +654,7 @@ async fn hostile_connections_get_a_clear_answer() {
 }
 
 #[tokio::test]
-async fn a_connection_that_never_asks_is_let_go_with_408() {
+async fn a_connection_without_a_request_is_closed_with_408() {
     // quality B4 item 19: neither silence, nor half a header, nor half of HTTP/2's first line.
     let server = Listening::new().await;
     let begun = Instant::now();

@@ -1,13 +1,15 @@
 //! Configuration of the media plane as plain data: defaults, limits, validation.
 //!
-//! Never reads a file or a flag. Filled in by `api`, read by `net/`, which passes the parts on.
+//! Never reads flags or files. `api` fills in what operators may set (media address, advertised
+//! addresses, workers and their CPUs, takeover, the wait of viewers); the other fields keep their
+//! defaults in the `weir` binary and exist for tests and benches. `net/` uses the values.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::units::Bitrate;
 
-/// Maximum workers of a server: a ring pair costs about 100 KiB, and there is one per two workers.
+/// Maximum number of workers: each pair of workers has a pair of rings, which costs about 100 KiB.
 pub const WORKERS_MAX: usize = 64;
 
 /// Settings of [`crate::net::Sfu`].
@@ -20,27 +22,29 @@ pub struct Config {
     pub advertise: Vec<SocketAddr>,
     /// Media threads, 1 to [`WORKERS_MAX`]. Default 1.
     pub workers: usize,
-    /// CPUs to which the workers are pinned: the first worker to the first, and so on in turn if
-    /// there are more workers. Empty, the default: the kernel decides.
+    /// CPUs on which the workers are kept: the first worker on the first CPU, and from the start of the
+    /// list again when there are more workers. Empty, the default: the kernel decides.
     pub worker_cpus: Vec<usize>,
-    /// Sessions per worker; more are refused with 503. Default 5,000 (quality B2).
+    /// Maximum sessions per worker; more are refused with 503. Default 5,000 (quality B2). Operators
+    /// cannot set it.
     pub sessions_per_worker: usize,
-    /// Sessions per worker that were accepted but have no DTLS yet; more are refused with 503.
-    /// Default 1,000 (quality B2).
+    /// Maximum sessions per worker that were accepted but have no DTLS yet; more are refused with 503.
+    /// Default 1,000 (quality B2). Operators cannot set it.
     pub half_open_per_worker: usize,
-    /// Whether a new publisher takes a live stream over; otherwise it is refused with 409. Default
-    /// true (whip-whep A54).
+    /// Whether a new publisher replaces the one of a live stream; otherwise it is refused with 409.
+    /// Default true (whip-whep A54).
     pub takeover: bool,
-    /// Time for which viewers wait for a publisher, before the first and after the last. Default 10
-    /// min (whip-whep G8).
+    /// Time that viewers wait for a publisher, before the first and after the last. Default 10 min
+    /// (whip-whep G8).
     pub viewer_wait: Duration,
-    /// Time for which a closed session's URL still answers DELETE with 200. Default 30 s (whip-whep
-    /// A25).
+    /// Time for which the URL of a closed session answers DELETE with 200. Default 30 s (whip-whep A25).
+    /// Operators cannot set it.
     pub tombstone: Duration,
-    /// Packet buffers per worker and size class; about 1.6 KB each, allocated when needed. At the
-    /// limit packets are dropped (`pool_exhausted`). Default 65,536.
+    /// Maximum packet buffers per worker and size class; about 1.6 KB each, allocated when needed. At
+    /// the limit packets are dropped (`pool_exhausted`). Default 65,536. Operators cannot set it.
     pub pool_packets: usize,
-    /// Limits of one publisher layer. Default 25 Mbit/s and 4,000 packets/s.
+    /// Maximum rate of one publisher layer. Default 25 Mbit/s and 4,000 packets/s. Operators cannot
+    /// set it.
     pub publisher_limits: PublisherLimits,
 }
 
@@ -62,7 +66,7 @@ impl Default for Config {
     }
 }
 
-/// Limits of one publisher layer; packets above are dropped (`DropReason::PublisherRate`).
+/// Maximum rate of one publisher layer; packets above it are dropped (`DropReason::PublisherRate`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublisherLimits {
     /// Bits per second.
@@ -83,7 +87,7 @@ impl Default for PublisherLimits {
 pub struct ConfigError {
     /// Name of the field.
     pub setting: &'static str,
-    /// Problem, and what to do.
+    /// What is wrong and what to do.
     pub problem: String,
 }
 
@@ -91,7 +95,7 @@ impl Config {
     /// Checks ranges and combinations.
     ///
     /// # Errors
-    /// Returns the first setting that cannot work.
+    /// The first setting that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let refuse =
             |setting, problem: &str| Err(ConfigError { setting, problem: problem.to_owned() });

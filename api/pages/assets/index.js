@@ -1,8 +1,8 @@
-// Start page: what runs here, who is live, and the exact addresses and commands for a stream name.
+// Start page: the streams of this server, and the URLs and commands for a stream name.
 
 import { $, STREAM_NAME, addCopyButtons, codecWords, kbps, makeTabs, show, write } from './ui.js';
 
-/** How often the list of streams is read while the page is visible. */
+/** Interval at which the list of streams is read while the page is visible. */
 const POLL_MS = 2_000;
 
 const name = $('name');
@@ -99,7 +99,7 @@ function showStreams(streams) {
   const live = streams.filter((stream) => stream.publisher);
   write($('live-count'), live.length ? String(live.length) : '');
   if (!streams.length) {
-    $('live').replaceChildren(paragraph('Nobody is live. Publish from this browser, or send from other software below.'));
+    $('live').replaceChildren(paragraph('No stream is live. Publish from this browser, or send from other software below.'));
     return;
   }
   let list = $('live').querySelector('ul');
@@ -136,16 +136,16 @@ function streamRow(name) {
   return row;
 }
 
-/** Codec, largest size and bitrate of a publisher, as far as known. */
+/** Codec, largest size and bitrate of a publisher, where they are known. */
 function factsOf(stream) {
   if (!stream.publisher) return 'waiting for a publisher';
   const tracks = stream.publisher.tracks ?? [];
   const layers = tracks.flatMap((track) => track.layers ?? []);
-  const sizes = layers.map((layer) => layer.resolution).filter(Boolean).sort((a, b) => b[0] - a[0]);
+  const sizes = layers.map((layer) => layer.resolution).filter(Boolean).sort((a, b) => b.width - a.width);
   const total = layers.reduce((sum, layer) => sum + (layer.bitrate_bps ?? 0), 0);
   return [
     codecWords(tracks.map((track) => track.codec)),
-    sizes.length ? `${sizes[0][0]} × ${sizes[0][1]}` : '',
+    sizes.length ? `${sizes[0].width} × ${sizes[0].height}` : '',
     total ? kbps(total / 1_000) : '',
   ].filter(Boolean).join(' · ') || 'connecting';
 }
@@ -157,7 +157,7 @@ function paragraph(text) {
   return element;
 }
 
-/** Browsers hand out camera, microphone and screen on https and localhost only. */
+/** Browsers give access to camera, microphone and screen only on https and localhost. */
 function explainOrigin() {
   if (isSecureContext) return;
   const notice = $('insecure');

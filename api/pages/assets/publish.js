@@ -1,4 +1,4 @@
-// Publish page: gets camera, screen or test card, sends it by WHIP, shows what leaves, records here.
+// Publish page: captures camera, screen or test card, sends it by WHIP, shows statistics, records here.
 // Query for automation: video=camera|screen|test|none, audio=0|1, codec, simulcast=1, width, height,
 // fps, bitrate (kbit/s), gather=full, autostart=1. A token may follow as #token=….
 // Next: /weir.js (the session), testcard.js.
@@ -8,7 +8,7 @@ import { $, Sparkline, clock, codecWords, kbps, ms, percent, show, size } from '
 import { streamName, tokenFromFragment, write } from './ui.js';
 import { testCard } from './testcard.js';
 
-/** How often the figures are read. */
+/** Interval at which the statistics are read. */
 const STATS_MS = 1_000;
 
 const WORDS = {
@@ -28,14 +28,14 @@ const spark = new Sparkline($('spark'));
 const layerRows = new Map();
 
 let session = null;
-let source = null; // {stream, stop()} of what is being sent
+let source = null; // {stream, stop()} of the media that is sent
 let recorder = null;
 let state = 'idle';
 let problem = null;
 let liveSince = 0;
 let wakeLock = null;
 
-/** For tests and for the curious: the session behind the page. */
+/** Session of the page, for tests and for debugging. */
 window.__weir = {
   get pc() { return session?.pc ?? null; },
   get state() { return state; },
@@ -46,7 +46,7 @@ window.__weir = {
 
 const chosen = (group) => document.querySelector(`input[name="${group}"]:checked`).value;
 
-/** What the form says, with what only the query can say. */
+/** Settings of the form, with those that only the query has. */
 function settings() {
   const [width, height] = $('size').value.split('x').map(Number);
   return {
@@ -118,7 +118,7 @@ function stopSending(next = 'idle', error = null) {
   become(next, error);
 }
 
-/** Opens what the settings ask for. Errors come out in words. */
+/** Opens the chosen devices. The text of an error is for people. */
 async function capture(chosen) {
   const sound = chosen.microphone !== 'none';
   if (chosen.video === 'test') {
@@ -145,7 +145,7 @@ async function capture(chosen) {
 async function captureScreen(size, audio) {
   const screen = await navigator.mediaDevices.getDisplayMedia({ video: size, audio: Boolean(audio) });
   for (const track of screen.getVideoTracks()) track.contentHint = 'detail';
-  // Sound of the shared tab if the user gave it, else the microphone.
+  // Audio of the shared tab if the user shared it, else the microphone.
   if (audio && !screen.getAudioTracks().length) {
     const microphone = await navigator.mediaDevices.getUserMedia({ audio }).catch(() => null);
     for (const track of microphone?.getTracks() ?? []) screen.addTrack(track);
@@ -165,15 +165,15 @@ function captureProblem(error, chosen) {
     case 'NotFoundError':
       return `No matching device was found for ${what}. Connect one, or choose the test card or "No sound".`;
     case 'NotReadableError':
-      return `The device is there but does not answer. Another program may be using ${what}.`;
+      return `The device was found but does not answer. Another program may be using ${what}.`;
     case 'OverconstrainedError':
-      return 'The chosen device is gone or cannot do this. Choose another one.';
+      return 'The chosen device was removed or does not support these settings. Choose another one.';
     default:
       return `The browser could not open ${what}: ${error.message}`;
   }
 }
 
-/** The user can end a screen share in the browser's own bar; a camera can be pulled out. */
+/** Stops when a source ends: a screen share ended in the browser's own bar, or an unplugged camera. */
 function watchForEnd(current) {
   for (const track of current.stream.getTracks()) {
     track.addEventListener('ended', () => {
@@ -184,7 +184,7 @@ function watchForEnd(current) {
   }
 }
 
-/** A device chosen while live takes over without a new session. */
+/** Replaces a device while live, in the same session. */
 async function switchDevices() {
   if (!session || !source) return;
   const chosen = settings();
@@ -232,7 +232,7 @@ function become(next, error) {
     const switchable = device && ['camera', 'none'].includes(chosen('video'));
     field.disabled = (sending || next === 'preparing') && !switchable;
   }
-  // A track cannot be taken away from a running session; muting is the way to silence.
+  // A track cannot be removed from a running session; muting silences it.
   $('microphone').querySelector('[value="none"]').disabled = sending;
 }
 
@@ -241,7 +241,7 @@ function setMuted(muted) {
   write($('mute'), muted ? 'Unmute' : 'Mute');
 }
 
-/** Keeps what is sent as a file, in this browser only. */
+/** Records the sent media to a file, in this browser only. */
 function toggleRecording() {
   if (recorder) return recorder.stop();
   const type = ['video/mp4', 'video/webm'].find((type) => MediaRecorder.isTypeSupported(type));
@@ -309,7 +309,7 @@ function drawStats(digest, current) {
     row.element.remove();
     layerRows.delete(key);
   }
-  // Sizes become known one by one; the digest is in order, the rows follow it.
+  // Sizes become known one by one; the rows follow the order of the summary.
   const ordered = [...keys].map((key) => layerRows.get(key).element);
   if (ordered.some((element, i) => element !== $('layers').rows[i])) $('layers').append(...ordered);
 }
@@ -342,7 +342,7 @@ async function listDevices() {
 function fill(select, devices, word) {
   const before = select.value;
   for (const option of [...select.options]) if (option.value && option.value !== 'none') option.remove();
-  // Without permission the ids are empty and the labels too: nothing to choose from yet.
+  // Without permission the ids and the labels are empty, so there is nothing to choose yet.
   devices.filter((device) => device.deviceId).forEach((device, i) => {
     select.add(new Option(device.label || `${word} ${i + 1}`, device.deviceId));
   });
@@ -361,12 +361,12 @@ function fitSettings() {
   write($('microphone').options[0], test ? 'A short tone each second' : 'Default microphone');
 }
 
-/** A sleeping screen stops the camera on phones. */
+/** Keeps the screen on: when it is off, phones stop the camera. */
 async function keepAwake() {
   wakeLock = (await navigator.wakeLock?.request('screen').catch(() => null)) ?? null;
 }
 
-/** Puts the settings of the query into the form, adding an option where the form has none. */
+/** Sets the form from the query; a value that the form does not have is added as an option. */
 function applyQuery() {
   const choose = (select, value, label = value) => {
     if (value == null) return;

@@ -1,15 +1,15 @@
-// The quality menu of the watch page: which layers there are, which one flows, and how it is chosen.
-// Hidden unless the publisher sends several. Next: /weir.js (`layers`, `selectLayer`).
+// Quality menu of the watch page: the layers, the one that is forwarded, and how it is chosen.
+// Hidden unless the publisher sends several layers. Next: /weir.js (`layers`, `selectLayer`).
 
 import { $, kbps, show, size, write } from './ui.js';
 
-/** Three ways to choose: the server, a limit, or one layer and no other. */
+/** Ways to choose: by the server, by a limit, or one layer and no other. */
 const MODES = ['automatic', 'cap', 'pin'];
 
 export class QualityMenu {
   #session;
   #mode = 'automatic';
-  /** The layer that a limit or a pin names. */
+  /** Layer of the limit or of the pin. */
   #chosen = null;
   #problem = '';
 
@@ -17,7 +17,7 @@ export class QualityMenu {
     this.#session = session;
     session.addEventListener('layers', () => this.#draw());
     $('toggle-quality').addEventListener('click', () => this.#toggle($('quality').hidden));
-    $('quality-mode').addEventListener('change', ({ target }) => this.#choose(target.value, this.#chosen ?? this.#flowing()));
+    $('quality-mode').addEventListener('change', ({ target }) => this.#choose(target.value, this.#chosen ?? this.#forwarded()));
     $('layers').addEventListener('click', ({ target }) => {
       const row = target.closest('button');
       const layer = session.layers.find((layer) => key(layer) === row?.dataset.layer);
@@ -27,15 +27,15 @@ export class QualityMenu {
     this.#draw();
   }
 
-  /** The layer that flows and why, for the statistics. */
+  /** Layer that is forwarded, and why, for the statistics. */
   words() {
-    const flowing = this.#flowing();
-    if (!flowing || this.#session.layers.length < 2) return '–';
+    const forwarded = this.#forwarded();
+    if (!forwarded || this.#session.layers.length < 2) return '–';
     const why = { automatic: 'automatic', cap: 'limited by you', pin: 'chosen by you' }[this.#mode];
-    return `${flowing.rid ?? flowing.spatialLayerId}, ${why}`;
+    return `${forwarded.rid ?? forwarded.spatialLayerId}, ${why}`;
   }
 
-  #flowing() {
+  #forwarded() {
     return this.#session.layers.find((layer) => layer.active) ?? null;
   }
 
@@ -64,11 +64,11 @@ export class QualityMenu {
     const several = layers.length > 1;
     show($('toggle-quality'), several);
     if (!several) this.#toggle(false);
-    const flowing = this.#flowing();
-    write($('toggle-quality'), this.#label(flowing));
+    const forwarded = this.#forwarded();
+    write($('toggle-quality'), this.#label(forwarded));
     for (const mode of MODES) document.querySelector(`#quality-mode [value=${mode}]`).checked = mode === this.#mode;
     this.#drawLayers(layers);
-    write($('quality-note'), this.#problem || this.#note(flowing));
+    write($('quality-note'), this.#problem || this.#note(forwarded));
   }
 
   #drawLayers(layers) {
@@ -89,23 +89,23 @@ export class QualityMenu {
     });
   }
 
-  #label(flowing) {
-    const now = lines(flowing);
+  #label(forwarded) {
+    const now = lines(forwarded);
     return { automatic: `Auto ${now}`, cap: `≤ ${lines(this.#chosen)}`, pin: lines(this.#chosen) }[this.#mode].trim() || 'Quality';
   }
 
-  #note(flowing) {
-    if (this.#mode === 'automatic') return 'The largest layer that is alive.';
+  #note(forwarded) {
+    if (this.#mode === 'automatic') return 'The largest layer that the publisher sends.';
     const now = this.#session.layers.find((layer) => key(layer) === key(this.#chosen));
     if (!now) return 'The publisher no longer has this layer; the server chooses.';
     if (this.#mode === 'pin' && !now.bitrate) return 'This layer sends nothing now; the next smaller one is shown meanwhile.';
     const target = this.#session.layers.find((layer) => layer.target);
-    if (target && target !== flowing) return 'Changes with the next keyframe.';
+    if (target && target !== forwarded) return 'Changes with the next keyframe.';
     return this.#mode === 'pin' ? 'This layer and no other.' : 'The largest layer up to this size.';
   }
 }
 
-/** What the server is asked for; see `selectLayer`. */
+/** Preference for `selectLayer`. */
 function preference(mode, layer) {
   if (mode === 'automatic' || !layer) return {};
   if (mode === 'pin') return layer.rid ? { rid: layer.rid } : { spatialLayerId: layer.spatialLayerId };

@@ -1,5 +1,5 @@
-// A moving test card with a tone: a picture source that needs no camera and no permission, so it
-// also works on insecure origins. Called by publish.js.
+// Moving test card with a tone: a source that needs no camera and no permission, so it also works on
+// insecure origins. Called by publish.js.
 
 /**
  * @param {{width: number, height: number, fps: number, sound: boolean, label: string}} options
@@ -17,7 +17,7 @@ export function testCard({ width, height, fps, sound, label }) {
   };
   draw();
   const stream = canvas.captureStream(fps);
-  // An interval, not animation frames: those stop in a hidden tab.
+  // An interval and not animation frames, which stop in a hidden tab.
   const timer = setInterval(draw, 1_000 / fps);
   const tone = sound ? beeper() : null;
   if (tone) stream.addTrack(tone.track);
@@ -42,7 +42,7 @@ function paint(g, width, height, seconds, frame, label) {
   g.fillStyle = '#0c1413';
   g.fillRect(0, height * 0.62, width, height * 0.38);
 
-  // A ramp shows banding, a hand that turns once a second shows smoothness.
+  // The ramp shows banding; the hand turns once a second and shows stutter.
   const ramp = g.createLinearGradient(0, 0, width, 0);
   ramp.addColorStop(0, '#000');
   ramp.addColorStop(1, '#fff');
@@ -71,7 +71,7 @@ function paint(g, width, height, seconds, frame, label) {
   g.fillText(`${label}   ${width} × ${height}   frame ${frame}`, unit, height - unit);
 }
 
-/** A soft 440 Hz tone, a tenth of a second in each second. */
+/** Quiet 440 Hz tone for a tenth of each second. */
 function beeper() {
   const audio = new AudioContext();
   void audio.resume();

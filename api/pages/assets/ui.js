@@ -1,10 +1,10 @@
-// Small helpers shared by the pages: names, words, copy buttons, sparklines.
-// Owns no session and no page state.
+// Helpers of the pages: stream names, formatted numbers, copy buttons, sparklines.
+// Owns no session and no state of a page.
 
-/** Names the server accepts: `[A-Za-z0-9._~-]{1,128}`. */
+/** Stream names that the server accepts: `[A-Za-z0-9._~-]{1,128}`. */
 export const STREAM_NAME = /^[A-Za-z0-9._~-]{1,128}$/;
 
-/** Two minutes at one sample a second. */
+/** Samples of a sparkline: two minutes at one sample per second. */
 const SPARK_SAMPLES = 120;
 
 export const $ = (id) => document.getElementById(id);
@@ -19,14 +19,14 @@ export function streamName() {
   }
 }
 
-/** A bearer token may stand in the fragment (`#token=…`): it is never sent with the page request. */
+/** Bearer token of the fragment (`#token=…`), which is never sent with the page request. */
 export const tokenFromFragment = () => new URLSearchParams(location.hash.slice(1)).get('token') ?? '';
 
 export function show(element, visible) {
   element.hidden = !visible;
 }
 
-/** Writes only what changed, so that screen readers stay quiet otherwise. */
+/** Writes a text only if it changed, so that screen readers do not repeat it. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -36,7 +36,7 @@ export function kbps(value) {
   return value >= 1_000 ? `${(value / 1_000).toFixed(2)} Mbit/s` : `${Math.round(value)} kbit/s`;
 }
 
-/** "VP8 + Opus": names as people write them, video first. */
+/** Codec names as in "VP8 + Opus", video first. */
 export function codecWords(names) {
   const words = { opus: 'Opus', pcmu: 'PCMU', pcma: 'PCMA', g722: 'G722' };
   const audio = (name) => name.toLowerCase() in words;
@@ -85,7 +85,7 @@ function labelOf(source) {
   return field?.querySelector('label')?.textContent ?? 'command';
 }
 
-/** The clipboard exists on secure origins only; elsewhere the text is selected for the user. */
+/** Copies a text. The clipboard exists only on secure origins; elsewhere the text is selected. */
 async function copy(source) {
   try {
     await navigator.clipboard.writeText(source.textContent);
@@ -96,7 +96,7 @@ async function copy(source) {
   }
 }
 
-/** Buttons with role=tab that show the panels they control; arrow keys move between them. */
+/** Makes buttons with role=tab show the panels that they control; arrow keys move between them. */
 export function makeTabs(list) {
   const tabs = [...list.querySelectorAll('[role="tab"]')];
   const select = (chosen, focus) => {
@@ -122,7 +122,7 @@ export function makeTabs(list) {
   select(tabs[0], false);
 }
 
-/** A line of the last values on a canvas; `push` adds one and draws. */
+/** Line of the last values on a canvas; `push` adds one and draws. */
 export class Sparkline {
   #canvas;
   #values = [];

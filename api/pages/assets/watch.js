@@ -1,18 +1,18 @@
-// Watch page: plays a stream by WHEP, says in words what is going on, comes back by itself.
-// Query: stats=1 opens the figures, gather=full, start=fast-forward|poster|wait. A token may follow as #token=….
-// Next: /weir.js (the session), quality.js (the choice of layers).
+// Watch page: plays a stream by WHEP, shows its state as text, reconnects by itself.
+// Query: stats=1 opens the statistics, gather=full, start=fast-forward|poster|wait. A token may follow as #token=….
+// Next: /weir.js (the session), quality.js (the layer preference).
 
 import { watch } from '../weir.js';
 import { QualityMenu } from './quality.js';
 import { $, Sparkline, codecWords, kbps, ms, percent, show, size } from './ui.js';
 import { streamName, tokenFromFragment, write } from './ui.js';
 
-/** How often the figures are read while they show. */
+/** Interval at which the statistics are read while they are visible. */
 const STATS_MS = 1_000;
 
 const WORDS = {
   connecting: ['Connecting', ''],
-  waiting: ['Waiting for the stream', 'It starts here by itself as soon as somebody goes live.'],
+  waiting: ['Waiting for the stream', 'Playback starts by itself as soon as the stream has a publisher.'],
   live: ['Live', ''],
   reconnecting: ['Reconnecting', ''],
   failed: ['Cannot play', ''],
@@ -32,7 +32,7 @@ const session = watch(`/whep/${encodeURIComponent(stream)}${start}`, video, {
 
 const quality = new QualityMenu(session);
 
-/** For tests and for the curious: the session behind the page. */
+/** Session of the page, for tests and for debugging. */
 window.__weir = {
   get pc() { return session.pc; },
   get state() { return session.state; },
@@ -54,7 +54,7 @@ function showState() {
   showSound();
 }
 
-/** Browsers start with sound off; one click turns it on. */
+/** Shows the sound button: browsers start muted, and one click turns sound on. */
 function showSound() {
   show($('sound'), session.state === 'live' && video.muted && hasAudio());
   write($('mute'), video.muted ? 'Unmute' : 'Mute');
@@ -72,7 +72,7 @@ function showPlaying() {
   write($('play'), video.paused ? 'Play' : 'Pause');
 }
 
-/** On small screens the menu and the figures would lie on each other. */
+/** Small screens, on which the menu and the statistics would cover each other. */
 const small = matchMedia('(max-width: 560px), (max-height: 660px)');
 
 function toggleStats(visible) {
@@ -82,7 +82,7 @@ function toggleStats(visible) {
   if (visible) void showStats();
 }
 
-/** A frame in another page may be one of many there: it leaves the connections to them. */
+/** Follows the layers. In a frame of another page it polls, because many frames would use up connections. */
 function listen() {
   const embedded = window !== window.parent;
   session.listen(document.hidden ? null : embedded ? 'poll' : 'events');
@@ -117,7 +117,7 @@ async function showStats() {
 }
 
 async function toggleFullscreen() {
-  // iPhones know only the video element's own full screen.
+  // iPhones have only the video element's own full screen.
   if (document.fullscreenElement) return document.exitFullscreen();
   if (document.documentElement.requestFullscreen) return document.documentElement.requestFullscreen();
   video.webkitEnterFullscreen?.();
@@ -149,7 +149,7 @@ $('pip').addEventListener('click', () => {
 });
 video.addEventListener('volumechange', showSound);
 for (const change of ['play', 'pause']) video.addEventListener(change, showPlaying);
-// Sound may begin after the picture; nothing else tells.
+// Audio may start after video, and no other event reports it.
 video.addEventListener('timeupdate', showSound);
 
 listen();

@@ -1,5 +1,6 @@
-//! Two extensions of WHEP: a viewer chooses its layer (whip-whep E9) and listens to events (whip-whep E8). Without media, so
-//! there are no layers yet; those are played in the simulator and in browsers.
+//! Two extensions of WHEP: a viewer chooses its layer (whip-whep E9) and listens to events
+//! (whip-whep E8). Without media, so there are no layers yet; those are played in the simulator and
+//! in browsers.
 
 use super::*;
 
@@ -12,7 +13,7 @@ impl Server {
         self.call("POST", path, &[("content-type", JSON)], body).await
     }
 
-    /// An event stream whose head came and whose body goes on.
+    /// Opens an event stream: its head has arrived, and its body continues.
     async fn listen(&self, path: &str) -> Listener {
         let response = self.app.clone().oneshot(request("GET", path, &[], "")).await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
@@ -26,7 +27,7 @@ impl Server {
 struct Listener(Response);
 
 impl Listener {
-    /// The next message; none when the stream ended.
+    /// Next message; none when the stream has ended.
     async fn next(&mut self) -> Option<String> {
         let frame = self.0.body_mut().frame();
         let frame = tokio::time::timeout(Duration::from_secs(20), frame).await.expect("in time")?;
@@ -38,7 +39,7 @@ impl Listener {
 async fn the_201_of_a_viewer_names_both_extensions() {
     for public_url in [None, Some("https://live.example.org/weir".to_owned())] {
         let base = public_url.clone().unwrap_or_default();
-        let server = Server::with(Live { public_url, ..lenient() });
+        let server = Server::with(Config { public_url, ..defaults() });
         let answer = server.post("/whep/demo", WATCH).await;
         let session = answer.header("location").to_owned();
         assert!(session.starts_with(&format!("{base}/whep/demo/")));
@@ -80,7 +81,7 @@ async fn a_preference_is_taken_before_anyone_publishes() {
 }
 
 #[tokio::test]
-async fn preferences_that_are_refused_name_what_is_wrong() {
+async fn a_refused_preference_names_what_is_wrong() {
     let server = Server::new();
     let session = viewer(&server).await;
     let layer = format!("{session}/layer");
@@ -108,7 +109,7 @@ async fn preferences_that_are_refused_name_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_listener_hears_until_the_session_ends() {
+async fn an_event_stream_ends_with_its_session() {
     let server = Server::new();
     let session = viewer(&server).await;
     let mut listener = server.listen(&format!("{session}/sse")).await;
@@ -124,7 +125,7 @@ async fn a_listener_hears_until_the_session_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_late_finds_the_newest_and_nothing_older() {
+async fn a_client_that_reads_late_gets_the_newest_state_and_nothing_older() {
     let server = Server::new();
     let session = viewer(&server).await;
     let mut listener = server.listen(&format!("{session}/sse")).await;
@@ -133,13 +134,17 @@ async fn a_client_that_reads_late_finds_the_newest_and_nothing_older() {
         tokio::time::sleep(Duration::from_millis(2_100)).await;
     }
     let count = |n: usize| format!("event: viewercount\ndata: {{\"viewercount\":{n}}}\n\n");
-    assert_eq!(listener.next().await.unwrap(), count(2), "the one that waited");
+    assert_eq!(listener.next().await.unwrap(), count(2), "the message that was written before");
     assert_eq!(listener.next().await.unwrap(), count(11));
-    assert_eq!(listener.next().await.unwrap(), ":\n\n", "then a sign of life");
+    assert_eq!(
+        listener.next().await.unwrap(),
+        ":\n\n",
+        "then a comment line that keeps the connection"
+    );
 }
 
 #[tokio::test]
-async fn an_event_stream_of_its_own_is_made_heard_and_deleted() {
+async fn an_event_stream_with_selected_events_is_created_read_and_deleted() {
     let server = Server::new();
     let session = viewer(&server).await;
     let sse = format!("{session}/sse");
@@ -169,7 +174,7 @@ async fn a_session_has_four_event_streams() {
     let session = viewer(&server).await;
     let sse = format!("{session}/sse");
     let mut held = Vec::new();
-    for _ in 0..weir::sse::STREAMS_PER_SESSION {
+    for _ in 0..weir::listeners::STREAMS_PER_SESSION {
         held.push(server.listen(&sse).await);
         assert_eq!(server.json(&sse, "[]").await.status, 201);
     }
@@ -189,14 +194,15 @@ async fn a_session_has_four_event_streams() {
     }
 }
 
-/// Each of them interrupts a media thread or starts a task.
+/// Each of these requests interrupts a media thread or starts a task.
 // whip-whep B19
 #[tokio::test]
-async fn a_client_that_asks_all_the_time_is_told_to_wait() {
+async fn a_client_that_asks_all_the_time_gets_429() {
     let server = Server::new();
     for (method, what) in [("GET", "layer"), ("GET", "stats"), ("GET", "sse"), ("POST", "sse")] {
         let (session, neighbour) = (viewer(&server).await, viewer(&server).await);
-        // Whether this limit refused it; event streams have others. Of an event stream only the head is read.
+        // Whether this limit refused it; event streams have others. Of an event stream only the
+        // head is read.
         let refuses = async |session: &str| {
             let path = format!("{session}/{what}");
             let asked = request(method, &path, &[], "");
@@ -215,9 +221,9 @@ async fn a_client_that_asks_all_the_time_is_told_to_wait() {
             assert!(n >= 20 || !too_often, "{method} {what}: {n} are not too many");
             refused += usize::from(too_often);
         }
-        // A second may begin anew while this runs, but hardly six.
+        // A new second may begin while this runs, but hardly six.
         assert!(refused > 60, "{method} {what}: {refused} of 200 refused");
-        assert!(!refuses(&neighbour).await, "{what}: nobody else waits for it");
+        assert!(!refuses(&neighbour).await, "{what}: other sessions are not affected");
         // Its session goes on, and so do its preferences and its end.
         assert_eq!(server.get(&session).await.status, 204);
         assert_eq!(server.json(&format!("{session}/layer"), "{}").await.status, 200);

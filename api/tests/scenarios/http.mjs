@@ -25,7 +25,7 @@ export async function run({ server, checks }) {
   await cors(t);
   await trickle(t);
   await restart(t);
-  await door(t);
+  await access(t);
   await pages(t);
   await cycles(t);
 }
@@ -355,13 +355,13 @@ async function restart({ checks, http, post }) {
 }
 
 /** Open mode serves this machine only. */
-async function door({ checks, http, post, server }) {
+async function access({ checks, http, post, server }) {
   const { port } = new URL(server.url);
   for (const host of [`localhost:${port}`, `127.0.0.1:${port}`, `[::1]:${port}`]) {
-    checks.equal(`Host: ${host.replace(port, 'PORT')}`, (await post('/whip/door', offers.obs, { ...SDP, Host: host })).status, 201);
+    checks.equal(`Host: ${host.replace(port, 'PORT')}`, (await post('/whip/access', offers.obs, { ...SDP, Host: host })).status, 201);
   }
   for (const headers of [{ Host: 'rebound.example' }, { 'X-Forwarded-For': '192.0.2.1' }, { Forwarded: 'for=192.0.2.1' }, { 'X-Forwarded-Proto': 'https' }]) {
-    const refused = await post('/whip/door', offers.obs, { ...SDP, ...headers });
+    const refused = await post('/whip/access', offers.obs, { ...SDP, ...headers });
     checks.equal(`${Object.entries(headers)[0].join(': ')}`, refused.status, 403);
     problem(checks, `403 for ${Object.keys(headers)[0]}`, refused);
   }

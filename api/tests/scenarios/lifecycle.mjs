@@ -34,7 +34,7 @@ async function shapes(server, checks) {
   checks.equal('codecs of its tracks', tracks.map((track) => `${track.kind} ${track.codec}`).sort().join(', '), 'audio OPUS, video VP8');
   const video = tracks.find((track) => track.kind === 'video').layers[0];
   checks.check('the video layer counts', video?.packets > 0 && video?.bytes > 0 && video?.bitrate_bps > 0 && video?.keyframes > 0,
-    `${video?.packets} packets, ${video?.bitrate_bps} bit/s, ${video?.keyframes} keyframes, ${video?.resolution}`);
+    `${video?.packets} packets, ${video?.bitrate_bps} bit/s, ${video?.keyframes} keyframes, ${video?.resolution?.width} × ${video?.resolution?.height}`);
   const one = await server.api('/api/v1/streams/life');
   checks.equal('/api/v1/streams/{stream} is the same stream', one.name, 'life');
   const id = stream.viewer_ids[0];

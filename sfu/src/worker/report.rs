@@ -1,6 +1,6 @@
 //! What the API shows of sessions and workers: plain values, never a secret or an address.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropCounters;
@@ -112,10 +112,21 @@ pub struct LayerInfo {
     pub nacks: u64,
     /// Packets repaired: RTX received or brought back by RED (publisher), repeats sent (subscriber).
     pub repairs: u64,
-    /// Width and height in pixels of the last keyframe that told it.
+    /// Width and height in pixels of the last keyframe that had them. In JSON an object with these names.
+    #[serde(serialize_with = "named_size")]
     pub resolution: Option<(u16, u16)>,
     /// What a publisher's video layer taught us; `null` for audio and for a viewer.
     pub learned: Option<LearnedInfo>,
+}
+
+/// Writes a size as `{"width": 1280, "height": 720}`, or `null`.
+fn named_size<S: Serializer>(size: &Option<(u16, u16)>, output: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Size {
+        width: u16,
+        height: u16,
+    }
+    size.map(|(width, height)| Size { width, height }).serialize(output)
 }
 
 /// How one video layer of a publisher behaves, as far as it was seen.
@@ -191,4 +202,16 @@ pub struct WorkerReport {
     pub cache_bytes: u64,
     /// Panics caught.
     pub panics: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_in_json_is_an_object_or_null() {
+        let json = |size| named_size(&size, serde_json::value::Serializer).unwrap();
+        assert_eq!(json(Some((1280, 720))), serde_json::json!({ "width": 1280, "height": 720 }));
+        assert!(json(None).is_null());
+    }
 }

@@ -1,62 +1,92 @@
-//! Who may come in: the rules that stand in for authentication until there is one.
+//! Access rules: which requests a listener serves while there is no authentication.
 //!
-//! On loopback every process of this machine may use the server, and so might any web page that
-//! makes its own name point here (DNS rebinding), and any client of a reverse proxy beside it. The
-//! two are told apart by the `Host` a browser cannot forge and by the headers a proxy adds.
-//! Called by `app.rs` before a handler runs. Next: `error.rs`.
+//! On loopback every process of this machine may use the server. A web page whose own name resolves
+//! to loopback (DNS rebinding) and a client of a reverse proxy on this machine reach it too. They
+//! are recognised by the `Host` that a browser cannot forge and by the headers that a proxy adds.
+//!
+//! `app.rs` puts [`enforce`] in front of each route group, and `main.rs` chooses the rules of a
+//! listener. Authentication belongs here: it replaces the answer of [`AccessRule::check`].
 
 use std::net::{IpAddr, SocketAddr};
 
+use axum::extract::{Request, State};
 use axum::http::header::{FORWARDED, HOST};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 
 use crate::error::Problem;
 
-/// The rule at one listener for one kind of path.
+/// The requests that one route group serves at one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// Only requests made on this machine for this machine.
-    Local,
-    /// Everyone: `--insecure-open`.
-    Open,
-    /// Nobody: this listener does not serve it.
-    Closed,
+pub enum AccessRule {
+    /// Requests that were made on this machine and name this machine.
+    LoopbackOnly,
+    /// All requests.
+    Everyone,
+    /// No requests: this listener does not serve the group.
+    Nobody,
 }
 
-impl Door {
-    /// The rule for publishing, watching and the pages at a listener bound to `addr`.
-    pub fn for_media(addr: SocketAddr, insecure_open: bool) -> Self {
-        if addr.ip().is_loopback() && !insecure_open { Self::Local } else { Self::Open }
+/// The access rules of one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerAccess {
+    /// The rule for WHIP, WHEP and the pages.
+    pub media: AccessRule,
+    /// The rule for `/metrics` and `/api/v1`.
+    pub admin: AccessRule,
+}
+
+impl ListenerAccess {
+    /// The rules of the `--http` listener at `addr`. `--insecure-open` opens media and never
+    /// administration: `/metrics` and `/api/v1` are served on loopback or not at all.
+    pub fn of_http(addr: SocketAddr, insecure_open: bool) -> Self {
+        let loopback = addr.ip().is_loopback();
+        Self {
+            media: match loopback && !insecure_open {
+                true => AccessRule::LoopbackOnly,
+                false => AccessRule::Everyone,
+            },
+            admin: if loopback { AccessRule::LoopbackOnly } else { AccessRule::Nobody },
+        }
     }
 
-    /// The rule for `/metrics` and `/api/v1` beside the media paths: what `--insecure-open` opens
-    /// is media, never administration, so this is for the machine itself or for nobody.
-    pub fn for_admin(addr: SocketAddr) -> Self {
-        if addr.ip().is_loopback() { Self::Local } else { Self::Closed }
+    /// The rules of the `--admin-http` listener at `addr`. An address off loopback is valid only
+    /// with `--insecure-open`, which `config.rs` checks.
+    pub fn of_admin_http(addr: SocketAddr) -> Self {
+        let admin = match addr.ip().is_loopback() {
+            true => AccessRule::LoopbackOnly,
+            false => AccessRule::Everyone,
+        };
+        Self { media: AccessRule::Nobody, admin }
     }
+}
 
-    /// The rule at the listener of `--admin-http`. Off loopback the configuration has been refused
-    /// unless `--insecure-open` was given.
-    pub fn for_admin_listener(addr: SocketAddr) -> Self {
-        if addr.ip().is_loopback() { Self::Local } else { Self::Open }
+/// Middleware of a route group: calls the handler, or answers with the refusal.
+pub async fn enforce(State(rule): State<AccessRule>, request: Request, next: Next) -> Response {
+    match rule.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
+}
 
-    /// Lets a request in, or says how to set the server up for it.
+impl AccessRule {
+    /// Decides about one request by its URI and headers.
     ///
     /// # Errors
-    /// 403 as a [`Problem`].
+    /// 403 as a [`Problem`] that names the flag which would allow the request.
     pub fn check(self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         match self {
-            Self::Open => Ok(()),
-            Self::Local if is_local(uri, headers) => Ok(()),
-            Self::Local => Err(Problem::new(
+            Self::Everyone => Ok(()),
+            Self::LoopbackOnly if is_local(uri, headers) => Ok(()),
+            Self::LoopbackOnly => Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "no authentication is set up, so this server answers only requests made directly \
                  to localhost or a loopback address. To serve others, start it with \
                  --insecure-open (anyone who can reach it may then publish and watch)",
             )),
-            Self::Closed => Err(Problem::new(
+            Self::Nobody => Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "metrics and the admin API are served here only when --http is a loopback \
                  address; start the server with --admin-http ADDR:PORT to serve them elsewhere",
@@ -65,13 +95,13 @@ impl Door {
     }
 }
 
-/// Whether a request names this machine in every place it names a host, and passed no proxy that
-/// says so.
+/// Whether a request names this machine in every place it names a host, and has no header that a
+/// proxy adds.
 fn is_local(uri: &Uri, headers: &HeaderMap) -> bool {
     let proxied =
         headers.keys().any(|name| name == FORWARDED || name.as_str().starts_with("x-forwarded-"));
     let named = uri.authority().map(Authority::as_str).into_iter();
-    // A Host that is not text counts as one that is not ours.
+    // A Host that is not text counts as another host.
     let named = named.chain(headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("")));
     let mut hosts = named.peekable();
     !proxied && hosts.peek().is_some() && hosts.all(is_loopback_host)
@@ -103,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_host_that_is_this_machine_comes_in() {
+    fn only_loopback_hosts_are_local() {
         let path: Uri = "/whip/demo".parse().unwrap();
         for host in [
             "localhost",
@@ -133,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_must_not_name_two_hosts_or_none() {
+    fn a_request_with_two_hosts_or_none_is_not_local() {
         let absolute: Uri = "http://example.org/whip/demo".parse().unwrap();
         assert!(!is_local(&absolute, &headers(&[("host", "localhost")])));
         let two = headers(&[("host", "localhost"), ("host", "example.org")]);
@@ -144,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_through_a_proxy_is_not_local() {
+    fn a_request_through_a_proxy_is_not_local() {
         for name in ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-anything"] {
             let headers = headers(&[("host", "localhost"), (name, "for=127.0.0.1")]);
             assert!(!is_local(&"/".parse().unwrap(), &headers), "{name}");
@@ -153,14 +183,14 @@ mod tests {
 
     #[test]
     fn insecure_open_opens_media_and_never_the_admin_api() {
+        use AccessRule::{Everyone, LoopbackOnly, Nobody};
         let loopback = "127.0.0.1:8080".parse().unwrap();
         let public = "0.0.0.0:8080".parse().unwrap();
-        assert_eq!(Door::for_media(loopback, false), Door::Local);
-        assert_eq!(Door::for_media(loopback, true), Door::Open);
-        assert_eq!(Door::for_media(public, true), Door::Open);
-        assert_eq!(Door::for_admin(loopback), Door::Local);
-        assert_eq!(Door::for_admin(public), Door::Closed);
-        assert_eq!(Door::for_admin_listener(loopback), Door::Local);
-        assert_eq!(Door::for_admin_listener(public), Door::Open);
+        let rules = |access: ListenerAccess| (access.media, access.admin);
+        assert_eq!(rules(ListenerAccess::of_http(loopback, false)), (LoopbackOnly, LoopbackOnly));
+        assert_eq!(rules(ListenerAccess::of_http(loopback, true)), (Everyone, LoopbackOnly));
+        assert_eq!(rules(ListenerAccess::of_http(public, true)), (Everyone, Nobody));
+        assert_eq!(rules(ListenerAccess::of_admin_http(loopback)), (Nobody, LoopbackOnly));
+        assert_eq!(rules(ListenerAccess::of_admin_http(public)), (Nobody, Everyone));
     }
 }

@@ -1,0 +1,51 @@
+//! State that handlers share: the media plane's handle, limits, and the configuration in
+//! force.
+//!
+//! Owns no request and decides nothing. `main.rs` makes it, `app.rs` gives it to the handlers.
+//! Next: `app.rs` for the routes, `listeners.rs` for the event streams.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use weir_sfu::net::Sfu;
+
+use crate::config::Config;
+use crate::limits::PostRate;
+use crate::listeners::Listeners;
+
+/// State of all listeners of a server. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// The media plane.
+    pub sfu: Sfu,
+    /// POST rates by client network.
+    pub posts: Arc<PostRate>,
+    /// Event streams of viewers.
+    pub listeners: Listeners,
+    /// Time of the server's start, for `/metrics` and `/api/v1/stats`.
+    pub started: Instant,
+    config: Arc<RwLock<Arc<Config>>>,
+}
+
+impl AppState {
+    /// State of a server that starts now.
+    pub fn new(sfu: Sfu, config: Config) -> Self {
+        Self {
+            sfu,
+            posts: Arc::default(),
+            listeners: Listeners::default(),
+            started: Instant::now(),
+            config: Arc::new(RwLock::new(Arc::new(config))),
+        }
+    }
+
+    /// The configuration in force. SIGHUP may change it between two calls.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the configuration, for this state and its clones.
+    pub fn set_config(&self, config: Config) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+}

@@ -20,12 +20,18 @@ pub(super) const STRAY_ADDRESSES_MAX: usize = 16_384;
 /// Entries of the order of strays, those already forgotten included.
 const STRAYS_ORDERED_MAX: usize = 2 * STRAY_ADDRESSES_MAX;
 
+/// Map that is read for each datagram, with a hash that is seeded but weaker against chosen keys than the standard one.
+/// Strangers cannot add keys: five-tuples (at most eight per session) and strays are added after an authenticated check,
+/// and user fragments are our own. A client that has a session can choose at most [`STRAY_ADDRESSES_MAX`] addresses, and
+/// does not know the seed.
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Address and name maps of one worker.
 #[derive(Debug)]
 pub(super) struct Demux {
-    by_path: HashMap<FiveTuple, SessionKey>,
-    by_ufrag: HashMap<Box<str>, SessionKey>,
-    strays: HashMap<SocketAddr, usize>,
+    by_path: Map<FiveTuple, SessionKey>,
+    by_ufrag: Map<Box<str>, SessionKey>,
+    strays: Map<SocketAddr, usize>,
     /// Strays from the oldest to the newest.
     stray_order: VecDeque<SocketAddr>,
     foreign_checks: PerSecondLimit,
@@ -35,9 +41,9 @@ pub(super) struct Demux {
 impl Default for Demux {
     fn default() -> Self {
         Self {
-            by_path: HashMap::new(),
-            by_ufrag: HashMap::new(),
-            strays: HashMap::new(),
+            by_path: Map::default(),
+            by_ufrag: Map::default(),
+            strays: Map::default(),
             stray_order: VecDeque::new(),
             foreign_checks: PerSecondLimit::per_second(FOREIGN_STUN_PER_SECOND),
             plain_stun: PerSecondLimit::per_second(FOREIGN_STUN_PER_SECOND),

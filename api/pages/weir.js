@@ -130,6 +130,17 @@ export function sendableVideoCodecs() {
   return [...new Set(names)].filter((name) => !/^(rtx|red|ulpfec|flexfec.*)$/i.test(name));
 }
 
+/** States that may follow each state of a session; `closed` is final. */
+const NEXT = {
+  connecting: ['waiting', 'live', 'reconnecting', 'failed', 'closed'],
+  waiting: ['connecting', 'live', 'reconnecting', 'failed', 'closed'],
+  live: ['waiting', 'reconnecting', 'failed', 'closed'],
+  reconnecting: ['connecting', 'waiting', 'live', 'failed', 'ended', 'closed'],
+  failed: ['connecting', 'reconnecting', 'closed'],
+  ended: ['connecting', 'reconnecting', 'closed'],
+  closed: [],
+};
+
 /**
  * One publisher or viewer, across all its connections.
  *
@@ -146,8 +157,6 @@ export function sendableVideoCodecs() {
  * events when `layers` changes and `viewers` events when `viewers` changes.
  */
 export class Session extends EventTarget {
-  /** @type {RTCPeerConnection|null} the connection in use; changes on reconnection */
-  pc = null;
   state = 'connecting';
   /** @type {WeirError|null} the latest problem; null again when the state is `live` */
   lastError = null;
@@ -167,21 +176,14 @@ export class Session extends EventTarget {
   /** Viewer: the preference of `selectLayer`; `{}` leaves the choice to the server. */
   preference = {};
 
-  #url;
+  #server;
   #role;
   #opts;
-  #resource = null;
-  #etag = null;
+  /** @type {Connection|null} */
+  #connection = null;
   #failures = 0;
-  #postedAt = 0;
   #everLive = false;
   #timers = new Map();
-  #readStats = null;
-  #patches = Promise.resolve();
-  #candidates = [];
-  #candidatesHeld = true;
-  #trickleRefused = false;
-  #links = new Map();
   #listens = null;
   #events = null;
   #onPageHide = () => this.#leave();
@@ -190,12 +192,17 @@ export class Session extends EventTarget {
 
   constructor(url, role, opts) {
     super();
-    this.#url = new URL(url, location.href);
+    this.#server = { url: new URL(url, location.href), token: opts.token, trickles: true };
     this.#role = role;
     this.#opts = opts;
     addEventListener('pagehide', this.#onPageHide);
     addEventListener('pageshow', this.#onPageShow);
     addEventListener('online', this.#onOnline);
+  }
+
+  /** @type {RTCPeerConnection|null} the connection in use; changes on reconnection */
+  get pc() {
+    return this.#connection?.pc ?? null;
   }
 
   /** Starts the first attempt. `publish` and `watch` call it. */
@@ -239,10 +246,10 @@ export class Session extends EventTarget {
    * @throws {WeirError} if the server does not have such a layer or does not let viewers choose.
    */
   async selectLayer(preference = {}) {
-    const url = this.#links.get(LAYER);
+    const url = this.#link(LAYER);
     if (!url) throw new WeirError('refused', 'This server does not let viewers choose a layer.');
     const headers = { 'Content-Type': 'application/json' };
-    const answer = await this.#fetch(url, { method: 'POST', headers, body: JSON.stringify(preference) });
+    const answer = await request(this.#server, url, { method: 'POST', headers, body: JSON.stringify(preference) });
     if (!answer.ok) throw await refusal(answer);
     this.preference = preference;
   }
@@ -256,12 +263,12 @@ export class Session extends EventTarget {
   listen(how) {
     if (this.#listens === how) return;
     this.#listens = how;
-    this.#hear();
+    this.#followEvents();
   }
 
   /** Summary of getStats with rates since the previous call; see `createStatsReader`. */
   async stats() {
-    return this.#readStats ? this.#readStats() : null;
+    return this.#connection ? this.#connection.readStats() : null;
   }
 
   /**
@@ -269,123 +276,54 @@ export class Session extends EventTarget {
    * has the session or cannot restart ICE.
    */
   async restartIce() {
-    const pc = this.pc;
-    if (!pc || !this.#resource) return false;
-    this.#candidatesHeld = true;
-    pc.restartIce();
-    await pc.setLocalDescription();
-    const answer = await this.#patch(fragment(pc, []), '*').catch(() => null);
-    if (this.pc !== pc) return false;
-    if (answer?.status !== 200) {
-      await pc.setLocalDescription({ type: 'rollback' }).catch(() => {});
-      return false;
-    }
-    this.#etag = answer.headers.get('ETag') ?? this.#etag;
-    const sdp = withRestartedIce(pc.remoteDescription.sdp, await answer.text());
-    await pc.setRemoteDescription({ type: 'answer', sdp });
-    this.#releaseCandidates(pc);
-    return true;
+    return this.#connection ? this.#connection.restartIce() : false;
   }
 
   /** `watch` calls it at the first picture of `pc`, which statistics show only later. */
   mediaArrived(pc) {
-    if (this.pc === pc && this.state !== 'live') this.#mediaFlows();
+    if (this.pc === pc && this.state !== 'live') this.#becomeLive();
   }
 
   async #attempt() {
-    const pc = new RTCPeerConnection({
-      iceServers: this.#opts.iceServers ?? [],
-      bundlePolicy: 'max-bundle',
+    const connection = new Connection(this.#server, this.#opts, {
+      connected: () => this.#connected(connection),
+      silent: () => this.#pathSilent(connection),
+      failed: () => this.#lost(this.#everLive ? pathError() : iceError()),
+      closed: () => this.#endedByServer(connection),
     });
-    this.pc = pc;
+    this.#connection = connection;
     this.startupMs = null;
-    this.#readStats = createStatsReader(pc);
-    this.#candidates = [];
-    this.#candidatesHeld = true;
     try {
-      this.attach(pc);
-      this.#listen(pc);
-      await pc.setLocalDescription();
-      if (this.#opts.gather === 'full') await gathered(pc);
-      if (this.pc !== pc) return;
-      const created = await this.#post(pc.localDescription.sdp);
-      if (this.pc !== pc) {
-        // Closed or retried meanwhile: only this attempt knows the session, so it deletes it.
-        this.#delete(created.resource);
-        return;
-      }
-      this.#resource = created.resource;
-      this.#etag = created.etag;
-      this.#links = created.links;
-      if (Object.keys(this.preference).length) this.selectLayer(this.preference).catch(() => {});
-      this.#hear();
-      this.#after('connect', CONNECT_TIMEOUT_MS, () => this.#lost(iceError()));
-      await pc.setRemoteDescription({ type: 'answer', sdp: created.answer });
-      this.#releaseCandidates(pc);
+      this.attach(connection.pc);
+      await connection.open(() => {
+        if (Object.keys(this.preference).length) this.selectLayer(this.preference).catch(() => {});
+        this.#followEvents();
+        this.#after('connect', CONNECT_TIMEOUT_MS, () => this.#lost(iceError()));
+      });
     } catch (error) {
-      if (this.pc !== pc) return;
+      if (this.#connection !== connection) return;
       this.#lost(error instanceof WeirError ? error : new WeirError('protocol', error.message));
     }
   }
 
-  async #post(sdp) {
-    this.#postedAt = performance.now();
-    const response = await this.#fetch(this.#url, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/sdp' },
-      body: sdp,
-      signal: AbortSignal.timeout(POST_TIMEOUT_MS),
-    });
-    if (response.status !== 201) throw await refusal(response);
-    const at = response.headers.get('Location');
-    if (!at) throw new WeirError('protocol', 'The server answered without a session address (Location).');
-    return {
-      answer: await response.text(),
-      resource: new URL(at, response.url),
-      etag: response.headers.get('ETag'),
-      links: links(response),
-    };
-  }
-
-  #listen(pc) {
-    pc.addEventListener('icecandidate', ({ candidate }) => {
-      // Everything is bundled on the first section; null and '' both mean the end of candidates.
-      if (candidate?.candidate && candidate.sdpMLineIndex !== 0) return;
-      this.#candidates.push(candidate?.candidate || null);
-      if (!this.#candidatesHeld) this.#sendCandidates(pc);
-    });
-    pc.addEventListener('connectionstatechange', () => {
-      if (this.pc !== pc) return;
-      if (pc.connectionState === 'connected') this.#connected(pc);
-      if (pc.connectionState === 'disconnected') this.#pathSilent(pc);
-      if (pc.connectionState === 'failed') this.#lost(this.#everLive ? pathError() : iceError());
-      if (pc.connectionState === 'closed') this.#endedByServer(pc);
-    });
-  }
-
-  #connected(pc) {
+  #connected(connection) {
     this.#cancel('connect');
     this.#cancel('silent');
-    // A close_notify of the server is seen here first, and in some browsers only here.
-    const dtls = (pc.getSenders()[0] ?? pc.getReceivers()[0])?.transport;
-    dtls?.addEventListener('statechange', () => {
-      if (this.pc === pc && dtls.state === 'closed') this.#endedByServer(pc);
-    });
     if (this.#role === 'publisher') {
-      this.#mediaFlows();
+      this.#becomeLive();
     } else {
       this.#become('waiting', null);
-      this.#watchArrivals(pc);
+      this.#watchArrivals(connection);
     }
   }
 
   /** Viewer: sets the state to `live` while packets arrive and to `waiting` while they do not. */
-  #watchArrivals(pc) {
+  #watchArrivals(connection) {
     let packets = 0;
     let arrivedAt = 0;
     const look = async () => {
-      const report = await pc.getStats().catch(() => null);
-      if (this.pc !== pc || !report) return;
+      const report = await connection.pc.getStats().catch(() => null);
+      if (this.#connection !== connection || !report) return;
       let sum = 0;
       for (const stat of report.values()) {
         if (stat.type === 'inbound-rtp') sum += stat.packetsReceived ?? 0;
@@ -395,7 +333,7 @@ export class Session extends EventTarget {
       packets = sum;
       if (arrivedAt && now - arrivedAt < SILENCE_MS) {
         // Audio only, or a browser that does not report when a frame is shown.
-        if (this.state !== 'live') this.#mediaFlows();
+        if (this.state !== 'live') this.#becomeLive();
       } else if (this.state === 'live') {
         this.#become('waiting', null);
       }
@@ -404,18 +342,18 @@ export class Session extends EventTarget {
     void look();
   }
 
-  #mediaFlows() {
-    this.startupMs ??= Math.round(performance.now() - this.#postedAt);
+  #becomeLive() {
+    this.startupMs ??= Math.round(performance.now() - this.#connection.postedAt);
     this.#everLive = true;
     this.#failures = 0;
     this.#become('live', null);
   }
 
-  #pathSilent(pc) {
+  #pathSilent(connection) {
     this.#become('reconnecting', pathError());
     this.#after('silent', DISCONNECTED_GRACE_MS, async () => {
-      const restarted = await this.restartIce().catch(() => false);
-      if (this.pc !== pc || pc.connectionState === 'connected') return;
+      const restarted = await connection.restartIce().catch(() => false);
+      if (this.#connection !== connection || connection.pc.connectionState === 'connected') return;
       if (!restarted) return this.#lost(pathError());
       this.#after('silent', RESTART_TIMEOUT_MS, () => this.#lost(pathError()));
     });
@@ -426,18 +364,13 @@ export class Session extends EventTarget {
    * publisher reconnects only if the server itself stops. If the server still answers, this session was taken
    * over or removed, and two publishers must not take one stream from each other again and again.
    */
-  async #endedByServer(pc) {
+  async #endedByServer(connection) {
     if (this.#role === 'viewer') {
       return this.#lost(new WeirError('unavailable', 'The server ended the stream.'));
     }
-    const resource = this.#resource;
-    this.#resource = null;
     this.#dropConnection();
     this.#become('reconnecting', new WeirError('network', 'The server closed the connection.'));
-    const answers = await this.#fetch(resource, { method: 'HEAD' }).then(
-      (response) => response.status < 500,
-      () => false,
-    );
+    const answers = await connection.signalling.answers();
     if (this.pc || this.state !== 'reconnecting') return;
     if (!answers) return this.#retryLater();
     this.#become(
@@ -469,29 +402,33 @@ export class Session extends EventTarget {
 
   /** Leaves the current connection, if any; the DELETE is sent even while the page is unloaded. */
   #leave() {
+    const connection = this.#connection;
     this.#dropConnection();
-    this.#links = new Map();
-    this.#hear();
+    this.#followEvents();
     this.#layersAre([]);
     this.#viewersAre(null);
-    if (this.#resource) this.#delete(this.#resource);
-    this.#resource = null;
+    connection?.signalling.delete();
   }
 
   #dropConnection() {
     for (const name of [...this.#timers.keys()]) this.#cancel(name);
-    const pc = this.pc;
-    this.pc = null;
-    pc?.close();
+    const connection = this.#connection;
+    this.#connection = null;
+    connection?.close();
+  }
+
+  #link(relation) {
+    return this.#connection?.signalling.links.get(relation);
   }
 
   /** Opens or closes the event stream of the present session as `#listens` says. */
-  #hear() {
+  #followEvents() {
     this.#events?.close();
     this.#events = null;
     this.#cancel('layers');
-    if (this.#listens === 'events' && this.#links.has(EVENTS)) {
-      const events = new EventSource(this.#links.get(EVENTS));
+    const url = this.#link(EVENTS);
+    if (this.#listens === 'events' && url) {
+      const events = new EventSource(url);
       events.addEventListener('layers', ({ data }) => this.#layersAre(JSON.parse(data)));
       events.addEventListener('viewercount', ({ data }) => {
         this.#viewersAre(JSON.parse(data).viewercount);
@@ -507,11 +444,11 @@ export class Session extends EventTarget {
   }
 
   async #pollLayers() {
-    const url = this.#links.get(LAYER);
+    const url = this.#link(LAYER);
     if (!url) return;
-    const answer = await this.#fetch(url, { method: 'GET' }).catch(() => null);
+    const answer = await request(this.#server, url, { method: 'GET' }).catch(() => null);
     const layers = answer?.ok ? await answer.json().catch(() => null) : null;
-    if (url !== this.#links.get(LAYER) || !this.#listens) return;
+    if (url !== this.#link(LAYER) || !this.#listens) return;
     if (layers) this.#layersAre(layers);
     this.#after('layers', LAYERS_EVERY_MS, () => this.#pollLayers());
   }
@@ -530,52 +467,9 @@ export class Session extends EventTarget {
     this.dispatchEvent(new Event('viewers'));
   }
 
-  #delete(resource) {
-    this.#fetch(resource, { method: 'DELETE', keepalive: true }).catch(() => {});
-  }
-
-  #releaseCandidates(pc) {
-    this.#candidatesHeld = false;
-    if (this.#candidates.length) this.#sendCandidates(pc);
-  }
-
-  /** Sends one PATCH for all candidates of this turn of the event loop. */
-  #sendCandidates(pc) {
-    if (this.#timers.has('trickle') || this.#trickleRefused) return;
-    this.#after('trickle', 0, async () => {
-      const body = fragment(pc, this.#candidates.splice(0));
-      const answer = await this.#patch(body, this.#etag).catch(() => null);
-      // A server without trickle learns our address from our own checks.
-      if ([405, 422, 501].includes(answer?.status)) this.#trickleRefused = true;
-    });
-  }
-
-  /** Sends PATCHes one after the other, so that the server gets them in order. */
-  #patch(body, ifMatch) {
-    const resource = this.#resource;
-    const headers = { 'Content-Type': 'application/trickle-ice-sdpfrag' };
-    if (ifMatch) headers['If-Match'] = ifMatch;
-    const sent = this.#patches.then(() => {
-      const signal = AbortSignal.timeout(RESTART_TIMEOUT_MS);
-      return this.#fetch(resource, { method: 'PATCH', headers, body, signal });
-    });
-    this.#patches = sent.catch(() => {});
-    return sent;
-  }
-
-  async #fetch(url, init) {
-    const headers = new Headers(init.headers);
-    if (this.#opts.token) headers.set('Authorization', `Bearer ${this.#opts.token}`);
-    try {
-      return await fetch(url, { ...init, headers, cache: 'no-store' });
-    } catch (error) {
-      const late = error.name === 'TimeoutError';
-      throw new WeirError('network', late ? 'The server did not answer in time.' : 'The server cannot be reached.');
-    }
-  }
-
   #become(state, error) {
     if (this.state === state && this.lastError === error) return;
+    if (this.state !== state && !NEXT[this.state].includes(state)) return;
     this.state = state;
     this.lastError = error;
     this.dispatchEvent(new Event('state'));
@@ -593,6 +487,199 @@ export class Session extends EventTarget {
   #cancel(name) {
     clearTimeout(this.#timers.get(name));
     this.#timers.delete(name);
+  }
+}
+
+/**
+ * One peer connection and its session on the server. `on` has functions for what happens to the connection;
+ * none is called after `close()`.
+ */
+class Connection {
+  pc;
+  signalling;
+  readStats;
+  postedAt = 0;
+  #opts;
+  #on;
+  /** @type {(string|null)[]} found and not sent yet; null is the end of candidates */
+  #candidates = [];
+  /** @type {'held'|'sent'} held until the server has an answer for their ufrag */
+  #trickle = 'held';
+  #timer = null;
+
+  constructor(server, opts, on) {
+    this.#opts = opts;
+    this.#on = on;
+    this.pc = new RTCPeerConnection({ iceServers: opts.iceServers ?? [], bundlePolicy: 'max-bundle' });
+    this.signalling = new Signalling(server);
+    this.readStats = createStatsReader(this.pc);
+  }
+
+  /** Offers, and takes the answer; `created` is called between the `201` and the answer. */
+  async open(created) {
+    this.#watch();
+    await this.pc.setLocalDescription();
+    if (this.#opts.gather === 'full') await gathered(this.pc);
+    if (!this.#on) return;
+    this.postedAt = performance.now();
+    const sdp = await this.signalling.post(this.pc.localDescription.sdp);
+    if (!this.#on) {
+      // Closed or retried meanwhile: only this attempt knows the session, so it deletes it.
+      this.signalling.delete();
+      return;
+    }
+    created();
+    await this.pc.setRemoteDescription({ type: 'answer', sdp });
+    this.#releaseCandidates();
+  }
+
+  /** Closes the peer connection; the session on the server stays. */
+  close() {
+    this.#on = null;
+    clearTimeout(this.#timer);
+    this.pc.close();
+  }
+
+  async restartIce() {
+    const { pc } = this;
+    if (!this.signalling.created) return false;
+    this.#trickle = 'held';
+    pc.restartIce();
+    await pc.setLocalDescription();
+    const answer = await this.signalling.patch(fragment(pc, []), '*').catch(() => null);
+    if (!this.#on) return false;
+    if (answer?.status !== 200) {
+      await pc.setLocalDescription({ type: 'rollback' }).catch(() => {});
+      return false;
+    }
+    this.signalling.etag = answer.headers.get('ETag') ?? this.signalling.etag;
+    const sdp = withRestartedIce(pc.remoteDescription.sdp, await answer.text());
+    await pc.setRemoteDescription({ type: 'answer', sdp });
+    this.#releaseCandidates();
+    return true;
+  }
+
+  #watch() {
+    const { pc } = this;
+    pc.addEventListener('icecandidate', ({ candidate }) => {
+      // Everything is bundled on the first section; null and '' both mean the end of candidates.
+      if (candidate?.candidate && candidate.sdpMLineIndex !== 0) return;
+      this.#candidates.push(candidate?.candidate || null);
+      if (this.#trickle === 'sent') this.#sendCandidates();
+    });
+    pc.addEventListener('connectionstatechange', () => {
+      if (pc.connectionState === 'connected') this.#connected();
+      if (pc.connectionState === 'disconnected') this.#on?.silent();
+      if (pc.connectionState === 'failed') this.#on?.failed();
+      if (pc.connectionState === 'closed') this.#on?.closed();
+    });
+  }
+
+  #connected() {
+    // A close_notify of the server is seen here first, and in some browsers only here.
+    const dtls = (this.pc.getSenders()[0] ?? this.pc.getReceivers()[0])?.transport;
+    dtls?.addEventListener('statechange', () => {
+      if (dtls.state === 'closed') this.#on?.closed();
+    });
+    this.#on?.connected();
+  }
+
+  #releaseCandidates() {
+    this.#trickle = 'sent';
+    if (this.#candidates.length) this.#sendCandidates();
+  }
+
+  /** Sends one PATCH for all candidates of this turn of the event loop. */
+  #sendCandidates() {
+    if (this.#timer || !this.#on) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      void this.signalling.trickle(fragment(this.pc, this.#candidates.splice(0)));
+    }, 0);
+  }
+}
+
+/** One session on the server over HTTP: POST, PATCH, DELETE. Knows no peer connection. */
+class Signalling {
+  etag = null;
+  /** URLs of the session's extensions, by relation. */
+  links = new Map();
+  #server;
+  #resource = null;
+  #patches = Promise.resolve();
+
+  /** @param {{url: URL, token?: string, trickles: boolean}} server */
+  constructor(server) {
+    this.#server = server;
+  }
+
+  get created() {
+    return this.#resource !== null;
+  }
+
+  /** Creates the session; resolves to the SDP answer. */
+  async post(offer) {
+    const response = await request(this.#server, this.#server.url, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/sdp' },
+      body: offer,
+      signal: AbortSignal.timeout(POST_TIMEOUT_MS),
+    });
+    if (response.status !== 201) throw await refusal(response);
+    const at = response.headers.get('Location');
+    if (!at) throw new WeirError('protocol', 'The server answered without a session address (Location).');
+    const answer = await response.text();
+    this.#resource = new URL(at, response.url);
+    this.etag = response.headers.get('ETag');
+    this.links = links(response);
+    return answer;
+  }
+
+  /** Sends PATCHes one after the other, so that the server gets them in order. */
+  patch(body, ifMatch) {
+    const resource = this.#resource;
+    const headers = { 'Content-Type': 'application/trickle-ice-sdpfrag' };
+    if (ifMatch) headers['If-Match'] = ifMatch;
+    const sent = this.#patches.then(() => {
+      const signal = AbortSignal.timeout(RESTART_TIMEOUT_MS);
+      return request(this.#server, resource, { method: 'PATCH', headers, body, signal });
+    });
+    this.#patches = sent.catch(() => {});
+    return sent;
+  }
+
+  /** Sends candidates, unless the server has refused them before: it then learns our address from our checks. */
+  async trickle(body) {
+    if (!this.#server.trickles) return;
+    const answer = await this.patch(body, this.etag).catch(() => null);
+    if ([405, 422, 501].includes(answer?.status)) this.#server.trickles = false;
+  }
+
+  /** Whether the server still answers for this session, with any status below 500. */
+  answers() {
+    return request(this.#server, this.#resource, { method: 'HEAD' }).then(
+      (response) => response.status < 500,
+      () => false,
+    );
+  }
+
+  /** Ends the session, if it was created; works while the page is unloaded. */
+  delete() {
+    if (!this.#resource) return;
+    request(this.#server, this.#resource, { method: 'DELETE', keepalive: true }).catch(() => {});
+    this.#resource = null;
+  }
+}
+
+/** Fetches with the token of the server; a failure is a `WeirError` of kind `network`. */
+async function request(server, url, init) {
+  const headers = new Headers(init.headers);
+  if (server.token) headers.set('Authorization', `Bearer ${server.token}`);
+  try {
+    return await fetch(url, { ...init, headers, cache: 'no-store' });
+  } catch (error) {
+    const late = error.name === 'TimeoutError';
+    throw new WeirError('network', late ? 'The server did not answer in time.' : 'The server cannot be reached.');
   }
 }
 

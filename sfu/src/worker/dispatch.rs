@@ -21,7 +21,40 @@ use crate::transport::stun::{self, StunView};
 /// A session that proved to be alive this lately keeps its address pair.
 const PATH_HELD: Duration = Duration::from_secs(7);
 
+/// Strays taken per turn; the rest waits in its ring.
+const STRAYS_PER_TURN: usize = 256;
+
 impl Worker {
+    /// One datagram from the socket.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        path: FiveTuple,
+        datagram: &mut [u8],
+        egress: &mut dyn Egress,
+    ) {
+        if let Err(reason) = self.dispatch(now, path, datagram, false, egress) {
+            self.context.report.dropped.count(reason);
+        }
+    }
+
+    /// What other workers left in our rings: media for our viewers, datagrams of our sessions.
+    pub fn handle_rings(&mut self, now: Instant, egress: &mut dyn Egress) {
+        for _ in 0..crate::router::ring::MEDIA_RING_ITEMS {
+            let Some(item) = self.context.port.receive_media() else { break };
+            self.take_media(now, item, egress);
+        }
+        let mut buffer = std::mem::take(&mut self.stray_buffer);
+        for _ in 0..STRAYS_PER_TURN {
+            let Some((path, len)) = self.context.port.receive_stray(&mut buffer) else { break };
+            let Some(datagram) = buffer.get_mut(..len) else { continue };
+            if let Err(reason) = self.dispatch(now, path, datagram, true, egress) {
+                self.context.report.dropped.count(reason);
+            }
+        }
+        self.stray_buffer = buffer;
+    }
+
     pub(super) fn dispatch(
         &mut self,
         now: Instant,

@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use super::Worker;
 use super::keys::SessionKey;
 use super::outbox::Outbox;
 use super::session::{RoleState, Session};
@@ -13,7 +14,6 @@ use super::subscriber::Subscriber;
 use super::subscription::Subscription;
 use super::turn::{TurnPlan, Visit};
 use super::viewer_queue::{Delivery, JOINING_PER_STEP};
-use super::{FRESH_MAX, Worker};
 use crate::error::DropReason;
 use crate::ids::Epoch;
 use crate::media::PacketPool;
@@ -23,7 +23,23 @@ use crate::transport::egress::{Egress, TransmitClass};
 /// Viewers whose state is read into the caches at a time.
 const WARMED: usize = 16;
 
+/// PacketRef packets of one stream that are forwarded before more datagrams are read.
+const FRESH_MAX: usize = 256;
+
 impl Worker {
+    /// Forwards everything that came in since the last call to those who watch. Call once per turn of the loop,
+    /// before [`Self::handle_timeout`].
+    pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
+        let mut dirty = std::mem::take(&mut self.dirty_streams);
+        self.serve(now, &dirty, egress);
+        dirty.clear();
+        self.dirty_streams = dirty;
+        while let Some(key) = self.publishers_with_media.pop() {
+            self.send_due_feedback(now, key, egress);
+        }
+        self.context.port.notify();
+    }
+
     pub(super) fn take_media(&mut self, now: Instant, item: MediaItem, egress: &mut dyn Egress) {
         match item {
             MediaItem::Packet { stream: id, layer, packet } => {

@@ -78,17 +78,11 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// RTCP packets taken from one peer per second (quality B2).
 const RTCP_PER_SECOND: u32 = 500;
 
-/// PacketRef packets of one stream that are forwarded before more datagrams are read.
-const FRESH_MAX: usize = 256;
-
 /// The least time between two timeouts of one session.
 const TIMER_TICK: Duration = Duration::from_millis(1);
 
 /// Timers taken per step; most send something.
 const TIMERS_PER_STEP: usize = 16;
-
-/// Strays taken per turn; the rest waits in its ring.
-const STRAYS_PER_TURN: usize = 256;
 
 /// What a worker is made of.
 pub struct WorkerConfig {
@@ -237,36 +231,6 @@ impl Worker {
         new
     }
 
-    /// One datagram from the socket.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        path: FiveTuple,
-        datagram: &mut [u8],
-        egress: &mut dyn Egress,
-    ) {
-        if let Err(reason) = self.dispatch(now, path, datagram, false, egress) {
-            self.context.report.dropped.count(reason);
-        }
-    }
-
-    /// What other workers left in our rings: media for our viewers, datagrams of our sessions.
-    pub fn handle_rings(&mut self, now: Instant, egress: &mut dyn Egress) {
-        for _ in 0..crate::router::ring::MEDIA_RING_ITEMS {
-            let Some(item) = self.context.port.receive_media() else { break };
-            self.take_media(now, item, egress);
-        }
-        let mut buffer = std::mem::take(&mut self.stray_buffer);
-        for _ in 0..STRAYS_PER_TURN {
-            let Some((path, len)) = self.context.port.receive_stray(&mut buffer) else { break };
-            let Some(datagram) = buffer.get_mut(..len) else { continue };
-            if let Err(reason) = self.dispatch(now, path, datagram, true, egress) {
-                self.context.report.dropped.count(reason);
-            }
-        }
-        self.stray_buffer = buffer;
-    }
-
     /// One order.
     pub fn handle_command(&mut self, now: Instant, command: Command, egress: &mut dyn Egress) {
         match command {
@@ -299,19 +263,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Forwards everything that came in since the last call to those who watch. Call once per turn of the loop,
-    /// before [`Self::handle_timeout`].
-    pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
-        let mut dirty = std::mem::take(&mut self.dirty_streams);
-        self.serve(now, &dirty, egress);
-        dirty.clear();
-        self.dirty_streams = dirty;
-        while let Some(key) = self.publishers_with_media.pop() {
-            self.send_due_feedback(now, key, egress);
-        }
-        self.context.port.notify();
     }
 
     /// A step of what may wait a little, so that it never stands between a packet and those who watch: some timers

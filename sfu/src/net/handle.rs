@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::affinity::usable_cpus;
 use super::control::{Admitted, Control, SessionEntry, Stream, Totals};
 use super::latency::{Latency, LatencySummary};
-use super::shell::Shell;
+use super::messages::{Message, Notice};
+use super::shell_report::ShellReport;
 use super::socket::MediaSocket;
-use super::thread::{Message, Notice, PreparedThread};
+use super::thread::PreparedThread;
 use super::viewer_status::{self, StatusBoard};
 use crate::config::Config;
 use crate::error::{CloseReason, DropCounters, DropReason};
@@ -27,7 +28,7 @@ use crate::transport::OsEntropy;
 use crate::transport::dtls::DtlsCertificate;
 use crate::transport::peer::PeerState;
 use crate::units::ClockBase;
-use crate::worker::{Command, Lobby, SessionInfo, Worker, WorkerConfig};
+use crate::worker::{Command, Lobby, SessionInfo, Worker, WorkerConfig, WorkerReport};
 
 /// A running media plane. Cheap to clone; every clone is the same server.
 #[derive(Clone)]
@@ -366,7 +367,7 @@ impl Sfu {
         let entry = self.control.sessions.get(&id).map(|entry| Arc::clone(entry.value()))?;
         let worker = entry.lock().worker;
         let Some(worker) = worker else { return Some(waiting_info(&entry)) };
-        self.inspect(worker, move |worker, _, now| worker.session_info(id, now)).await?
+        self.inspect(worker, move |worker, now| worker.session_info(id, now)).await?
     }
 
     /// Totals over all workers.
@@ -394,8 +395,7 @@ impl Sfu {
         let mut keyframes = KeyframeCounts::default();
         let [mut forward, mut settled, mut tick_wait] = std::array::from_fn(|_| Latency::default());
         for (index, handle) in control.workers.iter().enumerate() {
-            let report = |worker: &mut Worker, shell: &Shell, _| (worker.report(), shell.report());
-            let Some((report, shell)) = self.inspect(index, report).await else { continue };
+            let Some((report, shell)) = self.report(index).await else { continue };
             stats.packets_in += report.packets_in;
             stats.bytes_in += report.bytes_in;
             stats.packets_out += report.packets_out;
@@ -491,19 +491,29 @@ impl Sfu {
         StreamInfo { name: stream.shared.name.clone(), publisher, viewers, viewer_ids }
     }
 
-    /// Runs something on a worker's thread and waits for its answer; `None` if it does not answer.
+    /// Runs a question on a worker's thread and waits for the answer; `None` if there is none in time.
     pub(super) async fn inspect<T: Send + 'static>(
         &self,
         worker: usize,
-        look: impl FnOnce(&mut Worker, &Shell, Instant) -> T + Send + 'static,
+        look: impl FnOnce(&mut Worker, Instant) -> T + Send + 'static,
     ) -> Option<T> {
-        let (answer, asked) = oneshot::channel();
-        let message = Message::Inspect(Box::new(move |worker, shell, now| {
-            // Nobody waits any more: the request was given up.
-            _ = answer.send(look(worker, shell, now));
+        let (answer, answered) = oneshot::channel();
+        let message = Message::Inspect(Box::new(move |worker, now| {
+            // An error means that the request was given up and nobody waits.
+            _ = answer.send(look(worker, now));
         }));
         self.control.workers.get(worker)?.send(message).ok()?;
-        tokio::time::timeout(INSPECT_TIMEOUT, asked).await.ok()?.ok()
+        tokio::time::timeout(INSPECT_TIMEOUT, answered).await.ok()?.ok()
+    }
+
+    /// Asks a worker's thread for all its counters; `None` if there is no answer in time.
+    async fn report(&self, worker: usize) -> Option<(WorkerReport, ShellReport)> {
+        let (answer, answered) = oneshot::channel();
+        let message = Message::Report(Box::new(move |worker, shell| {
+            _ = answer.send((worker, shell));
+        }));
+        self.control.workers.get(worker)?.send(message).ok()?;
+        tokio::time::timeout(INSPECT_TIMEOUT, answered).await.ok()?.ok()
     }
 }
 

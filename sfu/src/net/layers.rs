@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::control::{Control, SessionEntry};
 use super::handle::Sfu;
-use super::thread::Message;
+use super::messages::Message;
 use crate::codec::MediaKind;
 use crate::forward::LayerPreference;
 use crate::ids::{Role, SessionId, StreamName};
@@ -130,8 +130,7 @@ impl Sfu {
         let entry = self.live(Role::Subscriber, stream, secret).ok_or(LayerError::NotFound)?;
         let Some(worker) = entry.lock().worker else { return Ok(Vec::new()) };
         let id = entry.id;
-        let layers =
-            self.inspect(worker, move |worker, _, now| worker.viewer_layers(id, now)).await;
+        let layers = self.inspect(worker, move |worker, now| worker.viewer_layers(id, now)).await;
         let layers = layers.ok_or(LayerError::Unavailable)?.unwrap_or_default();
         Ok(entry.by_m_line(layers))
     }

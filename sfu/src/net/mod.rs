@@ -16,7 +16,9 @@ mod handle;
 mod histogram;
 mod latency;
 mod layers;
+mod messages;
 mod shell;
+mod shell_report;
 mod socket;
 mod socket_egress;
 #[cfg(test)]

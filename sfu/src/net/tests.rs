@@ -154,7 +154,7 @@ async fn a_worker_that_breaks_ends_its_own_sessions_and_takes_new_ones() {
     let before = sfu.stats().await;
 
     for round in 1..=2 {
-        assert_eq!(sfu.inspect::<()>(0, |_, _, _| panic!("injected")).await, None);
+        assert_eq!(sfu.inspect::<()>(0, |_, _| panic!("injected")).await, None);
         let stats = until("the worker is back", async || {
             let stats = sfu.stats().await;
             (stats.per_worker.len() == 2).then_some(stats)

@@ -15,7 +15,6 @@ use tokio::sync::{Notify, watch};
 use super::control::{Control, SessionEntry};
 use super::handle::Sfu;
 use super::layers::MediaLayers;
-use super::shell::Shell;
 use crate::error::CloseReason;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::worker::Worker;
@@ -158,7 +157,7 @@ impl Control {
             None => None,
             Some(worker) => {
                 let sfu = Sfu { control: Arc::clone(self) };
-                let look = move |worker: &mut Worker, _: &Shell, now: Instant| {
+                let look = move |worker: &mut Worker, now: Instant| {
                     ids.into_iter().map(|id| worker.viewer_layers(id, now)).collect::<Vec<_>>()
                 };
                 sfu.inspect(worker, look).await

@@ -1,7 +1,7 @@
 //! One worker's thread as the control plane sees it: its queue, its wake-up, its load, its end.
 //!
 //! Starts the thread and sends it `messages.rs`; what happens on the thread is in `shell.rs`. Started by
-//! `handle.rs`, used by `control.rs`.
+//! `handle.rs`, used by `workers.rs`.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};

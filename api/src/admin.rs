@@ -37,7 +37,7 @@ struct Stats {
 
 /// `GET /api/v1/streams`: all streams with a publisher or a viewer.
 pub async fn streams(State(state): State<AppState>) -> Response {
-    let streams = state.sfu.streams().await;
+    let streams = state.sfu.inspection().streams().await;
     json(Streams { version: env!("CARGO_PKG_VERSION"), streams })
 }
 
@@ -49,7 +49,7 @@ pub async fn stream(
     State(state): State<AppState>,
     endpoint: Endpoint,
 ) -> Result<Response, Problem> {
-    let stream = state.sfu.stream(&endpoint.stream).await;
+    let stream = state.sfu.inspection().stream(&endpoint.stream).await;
     let unknown = || {
         let detail =
             "this stream has no publisher and no viewer; GET /api/v1/streams lists those that do";
@@ -66,7 +66,7 @@ pub async fn session(
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let session = state.sfu.session(public_id(&id)?).await;
+    let session = state.sfu.inspection().session(public_id(&id)?).await;
     session.map(json).ok_or_else(Problem::no_session)
 }
 
@@ -79,7 +79,7 @@ pub async fn kick(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = public_id(&id)?;
-    if !state.sfu.kick(id).await {
+    if !state.sfu.operations().kick(id).await {
         return Err(Problem::no_session());
     }
     tracing::info!(%id, "session ended by an operator");
@@ -91,8 +91,8 @@ pub async fn stats(State(state): State<AppState>) -> Response {
     json(Stats {
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: state.started.elapsed().as_secs_f64(),
-        ready: state.sfu.ready(),
-        sfu: state.sfu.stats().await,
+        ready: state.sfu.inspection().ready(),
+        sfu: state.sfu.inspection().stats().await,
     })
 }
 

@@ -21,7 +21,7 @@ pub async fn livez() -> &'static str {
 /// # Errors
 /// 503 as a [`Problem`].
 pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> {
-    if state.sfu.ready() {
+    if state.sfu.inspection().ready() {
         return Ok("ready\n");
     }
     let detail = "the server is full or stopping and accepts no new sessions; try again later";

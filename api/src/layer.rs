@@ -2,7 +2,7 @@
 //!
 //! POST sets the preference for one video section, DELETE returns to the automatic choice. GET
 //! shows the layers as the `layers` event does; the extension has no such GET. The media plane
-//! decides what follows from a preference: [`weir_sfu::net::Sfu::select_layer`].
+//! decides what follows from a preference: [`weir_sfu::net::Signalling::select_layer`].
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -33,7 +33,7 @@ pub async fn select(
     request: Request,
 ) -> Result<StatusCode, Problem> {
     let (parts, body) = request.into_parts();
-    if !state.sfu.exists(url.role, &url.stream, &url.secret) {
+    if !state.sfu.signalling().exists(url.role, &url.stream, &url.secret) {
         return Err(Problem::no_session());
     }
     if !body::is_type(&parts.headers, JSON) {
@@ -44,7 +44,11 @@ pub async fn select(
     }
     let body = body::read(&parts.headers, body, PREFERENCE_MAX).await?;
     let (media, preference) = parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
-    state.sfu.select_layer(&url.stream, &url.secret, media.as_deref(), preference).await?;
+    state
+        .sfu
+        .signalling()
+        .select_layer(&url.stream, &url.secret, media.as_deref(), preference)
+        .await?;
     Ok(StatusCode::OK)
 }
 
@@ -57,7 +61,7 @@ pub async fn unselect(
     State(state): State<AppState>,
     url: SessionUrl,
 ) -> Result<StatusCode, Problem> {
-    state.sfu.unselect_layers(&url.stream, &url.secret).await?;
+    state.sfu.signalling().unselect_layers(&url.stream, &url.secret).await?;
     Ok(StatusCode::OK)
 }
 
@@ -66,8 +70,8 @@ pub async fn unselect(
 /// # Errors
 /// 404, 429 or 503 as a [`Problem`].
 pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
-    state.sfu.rate_limited_lookup(url.role, &url.stream, &url.secret)?;
-    let layers = state.sfu.layers(&url.stream, &url.secret).await?;
+    state.sfu.signalling().rate_limited_lookup(url.role, &url.stream, &url.secret)?;
+    let layers = state.sfu.signalling().layers(&url.stream, &url.secret).await?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(events::layers(&layers))).into_response())
 }
 

@@ -141,11 +141,11 @@ async fn serve(
 
     tracing::info!(
         "stopping: no new sessions are accepted, {} streams are closed",
-        sfu.streams().await.len()
+        sfu.inspection().streams().await.len()
     );
-    sfu.drain();
+    sfu.operations().drain();
     let stopping = async {
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, sfu.shutdown()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, sfu.operations().shutdown()).await;
         stop.send_replace(true);
         servers.join_all().await;
     };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use weir_sfu::net::{LatencySummary, SfuStats, WorkerStats};
+use weir_sfu::net::{AnswerTotals, Counts, LatencySummary, SessionTotals, SfuStats, WorkerStats};
 
 use crate::process::Process;
 use crate::state::AppState;
@@ -55,11 +55,11 @@ const FAMILIES: &[Family] = &[
     total("weir_subscribers", "subscribers", "Live viewers.", |s| s.subscribers),
     total("weir_streams", "streams", "Streams with a publisher or a viewer.", |s| s.streams),
     by_label("weir_sessions_total", "sessions_total", "Sessions accepted.", "role", |s| {
-        let [publishers, subscribers] = s.sessions_total;
+        let SessionTotals { publishers, subscribers } = s.sessions_total;
         vec![("publisher", publishers), ("subscriber", subscribers)]
     }),
     by_label("weir_sessions_closed_total", "closed_total", "Sessions ended.", "reason", |s| {
-        s.closed_total.clone()
+        pairs(&s.closed_total)
     }),
     total("weir_packets_in_total", "packets_in", "RTP packets from publishers.", |s| s.packets_in),
     total("weir_bytes_in_total", "bytes_in", "Bytes of RTP packets from publishers.", |s| {
@@ -89,7 +89,7 @@ const FAMILIES: &[Family] = &[
         "keyframe_requests_received_total",
         "Times that a keyframe began to be needed: no picture, packets given up, a fresh picture or another layer.",
         "need",
-        |s| s.keyframe_requests_received_total.clone(),
+        |s| pairs(&s.keyframe_requests_received_total),
     ),
     total(
         "weir_keyframe_requests_joined_total",
@@ -102,10 +102,13 @@ const FAMILIES: &[Family] = &[
         "keyframe_answers_total",
         "Keyframe requests with a certain outcome; the rest may have been answered by chance or is open.",
         "outcome",
-        |s| s.keyframe_answers_total.clone(),
+        |s| {
+            let AnswerTotals { answered, unanswered } = s.keyframe_answers_total;
+            vec![("answered", answered), ("unanswered", unanswered)]
+        },
     ),
     by_label("weir_packets_dropped_total", "dropped_total", "Packets dropped.", "reason", |s| {
-        s.dropped_total.clone()
+        pairs(&s.dropped_total)
     }),
     total("weir_cache_packets", "cache_packets", "Packets held in packet caches.", |s| {
         s.cache_packets
@@ -232,11 +235,16 @@ const fn process(
     Family { name, stat: None, help, read: Read::Process(read) }
 }
 
+/// Counters with their labels.
+fn pairs(counts: &Counts) -> Vec<(&'static str, u64)> {
+    counts.iter().map(|(label, count)| (*label, *count)).collect()
+}
+
 /// `GET /metrics`, Prometheus text format 0.0.4.
 pub async fn metrics(State(state): State<AppState>) -> Response {
-    let stats = state.sfu.stats().await;
+    let stats = state.sfu.inspection().stats().await;
     let scrape = Scrape {
-        ready: state.sfu.ready(),
+        ready: state.sfu.inspection().ready(),
         uptime: state.started.elapsed(),
         process: Process::read(),
     };

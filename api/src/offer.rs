@@ -125,8 +125,10 @@ async fn create(
     tokio::spawn(async move {
         let role = purpose.role();
         let created = match purpose {
-            Purpose::Publish => sfu.publish(stream.clone(), &offer, network).await,
-            Purpose::Watch(start) => sfu.subscribe(stream.clone(), &offer, start, network).await,
+            Purpose::Publish => sfu.signalling().publish(stream.clone(), &offer, network).await,
+            Purpose::Watch(start) => {
+                sfu.signalling().subscribe(stream.clone(), &offer, start, network).await
+            }
         };
         let session = created
             .map(|created| Unclaimed(Some(NewSession { sfu: sfu.clone(), role, stream, created })));
@@ -158,7 +160,7 @@ impl Drop for Unclaimed {
         let Some(NewSession { sfu, role, stream, created }) = self.0.take() else { return };
         tokio::spawn(async move {
             tracing::info!(id = %created.id, %stream, "client left before its answer; session deleted");
-            sfu.delete(role, &stream, created.secret.expose()).await;
+            sfu.signalling().delete(role, &stream, created.secret.expose()).await;
         });
     }
 }

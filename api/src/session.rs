@@ -2,7 +2,7 @@
 //! its URL.
 //!
 //! PATCH trickles candidates or restarts ICE, DELETE ends the session, GET says whether it is live,
-//! `…/stats` shows it. Never redirects (whip-whep A52). Next: [`weir_sfu::net::Sfu::patch`].
+//! `…/stats` shows it. Never redirects (whip-whep A52). Next: [`weir_sfu::net::Signalling::patch`].
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -27,7 +27,7 @@ pub async fn patch(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    if !state.sfu.exists(url.role, &url.stream, &url.secret) {
+    if !state.sfu.signalling().exists(url.role, &url.stream, &url.secret) {
         return Err(Problem::no_session());
     }
     if !body::is_type(&parts.headers, TRICKLE) {
@@ -38,8 +38,11 @@ pub async fn patch(
     let tag = if_match(&parts.headers);
     let fragment = body::read(&parts.headers, body, body::PATCH_MAX).await?;
     let strict = state.config().strict;
-    let patched =
-        state.sfu.patch(url.role, &url.stream, &url.secret, &fragment, tag, strict).await?;
+    let patched = state
+        .sfu
+        .signalling()
+        .patch(url.role, &url.stream, &url.secret, &fragment, tag, strict)
+        .await?;
     Ok(match patched {
         // No ETag: the tag has not changed (whip-whep B1).
         Patched::Trickled => StatusCode::NO_CONTENT.into_response(),
@@ -60,8 +63,8 @@ pub async fn patch(
 /// # Errors
 /// 404 as a [`Problem`].
 pub async fn delete(State(state): State<AppState>, url: SessionUrl) -> Result<StatusCode, Problem> {
-    let id = state.sfu.resolve(url.role, &url.stream, &url.secret);
-    if !state.sfu.delete(url.role, &url.stream, &url.secret).await {
+    let id = state.sfu.signalling().resolve(url.role, &url.stream, &url.secret);
+    if !state.sfu.signalling().delete(url.role, &url.stream, &url.secret).await {
         return Err(Problem::no_session());
     }
     if let Some(id) = id {
@@ -77,7 +80,7 @@ pub async fn delete(State(state): State<AppState>, url: SessionUrl) -> Result<St
 /// # Errors
 /// 404 as a [`Problem`].
 pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<StatusCode, Problem> {
-    if state.sfu.exists(url.role, &url.stream, &url.secret) {
+    if state.sfu.signalling().exists(url.role, &url.stream, &url.secret) {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Problem::no_session())
@@ -89,8 +92,8 @@ pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Stat
 /// # Errors
 /// 404 or 429 as a [`Problem`].
 pub async fn stats(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
-    let id = state.sfu.rate_limited_lookup(url.role, &url.stream, &url.secret)?;
-    let session = state.sfu.session(id).await.ok_or_else(Problem::no_session)?;
+    let id = state.sfu.signalling().rate_limited_lookup(url.role, &url.stream, &url.secret)?;
+    let session = state.sfu.inspection().session(id).await.ok_or_else(Problem::no_session)?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(session)).into_response())
 }
 

@@ -67,7 +67,7 @@ pub async fn subscribe(
             .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
     }
     let filter = EventFilter::parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
-    let number = state.listeners.subscribe(id, filter, |id| state.sfu.is_live(id))?;
+    let number = state.listeners.subscribe(id, filter, |id| state.sfu.signalling().is_live(id))?;
     let base = state.config().public_url.clone().unwrap_or_default();
     let SessionUrl { stream, secret, .. } = url;
     let location = format!("{base}/whep/{stream}/{secret}/sse/{number}");
@@ -104,14 +104,14 @@ pub async fn unsubscribe(
 }
 
 fn live(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
-    let id = state.sfu.resolve(Role::Subscriber, &url.stream, &url.secret);
+    let id = state.sfu.signalling().resolve(Role::Subscriber, &url.stream, &url.secret);
     id.ok_or_else(Problem::no_session)
 }
 
 /// The session for requests that cost a task or an address: a client may not open and leave streams
 /// all the time.
 fn admitted(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
-    Ok(state.sfu.rate_limited_lookup(Role::Subscriber, &url.stream, &url.secret)?)
+    Ok(state.sfu.signalling().rate_limited_lookup(Role::Subscriber, &url.stream, &url.secret)?)
 }
 
 fn no_stream() -> Problem {
@@ -128,7 +128,11 @@ fn open(
     alive: Option<watch::Receiver<()>>,
 ) -> Result<Response, Problem> {
     let permit = state.listeners.open(admitted(state, url)?)?;
-    let status = state.sfu.news(&url.stream, &url.secret).ok_or_else(Problem::no_session)?;
+    let status = state
+        .sfu
+        .signalling()
+        .viewer_status(&url.stream, &url.secret)
+        .ok_or_else(Problem::no_session)?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         // The first to end ends the stream; what was not sent is dropped.

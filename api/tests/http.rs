@@ -29,7 +29,7 @@ use weir::config::{Config, Settings};
 use weir::limits::ConnectionLimit;
 use weir::server::Peer;
 use weir::{AppState, JSON, SDP, TRICKLE};
-use weir_sfu::net::Sfu;
+use weir_sfu::net::{SessionTotals, Sfu};
 
 /// OBS: actpass, no candidates, Opus and H264.
 const PUBLISH: &str = include_str!("offers/obs.sdp");
@@ -193,7 +193,10 @@ async fn a_refused_offer_gets_a_reason_and_leaves_no_session() {
             }
         }
     }
-    assert_eq!(server.state.sfu.stats().await.sessions_total, [0, 0]);
+    assert_eq!(
+        server.state.sfu.inspection().stats().await.sessions_total,
+        SessionTotals::default()
+    );
 }
 
 #[tokio::test]
@@ -505,7 +508,7 @@ async fn draining_refuses_new_sessions_and_keeps_live_ones() {
     let server = Server::new();
     let session = server.post("/whip/demo", PUBLISH).await.header("location").to_owned();
     assert_eq!(server.get("/readyz").await.status, 200);
-    server.state.sfu.drain();
+    server.state.sfu.operations().drain();
     for answer in [server.post("/whep/demo", WATCH).await, server.get("/readyz").await] {
         answer.refused(503, "A53");
         assert!(answer.header("retry-after").parse::<u32>().unwrap() >= 1, "A53");
@@ -541,8 +544,8 @@ async fn a_client_that_leaves_before_its_201_leaves_no_session() {
     drop(answering);
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let stats = server.state.sfu.stats().await;
-        if stats.sessions_total[0] == 1 && stats.publishers == 0 {
+        let stats = server.state.sfu.inspection().stats().await;
+        if stats.sessions_total.publishers == 1 && stats.publishers == 0 {
             break;
         }
         assert!(Instant::now() < deadline, "{stats:?}");
@@ -558,7 +561,7 @@ async fn twenty_created_and_deleted_sessions_leave_nothing_behind() {
         let session = server.post("/whip/demo", PUBLISH).await.header("location").to_owned();
         assert_eq!(server.call("DELETE", &session, &[], "").await.status, 200);
     }
-    let stats = server.state.sfu.stats().await;
+    let stats = server.state.sfu.inspection().stats().await;
     assert_eq!((stats.publishers, stats.streams), (0, 0));
 }
 

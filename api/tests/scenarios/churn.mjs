@@ -24,7 +24,7 @@ export async function run({ server, checks, args }) {
   }
   checks.equal('rounds that ended by themselves were served without fault', served, ROUNDS - ROUNDS / KILL_EVERY);
   const stats = await server.api('/api/v1/stats');
-  const [publishers, subscribers] = stats.sessions_total;
+  const { publishers, subscribers } = stats.sessions_total;
   checks.check('sessions accepted', subscribers >= ROUNDS * VIEWERS && publishers >= ROUNDS, `${publishers} publishers, ${subscribers} viewers`);
 
   const gone = await empty(server);

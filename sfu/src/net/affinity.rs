@@ -1,13 +1,13 @@
-//! Which CPUs a worker's thread may run on.
+//! CPUs that a worker's thread may run on.
 //!
-//! Asks and tells the kernel; decides nothing. Called by `handle.rs` at the start, by `shell.rs` on the
-//! thread that is pinned, and by `api` to check its configuration.
+//! Reads and sets the kernel's affinity mask; decides nothing. Called by `handle.rs` at the start, by `shell.rs`
+//! on the thread that is pinned, and by `api` to check its configuration.
 
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The CPUs this process may use, ascending; empty where the kernel does not tell.
+/// CPUs that this process may use, ascending; empty if the kernel does not tell.
 pub fn usable_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
     (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
@@ -15,7 +15,7 @@ pub fn usable_cpus() -> Vec<usize> {
 
 /// Keeps the calling thread on one CPU.
 pub(super) fn pin(cpu: usize) -> io::Result<()> {
-    // A number beyond the set would be a panic in the crate.
+    // A number beyond the set would panic in the crate.
     if cpu >= CpuSet::MAX_CPU {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -29,9 +29,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pinned_thread_runs_where_it_was_told_and_others_are_left_alone() {
+    fn pinned_thread_runs_on_its_cpu_and_other_threads_are_not_affected() {
         let before = usable_cpus();
-        let last = *before.last().expect("it runs somewhere");
+        let last = *before.last().expect("this process runs on some CPU");
         let pinned = std::thread::spawn(move || {
             pin(last).unwrap();
             usable_cpus()

@@ -1,9 +1,9 @@
-//! Which paths take several datagrams in one send call (UDP GSO), and which refused.
+//! Memory of the paths that refused several datagrams in one send call (UDP GSO).
 //!
-//! A NIC without checksum offload, a tunnel or a small MTU makes the kernel refuse the call; `socket.rs`
-//! then sends the same bytes one by one and asks again after a while, since routes change. `quinn-udp`
-//! remembers too, but for the whole socket, for ever, and after any invalid argument, so one datagram to
-//! port 0 would end it for all viewers: its memory is not asked. Pure: time is an argument.
+//! A NIC without checksum offload, a tunnel or a small MTU makes the kernel refuse the call. `socket.rs` then
+//! sends the same datagrams one by one and tries GSO again after a while, since routes change. `quinn-udp` has
+//! such a memory too, but for the whole socket, for ever, and after any invalid argument: one datagram to port 0
+//! would end GSO for all viewers. So its memory is not used. Pure: time is an argument. Called by `socket.rs`.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,30 +12,29 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-/// After this time a path that refused is tried again: one failed call per path and minute.
+/// Time after which a path that refused is tried again: one failed call per path and minute.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Paths remembered. When there are more it is the NIC that refuses, and all paths are spared for
-/// [`RETRY_AFTER`].
+/// Maximum paths remembered. If more refuse, the cause is the NIC, and no path is tried for [`RETRY_AFTER`].
 const REFUSALS_MAX: usize = 256;
 
-/// What is known about refusals.
+/// Paths that refused, each with the time until which it is not tried.
 #[derive(Debug, Default)]
 pub(super) struct GsoMemory {
-    /// By the address of the peer, until when.
+    /// Single paths by the address of the peer, with the end of the pause.
     refused: HashMap<IpAddr, Instant>,
-    /// All paths, until when.
+    /// End of the pause of all paths.
     all: Option<Instant>,
     unsupported: bool,
 }
 
 impl GsoMemory {
-    /// Nothing refused so far; `supported` is whether the kernel knows GSO at all.
+    /// Memory without refusals; `supported` tells whether the kernel has GSO at all.
     pub(super) fn new(supported: bool) -> Self {
         Self { unsupported: !supported, ..Self::default() }
     }
 
-    /// Whether to try. `clock` is asked only where something was refused.
+    /// Whether to try GSO. `clock` is read only while some path is refused.
     pub(super) fn allows(&mut self, remote: IpAddr, clock: impl FnOnce() -> Instant) -> bool {
         if self.unsupported {
             return false;
@@ -58,7 +57,7 @@ impl GsoMemory {
         }
     }
 
-    /// The path refused segments, and took the same bytes one by one.
+    /// Notes that a path refused segments and took the same datagrams one by one.
     pub(super) fn refuse(&mut self, remote: IpAddr, now: Instant) {
         if self.refused.len() >= REFUSALS_MAX {
             self.refused.retain(|_, until| now < *until);
@@ -71,14 +70,14 @@ impl GsoMemory {
         }
     }
 
-    /// Paths spared now, as far as they are known one by one; all of them if `None`.
+    /// Number of paths that are not tried now; `None` if it is all paths.
     pub(super) fn spared(&self) -> Option<usize> {
         (!self.unsupported && self.all.is_none()).then_some(self.refused.len())
     }
 }
 
-/// Whether an error of a send call with segments may be about the segments: no checksum offload (EIO),
-/// segments beyond the MTU of the route or too many of them (EINVAL, EMSGSIZE).
+/// Whether the error of a send call with segments may be caused by the segments: no checksum offload (EIO),
+/// segments larger than the MTU of the route, or too many of them (EINVAL, EMSGSIZE).
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::INVAL | Errno::MSGSIZE))
 }
@@ -93,10 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_refused_is_spared_for_a_minute_and_the_others_are_not() {
+    fn path_that_refused_is_not_tried_for_a_minute_and_others_are() {
         let now = Instant::now();
         let mut memory = GsoMemory::new(true);
-        assert!(memory.allows(viewer(1), || unreachable!("no clock while all is well")));
+        assert!(
+            memory.allows(viewer(1), || unreachable!("no clock is read while no path refuses"))
+        );
         memory.refuse(viewer(1), now);
         assert!(!memory.allows(viewer(1), || now + RETRY_AFTER - Duration::from_millis(1)));
         assert!(memory.allows(viewer(2), || now));
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nic_that_refuses_everybody_is_remembered_as_one() {
+    fn nic_that_refuses_every_path_is_remembered_as_one() {
         let now = Instant::now();
         let mut memory = GsoMemory::new(true);
         for n in 0..REFUSALS_MAX as u32 {
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn old_refusals_make_room_before_all_paths_are_spared() {
+    fn old_refusals_are_forgotten_before_all_paths_are_paused() {
         let now = Instant::now();
         let mut memory = GsoMemory::new(true);
         for n in 0..REFUSALS_MAX as u32 {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_is_never_asked() {
+    fn kernel_without_gso_is_never_tried() {
         let mut memory = GsoMemory::new(false);
         assert!(!memory.allows(viewer(1), || unreachable!("nothing to look up")));
         assert_eq!(memory.spared(), None);

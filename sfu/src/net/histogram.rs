@@ -1,19 +1,20 @@
-//! A histogram of durations in fixed memory: exact below 64 µs, within 3 % above, up to a minute.
+//! Histogram of durations in fixed memory: exact below 64 µs, within 3 % above, up to a minute.
 //!
-//! Log-linear as HDR histograms are: each power of two is cut into 32 equal buckets, so that a record
-//! is a shift and an addition. Never allocates after it was made. Used by `latency.rs`.
+//! Log-linear like HDR histograms: each power of two is cut into 32 equal buckets, so a record is a shift and an
+//! addition. Never allocates after it was made. Used by `latency.rs`.
 
 use std::time::Duration;
 
-/// Each power of two has `2^SUB_BITS` buckets.
+/// Bits of the bucket index within a power of two, which has `2^SUB_BITS` buckets.
 const SUB_BITS: u32 = 5;
 
-/// Durations from `2^MAX_BITS` µs (67 s) on are counted in the last bucket; the maximum stays exact.
+/// Bits of the longest duration with a bucket of its own. Durations from `2^MAX_BITS` µs (67 s) on are counted
+/// in the last bucket; the maximum stays exact.
 const MAX_BITS: u32 = 26;
 
 const BUCKETS: usize = ((MAX_BITS - SUB_BITS + 1) as usize) << SUB_BITS;
 
-/// Counts by duration, in whole microseconds (rounded down).
+/// Counts by duration in whole microseconds, rounded down.
 #[derive(Debug, Clone)]
 pub(super) struct Histogram {
     buckets: Box<[u64]>,
@@ -40,7 +41,7 @@ impl Histogram {
         self.max_us = self.max_us.max(if n > 0 { us } else { 0 });
     }
 
-    /// Adds what another one counted.
+    /// Adds the counts of another histogram.
     pub(super) fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
             *mine += theirs;
@@ -50,28 +51,28 @@ impl Histogram {
         self.max_us = self.max_us.max(other.max_us);
     }
 
-    /// Forgets everything; the memory stays.
+    /// Sets all counts to zero; the memory stays allocated.
     pub(super) fn clear(&mut self) {
         self.buckets.fill(0);
         (self.count, self.sum_us, self.max_us) = (0, 0, 0);
     }
 
-    /// How many durations were counted.
+    /// Number of durations.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Their sum in microseconds.
+    /// Sum of all durations in microseconds.
     pub(super) fn sum_us(&self) -> u64 {
         self.sum_us
     }
 
-    /// The longest, in microseconds.
+    /// Longest duration in microseconds.
     pub(super) fn max_us(&self) -> u64 {
         self.max_us
     }
 
-    /// What `per_100_000` of 100,000 did not exceed, in microseconds (the upper edge of its bucket);
+    /// Duration in microseconds that `per_100_000` of 100,000 did not exceed (the upper edge of its bucket);
     /// zero when empty.
     pub(super) fn quantile_us(&self, per_100_000: u64) -> u64 {
         let rank = u128::from(self.count) * u128::from(per_100_000);
@@ -84,7 +85,7 @@ impl Histogram {
         bucket.map_or(0, |bucket| last_of(bucket).min(self.max_us))
     }
 
-    /// How many were at most this long; a bucket that the bound cuts in two is left out.
+    /// Number of durations of at most `bound_us`; a bucket that the bound cuts in two is not counted.
     pub(super) fn at_most_us(&self, bound_us: u64) -> u64 {
         let within = self.buckets.iter().enumerate();
         within.take_while(|(bucket, _)| last_of(*bucket) <= bound_us).map(|(_, n)| n).sum()
@@ -98,7 +99,7 @@ fn bucket_of(us: u64) -> usize {
     ((u64::from(shift) << SUB_BITS) + (us >> shift)) as usize
 }
 
-/// The longest duration, in microseconds, that is counted in a bucket.
+/// Longest duration in microseconds that is counted in a bucket.
 fn last_of(bucket: usize) -> u64 {
     let bucket = bucket as u64;
     let shift = (bucket >> SUB_BITS).saturating_sub(1);
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn every_duration_lies_in_a_bucket_that_is_at_most_three_percent_wide() {
+    fn each_duration_is_in_a_bucket_at_most_three_percent_wide() {
         let mut before = 0;
         for us in (0..5_000).chain((5_000..1 << MAX_BITS).step_by(997)) {
             let bucket = bucket_of(us);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn two_workers_add_up_and_a_cleared_one_is_empty() {
+    fn two_histograms_add_up_and_a_cleared_one_is_empty() {
         let (mut one, mut two) = (Histogram::default(), Histogram::default());
         one.record(us(10), 3);
         two.record(us(20), 1);

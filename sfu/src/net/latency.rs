@@ -1,9 +1,8 @@
-//! How long forwarding takes: since the start for Prometheus, and over the last seconds for people.
+//! Latency of forwarding: since the start for Prometheus, and over the last seconds for people.
 //!
-//! [`Latency`] keeps one kind of waiting; [`ForwardLatency`] measures forwarding: from the moment the kernel
-//! received the oldest packet of a message to the return of the send call that took it, weighted by datagrams sent. The clock
-//! is read once per [`MESSAGES_PER_LOOK`] messages, not per packet. Called by `socket_egress.rs` and
-//! `shell.rs`.
+//! [`Latency`] holds one kind of waiting. [`ForwardLatency`] measures forwarding: from the kernel's receipt of the
+//! oldest packet of a message to the return of the send call that took it, weighted by datagrams sent. The clock is
+//! read once per [`MESSAGES_PER_LOOK`] messages, not per packet. Called by `socket_egress.rs` and `shell.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +10,13 @@ use serde::Serialize;
 
 use super::histogram::Histogram;
 
-/// Two halves of this length make the window that people see.
+/// Length of each half of the window that people see.
 const HALF: Duration = Duration::from_secs(5);
 
-/// Send calls between two looks at the clock; a message costs at least ten times what a look costs.
+/// Send calls between two readings of the clock; a message costs at least ten times as much as a reading.
 const MESSAGES_PER_LOOK: u32 = 16;
 
-/// Upper bounds, in microseconds, of the buckets that Prometheus gets.
+/// Upper bounds in microseconds of the buckets that Prometheus gets.
 const BOUNDS_US: [u64; 15] = [
     50, 100, 200, 300, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
     1_000_000,
@@ -27,7 +26,7 @@ const BOUNDS_US: [u64; 15] = [
 #[derive(Debug, Clone, Default)]
 pub(super) struct Latency {
     started: Option<Instant>,
-    /// Everything before `current`.
+    /// All waits before `current`.
     total: Histogram,
     previous: Histogram,
     current: Histogram,
@@ -39,7 +38,7 @@ impl Latency {
         self.current.record(took, n);
     }
 
-    /// Forgets what is older than the window; to be called once in a while.
+    /// Moves the window on and forgets what is older. Called each time the load is measured.
     pub(super) fn turn(&mut self, now: Instant) {
         let started = *self.started.get_or_insert(now);
         let age = now.saturating_duration_since(started);
@@ -61,7 +60,7 @@ impl Latency {
         self.current.merge(&other.current);
     }
 
-    /// What the API shows.
+    /// Distribution as the API shows it.
     pub(super) fn summary(&self) -> LatencySummary {
         let mut window = self.current.clone();
         window.merge(&self.previous);
@@ -79,23 +78,24 @@ impl Latency {
     }
 }
 
-/// A distribution of waits. Quantiles are of the last five to ten seconds and within 3 %, zero if
-/// nothing was forwarded; the rest is cumulative since the start.
+/// Distribution of waits. Quantiles are of the last five to ten seconds and within 3 %, and zero if nothing was
+/// forwarded. The other fields are cumulative since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct LatencySummary {
-    /// Half of the datagrams waited at most this long, in microseconds.
+    /// Wait in microseconds that half of the datagrams did not exceed.
     pub p50_us: u64,
-    /// 99 of 100 waited at most this long, in microseconds.
+    /// Wait in microseconds that 99 of 100 did not exceed.
     pub p99_us: u64,
-    /// 999 of 1,000 waited at most this long, in microseconds.
+    /// Wait in microseconds that 999 of 1,000 did not exceed.
     pub p999_us: u64,
-    /// The longest wait, in microseconds.
+    /// Longest wait in microseconds.
     pub max_us: u64,
     /// Datagrams since the start.
     pub count: u64,
-    /// Sum of their waits in microseconds.
+    /// Sum of the waits in microseconds.
     pub sum_us: u64,
-    /// How many waited at most so many microseconds, by ascending bounds; for `/metrics`.
+    /// Bounds in microseconds, ascending, each with the number of datagrams that waited at most so long; for
+    /// `/metrics`.
     #[serde(skip)]
     pub buckets: Vec<(u64, u64)>,
 }

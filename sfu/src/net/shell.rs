@@ -1,7 +1,8 @@
-//! The loop of one worker's thread: wait, read, let the worker work, send. Decides only how long to wait.
+//! Loop of one worker's thread: wait, read, let the worker work, send. Decides only how long to wait.
 //!
 //! The shell outlives its worker: a panic outside a session ends the worker's sessions, not the thread,
-//! the socket or the rings. Made by `thread.rs`.
+//! the socket or the rings. Never decides about a packet or a session. Started by `thread.rs`; next:
+//! `worker/mod.rs`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,49 +16,33 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::affinity;
 use super::latency::{ForwardLatency, Latency};
-use super::socket::{MediaSocket, ReceiveBuffers, SocketStats};
+use super::messages::{Inbox, Message, Notice};
+use super::shell_report::ShellReport;
+use super::socket::{MediaSocket, ReceiveBuffers};
 use super::socket_egress::SocketEgress;
-use super::thread::{Inbox, Message, Notice};
 use super::tick::Tick;
 use super::wait::WaitingPlace;
 use crate::error::CloseReason;
 use crate::worker::{Command, Lobby, Worker, WorkerConfig};
 
-/// Orders carried out per turn, so that media is not kept waiting.
+/// Maximum messages handled per turn, so that media does not wait for them.
 const MESSAGES_PER_TURN: usize = 64;
 
-/// Receive calls per turn (each up to 32 buffers), so that timers are not kept waiting.
+/// Maximum receive calls per turn (each up to 32 buffers), so that timers do not wait for them.
 const RECEIVES_PER_TURN: usize = 2;
 
-/// Time of a turn for what may wait, at most and beyond a first step, so that media is not kept waiting.
-const LATER_TIME_MAX: Duration = Duration::from_millis(1);
+/// Maximum time per turn for deferred work beyond its first step, so that media does not wait for it.
+const DEFERRED_TIME_MAX: Duration = Duration::from_millis(1);
 
-/// The longest sleep.
+/// Longest sleep of an idle worker.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// A worker that broke again within [`REBUILD_CALM`] starts only after this pause, so that a panic
-/// that comes back at once cannot take the core.
+/// Pause before a worker that panicked again within [`REBUILD_CALM`] is rebuilt, so that a panic which
+/// comes back at once cannot take the whole core.
 const REBUILD_PAUSE: Duration = Duration::from_millis(100);
 
-/// A worker that lived this long had come to rest.
+/// Time without a panic after which a rebuilt worker counts as stable.
 const REBUILD_CALM: Duration = Duration::from_secs(1);
-
-/// What the shell counts and measures.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ShellReport {
-    /// What the socket did.
-    pub socket: SocketStats,
-    /// From the kernel's receipt to the return of the send call.
-    pub forward: Latency,
-    /// The part of it that went to viewers who are here for a while.
-    pub forward_established: Latency,
-    /// The part of it that datagrams waited for the tick.
-    pub tick_wait: Latency,
-    /// The tick now; zero: none.
-    pub tick: Duration,
-    /// How often the worker was rebuilt after a panic.
-    pub rebuilds: u64,
-}
 
 /// One worker's thread, without the worker.
 pub(super) struct Shell {
@@ -69,14 +54,14 @@ pub(super) struct Shell {
     index: usize,
     pool_packets: usize,
 
-    /// The latest time the worker was told; it never goes back.
+    /// Latest time that the worker was given; it never goes back.
     now: Instant,
     turn_began: Instant,
-    /// The socket has, or may have, something to read.
+    /// The socket has, or may have, datagrams to read.
     readable: bool,
     /// The last turn had datagrams or ring items.
     worked: bool,
-    /// How long this turn was held back by the tick.
+    /// Time by which the tick delayed this turn.
     held: Duration,
     pending: Option<Message>,
 
@@ -86,7 +71,7 @@ pub(super) struct Shell {
     forward_latency: ForwardLatency,
     tick_wait: Latency,
 
-    /// What a broken worker leaves to tell: at most a few notices per session it had.
+    /// Notices about a worker that panicked: at most a few per session that it had.
     pending_notices: VecDeque<Notice>,
     rebuilds: u64,
     rebuilt: Option<Instant>,
@@ -125,7 +110,7 @@ impl Shell {
         }
     }
 
-    /// The thread's life: until [`Message::Stop`].
+    /// Runs the thread until [`Message::Stop`].
     pub(super) fn run(mut self, config: WorkerConfig) {
         WaitingPlace::prepare_thread();
         if let Some(cpu) = self.inbox.cpu
@@ -134,49 +119,49 @@ impl Shell {
             tracing::warn!(%error, worker = self.index, cpu, "the worker could not be kept on its CPU");
         }
         let mut worker = Worker::new(config);
-        // The panic hook has told the place. Sound, because nothing of the broken worker is used again
-        // but its rings and counters, whose operations are whole or not done at all.
+        // The panic hook has logged where. Unwind safe: of the broken worker only the rings and counters
+        // are used again, and each of their operations is complete or has not begun.
         while catch_unwind(AssertUnwindSafe(|| self.turns(&mut worker))).is_err() {
             worker = self.rebuild(worker);
         }
     }
 
-    /// Turn after turn, until [`Message::Stop`].
+    /// Runs turns until [`Message::Stop`].
     fn turns(&mut self, worker: &mut Worker) {
         loop {
-            self.gather(worker);
+            self.wait_for_work(worker);
             self.turn(worker);
             let go_on = self.take_messages(worker);
-            self.tell(worker);
+            self.send_notices(worker);
             if !go_on {
                 return;
             }
         }
     }
 
-    /// Waits until there is something to do, and with a busy core a little longer: what comes meanwhile
-    /// shares send calls.
-    fn gather(&mut self, worker: &mut Worker) {
+    /// Waits until there is work. On a busy core it waits a little longer, so that packets which arrive
+    /// meanwhile share send calls.
+    fn wait_for_work(&mut self, worker: &mut Worker) {
         let now = Instant::now();
         self.busy += now.saturating_duration_since(self.turn_began);
         if self.tick.is_due(now) {
-            self.look_at_load(now);
+            self.measure_load(now);
         }
         let turn_at = self.turn_began + self.tick.interval();
         let rest = turn_at.saturating_duration_since(now);
         self.held = Duration::ZERO;
         if self.worked && !rest.is_zero() {
-            // At most a millisecond, so nothing that could end it earlier is worth a system call.
-            std::thread::sleep(self.work_off(worker, turn_at));
+            // At most a millisecond: a system call that could end it earlier does not pay.
+            std::thread::sleep(self.run_deferred(worker, turn_at));
             self.readable = true;
             self.turn_began = Instant::now();
             self.held = self.turn_began.saturating_duration_since(now);
             return;
         }
-        // With work at hand the socket is just read: an empty read costs no more than to ask.
+        // When there is work, the socket is read without `ppoll`: an empty read costs no more.
         if !self.readable && !self.has_work(worker) {
             let wake = self.place.wake();
-            // Say that we sleep before looking at the queues for the last time (router/wake.rs).
+            // The flag is set before the last look at the queues (router/wake.rs).
             wake.prepare_sleep();
             self.pending = self.inbox.messages.try_recv().ok();
             if !self.has_work(worker) {
@@ -187,11 +172,12 @@ impl Shell {
         self.turn_began = Instant::now();
     }
 
-    /// What may wait gets the time until then, but at least a step; how much of it is left.
-    fn work_off(&mut self, worker: &mut Worker, until: Instant) -> Duration {
+    /// Runs deferred work until `until`, at least one step of it. Returns the time that is left.
+    fn run_deferred(&mut self, worker: &mut Worker, until: Instant) -> Duration {
         let mut outlet =
             SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
-        // The worker's time stands still meanwhile: what the kernel receives now came now.
+        // The worker's time does not move meanwhile: a datagram that the kernel receives during this keeps
+        // its own receive time.
         loop {
             let more = worker.handle_timeout(self.now, &mut outlet);
             let now = Instant::now();
@@ -211,7 +197,7 @@ impl Shell {
         let deadline = worker.next_timeout().map(|at| at.saturating_duration_since(now));
         let timeout = deadline.map_or(SLEEP_MAX, |deadline| deadline.min(SLEEP_MAX));
         self.place.wait(&self.socket, timeout).unwrap_or_else(|error| {
-            // No memory in the kernel: nothing to do but to try again a little later.
+            // The kernel has no memory: the only remedy is to try again a little later.
             tracing::error!(%error, worker = self.index, "waiting failed");
             std::thread::sleep(REBUILD_PAUSE);
             true
@@ -246,8 +232,8 @@ impl Shell {
             };
             let mut datagrams = 0;
             self.buffers.for_each(count, unix_time(), |age, path, datagram| {
-                // When the kernel had it; but time must not go back for the worker. It does only where
-                // datagrams had to wait for more than one turn.
+                // The kernel's receive time, except that the worker's time must not go back. It would do so
+                // only where datagrams waited for more than one turn.
                 let arrived = clock.checked_sub(age).unwrap_or(clock);
                 *told = arrived.max(*told);
                 lag = lag.max(told.saturating_duration_since(arrived));
@@ -256,8 +242,8 @@ impl Shell {
                 worker.handle_datagram(*told, path, datagram, &mut outlet);
             });
             if count < BATCH_SIZE {
-                // That was all there was. But of a frame the rest is on its way, and what is read now
-                // shares its send calls; a lone datagram is not worth another look.
+                // The socket is empty. The rest of a frame may follow at once, and what is read now shares
+                // its send calls. After a single datagram a second read does not pay.
                 self.readable = false;
                 if datagrams < 2 {
                     break;
@@ -270,14 +256,14 @@ impl Shell {
             SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
         worker.handle_rings(self.now, &mut outlet);
         worker.flush(self.now, &mut outlet);
-        // As long again as the media took: a worker with long turns has few of them.
+        // As much time as the media took: a worker with long turns has few of them.
         let ended = Instant::now();
         self.forward_latency.look(ended);
-        let share = ended.saturating_duration_since(self.turn_began).min(LATER_TIME_MAX);
-        self.work_off(worker, ended + share);
+        let share = ended.saturating_duration_since(self.turn_began).min(DEFERRED_TIME_MAX);
+        self.run_deferred(worker, ended + share);
     }
 
-    /// Carries out what the control plane wants; false to stop.
+    /// Handles messages of the control plane; false when the thread must stop.
     fn take_messages(&mut self, worker: &mut Worker) -> bool {
         for _ in 0..MESSAGES_PER_TURN {
             let message = self.pending.take().or_else(|| self.inbox.messages.try_recv().ok());
@@ -290,15 +276,16 @@ impl Shell {
                 Some(Message::Command(command)) => {
                     worker.handle_command(self.now, command, &mut outlet);
                 }
-                Some(Message::Inspect(inspect)) => inspect(worker, self, self.now),
+                Some(Message::Inspect(inspect)) => inspect(worker, self.now),
+                Some(Message::Report(answer)) => answer(worker.report(), self.report()),
                 Some(Message::Stop) => return false,
             }
         }
         true
     }
 
-    /// Tells the control plane what happened. What it cannot take now comes again next turn.
-    fn tell(&mut self, worker: &mut Worker) {
+    /// Sends notices to the control plane. Those that its queue cannot take are sent in the next turn.
+    fn send_notices(&mut self, worker: &mut Worker) {
         while let Some(notice) = self.pending_notices.front() {
             if !(self.inbox.emit)(*notice) {
                 return;
@@ -308,10 +295,11 @@ impl Shell {
         worker.drain_events(|event| (self.inbox.emit)(Notice::Event(event)));
     }
 
-    /// What the worker's load is, and what follows for the tick.
-    fn look_at_load(&mut self, now: Instant) {
-        // CPU time also holds what the kernel does while we go to sleep and wake up. Time at work also
-        // holds what others on this core take from us; we fall behind then too.
+    /// Measures the worker's load and adjusts the tick to it.
+    fn measure_load(&mut self, now: Instant) {
+        // CPU time includes what the kernel does while the thread goes to sleep and wakes up. Time at work
+        // includes what other threads take of this core, by which the worker falls behind too. The larger
+        // of the two counts.
         let cpu_time = thread_cpu_time();
         let busy = cpu_time.saturating_sub(std::mem::replace(&mut self.cpu_time, cpu_time));
         self.tick.observe(now, busy.max(std::mem::take(&mut self.busy)));
@@ -320,8 +308,8 @@ impl Shell {
         self.tick_wait.turn(now);
     }
 
-    /// What was counted and measured so far.
-    pub(super) fn report(&self) -> ShellReport {
+    /// Copies all counters and latencies.
+    fn report(&self) -> ShellReport {
         ShellReport {
             socket: self.socket.stats(),
             forward: self.forward_latency.all().clone(),
@@ -332,13 +320,13 @@ impl Shell {
         }
     }
 
-    /// A panic outside a session left the worker in an unknown state: says goodbye to its clients as far
-    /// as that still works, and gives its rings and counters to a new one.
+    /// Replaces a worker that panicked outside a session, since its state is unknown. Closes its sessions
+    /// towards the clients as far as that still works, and moves its rings and counters to a new worker.
     fn rebuild(&mut self, mut broken: Worker) -> Worker {
         self.rebuilds += 1;
         tracing::error!(
             worker = self.index,
-            "a worker panicked outside a session; its sessions end, and it starts anew"
+            "a worker panicked outside a session; its sessions end and it is rebuilt"
         );
         let again = self.rebuilt.is_some_and(|at| at.elapsed() < REBUILD_CALM);
         if again {
@@ -351,21 +339,24 @@ impl Shell {
         let close = Command::CloseAll(CloseReason::WorkerLost);
         let closing = AssertUnwindSafe(|| broken.handle_command(self.now, close, &mut outlet));
         if catch_unwind(closing).is_err() {
-            tracing::warn!(worker = self.index, "clients of the broken worker were not told");
+            tracing::warn!(
+                worker = self.index,
+                "clients of the broken worker were not sent close_notify"
+            );
         }
         let pending_notices = &mut self.pending_notices;
         broken.drain_events(|event| {
             pending_notices.push_back(Notice::Event(event));
             true
         });
-        // Whatever it had and did not close is gone too.
+        // Sessions that it could not close are gone too.
         pending_notices.push_back(Notice::Lost);
         self.lobby.forget_worker(self.index);
         broken.rebuild(self.pool_packets)
     }
 }
 
-/// CPU time of the calling thread.
+/// CPU time that the calling thread has used.
 fn thread_cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
 //! One worker's UDP socket: batched receive with GRO, sends with GSO, packet info both ways.
 //!
-//! All workers share one port (`SO_REUSEPORT`). IPv4 addresses on a dual-stack socket are shown as
-//! IPv4 everywhere else. Don't-fragment and kernel timestamps are set by `quinn-udp`. Send errors are
-//! counted by kind and survived. Called by `shell.rs` and `socket_egress.rs`.
+//! All workers share one port (`SO_REUSEPORT`). IPv4 addresses on a dual-stack socket are IPv4 everywhere else.
+//! `quinn-udp` sets don't-fragment and kernel timestamps. Send errors are counted by kind and never end the
+//! socket. Called by `shell.rs` and `socket_egress.rs`; `gso.rs` remembers which paths refuse segments.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -17,43 +17,44 @@ use crate::media::packet::PACKET_BYTES_MAX;
 use crate::transport::FiveTuple;
 use crate::transport::egress::Transmit;
 
-/// Kernel buffer asked for in each direction (limits design 3: at least 4 MB); the kernel may give less, and a
-/// smaller one only drops earlier.
+/// Kernel buffer that is requested in each direction (limits design 3: at least 4 MB). The kernel may give less,
+/// and a smaller one only drops earlier.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// A repeated send error is logged at most this often.
+/// Shortest interval between two logged send errors.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A datagram that waited longer than this was not: somebody set the wall clock.
+/// Longest age of a datagram. A larger difference between its timestamp and the wall clock means that the clock
+/// was set.
 const AGE_MAX: Duration = Duration::from_secs(10);
 
-/// What the socket did; cumulative but for the last.
+/// Counters of the socket; cumulative, except the last one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SocketStats {
-    /// Send calls that the kernel took.
+    /// Send calls that succeeded.
     pub send_calls: u64,
-    /// Datagrams in them.
+    /// Datagrams in those send calls.
     pub datagrams_out: u64,
     /// Datagrams dropped because the send buffer was full.
     pub send_blocked: u64,
     /// Datagrams dropped for any other error of the send call.
     pub send_errors: u64,
-    /// Send calls of several datagrams that were refused as such; the datagrams went one by one.
+    /// Send calls of several datagrams that were refused as such; the datagrams were sent one by one.
     pub gso_refused: u64,
-    /// Datagrams sent one by one though they could have been one message.
+    /// Datagrams sent one by one that could have shared a message.
     pub gso_spared_datagrams: u64,
-    /// Paths that get one datagram per call now; `None`: all of them.
+    /// Paths that get one datagram per call now; `None` for all paths.
     pub gso_spared_paths: Option<usize>,
 }
 
-/// What became of one send call.
+/// Result of one send call.
 enum Sent {
     Taken,
     Blocked,
     Failed(io::Error),
 }
 
-/// One worker's socket.
+/// UDP socket of one worker.
 pub(super) struct MediaSocket {
     socket: UdpSocket,
     state: UdpSocketState,
@@ -67,7 +68,7 @@ impl MediaSocket {
     /// Binds one socket per worker to the same address; port 0 is chosen by the first.
     pub(super) fn bind_group(addr: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
         let first = match Self::bind(addr) {
-            // A host without IPv6: the IPv4 half of the wildcard is all there is.
+            // On a host without IPv6 only the IPv4 half of the wildcard exists.
             Err(_) if addr.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
                 Self::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port()))?
             }
@@ -90,7 +91,7 @@ impl MediaSocket {
         }
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
-        // Best effort; `explain_buffers` tells what came of it.
+        // Best effort; `explain_buffers` warns if the buffers are smaller.
         _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
         _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
         let state = UdpSocketState::new((&socket).into())?;
@@ -107,7 +108,7 @@ impl MediaSocket {
         })
     }
 
-    /// Says once per start if the kernel gave smaller buffers than it should.
+    /// Logs once per start if the kernel gave smaller buffers than requested.
     fn explain_buffers(&self) {
         let socket = (&self.socket).into();
         let given = [
@@ -115,7 +116,7 @@ impl MediaSocket {
             ("send", "net.core.wmem_max", self.state.send_buffer_size((&self.socket).into())),
         ];
         for (direction, sysctl, given) in given {
-            // Linux shows twice of what was asked for: its own bookkeeping is part of it.
+            // Linux shows twice the requested size, because it counts its own bookkeeping.
             let Ok(bytes) = given.map(|doubled| doubled / 2) else { continue };
             if bytes < SOCKET_BUFFER_BYTES {
                 tracing::warn!(
@@ -136,8 +137,8 @@ impl MediaSocket {
         SocketStats { gso_spared_paths: self.gso.spared(), ..self.stats }
     }
 
-    /// Receives one batch into `buffers`; `WouldBlock` when there is nothing. Fewer than [`BATCH_SIZE`]
-    /// means that there was no more.
+    /// Receives one batch into `buffers`; `WouldBlock` when the socket is empty. Fewer than [`BATCH_SIZE`] means
+    /// that it is empty now.
     pub(super) fn receive(&mut self, buffers: &mut ReceiveBuffers) -> io::Result<usize> {
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = {
             let mut chunks = buffers.bytes.chunks_mut(buffers.stride);
@@ -146,9 +147,9 @@ impl MediaSocket {
         self.state.recv((&self.socket).into(), &mut slices, &mut buffers.meta)
     }
 
-    /// Buffers that fit what one call may return.
+    /// Buffers for the largest batch that one call may return.
     pub(super) fn receive_buffers(&self) -> ReceiveBuffers {
-        // One byte more than the largest packet, so that an oversized one is seen as such.
+        // One byte more than the largest packet, so that an oversized one is recognized.
         let stride = (PACKET_BYTES_MAX + 1) * self.state.gro_segments();
         ReceiveBuffers {
             bytes: vec![0; stride * BATCH_SIZE].into_boxed_slice(),
@@ -157,8 +158,8 @@ impl MediaSocket {
         }
     }
 
-    /// Sends one message, in one call where the path takes segments. Says how many datagrams the kernel
-    /// took; the others are dropped and counted.
+    /// Sends one message, in one call where the path takes segments. Returns how many datagrams the kernel took;
+    /// the others are dropped and counted.
     pub(super) fn send(&mut self, transmit: Transmit<'_>) -> u64 {
         let Transmit { path, contents, segment_size, .. } = transmit;
         let datagrams = transmit.segments() as u64;
@@ -172,7 +173,7 @@ impl MediaSocket {
         match self.call(path, contents, Some(size)) {
             Sent::Failed(error) if is_refusal(&error) => {
                 let sent = self.send_one_by_one(transmit);
-                // What goes neither way tells nothing about segments.
+                // If single datagrams fail too, segments are not the cause.
                 if sent > 0 {
                     self.stats.gso_refused += 1;
                     self.gso.refuse(path.remote.ip(), Instant::now());
@@ -209,7 +210,7 @@ impl MediaSocket {
         }
     }
 
-    /// Counts a call and says how many datagrams it sent.
+    /// Counts a call and returns how many datagrams it sent.
     fn count(&mut self, sent: Sent, datagrams: u64) -> u64 {
         match sent {
             Sent::Taken => {
@@ -248,7 +249,7 @@ impl AsFd for MediaSocket {
     }
 }
 
-/// Memory for one receive call.
+/// Buffers of one receive call.
 pub(super) struct ReceiveBuffers {
     bytes: Box<[u8]>,
     meta: [RecvMeta; BATCH_SIZE],
@@ -256,8 +257,8 @@ pub(super) struct ReceiveBuffers {
 }
 
 impl ReceiveBuffers {
-    /// Hands out the datagrams of the last receive call, GRO undone. `wall` is the Unix time after that
-    /// call; with each datagram comes how long before it the kernel had received it.
+    /// Calls `handle` for each datagram of the last receive call, with GRO undone. `wall` is the Unix time after
+    /// that call; the first argument is how long before it the kernel received the datagram.
     pub(super) fn for_each(
         &mut self,
         count: usize,
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_shares_one_port_and_a_message_of_segments_arrives_as_datagrams() {
+    fn group_shares_one_port_and_a_message_of_segments_arrives_as_datagrams() {
         let group = MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 2).unwrap();
         let ports: Vec<_> = group.iter().map(|s| s.local_addr().unwrap().port()).collect();
         assert_eq!(ports[0], ports[1]);
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_send_call_are_counted_and_survived() {
+    fn socket_works_on_after_send_errors_and_counts_them() {
         let (mut sender, mut receiver, path) = pair();
         let oversized = vec![0; 70_000]; // EMSGSIZE
         sender.send(Transmit::media(path, &oversized, None));
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dual_stack_socket_shows_ipv4_as_ipv4() {
+    fn dual_stack_socket_shows_ipv4_as_ipv4() {
         let mut dual = MediaSocket::bind_group("[::]:0".parse().unwrap(), 1).unwrap().remove(0);
         let port = dual.local_addr().unwrap().port();
         let mut v4 = MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
@@ -352,7 +353,7 @@ mod tests {
     /// The kernel refuses messages of more segments than it knows (EINVAL) and of more bytes than IP
     /// carries (EMSGSIZE). The same errors come from a route with a small MTU.
     #[test]
-    fn what_the_kernel_refuses_as_segments_goes_one_by_one_and_is_remembered() {
+    fn refused_segments_are_sent_one_by_one_and_the_refusal_is_remembered() {
         for (segments, size) in [(200, 10), (60, 1_200)] {
             let (mut sender, mut receiver, path) = pair();
             let contents: Vec<u8> = (0..segments * size).map(|n| (n / size) as u8).collect();
@@ -368,15 +369,15 @@ mod tests {
             let small = Transmit::media(path, &contents[..3 * size], Some(size));
             assert_eq!(sender.send(small), 3);
             let stats = sender.stats();
-            assert_eq!(stats.gso_refused, 1, "it is not asked again");
+            assert_eq!(stats.gso_refused, 1, "GSO is not tried again");
             assert_eq!(stats.gso_spared_datagrams, segments as u64 + 3);
             assert_eq!(stats.send_errors, 0);
         }
     }
 
-    /// A stranger may write any source port, also 0, which nobody can send to (EINVAL).
+    /// A forged datagram may have source port 0, to which nothing can be sent (EINVAL).
     #[test]
-    fn an_address_that_nobody_can_send_to_costs_the_others_nothing() {
+    fn address_that_cannot_be_sent_to_does_not_affect_other_paths() {
         let (mut sender, mut receiver, path) = pair();
         let nowhere = FiveTuple { remote: SocketAddr::new(path.remote.ip(), 0), ..path };
         for segment_size in [None, Some(100)] {
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_tells_how_long_it_waited_unless_the_clock_was_set() {
+    fn datagram_has_the_age_of_its_kernel_timestamp_unless_the_clock_was_set() {
         let (mut sender, mut receiver, path) = pair();
         let mut ages = |later: Duration| {
             sender.send(Transmit::media(path, b"x", None));

@@ -1,6 +1,6 @@
-//! The worker's way out: the socket, with a look at the clock for the forwarding latency.
+//! Egress of a worker: its socket, with clock readings for the forwarding latency.
 //!
-//! Made anew for each turn by `shell.rs`; owns nothing.
+//! Owns nothing. Made by `shell.rs` for each call of the worker.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use super::latency::ForwardLatency;
 use super::socket::MediaSocket;
 use crate::transport::egress::{Egress, Transmit, TransmitClass};
 
-/// Sends on the socket and measures what belongs to a batch.
+/// Sends on the socket and measures the datagrams of a batch.
 pub(super) struct SocketEgress<'a> {
     pub socket: &'a mut MediaSocket,
     pub forward_latency: &'a mut ForwardLatency,

@@ -1,4 +1,4 @@
-//! Stories of the whole shell over real sockets: two workers, clients that only answer ICE.
+//! Whole servers over real sockets: two workers, and clients that only send ICE checks.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::transport::stun::{CheckRequest, StunClass, StunView, write_check};
 const OFFER: &[u8] = include_bytes!("../../tests/data/offers/chromium-156-whip.sdp");
 const WATCH: &[u8] = include_bytes!("../../tests/data/offers/chromium-156-whep.sdp");
 
-/// A client that gets as far as its first answered check: then a worker owns its session.
+/// Client that gets as far as its first answered check; then a worker owns its session.
 struct Client {
     id: SessionId,
     stream: StreamName,
@@ -26,14 +26,17 @@ struct Client {
 impl Client {
     async fn publish(sfu: &Sfu, name: &str) -> Self {
         let stream = StreamName::new(name).unwrap();
-        let created = sfu.publish(stream.clone(), OFFER, None).await.unwrap();
+        let created = sfu.signalling().publish(stream.clone(), OFFER, None).await.unwrap();
         Self::with(sfu, stream, &created)
     }
 
     async fn watch(sfu: &Sfu, name: &str) -> Self {
         let stream = StreamName::new(name).unwrap();
-        let created =
-            sfu.subscribe(stream.clone(), WATCH, StartMode::default(), None).await.unwrap();
+        let created = sfu
+            .signalling()
+            .subscribe(stream.clone(), WATCH, StartMode::default(), None)
+            .await
+            .unwrap();
         Self::with(sfu, stream, &created)
     }
 
@@ -50,7 +53,7 @@ impl Client {
         Self { id: created.id, stream, secret, ufrag, pwd, socket }
     }
 
-    /// Whether the server answers a check, within a few tries.
+    /// Whether the server answers a check within five tries.
     fn is_answered(&self) -> bool {
         let mut buffer = [0; 200];
         let check = CheckRequest {
@@ -65,7 +68,7 @@ impl Client {
         (0..5).any(|_| {
             self.socket.send(&buffer[..len]).unwrap();
             let mut reply = [0; 1500];
-            // The server's own checks come in between.
+            // Checks of the server itself arrive in between.
             std::iter::from_fn(|| {
                 self.socket.recv(&mut reply).ok().map(|len| reply[..len].to_vec())
             })
@@ -76,10 +79,10 @@ impl Client {
         })
     }
 
-    /// The worker that adopted it.
+    /// Worker that adopted the session.
     async fn worker(&self, sfu: &Sfu) -> usize {
         for _ in 0..1_000 {
-            match sfu.session(self.id).await {
+            match sfu.inspection().session(self.id).await {
                 Some(info) if info.state != "waiting_ice" => return info.worker,
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }
@@ -88,7 +91,7 @@ impl Client {
     }
 }
 
-/// One client at each worker: the kernel spreads addresses over the sockets of one port.
+/// One client at each worker: the kernel spreads client addresses over the sockets of one port.
 async fn one_at_each(sfu: &Sfu, names: &str) -> [Client; 2] {
     let mut found = [None, None];
     for n in 0..64 {
@@ -115,18 +118,21 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 
 // whip-whep E9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_preference_reaches_the_worker_whether_it_came_before_the_first_check_or_after() {
+async fn preference_reaches_the_worker_whether_it_came_before_the_first_check_or_after() {
     let media_addr = "127.0.0.1:0".parse().unwrap();
     let sfu = Sfu::start(Config { media_addr, workers: 1, ..Config::default() }).unwrap();
     let viewer = Client::watch(&sfu, "demo").await;
     let preference = |max| LayerPreference { max_height: Some(max), ..LayerPreference::default() };
     let select = async |max| {
-        let asked = sfu.select_layer(&viewer.stream, &viewer.secret, None, preference(max)).await;
+        let asked = sfu
+            .signalling()
+            .select_layer(&viewer.stream, &viewer.secret, None, preference(max))
+            .await;
         assert_eq!(asked, Ok(()));
     };
     let in_force = async |wanted: Option<LayerPreference>| {
         until("the preference is there", async || {
-            let session = sfu.session(viewer.id).await.unwrap();
+            let session = sfu.inspection().session(viewer.id).await.unwrap();
             let video = session.tracks.into_iter().find(|track| track.kind == MediaKind::Video)?;
             (video.preference == wanted).then_some(())
         })
@@ -140,23 +146,26 @@ async fn a_preference_reaches_the_worker_whether_it_came_before_the_first_check_
         select(max).await;
     }
     in_force(Some(preference(1_000))).await;
-    sfu.unselect_layers(&viewer.stream, &viewer.secret).await.unwrap();
+    sfu.signalling().unselect_layers(&viewer.stream, &viewer.secret).await.unwrap();
     in_force(None).await;
-    assert_eq!(sfu.layers(&viewer.stream, &viewer.secret).await.unwrap()[0].layers, []);
+    assert_eq!(
+        sfu.signalling().layers(&viewer.stream, &viewer.secret).await.unwrap()[0].layers,
+        []
+    );
 }
 
 /// Quality B4 item 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_breaks_ends_its_own_sessions_and_takes_new_ones() {
+async fn panic_of_a_worker_ends_its_own_sessions_and_it_takes_new_ones() {
     let media_addr = "127.0.0.1:0".parse().unwrap();
     let sfu = Sfu::start(Config { media_addr, workers: 2, ..Config::default() }).unwrap();
     let [victim, other] = one_at_each(&sfu, "before").await;
-    let before = sfu.stats().await;
+    let before = sfu.inspection().stats().await;
 
     for round in 1..=2 {
-        assert_eq!(sfu.inspect::<()>(0, |_, _, _| panic!("injected")).await, None);
+        assert_eq!(sfu.control.workers.inspect::<(), _>(0, |_, _| panic!("injected")).await, None);
         let stats = until("the worker is back", async || {
-            let stats = sfu.stats().await;
+            let stats = sfu.inspection().stats().await;
             (stats.per_worker.len() == 2).then_some(stats)
         })
         .await;
@@ -164,29 +173,31 @@ async fn a_worker_that_breaks_ends_its_own_sessions_and_takes_new_ones() {
         assert_eq!((rebuilds, stats.panics), (vec![round, 0], round));
     }
 
-    until("its session is gone", async || sfu.session(victim.id).await.is_none().then_some(()))
-        .await;
-    let stats = sfu.stats().await;
-    let lost = stats.closed_total.iter().find(|(reason, _)| *reason == "worker_lost").unwrap().1;
+    until("its session is gone", async || {
+        sfu.inspection().session(victim.id).await.is_none().then_some(())
+    })
+    .await;
+    let stats = sfu.inspection().stats().await;
+    let lost = stats.closed_total["worker_lost"];
     assert_eq!(stats.publishers, before.publishers - lost, "and nothing but what worker 0 had");
-    assert!(sfu.delete(Role::Publisher, &victim.stream, &victim.secret).await, "its URL is known");
+    assert!(
+        sfu.signalling().delete(Role::Publisher, &victim.stream, &victim.secret).await,
+        "its URL is known"
+    );
     assert!(!victim.is_answered());
 
-    assert!(other.is_answered(), "the other worker's clients noticed nothing");
-    assert_eq!(sfu.session(other.id).await.unwrap().worker, 1);
+    assert!(other.is_answered(), "clients of the other worker are not affected");
+    assert_eq!(sfu.inspection().session(other.id).await.unwrap().worker, 1);
 
     let after = one_at_each(&sfu, "after").await;
     for (worker, client) in after.iter().enumerate() {
-        assert_eq!(sfu.session(client.id).await.unwrap().worker, worker);
+        assert_eq!(sfu.inspection().session(client.id).await.unwrap().worker, worker);
     }
-    sfu.shutdown().await;
-}
-
-#[tokio::test]
-async fn a_cpu_that_is_not_there_is_refused_by_name() {
-    let worker_cpus = vec![usable_cpus()[0], 1_000_000];
-    let media_addr = "127.0.0.1:0".parse().unwrap();
-    let refused = Sfu::start(Config { media_addr, worker_cpus, ..Config::default() });
-    let text = refused.err().expect("it does not start").to_string();
-    assert!(text.contains("CPU 1000000"), "{text}");
+    let listed = sfu.inspection().streams().await;
+    for (worker, client) in after.iter().enumerate() {
+        let info = listed.iter().find(|info| info.name == client.stream).unwrap();
+        let publisher = info.publisher.as_ref().map(|session| (session.id, session.worker));
+        assert_eq!(publisher, Some((client.id, worker)), "each worker tells of its own");
+    }
+    sfu.operations().shutdown().await;
 }

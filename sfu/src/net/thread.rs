@@ -1,47 +1,23 @@
-//! One worker's thread as the control plane sees it: its inbox, its wake-up, its load, its end.
+//! One worker's thread as the control plane sees it: its queue, its wake-up, its load, its end.
 //!
-//! Starts the thread and talks to it; what happens there is in `shell.rs`.
+//! Starts the thread and sends it `messages.rs`; what happens on the thread is in `shell.rs`. Started by
+//! `handle.rs`, used by `workers.rs`.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
+use super::messages::{Emit, Inbox, Message};
 use super::shell::Shell;
 use super::socket::MediaSocket;
 use super::wait::WaitingPlace;
 use crate::router::WakeFlag;
-use crate::worker::{Command, Event, Worker, WorkerConfig};
+use crate::worker::WorkerConfig;
 
-/// Orders waiting for one worker. Full: the caller waits or refuses with 503.
+/// Maximum messages in the queue of one worker. When it is full, the caller waits or answers 503.
 const COMMANDS_MAX: usize = 4_096;
-
-/// A look at a worker from outside, on its own thread.
-type Inspect = dyn FnOnce(&mut Worker, &Shell, Instant) + Send;
-
-/// What travels to a worker's thread.
-pub(super) enum Message {
-    /// For the worker itself.
-    Command(Command),
-    /// Runs on the thread with the worker at hand; answers go through what it captured.
-    Inspect(Box<Inspect>),
-    /// Ends the thread.
-    Stop,
-}
-
-/// What a worker's thread tells the control plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Notice {
-    /// Something happened to a session.
-    Event(Event),
-    /// The worker broke and was rebuilt without sessions: all it had are gone.
-    Lost,
-}
-
-/// Takes notices without blocking and says whether it could.
-pub(super) type Emit = Box<dyn Fn(Notice) -> bool + Send>;
 
 /// The control plane's end of one worker.
 pub(super) struct WorkerHandle {
@@ -63,7 +39,7 @@ impl WorkerHandle {
         }
     }
 
-    /// How busy the thread was of late, in thousandths of a core.
+    /// Load of the thread over the last tick window, in thousandths of a core.
     pub(super) fn load_permille(&self) -> u32 {
         self.load_permille.load(Ordering::Relaxed)
     }
@@ -72,23 +48,13 @@ impl WorkerHandle {
     pub(super) fn join(&self) {
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         if let Some(thread) = thread {
-            // A panic of the thread itself was reported by the panic hook; nothing is left to do.
+            // The panic hook has reported a panic of the thread itself; nothing is left to do.
             _ = thread.join();
         }
     }
 }
 
-/// What a worker's thread is given.
-pub(super) struct Inbox {
-    pub messages: Receiver<Message>,
-    pub emit: Emit,
-    /// Where the thread writes how busy it is.
-    pub load_permille: Arc<AtomicU32>,
-    /// The CPU to stay on.
-    pub cpu: Option<usize>,
-}
-
-/// A thread that is ready to start: its waiting place exists, so that others can already wake it.
+/// Thread that is ready to start: its waiting place exists, so that others can already wake it.
 pub(super) struct PreparedThread(WaitingPlace);
 
 impl PreparedThread {
@@ -100,7 +66,7 @@ impl PreparedThread {
         self.0.wake().clone()
     }
 
-    /// Starts the thread, on one CPU if one is given.
+    /// Starts the thread and keeps it on `cpu` if one is given.
     pub(super) fn start(
         self,
         config: WorkerConfig,
@@ -117,5 +83,41 @@ impl PreparedThread {
             .name(name)
             .spawn(move || Shell::new(self.0, &config, socket, inbox).run(config))?;
         Ok(WorkerHandle { commands, wake, load_permille, thread: Mutex::new(Some(thread)) })
+    }
+}
+
+#[cfg(test)]
+impl WorkerHandle {
+    /// Handle without a thread: the test takes the messages and sets the load.
+    pub(super) fn detached() -> (Self, std::sync::mpsc::Receiver<Message>, Arc<AtomicU32>) {
+        let (commands, messages) = sync_channel(COMMANDS_MAX);
+        let load_permille = Arc::new(AtomicU32::new(0));
+        let wake = WaitingPlace::new().unwrap().wake().clone();
+        let load = Arc::clone(&load_permille);
+        (Self { commands, wake, load_permille, thread: Mutex::new(None) }, messages, load)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_queue_gives_the_message_back() {
+        let (handle, messages, _) = WorkerHandle::detached();
+        for _ in 0..COMMANDS_MAX {
+            assert!(handle.send(Message::Stop).is_ok());
+        }
+        assert!(handle.send(Message::Stop).is_err(), "one past the limit");
+        messages.recv().unwrap();
+        assert!(handle.send(Message::Stop).is_ok());
+    }
+
+    #[test]
+    fn message_to_a_thread_that_ended_comes_back() {
+        let (handle, messages, _) = WorkerHandle::detached();
+        drop(messages);
+        assert!(handle.send(Message::Stop).is_err());
+        handle.join();
     }
 }

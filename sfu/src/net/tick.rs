@@ -1,37 +1,37 @@
-//! How long a worker lets packets gather before it serves them: not at all while its core has time,
-//! up to a millisecond when it has not.
+//! Time that a worker lets packets gather before it serves them: none while its core has time, up to a
+//! millisecond when it has not.
 //!
-//! Waiting makes longer messages (limits section 7: about half the CPU for 0.6 ms on average), so it
-//! lowers the very load that calls for it. A switch would flutter; this is an integrator that holds the
-//! load at two thirds of a core with the least wait that does so. Pure: `shell.rs` tells it the time and the
+//! Waiting makes longer messages (limits section 7: about half the CPU for 0.6 ms on average), so it lowers the
+//! load that caused it. A switch at some load would go on and off for ever. This is an integrator: it holds the
+//! load at two thirds of a core with the shortest wait that does so. Pure: `shell.rs` gives it the time and the
 //! load.
 
 use std::time::{Duration, Instant};
 
-/// The longest wait: beyond it the sizes of packets, not the time, limit a message.
+/// Longest wait. Beyond it the sizes of packets limit a message, not the time.
 pub(super) const TICK_MAX: Duration = Duration::from_millis(1);
 
-/// Shorter waits gain nothing: going to sleep and waking up costs about as much.
+/// Shortest wait that pays: going to sleep and waking up costs about as much as a shorter one gains.
 const TICK_MIN: Duration = Duration::from_micros(50);
 
-/// How often the load is looked at.
+/// Interval at which the load is measured.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// The load to hold, in thousandths of a core. Not half: at half a core nobody should wait, and with many
-/// streams of few viewers each a wait of a millisecond costs more than it saves.
+/// Load to hold, in thousandths of a core. Not half: at half a core no packet should wait, and with many streams
+/// of few viewers each a wait of a millisecond costs more than it saves.
 const TARGET_PERMILLE: i64 = 650;
 
-/// Loads this near to the target change nothing.
+/// Distance from the target within which the wait stays as it is.
 const DEAD_BAND_PERMILLE: i64 = 30;
 
-/// Microseconds of wait per window for a load that is a whole core too high; from rest to the longest
-/// wait in a fifth of a second when the core is full.
+/// Microseconds that the wait grows per window for a load that is a whole core too high: from none to the
+/// longest in a fifth of a second when the core is full.
 const GAIN_US: i64 = 700;
 
-/// Windows that one look may stand for: a worker that slept a second comes back without a wait.
+/// Maximum windows that one measurement counts for: a worker that slept a second comes back without a wait.
 const WINDOWS_MAX: i64 = 20;
 
-/// The wait and the load it follows.
+/// Wait, and the load that it follows.
 #[derive(Debug, Clone)]
 pub(super) struct Tick {
     since: Option<Instant>,
@@ -45,12 +45,12 @@ impl Tick {
         Self { since: None, wait_us: 0, load_permille: 0 }
     }
 
-    /// Whether it is time to tell the load.
+    /// Whether the load is to be measured now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW)
     }
 
-    /// The core was busy for `busy` since the last call.
+    /// Follows a load: the core was busy for `busy` since the last call.
     pub(super) fn observe(&mut self, now: Instant, busy: Duration) {
         let Some(since) = self.since.replace(now) else { return };
         let span = now.saturating_duration_since(since).as_micros().max(1);
@@ -65,13 +65,13 @@ impl Tick {
         self.wait_us = (self.wait_us + change).clamp(0, TICK_MAX.as_micros() as i64);
     }
 
-    /// The least time between the beginnings of two turns; zero: none.
+    /// Shortest time between the beginnings of two turns; zero for no wait.
     pub(super) fn interval(&self) -> Duration {
         let wait = Duration::from_micros(self.wait_us.unsigned_abs());
         if wait < TICK_MIN { Duration::ZERO } else { wait }
     }
 
-    /// Load over the last window, in thousandths of a core.
+    /// Load over the last window in thousandths of a core.
     pub(super) fn load_permille(&self) -> u32 {
         self.load_permille
     }
@@ -81,7 +81,7 @@ impl Tick {
 mod tests {
     use super::*;
 
-    /// A core whose load depends on the wait; runs for so many windows and gives the waits in µs.
+    /// Runs a core, whose load depends on the wait, for `windows` windows. Returns the waits in µs.
     fn run(
         tick: &mut Tick,
         now: &mut Instant,
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn up_to_half_a_core_nobody_waits() {
+    fn packets_do_not_wait_below_half_a_core() {
         let (mut tick, mut now) = start();
         for load in [0, 100, 300, 550, 670] {
             assert!(
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_core_gets_the_longest_wait_within_a_quarter_of_a_second_and_never_more() {
+    fn full_core_gets_the_longest_wait_within_a_quarter_of_a_second_and_never_more() {
         let (mut tick, mut now) = start();
         let waits = run(&mut tick, &mut now, 100, |_| 1_000);
         let reached = waits.iter().position(|wait| *wait == 1_000).expect("it gets there");
@@ -132,7 +132,7 @@ mod tests {
     /// limits section 6: 95 % of a core without a wait, 41 % with 1 ms. A switch at one load
     /// would go on and off for ever.
     #[test]
-    fn the_wait_settles_where_it_lowers_the_load_to_two_thirds_of_a_core() {
+    fn wait_settles_where_it_lowers_the_load_to_two_thirds_of_a_core() {
         let (mut tick, mut now) = start();
         let load = |wait: u64| 950 - wait * 540 / 1_000;
         run(&mut tick, &mut now, 200, load);
@@ -143,20 +143,20 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_goes_when_the_load_goes() {
+    fn wait_ends_when_the_load_falls() {
         let (mut tick, mut now) = start();
         run(&mut tick, &mut now, 20, |_| 1_000);
         let waits = run(&mut tick, &mut now, 20, |_| 100);
         assert!(waits.is_sorted_by(|a, b| a >= b));
         assert_eq!(waits.last(), Some(&0));
-        // A worker that had nothing to do for a second did not look at its load either.
+        // A worker without work for a second did not measure its load either.
         run(&mut tick, &mut now, 20, |_| 1_000);
         tick.observe(now + Duration::from_secs(1), Duration::from_millis(1));
         assert_eq!(tick.interval(), Duration::ZERO);
     }
 
     #[test]
-    fn a_wait_too_short_to_gain_anything_is_none() {
+    fn wait_too_short_to_pay_is_none() {
         let (mut tick, mut now) = start();
         let waits = run(&mut tick, &mut now, 40, |_| 690);
         assert_eq!(waits.first(), Some(&0));

@@ -1,8 +1,8 @@
-//! Where a worker's thread waits: for its socket, for a wake-up by others, for a deadline.
+//! Wait of a worker's thread: for its socket, for a wake-up by another thread, or for a deadline.
 //!
-//! Two descriptors, so `ppoll` serves: it keeps deadlines to the microsecond on every kernel, which
-//! `epoll` does only since 5.11, and tells the socket's state rather than its changes, so nothing has to
-//! be read until it is empty. Called by `shell.rs`.
+//! There are only two descriptors, so `ppoll` is used. It keeps deadlines to the microsecond on every kernel,
+//! which `epoll` does only since 5.11. It tells the socket's state instead of changes, so the socket need not be
+//! read until it is empty. Decides nothing. Called by `shell.rs`.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -15,8 +15,8 @@ use rustix::io::{Errno, read, write};
 
 use crate::router::{WakeFlag, Waker};
 
-/// How much later than asked the kernel may end a wait, so that it can end several at once. Its
-/// default of 50 µs is as long as the shortest tick.
+/// Time by which the kernel may end a wait late, so that it can end several at once. Its default of 50 µs is as
+/// long as the shortest tick.
 const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::new(1_000).expect("it is not zero");
 
 struct EventWaker(Arc<OwnedFd>);
@@ -24,14 +24,14 @@ struct EventWaker(Arc<OwnedFd>);
 impl Waker for EventWaker {
     fn wake(&self) {
         match write(&*self.0, &1u64.to_ne_bytes()) {
-            // Full: 2^64 wake-ups wait to be noticed, one of them is enough.
+            // Full: 2^64 wake-ups wait to be seen; one of them is enough.
             Ok(_) | Err(Errno::AGAIN) => {}
             Err(error) => tracing::error!(%error, "waking a worker failed"),
         }
     }
 }
 
-/// One worker's place to wait. Made before its thread, so that others can already wake it.
+/// One worker's place to wait. It is made before the thread, so that other threads can already wake it.
 pub(super) struct WaitingPlace {
     event: Arc<OwnedFd>,
     wake: WakeFlag,
@@ -44,18 +44,18 @@ impl WaitingPlace {
         Ok(Self { event, wake })
     }
 
-    /// The flag that others wake this worker with.
+    /// Flag by which other threads wake this worker.
     pub(super) fn wake(&self) -> &WakeFlag {
         &self.wake
     }
 
-    /// Makes the calling thread's waits end in time.
+    /// Sets the timer slack of the calling thread, so that its waits end in time.
     pub(super) fn prepare_thread() {
         // Refused only by exotic sandboxes; deadlines are then up to 50 µs late.
         _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS));
     }
 
-    /// Waits until `socket` can be read (true), somebody wakes us, or the time is over.
+    /// Waits until `socket` can be read (true), another thread wakes this one, or the time is over.
     pub(super) fn wait(&self, socket: &impl AsFd, timeout: Duration) -> io::Result<bool> {
         let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
         let mut fds =
@@ -64,10 +64,10 @@ impl WaitingPlace {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        // An error of the socket is told by reading it.
+        // A read returns an error of the socket, so it counts as readable.
         let [readable, woken] = fds.map(|fd| !fd.revents().is_empty());
         if woken {
-            // The count does not matter, only that it is zero again.
+            // The count does not matter; it only has to be zero again.
             _ = read(&*self.event, &mut [0; 8]);
         }
         Ok(readable)
@@ -81,7 +81,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn a_wait_ends_with_a_datagram_a_wake_up_or_the_time() {
+    fn wait_ends_with_a_datagram_a_wake_up_or_the_deadline() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let place = WaitingPlace::new().unwrap();
         let long = Duration::from_secs(60);
@@ -95,7 +95,7 @@ mod tests {
 
         socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
         assert!(place.wait(&socket, long).unwrap());
-        assert!(place.wait(&socket, long).unwrap(), "the state, not the change");
+        assert!(place.wait(&socket, long).unwrap(), "it tells the state, not the change");
     }
 
     #[test]

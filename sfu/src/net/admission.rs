@@ -1,0 +1,125 @@
+//! Admission of new sessions: the limits of the whole server, and draining.
+//!
+//! Owns the half-open places (`half_open.rs` says who gets one) and the draining flag. Never looks at an offer
+//! or a stream. Called by `control.rs` for each POST and when a session connects or ends.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::half_open::{Full, HalfOpen};
+use super::lock_order::{LockRank, OrderedMutex};
+use super::outcome::OfferError;
+use crate::config::Config;
+use crate::ids::SessionId;
+
+/// `Retry-After` of a refusal because the server is full or draining.
+const RETRY_AFTER_S: u32 = 5;
+
+const UNAVAILABLE: OfferError = OfferError::Unavailable { retry_after_s: RETRY_AFTER_S };
+
+/// Limits on sessions, and the half-open places that are taken.
+#[derive(Debug)]
+pub(super) struct Admission {
+    sessions_max: usize,
+    half_open_max: usize,
+    draining: AtomicBool,
+    half_open: OrderedMutex<HalfOpen>,
+}
+
+impl Admission {
+    /// Limits of `config`, with nothing reserved.
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            sessions_max: config.sessions_per_worker * config.workers,
+            half_open_max: config.half_open_per_worker * config.workers,
+            draining: AtomicBool::new(false),
+            half_open: OrderedMutex::new(LockRank::HalfOpen, HalfOpen::default()),
+        }
+    }
+
+    /// Whether a session may be added to `sessions`.
+    pub(super) fn has_room(&self, sessions: usize) -> bool {
+        !self.draining.load(Ordering::Relaxed) && sessions < self.sessions_max
+    }
+
+    /// The same as a refusal.
+    pub(super) fn ensure_room(&self, sessions: usize) -> Result<(), OfferError> {
+        if self.has_room(sessions) { Ok(()) } else { Err(UNAVAILABLE) }
+    }
+
+    /// Refuses all new sessions from now on.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Reserves a half-open place. Returns the session that was evicted for it and must be ended.
+    pub(super) fn reserve_half_open(
+        &self,
+        id: SessionId,
+        network: Option<IpAddr>,
+    ) -> Result<Option<SessionId>, OfferError> {
+        let reserved = self.half_open.lock().reserve(id, network, self.half_open_max);
+        reserved.map_err(|Full| UNAVAILABLE)
+    }
+
+    /// Releases the place of a session that connected or ended; without effect if it has none.
+    pub(super) fn release_half_open(&self, id: SessionId, network: Option<IpAddr>) {
+        self.half_open.lock().release(id, network);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(workers: usize, sessions: usize, half_open: usize) -> Admission {
+        Admission::new(&Config {
+            workers,
+            sessions_per_worker: sessions,
+            half_open_per_worker: half_open,
+            ..Config::default()
+        })
+    }
+
+    fn network(n: u8) -> Option<IpAddr> {
+        Some([192, 0, 2, n].into())
+    }
+
+    // quality B2
+    #[test]
+    fn session_beyond_the_limit_of_all_workers_is_refused() {
+        let admission = admission(2, 3, 10);
+        assert_eq!(admission.ensure_room(5), Ok(()));
+        assert_eq!(
+            admission.ensure_room(6),
+            Err(UNAVAILABLE),
+            "six are here, one more is too many"
+        );
+        assert!(admission.has_room(5) && !admission.has_room(6));
+    }
+
+    #[test]
+    fn draining_server_refuses_even_the_first_session() {
+        let admission = admission(1, 10, 10);
+        assert!(admission.has_room(0));
+        admission.drain();
+        assert_eq!(admission.ensure_room(0), Err(OfferError::Unavailable { retry_after_s: 5 }));
+    }
+
+    // quality B2
+    #[test]
+    fn half_open_session_beyond_the_limit_evicts_one_of_the_heaviest_network() {
+        let admission = admission(2, 10, 2);
+        for n in 0..4 {
+            assert_eq!(admission.reserve_half_open(SessionId(n), network(1)), Ok(None));
+        }
+        let refused = admission.reserve_half_open(SessionId(4), network(1));
+        assert_eq!(refused, Err(UNAVAILABLE), "its own network has the most");
+        let evicted = admission.reserve_half_open(SessionId(5), network(2));
+        assert_eq!(evicted, Ok(Some(SessionId(0))), "the oldest of the other network");
+        admission.release_half_open(SessionId(1), network(1));
+        admission.release_half_open(SessionId(1), network(1));
+        assert_eq!(admission.reserve_half_open(SessionId(6), network(3)), Ok(None), "one is free");
+        assert_eq!(admission.reserve_half_open(SessionId(7), network(2)), Ok(Some(SessionId(2))));
+    }
+}

@@ -156,9 +156,9 @@ mod tests {
         );
 
         let layer = |e| Problem::from(e).into_response().status().as_u16();
-        let (asked, known) = ("x".to_owned(), "h, l".to_owned());
+        let (requested, known) = ("x".to_owned(), "h, l".to_owned());
         assert_eq!(layer(LayerError::NotFound), 404);
-        assert_eq!(layer(LayerError::UnknownRid { asked, known }), 422); // whip-whep E9
+        assert_eq!(layer(LayerError::UnknownRid { requested, known }), 422); // whip-whep E9
         assert_eq!(layer(LayerError::Unavailable), 503);
     }
 

@@ -67,9 +67,9 @@ use crate::media::PacketPool;
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::router::{RingPort, StreamId, StreamShared};
 use crate::sdp::IceCredentials;
+use crate::transport::Entropy;
 use crate::transport::dtls::DtlsBackend;
 use crate::transport::egress::Egress;
-use crate::transport::{Entropy, FiveTuple};
 use crate::units::ClockBase;
 
 /// How often caches are aged and publishers compared with the shared state.

@@ -169,7 +169,7 @@ impl<'a> StunView<'a> {
         self.use_candidate
     }
 
-    /// Comprehension-required attributes that we do not know, at most [`MAX_UNKNOWN`] of them.
+    /// Comprehension-required attributes that we do not know, at most 8 of them.
     pub fn unknown_attributes(&self) -> &[u16] {
         self.unknown.get(..self.unknown_len).unwrap_or_default()
     }

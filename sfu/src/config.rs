@@ -34,8 +34,8 @@ pub struct Config {
     /// Time for which viewers wait for a publisher, before the first and after the last. Default 10
     /// min (whip-whep G8).
     pub viewer_wait: Duration,
-    /// Time for which a closed session's URL still answers DELETE with 200. Default 30 s (whip-whep
-    /// A25).
+    /// Time for which a closed session's URL still answers DELETE with 200. Default 30 s
+    /// (whip-whep A25).
     pub tombstone: Duration,
     /// Packet buffers per worker and size class; about 1.6 KB each, allocated when needed. At the
     /// limit packets are dropped (`pool_exhausted`). Default 65,536.

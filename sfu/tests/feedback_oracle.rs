@@ -4,6 +4,8 @@
 //! the same arrivals: loss, reordering, duplicates, jitter and numbers that wrap. Where the two
 //! differ by design, the test says why. Wire formats are compared in `rtp_oracle.rs`.
 
+#![allow(clippy::disallowed_methods, reason = "a test takes one real instant to count from")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

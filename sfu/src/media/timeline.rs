@@ -6,9 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Difference between a step of media time and the elapsed time beyond which it is a jump (quality
-/// B4 item 12): the publisher's clock was reset. A smaller one may be a stalled uplink that catches
-/// up, or a pause.
+/// Difference between a step of media time and the elapsed time beyond which it is a jump
+/// (quality B4 item 12): the publisher's clock was reset. A smaller one may be a stalled uplink
+/// that catches up, or a pause.
 pub const JUMP: Duration = Duration::from_secs(10);
 
 /// Timestamps of one SSRC, continued over jumps.

@@ -51,8 +51,8 @@ pub(super) fn bundle<'o>(
 /// session.
 ///
 /// # Errors
-/// [`SdpError::Unacceptable`] naming what is missing (whip-whep C22), or a `holdconn` (whip-whep
-/// C2).
+/// [`SdpError::Unacceptable`] naming what is missing (whip-whep C22), or a `holdconn`
+/// (whip-whep C2).
 pub(super) fn transport(offer: &Offer, bundled: &[&Section]) -> Result<RemoteTransport, SdpError> {
     let missing = |what| Unacceptable::Missing(what).whole();
     // A section's own line takes precedence over the session's; a later section only fills gaps.

@@ -24,7 +24,7 @@ impl ForwardDecision {
         }
     }
 
-    fn is_drop(self) -> bool {
+    fn is_drop(&self) -> bool {
         matches!(self, Self::Drop(_))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Latency`] holds one kind of waiting. [`ForwardLatency`] measures forwarding: from the kernel's receipt of the
 //! oldest packet of a message to the return of the send call that took it, weighted by datagrams sent. The clock is
-//! read once per [`MESSAGES_PER_LOOK`] messages, not per packet. Called by `socket_egress.rs` and `shell.rs`.
+//! read once per [`MESSAGES_PER_LOOK`] messages, not per packet. Called by `socket.rs` and `shell.rs`.
 
 use std::time::{Duration, Instant};
 

@@ -5,8 +5,8 @@
 //! parts that decide or remember: `directory.rs`, `admission.rs`, `placement.rs`, `takeover.rs`, `workers.rs`,
 //! `stats.rs`, `status_board.rs`. Two tasks keep it current: `supervisor.rs` and `status_writer.rs`.
 //!
-//! Each worker has a thread (`thread.rs`), and on it a loop (`shell.rs`) with a socket (`socket.rs`, `gso.rs`,
-//! `socket_egress.rs`), a place to wait (`wait.rs`), a tick (`tick.rs`) and its latencies (`latency.rs`,
+//! Each worker has a thread (`thread.rs`), and on it a loop (`shell.rs`) with a socket (`socket.rs`, `gso.rs`),
+//! a place to wait (`wait.rs`), a tick (`tick.rs`) and its latencies (`latency.rs`,
 //! `histogram.rs`); `affinity.rs` keeps it on its CPU. `messages.rs` is all that control plane and threads say to
 //! each other.
 //!
@@ -51,7 +51,6 @@ mod shell;
 mod shell_report;
 mod signalling;
 mod socket;
-mod socket_egress;
 mod stats;
 mod status_board;
 mod status_writer;

@@ -2,7 +2,7 @@
 //!
 //! All workers share one port (`SO_REUSEPORT`). IPv4 addresses on a dual-stack socket are IPv4 everywhere else.
 //! `quinn-udp` sets don't-fragment and kernel timestamps. Send errors are counted by kind and never end the
-//! socket. Called by `shell.rs` and `socket_egress.rs`; `gso.rs` remembers which paths refuse segments.
+//! socket. Called by `shell.rs`, and by workers as a [`SocketEgress`]; `gso.rs` remembers which paths refuse segments.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -13,9 +13,10 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit as UdpTransmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::gso::{GsoMemory, is_refusal};
+use super::latency::ForwardLatency;
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::transport::FiveTuple;
-use crate::transport::egress::Transmit;
+use crate::transport::egress::{Egress, Transmit, TransmitClass};
 
 /// Kernel buffer that is requested in each direction (limits design 3: at least 4 MB). The kernel may give less,
 /// and a smaller one only drops earlier.
@@ -275,6 +276,23 @@ impl ReceiveBuffers {
             for datagram in bytes.chunks_mut(meta.stride.max(1)) {
                 handle(age, path, datagram);
             }
+        }
+    }
+}
+
+/// Egress of a worker: its socket, with clock readings for the forwarding latency. Made by `shell.rs` for each call of
+/// the worker.
+pub(super) struct SocketEgress<'a> {
+    pub socket: &'a mut MediaSocket,
+    pub forward_latency: &'a mut ForwardLatency,
+}
+
+impl Egress for SocketEgress<'_> {
+    fn send(&mut self, transmit: Transmit<'_>) {
+        let sent = self.socket.send(transmit);
+        if let Some(arrived) = transmit.arrived {
+            let joining = transmit.class == TransmitClass::JoiningMedia;
+            self.forward_latency.on_sent(arrived, joining, sent, Instant::now);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The only state that workers share: who watches what, and the rings between cores.
 //!
 //! [`table`] holds one stream's route as an immutable snapshot, [`ring`] the bounded SPSC pipes of a
-//! worker pair, [`wake`] the flag that decides whether a sleeping worker must be woken, [`requests`] the
+//! worker pair, [`wake`] the flag that decides whether a sleeping worker must be woken, [`keyframe_requests`] the
 //! layers that need a keyframe. No lock, no allocation, no waiting on the packet path. Knows packets
 //! and ids, not why a viewer wants a layer.
 

@@ -1,6 +1,6 @@
 //! The HTTP interface: RFC 9725, the WHEP draft, and what known clients need.
 //!
-//! Item numbers without a page are those of docs/rules/whip-whep.md. No media is sent here.
+//! Bare item numbers are those of docs/rules/whip-whep.md. No media is sent here.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test root")]
 
 #[path = "http/access.rs"]

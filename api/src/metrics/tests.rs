@@ -1,3 +1,5 @@
+//! The table of metrics against the statistics, the API description and the dashboard.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;

@@ -21,7 +21,7 @@ use weir_sfu::transport::egress::Egress;
 use weir_sfu::transport::srtp::SrtpProfile;
 use weir_sfu::units::ClockBase;
 use weir_sfu::worker::{
-    Binding, Command, Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport,
+    BoundTrack, Command, Lobby, NewSession, Plan, Worker, WorkerConfig, WorkerReport,
 };
 
 use crate::encoder::{Encoder, Frames, MID, PT};
@@ -268,8 +268,8 @@ impl<W: Egress> World<W> {
         for subscription in 1..subscriptions as usize {
             let stream = Arc::clone(&self.publishers[stream + subscription].stream);
             let id = SessionId(viewer.0.into());
-            let binding = Some(Binding { stream, ordinal: 0 });
-            let bind = Command::Bind { id, subscription, binding };
+            let track = Some(BoundTrack { stream, ordinal: 0 });
+            let bind = Command::Bind { id, subscription, track };
             self.workers[worker].handle_command(self.now, bind, &mut self.sink);
         }
         self.settle();

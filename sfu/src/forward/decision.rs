@@ -17,6 +17,12 @@ pub enum Reason {
     NoTrack,
     /// The first picture needs a keyframe.
     AwaitingKeyframe,
+    /// The m-line is bound to no track now.
+    Unbound,
+    /// The m-line was bound to this track.
+    Bound,
+    /// The codec of the track that the m-line was bound to is not in the viewer's answer.
+    CodecNotNegotiated,
     /// Audio starts with any packet.
     AudioFlows,
     /// The largest layer that is alive.
@@ -48,6 +54,9 @@ impl Reason {
             Self::NoPublisher => "no_publisher",
             Self::NoTrack => "no_track",
             Self::AwaitingKeyframe => "awaiting_keyframe",
+            Self::Unbound => "unbound",
+            Self::Bound => "bound",
+            Self::CodecNotNegotiated => "codec_not_negotiated",
             Self::AudioFlows => "audio_flows",
             Self::LargestLiveLayer => "largest_live_layer",
             Self::LayerStopped => "layer_stopped",

@@ -149,6 +149,8 @@ pub struct Forwarder {
     starts: StartPolicy,
     flow: Flow,
     target_reason: Reason,
+    /// The next source is another one, not a publisher that returns.
+    rebound: bool,
     highest_in: u64,
     /// Server time against the outgoing timestamps, kept over source switches.
     outgoing: Option<ClockAnchor>,
@@ -165,6 +167,7 @@ impl Forwarder {
             starts: StartPolicy::new(mode),
             flow: Flow::STOPPED,
             target_reason: Reason::NoPublisher,
+            rebound: false,
             highest_in: 0,
             outgoing: None,
             filter: LayerFilter::new(),
@@ -194,13 +197,15 @@ impl Forwarder {
 
     /// A publisher with this codec is here now; its first keyframe continues the outgoing numbers.
     pub fn attach(&mut self, now: Instant, format: OutgoingFormat) {
-        let first = self.sender.format().is_none();
+        self.target_reason = match (self.sender.format(), std::mem::take(&mut self.rebound)) {
+            (_, true) => Reason::Bound,
+            (None, false) => Reason::LargestLiveLayer,
+            (Some(_), false) => Reason::PublisherChanged,
+        };
         self.stop();
         self.sender.set_format(format);
         self.sender.forget();
         self.filter.forget();
-        self.target_reason =
-            if first { Reason::LargestLiveLayer } else { Reason::PublisherChanged };
         let waiting = match format.codec.kind() {
             MediaKind::Audio => Reason::AudioFlows,
             MediaKind::Video => Reason::AwaitingKeyframe,
@@ -214,6 +219,12 @@ impl Forwarder {
         self.decisions.note(now, None, reason);
     }
 
+    /// What is attached next is another source, not a publisher that returns.
+    pub fn forget_source(&mut self) {
+        self.starts.forget();
+        self.rebound = true;
+    }
+
     fn stop(&mut self) {
         self.flow = Flow::STOPPED;
         self.sender.close();
@@ -224,8 +235,9 @@ impl Forwarder {
         if self.flow.target() == Some(key) {
             return;
         }
-        // A new publisher explains the first picture better than what is chosen of it.
-        if self.flow.layer().is_some() || self.target_reason != Reason::PublisherChanged {
+        // A new source explains the first picture better than what is chosen of it.
+        let new_source = matches!(self.target_reason, Reason::PublisherChanged | Reason::Bound);
+        if self.flow.layer().is_some() || !new_source {
             self.target_reason = reason;
         }
         match &mut self.flow {

@@ -158,6 +158,11 @@ impl StartPolicy {
         Self { mode, since: None, considered: None, shown: None, switches }
     }
 
+    /// Forgets what was offered: keyframes of another stream may bear the same numbers.
+    pub fn forget(&mut self) {
+        (self.since, self.considered, self.shown) = (None, None, None);
+    }
+
     /// What to begin with now on this layer, if anything.
     pub fn consider<'a>(
         &mut self,

@@ -12,7 +12,7 @@ use super::outbox::{Outbox, SendState};
 use super::publisher::Publisher;
 use super::session::{NewSession, Plan, RoleState, Session};
 use super::subscriber::Subscriber;
-use super::subscription::{Binding, Subscription};
+use super::subscription::{BoundTrack, Subscription};
 use super::{Event, RTCP_PER_SECOND, TIMER_TICK, Worker};
 use crate::error::CloseReason;
 use crate::ids::{Role, SessionId};
@@ -47,10 +47,7 @@ impl Worker {
             Plan::Subscribe { plan, start } => {
                 let context = &mut self.context;
                 let subscription = |plan: SubscribeTrack| {
-                    let binding = Binding { stream: Arc::clone(&stream), ordinal: plan.ordinal };
-                    let mut subscription = Subscription::new(plan, start, context, now);
-                    subscription.bind(now, Some(binding));
-                    subscription
+                    Subscription::new(plan, Arc::clone(&stream), start, context, now)
                 };
                 let subscriptions = plan.tracks.into_iter().map(subscription).collect();
                 RoleState::Subscriber(Subscriber::new(subscriptions))
@@ -109,15 +106,15 @@ impl Worker {
         now: Instant,
         id: SessionId,
         index: usize,
-        binding: Option<Binding>,
+        track: Option<BoundTrack>,
         egress: &mut dyn Egress,
     ) {
         let Some(key) = self.by_id.get(&id).copied() else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
         let RoleState::Subscriber(subscriber) = &mut session.role else { return };
         let bound = subscriber.subscriptions.get(index).and_then(|s| s.stream().cloned());
-        let shared = binding.as_ref().map(|binding| Arc::clone(&binding.stream));
-        if !subscriber.bind(now, index, binding) {
+        let shared = track.as_ref().map(|track| Arc::clone(&track.stream));
+        if !subscriber.bind(now, index, track) {
             return;
         }
         if let Some(old) = bound.filter(|old| !subscriber.watches(old.id)) {

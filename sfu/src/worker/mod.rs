@@ -48,7 +48,7 @@ pub use report::{
     TrackLayers, WorkerReport,
 };
 pub use session::{NewSession, Plan};
-pub use subscription::Binding;
+pub use subscription::BoundTrack;
 
 use batch::Batch;
 use context::{Context, SCRATCH_BYTES};
@@ -123,7 +123,8 @@ pub enum Command {
         /// Where its preferences wait.
         asked: Arc<PreferenceMailbox>,
     },
-    /// Bind a viewer's subscription to another track, or to none.
+    /// Bind a viewer's subscription to another track, or to none. The control plane keeps the stream and its route to
+    /// this worker from before until the subscription is bound to another one. Packets are sent from the next one on.
     #[cfg_attr(
         not(feature = "internals"),
         expect(dead_code, reason = "ordered by the control plane once rooms exist")
@@ -134,7 +135,7 @@ pub enum Command {
         /// Position of the subscription among the viewer's m-lines.
         subscription: usize,
         /// The track.
-        binding: Option<Binding>,
+        track: Option<BoundTrack>,
     },
     /// End a session.
     Close {
@@ -243,8 +244,8 @@ impl Worker {
                     subscriber.set_preferences(preferences);
                 }
             }
-            Command::Bind { id, subscription, binding } => {
-                self.bind(now, id, subscription, binding, egress);
+            Command::Bind { id, subscription, track } => {
+                self.bind(now, id, subscription, track, egress);
             }
             Command::Close { id, reason } => {
                 if let Some(key) = self.by_id.get(&id).copied() {

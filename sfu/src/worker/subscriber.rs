@@ -11,7 +11,7 @@ use super::context::{REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::outbox::Outbox;
 use super::stream::LocalStream;
 use super::streams::Streams;
-use super::subscription::{Binding, Subscription};
+use super::subscription::{BoundTrack, Subscription};
 use super::viewer_queue::{Delivery, PacketRef};
 use crate::error::{CloseReason, DropReason};
 use crate::forward::LayerPreference;
@@ -107,9 +107,9 @@ impl Subscriber {
     }
 
     /// Binds a subscription to another track, or to none; false if there is no such subscription.
-    pub(super) fn bind(&mut self, now: Instant, index: usize, binding: Option<Binding>) -> bool {
+    pub(super) fn bind(&mut self, now: Instant, index: usize, track: Option<BoundTrack>) -> bool {
         let Some(subscription) = self.subscriptions.get_mut(index) else { return false };
-        subscription.bind(now, binding);
+        subscription.bind(now, track);
         self.routes.retain(|route| usize::from(route.subscription) != index);
         true
     }

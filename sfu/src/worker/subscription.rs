@@ -51,7 +51,7 @@ pub(super) struct Subscription {
     pub(super) forwarder: Forwarder,
     pub(super) plan: SubscribeTrack,
     /// The track it is bound to, whether anybody publishes it or not.
-    binding: Option<Binding>,
+    binding: Binding,
     pub(super) stats: SenderStats,
     pub(super) rate: SendRateMeter,
     pub(super) nacks: u64,
@@ -66,9 +66,27 @@ pub(super) struct Subscription {
     pub(super) choice: Option<Choice>,
 }
 
+/// What a subscription is bound to.
+#[derive(Debug)]
+enum Binding {
+    /// The track that the viewer's offer asked for.
+    Offered(BoundTrack),
+    /// A track that the control plane bound later, or none.
+    Rebound(Option<BoundTrack>),
+}
+
+impl Binding {
+    fn track(&self) -> Option<&BoundTrack> {
+        match self {
+            Self::Offered(track) => Some(track),
+            Self::Rebound(track) => track.as_ref(),
+        }
+    }
+}
+
 /// A track of a stream, by its position among the stream's tracks of one kind.
 #[derive(Debug, Clone)]
-pub struct Binding {
+pub struct BoundTrack {
     /// The stream.
     pub stream: Arc<StreamShared>,
     /// Position among its tracks of the subscription's kind (whip-whep G15).
@@ -101,19 +119,21 @@ impl SendRateMeter {
 }
 
 impl Subscription {
-    /// A subscription that is bound to nothing.
+    /// A subscription to the track that a viewer's offer asked for.
     pub(super) fn new(
         plan: SubscribeTrack,
+        stream: Arc<StreamShared>,
         start: StartMode,
         context: &mut Context,
         now: Instant,
     ) -> Self {
+        let ordinal = plan.ordinal;
         Self {
             source: None,
             requested_keyframe: None,
             forwarder: Forwarder::new(sender_config(&plan, context), start, now),
             plan,
-            binding: None,
+            binding: Binding::Offered(BoundTrack { stream, ordinal }),
             stats: SenderStats::new(),
             rate: SendRateMeter { since: now, octets: 0, bitrate: Bitrate(0) },
             nacks: 0,
@@ -128,7 +148,7 @@ impl Subscription {
 
     /// The stream it is bound to.
     pub(super) fn stream(&self) -> Option<&Arc<StreamShared>> {
-        self.binding.as_ref().map(|binding| &binding.stream)
+        self.binding.track().map(|track| &track.stream)
     }
 
     /// Whether it is bound to this stream.
@@ -142,9 +162,12 @@ impl Subscription {
     }
 
     /// Binds it to another track, or to none. What it carries follows with [`Self::apply_source`].
-    pub(super) fn bind(&mut self, now: Instant, binding: Option<Binding>) {
-        self.binding = binding;
-        self.detach(now, Reason::NoPublisher);
+    pub(super) fn bind(&mut self, now: Instant, track: Option<BoundTrack>) {
+        let reason = if track.is_some() { Reason::NoPublisher } else { Reason::Unbound };
+        self.binding = Binding::Rebound(track);
+        self.requested_keyframe = None;
+        self.detach(now, reason);
+        self.forwarder.forget_source();
     }
 
     fn detach(&mut self, now: Instant, reason: Reason) {
@@ -153,17 +176,23 @@ impl Subscription {
         self.forwarder.detach(now, reason);
     }
 
-    /// Follows a change of publisher of the stream it is bound to.
+    /// Follows a change of publisher of the stream it is bound to. A track whose codec is not in the viewer's answer is
+    /// not sent, if it was bound after the offer.
     ///
     /// # Errors
-    /// [`CloseReason::CodecNotNegotiated`] if the track's codec is not in this viewer's answer: the session is closed
-    /// rather than left silent (whip-whep G6).
+    /// [`CloseReason::CodecNotNegotiated`] if that is the track which the offer asked for: the session is closed rather
+    /// than left silent (whip-whep G6).
     pub(super) fn apply_source(
         &mut self,
         now: Instant,
         source: Option<&SourceInfo>,
     ) -> Result<(), CloseReason> {
-        let found = source.zip(self.binding.as_ref()).and_then(|(source, binding)| {
+        let epoch = source.map(|source| source.epoch);
+        if self.source.is_some_and(|carried| Some(carried.epoch) == epoch) {
+            // Another subscription to the same stream was bound.
+            return Ok(());
+        }
+        let found = source.zip(self.binding.track()).and_then(|(source, binding)| {
             let tracks = TrackIdx::all().zip(&source.tracks);
             let mut of_kind = tracks.filter(|(_, track)| track.source.kind == self.plan.kind);
             let (track, info) = of_kind.nth(binding.ordinal)?;
@@ -178,7 +207,15 @@ impl Subscription {
             codec_matches(&info.source.format, &codec.format).map(|rank| (rank, codec))
         });
         let best = fitting.min_by_key(|(rank, _)| *rank);
-        let (_, codec) = best.ok_or(CloseReason::CodecNotNegotiated)?;
+        let Some((_, codec)) = best else {
+            return match self.binding {
+                Binding::Offered(_) => Err(CloseReason::CodecNotNegotiated),
+                Binding::Rebound(_) => {
+                    self.detach(now, Reason::CodecNotNegotiated);
+                    Ok(())
+                }
+            };
+        };
         self.source = Some(key);
         self.choice = None;
         self.forwarder.attach(

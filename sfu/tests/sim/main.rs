@@ -26,6 +26,7 @@ mod redundancy;
 mod repair;
 mod scenarios;
 mod simulcast;
+mod subscriptions;
 mod switches;
 mod temporal;
 

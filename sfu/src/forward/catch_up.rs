@@ -1,48 +1,50 @@
-//! A viewer on its way from a cached keyframe to the present: where it is, and how fast it may go.
+//! Catch-up of one viewer: its position between a cached keyframe and the present, and its pace.
 //!
-//! The frames between go out a little faster than they came, so that a young path is not flooded and the
-//! present is reached soon. While it lasts, fresh packets wait in the cache until they are reached. Called by
-//! `forwarder.rs`; pure.
+//! The cached frames are sent a little faster than they came. So a new path is not flooded, and the
+//! viewer reaches the present soon. While a catch-up lasts, packets that arrive wait in the cache
+//! until it reaches them. Called by `forwarder.rs`; pure.
 
 use std::time::{Duration, Instant};
 
 use crate::media::packet_cache::{CACHE_PACKETS_MAX, PacketCache};
 use crate::units::Bitrate;
 
-/// A replay is this much faster than the layer itself (quality A3.3), in tenths.
+/// Speed of a catch-up relative to the layer's own rate (quality A3.3), in tenths.
 const SPEED_TENTHS: u64 = 25;
 
-/// However slow the layer: what is cached goes out within this time if it is not large, and after twice of it there
-/// is no pace any more, so that nobody stays behind a layer that became faster.
+/// Time in which a catch-up of moderate size ends, however slow the layer is. After twice this time
+/// packets are not paced any more, so that no viewer stays behind a layer whose rate rose.
 const REPLAY_TIME_MAX: Duration = Duration::from_millis(50);
 
-/// But no faster than this because of that, 20 Mbit/s: a path that does not carry it would lose the picture.
+/// Maximum pace that [`REPLAY_TIME_MAX`] may lead to: 20 Mbit/s. On a path with less capacity the
+/// keyframe would be lost.
 const BYTES_PER_MS_MAX: u64 = 2_500;
 
-/// What may leave at once: timers are not finer.
+/// Time by which a packet may leave early, because timers have no finer resolution.
 const QUANTUM: Duration = Duration::from_millis(5);
 
-/// Where the replay is.
+/// Position and pace of a catch-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CatchUp {
-    /// The next packet to go out.
+    /// Extended number of the next packet to send.
     next: u64,
-    /// One past the last, if it is one keyframe and no more.
+    /// One past the last packet, if only one keyframe is sent (a poster).
     end: Option<u64>,
     /// When the next packet is due.
     due: Instant,
     bytes_per_ms: u64,
-    /// Until then there is a pace.
+    /// Time until which packets are paced.
     paced_until: Instant,
 }
 
 impl CatchUp {
-    /// From this packet on, as fast as can be.
+    /// Starts at packet `first`, without pacing.
     pub fn at_once(now: Instant, first: u64, end: Option<u64>) -> Self {
         Self { next: first, end, due: now, bytes_per_ms: 1, paced_until: now }
     }
 
-    /// From this packet on; `bytes` are cached of a layer that has this bitrate.
+    /// Starts at packet `first`, paced. `bytes` of the layer are cached, and `bitrate` is the
+    /// layer's rate.
     pub fn paced(
         now: Instant,
         first: u64,
@@ -56,26 +58,27 @@ impl CatchUp {
         Self { next: first, end, due: now, bytes_per_ms, paced_until: now + REPLAY_TIME_MAX * 2 }
     }
 
-    /// The next packet that may go now, at most the newest one that is here.
+    /// The next packet that may be sent now, up to `newest`.
     pub fn poll(&self, now: Instant, newest: u64) -> Option<u64> {
         let due = self.due <= now + QUANTUM || self.paced_until <= now;
         (due && !self.is_done(newest)).then_some(self.next)
     }
 
-    /// It went, or is not there and left out.
+    /// Moves on behind a packet that was sent, or that is not cached and is skipped.
     pub fn advance(&mut self, now: Instant, bytes: usize) {
         self.next += 1;
         let micros = bytes as u64 * 1_000 / self.bytes_per_ms;
-        // What was not used does not add up.
+        // Unused send time is not saved up.
         self.due = (self.due.max(now) + Duration::from_micros(micros)).min(self.paced_until);
     }
 
-    /// Whether a packet is still ahead.
+    /// Whether the catch-up has yet to reach this packet.
     pub fn is_before(&self, ext_seq: u64) -> bool {
         ext_seq >= self.next
     }
 
-    /// Whether all is out that there is. Numbers that jumped leave nothing to catch up with.
+    /// Whether all cached packets are sent. A jump of the publisher's numbers ends the catch-up,
+    /// too.
     pub fn is_done(&self, newest: u64) -> bool {
         match self.end {
             Some(end) => self.next >= end,
@@ -83,32 +86,33 @@ impl CatchUp {
         }
     }
 
-    /// Whether it is one keyframe and no more.
+    /// Whether only one keyframe is sent.
     pub fn is_poster(&self) -> bool {
         self.end.is_some()
     }
 
-    /// When [`Self::poll`] has more.
+    /// Time at which [`Self::poll`] has another packet.
     pub fn next_timeout(&self) -> Instant {
         self.due
     }
 }
 
-/// What lies between a cached keyframe and the present.
+/// Cached packets from a keyframe to the present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tail {
     /// Extended number of the first packet.
     pub first: u64,
-    /// Of the newest.
+    /// Extended number of the newest packet.
     pub newest: u64,
-    /// Frames from one to the other.
+    /// Frames between `first` and `newest`, both included.
     pub frames: u32,
     /// Payload bytes.
     pub bytes: usize,
 }
 
 impl Tail {
-    /// From the packet `first` on; `None` if one is missing or there are more than `packets_max`.
+    /// The tail that begins with packet `first`. `None` if a packet is missing or there are more
+    /// than `packets_max`.
     pub fn find(ring: &PacketCache, first: u64, packets_max: usize) -> Option<Self> {
         let newest = ring.newest();
         let count = newest.checked_sub(first)?;
@@ -138,55 +142,55 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn it_goes_two_and_a_half_times_as_fast_as_the_layer() {
+    fn catch_up_is_two_and_a_half_times_as_fast_as_the_layer() {
         let start = Instant::now();
-        // 800 kbit/s are 100 bytes per ms; nothing else hurries.
-        let mut way = CatchUp::paced(start, 100, None, 1_000, Bitrate(800_000));
+        // 800 kbit/s are 100 bytes per ms; no other limit makes it faster.
+        let mut catch_up = CatchUp::paced(start, 100, None, 1_000, Bitrate(800_000));
         let mut sent = Vec::new();
         for ms in 0..40 {
-            while let Some(ext_seq) = way.poll(start + MS * ms, 115) {
+            while let Some(ext_seq) = catch_up.poll(start + MS * ms, 115) {
                 sent.push(ms);
                 assert_eq!(ext_seq, 99 + sent.len() as u64);
-                way.advance(start + MS * ms, 1_000);
+                catch_up.advance(start + MS * ms, 1_000);
             }
         }
         assert_eq!(sent, [0, 0, 3, 7, 11, 15, 19, 23, 27, 31, 35, 39]);
-        assert_eq!(way.next_timeout(), start + 48 * MS);
+        assert_eq!(catch_up.next_timeout(), start + 48 * MS);
     }
 
     #[test]
-    fn a_slow_layer_s_picture_is_out_at_once_all_the_same() {
+    fn keyframe_of_a_slow_layer_is_sent_within_fifty_ms() {
         let start = Instant::now();
-        let mut way = CatchUp::paced(start, 100, Some(150), 50_000, Bitrate(10_000));
+        let mut catch_up = CatchUp::paced(start, 100, Some(150), 50_000, Bitrate(10_000));
         let mut ms = 0;
-        while !way.is_done(1_000) {
-            while way.poll(start + MS * ms, 1_000).is_some() {
-                way.advance(start + MS * ms, 1_000);
+        while !catch_up.is_done(1_000) {
+            while catch_up.poll(start + MS * ms, 1_000).is_some() {
+                catch_up.advance(start + MS * ms, 1_000);
             }
             ms += 1;
         }
         assert!((40..=50).contains(&ms), "{ms} ms");
-        assert!(way.is_poster() && !way.is_before(149) && way.is_before(150));
+        assert!(catch_up.is_poster() && !catch_up.is_before(149) && catch_up.is_before(150));
     }
 
     #[test]
-    fn nobody_stays_behind_a_layer_that_became_faster() {
+    fn viewer_does_not_stay_behind_a_layer_whose_rate_rose() {
         let start = Instant::now();
-        let mut way = CatchUp::paced(start, 100, None, 100, Bitrate(10_000));
+        let mut catch_up = CatchUp::paced(start, 100, None, 100, Bitrate(10_000));
         let mut newest = 100;
         for ms in 0..=100 {
             newest += 1;
-            while way.poll(start + MS * ms, newest).is_some() {
-                way.advance(start + MS * ms, 1_000);
+            while catch_up.poll(start + MS * ms, newest).is_some() {
+                catch_up.advance(start + MS * ms, 1_000);
             }
-            assert_eq!(way.is_done(newest), ms >= 95, "after {ms} ms");
+            assert_eq!(catch_up.is_done(newest), ms >= 95, "after {ms} ms");
         }
         let once = CatchUp::at_once(start, 7, None);
         assert_eq!(once.poll(start, 9), Some(7));
     }
 
     #[test]
-    fn a_tail_is_whole_or_none() {
+    fn tail_with_a_missing_packet_is_not_used() {
         let mut ring = PacketCache::new();
         let mut insert = |ext_seq: u64, timestamp| {
             let mut packet = Packet::with_capacity(100);
@@ -209,9 +213,9 @@ mod tests {
         }
         insert(15, 9);
         assert_eq!(Tail::find(&ring, 10, 400), None, "13 is missing");
-        let ring_of = |first| Tail::find(&ring, first, 2);
-        assert_eq!(ring_of(14), Some(Tail { first: 14, newest: 15, frames: 1, bytes: 100 }));
-        assert_eq!(ring_of(13), None);
-        assert_eq!(ring_of(20), None);
+        let tail_from = |first| Tail::find(&ring, first, 2);
+        assert_eq!(tail_from(14), Some(Tail { first: 14, newest: 15, frames: 1, bytes: 100 }));
+        assert_eq!(tail_from(13), None);
+        assert_eq!(tail_from(20), None);
     }
 }

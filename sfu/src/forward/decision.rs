@@ -1,14 +1,14 @@
-//! Decisions a viewer feels, each with its reason, kept for the API (architecture D7).
+//! Decisions that a viewer notices, each with its reason, kept for the API (architecture D7).
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::ids::LayerIdx;
 
-/// Decisions kept per viewer track; the oldest leaves.
+/// Decisions kept per viewer track; at the limit the oldest is removed.
 pub const DECISIONS_MAX: usize = 32;
 
-/// Why a viewer gets what it gets.
+/// Reason why a viewer gets a layer, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// No publisher on the stream now.
@@ -25,25 +25,26 @@ pub enum Reason {
     CodecNotNegotiated,
     /// Audio starts with any packet.
     AudioFlows,
-    /// The largest layer that is alive.
+    /// The largest live layer.
     LargestLiveLayer,
-    /// The layer watched before stopped.
+    /// The layer that was sent before stopped.
     LayerStopped,
-    /// The picture begins at a keyframe that was cached, with all that followed.
+    /// The viewer starts at a cached keyframe and gets all packets after it.
     CachedKeyframe,
     /// The last keyframe is shown alone until the next one comes.
     Poster,
-    /// A new publisher took the stream over, or the old one came back.
+    /// A new publisher took over the stream, or the old one came back.
     PublisherChanged,
     /// The layer that the viewer asked for.
     Pinned,
-    /// The layer that the viewer asked for sends nothing now: the next smaller one instead.
+    /// The layer that the viewer asked for sends nothing now; the next smaller one is sent.
     PinnedNotLive,
-    /// The publisher has no layer of the name or number that the viewer asked for: the largest instead.
+    /// The publisher has no layer of the rid or number that the viewer asked for; the largest is
+    /// sent.
     PinnedUnknown,
-    /// A larger layer is alive, and the viewer asked for no more than this.
+    /// A larger layer is live, but exceeds the limits that the viewer asked for.
     Capped,
-    /// Every layer alive is larger than what the viewer asked for: the smallest.
+    /// All live layers exceed the limits that the viewer asked for; the smallest is sent.
     CapBelowAll,
 }
 
@@ -72,23 +73,23 @@ impl Reason {
     }
 }
 
-/// One decision: which layer from now on (`None`: nothing is sent), and why.
+/// One decision: the layer from now on (`None`: nothing is sent), and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// When.
+    /// Time of the decision.
     pub at: Instant,
-    /// The layer that flows from now on, as an index into the publisher's layers.
+    /// The layer that is sent from now on, as an index into the publisher's layers.
     pub layer: Option<LayerIdx>,
-    /// Why.
+    /// Reason of the decision.
     pub reason: Reason,
 }
 
-/// The last decisions of one viewer track, oldest first.
+/// The last decisions on one viewer track, oldest first.
 #[derive(Debug, Default)]
 pub struct DecisionLog(VecDeque<Decision>);
 
 impl DecisionLog {
-    /// Notes a decision, unless it repeats the last one.
+    /// Records a decision, unless it equals the last one.
     pub fn note(&mut self, at: Instant, layer: Option<LayerIdx>, reason: Reason) {
         if self.0.back().is_some_and(|last| last.layer == layer && last.reason == reason) {
             return;
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_the_last_and_skips_repeats() {
+    fn log_keeps_the_last_decisions_and_skips_equal_ones() {
         let at = Instant::now();
         let mut log = DecisionLog::default();
         for n in 0..DECISIONS_MAX as u8 + 5 {

@@ -1,10 +1,11 @@
-//! Decides, packet by packet, what one viewer gets of one track.
+//! Forwarder of one track to one viewer: decides on each packet.
 //!
-//! Packets of the old layer go out until the new one's keyframe is in hand and the old frame is finished; a publisher
-//! that returns continues the same numbers. A viewer may begin at a cached keyframe, and then catches up. The state
-//! is one [`Flow`]; [`Forwarder::on_packet`] decides on what arrives, [`Forwarder::poll`] on what is cached. Never
-//! looks at other viewers and never at bytes. Called by `worker/subscription.rs`; next: `start.rs` chooses the
-//! keyframe, `rtp_sender.rs` numbers and writes.
+//! Packets of the old layer are sent until a keyframe of the new one is cached and the old frame is
+//! complete. A publisher that returns continues the same numbers. A viewer may begin at a cached
+//! keyframe, and then catches up. The state is one [`Flow`]. [`Forwarder::on_packet`] decides on
+//! packets that arrive, [`Forwarder::poll`] on cached ones. Never looks at other viewers and never
+//! at bytes. Called by `worker/subscription.rs`; next: `start.rs` chooses the keyframe,
+//! `rtp_sender.rs` numbers and writes.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -24,36 +25,36 @@ use crate::media::keyframe::can_start;
 use crate::media::source_clock::ClockAnchor;
 use crate::media::{Packet, PacketMeta};
 
-/// A jump of the publisher's numbers beyond this is a new start, not loss: the viewer must not be
-/// asked to repair a hole that size (quality A3.2).
+/// Jump of the publisher's numbers above which the layer starts anew. It is no loss: the viewer
+/// must not try to repair a gap of that size (quality A3.2).
 const JUMP_MAX: u64 = 300;
 
-/// Ticks from the last timestamp to the first after a source switch whose times are unknown: one frame at 90 kHz and
-/// 30 fps. Audio uses its own frame of 20 ms.
+/// Ticks from the last timestamp to the first one after a source switch whose times are unknown:
+/// one frame at 90 kHz and 30 fps. Audio uses its own frame of 20 ms.
 const VIDEO_STEP: u32 = 3000;
 
-/// A picture that was captured so much before the last one that was sent, in ticks of 90 kHz, still tells the
-/// truth about time; beyond half a second the clocks are not to be trusted.
+/// Ticks of 90 kHz by which a keyframe may precede the last frame that was sent and still keep its
+/// own time. Beyond half a second the clocks are not reliable.
 const BEHIND_MAX: u32 = 45_000;
 
-/// A frame that is cut by a change of layers gets this long to end (quality A2.3).
+/// Time that a frame gets to end before a layer switch cuts it (quality A2.3).
 const FRAME_END_MAX: Duration = Duration::from_millis(15);
 
-/// What becomes of a packet that arrived.
+/// Decision on a packet that arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ForwardDecision {
-    /// It goes out now.
+    /// The packet is sent now.
     Send(Numbered),
-    /// It goes out when [`Forwarder::poll`] comes to it.
+    /// The packet is sent when [`Forwarder::poll`] reaches it.
     Later,
-    /// Nothing can go out before a keyframe of its layer comes: one is to be requested.
+    /// No packet of the layer can be sent before a keyframe: one is to be requested.
     NeedKeyframe,
-    /// It is not for this viewer.
+    /// The packet is not sent to this viewer.
     Drop(DropReason),
 }
 
 impl ForwardDecision {
-    /// The packet, if it goes out now.
+    /// The packet, if it is sent now.
     #[cfg(feature = "internals")]
     pub fn numbered(self) -> Option<Numbered> {
         match self {
@@ -63,21 +64,21 @@ impl ForwardDecision {
     }
 }
 
-/// What [`Forwarder::poll`] comes to.
+/// Result of one call of [`Forwarder::poll`].
 #[derive(Debug)]
 pub enum Step<'a> {
-    /// A cached packet goes out now. Poll again.
+    /// A cached packet is sent now. Poll again.
     Send(Numbered, &'a Packet),
-    /// A cached packet is not for this viewer. Poll again.
+    /// A cached packet is not sent to this viewer. Poll again.
     Drop(DropReason),
     /// Nothing is due before [`Forwarder::next_timeout`], or before a packet arrives.
     Idle,
 }
 
-/// What is sent to one viewer of one track now, and what shall be next.
+/// What one viewer is sent of one track now, and what follows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Flow {
-    /// Nothing is sent. With a target: until a keyframe of it is found.
+    /// Nothing is sent, until a keyframe of the target (if any) is found.
     Waiting { target: Option<LayerKey> },
     /// Packets of `layer` are sent.
     Sending { layer: LayerKey, pass: Pass, next: Next },
@@ -86,9 +87,9 @@ enum Flow {
 /// Which packets of a layer are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Pass {
-    /// Each as it arrives.
+    /// Packets as they arrive.
     Live,
-    /// Cached ones, up to the present or, for a poster, to the end of its keyframe.
+    /// Cached packets, up to the present or, for a poster, to the end of its keyframe.
     Cached(CatchUp),
 }
 
@@ -99,8 +100,8 @@ enum Next {
     Same,
     /// Another layer, from its next keyframe on.
     Keyframe(LayerKey),
-    /// Another layer, whose keyframe begins with packet `first` and is in hand: when the frame that is being sent
-    /// has ended, at the latest at `until`.
+    /// Another layer, whose keyframe begins with packet `first` and is cached. It starts when the
+    /// frame that is being sent has ended, at `until` at the latest.
     FrameEnd { target: LayerKey, first: u64, until: Instant },
 }
 
@@ -115,7 +116,7 @@ impl Flow {
         }
     }
 
-    /// The layer that shall be sent.
+    /// The layer that should be sent.
     fn target(&self) -> Option<LayerKey> {
         match *self {
             Self::Waiting { target } => target,
@@ -126,7 +127,7 @@ impl Flow {
         }
     }
 
-    /// The layer of which a keyframe is awaited.
+    /// The layer whose keyframe is awaited.
     fn awaits_keyframe(&self) -> Option<LayerKey> {
         match *self {
             Self::Waiting { target } => target,
@@ -141,7 +142,8 @@ impl Flow {
     }
 }
 
-/// One viewer and one track. What each packet needs stands together, as in an [`RtpSender`].
+/// Forwarder of one track to one viewer. Fields that each packet needs are next to each other, as
+/// in an [`RtpSender`].
 #[derive(Debug)]
 #[repr(C)]
 pub struct Forwarder {
@@ -152,9 +154,9 @@ pub struct Forwarder {
     /// The next source is another one, not a publisher that returns.
     rebound: bool,
     highest_in: u64,
-    /// Server time against the outgoing timestamps, kept over source switches.
+    /// Server time of outgoing timestamps, kept over source switches.
     outgoing: Option<ClockAnchor>,
-    /// Leaves out upper layers inside the stream that is sent.
+    /// Filter of upper layers inside the stream that is sent.
     filter: LayerFilter,
     sender: RtpSender,
 }
@@ -175,7 +177,7 @@ impl Forwarder {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.is_passthrough(), self.highest_in, self.outgoing, self.filter.is_open()));
     }
@@ -195,7 +197,7 @@ impl Forwarder {
         &self.decisions
     }
 
-    /// A publisher with this codec is here now; its first keyframe continues the outgoing numbers.
+    /// Takes a publisher with this codec; its first keyframe continues the outgoing numbers.
     pub fn attach(&mut self, now: Instant, format: OutgoingFormat) {
         self.target_reason = match (self.sender.format(), std::mem::take(&mut self.rebound)) {
             (_, true) => Reason::Bound,
@@ -213,7 +215,7 @@ impl Forwarder {
         self.decisions.note(now, None, waiting);
     }
 
-    /// The publisher is gone; nothing is sent until the next one.
+    /// Removes the publisher; nothing is sent until the next one is attached.
     pub fn detach(&mut self, now: Instant, reason: Reason) {
         self.stop();
         self.decisions.note(now, None, reason);
@@ -247,8 +249,8 @@ impl Forwarder {
         }
     }
 
-    /// Frames above this temporal layer are left out from now on, whatever layer or publisher is sent. Less takes
-    /// effect with the next frame, more where frames of a higher layer may begin.
+    /// Limits the temporal layers that are sent, whatever layer or publisher is sent. A lower cap
+    /// applies from the next frame, a higher one where frames of a higher layer may begin.
     pub fn set_temporal_cap(&mut self, cap: Option<u8>) {
         let cap = cap.map_or(LayerCap::OPEN, |temporal| LayerCap { temporal, ..LayerCap::OPEN });
         if cap != self.filter.cap() {
@@ -257,13 +259,13 @@ impl Forwarder {
         }
     }
 
-    /// The highest temporal layers that are sent now, and that may be; `None` is all.
+    /// The highest temporal layers that are sent now, and that may be sent; `None` is all.
     pub fn temporal_layers(&self) -> (Option<u8>, Option<u8>) {
         let shown = |cap: LayerCap| (cap != LayerCap::OPEN).then_some(cap.temporal);
         (shown(self.filter.level()), shown(self.filter.cap()))
     }
 
-    /// The layer that waits for a keyframe, if any.
+    /// The layer whose keyframe is awaited, if any.
     pub fn awaits_keyframe(&self) -> Option<LayerKey> {
         self.flow.awaits_keyframe()
     }
@@ -273,13 +275,13 @@ impl Forwarder {
         self.flow.layer().map(|key| key.layer)
     }
 
-    /// Whether packets of this layer are forwarded, or would be once a keyframe comes, or were lately.
+    /// Whether packets of this layer are sent, await a keyframe, or may still be late for it.
     pub fn wants(&self, key: LayerKey) -> bool {
         let key_or = Some(key);
         self.flow.layer() == key_or || self.flow.target() == key_or || self.sender.remembers(key)
     }
 
-    /// Whether packets only go out as they arrive, so that [`Self::poll`] has nothing to do.
+    /// Whether packets are sent only as they arrive, so that [`Self::poll`] has nothing to do.
     pub fn is_passthrough(&self) -> bool {
         matches!(
             self.flow,
@@ -288,14 +290,14 @@ impl Forwarder {
         )
     }
 
-    /// The layer that is sent if more of its frames may be, but only a keyframe would let them; see
-    /// [`LayerFilter::take_stuck`].
+    /// The layer that is sent, if more of its frames may be sent but only a keyframe would allow
+    /// them; see [`LayerFilter::take_stuck`].
     pub fn take_stuck(&mut self, now: Instant) -> Option<LayerKey> {
         let stuck = !self.filter.is_open() && self.filter.take_stuck(now);
         self.flow.layer().filter(|_| stuck)
     }
 
-    /// When [`Self::poll`] may have something.
+    /// Time at which [`Self::poll`] may have something to send.
     pub fn next_timeout(&self) -> Option<Instant> {
         match self.flow {
             Flow::Sending { next: Next::FrameEnd { until, .. }, .. } => Some(until),
@@ -304,13 +306,14 @@ impl Forwarder {
         }
     }
 
-    /// Server time against outgoing timestamps, for sender reports; `None` while nothing is sent.
+    /// Server time of outgoing timestamps, for sender reports; `None` while nothing is sent.
     pub fn outgoing_anchor(&self) -> Option<ClockAnchor> {
         self.outgoing.filter(|_| self.flow.layer().is_some())
     }
 
-    /// Decides on one packet that arrived. It carries one byte of padding if it is sent now and `padded`.
-    // As all that a record passes on its way: see `RtpSender::write_media`.
+    /// Decides on one packet that arrived. A packet that is sent now carries one byte of padding if
+    /// `padded`.
+    // Inlined like the rest of a record's path: see `RtpSender::write_media`.
     #[inline]
     pub fn on_packet(
         &mut self,
@@ -325,8 +328,8 @@ impl Forwarder {
         let sent = self.flow.layer() == Some(key);
         if let Flow::Sending { layer, pass, next } = self.flow {
             let later = match (pass, next) {
-                // What follows a poster has lost what it refers to, unless it is a keyframe; that one is found
-                // in the cache when the poster is out.
+                // Packets after a poster refer to frames that were not sent, unless they are a
+                // keyframe. That one is found in the cache when the poster is complete.
                 (Pass::Cached(catch_up), _) if layer == key => catch_up.is_before(meta.ext_seq),
                 (_, Next::FrameEnd { target, first, .. }) if layer != key => {
                     target == key && meta.ext_seq >= first
@@ -346,9 +349,9 @@ impl Forwarder {
                 }
                 (true, _) => self.start(context, format.codec, meta),
                 (false, true) => return ForwardDecision::NeedKeyframe,
-                // A late packet of a segment that ended, or nothing for this viewer.
+                // A late packet of an earlier segment, or a packet that this viewer does not get.
                 (false, false) => {
-                    return match self.place(context, meta, padded) {
+                    return match self.number_or_drop(context, meta, padded) {
                         Err(NotNumbered::OutsideSegments) if !wanted => {
                             ForwardDecision::Drop(DropReason::LayerNotSelected)
                         }
@@ -360,8 +363,8 @@ impl Forwarder {
         decision(self.number(context, meta, padded))
     }
 
-    /// Decides what is due of cached packets: begins at a cached keyframe where that helps, and sends what is left of
-    /// one. Call it until it is idle.
+    /// Decides on cached packets that are due: starts at a cached keyframe where that helps, and
+    /// sends the rest of one. Call it until it is idle.
     pub fn poll<'a>(&mut self, now: Instant, cache: &impl LayerCache<'a>) -> Step<'a> {
         self.begin_if_due(now, cache);
         let Flow::Sending { layer, pass: Pass::Cached(mut catch_up), next } = self.flow else {
@@ -374,7 +377,8 @@ impl Forwarder {
             let packet = cache.packet(layer, ext_seq);
             let Some((packet, meta)) = packet.and_then(|packet| Some((packet, packet.meta()?)))
             else {
-                // On its way to us, or lost: its number stays free. A poster is of no use without it.
+                // The packet is delayed or lost: its number stays free. A poster is of no use
+                // without it.
                 catch_up.advance(now, 0);
                 if catch_up.is_poster() {
                     self.end_poster(next);
@@ -404,7 +408,7 @@ impl Forwarder {
         Step::Idle
     }
 
-    /// Begins at a cached keyframe of the target, if there is one and nothing stands against it.
+    /// Starts at a cached keyframe of the target, if there is one that may be used now.
     fn begin_if_due<'a>(&mut self, now: Instant, cache: &impl LayerCache<'a>) {
         match self.flow {
             Flow::Waiting { target: Some(key) }
@@ -422,7 +426,7 @@ impl Forwarder {
                 let tail = cache.start(target, now).and_then(|cached| cached.tail);
                 let tail = tail.filter(|tail| tail.first == first);
                 if !self.begin(now, target, StartPart { first, end: None, tail }, cache) {
-                    // It left the cache meanwhile: the next keyframe will do.
+                    // The keyframe left the cache meanwhile: the next one starts the layer.
                     self.flow = Flow::Sending { layer, pass, next: Next::Keyframe(target) };
                 }
             }
@@ -430,7 +434,7 @@ impl Forwarder {
         }
     }
 
-    /// Whether the frame that is being sent must end before a keyframe of another layer is begun.
+    /// Whether the frame that is being sent must end before another layer's keyframe is sent.
     fn waits_for_frame_end(&mut self, now: Instant, target: LayerKey, first: u64) -> bool {
         if self.sender.frame_finished() {
             return false;
@@ -440,8 +444,8 @@ impl Forwarder {
         true
     }
 
-    /// Continues the outgoing numbers at a cached keyframe; [`Self::poll`] sends what is cached. False if it is not in
-    /// the cache any more.
+    /// Continues the outgoing numbers at a cached keyframe; [`Self::poll`] sends the cached
+    /// packets. False if the keyframe is not cached any more.
     fn begin<'a>(
         &mut self,
         now: Instant,
@@ -456,16 +460,16 @@ impl Forwarder {
         else {
             return false;
         };
-        // Where nothing came lately the picture is all there is.
+        // Without recent packets the cached keyframe is the present.
         let newest = cache
             .newest(key)
             .and_then(meta)
             .or_else(|| cache.keyframe(key)?.whole()?.packets().last()?.meta());
         let (Some(newest), Some(cached)) = (newest, cache.start(key, now)) else { return false };
-        // Also where something is missing of what is cached: it lies in the past all the same.
+        // Also where a cached packet is missing: the frames are of the past all the same.
         let past = Some(end.unwrap_or(newest.ext_seq + 1));
         let frames = tail.map_or(1, |tail| tail.frames);
-        // A picture that is shown must not stand still meanwhile.
+        // A picture that is shown must not freeze meanwhile.
         let paced = tail.filter(|_| self.sender.last_timestamp().is_none());
         self.switch_source(context, format.codec, first, newest, frames, past);
         let catch_up = match paced {
@@ -499,9 +503,9 @@ impl Forwarder {
         meta: &PacketMeta,
         padded: bool,
     ) -> Result<Numbered, NotNumbered> {
-        // What is left out came, too: no jump follows it.
+        // Packets that were left out did arrive: the next number is no jump.
         self.highest_in = self.highest_in.max(meta.ext_seq);
-        let numbered = self.place(context, meta, padded)?;
+        let numbered = self.number_or_drop(context, meta, padded)?;
         if let (Some(anchor), Some(delta)) = (context.anchor, self.sender.timestamp_delta()) {
             self.outgoing = Some(ClockAnchor { rtp: anchor.rtp.wrapping_add(delta), ..anchor });
         }
@@ -510,7 +514,7 @@ impl Forwarder {
 
     /// Gives a packet its number, or leaves it out.
     #[inline]
-    fn place(
+    fn number_or_drop(
         &mut self,
         context: LayerContext,
         meta: &PacketMeta,
@@ -538,7 +542,7 @@ impl Forwarder {
         };
         let layer = context.key;
         let next = match self.flow.target() {
-            // The layer that is sent jumped while another one was awaited.
+            // The numbers of the layer that is sent jumped while another layer was awaited.
             Some(target) if target != layer => Next::Keyframe(target),
             _ => Next::Same,
         };
@@ -552,8 +556,8 @@ impl Forwarder {
         self.decisions.note(now, Some(layer), reason);
     }
 
-    /// From this packet on the layer continues the outgoing numbers, at the capture time of its newest packet. Packets
-    /// before `past` are not of the present; so many frames of them follow.
+    /// Continues the outgoing numbers with this packet's layer, at the capture time of the layer's
+    /// newest packet. Packets before `past` are not of the present; `frames` of them follow.
     fn switch_source(
         &mut self,
         context: LayerContext,
@@ -570,7 +574,8 @@ impl Forwarder {
         let last = self.sender.last_timestamp().filter(|last| !is_ahead(start, *last));
         let catch_up = match (codec.kind(), last) {
             (MediaKind::Audio, _) => None,
-            // Less room than frames: they run into the present, and the sender catches up with its clock.
+            // Fewer ticks than frames: they run into the present, and the sender catches up with
+            // its clock.
             (_, Some(last)) => Some(CatchUpTimestamps::after(last, past.unwrap_or(first.ext_seq))),
             (_, None) => past.map(|past| CatchUpTimestamps::after(start, past)),
         };
@@ -580,8 +585,8 @@ impl Forwarder {
         self.highest_in = first.ext_seq;
     }
 
-    /// The outgoing timestamp of the newest packet of a layer that takes over: its capture time on the
-    /// sender's clock.
+    /// The outgoing timestamp of the newest packet of a layer that is switched to: its capture time
+    /// on the sender's clock.
     fn present(&self, context: LayerContext, codec: Codec, newest: &PacketMeta, span: u32) -> u32 {
         let Some(last) = self.sender.last_timestamp() else {
             return self
@@ -598,7 +603,7 @@ impl Forwarder {
             let captured = anchor.ntp_of(newest.timestamp, codec.clock_rate());
             outgoing.rtp_at(captured, codec.clock_rate())
         });
-        // Before `earliest` only pictures: sound has no place for a frame twice.
+        // Only video may begin before `earliest`: audio cannot play two frames at one time.
         let trusted = earliest.wrapping_sub(behind_max);
         aligned.filter(|aligned| aligned.wrapping_sub(trusted) < 1 << 31).unwrap_or(earliest)
     }

@@ -1,9 +1,10 @@
-//! Thins one stream: leaves out its upper temporal and spatial layers, at legal points only.
+//! Layer filter of one stream: leaves out upper temporal and spatial layers, at legal points only.
 //!
-//! Knows dependencies as packets tell them and nothing of codecs: down at the next picture; more
-//! frames again where a frame says that one may begin with it; a larger picture again at a keyframe,
-//! or where the dependency descriptor says so. Never renumbers (`rtp_sender.rs` closes what is left out),
-//! never chooses the cap. Called by `forwarder.rs` for the packets of the layer that flows or did.
+//! Knows dependencies as packets report them, and nothing of codecs. A lower cap applies from the
+//! next picture. More frames are sent again where a frame allows it. A larger picture is sent again
+//! at a keyframe, or where the dependency descriptor allows it. Never renumbers (`rtp_sender.rs`
+//! closes the gaps), never chooses the cap. Called by `forwarder.rs` for packets of the layer that
+//! is or was sent.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,10 +13,10 @@ use crate::ids::LayerKey;
 use crate::media::PacketMeta;
 use crate::rtp::layer_set::TEMPORAL_LAYERS_MAX;
 
-/// The highest layers that may flow.
+/// The highest layers that may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerCap {
-    /// Temporal id; 0 leaves the base frame rate. Frames that nothing is built on count as layer 1
+    /// Temporal id; 0 leaves the base frame rate. Frames that no frame refers to count as layer 1
     /// where the stream has no ids.
     pub temporal: u8,
     /// Spatial id within one stream; 0 leaves the smallest picture.
@@ -23,57 +24,57 @@ pub struct LayerCap {
 }
 
 impl LayerCap {
-    /// Leaves out nothing.
+    /// A cap that leaves out nothing.
     pub const OPEN: Self = Self { temporal: u8::MAX, spatial: u8::MAX };
 }
 
-/// What becomes of one packet.
+/// Decision on one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FilterDecision {
-    /// It flows, with this marker bit: the last packet that flows of a picture has it.
+    /// The packet is sent with this marker bit. The last packet of a picture that is sent has it.
     Keep {
         /// The marker bit to write.
         marker: bool,
     },
-    /// It is left out with all of its frame, and its number is to be closed.
+    /// The packet is left out with all of its frame, and the numbers close over it.
     Drop,
 }
 
-/// Changes of what flows that are remembered for late packets. With more of them within the time
-/// that packets can be late, the oldest are forgotten, and late packets from before are left out.
+/// Changes of the level that are remembered for late packets. At the limit the oldest change is
+/// forgotten, and late packets from before it are left out.
 const CHANGES_MAX: usize = 32;
 
-/// So many packets after the last one that was left out no late packet from before has a place any more:
-/// what a line remembers of its numbers.
+/// Packets after the last one that was left out, until no late packet from before can be numbered
+/// any more. An RTP sender remembers so many of its numbers.
 const REOPENS_AFTER: u64 = 1024;
 
-/// Frames that may flow are left out for so long before a keyframe is preferred for: encoders that mark no place for
-/// more frames to begin make none either, and browsers send keyframes only on request.
+/// Time for which allowed frames are left out before a keyframe is requested. Encoders that mark no
+/// switching points send no keyframes by themselves, and browsers send keyframes only on request.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// Thins the stream of one viewer and track.
+/// Layer filter of one viewer and track.
 #[derive(Debug)]
 pub struct LayerFilter {
-    /// Nothing is left out, nor was lately.
+    /// Whether nothing is left out, and nothing was left out recently.
     open: bool,
     cap: LayerCap,
-    /// What flows of the newest picture.
+    /// Layers of the newest picture that are sent.
     level: LayerCap,
-    /// Epoch and layer of the stream that flows.
+    /// Epoch and layer of the stream that is sent.
     source: Option<LayerKey>,
-    /// The highest number seen of it; not kept up while open.
+    /// The highest number seen of the stream; not updated while open.
     newest: u64,
-    /// The highest number that was left out of it.
+    /// The highest number of the stream that was left out.
     left_out: u64,
     /// Timestamp and marker of the newest packet, if it was seen here.
     tail: Option<(u32, bool)>,
-    /// Since when frames are left out that may flow: nothing opened them yet.
+    /// Time since which allowed frames are left out, because no switching point came.
     waits_since: Option<Instant>,
-    /// Oldest first; empty while open.
+    /// Changes of the level, oldest first; empty while open.
     changes: VecDeque<Change>,
 }
 
-/// From `first` on `level` flows of this stream.
+/// Change of the level: from packet `first` of this stream on, `level` is sent.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     source: Option<LayerKey>,
@@ -88,7 +89,7 @@ impl Default for LayerFilter {
 }
 
 impl LayerFilter {
-    /// One that leaves out nothing.
+    /// A filter that leaves out nothing.
     pub fn new() -> Self {
         Self {
             open: true,
@@ -103,24 +104,25 @@ impl LayerFilter {
         }
     }
 
-    /// Whether every packet passes as it is, so that [`Self::decide`] need not be asked.
+    /// Whether every packet passes unchanged, so that [`Self::decide`] need not be called.
     pub fn is_open(&self) -> bool {
         self.open
     }
 
-    /// The highest layers that may flow, as asked for.
+    /// The highest layers that may be sent, as set.
     pub fn cap(&self) -> LayerCap {
         self.cap
     }
 
-    /// What flows of the newest picture: more than the cap until the next picture, less until a legal point.
+    /// Layers of the newest picture that are sent: more than the cap until the next picture, less
+    /// until a legal point.
     pub fn level(&self) -> LayerCap {
         self.level
     }
 
-    /// The highest layers that may flow from now on. Less takes effect with the next picture, more
-    /// at the next legal point. `newest` is the highest number that flowed of the stream so far:
-    /// what comes with a lower one is late.
+    /// Sets the highest layers that may be sent. A lower cap applies from the next picture, a
+    /// higher one from the next legal point. `newest` is the highest number of the stream that was
+    /// sent so far: a packet with a lower number is late.
     pub fn set(&mut self, cap: LayerCap, newest: u64) {
         self.cap = cap;
         self.waits_since = None;
@@ -128,13 +130,13 @@ impl LayerFilter {
             self.open = false;
             (self.newest, self.tail) = (newest, None);
             self.changes.reserve(CHANGES_MAX);
-            // Up to here everything did flow.
+            // All packets up to here were sent.
             self.remember(0);
         }
     }
 
-    /// The line goes on with this packet, which begins a keyframe of this stream (a start, a switch,
-    /// or a jump of its numbers): all that the cap allows flows from here.
+    /// Begins at this packet, the first of a keyframe of this stream (a start, a switch, or a jump
+    /// of its numbers). All layers within the cap are sent from here.
     pub fn begin(&mut self, key: LayerKey, meta: &PacketMeta) {
         self.source = Some(key);
         self.level = self.cap;
@@ -147,15 +149,15 @@ impl LayerFilter {
         }
     }
 
-    /// Forgets the layers that flowed: packets of another publisher may bear the same numbers.
+    /// Forgets the streams that were sent: packets of another publisher may bear the same numbers.
     pub fn forget(&mut self) {
         self.source = None;
         self.changes.clear();
         self.waits_since = None;
     }
 
-    /// Whether it is time to ask for a keyframe, because no frame says that more may begin with it. Asked again
-    /// after as long as it took.
+    /// Whether a keyframe should be requested, because no frame allows more layers. It is
+    /// reported again after [`STUCK_AFTER`].
     pub fn take_stuck(&mut self, now: Instant) -> bool {
         let waited = |since: Instant| now.saturating_duration_since(since);
         let stuck = self.waits_since.is_some_and(|since| waited(since) >= STUCK_AFTER);
@@ -165,7 +167,7 @@ impl LayerFilter {
         stuck
     }
 
-    /// What becomes of a packet of the stream that flows, or of a late one of a stream that did.
+    /// Decides on a packet of the stream that is sent, or on a late one of a stream that was sent.
     pub fn decide(&mut self, key: LayerKey, meta: &PacketMeta) -> FilterDecision {
         if self.open {
             return FilterDecision::Keep { marker: meta.marker };
@@ -176,10 +178,10 @@ impl LayerFilter {
         let Some(level) = self.level_at(key, meta.ext_seq) else {
             return FilterDecision::Drop;
         };
-        if !flows(meta, level) {
+        if !is_within(meta, level) {
             if self.source == Some(key) {
                 self.left_out = self.left_out.max(meta.ext_seq);
-                if flows(meta, self.cap) {
+                if is_within(meta, self.cap) {
                     self.waits_since.get_or_insert(meta.arrival);
                 }
             }
@@ -190,7 +192,7 @@ impl LayerFilter {
         FilterDecision::Keep { marker: meta.marker || last }
     }
 
-    /// Changes what flows, if this packet is a place for it.
+    /// Changes the level, if this packet is a legal point for it.
     fn advance(&mut self, meta: &PacketMeta) {
         if meta.ext_seq <= self.newest {
             return;
@@ -203,7 +205,7 @@ impl LayerFilter {
             self.waits_since = None;
             self.remember(meta.ext_seq);
         } else if self.cap == LayerCap::OPEN {
-            // Either everything may flow, or there is nothing above what does.
+            // Either all layers may be sent, or there is none above those that are sent.
             let since = self.changes.back().map_or(0, |change| change.first).max(self.left_out);
             if meta.ext_seq.saturating_sub(since) > REOPENS_AFTER {
                 (self.open, self.level) = (true, LayerCap::OPEN);
@@ -212,7 +214,8 @@ impl LayerFilter {
         }
     }
 
-    /// Whether a picture surely begins here: it says so, or nothing is missing since the last one.
+    /// Whether a picture certainly begins here: the frame says so, or no packet is missing since
+    /// the last picture.
     fn begins_picture(&self, meta: &PacketMeta) -> bool {
         meta.frame.starts_frame
             || self.tail.is_some_and(|(timestamp, marker)| {
@@ -230,16 +233,16 @@ impl LayerFilter {
             level.temporal = level.temporal.min(self.cap.temporal);
             level.spatial = level.spatial.min(self.cap.spatial);
         }
-        let wanted =
+        let higher =
             |now: u8, cap: u8| (now.saturating_add(1)..=cap.min(TEMPORAL_LAYERS_MAX)).rev();
-        if flows(meta, level) {
+        if is_within(meta, level) {
             if begins_picture
-                && let Some(spatial) = wanted(level.spatial, self.cap.spatial)
+                && let Some(spatial) = higher(level.spatial, self.cap.spatial)
                     .find(|spatial| frame.opens.contains(*spatial, level.temporal))
             {
                 level.spatial = top(spatial, self.cap.spatial);
             }
-            if let Some(temporal) = wanted(level.temporal, self.cap.temporal)
+            if let Some(temporal) = higher(level.temporal, self.cap.temporal)
                 .find(|temporal| frame.opens.contains(level.spatial, *temporal))
             {
                 level.temporal = top(temporal, self.cap.temporal);
@@ -248,7 +251,7 @@ impl LayerFilter {
             let above = layers(meta).0;
             let allowed = above <= self.cap.temporal && layers(meta).1 <= level.spatial;
             if allowed && frame.temporal_id.is_none() {
-                // Frames that nothing is built on: there is no layer above them.
+                // Frames that no frame refers to: there is no layer above them.
                 level.temporal = self.cap.temporal;
             } else if allowed && frame.switch_point {
                 level.temporal = above;
@@ -264,12 +267,12 @@ impl LayerFilter {
         self.changes.push_back(Change { source: self.source, first, level: self.level });
     }
 
-    /// What flows, or did flow, of a stream at this number.
+    /// The level that was sent of a stream at this number.
     fn level_at(&self, key: LayerKey, ext_seq: u64) -> Option<LayerCap> {
         let mut changes = self.changes.iter().rev().filter(|change| change.source == Some(key));
         let newest = changes.next();
         if newest.is_none() {
-            // A stream that flowed before anything was left out.
+            // The stream was sent before any packet was left out.
             return Some(LayerCap::OPEN);
         }
         let at = newest.into_iter().chain(changes).find(|change| change.first <= ext_seq);
@@ -277,7 +280,7 @@ impl LayerFilter {
     }
 }
 
-/// The highest id that was looked for stands for all above it.
+/// The highest id of the search stands for all ids above it.
 fn top(found: u8, cap: u8) -> u8 {
     if found == TEMPORAL_LAYERS_MAX { cap } else { found }
 }
@@ -288,7 +291,7 @@ fn layers(meta: &PacketMeta) -> (u8, u8) {
     (frame.temporal_id.unwrap_or(frame.discardable.into()), frame.spatial_id.unwrap_or(0))
 }
 
-fn flows(meta: &PacketMeta, level: LayerCap) -> bool {
+fn is_within(meta: &PacketMeta, level: LayerCap) -> bool {
     let (temporal, spatial) = layers(meta);
     temporal <= level.temporal && spatial <= level.spatial
 }
@@ -333,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cap_everything_flows_as_it_is() {
+    fn every_packet_passes_unchanged_without_a_cap() {
         let mut layer_filter = LayerFilter::new();
         assert!(layer_filter.is_open());
         let meta = PacketMeta { marker: false, ..temporal(9, 2) };
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn down_at_the_next_frame_and_never_inside_one() {
+    fn level_falls_at_the_next_frame_and_never_inside_one() {
         let mut layer_filter = LayerFilter::new();
         let first = PacketMeta { marker: false, ..temporal(1, 1) };
         let middle = |seq| PacketMeta {
@@ -351,7 +354,7 @@ mod tests {
         };
         layer_filter.begin(key(1, 0), &first);
         layer_filter.set(cap(0), 1);
-        // The cap came in the middle of this frame.
+        // The cap was set in the middle of this frame.
         assert_eq!(
             layer_filter.decide(key(1, 0), &middle(2)),
             FilterDecision::Keep { marker: false }
@@ -366,9 +369,10 @@ mod tests {
         );
     }
 
-    /// The packets before were not seen here, but a number that is lower than theirs is late.
+    /// The earlier packets were not seen by the filter, but a number that is lower than theirs is
+    /// late.
     #[test]
-    fn a_late_frame_is_no_place_to_go_down() {
+    fn late_frame_does_not_lower_the_level() {
         let mut layer_filter = LayerFilter::new();
         layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(cap(0), 5);
@@ -377,28 +381,28 @@ mod tests {
     }
 
     #[test]
-    fn up_one_temporal_layer_at_a_time_and_only_where_it_may_begin() {
+    fn level_rises_one_temporal_layer_at_a_time_at_switching_points() {
         let mut layer_filter = LayerFilter::new();
         layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(cap(0), 1);
         layer_filter.decide(key(1, 0), &temporal(2, 0));
         layer_filter.set(LayerCap::OPEN, 1);
         let sync = |seq, id| frame(seq, Some(id), |frame| frame.switch_point = true);
-        for (meta, flows) in [
+        for (meta, is_sent) in [
             (temporal(3, 1), false),
-            (sync(4, 2), false), // layer 1 does not flow yet
+            (sync(4, 2), false), // layer 1 is not sent yet
             (sync(5, 1), true),
             (temporal(6, 2), false),
             (sync(7, 2), true),
             (temporal(8, 2), true),
             (temporal(3, 1), false), // late, from before
         ] {
-            assert_eq!(layer_filter.decide(key(1, 0), &meta) == KEEP, flows, "{}", meta.ext_seq);
+            assert_eq!(layer_filter.decide(key(1, 0), &meta) == KEEP, is_sent, "{}", meta.ext_seq);
         }
     }
 
     #[test]
-    fn everything_flows_again_from_a_keyframe_and_then_it_is_open() {
+    fn keyframe_opens_all_layers_and_then_the_filter_opens() {
         let mut layer_filter = LayerFilter::new();
         layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(LayerCap { temporal: 0, spatial: 0 }, 1);
@@ -414,9 +418,9 @@ mod tests {
         assert!(layer_filter.is_open());
     }
 
-    /// Nobody tells how many layers there are.
+    /// No packet reports how many layers there are.
     #[test]
-    fn it_is_open_where_nothing_was_left_out_for_long() {
+    fn filter_opens_after_nothing_was_left_out_for_long() {
         let mut layer_filter = LayerFilter::new();
         layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(cap(0), 1);
@@ -433,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_packet_that_flows_of_a_picture_gets_the_marker() {
+    fn last_packet_of_a_picture_that_is_sent_gets_the_marker() {
         let mut layer_filter = LayerFilter::new();
         layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(LayerCap { spatial: 1, ..LayerCap::OPEN }, 1);
@@ -445,18 +449,18 @@ mod tests {
                 frame.ends_frame = ends_frame;
             })
         };
-        for (meta, verdict) in [
+        for (meta, decision) in [
             (part(2, 0, true, true), FilterDecision::Keep { marker: false }),
             (part(3, 1, false, false), FilterDecision::Keep { marker: false }),
             (part(4, 1, false, true), KEEP),
             (part(5, 2, false, true), FilterDecision::Drop),
         ] {
-            assert_eq!(layer_filter.decide(key(1, 0), &meta), verdict, "{}", meta.ext_seq);
+            assert_eq!(layer_filter.decide(key(1, 0), &meta), decision, "{}", meta.ext_seq);
         }
     }
 
     #[test]
-    fn a_descriptor_opens_layers_with_a_frame_that_flows_anyway() {
+    fn descriptor_opens_layers_at_a_frame_that_is_sent_anyway() {
         let mut layer_filter = LayerFilter::new();
         layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(LayerCap { temporal: 0, spatial: 0 }, 1);
@@ -469,7 +473,7 @@ mod tests {
         assert_eq!(
             layer_filter.decide(key(1, 0), &opens(3, 2, both)),
             FilterDecision::Drop,
-            "it does not flow"
+            "the frame itself is not sent"
         );
         layer_filter.decide(key(1, 0), &opens(4, 0, LayerSet::default().with(0, 1)));
         assert_eq!(layer_filter.decide(key(1, 0), &temporal(5, 1)), KEEP, "more frames");
@@ -485,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_nothing_is_built_on_are_left_out_first() {
+    fn discardable_frames_are_left_out_first() {
         let mut layer_filter = LayerFilter::new();
         let plain = |seq, discardable| {
             frame(seq, None, |frame| {
@@ -497,7 +501,7 @@ mod tests {
         assert_eq!(
             layer_filter.decide(key(0, 0), &plain(1, true)),
             KEEP,
-            "it may have begun before"
+            "the frame may have begun before"
         );
         assert_eq!(layer_filter.decide(key(0, 0), &plain(2, true)), FilterDecision::Drop);
         assert_eq!(layer_filter.decide(key(0, 0), &plain(3, false)), KEEP);
@@ -506,25 +510,25 @@ mod tests {
     }
 
     #[test]
-    fn late_packets_of_a_stream_that_was_left_are_judged_by_what_flowed_of_it() {
+    fn late_packets_of_an_earlier_stream_are_filtered_by_its_level() {
         let mut layer_filter = LayerFilter::new();
         layer_filter.begin(key(1, 0), &temporal(100, 0));
         layer_filter.begin(key(1, 1), &temporal(5, 0));
         layer_filter.set(cap(0), 1);
         layer_filter.decide(key(1, 1), &temporal(6, 0));
         layer_filter.begin(key(1, 2), &frame(70, Some(0), |frame| frame.keyframe = true));
-        assert_eq!(layer_filter.decide(key(1, 0), &temporal(101, 2)), KEEP, "all of it flowed");
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(101, 2)), KEEP, "all of it was sent");
         assert_eq!(layer_filter.decide(key(1, 1), &temporal(7, 1)), FilterDecision::Drop);
         assert_eq!(layer_filter.decide(key(1, 2), &temporal(71, 1)), FilterDecision::Drop);
     }
 
     #[test]
-    fn changes_past_the_limit_are_forgotten_and_their_late_packets_left_out() {
+    fn changes_above_the_limit_are_forgotten_and_their_late_packets_left_out() {
         let mut layer_filter = LayerFilter::new();
         layer_filter.begin(key(1, 0), &temporal(1, 0));
         layer_filter.set(cap(1), 1);
         let sync = |seq| frame(seq, Some(1), |frame| frame.switch_point = true);
-        // The first is what flowed before, so that one place less is left.
+        // The first entry is the level from before, so that one entry less is left.
         for seq in 2..CHANGES_MAX as u64 + 1 {
             layer_filter.set(cap((seq % 2) as u8), 1);
             layer_filter.decide(key(1, 0), &sync(seq));

@@ -1,9 +1,9 @@
-//! What a viewer asked for itself of one track, and which layer that is.
+//! A viewer's layer preference for one track, and the layer that follows from it.
 //!
-//! Pure: a preference and what is known of the layers become a layer and its reason. Layers are ordered by
-//! what was measured of them; a rid is a name and nothing else (field D2). Set over HTTP (whip-whep
-//! E9), carried to the worker by `worker/asked.rs`, asked by `worker/subscriber.rs` whenever the layers
-//! or the preference change.
+//! Pure: a preference and the measurements of the layers give a layer and its reason. Layers are
+//! ordered by measurements; a rid is only a name (field D2). Set over HTTP (whip-whep E9), carried
+//! to the worker by `worker/preference_mailbox.rs`. Called by `worker/subscriber.rs` whenever the
+//! layers or the preference change.
 
 use serde::Serialize;
 
@@ -11,24 +11,24 @@ use super::decision::Reason;
 use super::selector::{LayerView, largest_live};
 use crate::ids::LayerIdx;
 
-/// A viewer's preference for one track; the default asks for nothing and is the automatic choice. It holds
-/// for the session: a publisher that returns finds it in force.
+/// A viewer's preference for one track. The default is the automatic choice. A preference applies
+/// for the whole session, also to a publisher that returns.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct LayerPreference {
-    /// Exactly this layer, by the publisher's name for it.
+    /// Exactly this layer, by the publisher's rid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rid: Option<Box<str>>,
-    /// Exactly this layer by size, 0 for the smallest. A `rid` beside it wins.
+    /// Exactly this layer by size, 0 for the smallest. `rid` takes precedence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spatial_layer: Option<u8>,
-    /// Temporal layers up to this one, 0 for the lowest frame rate. Frames that nothing is built on count as layer
-    /// 1 where the stream has no ids; a stream that tells neither flows as a whole.
+    /// Temporal layers up to this one, 0 for the lowest frame rate. Frames that no frame refers to
+    /// count as layer 1 where the stream has no ids. A stream with neither is sent as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temporal_layer: Option<u8>,
     /// No layer above this one by size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_spatial_layer: Option<u8>,
-    /// As `temporal_layer`; the lower of both holds.
+    /// Temporal layers up to this one; the lower of this and `temporal_layer` applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_temporal_layer: Option<u8>,
     /// No layer wider than this, in pixels.
@@ -39,17 +39,17 @@ pub struct LayerPreference {
     pub max_height: Option<u16>,
 }
 
-/// A layer that should flow, and why.
+/// A layer that should be sent, and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
     /// The layer.
     pub layer: LayerIdx,
-    /// Why this one.
+    /// Reason for this layer.
     pub reason: Reason,
 }
 
 impl LayerPreference {
-    /// Whether nothing is asked for.
+    /// Whether the preference is the automatic choice.
     pub fn is_automatic(&self) -> bool {
         *self == Self::default()
     }
@@ -59,8 +59,8 @@ impl LayerPreference {
         self.temporal_layer.into_iter().chain(self.max_temporal_layer).min()
     }
 
-    /// The layer to forward: `rids` and `layers` are the publisher's, in one order. `None` while no
-    /// layer is alive.
+    /// The layer to forward. `rids` and `layers` are the publisher's, in the same order. `None`
+    /// while no layer is live.
     pub fn choose(&self, rids: &[String], layers: &[LayerView]) -> Option<Choice> {
         let pinned = match (&self.rid, self.spatial_layer) {
             (Some(rid), _) => position(rids, |known| **known == **rid),
@@ -86,7 +86,7 @@ impl LayerPreference {
         }
     }
 
-    /// A size nobody knows yet is no reason against a layer; it counts as small.
+    /// Whether a layer is within the limits. A size that is not known yet counts as small.
     fn fits(&self, view: &LayerView, layers: &[LayerView]) -> bool {
         let (width, height) = view.size.unwrap_or_default();
         self.max_width.is_none_or(|max| width <= max)
@@ -95,7 +95,7 @@ impl LayerPreference {
     }
 }
 
-/// The number of a layer among those that ever sent anything: 0 for the smallest.
+/// Number of a layer by size among those that ever sent anything: 0 for the smallest.
 pub fn spatial_layer(view: &LayerView, layers: &[LayerView]) -> u8 {
     let smaller = layers.iter().filter(|other| other.is_known() && other.weight() < view.weight());
     smaller.count().min(usize::from(u8::MAX)) as u8
@@ -109,8 +109,8 @@ fn position<T>(items: &[T], is: impl FnMut(&T) -> bool) -> Option<LayerIdx> {
     items.iter().position(is).and_then(|index| LayerIdx::all().nth(index))
 }
 
-/// The largest live layer below one that is not live, else the smallest above it. One that never sent
-/// anything has no size to be below.
+/// The largest live layer below one that is not live, else the smallest above it. A layer that
+/// never sent anything has no size to compare with.
 fn instead_of(stopped: &LayerView, layers: &[LayerView]) -> Option<LayerIdx> {
     if !stopped.is_known() {
         return largest_live(layers.iter().copied());
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Rids in an order that says nothing; `h` is the largest, `q` the smallest.
+    /// Rids in an order without meaning; `h` is the largest, `q` the smallest.
     fn rids() -> Vec<String> {
         ["m", "h", "q"].map(str::to_owned).to_vec()
     }
@@ -152,9 +152,9 @@ mod tests {
         ]
     }
 
-    fn preference(ask: impl FnOnce(&mut LayerPreference)) -> LayerPreference {
+    fn preference(set: impl FnOnce(&mut LayerPreference)) -> LayerPreference {
         let mut preference = LayerPreference::default();
-        ask(&mut preference);
+        set(&mut preference);
         preference
     }
 
@@ -162,7 +162,7 @@ mod tests {
         preference(|preference| preference.rid = Some(name.into()))
     }
 
-    /// What is chosen, by its name.
+    /// The chosen layer, by its rid.
     fn choose(
         preference: &LayerPreference,
         layers: &[LayerView],
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_is_the_largest_live_layer() {
+    fn largest_live_layer_is_chosen_without_a_preference() {
         let automatic = LayerPreference::default();
         assert!(automatic.is_automatic());
         assert_eq!(choose(&automatic, &three([true; 3])), Some(("h", Reason::LargestLiveLayer)));
@@ -183,7 +183,7 @@ mod tests {
 
     // whip-whep E9
     #[test]
-    fn a_pinned_layer_flows_and_the_next_smaller_one_while_it_is_not_live() {
+    fn pinned_layer_is_sent_and_the_next_smaller_one_while_it_is_not_live() {
         let all = three([true; 3]);
         for name in ["m", "h", "q"] {
             assert_eq!(choose(&rid(name), &all), Some((name, Reason::Pinned)));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pinned_layer_that_was_never_seen_or_never_named_means_automatic() {
+    fn unknown_pinned_layer_means_the_automatic_choice() {
         let mut ramping_up = three([true, false, true]);
         ramping_up[1] = LayerView::default();
         assert_eq!(choose(&rid("h"), &ramping_up), Some(("m", Reason::PinnedNotLive)));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_numbered_from_the_smallest_whatever_the_names() {
+    fn spatial_layers_are_numbered_from_the_smallest_whatever_their_rids() {
         let all = three([true; 3]);
         for (id, name) in [(0, "q"), (1, "m"), (2, "h")] {
             let exact = preference(|preference| preference.spatial_layer = Some(id));
@@ -226,11 +226,11 @@ mod tests {
         assert_eq!(choose(&exact, &three([true, false, true])), Some(("m", Reason::PinnedNotLive)));
         let mut both = exact;
         both.rid = Some("q".into());
-        assert_eq!(choose(&both, &all), Some(("q", Reason::Pinned)), "a name wins");
+        assert_eq!(choose(&both, &all), Some(("q", Reason::Pinned)), "a rid takes precedence");
     }
 
     #[test]
-    fn caps_choose_the_largest_that_fits_and_say_so_only_when_they_bite() {
+    fn caps_choose_the_largest_layer_within_them() {
         let all = three([true; 3]);
         let height = |max| preference(|preference| preference.max_height = Some(max));
         assert_eq!(choose(&height(720), &all), Some(("h", Reason::LargestLiveLayer)));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_nobody_knows_yet_is_no_reason_against_a_layer() {
+    fn unknown_size_does_not_exclude_a_layer() {
         let unknown = |bitrate| LayerView { live: true, size: None, bitrate };
         let layers = [unknown(500_000), unknown(1_500_000), unknown(150_000)];
         let small = preference(|preference| preference.max_height = Some(180));
@@ -260,12 +260,12 @@ mod tests {
         assert_eq!(
             choose(&lowest, &layers),
             Some(("q", Reason::Capped)),
-            "the rate tells the order"
+            "layers are ordered by rate"
         );
     }
 
     #[test]
-    fn the_lower_temporal_limit_holds() {
+    fn lower_temporal_limit_applies() {
         assert_eq!(LayerPreference::default().temporal_cap(), None);
         let preference = preference(|preference| {
             (preference.temporal_layer, preference.max_temporal_layer) = (Some(2), Some(1))
@@ -275,9 +275,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked and whatever is alive: a live layer if there is one, and no other.
+        /// Any preference chooses a live layer if there is one, and no other.
         #[test]
-        fn what_is_chosen_is_alive(
+        fn chosen_layer_is_live(
             layers in prop::collection::vec(
                 (any::<bool>(), prop::option::of((1..2_000u16, 1..2_000u16)), 0..3u64), 0..8),
             pin in prop::option::of(0..9usize),

@@ -1,10 +1,12 @@
 //! One viewer and one track: which layer is sent, and one continuous RTP stream out of it.
 //!
-//! [`selector`] and, for viewers who ask for something, [`layer_preference`] say which layer, [`start`] from which
-//! keyframe. [`forwarder`] decides packet by packet. [`layer_filter`] leaves out upper layers inside one stream.
-//! [`catch_up`] brings a viewer from a cached keyframe to the present, [`catch_up_timestamps`] stamps the frames
-//! between. [`rtp_sender`] numbers what goes out, closes the numbers over what does not (`sequence`), and writes it;
-//! [`sent`] remembers it for retransmission. All pure; called by `worker/subscription.rs`, sealed by `transport/srtp`.
+//! [`selector`] and, for viewers that set preferences, [`layer_preference`] say which layer,
+//! [`start`] from which keyframe. [`forwarder`] decides packet by packet. [`layer_filter`] leaves
+//! out upper layers inside one stream. [`catch_up`] brings a viewer from a cached keyframe to the
+//! present, [`catch_up_timestamps`] sets the timestamps of the frames between. [`rtp_sender`]
+//! numbers what goes out, closes the numbers over what does not (`sequence`), and writes it;
+//! [`sent`] remembers it for retransmission. All pure; called by `worker/subscription.rs`, sealed
+//! by `transport/srtp`.
 
 pub mod catch_up;
 pub mod catch_up_timestamps;

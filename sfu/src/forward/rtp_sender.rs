@@ -1,11 +1,13 @@
-//! One outgoing RTP stream: an SSRC with continuous sequence numbers, and the only writer of what is sealed on it.
+//! RTP sender: one outgoing SSRC with continuous sequence numbers, and the only writer of packets
+//! sealed on it.
 //!
-//! [`RtpSender::assign`] gives each packet a fresh number once, as a [`Numbered`] that cannot be copied;
-//! [`RtpSender::drop_packet`] closes the numbers over one that is not sent. [`RtpSender::write_media`] turns a
-//! stamped record and its cached packet into header and payload, the same bytes every time;
-//! [`RtpSender::write_rtx`] wraps them for RFC 4588 under a fresh RTX number. [`Plaintext`] cannot be made
-//! elsewhere, and the SRTP sender takes nothing else: sealing one number with two different contents is impossible
-//! by type (architecture D1). Decides nothing: that is `forwarder.rs`.
+//! [`RtpSender::assign`] gives each packet a new number once, as a [`Numbered`] that cannot be
+//! copied. [`RtpSender::drop_packet`] closes the numbers over a packet that is not sent.
+//! [`RtpSender::write_media`] turns a stamped record and its cached packet into header and payload,
+//! the same bytes every time. [`RtpSender::write_rtx`] wraps them for RFC 4588 under a new RTX
+//! number. [`Plaintext`] cannot be made elsewhere, and the SRTP sender takes nothing else. So the
+//! types make it impossible to seal one number with two different contents (architecture D1).
+//! Decides nothing: that is `forwarder.rs`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -22,31 +24,31 @@ use crate::rtp::ext::{ExtKind, ExtWriter};
 use crate::rtp::packet::RTP_HEADER_LEN;
 use crate::rtp::red::{red_primary, rewrite_red_payload_types};
 
-/// Stretches of the publisher's numbers that late packets may still belong to.
+/// Segments whose late packets may still be numbered.
 const SEGMENTS: usize = 4;
 
-/// What never changes on a line.
+/// Constant settings of one RTP sender.
 #[derive(Debug, Clone)]
 pub struct RtpSenderConfig {
     /// Our SSRC towards this viewer.
     pub ssrc: u32,
     /// Our RTX SSRC towards this viewer.
     pub rtx_ssrc: u32,
-    /// The viewer's mid. One of more than 16 bytes has no room in the header and stays out of it.
+    /// The viewer's mid. A mid of more than 16 bytes does not fit the header and is not sent.
     pub mid: Box<[u8]>,
     /// Extension ids the viewer negotiated.
     pub exts: Vec<(ExtKind, u8)>,
-    /// Two-byte extension headers may be used.
+    /// Whether two-byte extension headers may be used.
     pub two_byte_exts: bool,
-    /// NACKs are answered: how many packets to remember for that, a power of two; 0 for none.
+    /// Packets that are remembered to answer NACKs, a power of two; 0 for none.
     pub remember: usize,
-    /// First outgoing sequence number; below 2^15 so that nothing precedes the first roll-over.
+    /// First outgoing sequence number; below 2^15, so that no index precedes the first roll-over.
     pub first_sequence: u16,
-    /// Added to the first timestamp.
+    /// Offset of the first timestamp.
     pub first_timestamp: u32,
 }
 
-/// Payload types in use while one publisher's codec flows.
+/// Payload types of one publisher's codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutgoingFormat {
     /// The codec.
@@ -59,7 +61,7 @@ pub struct OutgoingFormat {
     pub red_pt: Option<u8>,
 }
 
-/// A header and payload ready to be sealed, each number once. Made only by [`RtpSender`].
+/// A header and payload ready to be sealed, each number once. Only [`RtpSender`] makes it.
 #[derive(Debug)]
 pub struct Plaintext<'a> {
     pub(crate) out: &'a mut [u8],
@@ -78,33 +80,33 @@ impl Plaintext<'_> {
     }
 }
 
-/// Why a packet gets no number, or none that is sent.
+/// Reason why a packet gets no number, or is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotNumbered {
-    /// It belongs to no segment: it came before the start, or after the layer was left.
+    /// The packet belongs to no segment: it came before the start, or after a layer switch.
     OutsideSegments,
-    /// Its number was given out before, or the sender closed its numbers over it.
+    /// Its number was assigned before, or the numbers were closed over it.
     Duplicate,
-    /// Its frame's timestamp is not known any more, or what was dropped since.
+    /// The timestamp of its frame is forgotten, or the numbers that were dropped since.
     TooOld,
-    /// It was left out by the layer filter.
+    /// The packet was left out by the layer filter.
     Filtered,
 }
 
-/// One byte of padding: its own count.
+/// One byte of padding: its value is the padding length.
 const PADDING: &[u8] = &[1];
 
-/// The P bit of the first header byte.
+/// P bit of the first header byte.
 const PADDING_BIT: u8 = 0x20;
 
-/// Where a new segment continues the line.
+/// Settings with which a new segment continues the stream.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceSwitch {
-    /// What to add to the publisher's timestamps.
+    /// Offset to add to the publisher's timestamps.
     pub ts_delta: u32,
-    /// How the first frames are stamped that lie in the viewer's past, if there are any.
+    /// Timestamps of the first frames, if they are of the viewer's past.
     pub catch_up: Option<CatchUpTimestamps>,
-    /// Leave one number unused, so that a decoder sees that the frame before was cut.
+    /// Whether one number stays unused, so that a decoder sees that the frame before was cut.
     pub gap: bool,
 }
 
@@ -112,39 +114,41 @@ pub struct SourceSwitch {
 struct SourceSegment {
     key: LayerKey,
     first: u64,
-    /// One past the last number that belongs to it; open while it is the current one.
+    /// One past the last number of the segment; open while it is the current one.
     end: u64,
-    /// For numbers from `closed_to` on; for lower ones those that were closed since count too.
+    /// Offset of sequence numbers from `closed_to` on. For lower numbers the count of closed
+    /// numbers since is added.
     seq_delta: u64,
-    /// One past the highest number that it closes over, 0 while it does over none.
+    /// One past the highest number that the segment closes over; 0 if there is none.
     closed_to: u64,
-    /// Packets before this number were squeezed.
+    /// First packet whose timestamp follows the clock.
     plain_from: u64,
     ts_delta: u32,
-    /// As `seq_delta`.
+    /// Offset of picture ids, counted like `seq_delta`.
     picture_delta: u16,
     tl0_delta: u8,
-    /// Added to the frame numbers of dependency descriptors.
+    /// Offset of the frame numbers of dependency descriptors.
     frame_delta: u16,
 }
 
-/// One outgoing SSRC. What each packet needs stands together at the top, for a thousand lines do not fit the
-/// near caches.
+/// One outgoing SSRC. Fields that each packet needs are next to each other at the top, because a
+/// thousand senders do not fit the near CPU caches.
 #[derive(Debug)]
 #[repr(C)]
 pub struct RtpSender {
     packets: u64,
     octets: u64,
-    /// One past the highest of the publisher's numbers that was given one in the present segment.
+    /// One past the highest publisher number that was numbered in the present segment.
     issued_to: u64,
     last: Option<LastSent>,
     format: Option<OutgoingFormat>,
-    /// As in `config`, which stands far from here.
+    /// Copy of the SSRC in `config`, which lies in another cache line.
     ssrc: u32,
     sent: Option<SentMap>,
-    /// Of the present segment and the one before it: what is repaired comes about a round trip later.
+    /// Catch-up timestamps of the present segment and the one before: repaired packets come about a
+    /// round trip later.
     timestamps: [Option<Box<CatchUpTimestamps>>; 2],
-    /// Of each segment; none at all before something may be left out.
+    /// Dropped numbers of each segment; empty until packets may be left out.
     dropped_seqs: Vec<DroppedSeqs>,
     template: Template,
     segments: [Option<SourceSegment>; SEGMENTS],
@@ -163,7 +167,7 @@ struct LastSent {
 }
 
 impl RtpSender {
-    /// A line that has sent nothing.
+    /// A sender that has sent nothing.
     pub fn new(config: RtpSenderConfig, now: Instant) -> Self {
         let first = u64::from(config.first_sequence);
         Self {
@@ -184,7 +188,7 @@ impl RtpSender {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         black_box((self.timestamp_delta(), self.last, self.octets, self.format));
         black_box((self.template.bytes.first().copied(), self.template.len));
@@ -197,13 +201,13 @@ impl RtpSender {
         }
     }
 
-    /// Uses these payload types from the next segment on.
+    /// Sets the payload types of the next segment.
     pub fn set_format(&mut self, format: OutgoingFormat) {
         self.format = Some(format);
     }
 
-    /// Forgets all records and segments: packets of another publisher, or of another stream, may bear the same
-    /// numbers. Nothing sent so far is retransmitted any more.
+    /// Forgets all records and segments: packets of another publisher, or of another stream, may
+    /// bear the same numbers. Packets that were sent so far are not retransmitted any more.
     pub fn forget(&mut self) {
         if let Some(sent) = &mut self.sent {
             sent.clear();
@@ -211,7 +215,7 @@ impl RtpSender {
         self.segments = [None; SEGMENTS];
     }
 
-    /// From now on packets may be left out: takes the memory for it.
+    /// Allocates the memory that [`Self::drop_packet`] needs.
     pub fn enable_drops(&mut self) {
         if self.dropped_seqs.is_empty() {
             self.dropped_seqs = vec![DroppedSeqs::NONE; SEGMENTS];
@@ -238,8 +242,8 @@ impl RtpSender {
         self.last.is_none_or(|last| last.marker)
     }
 
-    /// Counts a packet of this many payload octets that was sealed at `now` for the first time, and remembers its
-    /// record for NACKs.
+    /// Counts a packet of this payload size that was sealed at `now` for the first time, and keeps
+    /// its record for NACKs.
     #[inline]
     pub fn on_sent(&mut self, now: Instant, record: SentRecord, octets: usize) {
         self.packets += 1;
@@ -249,22 +253,22 @@ impl RtpSender {
         }
     }
 
-    /// Packets and payload octets sent, repeats excluded, for sender reports.
+    /// Packets and payload octets sent, without retransmissions, for sender reports.
     pub fn totals(&self) -> (u64, u64) {
         (self.packets, self.octets)
     }
 
-    /// What to add to the publisher's timestamps now.
+    /// Present offset of the publisher's timestamps.
     pub fn timestamp_delta(&self) -> Option<u32> {
         self.current().map(|segment| segment.ts_delta)
     }
 
-    /// The timestamp to start with when nothing was sent before.
+    /// The timestamp to start with before the first packet.
     pub fn first_timestamp(&self) -> u32 {
         self.config.first_timestamp
     }
 
-    /// Begins a segment at this packet: from here on this layer continues the line.
+    /// Begins a segment at this packet: from here on this layer continues the outgoing stream.
     pub fn switch_source(&mut self, key: LayerKey, meta: &PacketMeta, switch: SourceSwitch) {
         let picture = meta.frame.picture.unwrap_or_default();
         let frame_number = meta.frame.frame_number.unwrap_or(0);
@@ -304,7 +308,7 @@ impl RtpSender {
         }
     }
 
-    /// Ends the present segment: only what was overtaken may still be given a number in it.
+    /// Ends the present segment: only late packets may still be numbered in it.
     pub fn close(&mut self) {
         let Some(current) = self.segments.first_mut().and_then(Option::as_mut) else { return };
         current.end = current.end.min(self.issued_to);
@@ -313,7 +317,7 @@ impl RtpSender {
         }
     }
 
-    /// Whether late packets of this layer may still have their place.
+    /// Whether late packets of this layer may still be numbered.
     pub fn remembers(&self, key: LayerKey) -> bool {
         self.segments.iter().flatten().any(|part| part.key == key)
     }
@@ -323,11 +327,12 @@ impl RtpSender {
         self.current().map(|segment| segment.first)
     }
 
-    /// Gives a packet its number. It is written with this marker bit, and with one byte of padding if `padded`
-    /// (RFC 3550 section 5.1).
+    /// Gives a packet its number. It is written with this marker bit, and with one byte of padding
+    /// if `padded` (RFC 3550 section 5.1).
     ///
     /// # Errors
-    /// Why it gets none.
+    ///
+    /// The reason why the packet gets none.
     #[inline]
     pub fn assign(
         &mut self,
@@ -341,12 +346,14 @@ impl RtpSender {
         self.issue(found, meta, form)
     }
 
-    /// Leaves a packet out. The numbers close over it, unless a higher one was given out before it came: then its
-    /// own was kept free for it, and only what is sent under it ends the viewer's asking. So it is numbered and
-    /// written without a payload, as a keep-alive is; H.264 decoders would wait for a number that never comes. Call
-    /// [`Self::enable_drops`] before the first time.
+    /// Leaves a packet out, and closes the numbers over it. If a higher number was assigned before
+    /// the packet came, its own number was kept free. The viewer then sends NACKs until that number
+    /// is sent, so the packet is numbered and written without a payload, as a keep-alive is. H.264
+    /// decoders would wait for a number that never comes. Call [`Self::enable_drops`] before the
+    /// first time.
     ///
     /// # Errors
+    ///
     /// [`NotNumbered::Filtered`] if nothing is to be sent; else as [`Self::assign`].
     pub fn drop_packet(
         &mut self,
@@ -372,7 +379,7 @@ impl RtpSender {
         Err(NotNumbered::Filtered)
     }
 
-    /// The segment that a packet belongs to, and its place.
+    /// The segment that a packet belongs to, and its index.
     fn find(&self, key: LayerKey, seq: u64) -> Option<(usize, SourceSegment)> {
         let mut places = self.segments.iter().enumerate();
         places.find_map(|(place, segment)| {
@@ -383,12 +390,13 @@ impl RtpSender {
         })
     }
 
-    /// Decoders of VP8 take a gap of picture ids for a loss; those of VP9 find what a frame is built on by them.
+    /// Whether picture ids close over pictures that are left out. Decoders of VP8 take a gap for a
+    /// loss; those of VP9 find reference frames by these ids.
     fn closes_pictures(&self) -> bool {
         self.format.is_some_and(|format| format.codec == Codec::Vp8)
     }
 
-    /// What to add to a number of the publisher's in a segment, and to the picture id there.
+    /// Offsets of sequence number and picture id for a publisher's number in a segment.
     fn deltas(
         &self,
         place: usize,
@@ -447,10 +455,11 @@ impl RtpSender {
         Ok(numbered)
     }
 
-    /// The record of a number that the viewer asks for again; see [`SentMap::claim_retransmit`].
+    /// The record of a number that the viewer sent a NACK for; see [`SentMap::claim_retransmit`].
     ///
     /// # Errors
-    /// Why nothing is retransmitted.
+    ///
+    /// The reason why nothing is retransmitted.
     pub fn claim_retransmit(
         &mut self,
         now: Instant,
@@ -461,7 +470,8 @@ impl RtpSender {
     }
 
     /// Writes header and payload of a record. The same record and packet give the same bytes.
-    // Returned through memory it would be read in other pieces than it was written, which costs 20 ns per packet.
+    // Inlined: a record returned through memory is read in other widths than it was written, which
+    // costs 20 ns per packet.
     #[inline]
     pub fn write_media<'a>(
         &self,
@@ -486,7 +496,7 @@ impl RtpSender {
         Some(Plaintext { out, header_len, prefix_len, rest, padding, ssrc, index })
     }
 
-    /// Wraps a record for retransmission (RFC 4588) under a fresh RTX number and TWCC number.
+    /// Wraps a record for retransmission (RFC 4588) under a new RTX number and TWCC number.
     pub fn write_rtx<'a>(
         &mut self,
         record: &SentRecord,
@@ -513,8 +523,8 @@ impl RtpSender {
         self.segments.first()?.as_ref()
     }
 
-    /// What to add to the frame number of a record's descriptor; `None` if its segment is forgotten, for
-    /// then it could not be written as it was.
+    /// Offset of the frame number in a record's descriptor. `None` if its segment is forgotten: the
+    /// bytes could not be written as they were.
     fn frame_delta(&self, record: &SentRecord) -> Option<u16> {
         let source = record.source();
         let seq = source.ext_seq();
@@ -537,7 +547,8 @@ impl RtpSender {
         meta: &PacketMeta,
         out: &mut [u8],
     ) -> Option<usize> {
-        // Most video packets carry nothing of the publisher's: their header is always the same.
+        // Most video packets carry no extension of the publisher's: their header is always the
+        // same.
         let header_len = if record.is_blank() || matches!(meta.exts.first(), Some(None)) {
             self.template.write(twcc, out)?
         } else {
@@ -556,22 +567,22 @@ impl RtpSender {
     }
 }
 
-/// Room for the fixed header and the extensions of every packet: a mid of 16 bytes and a
+/// Bytes of the fixed header and the extensions of every packet. A mid of 16 bytes and a
 /// transport-wide number in two-byte form are 12 + 4 + 18 + 4 and two of padding.
 const TEMPLATE_BYTES: usize = 48;
 
-/// The header of a packet that carries no extension of the publisher's, written once.
+/// Header of packets that carry no extension of the publisher's, written once.
 #[derive(Debug)]
 struct Template {
     bytes: [u8; TEMPLATE_BYTES],
     len: usize,
-    /// Where the transport-wide number stands.
+    /// Offset of the transport-wide number.
     twcc_at: Option<usize>,
 }
 
 impl Template {
     fn new(config: &RtpSenderConfig) -> Self {
-        // Two numbers without a byte in common show where the number stands.
+        // Two headers whose numbers have no byte in common show the offset of the number.
         let [ours, other] = [0x0102, 0x0304].map(|twcc: u16| {
             let mut bytes = [0; TEMPLATE_BYTES];
             let len = write_extensions(config, twcc, None, &mut bytes);
@@ -583,7 +594,8 @@ impl Template {
     }
 
     fn write(&self, twcc: u16, out: &mut [u8]) -> Option<usize> {
-        // The whole array: a copy of fixed length is cheaper than one of this length.
+        // The whole array is copied: a copy of constant length is cheaper than one of variable
+        // length.
         out.get_mut(..TEMPLATE_BYTES)?.copy_from_slice(&self.bytes);
         if let Some(at) = self.twcc_at {
             out.get_mut(at..at + 2)?.copy_from_slice(&twcc.to_be_bytes());
@@ -595,17 +607,17 @@ impl Template {
 /// Longest data of an extension element (RFC 8285 section 4.3).
 const EXT_BYTES_MAX: usize = 255;
 
-/// A packet whose own extensions are passed on.
+/// A packet whose own extensions are forwarded.
 #[derive(Clone, Copy)]
 struct Carrier<'a> {
     packet: &'a Packet,
     meta: &'a PacketMeta,
-    /// Added to the frame number of its descriptor.
+    /// Offset of the frame number of its descriptor.
     frame_delta: u16,
 }
 
-/// Writes the extensions behind the fixed header, those that this packet carries among them; the
-/// header's length. What the form cannot say or has no room stays out.
+/// Writes the extensions after the fixed header, with those that this packet carries; returns the
+/// header's length. Extensions that the form cannot express, or that do not fit, are left out.
 fn write_extensions(
     config: &RtpSenderConfig,
     twcc: u16,
@@ -624,7 +636,8 @@ fn write_extensions(
                 let Some(data) = carried.map(|ext| packet.ext(*ext)) else { continue };
                 let mut copy = [0; EXT_BYTES_MAX];
                 match copy.get_mut(..data.len()) {
-                    // A receiver drops frames whose numbers come before what it has seen: they go on.
+                    // A receiver drops frames whose numbers precede those it has seen: they
+                    // continue.
                     Some(copy) if kind == ExtKind::DependencyDescriptor => {
                         copy.copy_from_slice(data);
                         shift_frame_number(copy, frame_delta);
@@ -659,7 +672,7 @@ fn picture_number(picture: PictureIds) -> u16 {
     picture.picture_id.map_or(0, |(value, _)| value)
 }
 
-/// Copies the payload bytes that differ per viewer and rewrites them; the rest stays shared.
+/// Copies the payload bytes that differ per viewer and rewrites them; the other bytes stay shared.
 fn copy_prefix<'a>(
     format: &OutgoingFormat,
     record: &SentRecord,

@@ -1,8 +1,9 @@
 //! What one RTP sender has sent: the map from its sequence numbers back to cached packets.
 //!
-//! `rtp_sender.rs` numbers a packet once, as a [`Numbered`]. [`Numbered::stamp`] consumes it when the packet is
-//! sealed and adds the transport-wide number; the [`SentRecord`] that comes out never changes, and writing it
-//! again gives the same bytes (architecture D1: AES-GCM must never seal one number with two contents).
+//! `rtp_sender.rs` numbers a packet once, as a [`Numbered`]. [`Numbered::stamp`] consumes it when
+//! the packet is sealed and adds the transport-wide number; the [`SentRecord`] that comes out never
+//! changes, and writing it again gives the same bytes (architecture D1: AES-GCM must never seal one
+//! number with two contents).
 
 use std::hint::black_box;
 use std::num::NonZeroU64;
@@ -19,7 +20,7 @@ pub const SENT_AUDIO_MAX: usize = 256;
 /// Retransmissions of one packet at most (quality A3.2).
 pub const RETRANSMITS_MAX: u8 = 5;
 
-/// One packet as it went out. 24 bytes.
+/// Record of one packet as it was sent. 24 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentRecord {
     pub(super) source: SourceSeq,
@@ -29,13 +30,15 @@ pub struct SentRecord {
     pub(super) twcc: u16,
     pub(super) picture_id: u16,
     pub(super) tl0_pic_idx: u8,
-    /// Retransmissions so far, and above them [`PADDED`], [`MARKER`] and [`BLANK`].
+    /// Number of retransmissions so far, and above it the bits [`PADDED`], [`MARKER`] and
+    /// [`BLANK`].
     flags: u8,
-    /// Low 16 bits of the milliseconds when it was last sent.
+    /// Time of the last send: low 16 bits of its milliseconds.
     sent_ms: u16,
 }
 
-/// A packet that has its number and is not sealed yet. Cannot be copied: one number is stamped once.
+/// A packet that has its number and is not sealed yet. It cannot be copied, so one number is
+/// stamped once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Numbered(SentRecord);
 
@@ -70,7 +73,8 @@ impl Numbered {
     }
 }
 
-/// The cached packet that a record stands for: publisher epoch (8 bits), track (4), layer (4), sequence number (48).
+/// The cached packet that a record stands for: publisher epoch (8 bits), track (4), layer (4),
+/// sequence number (48).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceSeq(NonZeroU64);
 
@@ -80,12 +84,13 @@ impl SourceSeq {
     pub fn new(key: LayerKey, ext_seq: u64) -> Self {
         let layer = u64::from(key.track.0 << 4 | key.layer.0 & 0x0f);
         let packed = u64::from(key.epoch.0 as u8) << 56 | layer << 48 | (ext_seq & SEQ_MASK);
-        // Extended numbers begin at 2^16, so zero never comes; the niche keeps a record at 24 bytes.
+        // Extended numbers begin at 2^16, so the value is never zero; the niche keeps a record at
+        // 24 bytes.
         Self(NonZeroU64::new(packed).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// The layer it was sent from, if `epoch` is still the publisher of then. Only the low 8 bits of the epoch are
-    /// remembered; a sender forgets its records when its publisher changes.
+    /// The layer that the packet came on, if `epoch` is still that publisher. Only the low 8 bits
+    /// of the epoch are remembered; a sender forgets its records when its publisher changes.
     pub fn layer_in(self, epoch: Epoch) -> Option<LayerKey> {
         let packed = self.0.get();
         let (track, layer) = ((packed >> 52) as u8 & 0x0f, (packed >> 48) as u8 & 0x0f);
@@ -93,7 +98,7 @@ impl SourceSeq {
         ((packed >> 56) as u8 == epoch.0 as u8).then_some(key)
     }
 
-    /// Whether it is a packet of this layer.
+    /// Whether the packet came on this layer.
     pub fn is_of(self, key: LayerKey) -> bool {
         self.layer_in(key.epoch) == Some(key)
     }
@@ -106,34 +111,34 @@ impl SourceSeq {
 
 const SEQ_MASK: u64 = (1 << 48) - 1;
 
-/// One byte of padding was added.
+/// Flag: one byte of padding was added.
 pub(super) const PADDED: u8 = 0x80;
 
-/// The marker bit is set.
+/// Flag: the marker bit is set.
 pub(super) const MARKER: u8 = 0x40;
 
-/// It has no payload: what was to be under this number is left out.
+/// Flag: the packet has no payload, because the packet of this number was left out.
 pub(super) const BLANK: u8 = 0x20;
 
 const RETRANSMITS: u8 = 0x1f;
 
 impl SentRecord {
-    /// Whether it carries one byte of padding.
+    /// Whether the packet carries one byte of padding.
     pub(super) fn padded(&self) -> bool {
         self.flags & PADDED != 0
     }
 
-    /// The marker bit that it carries.
+    /// Marker bit of the packet.
     pub(super) fn marker(&self) -> bool {
         self.flags & MARKER != 0
     }
 
-    /// Whether it carries no payload.
+    /// Whether the packet carries no payload.
     pub(super) fn is_blank(&self) -> bool {
         self.flags & BLANK != 0
     }
 
-    /// Which cached packet it is.
+    /// The cached packet that was sent.
     pub fn source(&self) -> SourceSeq {
         self.source
     }
@@ -147,32 +152,32 @@ pub struct SentMap {
 }
 
 impl SentMap {
-    /// An empty map of this many packets, a power of two; `base` only anchors compact times.
+    /// An empty map of `packets` packets, a power of two; `base` only anchors compact times.
     pub fn new(base: Instant, packets: usize) -> Self {
         Self { records: vec![None; packets.max(1)].into_boxed_slice(), base }
     }
 
-    /// Forgets everything.
+    /// Forgets all records.
     pub fn clear(&mut self) {
         self.records.fill(None);
     }
 
-    /// Remembers a packet that is sent at `now` under its outgoing number, forgetting the one a whole
-    /// map before it.
+    /// Records a packet that is sent at `now` under its outgoing number. It replaces the record of
+    /// the number that lies one map length before.
     pub fn insert(&mut self, now: Instant, mut record: SentRecord) {
         record.sent_ms = self.ms(now);
-        let place = self.place(record.out);
-        if let Some(slot) = self.records.get_mut(place) {
+        let position = self.position(record.out);
+        if let Some(slot) = self.records.get_mut(position) {
             *slot = Some(record);
         }
     }
 
-    /// Reads the place of this number, so that it is in the caches by then.
+    /// Reads the record of this number, so that it is in the CPU caches by then.
     pub fn warm(&self, out: u32) {
-        black_box(self.records.get(self.place(out)).map(Option::is_some));
+        black_box(self.records.get(self.position(out)).map(Option::is_some));
     }
 
-    fn place(&self, out: u32) -> usize {
+    fn position(&self, out: u32) -> usize {
         out as usize % self.records.len()
     }
 
@@ -180,12 +185,14 @@ impl SentMap {
         now.saturating_duration_since(self.base).as_millis() as u16
     }
 
-    /// The record that a NACK for `sequence` means, if it may be retransmitted now: at most once per `rtt` and
-    /// [`RETRANSMITS_MAX`] times in all, and not before the first copy can have been missed. A NACK that comes
-    /// sooner was sent for a hole that the publisher's own loss had made.
+    /// The record that a NACK for `sequence` means, if it may be retransmitted now. A packet is
+    /// retransmitted at most once per `rtt` and [`RETRANSMITS_MAX`] times in all, and not before
+    /// the first copy can have been missed. A NACK that comes sooner was sent for a gap that came
+    /// from the publisher's own loss.
     ///
     /// # Errors
-    /// Why nothing is retransmitted.
+    ///
+    /// The reason why nothing is retransmitted.
     pub fn claim_retransmit(
         &mut self,
         now: Instant,
@@ -193,13 +200,14 @@ impl SentMap {
         rtt: Duration,
     ) -> Result<SentRecord, NotClaimed> {
         let now_ms = self.ms(now);
-        let place = self.place(sequence.into());
-        let slot = self.records.get_mut(place).and_then(Option::as_mut);
+        let position = self.position(sequence.into());
+        let slot = self.records.get_mut(position).and_then(Option::as_mut);
         let record =
             slot.filter(|record| record.out as u16 == sequence).ok_or(NotClaimed::Unknown)?;
         let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.sent_ms)));
         let retransmits = record.flags & RETRANSMITS;
-        // Times are whole milliseconds and the round trip an estimate: better one retransmission too many.
+        // Times are whole milliseconds and the round trip is an estimate: better one retransmission
+        // too many.
         let wait = if retransmits == 0 { rtt * 7 / 8 } else { rtt };
         if retransmits >= RETRANSMITS_MAX || since < wait {
             return Err(NotClaimed::Limited);
@@ -210,12 +218,12 @@ impl SentMap {
     }
 }
 
-/// Why a NACK is not answered.
+/// Reason why a NACK is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotClaimed {
-    /// The packet was retransmitted too often, or too lately.
+    /// The packet was retransmitted too often, or too recently.
     Limited,
-    /// The number was never sent, or is forgotten.
+    /// The number was never sent, or its record was replaced.
     Unknown,
 }
 
@@ -246,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn retransmits_once_per_rtt_and_five_times() {
+    fn packet_is_retransmitted_once_per_rtt_and_five_times_in_all() {
         let now = Instant::now();
         let rtt = Duration::from_millis(50);
         let mut map = SentMap::new(now, SENT_MAX);
@@ -255,14 +263,14 @@ mod tests {
         assert_eq!(
             map.claim_retransmit(now + rtt / 2, sequence, rtt),
             Err(NotClaimed::Limited),
-            "it is on its way"
+            "the first copy may still arrive"
         );
         let now = now + rtt;
         assert!(map.claim_retransmit(now, sequence, rtt).is_ok());
         assert_eq!(map.claim_retransmit(now + rtt / 2, sequence, rtt), Err(NotClaimed::Limited));
         for n in 1..u32::from(RETRANSMITS_MAX) {
             let again = map.claim_retransmit(now + rtt * n, sequence, rtt).unwrap();
-            assert!(again.padded() && again.marker() && !again.is_blank(), "as it was");
+            assert!(again.padded() && again.marker() && !again.is_blank(), "unchanged");
         }
         assert_eq!(map.claim_retransmit(now + rtt * 20, sequence, rtt), Err(NotClaimed::Limited));
         assert_eq!(

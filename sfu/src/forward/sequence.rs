@@ -1,4 +1,5 @@
-//! Which numbers of a line were given out, and which of the publisher's it closes over: of the newest ones, as bits.
+//! Numbers that an RTP sender has assigned, and publisher numbers that it closes over; recent ones,
+//! as bits.
 //!
 //! Knows numbers only, neither packets nor why one is left out. Called by `rtp_sender.rs`.
 
@@ -6,14 +7,14 @@ use std::hint::black_box;
 
 use crate::rtp::window::SeqWindow;
 
-/// How many numbers back either is remembered. What comes later than that has no place any more: it is dropped, as a number
-/// that was given out before it ([`IssuedSeqs`]) or as too old ([`DroppedSeqs`]).
+/// Numbers for which either set is kept. A packet that comes later is dropped: as a number that was
+/// assigned before ([`IssuedSeqs`]) or as too old ([`DroppedSeqs`]).
 pub(super) const SPAN: u64 = 1024;
 
 /// Set of the numbers in one span.
 type Bits = SeqWindow<{ (SPAN / 64) as usize }>;
 
-/// Which outgoing numbers were given out: each at most once, none older than [`SPAN`] behind.
+/// Outgoing numbers that were assigned: each at most once, none older than [`SPAN`].
 #[derive(Debug)]
 pub(super) struct IssuedSeqs {
     next: u64,
@@ -21,22 +22,22 @@ pub(super) struct IssuedSeqs {
 }
 
 impl IssuedSeqs {
-    /// Nothing was; numbers begin here.
+    /// An empty set; numbers begin at `first`.
     pub(super) fn new(first: u64) -> Self {
         Self { next: first, bits: Bits::EMPTY }
     }
 
-    /// One past the newest number given out.
+    /// One past the newest number that was assigned.
     pub(super) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Reads the place of the next number, so that it is in the caches by then.
+    /// Reads the bits of the next number, so that they are in the CPU caches by then.
     pub(super) fn warm(&self) {
         black_box(self.bits.contains(self.next));
     }
 
-    /// Gives a number out; false if it was before, or may have been.
+    /// Assigns a number; false if it was assigned before, or may have been.
     pub(super) fn issue(&mut self, number: u64) -> bool {
         if number >= self.next {
             self.bits.clear(self.next..number);
@@ -47,14 +48,14 @@ impl IssuedSeqs {
         self.next - number <= SPAN && self.bits.insert(number)
     }
 
-    /// The full index behind the low 32 bits of a number given out recently.
+    /// The full index of the low 32 bits of a recent number.
     pub(super) fn widen(&self, low: u32) -> u64 {
         let newest = self.next.wrapping_sub(1);
         newest.wrapping_sub(u64::from((newest as u32).wrapping_sub(low)))
     }
 }
 
-/// What one stretch of the publisher's numbers leaves out: its line closes over these.
+/// Numbers that one segment leaves out: the outgoing numbers close over these.
 #[derive(Debug, Clone)]
 pub(super) struct DroppedSeqs {
     numbers: Bits,
@@ -67,12 +68,13 @@ pub(super) struct DroppedSeqs {
 }
 
 impl DroppedSeqs {
-    /// Nothing is closed.
+    /// A set without closed numbers.
     pub(super) const NONE: Self =
         Self { numbers: Bits::EMPTY, pictures: Bits::EMPTY, end: 0, picture: None };
 
-    /// Closes a number above which none was given out; true if a picture begins with it that is left out. A picture
-    /// that was overtaken by another one is not counted: its id stays a gap. `None` if the number is too old.
+    /// Closes a number above which none was assigned. True if a picture that is left out begins
+    /// with it. A picture that arrives after a later one is not counted: its id stays a gap. `None`
+    /// if the number is too old.
     pub(super) fn close(&mut self, number: u64, timestamp: u32) -> Option<bool> {
         let mut begins = false;
         if number >= self.end {
@@ -98,12 +100,12 @@ impl DroppedSeqs {
         self.end
     }
 
-    /// Whether the number is closed, as far as is remembered.
+    /// Whether the number is closed, within the span.
     pub(super) fn holds(&self, number: u64) -> bool {
         number < self.end && self.end - number <= SPAN && self.numbers.contains(number)
     }
 
-    /// How many numbers and pictures are closed from this number on; `None` if it is too old to tell.
+    /// Closed numbers and pictures from this number on; `None` if it is too old to tell.
     pub(super) fn since(&self, number: u64) -> Option<(u64, u16)> {
         if self.end.saturating_sub(number) > SPAN {
             return None;
@@ -118,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_is_issued_at_most_once() {
+    fn number_is_assigned_at_most_once() {
         let first = 1 << 15;
         let mut issued = IssuedSeqs::new(first);
         assert!(issued.issue(first) && !issued.issue(first));
@@ -127,16 +129,16 @@ mod tests {
         assert!(!issued.issue(first), "still remembered");
         let far = first + 500 + SPAN;
         assert!(issued.issue(far));
-        assert!(!issued.issue(far - SPAN - 1), "behind the span: refused unseen");
+        assert!(!issued.issue(far - SPAN - 1), "older than the span");
         assert!(issued.issue(far - SPAN + 1));
         assert!(issued.issue(far + 10 * SPAN));
         for number in far + 9 * SPAN + 1..far + 10 * SPAN {
-            assert!(issued.issue(number), "a jump leaves no stale marks");
+            assert!(issued.issue(number), "a jump leaves no stale bits");
         }
     }
 
     #[test]
-    fn an_index_is_found_again_by_its_low_bits() {
+    fn index_is_restored_from_its_low_bits() {
         let mut issued = IssuedSeqs::new(0);
         issued.issue((1 << 33) + 5);
         assert_eq!(issued.widen(5), (1 << 33) + 5);
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_numbers_are_counted_as_one_by_one() {
+    fn closed_numbers_are_counted() {
         let mut dropped_seqs = DroppedSeqs::NONE;
         // Every third number, two to a picture, over several spans.
         let is_closed = |number: u64| number.is_multiple_of(3);
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_was_overtaken_is_closed_too_and_a_jump_leaves_nothing_stale() {
+    fn late_number_is_closed_and_a_jump_leaves_no_stale_bits() {
         let mut dropped_seqs = DroppedSeqs::NONE;
         assert_eq!(dropped_seqs.close(102, 7), Some(true));
         assert_eq!(dropped_seqs.close(101, 6), Some(false), "its picture is not counted");

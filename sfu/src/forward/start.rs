@@ -1,9 +1,10 @@
-//! From which keyframe a viewer starts, or changes layers: one that is cached, or the next one.
+//! Start of a viewer on a layer: at a cached keyframe, or at the next one.
 //!
-//! A viewer without a picture gets one at once: everything since the last keyframe where that is little, else
-//! the keyframe alone as a poster until the next one comes; a [`StartMode`] may allow less. A viewer with a
-//! picture jumps to another layer only where little lies between. [`StartPolicy`] remembers what one viewer was
-//! offered of one track. Pure; called by `forwarder.rs`, which sees the cache as a [`LayerCache`].
+//! A viewer without a picture gets one at once: all packets since the last keyframe if they are
+//! few, else the keyframe alone as a poster until the next one. A [`StartMode`] may allow less. A
+//! viewer with a picture switches to a cached keyframe only if few packets follow it.
+//! [`StartPolicy`] remembers which cached keyframes one viewer was offered of one track. Pure;
+//! called by `forwarder.rs`, which sees the cache as a [`LayerCache`].
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -13,44 +14,45 @@ use super::layer_cache::{Cached, LayerCache};
 use crate::ids::LayerKey;
 use crate::limiter::TokenBucket;
 
-/// A keyframe of this age is replayed with all that followed, whatever that is (quality A3.3).
-const FRESH: Duration = Duration::from_millis(400);
+/// Age up to which a keyframe is sent with all packets after it, at any rate (quality A3.3).
+const RECENT: Duration = Duration::from_millis(400);
 
-/// An older one only if what followed goes out in 300 ms at two and a half times the layer's rate: so much
-/// of it, in milliseconds (quality A3.3).
+/// Milliseconds of the layer's rate that may follow an older keyframe: a catch-up at two and a half
+/// times the rate sends them in 300 ms (quality A3.3).
 const FAST_FORWARD_MS: u64 = 750;
 
-/// Payload bytes replayed at a start, at most.
+/// Maximum payload bytes sent from the cache at a start.
 const START_BYTES_MAX: usize = 256 * 1024;
 
-/// Payload bytes replayed at a change of layers, at most (quality A2.3).
+/// Maximum payload bytes sent from the cache at a layer switch (quality A2.3).
 const SWITCH_BYTES_MAX: usize = 60_000;
 
-/// Packets looked at and replayed, at most.
+/// Maximum packets searched and sent from the cache.
 pub const TAIL_PACKETS_MAX: usize = 400;
 
-/// A picture older than this says nothing about the present.
+/// Maximum age of a poster: an older picture says nothing about the present.
 const POSTER_AGE_MAX: Duration = Duration::from_secs(10);
 
-/// The most that is sent of the past to a viewer without a picture. Each falls back to the next.
+/// Most data of the past that is sent to a viewer without a picture. Each mode falls back to the
+/// next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StartMode {
-    /// Everything since the last keyframe, where that is little.
+    /// All packets since the last keyframe, if they are few.
     #[default]
     FastForward,
     /// The last keyframe alone, until the next one comes.
     Poster,
-    /// Nothing: the picture begins with the next keyframe.
+    /// No packets of the past: the picture begins with the next keyframe.
     Wait,
 }
 
-/// A name that no [`StartMode`] has.
+/// Error: no [`StartMode`] has this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be fast-forward, poster or wait")]
 pub struct UnknownStartMode;
 
 impl StartMode {
-    /// The name in configuration and URLs.
+    /// Name in configuration and URLs.
     pub fn label(self) -> &'static str {
         match self {
             Self::FastForward => "fast-forward",
@@ -69,40 +71,41 @@ impl FromStr for StartMode {
     }
 }
 
-/// How to begin.
+/// Way in which a viewer starts on a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Replay everything since the keyframe.
+    /// Send all packets since the keyframe.
     FastForward(Tail),
-    /// Replay what is here of a keyframe that came a moment ago; the rest is on its way.
+    /// Send the cached packets of a keyframe that is still arriving; the rest follows live.
     JoinInProgress,
-    /// Show the keyframe alone, then wait for the next.
+    /// Send the keyframe alone, then wait for the next one.
     Poster,
     /// Wait for the next keyframe.
     Wait,
 }
 
-/// How a viewer without a picture begins.
+/// Start of a viewer without a picture.
 pub fn begin(now: Instant, mode: StartMode, cached: &Cached<'_>) -> Start {
     if mode == StartMode::Wait {
         return Start::Wait;
     }
     let all = mode == StartMode::FastForward;
     let age = |at: Instant| now.saturating_duration_since(at);
-    let fresh = cached.begun.is_some_and(|at| age(at) <= FRESH);
+    let recent = cached.begun.is_some_and(|at| age(at) <= RECENT);
     let budget = (cached.bitrate.0 / 8 * FAST_FORWARD_MS / 1_000) as usize;
-    let affordable = |tail: &Tail| tail.bytes <= START_BYTES_MAX && (fresh || tail.bytes <= budget);
-    // Nothing has followed the keyframe yet: it need not be a poster.
+    let affordable =
+        |tail: &Tail| tail.bytes <= START_BYTES_MAX && (recent || tail.bytes <= budget);
+    // If no frame follows the keyframe, it need not be a poster.
     let allowed = |tail: &Tail| affordable(tail) && (all || tail.frames == 1);
     match (cached.tail.filter(allowed), cached.keyframe) {
         (Some(tail), _) => Start::FastForward(tail),
-        (None, _) if all && fresh && cached.tail.is_none() => Start::JoinInProgress,
+        (None, _) if all && recent && cached.tail.is_none() => Start::JoinInProgress,
         (None, Some(keyframe)) if age(keyframe.arrival()) <= POSTER_AGE_MAX => Start::Poster,
         _ => Start::Wait,
     }
 }
 
-/// How a viewer with a picture comes to another layer.
+/// Start of a viewer with a picture on another layer.
 pub fn switch(cached: &Cached<'_>) -> Start {
     match cached.tail.filter(|tail| tail.bytes <= SWITCH_BYTES_MAX) {
         Some(tail) => Start::FastForward(tail),
@@ -110,13 +113,13 @@ pub fn switch(cached: &Cached<'_>) -> Start {
     }
 }
 
-/// A viewer that changes layers may get cached packets this often, and so many times in a row; else it
-/// waits for the next keyframe.
+/// Interval and burst of layer switches that may use cached packets. Above it a switch waits for
+/// the next keyframe.
 const SWITCH_EVERY: Duration = Duration::from_millis(500);
 const SWITCH_BURST: u32 = 2;
 
-/// Packets behind the first one of a switch that may have come before it; more than one frame's
-/// disorder is none.
+/// Packets after the first one of a switch that may have arrived before it. A longer distance is
+/// not reordering within one frame.
 pub const OVERTAKEN_MAX: usize = 64;
 
 /// The part of the cache that a viewer begins with.
@@ -126,11 +129,11 @@ pub struct StartPart {
     pub first: u64,
     /// One past the last packet to send, for a poster.
     pub end: Option<u64>,
-    /// What is cached from the first packet to the present; `None` if something is missing yet.
+    /// Cached packets from the first one to the present; `None` if a packet is missing yet.
     pub tail: Option<Tail>,
 }
 
-/// A cached keyframe, and as much of it as there was.
+/// A cached keyframe, as complete as it was when it was considered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
     key: LayerKey,
@@ -138,21 +141,21 @@ struct Candidate {
     whole: Option<u64>,
 }
 
-/// What one viewer was offered of one track's cached keyframes.
+/// Policy of starts for one viewer on one track, with the keyframes it was offered.
 #[derive(Debug)]
 pub struct StartPolicy {
     mode: StartMode,
-    /// When the cache was first looked at for this viewer.
+    /// Time when the cache was first considered for this viewer.
     since: Option<Instant>,
-    /// The keyframe that was looked at last; each is looked at once.
+    /// The keyframe that was considered last; each one is considered once.
     considered: Option<Candidate>,
-    /// The keyframe that was shown as a poster: its layer and first packet.
+    /// The keyframe that was sent as a poster: its layer and first packet.
     shown: Option<(LayerKey, u64)>,
     switches: TokenBucket,
 }
 
 impl StartPolicy {
-    /// Nothing was offered yet.
+    /// A policy that has offered no keyframe.
     pub fn new(mode: StartMode) -> Self {
         let switches = TokenBucket::new(SWITCH_EVERY, SWITCH_BURST);
         Self { mode, since: None, considered: None, shown: None, switches }
@@ -182,7 +185,8 @@ impl StartPolicy {
             return None;
         }
         let cached = cache.start(key, now)?;
-        // What came since the viewer is here is not its past, such as a keyframe that waited for a poster to end.
+        // A keyframe that came after the viewer joined is not of its past, such as one that waited
+        // for a poster to end.
         let since = *self.since.get_or_insert(now);
         let live = cached.begun.is_some_and(|at| at >= since);
         let mode = if live { StartMode::FastForward } else { self.mode };
@@ -191,7 +195,7 @@ impl StartPolicy {
             few && cache.delivers(key, tail.first)
         };
         if cached.tail.as_ref().is_some_and(comes_now) {
-            // It comes just now: nothing to catch up with.
+            // It is handed to this viewer anyway: there is nothing to catch up with.
             return None;
         }
         let how = match has_picture {
@@ -236,22 +240,22 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_keyframe_is_replayed_and_an_old_one_where_little_followed() {
+    fn recent_keyframe_starts_a_viewer_and_an_old_one_only_if_few_packets_follow() {
         let now = Instant::now() + Duration::from_secs(60);
         let aged = |ms, bytes| {
             let begun = Some(now - Duration::from_millis(ms));
             let cached = Cached { tail: tail(bytes), begun, bitrate: Bitrate(800_000), ..NOTHING };
             begin(now, StartMode::FastForward, &cached)
         };
-        let replay = |bytes| tail(bytes).map(Start::FastForward).unwrap();
-        assert_eq!(aged(400, 200_000), replay(200_000));
-        assert_eq!(aged(400, START_BYTES_MAX + 1), Start::Wait, "fresh, but too much");
-        assert_eq!(aged(401, 75_000), replay(75_000));
+        let fast_forward = |bytes| tail(bytes).map(Start::FastForward).unwrap();
+        assert_eq!(aged(400, 200_000), fast_forward(200_000));
+        assert_eq!(aged(400, START_BYTES_MAX + 1), Start::Wait, "recent, but too many bytes");
+        assert_eq!(aged(401, 75_000), fast_forward(75_000));
         assert_eq!(aged(401, 75_001), Start::Wait);
-        let begun = Some(now - FRESH);
-        let hole = Cached { begun, ..NOTHING };
+        let begun = Some(now - RECENT);
+        let gap = Cached { begun, ..NOTHING };
         assert_eq!(
-            begin(now, StartMode::FastForward, &hole),
+            begin(now, StartMode::FastForward, &gap),
             Start::JoinInProgress,
             "a packet is missing"
         );
@@ -259,15 +263,18 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_allows_no_more_than_its_name() {
-        let now = Instant::now() + FRESH;
+    fn start_mode_limits_what_is_sent_of_the_past() {
+        let now = Instant::now() + RECENT;
         let with = |mode, frames| {
             let tail = Tail { first: 1, newest: 9, frames, bytes: 5_000 };
             begin(now, mode, &Cached { tail: Some(tail), begun: Some(now), ..NOTHING })
         };
         assert!(matches!(with(StartMode::FastForward, 2), Start::FastForward(_)));
-        assert_eq!(with(StartMode::Poster, 2), Start::Wait, "no whole keyframe to show");
-        assert!(matches!(with(StartMode::Poster, 1), Start::FastForward(_)), "it is the present");
+        assert_eq!(with(StartMode::Poster, 2), Start::Wait, "no whole keyframe to send");
+        assert!(
+            matches!(with(StartMode::Poster, 1), Start::FastForward(_)),
+            "the keyframe is the present"
+        );
         assert_eq!(with(StartMode::Wait, 1), Start::Wait);
         for mode in [StartMode::FastForward, StartMode::Poster, StartMode::Wait] {
             assert_eq!(mode.label().parse(), Ok(mode));
@@ -276,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_layers_replays_less() {
+    fn layer_switch_sends_less_from_the_cache_than_a_start() {
         let cached = |bytes| Cached { tail: tail(bytes), ..NOTHING };
         assert_eq!(
             switch(&cached(SWITCH_BYTES_MAX)),

@@ -1,4 +1,4 @@
-//! What one viewer gets of one track.
+//! Tests of one viewer's forwarder on one track.
 
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ fn on(epoch: u32, layer: u8) -> LayerContext {
     LayerContext { key: self::layer(epoch, layer), anchor: None, inband_parameter_sets: true }
 }
 
-/// The same, of a layer whose clock was at `rtp` at a moment that is the same for all.
+/// A context whose clock was at `rtp` at a moment that is the same for all layers.
 fn anchored(epoch: u32, layer: u8, rtp: u32) -> LayerContext {
     LayerContext { anchor: Some(ClockAnchor { ntp: Ntp(9 << 32), rtp }), ..on(epoch, layer) }
 }
@@ -85,7 +85,7 @@ fn numbers(record: &SentRecord) -> (u32, u32) {
 }
 
 #[test]
-fn nothing_flows_before_a_keyframe_and_everything_after_it() {
+fn all_packets_are_sent_from_a_keyframe_on_and_none_before() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     assert_eq!(
@@ -100,11 +100,11 @@ fn nothing_flows_before_a_keyframe_and_everything_after_it() {
     let key = viewer.on_packet(on(1, 0), &meta(now, 70_001, 100, true, true), false).unwrap();
     assert_eq!(numbers(&key), (1_000, 50_000));
     let next = viewer.on_packet(on(1, 0), &meta(now, 70_003, 100 + FRAME, false, true), false);
-    assert_eq!(numbers(&next.unwrap()), (1_002, 50_000 + FRAME), "a hole stays a hole");
+    assert_eq!(numbers(&next.unwrap()), (1_002, 50_000 + FRAME), "a gap stays a gap");
     let late = viewer.on_packet(on(1, 0), &meta(now, 70_002, 100 + FRAME, false, false), false);
-    assert_eq!(numbers(&late.unwrap()), (1_001, 50_000 + FRAME), "its number was kept for it");
+    assert_eq!(numbers(&late.unwrap()), (1_001, 50_000 + FRAME), "its number was kept free");
     let again = viewer.on_packet(on(1, 0), &meta(now, 70_002, 100 + FRAME, false, false), false);
-    assert!(again.is_drop(), "a number is given out once");
+    assert!(again.is_drop(), "a number is assigned once");
     assert_eq!(viewer.awaits_keyframe(), None);
 }
 
@@ -120,11 +120,11 @@ fn viewer_keeps_old_layer_until_new_keyframe_arrives() {
     assert_eq!(other, ForwardDecision::NeedKeyframe);
     let old = viewer.on_packet(on(1, 0), &meta(now, 101, FRAME, false, false), false).unwrap();
     assert_eq!(numbers(&old), (1_001, 50_000 + FRAME));
-    // The old frame is not finished: the new layer waits for its end, but not for long.
+    // The old frame is not complete: the new layer waits for its end, but not for long.
     let keyframe = meta(now, 9_001, 888, true, true);
     assert_eq!(viewer.on_packet(on(1, 2), &keyframe, false), ForwardDecision::Later);
     let cache = Cache::of(on(1, 2), &[keyframe]);
-    assert_eq!(cached(&mut viewer, now, &cache), [], "the old frame goes on");
+    assert_eq!(cached(&mut viewer, now, &cache), [], "the old frame continues");
     assert_eq!(viewer.next_timeout(), Some(now + FRAME_END_MAX));
     let end = viewer.on_packet(on(1, 0), &meta(now, 102, FRAME, false, true), false).unwrap();
     assert_eq!(numbers(&end), (1_002, 50_000 + FRAME));
@@ -144,7 +144,7 @@ fn viewer_keeps_old_layer_until_new_keyframe_arrives() {
 }
 
 #[test]
-fn a_publisher_that_returns_continues_numbers_time_and_picture_ids() {
+fn returning_publisher_continues_numbers_time_and_picture_ids() {
     // whip-whep G7
     let now = Instant::now();
     let mut viewer = forwarder(now);
@@ -163,7 +163,7 @@ fn a_publisher_that_returns_continues_numbers_time_and_picture_ids() {
     assert_eq!((sent.picture_id, sent.tl0_pic_idx), (32_000, 255));
 
     viewer.detach(now, Reason::NoPublisher);
-    assert_eq!(viewer.outgoing_anchor(), None, "no reports while nothing flows");
+    assert_eq!(viewer.outgoing_anchor(), None, "no reports while nothing is sent");
     let later = now + Duration::from_secs(2);
     viewer.attach(later, format(Codec::Vp8));
     viewer.set_target(layer(2, 0), Reason::LargestLiveLayer);
@@ -171,7 +171,7 @@ fn a_publisher_that_returns_continues_numbers_time_and_picture_ids() {
     let back = LayerContext { anchor: at(second_later, 4_000_000_000), ..on(2, 0) };
     let key = picture(meta(later, 5, 4_000_000_000, true, true), 7, 1);
     let sent = viewer.on_packet(back, &key, false).unwrap();
-    assert_eq!(numbers(&sent), (1_001, 50_000 + 2 * 90_000), "two seconds went by");
+    assert_eq!(numbers(&sent), (1_001, 50_000 + 2 * 90_000), "two seconds later");
     assert_eq!((sent.picture_id, sent.tl0_pic_idx), (32_001, 0));
     assert_eq!(viewer.decisions().last().map(|d| d.reason), Some(Reason::PublisherChanged));
 }
@@ -194,7 +194,7 @@ fn h264_starts_with_its_parameter_sets_unless_they_never_come_in_band() {
 }
 
 #[test]
-fn a_jump_of_the_publishers_numbers_is_not_a_hole_to_repair() {
+fn jump_of_the_publishers_numbers_leaves_no_gap_to_repair() {
     // quality B4 item 12
     let now = Instant::now();
     let mut viewer = forwarder(now);
@@ -205,11 +205,11 @@ fn a_jump_of_the_publishers_numbers_is_not_a_hole_to_repair() {
     assert_eq!(viewer.on_packet(on(1, 0), &jumped, false), ForwardDecision::NeedKeyframe);
     let key = meta(now, 20_001, 2 * FRAME, true, true);
     let sent = viewer.on_packet(on(1, 0), &key, false).unwrap();
-    assert_eq!(sent.out, 1_001, "the viewer sees no hole");
+    assert_eq!(sent.out, 1_001, "the viewer sees no gap");
 }
 
 #[test]
-fn many_frames_left_out_are_no_jump_and_leave_no_hole() {
+fn many_filtered_frames_are_no_jump_and_leave_no_gap() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     viewer.attach(now, format(Codec::Vp8));
@@ -232,7 +232,7 @@ fn many_frames_left_out_are_no_jump_and_leave_no_hole() {
 }
 
 #[test]
-fn time_never_goes_back_over_a_splice() {
+fn timestamps_never_go_back_over_a_source_switch() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     viewer.attach(now, format(Codec::Vp8));
@@ -246,7 +246,7 @@ fn time_never_goes_back_over_a_splice() {
 }
 
 #[test]
-fn a_record_is_written_the_same_each_time_and_wrapped_for_rtx() {
+fn record_is_written_the_same_each_time_and_wrapped_for_rtx() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     viewer.attach(now, format(Codec::Vp8));
@@ -265,9 +265,9 @@ fn a_record_is_written_the_same_each_time_and_wrapped_for_rtx() {
     let record = viewer.on_packet(on(1, 0), &described, false).unwrap();
     viewer.sender_mut().on_sent(now - Duration::from_secs(1), record, 12);
 
-    let written = |line: &RtpSender| {
+    let written = |sender: &RtpSender| {
         let mut out = [0; 300];
-        let plain = line.write_media(&record, &packet, &mut out).unwrap();
+        let plain = sender.write_media(&record, &packet, &mut out).unwrap();
         let (header_len, prefix_len, index) = (plain.header_len, plain.prefix_len, plain.index);
         let rest = plain.rest.to_vec();
         (out[..header_len + prefix_len].to_vec(), rest, index)
@@ -282,9 +282,9 @@ fn a_record_is_written_the_same_each_time_and_wrapped_for_rtx() {
     let media = [&head[header.header_len..], &rest].concat();
     assert_eq!(media, payload, "picture ids start where the publisher's did");
 
-    let repeat = viewer.sender_mut().claim_retransmit(now, 1_000, Duration::ZERO).unwrap();
+    let retransmission = viewer.sender_mut().claim_retransmit(now, 1_000, Duration::ZERO).unwrap();
     let mut out = [0; 300];
-    let plain = viewer.sender_mut().write_rtx(&repeat, &packet, 7, &mut out).unwrap();
+    let plain = viewer.sender_mut().write_rtx(&retransmission, &packet, 7, &mut out).unwrap();
     let (header_len, prefix_len) = (plain.header_len, plain.prefix_len);
     let rest = plain.rest.to_vec();
     let header = RtpHeader::parse(&out).unwrap();
@@ -294,12 +294,12 @@ fn a_record_is_written_the_same_each_time_and_wrapped_for_rtx() {
     assert_eq!(wrapped[2..], payload);
 }
 
-/// What is cached of one layer.
+/// Cached packets of one layer.
 struct Cache {
     context: LayerContext,
     packets: PacketCache,
     keyframe: KeyframeCache,
-    /// The viewer is handed this packet with what arrives now.
+    /// Packet that is handed to the viewer in the present delivery.
     delivered: Option<u64>,
 }
 
@@ -351,7 +351,7 @@ impl<'a> LayerCache<'a> for &'a Cache {
     }
 }
 
-/// Numbers and timestamps of the cached packets that the viewer gets now.
+/// Numbers and timestamps of the cached packets that the viewer is sent now.
 fn cached(viewer: &mut Forwarder, now: Instant, cache: &Cache) -> Vec<(u32, u32)> {
     let mut sent = Vec::new();
     loop {
@@ -363,7 +363,7 @@ fn cached(viewer: &mut Forwarder, now: Instant, cache: &Cache) -> Vec<(u32, u32)
     }
 }
 
-/// A layer's packets 500.. of a frame each, with the first a keyframe.
+/// Packets 500.. of a layer, one frame each; the first is a keyframe.
 fn frames(now: Instant, count: u32) -> Vec<PacketMeta> {
     (0..count).map(|n| meta(now, 500 + u64::from(n), n * FRAME, n == 0, true)).collect()
 }
@@ -378,8 +378,8 @@ fn viewer_that_joins_gets_the_cached_frames_a_millisecond_apart_and_then_the_pre
     let mut cache = Cache::of(on(1, 0), &large.collect::<Vec<_>>());
     let first = cached(&mut viewer, now, &cache);
     assert!(!first.is_empty() && first.len() < 4, "paced: {first:?}");
-    assert_eq!(viewer.awaits_keyframe(), None, "nobody needs to be asked");
-    // A packet that arrives meanwhile waits for its turn.
+    assert_eq!(viewer.awaits_keyframe(), None, "no keyframe is requested");
+    // A packet that arrives meanwhile waits until the catch-up reaches it.
     let fresh = meta(now, 504, 4 * FRAME, false, true);
     assert_eq!(viewer.on_packet(on(1, 0), &fresh, false), ForwardDecision::Later);
     cache.insert(&fresh);
@@ -395,7 +395,7 @@ fn viewer_that_joins_gets_the_cached_frames_a_millisecond_apart_and_then_the_pre
 }
 
 #[test]
-fn keyframe_that_is_handed_out_now_needs_no_catching_up() {
+fn keyframe_of_the_present_delivery_needs_no_catch_up() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     viewer.attach(now, format(Codec::Vp8));
@@ -409,16 +409,18 @@ fn keyframe_that_is_handed_out_now_needs_no_catching_up() {
 }
 
 #[test]
-fn a_cached_keyframe_with_a_hole_behind_it_is_of_the_past_too() {
+fn cached_keyframe_with_a_gap_after_it_is_of_the_past_too() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     viewer.attach(now, format(Codec::Vp8));
     let at = |layer, rtp| anchored(1, layer, rtp);
     viewer.set_target(layer(1, 1), Reason::LargestLiveLayer);
     viewer.on_packet(at(1, 0), &meta(now, 100, 0, true, true), false).unwrap();
-    // The old frame must end first, so that the switch is to this keyframe although a packet behind it is missing.
+    // The old frame must end first, so that the switch is to this keyframe although a later packet
+    // is missing.
     viewer.on_packet(at(1, 0), &meta(now, 101, FRAME, false, false), false).unwrap();
-    // The layer's newest frame was captured four frames after the last one sent, its keyframe 45 before.
+    // The layer's newest frame was captured four frames after the last one sent, its keyframe 45
+    // before.
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     let mut metas = frames(now, 50);
     let context = at(0, 45 * FRAME);
@@ -430,22 +432,22 @@ fn a_cached_keyframe_with_a_hole_behind_it_is_of_the_past_too() {
 }
 
 #[test]
-fn a_poster_is_shown_as_of_now_and_the_next_keyframe_follows_it() {
+fn poster_has_the_present_timestamp_and_the_next_keyframe_follows() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     let at = |rtp| anchored(1, 0, rtp);
-    // Too much follows this keyframe to be caught up with, and it is not fresh any more.
+    // Too many packets follow this keyframe to catch up with, and it is too old for a fast start.
     let metas = frames(now, 90).into_iter().map(|meta| PacketMeta { payload_len: 1_200, ..meta });
     let cache = Cache::of(at(0), &metas.collect::<Vec<_>>());
     let later = now + Duration::from_secs(3);
     assert_eq!(cached(&mut viewer, later, &cache), [(1_000, 50_000)]);
     assert_eq!((viewer.current_layer(), viewer.awaits_keyframe()), (None, Some(layer(1, 0))));
-    assert_eq!(cached(&mut viewer, later, &cache), [], "it is shown once");
+    assert_eq!(cached(&mut viewer, later, &cache), [], "a poster is sent once");
     let delta = meta(now, 590, 90 * FRAME, false, true);
     let late = viewer.on_packet(at(0), &delta, false);
-    assert_eq!(late, ForwardDecision::NeedKeyframe, "it refers to nothing shown");
+    assert_eq!(late, ForwardDecision::NeedKeyframe, "it refers to frames that were not sent");
     // Ten frames after the newest one at the time of the poster.
     let key = meta(now, 600, 99 * FRAME, true, true);
     let sent = viewer.on_packet(at(0), &key, false).unwrap();
@@ -453,7 +455,7 @@ fn a_poster_is_shown_as_of_now_and_the_next_keyframe_follows_it() {
 }
 
 #[test]
-fn binding_to_another_publisher_forgets_what_the_old_numbers_meant() {
+fn binding_to_another_publisher_forgets_the_old_numbers() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     viewer.attach(now, format(Codec::Vp8));
@@ -466,11 +468,11 @@ fn binding_to_another_publisher_forgets_what_the_old_numbers_meant() {
     let late = viewer.on_packet(on(1, 0), &meta(now, 100, 0, false, true), false);
     assert_eq!(late, ForwardDecision::NeedKeyframe);
     let again = viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), false).unwrap();
-    assert_eq!(again.out, 1_001, "the outgoing numbers go on");
+    assert_eq!(again.out, 1_001, "the outgoing numbers continue");
 }
 
 #[test]
-fn the_same_picture_in_another_size_comes_a_moment_later_and_leaves_no_offset() {
+fn switch_to_another_size_of_the_same_frame_leaves_no_offset() {
     let now = Instant::now();
     let mut viewer = forwarder(now);
     viewer.attach(now, format(Codec::Vp8));
@@ -496,7 +498,7 @@ fn the_same_picture_in_another_size_comes_a_moment_later_and_leaves_no_offset() 
 
 // whip-whep G10
 #[test]
-fn frame_numbers_of_descriptors_go_on_over_splices_and_repeats_are_the_same() {
+fn frame_numbers_of_descriptors_continue_over_source_switches_and_retransmissions_are_the_same() {
     let now = Instant::now();
     let mut viewer = forwarder_with(now, vec![(ExtKind::DependencyDescriptor, 5)]);
     viewer.attach(now, format(Codec::Vp8));
@@ -524,16 +526,24 @@ fn frame_numbers_of_descriptors_go_on_over_splices_and_repeats_are_the_same() {
     assert_eq!(other.1, Some(60_001));
     let next = send(&mut viewer, 1, &described((1 << 18) + 1, 2 * FRAME, 6));
     assert_eq!(next.1, Some(60_002));
-    assert_eq!(written_number(viewer.sender(), &record, &first.0), Some(60_000), "a repeat");
+    assert_eq!(
+        written_number(viewer.sender(), &record, &first.0),
+        Some(60_000),
+        "a retransmission"
+    );
     for layer in 2..6 {
         send(&mut viewer, layer, &described(u64::from(layer) << 20, 9 * FRAME, 9));
     }
-    assert_eq!(written_number(viewer.sender(), &record, &first.0), None, "forgotten: not sent");
+    assert_eq!(
+        written_number(viewer.sender(), &record, &first.0),
+        None,
+        "not known any more: not sent"
+    );
 }
 
-fn written_number(line: &RtpSender, record: &SentRecord, packet: &Packet) -> Option<u16> {
+fn written_number(sender: &RtpSender, record: &SentRecord, packet: &Packet) -> Option<u16> {
     let mut out = [0; 300];
-    let header_len = line.write_media(record, packet, &mut out)?.header_len;
+    let header_len = sender.write_media(record, packet, &mut out)?.header_len;
     let header = RtpHeader::parse(&out[..header_len]).unwrap();
     let (_, data) = header.elements(&out).find(|(id, _)| *id == 5).unwrap();
     Some(u16::from_be_bytes([data[1], data[2]]))

@@ -1,4 +1,5 @@
-//! Numbers of a sender that leaves frames out: continuous, each once, and the same bytes each time.
+//! Tests of an RTP sender that leaves frames out: continuous numbers, each once, and the same bytes
+//! each time.
 
 use super::*;
 use crate::forward::sequence::SPAN;
@@ -81,7 +82,7 @@ fn closes(sender: &mut RtpSender, seq: u64) {
 }
 
 #[test]
-fn numbers_close_over_what_is_left_out() {
+fn numbers_close_over_filtered_packets() {
     let mut sender = sender(Codec::H264);
     begin(&mut sender, &meta(100, 100));
     assert_eq!(out(&mut sender, 100), 1_000);
@@ -89,7 +90,7 @@ fn numbers_close_over_what_is_left_out() {
     closes(&mut sender, 102);
     assert_eq!(out(&mut sender, 103), 1_001);
     closes(&mut sender, 104);
-    // The next layer goes on behind the last number that was sent.
+    // The next layer continues after the last number that was sent.
     sender.switch_source(
         layer(1),
         &meta(7, 7),
@@ -97,18 +98,18 @@ fn numbers_close_over_what_is_left_out() {
     );
     let next = sender.assign(layer(1), &meta(7, 7), true, false).unwrap().stamp(0);
     assert_eq!(next.out, 1_002);
-    assert_eq!(drop(&mut sender, &meta(104, 104)), Err(NotNumbered::OutsideSegments), "it is past");
+    assert_eq!(drop(&mut sender, &meta(104, 104)), Err(NotNumbered::OutsideSegments), "too late");
 }
 
 #[test]
-fn a_hole_keeps_its_number_and_what_comes_for_it_has_its_place() {
+fn number_of_a_gap_is_kept_free_for_its_late_packet() {
     let mut sender = sender(Codec::H264);
     begin(&mut sender, &meta(100, 100));
     assert_eq!(out(&mut sender, 100), 1_000);
     closes(&mut sender, 102);
     assert_eq!(out(&mut sender, 104), 1_003, "101 and 103 are missing");
     assert_eq!(out(&mut sender, 101), 1_001, "repaired");
-    // It is left out, but the viewer asks for its number.
+    // The packet is filtered, but the viewer sends NACKs for its number.
     let blank = drop(&mut sender, &meta(103, 103)).unwrap();
     assert!(blank.is_blank() && blank.out == 1_002);
     for again in [101, 103, 104] {
@@ -120,7 +121,7 @@ fn a_hole_keeps_its_number_and_what_comes_for_it_has_its_place() {
 }
 
 #[test]
-fn what_is_left_out_in_any_order_closes_while_nothing_above_it_was_sent() {
+fn filtered_packets_close_in_any_order_while_no_higher_number_was_sent() {
     let mut sender = sender(Codec::H264);
     begin(&mut sender, &meta(100, 100));
     assert_eq!(out(&mut sender, 100), 1_000);
@@ -131,7 +132,7 @@ fn what_is_left_out_in_any_order_closes_while_nothing_above_it_was_sent() {
 }
 
 #[test]
-fn a_late_packet_of_a_layer_that_was_left_takes_no_number_of_the_next_one() {
+fn late_packet_of_the_old_layer_takes_no_number_of_the_next_one() {
     let mut sender = sender(Codec::H264);
     begin(&mut sender, &meta(100, 100));
     assert_eq!(out(&mut sender, 100), 1_000);
@@ -150,7 +151,7 @@ fn a_late_packet_of_a_layer_that_was_left_takes_no_number_of_the_next_one() {
 }
 
 #[test]
-fn numbers_that_are_late_by_more_than_is_remembered_are_too_old() {
+fn numbers_older_than_the_span_are_too_old() {
     let mut sender = sender(Codec::H264);
     begin(&mut sender, &meta(1 << 20, 0));
     assert_eq!(out(&mut sender, 1 << 20), 1_000);
@@ -192,7 +193,7 @@ fn picture_ids_of_vp8_close_and_those_of_vp9_keep_their_gaps() {
             SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
         );
         let next = sender.assign(layer(1), &next, true, false).unwrap().stamp(0);
-        assert_eq!(next.picture_id & 0x7fff, ids[2] + 1, "over the splice");
+        assert_eq!(next.picture_id & 0x7fff, ids[2] + 1, "over the source switch");
     }
 }
 
@@ -200,7 +201,7 @@ fn closes_packet(sender: &mut RtpSender, seq: u64, frame: u32) {
     assert_eq!(drop(sender, &meta(seq, frame)), Err(NotNumbered::Filtered));
 }
 
-/// What an outgoing packet is, written as media and as RTX.
+/// Header and payload of an outgoing packet, written as media and as RTX.
 fn written(sender: &mut RtpSender, record: &SentRecord, packet: &Packet) -> (Vec<u8>, Vec<u8>) {
     let mut out = [0; 300];
     let plain = sender.write_media(record, packet, &mut out).unwrap();
@@ -213,7 +214,7 @@ fn written(sender: &mut RtpSender, record: &SentRecord, packet: &Packet) -> (Vec
 }
 
 #[test]
-fn a_repeat_is_the_same_whatever_was_left_out_since() {
+fn retransmission_is_the_same_whatever_was_filtered_since() {
     let now = Instant::now();
     let mut sender = sender(Codec::Vp8);
     let payload = [0x90, 0xe0, 0x80 | 0x12, 0x34, 0x56, 0x20, 0x11, 0, 0, 1, 2, 3];
@@ -230,7 +231,8 @@ fn a_repeat_is_the_same_whatever_was_left_out_since() {
     packet.describe(described);
     begin(&mut sender, &meta(299, 0x1233));
     closes(&mut sender, 299);
-    // The last one that flows of its picture: it gets the marker that the publisher gave to a larger one.
+    // The last packet of its picture that is sent: it gets the marker of the publisher's larger
+    // picture.
     let record = sender.assign(LAYER, &described, true, false).unwrap().stamp(7);
     sender.on_sent(now, record, 12);
     let (media, rtx) = written(&mut sender, &record, &packet);
@@ -246,7 +248,7 @@ fn a_repeat_is_the_same_whatever_was_left_out_since() {
 }
 
 #[test]
-fn a_number_that_is_left_out_late_is_written_without_its_payload() {
+fn number_of_a_late_filtered_packet_is_written_without_payload() {
     let now = Instant::now();
     let mut sender = sender(Codec::H264);
     begin(&mut sender, &meta(100, 100));
@@ -258,13 +260,13 @@ fn a_number_that_is_left_out_late_is_written_without_its_payload() {
     let (media, rtx) = written(&mut sender, &blank, &packet);
     let header = RtpHeader::parse(&media).unwrap();
     assert_eq!((header.sequence, header.timestamp), (1_001, 101 * FRAME));
-    assert!(!header.marker && media.len() == header.header_len, "a header and no more");
-    assert_eq!(rtx, 1_001u16.to_be_bytes(), "the original number and no more");
+    assert!(!header.marker && media.len() == header.header_len, "only a header");
+    assert_eq!(rtx, 1_001u16.to_be_bytes(), "only the original number");
     let again = sender.claim_retransmit(now, 1_001, Duration::ZERO).unwrap();
     assert_eq!(written(&mut sender, &again, &packet), (media, rtx));
 }
 
-/// Packets of a frame, whether it is left out, and how late each packet comes (`None`: never).
+/// Packets of a frame, whether it is filtered, and how late each packet comes (`None`: never).
 type Frame = (bool, Vec<Option<u8>>);
 
 fn frames() -> impl Strategy<Value = Vec<Frame>> {
@@ -279,10 +281,10 @@ fn frames() -> impl Strategy<Value = Vec<Frame>> {
 }
 
 proptest! {
-    /// Whatever is left out, lost or late: numbers in the order of the publisher's, each once, and none is unused but
-    /// for what never came.
+    /// Filtered, lost and late packets in any order: numbers keep the publisher's order, each is
+    /// used once, and only numbers of lost packets are unused.
     #[test]
-    fn numbers_are_continuous_but_for_what_never_came(frames in frames(), first in 0..1u64 << 40) {
+    fn numbers_are_continuous_except_for_lost_packets(frames in frames(), first in 0..1u64 << 40) {
         let mut sender = sender(Codec::Vp8);
         begin(&mut sender, &meta(first, 0));
         keep(&mut sender, &meta(first, 0)).unwrap();
@@ -332,18 +334,18 @@ proptest! {
             let left_out = left_out_frames.range(frame..next).count() as u32;
             prop_assert!(pictures <= frames && pictures >= frames - left_out, "{:?}", near);
         }
-        // Each of them again, as from the cache.
+        // The same packets again, as from the cache.
         for &(_, seq, frame, left_out) in &arrivals {
             let packet = meta(seq, frame);
             let again = if left_out { drop(&mut sender, &packet) } else { keep(&mut sender, &packet) };
             prop_assert!(again.is_err());
-            prop_assert!(keep(&mut sender, &packet).is_err(), "nor otherwise");
+            prop_assert!(keep(&mut sender, &packet).is_err(), "nor by the other call");
         }
     }
 
-    /// Without loss and disorder there is no gap at all, neither of numbers nor of pictures.
+    /// Without loss and reordering there is no gap, neither of numbers nor of pictures.
     #[test]
-    fn in_order_everything_is_continuous(frames in frames()) {
+    fn numbers_and_pictures_are_continuous_in_order(frames in frames()) {
         let mut sender = sender(Codec::Vp8);
         begin(&mut sender, &meta(5, 0));
         keep(&mut sender, &meta(5, 0)).unwrap();

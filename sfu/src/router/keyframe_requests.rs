@@ -1,15 +1,15 @@
-//! Which layers of a stream need a keyframe: one bit each, set by viewers on any worker, taken by the
-//! publisher's.
+//! Keyframe request bits of a stream: one bit per layer, set by viewers on any worker, taken by the
+//! publisher's worker.
 //!
-//! Bits and not ring items: level-triggered, idempotent, never lost in a full ring. One word, so that
-//! no two values must agree, and relaxed, because a request carries nothing but itself. Knows nothing of
-//! why a keyframe is needed. `tests/loom.rs` compiles this very file under loom.
+//! Bits and not ring items: level-triggered, idempotent, never lost in a full ring. One word, so
+//! that no two values must agree. Relaxed ordering, because a request carries no other data. Knows
+//! nothing of why a keyframe is needed. `tests/loom.rs` compiles this very file under loom.
 
 use super::sync::{AtomicU64, Ordering};
 use crate::ids::{LAYERS_MAX, LayerIdx, TrackIdx};
 use crate::sdp::TRACKS_MAX;
 
-/// The requests of one stream that nobody acted on yet.
+/// Requests of one stream that the publisher's worker has not taken yet.
 #[derive(Debug, Default)]
 pub struct KeyframeRequestBits {
     /// Bit `track * LAYERS_MAX + layer`.
@@ -17,10 +17,10 @@ pub struct KeyframeRequestBits {
 }
 
 impl KeyframeRequestBits {
-    /// A viewer needs a keyframe of this layer. Cheap to repeat: it only writes when it is news.
+    /// Requests a keyframe of this layer. Repeated calls are cheap: only a new request writes.
     ///
-    /// A viewer that has seen what came of its last request is heard again: what it saw was sent after
-    /// the bit was taken. Tracks and layers beyond the limits are ignored.
+    /// A viewer that has seen the result of its last request can request again: what it saw was
+    /// sent after the bit was taken. Tracks and layers beyond the limits are ignored.
     pub fn request(&self, track: TrackIdx, layer: LayerIdx) {
         let Some(bit) = request_bit(track, layer) else { return };
         if self.bits.load(Ordering::Relaxed) & bit == 0 {
@@ -28,14 +28,14 @@ impl KeyframeRequestBits {
         }
     }
 
-    /// Whether nobody requests anything.
+    /// Whether no layer is requested.
     pub fn is_empty(&self) -> bool {
         self.bits.load(Ordering::Relaxed) == 0
     }
 
     /// Takes all requests.
     pub fn take(&self) -> KeyframeRequests {
-        // The load keeps the cache line shared while nobody requests anything.
+        // The load keeps the cache line shared while no bit is set.
         if self.is_empty() {
             return KeyframeRequests(0);
         }

@@ -1,4 +1,4 @@
-//! The only state that workers share: who watches what, and the rings between cores.
+//! The only state that workers share: the routes of streams, and the rings between workers.
 //!
 //! [`table`] holds one stream's route as an immutable snapshot, [`ring`] the bounded SPSC pipes of a
 //! worker pair, [`wake`] the flag that decides whether a sleeping worker must be woken, [`keyframe_requests`] the

@@ -1,8 +1,9 @@
-//! The bounded single-producer single-consumer rings between each pair of workers.
+//! Bounded single-producer single-consumer rings between each pair of workers.
 //!
-//! Two per direction: media (packets and clock values, by handle) and strays (datagrams that came to
-//! the wrong door, by copy). A full ring drops and counts; nobody waits and nothing grows. The ring
-//! itself is `rtrb`'s; who is woken, and when, is decided here and tried under loom (`tests/loom.rs`).
+//! There are two per direction. One carries media (packets and clock values, by handle). The other
+//! carries strays (datagrams that arrived at the wrong worker, by copy). A full ring drops and
+//! counts; no worker waits and nothing grows. The ring itself is `rtrb`'s. Wake-ups are decided
+//! here and tested under loom (`tests/loom.rs`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,52 +17,52 @@ use crate::media::Packet;
 use crate::media::source_clock::ClockAnchor;
 use crate::transport::FiveTuple;
 
-/// Items per media ring. Full: the packet is dropped (`DropReason::RingFull`), the reader sees the
-/// gap by number.
+/// Items per media ring. If it is full the packet is dropped (`DropReason::RingFull`), and the
+/// reader sees the gap by number.
 pub const MEDIA_RING_ITEMS: usize = 1024;
 
-/// Bytes per stray ring. Full: the datagram is dropped (`DropReason::StrayLimited`).
+/// Bytes per stray ring. If it is full the datagram is dropped (`DropReason::StrayLimited`).
 pub const STRAY_RING_BYTES: usize = 64 * 1024;
 
-/// What one worker tells another about a stream.
+/// Message from one worker to another about a stream.
 #[derive(Debug)]
 pub enum MediaItem {
     /// A packet for this worker's viewers.
     Packet {
-        /// Its stream.
+        /// The packet's stream.
         stream: StreamId,
-        /// Its layer.
+        /// The packet's layer.
         layer: LayerKey,
         /// The packet, shared.
         packet: Arc<Packet>,
     },
-    /// A packet that came before this worker had viewers: for its cache alone.
+    /// A packet from before this worker had viewers, for its packet cache only.
     Prefill {
-        /// Its stream.
+        /// The packet's stream.
         stream: StreamId,
-        /// Its layer.
+        /// The packet's layer.
         layer: LayerKey,
         /// The packet, shared.
         packet: Arc<Packet>,
     },
-    /// What is known of a layer beyond its packets; the latest wins.
+    /// Layer information beyond the packets; the latest replaces those before.
     Layer {
-        /// Its stream.
+        /// The layer's stream.
         stream: StreamId,
-        /// Its layer.
+        /// The layer.
         layer: LayerKey,
-        /// What is known.
+        /// The information.
         update: LayerInfoUpdate,
     },
 }
 
-/// What a publisher's worker knows of a layer and the others cannot see: they may have come after the
-/// keyframe that told it.
+/// Layer information that only the publisher's worker has. Other workers may have missed the
+/// keyframe that carried it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerInfoUpdate {
-    /// Its timestamps against server time.
+    /// Server time of the layer's timestamps.
     pub anchor: Option<ClockAnchor>,
-    /// Width and height of its last keyframe that told them, or as announced before it.
+    /// Width and height of the last keyframe that carried them, or as announced before it.
     pub resolution: Option<(u16, u16)>,
 }
 
@@ -72,8 +73,8 @@ pub struct RingPort {
     pub index: usize,
     outgoing: Vec<Option<Outgoing>>,
     incoming: Vec<Incoming>,
-    /// Ring that is asked first for the next media item, and for the next stray. Each moves on with every item, so
-    /// that one worker's full ring does not starve the others.
+    /// Ring that is read first for the next media item, and for the next stray. Each moves on with
+    /// every item, so that one worker's full ring does not starve the others.
     next_media: usize,
     next_stray: usize,
 }
@@ -121,14 +122,14 @@ pub fn mesh(wakes: &[WakeFlag]) -> Vec<RingPort> {
 }
 
 impl RingPort {
-    /// Sends a media item to another worker. False if its ring is full (or it is this worker).
+    /// Sends a media item to another worker. False if its ring is full (or if `to` is this worker).
     pub fn send_media(&mut self, to: usize, item: MediaItem) -> bool {
         let Some(Some(ring)) = self.outgoing.get_mut(to) else { return false };
         ring.written = true;
         ring.media.push(item).is_ok()
     }
 
-    /// Media items that another worker's ring has room for now.
+    /// Free items in the media ring to another worker.
     pub fn media_room(&self, to: usize) -> usize {
         self.outgoing.get(to).and_then(Option::as_ref).map_or(0, |ring| ring.media.slots())
     }
@@ -150,7 +151,7 @@ impl RingPort {
         true
     }
 
-    /// Wakes every worker that was written to since the last call; once per batch.
+    /// Wakes every worker that was written to since the last call, once per batch.
     pub fn notify(&mut self) {
         for ring in self.outgoing.iter_mut().flatten() {
             if std::mem::take(&mut ring.written) {
@@ -159,7 +160,7 @@ impl RingPort {
         }
     }
 
-    /// Whether anything waits to be received.
+    /// Whether a ring has an item to receive.
     pub fn has_incoming(&self) -> bool {
         self.incoming.iter().any(|ring| !ring.media.is_empty() || !ring.strays.is_empty())
     }
@@ -177,7 +178,7 @@ impl RingPort {
     }
 }
 
-/// First item that a ring has, beginning at `next`, which then stands behind that ring.
+/// Takes the first item of any ring, beginning at `next`; `next` then moves behind that ring.
 fn round_robin<T>(
     rings: &mut [Incoming],
     next: &mut usize,
@@ -196,7 +197,7 @@ fn round_robin<T>(
 /// Fixed header of a stray: remote IP and port, local IP, flags, length.
 struct StrayHeader;
 
-/// Its length.
+/// Length of a stray's header in bytes.
 pub(super) const STRAY_HEADER_BYTES: usize = 16 + 2 + 16 + 1 + 2;
 
 impl StrayHeader {

@@ -1,6 +1,6 @@
-//! The atomics of this room's own lock-free code, through one door.
+//! The atomics of this module's own lock-free code, imported in one file.
 //!
-//! `wake.rs` and `keyframe_requests.rs` take them from here and from nowhere else: `tests/loom.rs` compiles those
-//! files with loom's in this place, and once more with a step left out, which must fail.
+//! `wake.rs` and `keyframe_requests.rs` take atomics only from here. `tests/loom.rs` compiles those
+//! files with loom's atomics instead, and once more with a step left out, which must fail.
 
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};

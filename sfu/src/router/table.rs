@@ -1,10 +1,10 @@
-//! One stream's shared state: its route (which workers have viewers), its publisher, and the
-//! keyframe requests that travel back.
+//! Shared state of one stream: its route (which workers have viewers), its publisher, and the
+//! keyframe requests of its viewers.
 //!
-//! The control plane writes the route, the worker where a publisher connects or ends writes the source,
-//! all read. A packet is routed by the old snapshot or the new one,
-//! never by a mix (`arc-swap`). One snapshot per stream, not one for all: a join on one stream then
-//! copies nothing of the others.
+//! The control plane writes the route. The worker where a publisher connects or ends writes the
+//! source. All workers read both. A packet is routed by the old snapshot or the new one, never by a
+//! mix (`arc-swap`). There is one snapshot per stream, not one for all, so that a join on one
+//! stream copies nothing of the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,27 +17,27 @@ use crate::sdp::{ExtMap, PublishPlan, SourceTrack};
 
 pub use crate::sdp::TRACKS_MAX;
 
-/// Identifies a stream for workers: a small index, and a generation so that a reused index is not
+/// Id of a stream for workers: a small index and a generation, so that a reused index is not
 /// mistaken for the stream before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamId {
     /// Position in each worker's stream table.
     pub index: u32,
-    /// How often the index was used before.
+    /// Number of earlier uses of the index.
     pub generation: u32,
 }
 
-/// Which workers have viewers of a stream.
+/// Route of a stream: the workers that have viewers of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Route {
     /// Worker indices, ascending.
     pub destinations: Vec<usize>,
 }
 
-/// The publisher behind a stream, as viewers need it. Immutable.
+/// Publisher of a stream, as viewers need it. Immutable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceInfo {
-    /// Grows with each publisher of the stream that connects; 0 until then.
+    /// Epoch of the publisher: grows with each one that connects; 0 before it connects.
     pub epoch: Epoch,
     /// The publisher's session.
     pub publisher: SessionId,
@@ -57,7 +57,7 @@ pub struct SourceTrackInfo {
 }
 
 impl SourceInfo {
-    /// What a publisher offers, before it connects.
+    /// The source that a publisher offers, before it connects.
     pub fn offered(publisher: SessionId, plan: &PublishPlan) -> Self {
         let tracks = plan.tracks.iter().map(|track| SourceTrackInfo {
             source: SourceTrack { kind: track.kind, format: track.format.clone() },
@@ -73,27 +73,28 @@ impl SourceInfo {
     }
 }
 
-/// What workers share about one stream.
+/// State of one stream that workers share.
 #[derive(Debug)]
 pub struct StreamShared {
-    /// Its id in worker tables.
+    /// Index and generation in worker tables.
     pub id: StreamId,
-    /// Its name, for logs.
+    /// Name of the stream, for logs.
     pub name: StreamName,
-    /// Read by the publisher's worker for each packet, through a cache.
+    /// Route, which the publisher's worker reads for each packet, through a cache.
     pub route: ArcSwap<Route>,
-    /// The live publisher: the one that connected last. Level-triggered: a worker that missed the hint
-    /// sees it with the publisher's first packet, or at its next sweep.
+    /// The live publisher: the one that connected last. Level-triggered: a worker that missed the
+    /// order sees it with the publisher's first packet, or at its next sweep.
     pub source: ArcSwapOption<SourceInfo>,
-    /// Publishers that connected so far.
+    /// Number of publishers that connected so far.
     epochs: AtomicU32,
-    /// Requests of viewers that have no picture, and of others. Apart, since they are paced apart.
+    /// Requests of viewers without a picture, and of others. They are separate because each kind is
+    /// paced by itself.
     requests: KeyframeRequestBits,
     refreshes: KeyframeRequestBits,
 }
 
 impl StreamShared {
-    /// A stream nobody publishes or watches yet.
+    /// A stream without publisher and viewers.
     pub fn new(id: StreamId, name: StreamName) -> Arc<Self> {
         Arc::new(Self {
             id,
@@ -106,12 +107,12 @@ impl StreamShared {
         })
     }
 
-    /// A publisher connected: it is the stream's from now on, whoever was there before. Returns it with
-    /// its epoch.
+    /// Makes a publisher that connected the stream's source, and replaces the one before. Returns
+    /// the source with its epoch.
     pub fn connect(&self, offered: &SourceInfo) -> Arc<SourceInfo> {
         let epoch = Epoch(self.epochs.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
         let source = Arc::new(SourceInfo { epoch, ..offered.clone() });
-        // Two may connect at once on two workers: the later number wins.
+        // Two publishers may connect at once on two workers: the later epoch stays.
         self.source.rcu(|now| match now {
             Some(now) if now.epoch > epoch => Some(Arc::clone(now)),
             _ => Some(Arc::clone(&source)),
@@ -119,24 +120,24 @@ impl StreamShared {
         source
     }
 
-    /// A publisher ended. One that took the stream over stays.
+    /// Removes a publisher that ended. A publisher that took over the stream stays.
     pub fn disconnect(&self, publisher: SessionId) {
         self.source.rcu(|now| now.clone().filter(|now| now.publisher != publisher));
     }
 
-    /// A viewer without a picture needs a keyframe of this layer. Repeat it with each packet that cannot be
-    /// sent: a request that was set before a keyframe came counts as fulfilled by it.
+    /// Requests a keyframe of this layer for a viewer without a picture. Repeat it with each packet
+    /// that cannot be sent: a keyframe counts as the answer to all requests before it.
     pub fn request_keyframe(&self, track: TrackIdx, layer: LayerIdx) {
         self.requests.request(track, layer);
     }
 
-    /// A viewer with a picture, of this layer or another one, asks for a keyframe of this layer: it may wait some
-    /// seconds for it.
+    /// Requests a keyframe of this layer for a viewer that has a picture, of this layer or another
+    /// one. It may wait for some seconds.
     pub fn request_refresh(&self, track: TrackIdx, layer: LayerIdx) {
         self.refreshes.request(track, layer);
     }
 
-    /// Whether a viewer requests for a keyframe.
+    /// Whether any keyframe is requested.
     pub fn has_keyframe_requests(&self) -> bool {
         !(self.requests.is_empty() && self.refreshes.is_empty())
     }
@@ -157,18 +158,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_publisher_that_connected_last_holds_the_stream() {
+    fn publisher_that_connected_last_is_the_stream_s_source() {
         let id = StreamId { index: 0, generation: 0 };
         let stream = StreamShared::new(id, StreamName::new("a").unwrap());
         let offer = |n| SourceInfo { epoch: Epoch(0), publisher: SessionId(n), tracks: Vec::new() };
-        let holder =
+        let source =
             || stream.source.load_full().map(|source| (source.publisher.0, source.epoch.0));
         assert_eq!(stream.connect(&offer(2)).epoch, Epoch(1));
         assert_eq!(stream.connect(&offer(1)).epoch, Epoch(2));
-        assert_eq!(holder(), Some((1, 2)));
+        assert_eq!(source(), Some((1, 2)));
         stream.disconnect(SessionId(2));
-        assert_eq!(holder(), Some((1, 2)), "who was replaced takes nothing along");
+        assert_eq!(source(), Some((1, 2)), "a replaced publisher does not end the stream");
         stream.disconnect(SessionId(1));
-        assert_eq!(holder(), None);
+        assert_eq!(source(), None);
     }
 }

@@ -1,6 +1,7 @@
-//! Stories of one thread about rings, wake flag and requests; `tests/loom.rs` tells those of several.
+//! Tests of rings, wake flag and keyframe requests in one thread; `tests/loom.rs` has those with
+//! several.
 //!
-//! Not at the foot of their files, because those files are compiled under loom too.
+//! They are in a file of their own, because the tested files are compiled under loom too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +45,7 @@ fn strays_keep_address_and_bytes_over_the_wrap() {
 }
 
 #[test]
-fn a_full_ring_refuses_and_keeps_what_it_has() {
+fn full_ring_refuses_items_and_keeps_those_it_has() {
     let (mut a, mut b) = pair();
     let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
     let fits = STRAY_RING_BYTES / (STRAY_HEADER_BYTES + 1000);
@@ -57,7 +58,7 @@ fn a_full_ring_refuses_and_keeps_what_it_has() {
         assert_eq!(b.receive_stray(&mut buffer), Some((path, 1000)));
     }
     assert!(b.receive_stray(&mut buffer).is_none());
-    assert!(!a.send_stray(0, path, &[1]), "nobody sends to itself");
+    assert!(!a.send_stray(0, path, &[1]), "no worker sends to itself");
 }
 
 #[derive(Default)]
@@ -70,7 +71,7 @@ impl Waker for Count {
 }
 
 #[test]
-fn a_batch_wakes_a_sleeper_once_and_an_awake_worker_never() {
+fn batch_wakes_a_sleeping_worker_once_and_an_awake_worker_never() {
     let count = Arc::new(Count::default());
     let flag = WakeFlag::new(Arc::clone(&count) as Arc<dyn Waker>);
     assert!(!flag.notify());
@@ -85,13 +86,13 @@ fn a_batch_wakes_a_sleeper_once_and_an_awake_worker_never() {
 
 #[test]
 fn requests_are_taken_once_and_never_mixed_up() {
-    let board = KeyframeRequestBits::default();
-    assert!(board.take().is_empty());
-    board.request(TrackIdx(7), LayerIdx(7));
-    board.request(TrackIdx(0), LayerIdx(1));
-    board.request(TrackIdx(8), LayerIdx(0));
-    board.request(TrackIdx(0), LayerIdx(8));
-    let requests = board.take();
+    let bits = KeyframeRequestBits::default();
+    assert!(bits.take().is_empty());
+    bits.request(TrackIdx(7), LayerIdx(7));
+    bits.request(TrackIdx(0), LayerIdx(1));
+    bits.request(TrackIdx(8), LayerIdx(0));
+    bits.request(TrackIdx(0), LayerIdx(8));
+    let requests = bits.take();
     assert!(
         requests.contains(TrackIdx(7), LayerIdx(7)) && requests.contains(TrackIdx(0), LayerIdx(1))
     );
@@ -100,11 +101,11 @@ fn requests_are_taken_once_and_never_mixed_up() {
             && !requests.contains(TrackIdx(8), LayerIdx(0))
             && !requests.contains(TrackIdx(0), LayerIdx(8))
     );
-    assert!(board.take().is_empty());
+    assert!(bits.take().is_empty());
 }
 
 #[test]
-fn a_worker_with_a_full_ring_does_not_starve_the_others() {
+fn worker_with_a_full_ring_does_not_starve_the_others() {
     let wakes: Vec<_> = (0..3).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
     let mut ports = mesh(&wakes);
     let mut reader = ports.remove(0);

@@ -1,12 +1,13 @@
-//! Wakes a sleeping worker once per batch, and not at all if it is awake.
+//! Wake flag: wakes a sleeping worker once per batch, and an awake one never.
 //!
-//! The sleeper says so *before* it looks at its rings a last time; the writer looks at the flag
-//! *after* it wrote. With a full fence between each pair one of the two must see the other, so no
-//! item is left behind a sleeping worker. `tests/loom.rs` compiles this very file under loom.
+//! The sleeping worker sets the flag *before* it reads its rings a last time; the writer reads the
+//! flag *after* it wrote. With a full fence between each pair, one of the two sees the other. So no
+//! item stays in the ring of a sleeping worker. `tests/loom.rs` compiles this very file under loom.
 //!
-//! The flag is only ever swapped, so that all its changes stand in one line. Plain stores of the
-//! sleeper would do as well (each must come after the swap of a writer that read what was there before),
-//! but loom does not draw that conclusion, and a swap per turn is lost beside the call that waits.
+//! The flag is only ever swapped, so that all its changes are in one modification order. Plain
+//! stores of the sleeping worker would do as well: each must come after the swap of a writer that
+//! read the value before. But loom does not derive that, and a swap per turn costs little next to
+//! the call that waits.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::sync::{AtomicBool, Ordering, fence};
 
 /// Interrupts the wait of a worker's thread; the shell provides it (eventfd).
 pub trait Waker: Send + Sync {
-    /// Makes the current or next wait return.
+    /// Makes the current or the next wait return.
     fn wake(&self);
 }
 
@@ -31,19 +32,20 @@ impl WakeFlag {
         Self { sleeping: Arc::new(AtomicBool::new(false)), waker }
     }
 
-    /// The worker is about to sleep. It must look at its queues once more after this, and not sleep
-    /// if there is anything.
+    /// Marks the worker as about to sleep. It must look at its queues once more after this call,
+    /// and not sleep if they hold anything.
     pub fn prepare_sleep(&self) {
         self.sleeping.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// The worker is awake again.
+    /// Marks the worker as awake.
     pub fn awake(&self) {
         self.sleeping.swap(false, Ordering::Relaxed);
     }
 
-    /// Something was put into one of the worker's queues. True if it had to be woken.
+    /// Reports that an item was put into one of the worker's queues. True if the worker had to be
+    /// woken.
     pub fn notify(&self) -> bool {
         fence(Ordering::SeqCst);
         let sleeping =

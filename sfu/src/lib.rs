@@ -1,9 +1,10 @@
 //! The media plane of Weir: everything about media, nothing about HTTP.
 //!
-//! `api` uses [`net`], and the values in [`config`], [`error`] and [`ids`]. All other modules are private, so that the
-//! compiler finds code that nobody calls; the feature `internals` opens them for benches, the simulator and the fuzz
-//! targets. `ARCHITECTURE.md` is the map: which module knows what, and which may import which (`tests/tidy.rs` checks
-//! it). Without the feature `net` there is no thread, socket or clock in the crate.
+//! `api` uses [`net`], and the values in [`config`], [`error`] and [`ids`]. All other modules are
+//! private, so that the compiler finds unused code. The feature `internals` opens them for benches,
+//! the simulator and the fuzz targets. `ARCHITECTURE.md` is the map: the task of each module, and
+//! the modules it may import (`tests/tidy.rs` checks it). Without the feature `net` there is no
+//! thread, socket or clock in the crate.
 
 #![cfg_attr(
     test,
@@ -19,7 +20,7 @@
 )]
 #![cfg_attr(
     not(any(feature = "internals", feature = "net")),
-    allow(dead_code, reason = "without `net` nobody drives the workers")
+    allow(dead_code, reason = "without `net` no code drives the workers")
 )]
 
 pub mod config;

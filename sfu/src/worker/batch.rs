@@ -1,7 +1,7 @@
-//! Send arena of one worker: packets for one viewer sealed back to back, sent as one message.
+//! Send arena of one worker: packets for one viewer, sealed back to back and sent as one message.
 //!
-//! All datagrams of a message have one size, only the last may be smaller (UDP GSO), so a larger packet begins a
-//! new message. Order is kept. Called by `outbox.rs` alone.
+//! All datagrams of a message have one size, and only the last may be smaller (UDP GSO). So a
+//! larger packet begins a new message. Order is kept. Called by `outbox.rs` alone.
 
 use std::time::Instant;
 
@@ -9,13 +9,13 @@ use crate::media::packet::PACKET_BYTES_MAX;
 use crate::transport::FiveTuple;
 use crate::transport::egress::{Egress, Transmit, TransmitClass};
 
-/// Datagrams per message: 16 have 90 % of what batching can gain (limits section 7).
+/// Maximum datagrams per message: 16 have 90 % of what batching can gain (limits section 7).
 pub(super) const SEGMENTS_MAX: usize = 16;
 
-/// Room for one packet while it is written: the largest input plus header, extensions and tag.
+/// Bytes for one packet while it is written: the largest input plus header, extensions and tag.
 pub(super) const SLOT_BYTES: usize = PACKET_BYTES_MAX + 128;
 
-/// Packets for one destination, waiting for the next message to be full.
+/// Packets for one destination that are not sent yet.
 #[derive(Debug)]
 pub(super) struct Batch {
     bytes: Box<[u8]>,
@@ -26,7 +26,7 @@ pub(super) struct Batch {
     arrived: Option<Instant>,
 }
 
-/// Where a message goes, and what it carries.
+/// Destination of a message, and the kind of its packets.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Envelope {
     pub path: FiveTuple,
@@ -40,7 +40,7 @@ impl Batch {
         Self { bytes, len: 0, segment: 0, count: 0, arrived: None }
     }
 
-    /// Room where the next packet is to be written; pass its length to [`Self::commit`].
+    /// Buffer for the next packet; pass its length to [`Self::commit`].
     pub(super) fn slot(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.len..self.len + SLOT_BYTES).unwrap_or(&mut [])
     }
@@ -70,7 +70,7 @@ impl Batch {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the packets that are not sent yet.
     pub(super) fn flush(&mut self, to: Envelope, egress: &mut dyn Egress) {
         let segment_size = (self.count > 1).then_some(self.segment);
         let arrived = self.arrived.take();
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_hold_equal_sizes_and_keep_order() {
+    fn message_holds_equal_sizes_and_keeps_order() {
         let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
         let to = Envelope { path, class: TransmitClass::Media };
         let mut batch = Batch::new();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_never_longer_than_the_limit() {
+    fn message_is_never_longer_than_the_limit() {
         let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
         let to = Envelope { path, class: TransmitClass::Media };
         let mut batch = Batch::new();

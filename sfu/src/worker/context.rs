@@ -1,4 +1,5 @@
-//! What the sessions of one worker share: clock, pool, rings, counters. Passed down, never global.
+//! State that the sessions of one worker share: clock, pool, rings, counters. Passed down, never
+//! global.
 
 use super::report::WorkerReport;
 use crate::config::PublisherLimits;
@@ -7,7 +8,7 @@ use crate::router::RingPort;
 use crate::transport::Entropy;
 use crate::units::ClockBase;
 
-/// Shared by all sessions of one worker; each field is borrowed where it is needed.
+/// State shared by all sessions of one worker; each field is borrowed where it is needed.
 pub(super) struct Context {
     /// Monotonic to wall time.
     pub clock: ClockBase,
@@ -21,7 +22,7 @@ pub(super) struct Context {
     pub port: RingPort,
     /// Cumulative counters.
     pub report: WorkerReport,
-    /// Where RTCP is written before it is sealed.
+    /// Buffer in which RTCP is written before it is sealed.
     pub scratch: Box<[u8]>,
 }
 
@@ -31,10 +32,10 @@ impl std::fmt::Debug for Context {
     }
 }
 
-/// Bytes of RTCP written at once: what fits a datagram with its SRTCP trailer.
+/// Maximum bytes of RTCP written at once: a datagram with its SRTCP trailer.
 pub(super) const RTCP_BYTES_MAX: usize = 1200;
 
-/// Scratch with room for the SRTCP trailer.
+/// Bytes of the RTCP buffer, SRTCP trailer included.
 pub(super) const SCRATCH_BYTES: usize = RTCP_BYTES_MAX + 64;
 
 /// Seconds between reports of one kind.

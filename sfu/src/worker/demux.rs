@@ -1,5 +1,5 @@
-//! Whose datagram is it: by address for what was seen before, by ICE ufrag for STUN, else by the
-//! worker that owns the address. Owns the maps of one worker; decides nothing about sessions.
+//! Demultiplexer of one worker: finds a datagram's session by address, by ICE ufrag for STUN, or
+//! the worker that owns the address. Owns these maps; decides nothing about sessions.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -9,30 +9,31 @@ use super::keys::SessionKey;
 use crate::limiter::PerSecondLimit;
 use crate::transport::FiveTuple;
 
-/// Checks of sessions elsewhere that are verified per second, and plain Binding requests answered per
-/// second (quality B2). More is dropped (`DropReason::StunRateLimited`). Unknown names cost neither.
+/// Checks of other workers' sessions that are verified per second, and plain Binding requests
+/// answered per second (quality B2). More are dropped (`DropReason::StunRateLimited`). Unknown
+/// ufrags do not count.
 pub(super) const FOREIGN_STUN_PER_SECOND: u32 = 5_000;
 
-/// Addresses remembered as belonging to another worker's session; at the limit the oldest is forgotten
-/// and learned anew from its next check.
+/// Addresses remembered as those of other workers' sessions. At the limit the oldest is forgotten,
+/// and learned again from its next check.
 pub(super) const STRAY_ADDRESSES_MAX: usize = 16_384;
 
-/// Entries of the order of strays, those already forgotten included.
+/// Maximum entries in the order of strays, with those already forgotten.
 const STRAYS_ORDERED_MAX: usize = 2 * STRAY_ADDRESSES_MAX;
 
-/// Map that is read for each datagram, with a hash that is seeded but weaker against chosen keys than the standard one.
-/// Strangers cannot add keys: five-tuples (at most eight per session) and strays are added after an authenticated check,
-/// and user fragments are our own. A client that has a session can choose at most [`STRAY_ADDRESSES_MAX`] addresses, and
-/// does not know the seed.
+/// Map that is read for each datagram. Its hash is seeded, but weaker against chosen keys than the
+/// standard one. Unauthenticated clients cannot add keys: five-tuples (at most eight per session)
+/// and strays are added after an authenticated check, and we choose the ufrags. A client with a
+/// session can choose at most [`STRAY_ADDRESSES_MAX`] addresses, and does not know the seed.
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
-/// Address and name maps of one worker.
+/// Address and ufrag maps of one worker.
 #[derive(Debug)]
 pub(super) struct Demux {
     by_path: Map<FiveTuple, SessionKey>,
     by_ufrag: Map<Box<str>, SessionKey>,
     strays: Map<SocketAddr, usize>,
-    /// Strays from the oldest to the newest.
+    /// Stray addresses from the oldest to the newest.
     stray_order: VecDeque<SocketAddr>,
     foreign_checks: PerSecondLimit,
     plain_stun: PerSecondLimit,
@@ -57,30 +58,31 @@ impl Demux {
         self.by_path.get(&path).copied()
     }
 
-    /// The session that a check names.
+    /// The session that a check names by its ufrag.
     pub(super) fn session_named(&self, ufrag: &str) -> Option<SessionKey> {
         self.by_ufrag.get(ufrag).copied()
     }
 
-    /// A check for this session was valid on this pair: it is its from now on.
+    /// Records that a check for this session was valid on this pair: the pair leads to it from now
+    /// on.
     pub(super) fn learn_path(&mut self, path: FiveTuple, key: SessionKey) {
         self.by_path.insert(path, key);
         self.forget_stray(path.remote);
     }
 
-    /// The pair is not this session's any more.
+    /// Forgets that the pair leads to this session.
     pub(super) fn forget_path(&mut self, path: FiveTuple, key: SessionKey) {
         if self.by_path.get(&path) == Some(&key) {
             self.by_path.remove(&path);
         }
     }
 
-    /// A session here answers to this ufrag.
+    /// Records that a session here has this ufrag.
     pub(super) fn learn_ufrag(&mut self, ufrag: &str, key: SessionKey) {
         self.by_ufrag.insert(ufrag.into(), key);
     }
 
-    /// No session answers to this ufrag any more.
+    /// Forgets a ufrag.
     pub(super) fn forget_ufrag(&mut self, ufrag: &str) {
         self.by_ufrag.remove(ufrag);
     }
@@ -95,7 +97,7 @@ impl Demux {
         }
     }
 
-    /// Whether one more check of a session that is not here may be verified now.
+    /// Whether one more check of another worker's session may be verified now.
     pub(super) fn allow_foreign_check(&mut self, now: Instant) -> bool {
         self.foreign_checks.take(now)
     }
@@ -105,7 +107,7 @@ impl Demux {
         self.plain_stun.take(now)
     }
 
-    /// A valid check showed that another worker owns this address.
+    /// Records that another worker owns this address, as a valid check showed.
     pub(super) fn learn_stray(&mut self, remote: SocketAddr, worker: usize) {
         if self.strays.insert(remote, worker).is_none() {
             self.stray_order.push_back(remote);
@@ -117,13 +119,13 @@ impl Demux {
         }
     }
 
-    /// The worker that owns this address, if it is not us.
+    /// The worker that owns this address, if it is another one.
     pub(super) fn stray_owner(&self, remote: SocketAddr) -> Option<usize> {
         self.strays.get(&remote).copied()
     }
 
     fn forget_stray(&mut self, remote: SocketAddr) {
-        // Its place in the order stays and is skipped when it comes up.
+        // The entry in the order stays, and is skipped when it is the oldest.
         self.strays.remove(&remote);
     }
 }

@@ -1,7 +1,7 @@
-//! From a datagram to the session it belongs to: by address, by ICE ufrag, or on to another worker.
+//! Dispatch of a datagram to its session: by address, by ICE ufrag, or on to another worker.
 //!
-//! Part of the hallway: finds, adopts, passes on; what a packet means is `publisher.rs`'s and
-//! `subscriber.rs`'s business.
+//! Part of the worker's top layer: finds sessions, adopts them, passes datagrams on. Packets are
+//! interpreted by `publisher.rs` and `subscriber.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::transport::egress::{Egress, Transmit, TransmitClass};
 use crate::transport::peer::PeerState;
 use crate::transport::stun::{self, StunView};
 
-/// A session that proved to be alive this lately keeps its address pair.
+/// Time since its last sign of life in which a session keeps its address pair.
 const PATH_HELD: Duration = Duration::from_secs(7);
 
 /// Strays taken per turn; the rest waits in its ring.
@@ -94,7 +94,7 @@ impl Worker {
         outcome
     }
 
-    /// Finds (or adopts) the session that a STUN message belongs to. `None` if it was answered or
+    /// Finds (or adopts) the session of a STUN message. `None` if the message was answered or
     /// passed on.
     pub(super) fn session_of_stun(
         &mut self,
@@ -125,9 +125,9 @@ impl Worker {
         if let Some(key) = self.demux.session_named(ufrag) {
             return Ok(Some(key));
         }
-        // A flood of made-up names must not use up what honest checks need, so that the cheap look
-        // comes first, and what comes from an address of that very worker is passed on at once. An
-        // address that another session had before proves nothing.
+        // A flood of made-up ufrags must not use up the budget of honest checks. So the cheap
+        // look-up comes first, and a check from an address of that very worker is passed on at
+        // once. An address that another session had before proves nothing.
         let home = self.lobby.owner(ufrag).ok_or(DropReason::StunUnknownUfrag)?;
         let known = self.demux.stray_owner(path.remote).map(Owner::Worker) == Some(home);
         if !stray && known && self.demux.session_at(path).is_none() {
@@ -210,8 +210,8 @@ impl Worker {
                 let stream = self.streams.get_mut(id).ok_or(DropReason::UnknownTrack)?;
                 let first = self.publishers_with_media.last() != Some(&key);
                 if first {
-                    // With many publishers nothing of this one is in the near caches: reads link after
-                    // link for all that its packet will meet, as for viewers (`fanout.rs`).
+                    // With many publishers no state of this one is in the near CPU caches. All that
+                    // its packet needs is read pointer after pointer, as for viewers (`fanout.rs`).
                     self.context.pool.warm(datagram.len());
                     publisher.warm();
                     session.peer.warm_receiver();
@@ -270,9 +270,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes a pair from a session that fell silent on it; true if one holds it still. A session that
-    /// is alive there keeps it: somebody else's well-signed check from a borrowed address must not cut
-    /// it off.
+    /// Takes a pair from a session that fell silent on it; true if another session still keeps it.
+    /// A session that is alive there keeps the pair: a valid check of another client from a spoofed
+    /// address must not cut it off.
     fn release_path(&mut self, now: Instant, path: FiveTuple) -> bool {
         let Some(owner) = self.demux.session_at(path) else { return false };
         let held = |session: &Session| session.peer.holds(path, now, PATH_HELD);
@@ -283,7 +283,7 @@ impl Worker {
         false
     }
 
-    /// Notes that a session's check was valid on this pair.
+    /// Records that a session's check was valid on this pair.
     fn learn_path(&mut self, now: Instant, path: FiveTuple, key: SessionKey) {
         let validated = |session: &Session| session.peer.is_validated(path);
         if self.demux.session_at(path) == Some(key)

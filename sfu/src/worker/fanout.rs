@@ -1,7 +1,7 @@
-//! Packets that arrived to the viewers of this worker, one viewer after the other.
+//! Fan-out of packets that arrived to the viewers of this worker, one viewer after the other.
 //!
-//! Packets come from a publisher here or from another worker's ring, and leave as one batch per viewer. Who is visited
-//! is planned in `turn.rs`; what a viewer gets is decided in `subscriber.rs`.
+//! Packets come from a publisher here or from another worker's ring, and are sent as one batch per
+//! viewer. Visits are planned in `turn.rs`; `subscriber.rs` decides what a viewer is sent.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::media::PacketPool;
 use crate::router::{MediaItem, StreamId};
 use crate::transport::egress::{Egress, TransmitClass};
 
-/// Viewers whose state is read into the caches at a time.
+/// Viewers whose state is read into the CPU caches at a time.
 const WARMED: usize = 16;
 
 /// PacketRef packets of one stream that are forwarded before more datagrams are read.
@@ -54,7 +54,7 @@ impl Worker {
                 }
             }
             MediaItem::Prefill { stream: id, layer, packet } => {
-                // Here already, or too old by now: nothing is lost.
+                // Already here, or too old by now: nothing is lost.
                 _ = self.reader(now, id, layer.epoch, egress).and_then(|(stream, pool)| {
                     stream.keep(layer, packet, pool)?;
                     stream.mark_prefilled(layer);
@@ -69,7 +69,7 @@ impl Worker {
         }
     }
 
-    /// The stream that reads along with another worker's publisher.
+    /// The stream here that reads another worker's publisher.
     fn reader(
         &mut self,
         now: Instant,
@@ -78,11 +78,11 @@ impl Worker {
         egress: &mut dyn Egress,
     ) -> Result<(&mut LocalStream, &mut PacketPool), DropReason> {
         if self.streams.get(id).is_some_and(|stream| stream.epoch() < Some(epoch)) {
-            // The first packet of a new publisher is here before the news of it.
+            // The first packet of a new publisher came before the order that announces it.
             self.refresh(now, id, egress);
         }
-        // Of a publisher that ours replaced: the buffer is another worker's and must not come into
-        // our pool.
+        // The packet is of a publisher that one here replaced: the buffer is another worker's and
+        // must not come into our pool.
         let stream = self.streams.get_mut(id).filter(|stream| !stream.is_owned());
         Ok((stream.ok_or(DropReason::UnknownTrack)?, &mut self.context.pool))
     }
@@ -100,18 +100,18 @@ impl Worker {
         egress: &mut dyn Egress,
     ) {
         self.mark_dirty(id);
-        let full = self
-            .streams
-            .get(id)
-            .is_some_and(|stream| stream.viewers.packets(Delivery::Immediate).len() >= FRESH_MAX);
+        let full = self.streams.get(id).is_some_and(|stream| {
+            stream.viewers.packets(Delivery::Immediate).len() >= FORWARD_BEFORE_READ_MAX
+        });
         if full {
             self.serve(now, &[id], egress);
         }
     }
 
-    /// Reads the state of the next viewers into the caches. A thousand viewers' states do not fit the near caches, and
-    /// each is a chain of boxes: link after link is read for all of the next viewers. What is read in one step does
-    /// not wait for each other, so that memory is asked for much of it at once.
+    /// Reads the state of the next viewers into the CPU caches. The states of a thousand viewers do
+    /// not fit the near caches, and each is a chain of boxes. So each step follows one pointer for
+    /// all of the next viewers. Reads of one step do not depend on each other, so that memory
+    /// serves many of them at once.
     fn warm(&self, next: &[Visit]) {
         let sessions = || next.iter().filter_map(|visit| self.sessions.get(visit.viewer));
         let subscribers = || sessions().filter_map(Session::subscriber);
@@ -121,7 +121,8 @@ impl Worker {
         subscribers().for_each(Subscriber::warm_senders);
     }
 
-    /// Sends what arrived to all established viewers. Joining viewers get it in [`Self::serve_joining_viewers`].
+    /// Sends arrived packets to all established viewers. [`Self::serve_joining_viewers`] sends them
+    /// to joining viewers.
     pub(super) fn serve(&mut self, now: Instant, streams: &[StreamId], egress: &mut dyn Egress) {
         self.plan.begin();
         for &id in streams {
@@ -134,7 +135,7 @@ impl Worker {
         for &id in streams {
             let Some(stream) = self.streams.get_mut(id) else { continue };
             stream.viewers.end_turn();
-            let behind = stream.viewers.waiting() >= FRESH_MAX;
+            let behind = stream.viewers.waiting() >= FORWARD_BEFORE_READ_MAX;
             if stream.viewers.has_waiting()
                 && !self.joining_streams.iter().any(|(_, joining)| *joining == id)
             {
@@ -142,7 +143,8 @@ impl Worker {
             }
             self.collect_keyframe_requests(now, id, egress);
             if behind {
-                // So much must not pile up: all others wait for once.
+                // Too many packets wait: all joining viewers are served now, and the others wait
+                // once.
                 while self.streams.get(id).is_some_and(|stream| stream.viewers.has_waiting()) {
                     self.serve_round(now, id, egress);
                 }
@@ -150,8 +152,8 @@ impl Worker {
         }
     }
 
-    /// Sends what arrived to some joining viewers, of one stream after the other: of many streams where each
-    /// has few.
+    /// Sends arrived packets to some joining viewers, of one stream after the other, and of many
+    /// streams where each has few.
     pub(super) fn serve_joining_viewers(&mut self, now: Instant, egress: &mut dyn Egress) {
         let mut served = 0;
         for _ in 0..self.joining_streams.len() {
@@ -166,7 +168,7 @@ impl Worker {
         }
     }
 
-    /// One step of a stream's round; the number of viewers it was for.
+    /// One step of a stream's round; returns the number of viewers that it served.
     fn serve_round(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) -> usize {
         let waiting = |stream: &&mut LocalStream| stream.viewers.has_waiting();
         let Some(stream) = self.streams.get_mut(id).filter(waiting) else { return 0 };
@@ -190,7 +192,7 @@ impl Worker {
         served
     }
 
-    /// Visits one viewer after the other: each gets all packets of all its streams as one batch.
+    /// Visits one viewer after the other: each is sent all packets of all its streams as one batch.
     fn visit_all(&mut self, now: Instant, delivery: Delivery, egress: &mut dyn Egress) {
         let plan = std::mem::take(&mut self.plan);
         for next in plan.visits().chunks(WARMED) {
@@ -237,7 +239,7 @@ impl Worker {
         }
     }
 
-    /// Has the keyframe requests planned that this session may have made.
+    /// Plans the keyframe requests that this session may have made.
     pub(super) fn collect_requests_of(
         &mut self,
         now: Instant,
@@ -257,8 +259,8 @@ impl Worker {
         }
     }
 
-    /// Has a stream's keyframe requests planned at once, if its publisher is here. Those of viewers elsewhere are found
-    /// by its timer.
+    /// Plans a stream's keyframe requests at once, if its publisher is here. Requests of viewers
+    /// elsewhere are found by its timer.
     pub(super) fn collect_keyframe_requests(
         &mut self,
         now: Instant,

@@ -1,10 +1,10 @@
-//! DTLS of viewers that are not connected yet, one datagram per turn.
+//! Queue of DTLS datagrams of viewers that are not connected yet; one is handled per turn.
 //!
-//! A handshake costs half a millisecond, as much as some thousand forwarded packets, so a crowd that joins at once must not
-//! stand between a publisher's packet and the viewers that are there already. Part of the hallway:
-//! `dispatch` leaves datagrams here, `Worker::handle_timeout` takes one after the media, and the shell has more
-//! taken as its time allows. A publisher's handshake does not wait here: its first packets
-//! follow at once.
+//! A handshake costs half a millisecond, as much as some thousand forwarded packets. So a join
+//! storm must not stand between a publisher's packet and connected viewers. Part of the worker's
+//! top layer: `dispatch` queues datagrams here, and `Worker::handle_timeout` handles one after the
+//! media. The shell calls it more often as time allows. A publisher's handshake does not wait here:
+//! its first packets follow at once.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -16,15 +16,15 @@ use crate::rtp::packet::PacketClass;
 use crate::transport::FiveTuple;
 use crate::transport::egress::Egress;
 
-/// Datagrams that may wait, of all sessions. One more is dropped (`DropReason::DtlsLimit`); the client
-/// repeats its flight.
+/// Maximum queued datagrams of all sessions. Above it one is dropped (`DropReason::DtlsLimit`), and
+/// the client retransmits its flight.
 pub(super) const WAITING_MAX: usize = 2_048;
 
-/// Of one session: some flights of a client that repeats itself. More are dropped alike, so that nobody
-/// takes the places of others.
+/// Maximum queued datagrams of one session: some flights of a client that retransmits. Above it
+/// they are dropped alike, so that one session cannot fill the queue.
 pub(super) const WAITING_PER_SESSION_MAX: u8 = 12;
 
-/// What waits, oldest first.
+/// Queued datagrams, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
     waiting: VecDeque<Waiting>,
@@ -39,14 +39,14 @@ struct Waiting {
 }
 
 impl Handshakes {
-    /// Since when the oldest waits.
+    /// Time since which the oldest datagram waits.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         self.waiting.front().map(|waiting| waiting.since)
     }
 }
 
 impl Worker {
-    /// Leaves a datagram for later.
+    /// Queues a datagram for a later turn.
     pub(super) fn postpone_handshake(
         &mut self,
         now: Instant,
@@ -65,8 +65,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes the oldest. A step takes one, so that a packet of the publisher waits for no more: about a
-    /// third of a millisecond.
+    /// Handles the oldest datagram. A step handles one, so that a publisher's packet waits for no
+    /// more than about a third of a millisecond.
     pub(super) fn work_off_handshake(&mut self, now: Instant, egress: &mut dyn Egress) {
         let Some(waiting) = self.handshakes.waiting.pop_front() else { return };
         let Waiting { key, path, mut datagram, .. } = waiting;

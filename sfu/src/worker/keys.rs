@@ -1,6 +1,6 @@
-//! Keys of one worker: which session, for maps and queues that do not know sessions.
+//! Keys of one worker's sessions, for maps and queues that do not know sessions.
 
-/// Position of a session in its worker's table, with the generation of that place.
+/// Position of a session in its worker's table, with the generation of that position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SessionKey {
     index: u32,
@@ -13,8 +13,8 @@ impl SessionKey {
         Self { index, generation }
     }
 
-    /// Position in the table; few at a time, and used again.
-    pub(super) fn place(self) -> usize {
+    /// Position in the table; a small number that is used again.
+    pub(super) fn slot(self) -> usize {
         self.index as usize
     }
 

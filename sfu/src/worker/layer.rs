@@ -25,14 +25,14 @@ use crate::rtp::seq::SeqUnwrapper;
 use crate::sdp::PublishTrack;
 use crate::units::Ntp;
 
-/// An SSRC that was left before is taken up again only after this silence of the present one.
+/// Silence of the present SSRC after which an earlier SSRC may be used again.
 const SILENT_AFTER: Duration = Duration::from_millis(100);
 
-/// When a layer's SSRC changes its numbers start anew this far above the old ones, so that no cache
-/// or viewer mistakes them for repairs.
+/// Distance of a layer's numbers when its SSRC changes. The new numbers start this far above the
+/// old ones, so that no cache or viewer mistakes them for repairs.
 const REBIND_GAP: u64 = 1 << 20;
 
-/// Added to SRTP indices, so that packets from before the first stay positive.
+/// Offset of SRTP indices, so that packets from before the first one stay positive.
 const INDEX_BASE: u64 = 1 << 16;
 
 /// One track of a publisher.
@@ -41,7 +41,7 @@ pub(super) struct Track {
     pub(super) layers: Vec<Layer>,
 }
 
-/// How often other workers are told what is known of a layer.
+/// Interval at which other workers are sent the layer information.
 const ANCHOR_INTERVAL: Duration = Duration::from_millis(200);
 
 /// An opened packet of a layer.
@@ -51,9 +51,9 @@ pub(super) struct Arrived<'a> {
     pub header: &'a RtpHeader,
     /// The packet in plaintext, header included.
     pub plaintext: &'a [u8],
-    /// Its SRTP index, which was authenticated.
+    /// SRTP index, which was authenticated.
     pub index: u64,
-    /// It is a retransmission (RFC 4588).
+    /// Whether the packet is a retransmission (RFC 4588).
     pub rtx: bool,
     /// Bytes on the wire.
     pub wire_len: usize,
@@ -61,27 +61,27 @@ pub(super) struct Arrived<'a> {
 
 /// One layer.
 pub(super) struct Layer {
-    /// Gaps, and what to ask for.
+    /// Gaps, and the NACKs to send for them.
     pub nack: NackGenerator,
     /// Loss and jitter for receiver reports.
     pub stats: ReceiverStats,
-    /// Who wants a keyframe, and when to ask.
+    /// Keyframe requests, and when to send them.
     pub keyframes: KeyframePlanner,
-    /// Its timestamps, continued over jumps.
+    /// Timestamps of the layer, continued over jumps.
     timeline: Timeline,
-    /// Those against server time.
+    /// Server time of those timestamps.
     clock: TrackClock,
-    /// When other workers were last told what is known of it.
+    /// Time when other workers were last sent the layer information.
     anchored_at: Option<Instant>,
     inspector: PacketInspector,
-    /// What RED brings back.
+    /// Recovery of lost packets from RED.
     pub red: RedRecovery,
     /// Packets that came as RTX or inside RED.
     pub repairs: u64,
     last_media: Option<Instant>,
     rid: String,
     video: bool,
-    /// PLI or FIR was negotiated.
+    /// Whether PLI or FIR was negotiated.
     asks_keyframes: bool,
     ssrc: Option<u32>,
     unwrapper: SeqUnwrapper,
@@ -130,7 +130,7 @@ impl Layer {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         self.nack.warm();
         self.inspector.warm();
@@ -141,12 +141,12 @@ impl Layer {
         black_box((self.last_keyframe_ts, self.resolution));
     }
 
-    /// Its media SSRC, once a packet came.
+    /// The layer's media SSRC, once a packet came.
     pub(super) fn ssrc(&self) -> Option<u32> {
         self.ssrc
     }
 
-    /// A media SSRC was found to carry this layer; a second one replaces the first (an encoder that
+    /// Binds a media SSRC to this layer; a second one replaces the first (an encoder that
     /// restarted). `index` is the SRTP index of its first packet.
     pub(super) fn bind(&mut self, ssrc: u32, index: u64) {
         if self.ssrc.replace(ssrc).is_some() {
@@ -160,13 +160,13 @@ impl Layer {
         }
     }
 
-    /// Whether its present SSRC sent nothing lately, so that another one may take its place.
+    /// Whether the present SSRC sent nothing recently, so that another one may replace it.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         self.last_media.is_none_or(|at| now.saturating_duration_since(at) > SILENT_AFTER)
     }
 
-    /// The extended number of a media packet. Its SRTP index was authenticated, so that no jump of the
-    /// sequence number can be mistaken.
+    /// The extended number of a media packet. Its SRTP index was authenticated, so a jump of the
+    /// sequence number is unambiguous.
     pub(super) fn extend(&mut self, index: u64) -> u64 {
         let number = index + INDEX_BASE;
         self.unwrapper.follow(number);
@@ -175,12 +175,12 @@ impl Layer {
         ext_seq
     }
 
-    /// The extended number behind a sequence number of late.
+    /// The extended number of a recent sequence number.
     pub(super) fn near(&self, sequence: u16) -> u64 {
         self.unwrapper.peek(sequence) + self.base
     }
 
-    /// A sender report of its SSRC.
+    /// Handles a sender report of the layer's SSRC.
     pub(super) fn on_sender_report(
         &mut self,
         now: Instant,
@@ -195,7 +195,7 @@ impl Layer {
         }
     }
 
-    /// What other workers are to be told of the layer, if it is time.
+    /// The layer information for other workers, if it is due.
     pub(super) fn due_info(
         &mut self,
         now: Instant,
@@ -210,11 +210,12 @@ impl Layer {
         Some(LayerInfoUpdate { anchor: self.clock.anchor(publisher), resolution })
     }
 
-    /// Accounts for an opened packet of this layer and describes what is in it. `None` for packets that carry nothing
-    /// to forward (RTX padding).
+    /// Accounts for an opened packet of this layer and describes its content. `None` for packets
+    /// without media to forward (RTX padding).
     ///
     /// # Errors
-    /// Why it goes no further.
+    ///
+    /// The reason why the packet is dropped.
     pub(super) fn accept(
         &mut self,
         now: Instant,
@@ -227,14 +228,14 @@ impl Layer {
         let payload_len = header.payload_len(plaintext).map_err(|_| DropReason::RtpMalformed)?;
         let payload_start = header.header_len;
         let (ext_seq, start, len) = if rtx {
-            // RFC 4588: two bytes of original sequence number, then the payload. Nothing after them
-            // is padding that probes the path.
+            // RFC 4588: two bytes of original sequence number, then the payload. A packet without
+            // payload is padding that probes the path.
             let payload = plaintext.get(payload_start..payload_start + payload_len);
             let number = payload.and_then(|payload| payload.first_chunk::<2>());
             let Some(number) = number.filter(|_| payload_len > 2) else { return Ok(None) };
             let ext_seq = self.near(u16::from_be_bytes(*number));
             if !self.nack.knows(ext_seq) {
-                // Given up, or a retransmission of an SSRC that was left.
+                // Not requested any more, or a retransmission of an earlier SSRC.
                 return Err(DropReason::TooOld);
             }
             self.repairs += 1;
@@ -248,7 +249,8 @@ impl Layer {
             Arrival::Repaired => rtt.on_repair(now, ext_seq),
             Arrival::InOrder | Arrival::Reordered => {}
         }
-        // Only now: what the limit drops has arrived and must not be asked for again.
+        // After the limit, because a packet that the limit drops has arrived and must not be
+        // requested again.
         if !self.within(context.publisher_limits, now, wire_len) {
             return Err(DropReason::PublisherRate);
         }
@@ -258,7 +260,7 @@ impl Layer {
         let announced = self.inspector.announced();
         let meta = self.inspector.describe(plan, header, plaintext, &incoming, now)?;
         if self.inspector.announced() != announced {
-            self.anchored_at = None; // others are told at once
+            self.anchored_at = None; // other workers are sent it at once
         }
         self.on_media(now, context.clock.ntp(now), &meta, clock_rate, rtx);
         Ok(Some(meta))
@@ -273,7 +275,7 @@ impl Layer {
         !above
     }
 
-    /// Notes a media packet that will be forwarded.
+    /// Records a media packet that will be forwarded.
     fn on_media(
         &mut self,
         now: Instant,

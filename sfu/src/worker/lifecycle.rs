@@ -1,6 +1,7 @@
-//! The life of a session inside a worker: adopted, connected, timed, restarted, closed.
+//! Lifecycle of a session inside a worker: adopted, connected, timed, restarted, closed.
 //!
-//! Part of the hallway: keeps the maps, the streams and the lobby in step with the sessions.
+//! Part of the worker's top layer: keeps the maps, the streams and the lobby consistent with the
+//! sessions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,11 +23,11 @@ use crate::sdp::{IceCredentials, SubscribeTrack};
 use crate::transport::egress::{Egress, TransmitClass};
 use crate::transport::peer::{Peer, PeerEvent};
 
-/// Names one session answers to: the current one and the one before an ICE restart.
+/// Ufrags of one session: the current one and the one before an ICE restart.
 const UFRAGS_MAX: usize = 2;
 
 impl Worker {
-    /// Takes a session in: from the lobby (publisher) or by order (viewer).
+    /// Adopts a session: a publisher from the lobby, a viewer by order of the control plane.
     pub(super) fn adopt(
         &mut self,
         now: Instant,
@@ -75,7 +76,7 @@ impl Worker {
         key
     }
 
-    /// Hands a viewer the packets of a stream from now on.
+    /// Adds a viewer to a stream's viewers.
     fn watch(
         &mut self,
         now: Instant,
@@ -91,7 +92,7 @@ impl Worker {
         self.apply_source(now, shared.id, &[viewer], egress);
     }
 
-    /// Hands a viewer no packets of a stream any more.
+    /// Removes a viewer from a stream's viewers.
     fn unwatch(&mut self, viewer: SessionKey, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(id) {
             stream.viewers.remove(viewer);
@@ -99,8 +100,8 @@ impl Worker {
         self.streams.close_unused(id, &mut self.context.pool);
     }
 
-    /// Binds a viewer's subscription to another track, or to none. Without such a viewer or subscription nothing
-    /// happens.
+    /// Binds a viewer's subscription to another track, or to none. Without such a viewer or
+    /// subscription nothing happens.
     pub(super) fn bind(
         &mut self,
         now: Instant,
@@ -125,7 +126,7 @@ impl Worker {
         }
     }
 
-    /// Sends what the connection has to send, reacts to what happened to it, and sets its timer.
+    /// Sends queued datagrams of the connection, handles its events, and sets its timer.
     pub(super) fn after_session(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
         while let Some(session) = self.sessions.get_mut(key) {
             match session.peer.poll(now, &mut *self.context.entropy, egress) {
@@ -146,7 +147,8 @@ impl Worker {
         let id = session.stream.id;
         match &mut session.role {
             RoleState::Publisher(publisher) => {
-                // Here at once: its packets follow the handshake. The control plane tells the others.
+                // Applied here at once: the publisher's packets follow the handshake. The control
+                // plane informs the other workers.
                 publisher.on_connected(now, &session.stream);
                 self.refresh(now, id, egress);
             }
@@ -154,7 +156,7 @@ impl Worker {
         }
     }
 
-    /// A session's deadline came.
+    /// Handles a session's deadline.
     pub(super) fn on_timer(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
         self.guarded(now, key, egress, |worker, egress| worker.session_timeout(now, key, egress));
         self.collect_requests_of(now, key, egress);
@@ -193,8 +195,8 @@ impl Worker {
         self.after_session(now, key, egress);
     }
 
-    /// Sends a publisher whose packets were handled the feedback that is due soon, while its state is in the caches,
-    /// and sets its timer once for all of them.
+    /// Sends a publisher's due feedback right after its packets were handled, while its state is in
+    /// the CPU caches. Sets its timer once for all of them.
     pub(super) fn send_due_feedback(
         &mut self,
         now: Instant,
@@ -248,8 +250,8 @@ impl Worker {
         self.timers.schedule(at, key);
     }
 
-    /// Runs one session's code; a panic in it ends that session only. Sound because a session shares
-    /// nothing mutable with others but caches and counters, which stay whole.
+    /// Runs one session's code; a panic in it ends that session only. Sound because a session
+    /// shares nothing mutable with others but caches and counters, which stay consistent.
     pub(super) fn guarded(
         &mut self,
         now: Instant,
@@ -265,7 +267,8 @@ impl Worker {
         }
     }
 
-    /// ICE restart: new credentials of both sides; the old pair flows on (whip-whep B9).
+    /// Restarts ICE with new credentials of both sides; the old pair is used meanwhile (whip-whep
+    /// B9).
     pub(super) fn restart_ice(
         &mut self,
         now: Instant,
@@ -274,7 +277,7 @@ impl Worker {
         remote: IceCredentials,
     ) {
         let Some(key) = self.by_id.get(&id).copied() else {
-            // It ended meanwhile: nothing answers to the new name.
+            // The session ended meanwhile: no session has the new ufrag.
             self.lobby.remove(&local.ufrag);
             return;
         };

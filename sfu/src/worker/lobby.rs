@@ -1,7 +1,7 @@
-//! Where sessions wait for their first check, and how a datagram at the wrong door finds its owner.
+//! Lobby: sessions that wait for their first check, and the owners of ufrags.
 //!
-//! Keyed by our ICE ufrag. Only STUN from unknown addresses looks here, never media, so the map's
-//! locks are off the packet path. Written by the control plane and by the adopting worker.
+//! Keyed by our ICE ufrag. Only STUN from unknown addresses is looked up here, never media, so the
+//! map's locks are off the packet path. Written by the control plane and by the adopting worker.
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -10,7 +10,7 @@ use super::session::NewSession;
 use crate::sdp::IceCredentials;
 use crate::transport::stun::StunView;
 
-/// Sessions behind their ufrags.
+/// Sessions by their ufrags.
 #[derive(Debug, Default)]
 pub struct Lobby {
     entries: DashMap<Box<str>, LobbyEntry>,
@@ -18,50 +18,51 @@ pub struct Lobby {
 
 #[derive(Debug)]
 enum LobbyEntry {
-    /// Nobody owns it yet. The worker where a valid check lands adopts it, or the one it is meant
-    /// for, if it was placed.
+    /// No worker owns the session yet. The worker where a valid check arrives adopts it, or the
+    /// worker on which it was placed.
     Waiting { session: Box<NewSession>, placed: Option<usize> },
-    /// A worker owns it; checks elsewhere are verified with the password and passed on.
+    /// A worker owns the session; other workers verify checks with the password and pass them on.
     Owned { worker: usize, pwd: String },
 }
 
-/// What a Binding request at a worker's door leads to.
+/// Result of a Binding request at a worker.
 #[derive(Debug)]
 pub enum CheckOutcome {
-    /// It is yours now.
+    /// The session, which this worker adopts now.
     Adopt(Box<NewSession>),
-    /// Pass it on to this worker.
+    /// The worker to which the request is passed on.
     Elsewhere(usize),
-    /// No such ufrag.
+    /// The ufrag is unknown.
     Unknown,
-    /// Right name, wrong password: stay silent, change nothing.
+    /// The ufrag is known and the password wrong: the request is ignored.
     BadIntegrity,
 }
 
-/// Where the session behind a ufrag belongs.
+/// Worker that owns, or will own, the session of a ufrag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// To the worker where its first check lands.
+    /// The worker where its first check arrives.
     Anywhere,
-    /// To this one.
+    /// This worker.
     Worker(usize),
 }
 
 impl Lobby {
-    /// Lets a session wait for its first check: a viewer for the worker it was placed on, a publisher
-    /// for whichever its checks reach, so that its media does not cross threads.
+    /// Adds a session that waits for its first check. A viewer waits for the worker on which it was
+    /// placed. A publisher waits for whichever worker its checks reach, so that its media does not
+    /// cross threads.
     pub fn wait(&self, session: Box<NewSession>, placed: Option<usize>) {
         let ufrag = session.local.ufrag.as_str().into();
         self.entries.insert(ufrag, LobbyEntry::Waiting { session, placed });
     }
 
-    /// Names the owner of new credentials, after an ICE restart.
+    /// Records the owner of new credentials, after an ICE restart.
     pub fn own(&self, local: &IceCredentials, worker: usize) {
         let door = LobbyEntry::Owned { worker, pwd: local.pwd.clone() };
         self.entries.insert(local.ufrag.as_str().into(), door);
     }
 
-    /// A Binding request for `ufrag` came to `worker`.
+    /// Handles a Binding request for `ufrag` that arrived at `worker`.
     pub fn check(&self, ufrag: &str, request: &StunView<'_>, worker: usize) -> CheckOutcome {
         let Entry::Occupied(mut entry) = self.entries.entry(ufrag.into()) else {
             return CheckOutcome::Unknown;
@@ -97,12 +98,12 @@ impl Lobby {
         true
     }
 
-    /// Whether anybody answers to this ufrag.
+    /// Whether a session has this ufrag.
     pub fn knows(&self, ufrag: &str) -> bool {
         self.entries.contains_key(ufrag)
     }
 
-    /// Which worker has, or is to have, the session behind this ufrag.
+    /// The worker that owns, or will own, the session of this ufrag.
     pub fn owner(&self, ufrag: &str) -> Option<Owner> {
         match *self.entries.get(ufrag)? {
             LobbyEntry::Owned { worker, .. } | LobbyEntry::Waiting { placed: Some(worker), .. } => {
@@ -112,7 +113,7 @@ impl Lobby {
         }
     }
 
-    /// Takes a session that still waits out; `None` if a worker owns it or nobody knows it.
+    /// Removes a session that still waits; `None` if a worker owns it or the ufrag is unknown.
     pub fn take_waiting(&self, ufrag: &str) -> Option<Box<NewSession>> {
         let waiting =
             self.entries.remove_if(ufrag, |_, door| matches!(door, LobbyEntry::Waiting { .. }));
@@ -133,7 +134,7 @@ impl Lobby {
             .retain(|_, door| !matches!(door, LobbyEntry::Owned { worker, .. } if *worker == lost));
     }
 
-    /// Ufrags known now.
+    /// Number of known ufrags.
     #[cfg(feature = "internals")]
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -1,6 +1,7 @@
-//! Which track and layer of a publisher a packet belongs to.
+//! Lookup of a packet's track and layer.
 //!
-//! Reads header extensions and the table of SSRCs; accounts for nothing. Called by `publisher.rs` for each packet.
+//! Reads header extensions and the table of SSRCs; accounts for nothing. Called by `publisher.rs`
+//! for each packet.
 
 use std::time::Instant;
 
@@ -12,8 +13,8 @@ use crate::rtp::ext::ExtKind;
 use crate::rtp::packet::RtpHeader;
 use crate::sdp::PublishTrack;
 
-/// Which track and layer a packet belongs to: MID and RID extensions, then what is known or was
-/// declared of its SSRC, then a payload type that only one m-line has (whip-whep C58).
+/// Finds a packet's track and layer: by the MID and RID extensions, then by its known or declared
+/// SSRC, then by a payload type that only one m-line has (whip-whep C58).
 pub(super) fn find_target(
     tracks: &mut [Track],
     ssrcs: &mut SsrcTable,
@@ -35,7 +36,7 @@ pub(super) fn find_target(
         let layer = layers.get_mut(usize::from(target.layer));
         let layer = layer.ok_or(DropReason::UnknownTrack)?;
         if !target.rtx && layer.ssrc() != Some(header.ssrc) {
-            // A late packet of an SSRC that was left, or the encoder went back to it.
+            // A late packet of an earlier SSRC, or the encoder returned to it.
             if !layer.is_silent(now) {
                 return Err(DropReason::UnknownTrack);
             }
@@ -59,8 +60,8 @@ fn is_media(plan: &PublishTrack, payload_type: u8) -> bool {
     plan.pt == payload_type || plan.red_pt == Some(payload_type)
 }
 
-/// The transport-wide sequence number of a packet (draft-holmer-rmcat-transport-wide-cc-extensions-01), where it was
-/// negotiated.
+/// The transport-wide sequence number of a packet
+/// (draft-holmer-rmcat-transport-wide-cc-extensions-01), where it was negotiated.
 pub(super) fn transport_sequence(
     plan: &PublishTrack,
     header: &RtpHeader,
@@ -93,7 +94,7 @@ fn resolve(
     }
     let rtx = plan.rtx_pt == Some(pt);
     if plan.rids.is_empty() {
-        // OBS stamps a rid whatever the answer said (whip-whep C59): one layer, nothing to choose.
+        // OBS sends a rid whatever the answer said (whip-whep C59): one layer, nothing to choose.
         return Ok(Target { track: index, layer: LayerIdx(0), rtx });
     }
     let kind = if rtx { ExtKind::RepairedRid } else { ExtKind::Rid };
@@ -107,7 +108,8 @@ fn resolve(
 }
 
 fn track_by_mid(tracks: &[Track], header: &RtpHeader, plaintext: &[u8]) -> Option<TrackIdx> {
-    // BUNDLE gives an extension one id in all sections, so the first that has it tells (RFC 9143).
+    // BUNDLE gives an extension one id in all sections, so the first section that has it is enough
+    // (RFC 9143).
     let id = tracks.iter().find_map(|track| track.plan.exts.id(ExtKind::Mid))?;
     let (_, mid) = header.elements(plaintext).find(|(element, _)| *element == id)?;
     let index = tracks.iter().position(|track| track.plan.mid.as_bytes() == mid)?;

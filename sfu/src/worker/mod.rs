@@ -1,11 +1,12 @@
-//! One core's world: sessions, streams, timers. Pure: time, datagrams and commands come in as
-//! arguments, datagrams and events go out as values.
+//! Worker: the sessions, streams and timers of one core. Pure: time, datagrams and commands come in
+//! as arguments, datagrams and events go out as values.
 //!
-//! This file is the hallway: it only says who is called, in which order. `dispatch` finds the session
-//! of a datagram, `handshakes` spreads the dear ones over turns, `lifecycle` adopts, connects and closes sessions, `sources` follows who publishes,
-//! `fanout` serves the viewers in the order of their `viewers`. Below them: `publisher` takes packets in, `stream` keeps them,
-//! `subscriber` sends them out. The shell in `net/` drives one `Worker` per thread, the tests drive
-//! several under one virtual clock.
+//! This file is the worker's top layer: it only says which module is called, in which order.
+//! `dispatch` finds the session of a datagram, `handshakes` spreads DTLS over turns, and
+//! `lifecycle` adopts, connects and closes sessions. `sources` follows changes of publishers, and
+//! `fanout` serves viewers in the order of their [`viewer_queue`]. Below them, `publisher` takes
+//! packets in, `stream` keeps them, `subscriber` sends them out. The shell in `net/` drives one
+//! `Worker` per thread, the tests drive several under one virtual clock.
 
 mod batch;
 mod context;
@@ -72,16 +73,16 @@ use crate::transport::dtls::DtlsBackend;
 use crate::transport::egress::Egress;
 use crate::units::ClockBase;
 
-/// How often caches are aged and publishers compared with the shared state.
+/// Interval at which caches are aged and publishers compared with the shared state.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// RTCP packets taken from one peer per second (quality B2).
+/// Maximum RTCP packets taken from one peer per second (quality B2).
 const RTCP_PER_SECOND: u32 = 500;
 
 /// The least time between two timeouts of one session.
 const TIMER_TICK: Duration = Duration::from_millis(1);
 
-/// Timers taken per step; most send something.
+/// Maximum timers handled per step; most of them send packets.
 const TIMERS_PER_STEP: usize = 16;
 
 /// What a worker is made of.
@@ -92,36 +93,36 @@ pub struct WorkerConfig {
     pub entropy: Box<dyn Entropy>,
     /// Makes DTLS associations under the server's certificate.
     pub dtls: Arc<dyn DtlsBackend>,
-    /// Sessions waiting for their first check, shared by all workers.
+    /// Sessions that wait for their first check, shared by all workers.
     pub lobby: Arc<Lobby>,
     /// This worker's ends of the rings.
     pub port: RingPort,
-    /// Packet buffers at most, per size class.
+    /// Maximum packet buffers per size class.
     pub pool_packets: usize,
     /// Limits per publisher layer.
     pub publisher_limits: PublisherLimits,
 }
 
-/// Orders from the control plane.
+/// Order from the control plane.
 #[derive(Debug)]
 pub enum Command {
-    /// The publisher of this stream changed; read it from the shared state.
+    /// The publisher of this stream changed: read it from the shared state.
     Refresh(Arc<StreamShared>),
     /// ICE restart: new credentials of both sides.
     Restart {
-        /// Which session.
+        /// Session to restart.
         id: SessionId,
-        /// Ours.
+        /// Our credentials.
         local: IceCredentials,
-        /// The peer's.
+        /// The peer's credentials.
         remote: IceCredentials,
     },
-    /// A viewer asked for layers; what it asked for last is read when the order is carried out.
+    /// A viewer set layer preferences; the newest ones are read when the order is carried out.
     ApplyPreferences {
-        /// Which session.
+        /// Session of the viewer.
         id: SessionId,
-        /// Where its preferences wait.
-        asked: Arc<PreferenceMailbox>,
+        /// Mailbox that holds its preferences.
+        mailbox: Arc<PreferenceMailbox>,
     },
     /// Bind a viewer's subscription to another track, or to none. The control plane keeps the stream and its route to
     /// this worker from before until the subscription is bound to another one. Packets are sent from the next one on.
@@ -130,7 +131,7 @@ pub enum Command {
         expect(dead_code, reason = "ordered by the control plane once rooms exist")
     )]
     Bind {
-        /// Which viewer.
+        /// Session of the viewer.
         id: SessionId,
         /// Position of the subscription among the viewer's m-lines.
         subscription: usize,
@@ -139,30 +140,30 @@ pub enum Command {
     },
     /// End a session.
     Close {
-        /// Which session.
+        /// Session to close.
         id: SessionId,
-        /// Why.
+        /// Reason for closing it.
         reason: CloseReason,
     },
     /// End all sessions.
     CloseAll(CloseReason),
-    /// Panic while the session is handled; proves that only it ends.
+    /// Panic while the session is handled; tests that only this session ends.
     #[cfg(feature = "internals")]
     InjectPanic(SessionId),
 }
 
-/// What the control plane must know.
+/// Event for the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A waiting session came here.
+    /// A session was adopted by this worker.
     Adopted(SessionId),
-    /// Its media may flow.
+    /// A session is connected: media may be sent.
     Connected(SessionId),
-    /// It is over.
+    /// A session ended.
     Closed(SessionId, CloseReason),
 }
 
-/// One core's world.
+/// State machine of one core.
 pub struct Worker {
     context: Context,
     dtls: Arc<dyn DtlsBackend>,
@@ -171,11 +172,11 @@ pub struct Worker {
     by_id: HashMap<SessionId, SessionKey>,
     demux: Demux,
     streams: Streams,
-    /// Publishers that sent media in this turn: their timers are set once for all of it.
+    /// Publishers that sent media in this turn: their timers are set once for all packets.
     publishers_with_media: Vec<SessionKey>,
     /// Streams with packets that arrived in this turn.
     dirty_streams: Vec<StreamId>,
-    /// Streams whose newcomers wait for packets, each once, and since when.
+    /// Streams whose joining viewers wait for packets, each once, and since when.
     joining_streams: VecDeque<(Instant, StreamId)>,
     timers: Timers,
     handshakes: Handshakes,
@@ -183,7 +184,7 @@ pub struct Worker {
     events: Vec<Event>,
     next_sweep: Option<Instant>,
     stray_buffer: Box<[u8]>,
-    /// Visits of this turn, kept to spare the allocation.
+    /// Visits of this turn, kept to avoid the allocation.
     plan: TurnPlan,
 }
 
@@ -219,8 +220,8 @@ impl Worker {
         }
     }
 
-    /// A worker without sessions that goes on with the rings, the counters and the surroundings of this
-    /// one, of which a panic left nothing else to rely on.
+    /// A worker without sessions that continues with the rings, counters and configuration of this
+    /// one. After a panic no other state of it can be relied on.
     pub fn rebuild(self, pool_packets: usize) -> Self {
         let Context { clock, publisher_limits, entropy, port, report, .. } = self.context;
         let (dtls, lobby) = (self.dtls, self.lobby);
@@ -237,8 +238,8 @@ impl Worker {
         match command {
             Command::Refresh(shared) => self.refresh(now, shared.id, egress),
             Command::Restart { id, local, remote } => self.restart_ice(now, id, local, remote),
-            Command::ApplyPreferences { id, asked } => {
-                let preferences = asked.take();
+            Command::ApplyPreferences { id, mailbox } => {
+                let preferences = mailbox.take();
                 let session = self.by_id.get(&id).and_then(|key| self.sessions.get_mut(*key));
                 if let Some(RoleState::Subscriber(subscriber)) = session.map(|s| &mut s.role) {
                     subscriber.set_preferences(preferences);
@@ -285,25 +286,26 @@ impl Worker {
         self.next_timeout().is_some_and(|at| at <= now)
     }
 
-    /// When [`Self::handle_timeout`] wants to be called.
+    /// Time at which [`Self::handle_timeout`] is to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
         let timers = self.timers.next().into_iter().chain(self.next_sweep);
         let crowd = self.joining_streams.front().map(|(since, _)| *since);
         timers.chain(crowd).chain(self.handshakes.waiting_since()).min()
     }
 
-    /// Whether other workers left something.
+    /// Whether another worker put something into our rings.
     pub fn has_ring_work(&self) -> bool {
         self.context.port.has_incoming()
     }
 
-    /// Events since the last call, oldest first. Those the caller cannot take now come again.
+    /// Passes on events since the last call, oldest first. Events that the caller cannot take now
+    /// are passed on again.
     pub fn drain_events(&mut self, mut take: impl FnMut(Event) -> bool) {
         let taken = self.events.iter().take_while(|event| take(**event)).count();
         self.events.drain(..taken);
     }
 
-    /// Cumulative counters, with what is cached now.
+    /// Cumulative counters, with present cache sizes.
     pub fn report(&self) -> WorkerReport {
         let mut report = self.context.report.clone();
         for stream in self.streams.iter().filter(|stream| stream.is_owned()) {
@@ -341,7 +343,7 @@ impl Worker {
         })
     }
 
-    /// What a viewer can choose; `None` if it is not here.
+    /// Layers that a viewer can choose; `None` if it is not here.
     pub fn viewer_layers(&self, id: SessionId, now: Instant) -> Option<Vec<TrackLayers>> {
         let session = self.sessions.get(*self.by_id.get(&id)?)?;
         match &session.role {

@@ -1,9 +1,11 @@
-//! Send path of one viewer: every media, RTX and RTCP packet to it is sealed, counted and batched here.
+//! Outbox: send path of one viewer, which seals, counts and batches every media, RTX and RTCP
+//! packet.
 //!
-//! The transport-wide number and the send time are given when a packet is sealed. An [`Outbox`] is opened for one
-//! visit of a viewer and closed with [`Outbox::finish`], which sends the last message. A pacer, the history of sent
-//! packets for the estimator, and probes attach here. Never decides what is sent: that is `subscription.rs`. Next:
-//! `batch.rs` (the message), `transport/peer.rs` (the seal).
+//! A packet gets its transport-wide number and send time when it is sealed. An [`Outbox`] is opened
+//! for one visit of a viewer and closed with [`Outbox::finish`], which sends the last message. A
+//! pacer, the history of sent packets for the estimator, and probes attach here. Never decides what
+//! is sent: that is `subscription.rs`. Next: `batch.rs` (the message), `transport/peer.rs` (the
+//! seal).
 
 use std::time::Instant;
 
@@ -35,10 +37,10 @@ impl SendState {
 pub(super) struct Outbox<'a> {
     /// Time of the visit.
     pub now: Instant,
-    /// What the worker's sessions share.
+    /// State that the worker's sessions share.
     pub context: &'a mut Context,
     to: Envelope,
-    /// The peer has answered from this path: any number of bytes may go there.
+    /// Whether the peer has answered from this path, so that any number of bytes may be sent.
     confirmed: bool,
     peer: &'a mut Peer,
     state: &'a mut SendState,
@@ -76,8 +78,8 @@ impl<'a> Outbox<'a> {
         })
     }
 
-    /// Whether any number of bytes may be sent. Media waits for it: a start that is cut off in the middle of its
-    /// keyframe would be worse than none.
+    /// Whether any number of bytes may be sent. Media waits for it, because a start that is cut off
+    /// inside its keyframe is worse than none.
     pub(super) fn is_confirmed(&self) -> bool {
         self.confirmed
     }
@@ -92,7 +94,7 @@ impl<'a> Outbox<'a> {
         self.context.report.dropped.add(reason, packets as u64);
     }
 
-    /// Sends a packet for the first time. `arrived` is when it came, if it is forwarded as it comes.
+    /// Sends a packet for the first time. `arrived` is its arrival time, if it is forwarded live.
     #[inline]
     pub(super) fn media(
         &mut self,
@@ -110,15 +112,16 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Sends a packet again, by RTX (RFC 4588) or as the same bytes under its own number. Returns its payload octets,
-    /// or `None` if it was not sent.
+    /// Retransmits a packet, by RTX (RFC 4588) or as the same bytes under its own number. Returns
+    /// its payload octets, or `None` if it was not sent.
     pub(super) fn retransmit(
         &mut self,
         sender: &mut RtpSender,
         record: &SentRecord,
         packet: &Packet,
     ) -> Option<usize> {
-        // The RTX payload type stands for the bare codec: a receiver would take RED for it (RFC 4588 section 8.1).
+        // The RTX payload type stands for the bare codec: a receiver would take RED for it (RFC
+        // 4588 section 8.1).
         let red = packet.meta().is_some_and(|meta| meta.red);
         let rtx = sender
             .format()
@@ -134,7 +137,7 @@ impl<'a> Outbox<'a> {
         Some(octets)
     }
 
-    /// Sends RTCP of at most `bytes_max` bytes, which `write` puts into the buffer it is given.
+    /// Sends RTCP of at most `bytes_max` bytes, which `write` puts into the given buffer.
     pub(super) fn rtcp(
         &mut self,
         ssrc: u32,
@@ -149,7 +152,7 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Takes the sealed packet in the batch's slot into the message, or counts why not.
+    /// Takes the sealed packet in the batch's slot into the message, or counts the reason why not.
     #[inline]
     fn commit(&mut self, sealed: Option<usize>, arrived: Option<Instant>) -> Option<()> {
         let Some(bytes) = sealed.filter(|bytes| *bytes <= self.to.path.datagram_bytes_max()) else {
@@ -166,7 +169,8 @@ impl<'a> Outbox<'a> {
         Some(())
     }
 
-    /// Whether so many bytes may be sent to the path now (the rule of 3 times of architecture D3), and counts them.
+    /// Whether so many bytes may be sent to the path now (rule of 3 times, architecture D3); counts
+    /// them if so.
     #[inline]
     fn reserve(&mut self, bytes: usize) -> bool {
         if !self.confirmed {

@@ -1,8 +1,9 @@
-//! Describes the opened packets of one incoming layer, each once, for all viewers.
+//! Packet inspector: describes the opened packets of one incoming layer, each once, for all
+//! viewers.
 //!
 //! The dependency descriptor is read first and the payload second, so that decisions hold where the
-//! payload is encrypted end to end. Keeps what a packet alone does not tell: the structure that
-//! descriptors refer to, and which H.264 frames nothing is built on. Called by `publisher.rs`.
+//! payload is encrypted end to end. Keeps state that spans packets: the structure that descriptors
+//! refer to, and which H.264 frames no frame refers to. Called by `publisher.rs`.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -19,10 +20,10 @@ use crate::rtp::packet::RtpHeader;
 use crate::rtp::red::{is_sound, red_prefix_len};
 use crate::sdp::PublishTrack;
 
-/// Where the media lies in an opened packet, after RTX was unwrapped.
+/// Position of the media in an opened packet, after RTX was unwrapped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Incoming {
-    /// Sequence number on the publisher's media line, extended.
+    /// Extended sequence number of the publisher's media stream.
     pub ext_seq: u64,
     /// RTP timestamp, continued over jumps.
     pub timestamp: u32,
@@ -32,7 +33,7 @@ pub(super) struct Incoming {
     pub len: usize,
 }
 
-/// Describes the packets of one layer.
+/// State of one layer that describes its packets.
 #[derive(Debug)]
 pub(super) struct PacketInspector {
     /// Ids of the extensions that describe layers, where they were negotiated.
@@ -44,7 +45,7 @@ pub(super) struct PacketInspector {
 }
 
 impl PacketInspector {
-    /// For one layer of this section.
+    /// An inspector for one layer of this section.
     pub(super) fn new(plan: &PublishTrack) -> Self {
         let id = |kind| plan.exts.id(kind).filter(|_| plan.kind == MediaKind::Video);
         Self {
@@ -56,7 +57,7 @@ impl PacketInspector {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         black_box((self.announced, self.unreferenced.newest.is_some()));
         black_box(self.unreferenced.frames.back().map(|(at, _)| *at));
@@ -65,8 +66,9 @@ impl PacketInspector {
     /// Describes an opened packet.
     ///
     /// # Errors
-    /// [`DropReason::RtpMalformed`] if its lengths do not hold together, or RED carries another codec: viewers
-    /// could then only be given what nobody can play.
+    ///
+    /// [`DropReason::RtpMalformed`] if its lengths are inconsistent, or RED carries another codec:
+    /// viewers could not play it.
     pub(super) fn describe(
         &mut self,
         plan: &PublishTrack,
@@ -77,7 +79,7 @@ impl PacketInspector {
     ) -> Result<PacketMeta, DropReason> {
         let end = incoming.start + incoming.len;
         let payload = plaintext.get(incoming.start..end).ok_or(DropReason::RtpMalformed)?;
-        // Without a payload it probes the path or fills a pause: nothing to rewrite.
+        // A packet without payload probes the path or fills a pause: nothing to rewrite.
         let red = plan.red_pt == Some(header.payload_type) && !payload.is_empty();
         if red && !is_sound(payload, plan.pt) {
             return Err(DropReason::RtpMalformed);
@@ -111,12 +113,13 @@ impl PacketInspector {
     }
 
     /// Width and height of the layer as the publisher announced them, before or without a keyframe
-    /// that tells them.
+    /// that carries them.
     pub(super) fn announced(&self) -> Option<(u16, u16)> {
         self.announced
     }
 
-    /// Reads the elements that describe layers; what the dependency descriptor tells, if it does.
+    /// Reads the extension elements that describe layers; returns the frame if the dependency
+    /// descriptor describes it.
     fn read_elements(
         &mut self,
         header: &RtpHeader,
@@ -137,7 +140,7 @@ impl PacketInspector {
         described
     }
 
-    /// The frame as its dependency descriptor tells it; `None` if it tells nothing.
+    /// The frame as its dependency descriptor describes it; `None` without a usable one.
     fn described(&mut self, ext_seq: u64, data: &[u8], seen: &FrameInfo) -> Option<FrameInfo> {
         let told = self.dependencies.read(ext_seq, data)?;
         if self.dependencies.is_refused() {
@@ -151,9 +154,9 @@ impl PacketInspector {
             picture: seen.picture,
             ..FrameInfo::default()
         };
-        // Until its structure comes nobody can begin with this stream.
+        // Until its structure comes, no viewer can start on this stream.
         let Some(frame) = told.frame else { return Some(known) };
-        // Not every structure tells sizes; an encrypted payload hardly looks like a keyframe.
+        // Not every structure carries sizes, and an encrypted payload hardly looks like a keyframe.
         let peeked = seen.resolution.filter(|_| frame.keyframe && seen.keyframe);
         Some(FrameInfo {
             starts_frame: told.starts_frame && frame.spatial_id == 0,
@@ -168,16 +171,17 @@ impl PacketInspector {
     }
 }
 
-/// Frames remembered, for their late packets; the oldest is forgotten, and what comes of it then counts as
-/// referenced, which tears it for viewers that it was left out for. So this is longer than a repair may take
+/// Frames remembered for their late packets. At the limit the oldest is forgotten. A late packet of
+/// it then counts as referenced, which damages the frame for viewers that it was left out for. So
+/// the limit is longer than a repair may take
 /// ([`MAX_AGE`](crate::repair::nack_generator::MAX_AGE)), at 100 frames per second.
 const FRAMES_MAX: usize = 64;
 
-/// Tells which H.264 frames nothing is built on. A packet speaks for itself only, and a frame must
-/// be left out as a whole: it counts if its first packet, surely the first, is such a slice.
+/// H.264 frames that no frame refers to. A packet describes itself only, and a frame must be left
+/// out as a whole. So a frame counts if its first packet, certainly the first, is such a slice.
 #[derive(Debug, Default)]
 struct UnreferencedFrames {
-    /// By timestamp, oldest first.
+    /// Frames by timestamp, oldest first.
     frames: VecDeque<(u32, bool)>,
     /// Number, timestamp and marker of the newest packet.
     newest: Option<(u64, u32, bool)>,
@@ -248,15 +252,15 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_unreferenced_as_a_whole_or_not_at_all() {
+    fn frame_is_unreferenced_as_a_whole_or_not_at_all() {
         let mut frames = UnreferencedFrames::default();
         let mut holds =
             |seq, timestamp, marker, slice| frames.holds(&packet(seq, timestamp), marker, slice);
-        assert!(!holds(1, 10, true, true), "it may have begun before");
+        assert!(!holds(1, 10, true, true), "the frame may have begun before");
         assert!(holds(2, 20, false, true) && holds(3, 20, false, true));
         assert!(holds(5, 20, true, true), "number 4 is missing");
         assert!(!holds(6, 30, false, false), "begins with parameter sets or an SEI");
-        assert!(!holds(7, 30, true, true), "so its slices stay too");
+        assert!(!holds(7, 30, true, true), "so its slices are sent too");
         assert!(holds(8, 40, false, true) && holds(9, 50, true, true), "no marker in between");
         assert!(!holds(11, 60, false, true), "its first packet is missing");
         assert!(!holds(10, 60, false, true), "and comes late");
@@ -264,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_past_the_limit_are_forgotten() {
+    fn frames_above_the_limit_are_forgotten() {
         let mut frames = UnreferencedFrames::default();
         frames.holds(&packet(1, 1), true, false);
         for seq in 2..2 + FRAMES_MAX as u64 {

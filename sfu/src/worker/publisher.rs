@@ -1,8 +1,8 @@
-//! One publisher: what comes in, and the feedback that goes back.
+//! Publisher: packets from one publisher, and the feedback to it.
 //!
-//! Opens each packet once, finds its track and layer, unwraps RTX, parses once, and hands it to the
-//! stream here and to the rings of workers that have viewers. Sends NACK, TWCC, RR, REMB and keyframe
-//! requests. Called by the hallway in `mod.rs`; next: `stream.rs`.
+//! Opens each packet once, finds its track and layer, unwraps RTX, and parses it once. Hands it to
+//! the stream here and to the rings of workers that have viewers. Sends NACK, TWCC, RR, REMB and
+//! keyframe requests. Called by the worker's top layer in `mod.rs`; next: `stream.rs`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use crate::transport::peer::Peer;
 
 /// One publisher.
 pub(super) struct Publisher {
-    /// What it publishes, with the epoch it has once it is connected.
+    /// The publisher's source, with its epoch once it is connected.
     pub(super) source: Arc<SourceInfo>,
     pub(super) tracks: Vec<Track>,
     pub(super) ssrcs: SsrcTable,
@@ -44,12 +44,12 @@ pub(super) struct Publisher {
     pub(super) rtt: RtxRtt,
     pub(super) our_ssrc: u32,
     pub(super) next_report: Instant,
-    /// When it connected or last sent media; `None` before.
+    /// Time when it connected or last sent media; `None` before.
     last_media: Option<Instant>,
 }
 
-/// A publisher that is connected and sends no media for this long is ended
-/// ([`CloseReason::NoMedia`], quality B2), so that its name is free and its viewers know.
+/// Time without media after which a connected publisher is closed ([`CloseReason::NoMedia`],
+/// quality B2). Its name is free then, and its viewers are informed.
 const MEDIA_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Publisher {
@@ -85,7 +85,7 @@ impl Publisher {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         self.twcc.warm();
         self.ssrcs.warm();
@@ -96,7 +96,7 @@ impl Publisher {
         }
     }
 
-    /// The same of what lies behind its tracks.
+    /// Reads the layers' state, to which the tracks point, after [`Self::warm`].
     pub(super) fn warm_layers(&self) {
         for track in &self.tracks {
             black_box(track.plan.exts.id(ExtKind::TransportCc));
@@ -104,22 +104,23 @@ impl Publisher {
         }
     }
 
-    /// Its keys are known: the stream is its from now on.
+    /// Makes the publisher the stream's source, once its keys are known.
     pub(super) fn on_connected(&mut self, now: Instant, stream: &StreamShared) {
         self.last_media = Some(now);
         self.source = stream.connect(&self.source);
     }
 
-    /// Why it must end, if it must. Its reports wake it each second.
+    /// The reason to close the session, if there is one. Its reports call this each second.
     pub(super) fn verdict(&self, now: Instant) -> Option<CloseReason> {
         let silent = |at| now.saturating_duration_since(at) >= MEDIA_TIMEOUT;
         self.last_media.is_some_and(silent).then_some(CloseReason::NoMedia)
     }
 
-    /// One SRTP packet from a validated path.
+    /// Handles one SRTP packet from a validated path.
     ///
     /// # Errors
-    /// Why it went no further.
+    ///
+    /// The reason why the packet is dropped.
     pub(super) fn handle_rtp(
         &mut self,
         now: Instant,
@@ -148,8 +149,8 @@ impl Publisher {
         }
     }
 
-    /// Decrypts into the pool buffer, finds track and layer, and describes what is in it. `None` for
-    /// packets that carry nothing to forward (RTX padding).
+    /// Decrypts into the pool buffer, finds track and layer, and describes the content. `None` for
+    /// packets without media to forward (RTX padding).
     #[expect(clippy::too_many_arguments, reason = "one step of handle_rtp, split off to be read")]
     fn open(
         &mut self,
@@ -161,7 +162,7 @@ impl Publisher {
         packet: &mut Arc<Packet>,
         context: &mut Context,
     ) -> Result<Option<LayerKey>, DropReason> {
-        // The pool promises that nobody else holds the buffer.
+        // A new buffer of the pool has no other owner.
         let packet = Arc::get_mut(packet).ok_or(DropReason::PoolExhausted)?;
         let opened = peer.open_rtp(now, path, datagram, header, packet.buffer_mut())?;
         context.report.packets_in += 1;
@@ -187,7 +188,7 @@ impl Publisher {
         Ok(Some(LayerKey { epoch: self.source.epoch, track: target.track, layer: target.layer }))
     }
 
-    /// Whose packet it is; notes its arrival for transport-wide feedback.
+    /// Finds the packet's track and layer; records its arrival for transport-wide feedback.
     fn classify(
         &mut self,
         now: Instant,
@@ -204,7 +205,7 @@ impl Publisher {
         Ok(target)
     }
 
-    /// Publishes what was lost directly before a packet of sound and came back inside it.
+    /// Publishes lost packets that came back as redundancy inside an audio packet after the gap.
     fn recover(
         &mut self,
         now: Instant,
@@ -219,7 +220,8 @@ impl Publisher {
         let (Some(state), Some(meta)) = (state, packet.meta()) else { return };
         let red = meta.red.then(|| packet.payload());
         for lost in state.red.on_packet(meta.ext_seq, meta.timestamp, red).into_iter().flatten() {
-            // From here on the number has come: the packet itself, if it is only late, is a duplicate.
+            // From here on the number counts as received: the packet itself, if it is only late, is
+            // a duplicate.
             let state = self.tracks.get_mut(usize::from(key.track));
             let state = state.and_then(|track| track.layers.get_mut(usize::from(key.layer)));
             let Some(state) = state else { return };
@@ -244,7 +246,7 @@ impl Publisher {
         }
     }
 
-    /// Gives a described packet to the viewers here and to the workers that have others.
+    /// Gives a described packet to the viewers here and to the other workers with viewers.
     fn publish(
         &mut self,
         now: Instant,
@@ -254,7 +256,8 @@ impl Publisher {
         context: &mut Context,
     ) -> Result<(), DropReason> {
         if stream.epoch() != Some(key.epoch) || !stream.is_owned() {
-            // Another publisher holds the stream; ours is being closed or waits for its turn.
+            // Another publisher is the stream's source; this one is being closed or is not
+            // connected yet.
             context.pool.give(packet);
             return Err(DropReason::UnknownTrack);
         }
@@ -272,7 +275,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// One decrypted RTCP compound.
+    /// Handles one decrypted RTCP compound.
     pub(super) fn handle_rtcp(&mut self, now: Instant, compound: &[u8], context: &mut Context) {
         for packet in crate::rtp::rtcp::packets(compound) {
             let Ok(packet) = packet else {
@@ -289,7 +292,7 @@ impl Publisher {
         }
     }
 
-    /// When [`Self::handle_timeout`] wants to be called.
+    /// Time at which [`Self::handle_timeout`] is to be called.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let layers = self.tracks.iter().flat_map(|track| &track.layers);
         let feedback = layers.flat_map(|layer| {
@@ -333,7 +336,7 @@ impl Publisher {
     }
 }
 
-/// A packet of its own for what came back inside another one.
+/// A packet of its own for media that came back inside another packet.
 fn recovered(
     lost: &Recovered<'_>,
     inside: &PacketMeta,

@@ -1,7 +1,9 @@
-//! What goes back to a publisher: transport-wide feedback, NACK, keyframe requests, receiver reports,
-//! REMB. Each has its own pace; all are written into the worker's scratch and sealed from there.
+//! Feedback to a publisher: transport-wide feedback, NACK, keyframe requests, receiver reports,
+//! REMB. Each kind has its own pace; all are written into the worker's scratch and sealed from
+//! there.
 //!
-//! The other half of `publisher.rs`. When to ask for what is decided in `repair/` and `congestion/`.
+//! The other half of `publisher.rs`. The times and contents are decided in `repair/` and
+//! `congestion/`.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use crate::rtp::rtcp::{ReportBlock, RtcpWriter};
 use crate::transport::egress::Egress;
 use crate::transport::peer::Peer;
 
-/// Assumed until a repair was timed: most publishers are nearer.
+/// Round trip assumed until a repair was timed: most publishers are nearer.
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 
 impl Publisher {
@@ -40,7 +42,7 @@ impl Publisher {
         }
     }
 
-    /// Its packets were just handled: sends the transport-wide feedback that is due by now or soon.
+    /// Sends transport-wide feedback that is due by now or soon, after packets were handled.
     pub(super) fn send_due_feedback(
         &mut self,
         now: Instant,
@@ -52,9 +54,9 @@ impl Publisher {
         self.send_twcc(now, peer, context, egress);
     }
 
-    /// Has the viewers' requests for keyframes planned.
+    /// Plans the viewers' keyframe requests.
     pub(super) fn take_keyframe_requests(&mut self, now: Instant, stream: &StreamShared) {
-        // During a takeover the requests are for the publisher that holds the stream.
+        // During a takeover the requests are for the publisher that is the source.
         let holds = stream.source.load().as_ref().is_none_or(|s| s.epoch == self.source.epoch);
         if !holds {
             return;
@@ -70,7 +72,8 @@ impl Publisher {
             }
             for (layer_index, layer) in LayerIdx::all().zip(&mut track.layers) {
                 if layer.ssrc().is_none() {
-                    // Meant for the publisher before; nobody could be asked, and who waits requests again.
+                    // The request is for the publisher before; viewers that still wait request
+                    // again.
                     continue;
                 }
                 if starts.contains(track_index, layer_index) {
@@ -172,7 +175,7 @@ impl Publisher {
         }
     }
 
-    /// Receiver reports for every layer, and REMB for stacks that read nothing else.
+    /// Sends receiver reports for every layer, and REMB for clients that read no other feedback.
     fn send_reports(
         &mut self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! What the API shows of sessions and workers: plain values, never a secret or an address.
+//! Reports of sessions and workers for the API: plain values, never a secret or an address.
 
 use serde::{Serialize, Serializer};
 
@@ -9,7 +9,7 @@ use crate::ids::{Role, SessionId, StreamName};
 use crate::repair::keyframe_planner::KeyframeCounts;
 use crate::repair::responses::ResponseStats;
 
-/// One session as `/api/v1/sessions/{id}` shows it. Never holds a secret or an address.
+/// One session as `/api/v1/sessions/{id}` shows it. It never holds a secret or an address.
 #[derive(Debug, Clone, Serialize)]
 pub struct SessionInfo {
     /// Public id.
@@ -43,27 +43,28 @@ pub struct TrackInfo {
     pub kind: MediaKind,
     /// Codec in use, once known.
     pub codec: Option<Codec>,
-    /// Layers (publisher) or the one outgoing line (subscriber).
+    /// Layers (publisher) or the one outgoing RTP stream (subscriber).
     pub layers: Vec<LayerInfo>,
-    /// Why this viewer gets what it gets: a reason code, e.g. `largest_live_layer`,
-    /// `awaiting_keyframe`, `no_publisher`; `null` for a publisher.
+    /// Reason code of what is sent to this viewer, e.g. `largest_live_layer`, `awaiting_keyframe`,
+    /// `no_publisher`; `null` for a publisher.
     pub reason: Option<&'static str>,
-    /// Rid of the layer that flows to this viewer, empty without simulcast; `null` while none does.
+    /// Rid of the layer that is sent to this viewer, empty without simulcast; `null` while none is.
     pub current_layer: Option<String>,
-    /// Rid of the layer that should flow: it does from its next keyframe on.
+    /// Rid of the layer that should be sent: it is from its next keyframe on.
     pub target_layer: Option<String>,
-    /// Why that one, e.g. `largest_live_layer`, `pinned`, `capped`.
+    /// Reason for the target layer, e.g. `largest_live_layer`, `pinned`, `capped`.
     pub target_reason: Option<&'static str>,
-    /// The highest temporal layer that flows to this viewer; `null` where nothing was left out lately. It follows the
-    /// target down with the next frame, and up where frames of a higher layer may begin.
+    /// The highest temporal layer that is sent to this viewer; `null` where nothing was left out
+    /// recently. It follows the target down with the next frame, and up where frames of a higher
+    /// layer may begin.
     pub current_temporal_layer: Option<u8>,
-    /// The highest temporal layer that may flow to this viewer; `null` without a limit.
+    /// The highest temporal layer that may be sent to this viewer; `null` without a limit.
     pub target_temporal_layer: Option<u8>,
-    /// What the viewer asked for itself; `null` is the automatic choice.
+    /// Layer preference of the viewer; `null` is the automatic choice.
     pub preference: Option<LayerPreference>,
 }
 
-/// What a viewer can choose of one of its video tracks.
+/// Layers that a viewer can choose for one of its video tracks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrackLayers {
     /// `a=mid` of the viewer's section.
@@ -77,15 +78,15 @@ pub struct TrackLayers {
 pub struct LayerState {
     /// `a=rid` of the publisher's layer, empty without simulcast.
     pub rid: String,
-    /// Its number by size, 0 for the smallest.
+    /// Number by size, 0 for the smallest.
     pub spatial_layer: u8,
-    /// Width and height in pixels, once a keyframe told them.
+    /// Width and height in pixels, once a keyframe carried them.
     pub size: Option<(u16, u16)>,
     /// Bits per second over the last second; 0 if it sends nothing.
     pub bitrate_bps: u64,
-    /// It flows to this viewer.
+    /// Whether it is sent to this viewer.
     pub flows: bool,
-    /// It should flow to this viewer.
+    /// Whether it should be sent to this viewer.
     pub target: bool,
 }
 
@@ -104,18 +105,20 @@ pub struct LayerInfo {
     pub bitrate_bps: u64,
     /// Cumulative packets lost: not repaired (publisher), or reported by the viewer.
     pub lost: i64,
-    /// Frames that began with a keyframe.
+    /// Keyframes received (publisher) or sent (subscriber), one per frame.
     pub keyframes: u64,
     /// PLI or FIR sent (publisher) or received (subscriber).
     pub keyframe_requests: u64,
-    /// NACKed packets asked for (publisher) or by the viewer (subscriber).
+    /// Packets that were requested by NACK: by us (publisher) or by the viewer (subscriber).
     pub nacks: u64,
-    /// Packets repaired: RTX received or brought back by RED (publisher), repeats sent (subscriber).
+    /// Packets repaired: RTX received or recovered from RED (publisher), retransmissions sent
+    /// (subscriber).
     pub repairs: u64,
-    /// Width and height in pixels of the last keyframe that had them. In JSON an object with these names.
+    /// Width and height in pixels of the last keyframe that carried them. In JSON an object with
+    /// these names.
     #[serde(serialize_with = "named_size")]
     pub resolution: Option<(u16, u16)>,
-    /// What a publisher's video layer taught us; `null` for audio and for a viewer.
+    /// Learned behaviour of a publisher's video layer; `null` for audio and for a viewer.
     pub learned: Option<LearnedInfo>,
 }
 
@@ -129,27 +132,27 @@ fn named_size<S: Serializer>(size: &Option<(u16, u16)>, output: S) -> Result<S::
     size.map(|(width, height)| Size { width, height }).serialize(output)
 }
 
-/// How one video layer of a publisher behaves, as far as it was seen.
+/// Learned behaviour of one video layer of a publisher.
 #[derive(Debug, Clone, Serialize)]
 pub struct LearnedInfo {
-    /// Keyframe requests; `null` if neither PLI nor FIR was negotiated.
+    /// Responses to keyframe requests; `null` if neither PLI nor FIR was negotiated.
     pub pli: Option<ResponseInfo>,
-    /// Packets asked for again; `null` if NACK was not negotiated.
+    /// Responses to NACKs; `null` if NACK was not negotiated.
     pub nack: Option<ResponseInfo>,
-    /// Milliseconds between the keyframes that it sends by itself, if they come regularly.
+    /// Milliseconds between the keyframes that it sends unrequested, if they are periodic.
     pub keyframe_period_ms: Option<u64>,
     /// Milliseconds until the next of them.
     pub next_keyframe_ms: Option<u64>,
 }
 
-/// What became of requests of one kind to one layer.
+/// Responses to requests of one kind to one layer.
 #[derive(Debug, Clone, Serialize)]
 pub struct ResponseInfo {
     /// `unknown`, `answered` or `ignored`.
     pub state: &'static str,
-    /// Requests sent (of packets: numbers asked for, repeats not counted).
+    /// Requests sent (for NACKs: numbers requested, without repetitions).
     pub asked: u64,
-    /// Those that were clearly answered.
+    /// Requests that were clearly answered.
     pub answered: u64,
     /// Median of the last eight answer times in milliseconds.
     pub answer_ms: Option<f64>,
@@ -166,12 +169,12 @@ impl ResponseInfo {
     }
 }
 
-/// One decision a viewer feels.
+/// One decision that a viewer notices.
 #[derive(Debug, Clone, Serialize)]
 pub struct DecisionInfo {
     /// Seconds since the session began.
     pub at_s: f64,
-    /// What was decided, e.g. `layer h`.
+    /// The decision, e.g. `layer h`.
     pub decision: String,
     /// Reason code.
     pub reason: &'static str,
@@ -184,19 +187,19 @@ pub struct WorkerReport {
     pub packets_in: u64,
     /// Their bytes on the wire.
     pub bytes_in: u64,
-    /// RTP packets sent to viewers, repeats included.
+    /// RTP packets sent to viewers, retransmissions included.
     pub packets_out: u64,
     /// Their bytes on the wire.
     pub bytes_out: u64,
-    /// Repeats sent to viewers.
+    /// Retransmissions sent to viewers.
     pub retransmits_out: u64,
     /// Keyframe requests sent to publishers.
     pub keyframe_requests: u64,
-    /// What led to them and what became of them.
+    /// Causes and results of keyframe requests.
     pub keyframes: KeyframeCounts,
     /// Dropped packets by reason.
     pub dropped: DropCounters,
-    /// Packets in replay caches now.
+    /// Packets in packet caches now.
     pub cache_packets: u64,
     /// Their payload bytes.
     pub cache_bytes: u64,
@@ -209,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_in_json_is_an_object_or_null() {
+    fn size_in_json_is_an_object_or_null() {
         let json = |size| named_size(&size, serde_json::value::Serializer).unwrap();
         assert_eq!(json(Some((1280, 720))), serde_json::json!({ "width": 1280, "height": 720 }));
         assert!(json(None).is_null());

@@ -1,7 +1,7 @@
-//! A publisher's packets on their way to other workers: one handle per worker that has viewers.
+//! Routing of a publisher's packets to other workers: one handle per worker that has viewers.
 //!
-//! Reads the stream's route through a cache, and prefills a worker that gets its first viewer. Knows nothing of
-//! viewers. Called by `publisher.rs` for each packet; next: `router/ring.rs`.
+//! Reads the stream's route through a cache, and prefills a worker that gets its first viewer.
+//! Knows nothing of viewers. Called by `publisher.rs` for each packet; next: `router/ring.rs`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -17,16 +17,18 @@ use crate::media::Packet;
 use crate::router::ring::MEDIA_RING_ITEMS;
 use crate::router::{LayerInfoUpdate, MediaItem, Route, StreamShared};
 
-/// How often the keyframe requests of other workers' viewers are looked at; those of viewers here are taken at once.
+/// Interval at which keyframe requests of other workers' viewers are read; those of viewers here
+/// are read at once.
 const REQUEST_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Cached packets of a layer that a worker gets with its first viewer, so that the ring between has room for all
-/// layers. Of a longer group the end is missing there: its viewer begins with the keyframe alone.
+/// Maximum cached packets of a layer that a worker is sent with its first viewer, so that the ring
+/// has space for all layers. The end of a longer group of pictures is missing there: its viewer
+/// starts with the keyframe alone.
 const PREFILL_PACKETS_MAX: usize = 200;
 
 type RouteCache = Cache<RouteOf, Arc<Route>>;
 
-/// Lets the cache read the route inside the shared stream.
+/// Shared stream, from which the cache reads the route.
 struct RouteOf(Arc<StreamShared>);
 
 impl std::ops::Deref for RouteOf {
@@ -37,12 +39,12 @@ impl std::ops::Deref for RouteOf {
     }
 }
 
-/// Where a publisher's packets go.
+/// Destinations of a publisher's packets.
 pub(super) struct Routing {
     route: RouteCache,
-    /// The workers that its packets went to.
+    /// The workers that its packets were sent to.
     served: Vec<usize>,
-    /// When keyframe requests are looked at next; `None` while it has no viewers on other workers.
+    /// Time when keyframe requests are read next; `None` while it has no viewers on other workers.
     next_request_poll: Option<Instant>,
 }
 
@@ -53,17 +55,17 @@ impl Routing {
         Self { route, served: Vec::new(), next_request_poll: None }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         black_box(self.served.first().copied());
     }
 
-    /// When keyframe requests are to be looked at next.
+    /// Time when keyframe requests are to be read next.
     pub(super) fn next_request_poll(&self) -> Option<Instant> {
         self.next_request_poll
     }
 
-    /// Whether it is time to look at keyframe requests; the next time is an interval later.
+    /// Whether keyframe requests are to be read now; if so, the next time is an interval later.
     pub(super) fn take_request_poll(&mut self, now: Instant) -> bool {
         let due = self.next_request_poll.is_some_and(|at| at <= now);
         if due {
@@ -72,7 +74,7 @@ impl Routing {
         due
     }
 
-    /// Gives a packet to the workers that have viewers of the stream, with what they cannot see of its layer.
+    /// Sends a packet to the workers that have viewers of the stream, with due layer information.
     pub(super) fn send(
         &mut self,
         now: Instant,
@@ -85,7 +87,7 @@ impl Routing {
         let id = stream.shared.id;
         let route = self.route.load();
         if route.destinations != self.served {
-            // Whoever comes anew begins with what is cached here.
+            // A worker that is new in the route starts with the packets cached here.
             for &worker in route.destinations.iter().filter(|w| !self.served.contains(w)) {
                 prefill(worker, stream, context);
             }
@@ -109,7 +111,8 @@ impl Routing {
     }
 }
 
-/// Gives a worker that had no viewers of the stream the last keyframe of each layer and what followed it.
+/// Sends a worker that had no viewers of the stream the last keyframe of each layer and the packets
+/// after it.
 fn prefill(worker: usize, stream: &LocalStream, context: &mut Context) {
     let id = stream.shared.id;
     if worker == context.port.index {
@@ -118,7 +121,7 @@ fn prefill(worker: usize, stream: &LocalStream, context: &mut Context) {
     for (layer, packet) in stream.kept(PREFILL_PACKETS_MAX) {
         let packet = Arc::clone(packet);
         let item = MediaItem::Prefill { stream: id, layer, packet };
-        // Half of the ring stays for everybody's live packets.
+        // Half of the ring stays free for live packets.
         let room = context.port.media_room(worker) > MEDIA_RING_ITEMS / 2;
         if !room || !context.port.send_media(worker, item) {
             return;

@@ -1,4 +1,4 @@
-//! One session inside a worker: its connection and its role.
+//! Session inside a worker: its connection and its role.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::sdp::{IceCredentials, PublishPlan, RemoteTransport, SubscribePlan};
 use crate::transport::FiveTuple;
 use crate::transport::peer::Peer;
 
-/// A session as the control plane hands it over: agreed in SDP, not yet connected.
+/// A session as the control plane hands it over: negotiated in SDP, not yet connected.
 #[derive(Debug)]
 pub struct NewSession {
     /// Public id.
@@ -24,13 +24,13 @@ pub struct NewSession {
     pub stream: Arc<StreamShared>,
     /// Our ICE credentials.
     pub local: IceCredentials,
-    /// When it was accepted.
+    /// Time when it was accepted.
     pub created: Instant,
-    /// What was agreed.
+    /// Negotiated media, by role.
     pub plan: Plan,
 }
 
-/// What was agreed, by role.
+/// Negotiated media of a session, by role.
 #[derive(Debug)]
 pub enum Plan {
     /// WHIP.
@@ -42,7 +42,7 @@ pub enum Plan {
     Subscribe {
         /// The answered offer.
         plan: SubscribePlan,
-        /// How much of the past it gets at most.
+        /// Most data of the past that it is sent.
         start: StartMode,
     },
 }
@@ -56,7 +56,7 @@ impl NewSession {
         }
     }
 
-    /// The peer's side of the transport, for an ICE restart before anyone adopted the session.
+    /// The peer's side of the transport, for an ICE restart before a worker adopted the session.
     pub fn remote_mut(&mut self) -> &mut RemoteTransport {
         match &mut self.plan {
             Plan::Publish { plan } => &mut plan.transport,
@@ -73,43 +73,43 @@ impl NewSession {
     }
 }
 
-/// A viewer that is here for so long counts as established, for the order of serving and in the latency figures: its
-/// handshake and start are over.
+/// Age at which a viewer counts as established, for the order of serving and in the latency
+/// figures: its handshake and start are over.
 const ESTABLISHED_AFTER: Duration = Duration::from_secs(5);
 
-/// One session. What each turn needs stands together: the end of the connection's state and the beginning
-/// of the role's.
+/// One session. Fields that each turn needs are next to each other: the end of the connection's
+/// state and the beginning of the role's.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Session {
-    /// Keys under which it is known to the lobby: one, or two after an ICE restart.
+    /// Ufrags by which the lobby knows it: one, or two after an ICE restart.
     pub ufrags: Vec<Box<str>>,
-    /// Address pairs that lead here: those its ICE agent knows, so at most eight.
+    /// Address pairs that lead to this session: those its ICE agent knows, so at most eight.
     pub(super) paths: Vec<FiveTuple>,
-    /// DTLS datagrams of its that wait for their turn.
+    /// Number of its DTLS datagrams that wait for a turn.
     pub(super) handshakes_waiting: u8,
-    /// RTCP packets it may still send in this second (quality B2).
+    /// Limit of RTCP packets per second (quality B2).
     pub rtcp_limit: PerSecondLimit,
     /// The connection.
     pub peer: Peer,
-    /// What its send path keeps between visits.
+    /// State of its send path between visits.
     pub sending: SendState,
     /// Public id.
     pub id: SessionId,
-    /// The stream that it publishes or was asked for; a viewer's subscriptions may be bound to others.
+    /// The stream that it publishes or requested; a viewer's subscriptions may be bound to others.
     pub stream: Arc<StreamShared>,
-    /// When the POST was accepted.
+    /// Time when the POST was accepted.
     pub created: Instant,
-    /// What it does.
+    /// Role, with the state of it.
     pub role: RoleState,
 }
 
-/// What a session does.
+/// Role of a session, with its state.
 #[derive(Debug)]
 pub(super) enum RoleState {
-    /// Sends to us.
+    /// The session sends to us.
     Publisher(Box<Publisher>),
-    /// Receives from us.
+    /// The session receives from us.
     Subscriber(Subscriber),
 }
 
@@ -130,12 +130,12 @@ impl Session {
         }
     }
 
-    /// Whether it came only lately ([`ESTABLISHED_AFTER`]).
+    /// Whether it joined within [`ESTABLISHED_AFTER`].
     pub(super) fn is_new(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.created) < ESTABLISHED_AFTER
     }
 
-    /// When it wants to be called next.
+    /// Time at which it is to be called next.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let role = match &self.role {
             RoleState::Publisher(publisher) => publisher.next_timeout(),
@@ -145,7 +145,7 @@ impl Session {
     }
 }
 
-/// Sessions of one worker by key; places are reused, keys are not.
+/// Sessions of one worker by key; slots are reused, keys are not.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     slots: Vec<(u32, Option<Box<Session>>)>,
@@ -170,19 +170,19 @@ impl Sessions {
 
     /// The session behind a key, if it still lives.
     pub(super) fn get(&self, key: SessionKey) -> Option<&Session> {
-        let (generation, session) = self.slots.get(key.place())?;
+        let (generation, session) = self.slots.get(key.slot())?;
         session.as_deref().filter(|_| *generation == key.generation())
     }
 
     /// The session behind a key, if it still lives.
     pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
-        let (generation, session) = self.slots.get_mut(key.place())?;
+        let (generation, session) = self.slots.get_mut(key.slot())?;
         session.as_deref_mut().filter(|_| *generation == key.generation())
     }
 
-    /// Takes a session out; its key is dead from now on.
+    /// Removes a session; its key is invalid from now on.
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
-        let (generation, slot) = self.slots.get_mut(key.place())?;
+        let (generation, slot) = self.slots.get_mut(key.slot())?;
         if *generation != key.generation() {
             return None;
         }
@@ -193,7 +193,7 @@ impl Sessions {
         Some(session)
     }
 
-    /// Live sessions.
+    /// Number of live sessions.
     #[cfg(feature = "internals")]
     pub(super) fn len(&self) -> usize {
         self.len

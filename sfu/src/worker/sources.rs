@@ -1,6 +1,8 @@
-//! Follows who publishes what: the shared state of each stream against what this worker applied.
+//! Follows changes of publishers: compares the shared state of each stream with the state applied
+//! here.
 //!
-//! Part of the hallway. Level-triggered: an order that was missed is made up for by the sweep.
+//! Part of the worker's top layer. Level-triggered: the sweep makes up for an order that was
+//! missed.
 
 use std::time::Instant;
 
@@ -18,7 +20,7 @@ impl Worker {
         }
     }
 
-    /// Follows the shared state of a stream; true if its publisher changed here.
+    /// Applies the shared state of a stream; true if its publisher changed here.
     fn refresh_stream(&mut self, id: StreamId) -> bool {
         let Some(stream) = self.streams.get_mut(id) else { return false };
         let source = stream.shared.source.load_full();
@@ -27,7 +29,7 @@ impl Worker {
         stream.install(source, owned, &mut self.context.pool)
     }
 
-    /// Tells viewers of the stream's publisher, and ends those that cannot take its codec.
+    /// Informs viewers of the stream's publisher, and closes those that cannot receive its codec.
     pub(super) fn apply_source(
         &mut self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! The table that finds a publisher's layer by SSRC. New entries are made only for packets that were
+//! Table of a publisher's SSRCs and their layers. New entries are made only for packets that were
 //! authenticated (quality B1).
 
 use std::hint::black_box;
@@ -7,22 +7,23 @@ use crate::error::DropReason;
 use crate::ids::{LayerIdx, TrackIdx};
 use crate::sdp::PublishTrack;
 
-/// SSRCs known of one publisher at a time (quality B2). At the limit those go first that another one
-/// has replaced; if there is none the new one is dropped (`DropReason::TooManySsrcs`).
+/// Maximum SSRCs known of one publisher (quality B2). At the limit those that another SSRC has
+/// replaced are removed first. If there is none, the new one is dropped
+/// (`DropReason::TooManySsrcs`).
 pub(super) const SSRCS_MAX: usize = 32;
 
-/// Where a packet belongs.
+/// Track and layer of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Target {
     /// Track index.
     pub track: TrackIdx,
     /// Layer index.
     pub layer: LayerIdx,
-    /// It is a retransmission of that layer.
+    /// Whether the packet is a retransmission of that layer.
     pub rtx: bool,
 }
 
-/// What is known of a publisher's SSRCs. A linear scan: there are a handful.
+/// Known SSRCs of a publisher. A linear scan: there are a handful.
 #[derive(Debug, Default)]
 pub(super) struct SsrcTable {
     known: Vec<(u32, Target)>,
@@ -30,7 +31,7 @@ pub(super) struct SsrcTable {
 }
 
 impl SsrcTable {
-    /// Takes the SSRCs that the offer declared.
+    /// A table of the SSRCs that the offer declared.
     pub(super) fn declared<'a>(plans: impl Iterator<Item = &'a PublishTrack>) -> Self {
         let mut table = Self::default();
         for (track, plan) in TrackIdx::all().zip(plans) {
@@ -42,12 +43,12 @@ impl SsrcTable {
         table
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         black_box(self.known.first().map(|(ssrc, _)| *ssrc));
     }
 
-    /// Where packets of this SSRC belong, if one came before.
+    /// Track and layer of this SSRC, if a packet of it came before.
     pub(super) fn known(&self, ssrc: u32) -> Option<Target> {
         self.known.iter().find(|(known, _)| *known == ssrc).map(|(_, target)| *target)
     }
@@ -57,9 +58,10 @@ impl SsrcTable {
         self.declared.iter().find(|(known, _)| *known == ssrc).map(|(_, track)| *track)
     }
 
-    /// Remembers where packets of this SSRC belong.
+    /// Records the track and layer of this SSRC.
     ///
     /// # Errors
+    ///
     /// [`DropReason::TooManySsrcs`] at the limit.
     pub(super) fn learn(&mut self, ssrc: u32, target: Target) -> Result<(), DropReason> {
         if self.known.len() >= SSRCS_MAX {
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoder_may_restart_for_ever_but_not_have_many_layers_at_once() {
+    fn encoder_may_restart_any_number_of_times_but_not_have_many_layers_at_once() {
         let mut table = SsrcTable::default();
         table.learn(1, target(1)).unwrap();
         for ssrc in 2..1_000 {

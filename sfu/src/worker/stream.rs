@@ -1,7 +1,8 @@
-//! One stream as one worker sees it: the cache of each layer, and the viewers here.
+//! Local stream: one stream on one worker, with the packet cache of each layer and the viewers
+//! here.
 //!
-//! The publisher's own worker fills it directly, others from their rings; serving viewers is the same
-//! either way. Called by `publisher.rs` and by the hallway in `mod.rs`.
+//! The publisher's own worker fills it directly, others from their rings; serving viewers is the
+//! same in both cases. Called by `publisher.rs` and by the worker's top layer in `mod.rs`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -21,29 +22,30 @@ use crate::media::stats::RateMeter;
 use crate::media::{FrameInterval, KeyframeCache, Packet, PacketCache, PacketMeta, PacketPool};
 use crate::router::{LayerInfoUpdate, SourceInfo, StreamShared};
 
-/// How often the best layer is chosen anew.
+/// Interval at which the best layer is chosen again.
 const SELECT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// One stream in one worker.
+/// One stream on one worker.
 #[derive(Debug)]
 pub(super) struct LocalStream {
-    /// What all workers share of it.
+    /// State that all workers share of the stream.
     pub shared: Arc<StreamShared>,
     /// Viewers here, and the packets to forward to them.
     pub viewers: ViewerQueue,
-    /// Publisher sessions here; two during a takeover.
+    /// Number of publisher sessions here; two during a takeover.
     pub publishers: usize,
     source: Option<Arc<SourceInfo>>,
-    /// The publisher is ours: packets go back to our pool.
+    /// Whether the publisher is on this worker, so that packets go back to our pool.
     owned: bool,
     tracks: Vec<LocalTrack>,
     selected_at: Option<Instant>,
-    /// Grows whenever the best layer of a track, what its layers can be chosen by, or the source changes.
+    /// Counter that grows whenever the choice of a layer may change: best layer, layer sizes,
+    /// source.
     selection: u64,
 }
 
-/// Payloads that differ by this much in length are made equal by padding: libwebrtc splits a frame
-/// about equally, and only equal packets share a send call (architecture D5).
+/// Maximum difference in payload length that padding makes equal. libwebrtc splits a frame about
+/// equally, and only equal packets share a send call (architecture D5).
 const PADDING_MAX: u16 = 1;
 
 /// One track of the stream.
@@ -63,13 +65,13 @@ struct LocalLayer {
     rate: RateMeter,
     size: Option<(u16, u16)>,
     last_packet: Option<Instant>,
-    /// Whether it was alive and how large, when layers were chosen last.
+    /// State by which the layer was chosen last: whether it was live, and its size.
     chosen_by: (bool, Option<(u16, u16)>),
     inband_parameter_sets: bool,
 }
 
 impl LocalStream {
-    /// A stream that has no source here yet.
+    /// A stream that has no source on this worker yet.
     pub(super) fn new(shared: Arc<StreamShared>) -> Self {
         Self {
             shared,
@@ -83,7 +85,7 @@ impl LocalStream {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         black_box(self.selected_at);
         self.viewers.warm();
@@ -93,7 +95,7 @@ impl LocalStream {
         }
     }
 
-    /// The same of what lies behind its tracks.
+    /// Reads the layers' state, to which the tracks point, after [`Self::warm`].
     pub(super) fn warm_layers(&self) {
         for layer in self.tracks.iter().flat_map(|track| &track.layers) {
             layer.keyframe.warm();
@@ -103,7 +105,7 @@ impl LocalStream {
         }
     }
 
-    /// The same of what lies behind its layers.
+    /// Reads the packet caches, to which the layers point, after [`Self::warm_layers`].
     pub(super) fn warm_rings(&self) {
         self.tracks.iter().flat_map(|track| &track.layers).for_each(|layer| layer.ring.warm());
     }
@@ -118,12 +120,13 @@ impl LocalStream {
         self.source.as_ref().map(|source| source.epoch)
     }
 
-    /// Whether nobody publishes or watches here any more.
+    /// Whether the stream has neither publisher nor viewers here any more.
     pub(super) fn is_unused(&self) -> bool {
         self.viewers.viewers().is_empty() && self.publishers == 0
     }
 
-    /// Applies a new publisher, or its absence. Caches start empty. True if it changed anything.
+    /// Applies a new publisher, or its absence. Packet caches start empty. True if anything
+    /// changed.
     pub(super) fn install(
         &mut self,
         source: Option<Arc<SourceInfo>>,
@@ -144,7 +147,7 @@ impl LocalStream {
         true
     }
 
-    /// Gives all cached packets back.
+    /// Returns all cached packets to the pool.
     pub(super) fn clear(&mut self, pool: &mut PacketPool) {
         self.viewers.clear();
         let owned = self.owned;
@@ -163,10 +166,11 @@ impl LocalStream {
         }
     }
 
-    /// Keeps a packet for starts and repeats; [`ViewerQueue::queue`] forwards it, too.
+    /// Caches a packet for starts and retransmissions; [`ViewerQueue::queue`] forwards it.
     ///
     /// # Errors
-    /// Why it is of no use; the packet is released then.
+    ///
+    /// The reason why it is not cached; the packet is released then.
     pub(super) fn keep(
         &mut self,
         key: LayerKey,
@@ -179,8 +183,8 @@ impl LocalStream {
             .tracks
             .get_mut(usize::from(key.track))
             .and_then(|track| {
-                // The first layer that sends anything is the best until more is known, so that its
-                // first keyframe is not missed.
+                // The first layer that sends anything is the best until measurements exist, so that
+                // its first keyframe is not missed.
                 if track.best.is_none() {
                     track.best = Some(key.layer);
                     self.selection += 1;
@@ -206,23 +210,24 @@ impl LocalStream {
         Ok(PacketRef { layer: key, ext_seq: meta.ext_seq, padded: false })
     }
 
-    /// What was kept last came before anybody watched here.
+    /// Marks the packet that was cached last as one from before this worker had viewers.
     pub(super) fn mark_prefilled(&mut self, key: LayerKey) {
         if let Some(layer) = self.layer_mut(key) {
             layer.keyframe.mark_prefilled();
         }
     }
 
-    /// Takes what the publisher's worker knows of a layer.
+    /// Takes the layer information of the publisher's worker.
     pub(super) fn update_layer_info(&mut self, key: LayerKey, update: LayerInfoUpdate) {
         if let Some(layer) = self.layer_mut(key) {
             layer.anchor = update.anchor.or(layer.anchor);
-            // Announced or seen elsewhere: it says nothing of how parameter sets come.
+            // The size was announced or seen on another worker: it says nothing about in-band
+            // parameter sets.
             layer.size = update.resolution.or(layer.size);
         }
     }
 
-    /// Chooses the best layer of each track anew, if it is time.
+    /// Chooses the best layer of each track again, if it is time.
     pub(super) fn select(&mut self, now: Instant) {
         let due =
             self.selected_at.is_none_or(|at| now.saturating_duration_since(at) >= SELECT_INTERVAL);
@@ -237,7 +242,7 @@ impl LocalStream {
                 let chosen_by = (view.live, view.size);
                 changed |= std::mem::replace(&mut layer.chosen_by, chosen_by) != chosen_by;
             }
-            // While nothing is live the last choice stands: the publisher may only be silent.
+            // While no layer is live the last choice stands: the publisher may only be silent.
             let best = largest_live(track.layers.iter().map(|layer| layer.view(now)));
             if let Some(best) = best
                 && track.best != Some(best)
@@ -249,8 +254,8 @@ impl LocalStream {
         }
     }
 
-    /// Puts the packets in the order that serves a viewer with the fewest send calls: layer by layer, the
-    /// small packets of audio last.
+    /// Orders the packets so that a viewer needs the fewest send calls: layer by layer, the small
+    /// packets of audio last.
     pub(super) fn arrange(&mut self, delivery: Delivery) {
         let Self { viewers, tracks, .. } = self;
         let track = |key: LayerKey| tracks.get(usize::from(key.track));
@@ -265,7 +270,8 @@ impl LocalStream {
         }
     }
 
-    /// Changes whenever [`Self::best_layer`] or a viewer's preference may choose another layer.
+    /// Counter that changes whenever [`Self::best_layer`] or a viewer's preference may choose
+    /// another layer.
     pub(super) fn selection(&self) -> u64 {
         self.selection
     }
@@ -275,17 +281,17 @@ impl LocalStream {
         self.layer(key).map(|layer| &layer.ring)
     }
 
-    /// The best layer of a track now.
+    /// The present best layer of a track.
     pub(super) fn best_layer(&self, track: TrackIdx) -> Option<LayerIdx> {
         self.tracks.get(usize::from(track))?.best
     }
 
-    /// Whether a layer sent something lately.
+    /// Whether a layer sent a packet recently.
     pub(super) fn is_live(&self, key: LayerKey, now: Instant) -> bool {
         self.layer(key).is_some_and(|layer| layer.is_live(now))
     }
 
-    /// What is known of each layer of a track now.
+    /// Present measurements of each layer of a track.
     pub(super) fn views(&self, track: TrackIdx, now: Instant) -> LayerViews {
         let track = self.tracks.get(usize::from(track));
         track.iter().flat_map(|track| &track.layers).map(|layer| layer.view(now)).collect()
@@ -297,20 +303,20 @@ impl LocalStream {
         layer.ring.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq)).map(|packet| &**packet)
     }
 
-    /// Whether a packet comes to who is served now anyway.
+    /// Whether the packet is part of the present delivery anyway.
     pub(super) fn delivers(&self, delivery: Delivery, key: LayerKey, ext_seq: u64) -> bool {
         self.viewers.delivers(delivery, key, ext_seq)
     }
 
-    /// What a forwarder must know of a layer.
+    /// Facts that a forwarder needs about a layer.
     pub(super) fn context(&self, key: LayerKey) -> Option<LayerContext> {
         let state = self.layer(key)?;
         let inband_parameter_sets = state.inband_parameter_sets;
         Some(LayerContext { key, anchor: state.anchor, inband_parameter_sets })
     }
 
-    /// The last whole keyframe of each layer of video, and what follows it without a hole: at most so many
-    /// packets each, else nothing.
+    /// The last whole keyframe of each video layer and the packets after it, without a gap. At most
+    /// `packets_max` per layer, else none of it.
     pub(super) fn kept(
         &self,
         packets_max: usize,
@@ -330,7 +336,7 @@ impl LocalStream {
         })
     }
 
-    /// Packets and payload bytes cached here.
+    /// Number of packets and payload bytes cached here.
     pub(super) fn cached(&self) -> (usize, usize) {
         self.tracks.iter().flat_map(|track| &track.layers).fold((0, 0), |(p, b), layer| {
             let (packets, bytes) = layer.kept_beyond_ring();
@@ -355,7 +361,7 @@ impl LocalStream {
     }
 }
 
-/// The cache of a stream's layers as one viewer sees it, who is served with `delivery`.
+/// Packet caches of a stream's layers for one viewer, which is served with `delivery`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamCache<'a> {
     pub stream: &'a LocalStream,
@@ -402,7 +408,7 @@ impl LocalLayer {
         self.last_packet.is_some_and(|at| silent(at) < dead_after(self.frames.get()))
     }
 
-    /// Packets and bytes of the keyframe that have left the ring.
+    /// Packets and bytes of the keyframe that are not in the packet cache any more.
     fn kept_beyond_ring(&self) -> (usize, usize) {
         let kept = self.keyframe.whole().map_or(&[][..], |keyframe| keyframe.packets());
         let metas = kept.iter().filter_map(|packet| packet.meta());
@@ -438,8 +444,8 @@ impl LocalTrack {
     }
 }
 
-/// Marks packets that one byte makes as long as the longest of their run. A run of nearly equal
-/// packets ends where the next is much longer or shorter.
+/// Marks packets that one byte of padding makes as long as the longest packet of their run. A run
+/// of nearly equal packets ends where the next one is much longer or shorter.
 fn pad_to_neighbours<'a>(run: &mut [PacketRef], meta: impl Fn(u64) -> Option<&'a PacketMeta>) {
     let len = |fresh: &PacketRef| meta(fresh.ext_seq).map_or(0, |meta| meta.payload_len);
     let nearly = |a: &PacketRef, b: &PacketRef| len(a).abs_diff(len(b)) <= PADDING_MAX;
@@ -489,7 +495,7 @@ mod tests {
 
     // architecture D5
     #[test]
-    fn packets_that_differ_by_one_byte_become_equal_and_no_others() {
+    fn packets_that_differ_by_one_byte_are_padded_and_no_others() {
         assert_eq!(marked(&[1199, 1199, 1200, 1200]), [true, true, false, false]);
         assert_eq!(marked(&[1200, 1199, 700]), [false, true, false]);
         assert_eq!(marked(&[1200, 1200, 1200, 40]), [false; 4]);

@@ -1,8 +1,9 @@
-//! One viewer: its subscriptions, and what it gets in each visit.
+//! Subscriber: one viewer's subscriptions, and the packets that it is sent in each visit.
 //!
-//! [`Subscriber::forward`] is the inner loop of the fan-out: one visit per viewer and turn, whatever number of streams
-//! has packets for it. Called by `fanout.rs` and `lifecycle.rs` with an open [`Outbox`]; what is sent of one track is
-//! decided in `subscription.rs`. What the API shows of a viewer is in `viewer_info.rs`.
+//! [`Subscriber::forward`] is the inner loop of the fan-out: one visit per viewer and turn,
+//! whatever number of streams has packets for it. Called by `fanout.rs` and `lifecycle.rs` with an
+//! open [`Outbox`]. `subscription.rs` decides what is sent of one track. What the API shows of a
+//! viewer is in `viewer_info.rs`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -20,49 +21,50 @@ use crate::limiter::TokenBucket;
 use crate::router::StreamId;
 use crate::rtp::rtcp::{Rtcp, RtcpWriter};
 
-/// One viewer may ask for a keyframe this often, and so many times in a row: each costs everybody who
-/// watches. More are dropped (`DropReason::KeyframeLimited`). What a start waits for is requested apart.
+/// Interval and burst of keyframe requests of one viewer, because each keyframe costs all viewers.
+/// More are dropped (`DropReason::KeyframeLimited`). Keyframes for starts are requested separately.
 const KEYFRAME_REQUEST_EVERY: Duration = Duration::from_secs(3);
 const KEYFRAME_REQUEST_BURST: u32 = 3;
 
-/// A viewer's layer preferences take effect this often, and so many in a row; the newest one waits for its
-/// turn and those between are forgotten. Each change may cost everybody a keyframe.
+/// Interval and burst at which a viewer's layer preferences are applied, because each change may
+/// cost all viewers a keyframe. The newest preference waits for its time, and those between are
+/// forgotten.
 const PREFERENCE_EVERY: Duration = Duration::from_millis(200);
 const PREFERENCE_BURST: u32 = 4;
 
-/// The first sender report follows the first packet this soon, so that lips are right at once.
+/// Time from the first packet to the first sender report, so that lip sync is right early.
 const FIRST_REPORT_AFTER: Duration = Duration::from_millis(50);
 
-/// A report that is due waits so long for packets of media: with them it costs no send call of its own.
+/// Maximum wait of a due report for packets of media: with them it costs no send call of its own.
 const REPORT_WAIT_MAX: Duration = Duration::from_millis(50);
 
-/// Our canonical name in SDES: one for all senders of a session, so that players sync them.
+/// Canonical name in SDES: one for all senders of a session, so that players synchronise them.
 const CNAME: &str = "weir";
 
-/// One viewer. What each turn needs stands at the top.
+/// One viewer. Fields that each turn needs are at the top.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Subscriber {
     pub(super) subscriptions: Vec<Subscription>,
-    /// Which subscription takes a source track; kept apart from them, for it is read in each turn.
+    /// Subscriptions by source track; a table of its own, because each turn reads it.
     routes: Vec<Route>,
     next_report: Option<Instant>,
     connected: bool,
-    /// Some subscription has a preference that is not in force yet.
+    /// Whether some subscription has a preference that is not applied yet.
     preferences_wait: bool,
     pub(super) keyframe_requests: u64,
     keyframe_limit: TokenBucket,
     preference_limit: TokenBucket,
 }
 
-/// A source track that goes to one subscription.
+/// Route of a source track to one subscription.
 #[derive(Debug, Clone, Copy)]
 struct Route {
     stream: StreamId,
     track: TrackIdx,
     /// Position in `Subscriber::subscriptions`.
     subscription: u8,
-    /// The stream's layer selection that was applied last; `None` before the first.
+    /// Layer selection of the stream that was applied last; `None` before the first.
     selection: Option<u64>,
 }
 
@@ -81,7 +83,7 @@ impl Subscriber {
         }
     }
 
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         black_box((self.next_report, self.routes.first().map(|route| route.selection)));
         for subscription in &self.subscriptions {
@@ -89,14 +91,14 @@ impl Subscriber {
         }
     }
 
-    /// Reads what lies behind the subscriptions.
+    /// Reads the RTP senders, to which the subscriptions point, after [`Self::warm`].
     pub(super) fn warm_senders(&self) {
         for subscription in &self.subscriptions {
             subscription.forwarder.sender().warm();
         }
     }
 
-    /// Keys are known: packets may be sent.
+    /// Allows packets to be sent, once keys are known.
     pub(super) fn on_connected(&mut self) {
         self.connected = true;
     }
@@ -114,9 +116,10 @@ impl Subscriber {
         true
     }
 
-    /// Follows a change of publisher of one stream.
+    /// Applies a change of publisher of one stream.
     ///
     /// # Errors
+    ///
     /// As [`Subscription::apply_source`].
     pub(super) fn apply_source(
         &mut self,
@@ -136,7 +139,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// What the viewer asks for from now on, by subscription. Takes effect with the next packets of their streams.
+    /// Sets the viewer's layer preferences, by subscription. They apply from the next packets of
+    /// their streams.
     pub(super) fn set_preferences(
         &mut self,
         preferences: impl IntoIterator<Item = (u8, LayerPreference)>,
@@ -149,7 +153,7 @@ impl Subscriber {
         }
     }
 
-    /// One visit: forwards what the streams have for this viewer, and what is due of cached packets.
+    /// Forwards the streams' packets for this viewer in one visit, and cached packets that are due.
     pub(super) fn forward<'s>(
         &mut self,
         streams: impl Iterator<Item = &'s LocalStream> + Clone,
@@ -166,7 +170,7 @@ impl Subscriber {
             outbox.drop(DropReason::UnconfirmedEgress, streams.map(packets).sum());
             return;
         }
-        // Nearly every viewer in nearly every turn: only what arrived.
+        // Most viewers in most turns: only packets that arrived.
         let passthrough = self.subscriptions.iter().all(|sub| sub.forwarder.is_passthrough());
         let sending = (!passthrough).then(|| self.sending());
         if !passthrough {
@@ -190,12 +194,12 @@ impl Subscriber {
         self.request_keyframes(outbox.now, streams);
     }
 
-    /// Subscriptions of which something is sent.
+    /// Number of subscriptions of which something is sent.
     fn sending(&self) -> usize {
         self.subscriptions.iter().filter(|s| s.forwarder.current_layer().is_some()).count()
     }
 
-    /// A sender report follows soon where more subscriptions are sent than `before`.
+    /// Schedules an early sender report if more subscriptions are sent than `before`.
     fn expect_report(&mut self, before: Option<usize>, now: Instant) {
         if before.is_some_and(|before| self.sending() > before) {
             let soon = now + FIRST_REPORT_AFTER;
@@ -236,13 +240,14 @@ impl Subscriber {
         }
     }
 
-    /// Follows the best layer of each track, or the one that the viewer prefers, where something changed.
+    /// Applies the best layer of each track, or the viewer's preferred one, where something
+    /// changed.
     fn choose_layers<'s>(&mut self, now: Instant, streams: impl Iterator<Item = &'s LocalStream>) {
         let preferred = self.preferences_wait && self.preference_limit.take(now);
         if preferred {
             self.preferences_wait = false;
             self.subscriptions.iter_mut().for_each(Subscription::apply_preference);
-            // Those whose streams have nothing to send now choose with their next packets.
+            // Subscriptions whose streams have no packets now choose with their next packets.
             self.routes.iter_mut().for_each(|route| route.selection = None);
         }
         for stream in streams {
@@ -270,14 +275,14 @@ impl Subscriber {
         }
     }
 
-    /// When [`Self::handle_timeout`] wants to be called.
+    /// Time at which [`Self::handle_timeout`] is to be called.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let cached = self.subscriptions.iter().filter_map(|s| s.forwarder.next_timeout());
         cached.chain(self.next_report.map(|at| at + REPORT_WAIT_MAX)).min()
     }
 
-    /// Sends what is due of cached keyframes, between two packets of their streams, and the sender reports that are
-    /// due and that no media took along.
+    /// Sends cached packets that are due between two packets of their streams. Also sends due
+    /// sender reports that were not sent with media.
     pub(super) fn handle_timeout(&mut self, streams: &Streams, outbox: &mut Outbox<'_>) {
         let now = outbox.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
@@ -289,7 +294,7 @@ impl Subscriber {
             for subscription in &mut self.subscriptions {
                 let stream = subscription.stream().and_then(|shared| streams.get(shared.id));
                 if let Some(stream) = stream {
-                    // Of what waits for joining viewers nothing is waited for: what is cached may go.
+                    // Packets that wait for joining viewers do not hold back cached packets.
                     subscription.send_cached(stream, Delivery::Immediate, outbox);
                 }
             }
@@ -300,14 +305,15 @@ impl Subscriber {
         }
     }
 
-    /// Puts reports off that cannot be sent.
+    /// Postpones reports that cannot be sent.
     pub(super) fn skip_reports(&mut self, now: Instant) {
         if self.next_report.is_some_and(|at| at + REPORT_WAIT_MAX <= now) {
             self.next_report = Some(now + REPORT_INTERVAL);
         }
     }
 
-    /// Batches a sender report of each subscription. They are small, so that the first one ends a message of media.
+    /// Batches a sender report of each subscription. Reports are small, so that the first one ends
+    /// a message of media.
     fn send_reports(&mut self, outbox: &mut Outbox<'_>) {
         let now = outbox.now;
         self.next_report = Some(now + REPORT_INTERVAL);
@@ -323,7 +329,7 @@ impl Subscriber {
         }
     }
 
-    /// Handles one decrypted RTCP compound: reports, what is to be sent again, keyframe requests.
+    /// Handles one decrypted RTCP compound: reports, NACKs, keyframe requests.
     pub(super) fn handle_rtcp(
         &mut self,
         compound: &[u8],
@@ -374,7 +380,7 @@ impl Subscriber {
         }
     }
 
-    /// Round-trip time as the viewer's reports tell it.
+    /// Round-trip time from the viewer's reports.
     pub(super) fn rtt(&self) -> Option<Duration> {
         self.subscriptions.iter().filter_map(|subscription| subscription.stats.rtt()).min()
     }

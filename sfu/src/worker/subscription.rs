@@ -1,8 +1,10 @@
-//! One subscription of a viewer: an outgoing RTP sender (m-line, stable SSRC) and the track it carries now.
+//! Subscription of a viewer: an outgoing RTP sender (m-line, stable SSRC) and the track it carries
+//! now.
 //!
-//! A subscription can be bound to a track of any stream and bound anew while it runs; SSRC, sequence numbers and
-//! timestamps go on. Owns what is sent of the track and why; the send path itself is `outbox.rs`. Called by
-//! `subscriber.rs`, which knows all subscriptions of a viewer. Next: `forward/forwarder.rs`.
+//! A subscription can be bound to a track of any stream, and bound again while it runs; SSRC,
+//! sequence numbers and timestamps continue. Owns what is sent of the track and why; the send path
+//! itself is `outbox.rs`. Called by `subscriber.rs`, which knows all subscriptions of a viewer.
+//! Next: `forward/forwarder.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,24 +31,24 @@ use crate::rtp::rtcp::SenderReportOut;
 use crate::sdp::{SubscribeTrack, codec_matches};
 use crate::units::{Bitrate, Ntp};
 
-/// Sequence numbers of one sender that a viewer may ask for again per second (quality A3.2); more are dropped
-/// (`DropReason::RepairLimited`). Each sender has its own limit, so that pictures cannot take the retransmissions of
-/// sound.
+/// Maximum sequence numbers per second that a viewer may send NACKs for, per sender (quality A3.2).
+/// More are dropped (`DropReason::RepairLimited`). Each sender has its own limit, so that video
+/// cannot use up the retransmissions of audio.
 const NACKS_PER_SECOND: u32 = 1_000;
 
-/// Retransmissions are paced by the round trip, but by no longer one: clients give up after some tries.
+/// Maximum round trip by which retransmissions are paced: clients give up after some tries.
 const RETRANSMIT_RTT_MAX: Duration = Duration::from_millis(300);
 
-/// Round trip assumed until the first report tells it.
+/// Round trip assumed until the first receiver report.
 const RTT_UNKNOWN: Duration = Duration::from_millis(50);
 
-/// One subscription. What each turn needs stands at the top, as in an `RtpSender`.
+/// One subscription. Fields that each turn needs are at the top, as in an `RtpSender`.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Subscription {
-    /// What it carries now.
+    /// Layer or track that it carries now.
     source: Option<LayerKey>,
-    /// The keyframe that was requested: publisher and layer.
+    /// Publisher layer of which a keyframe was requested.
     requested_keyframe: Option<LayerKey>,
     pub(super) forwarder: Forwarder,
     pub(super) plan: SubscribeTrack,
@@ -58,11 +60,11 @@ pub(super) struct Subscription {
     nack_limit: PerSecondLimit,
     pub(super) retransmits: u64,
     rtx_budget: RtxBudget,
-    /// What the viewer asked for; nothing is the automatic choice.
+    /// Preference in force; `None` is the automatic choice.
     preference: Option<Box<LayerPreference>>,
-    /// What it asked for since, to be in force next.
+    /// Preference that is applied next.
     next_preference: Option<Box<LayerPreference>>,
-    /// The layer that should be sent, and why.
+    /// The layer that should be sent, and the reason.
     pub(super) choice: Option<Choice>,
 }
 
@@ -93,7 +95,8 @@ pub struct BoundTrack {
     pub ordinal: usize,
 }
 
-/// Bits per second of one sender, by its octets between two sender reports: costs nothing per packet.
+/// Bitrate of one sender in bits per second, from its octets between two sender reports: costs
+/// nothing per packet.
 #[derive(Debug)]
 pub(super) struct SendRateMeter {
     since: Instant,
@@ -102,7 +105,7 @@ pub(super) struct SendRateMeter {
 }
 
 impl SendRateMeter {
-    /// A shorter time tells nothing; the last figure stands.
+    /// Minimum time between two figures; after a shorter time the last figure stands.
     const SPAN_MIN: Duration = Duration::from_millis(500);
 
     pub(super) fn bitrate(&self, now: Instant, octets: u64) -> Bitrate {
@@ -151,12 +154,12 @@ impl Subscription {
         self.binding.track().map(|track| &track.stream)
     }
 
-    /// Whether it is bound to this stream.
+    /// Whether the subscription is bound to this stream.
     pub(super) fn is_of(&self, stream: StreamId) -> bool {
         self.stream().is_some_and(|shared| shared.id == stream)
     }
 
-    /// The source track it carries now.
+    /// The source track that it carries now.
     pub(super) fn track(&self) -> Option<TrackIdx> {
         self.source.map(|source| source.track)
     }
@@ -230,18 +233,18 @@ impl Subscription {
         Ok(())
     }
 
-    /// What the viewer asked for last, in force or about to be.
+    /// The viewer's newest preference, applied or not.
     pub(super) fn preference(&self) -> Option<&LayerPreference> {
         let preference = self.next_preference.as_deref().or(self.preference.as_deref());
         preference.filter(|preference| !preference.is_automatic())
     }
 
-    /// What the viewer asks for from [`Self::apply_preference`] on.
+    /// Sets the preference that [`Self::apply_preference`] applies.
     pub(super) fn set_preference(&mut self, preference: LayerPreference) {
         self.next_preference = Some(Box::new(preference));
     }
 
-    /// Puts in force what the viewer asked for last.
+    /// Applies the viewer's newest preference.
     pub(super) fn apply_preference(&mut self) {
         if let Some(preference) = self.next_preference.take() {
             self.forwarder.set_temporal_cap(preference.temporal_cap());
@@ -249,16 +252,16 @@ impl Subscription {
         }
     }
 
-    /// Follows the best layer of its track, or the one that its viewer prefers.
+    /// Applies the best layer of its track, or the viewer's preferred one.
     pub(super) fn choose_layer(&mut self, now: Instant, stream: &LocalStream) {
         let Some(source) = self.source else { return };
-        // While no layer is alive the last choice stands.
+        // While no layer is live the last choice stands.
         let Some(choice) = self.choose(source, stream, now) else { return };
         self.choice = Some(choice);
         self.forwarder.set_target(source.with_layer(choice.layer), choice.reason);
     }
 
-    /// The layer that should be sent, and why.
+    /// The layer that should be sent, and the reason.
     fn choose(&self, source: LayerKey, stream: &LocalStream, now: Instant) -> Option<Choice> {
         if let Some(preference) = &self.preference {
             let rids = &stream.source()?.tracks.get(usize::from(source.track))?.rids;
@@ -272,7 +275,7 @@ impl Subscription {
         Some(Choice { layer, reason })
     }
 
-    /// Requests once the keyframe that a start or a change of layer waits for, unless it just came.
+    /// Requests once the keyframe that a start or a layer switch waits for, unless it just came.
     pub(super) fn request_keyframes(&mut self, now: Instant, stream: &LocalStream) {
         let awaited = self.forwarder.awaits_keyframe();
         if let Some(key) = awaited.filter(|_| self.requested_keyframe != awaited) {
@@ -284,9 +287,9 @@ impl Subscription {
         }
     }
 
-    /// A keyframe of this layer is awaited: by a viewer without a picture, or by one who is shown another layer
-    /// until then. That one costs the others no more than who asks for a fresh picture: the first five changes in a
-    /// row are as quick as a start, and then they wait before a start does (quality A2.3 "stay low").
+    /// Requests a keyframe of this layer for a start or for a layer switch. A switch costs other
+    /// viewers no more than a viewer's own request: the first five switches in a row are as quick
+    /// as a start, and later ones wait longer than a start does (quality A2.3 "stay low").
     fn request_keyframe(&self, key: LayerKey, stream: &LocalStream, now: Instant) {
         let switches = self
             .forwarder
@@ -298,7 +301,7 @@ impl Subscription {
         }
     }
 
-    /// The viewer asked for a keyframe of what it watches, or waits for.
+    /// Handles the viewer's request for a keyframe of the layer that it is sent or waits for.
     pub(super) fn on_keyframe_request(&self) {
         let current = self.forwarder.current_layer();
         let waiting = self.forwarder.awaits_keyframe().map(|key| key.layer);
@@ -312,7 +315,7 @@ impl Subscription {
         }
     }
 
-    /// Sends what is due of cached packets.
+    /// Sends cached packets that are due.
     pub(super) fn send_cached(
         &mut self,
         stream: &LocalStream,
@@ -323,7 +326,7 @@ impl Subscription {
             return;
         }
         if self.forwarder.current_layer().is_none() {
-            // What comes now was not spread over the time of waiting.
+            // Cached packets were not spread over the time of waiting.
             self.rtx_budget.on_media(outbox.now, self.forwarder.sender().totals().1);
         }
         let cache = StreamCache { stream, delivery };
@@ -353,7 +356,8 @@ impl Subscription {
         }
         for &packet in run {
             if self.forward(packet, cache, layer, stream, outbox) {
-                // What overtook the packet that it starts with is here since an earlier turn or round.
+                // Packets that overtook the first packet of the start arrived in an earlier turn or
+                // round.
                 for ext_seq in (packet.ext_seq + 1..=cache.newest()).take(OVERTAKEN_MAX) {
                     if !stream.delivers(delivery, layer.key, ext_seq) {
                         let overtaken = PacketRef { ext_seq, ..packet };
@@ -444,7 +448,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// The sender report that is due, if there is anything to report. Moves the rate meters on.
+    /// The sender report that is due, if there is anything to report. Updates the rate meters.
     pub(super) fn sender_report(&mut self, now: Instant, server: Ntp) -> Option<SenderReportOut> {
         let sender = self.forwarder.sender();
         let (packets, octets) = sender.totals();
@@ -463,7 +467,7 @@ impl Subscription {
         })
     }
 
-    /// Why the viewer gets what it gets of this track.
+    /// Reason for what the viewer is sent of this track.
     pub(super) fn reason(&self) -> Reason {
         self.forwarder.decisions().last().map_or(Reason::NoPublisher, |last| last.reason)
     }

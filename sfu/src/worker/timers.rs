@@ -1,8 +1,9 @@
-//! When each session wants to be called next.
+//! Timers: the next deadline of each session.
 //!
-//! A deadline moves far oftener than it comes: with each turn's packets, mostly to later. So the heap is left
-//! as it is then, and an entry that comes to its top too early goes back in. That does not touch the session, whose
-//! state is in no near cache by then. Called by the hallway in `mod.rs`.
+//! A deadline moves far more often than it is reached: with each turn's packets, mostly to later.
+//! So the heap stays as it is then, and an entry that reaches its top too early is put back. That
+//! does not touch the session, whose state is in no near CPU cache by then. Called by the worker's
+//! top layer.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,12 +11,12 @@ use std::time::Instant;
 
 use super::keys::SessionKey;
 
-/// A heap of entries, and the deadlines they stand for. Holds at most a few entries per session: one is added only
-/// when it is earlier than the session's present one.
+/// A heap of entries, and the deadlines they stand for. It holds at most a few entries per session:
+/// one is added only when it is earlier than the session's present one.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, SessionKey)>>,
-    /// By the session's place in its table.
+    /// Deadlines by the session's slot in its table.
     wanted: Vec<Option<Wanted>>,
 }
 
@@ -23,18 +24,19 @@ pub(super) struct Timers {
 struct Wanted {
     key: SessionKey,
     at: Instant,
-    /// The entry that stands for it, never later than `at`. The session's other entries are stale.
+    /// Time of the entry that stands for the deadline, never later than `at`. Other entries of the
+    /// session are stale.
     queued: Instant,
 }
 
 impl Timers {
-    /// Asks for a call at `at`, and at no other time.
+    /// Sets the session's only deadline.
     pub(super) fn schedule(&mut self, at: Instant, key: SessionKey) {
-        let place = key.place();
-        if self.wanted.len() <= place {
-            self.wanted.resize(place + 1, None);
+        let slot = key.slot();
+        if self.wanted.len() <= slot {
+            self.wanted.resize(slot + 1, None);
         }
-        let Some(slot) = self.wanted.get_mut(place) else { return };
+        let Some(slot) = self.wanted.get_mut(slot) else { return };
         if let Some(wanted) = slot.as_mut().filter(|wanted| wanted.key == key) {
             wanted.at = at;
             if wanted.queued <= at {
@@ -47,34 +49,35 @@ impl Timers {
         self.heap.push(Reverse((at, key)));
     }
 
-    /// When this session is to be called.
+    /// Deadline of this session.
     pub(super) fn of(&self, key: SessionKey) -> Option<Instant> {
-        let wanted = self.wanted.get(key.place()).copied().flatten();
+        let wanted = self.wanted.get(key.slot()).copied().flatten();
         wanted.filter(|wanted| wanted.key == key).map(|wanted| wanted.at)
     }
 
-    /// The earliest deadline, if [`Self::settle`] was called since any was moved; else one that may be too early.
+    /// The earliest deadline, if [`Self::settle`] was called since any was moved; else a time that
+    /// may be too early.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Takes one deadline that is due.
+    /// Takes one due deadline.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<SessionKey> {
         self.settle();
         if self.next()? > now {
             return None;
         }
         let Reverse((_, key)) = self.heap.pop()?;
-        if let Some(slot) = self.wanted.get_mut(key.place()) {
+        if let Some(slot) = self.wanted.get_mut(key.slot()) {
             *slot = None;
         }
         Some(key)
     }
 
-    /// Has the entry at the top stand for a deadline: stale ones go, those that were put off are put in again.
+    /// Removes stale entries from the top, and puts entries back whose deadline is later.
     pub(super) fn settle(&mut self) {
         while let Some(&Reverse((at, key))) = self.heap.peek() {
-            let slot = self.wanted.get_mut(key.place()).and_then(Option::as_mut);
+            let slot = self.wanted.get_mut(key.slot()).and_then(Option::as_mut);
             let current = slot.filter(|wanted| wanted.key == key && wanted.queued == at);
             match current {
                 Some(wanted) if wanted.at == at => return,
@@ -96,7 +99,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_deadline_comes_when_it_was_set_last_and_once() {
+    fn deadline_is_reached_once_at_the_time_set_last() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let [a, b] = [SessionKey::new(3, 0), SessionKey::new(1, 7)];
@@ -109,11 +112,11 @@ mod tests {
         timers.schedule(at(15), a);
         assert_eq!((timers.pop_due(at(15)), timers.of(a)), (Some(a), None), "and brought forward");
         assert_eq!((timers.pop_due(at(20)), timers.pop_due(at(99))), (Some(b), None));
-        assert_eq!(timers.next(), None, "nothing stale is left");
+        assert_eq!(timers.next(), None, "no stale entry is left");
     }
 
     #[test]
-    fn who_takes_a_place_has_nothing_of_who_had_it_before() {
+    fn reused_slot_has_no_deadline_of_the_session_before() {
         let start = Instant::now();
         let second = start + Duration::from_secs(1);
         let [old, new] = [SessionKey::new(0, 4), SessionKey::new(0, 5)];

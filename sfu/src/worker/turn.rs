@@ -1,7 +1,7 @@
-//! Plan of one turn: which viewers are visited, and which streams have packets for each.
+//! Plan of one turn: the viewers to visit, and the streams that have packets for each.
 //!
-//! A viewer is visited once per turn, whatever number of its streams has packets: one visit and one batch. Made by
-//! `fanout.rs`; its memory is used again in each turn. Knows keys only.
+//! A viewer is visited once per turn, whatever number of its streams has packets: one visit and one
+//! batch. Made by `fanout.rs`; its memory is used again in each turn. Knows keys only.
 
 use super::keys::SessionKey;
 use crate::router::StreamId;
@@ -11,7 +11,8 @@ use crate::router::StreamId;
 pub(super) struct TurnPlan {
     visits: Vec<Visit>,
     links: Vec<Link>,
-    /// By the session's place in its table: the turn in which it was added last, and its visit then.
+    /// Marks by the session's slot: the turn in which it was added last, and its visit in that
+    /// turn.
     marks: Vec<Mark>,
     turn: u32,
 }
@@ -37,7 +38,7 @@ struct Mark {
     visit: u32,
 }
 
-/// Link after the last one.
+/// Value that ends a chain of links.
 const END: u32 = u32::MAX;
 
 impl TurnPlan {
@@ -47,7 +48,7 @@ impl TurnPlan {
         self.links.clear();
         self.turn = self.turn.wrapping_add(1);
         if self.turn == 0 {
-            // Marks of four billion turns ago must not be taken for marks of this one.
+            // Marks of four billion turns ago must not be mistaken for marks of this one.
             self.marks.fill(Mark::default());
             self.turn = 1;
         }
@@ -58,11 +59,11 @@ impl TurnPlan {
         for &viewer in viewers {
             let link = self.links.len() as u32;
             self.links.push(Link { stream, next: END });
-            let place = viewer.place();
-            if self.marks.len() <= place {
-                self.marks.resize(place + 1, Mark::default());
+            let slot = viewer.slot();
+            if self.marks.len() <= slot {
+                self.marks.resize(slot + 1, Mark::default());
             }
-            let Some(mark) = self.marks.get_mut(place) else { continue };
+            let Some(mark) = self.marks.get_mut(slot) else { continue };
             let known = (mark.turn == self.turn).then_some(mark.visit as usize);
             let visit = known.and_then(|visit| self.visits.get_mut(visit));
             match visit.filter(|visit| visit.viewer == viewer) {
@@ -80,7 +81,7 @@ impl TurnPlan {
         }
     }
 
-    /// The visits.
+    /// The planned visits.
     pub(super) fn visits(&self) -> &[Visit] {
         &self.visits
     }
@@ -104,12 +105,12 @@ mod tests {
     fn planned(plan: &TurnPlan) -> Vec<(usize, Vec<u32>)> {
         let visits = plan.visits().iter();
         let streams = |visit| plan.streams(visit).map(|stream| stream.index).collect();
-        visits.map(|visit| (visit.viewer.place(), streams(visit))).collect()
+        visits.map(|visit| (visit.viewer.slot(), streams(visit))).collect()
     }
 
     #[test]
-    fn viewer_of_several_streams_is_visited_once() {
-        let [a, b, c] = [0, 1, 2].map(|place| SessionKey::new(place, 0));
+    fn viewer_of_several_streams_is_visited_once_per_turn() {
+        let [a, b, c] = [0, 1, 2].map(|slot| SessionKey::new(slot, 0));
         let mut plan = TurnPlan::default();
         for _ in 0..3 {
             plan.begin();
@@ -119,11 +120,11 @@ mod tests {
             assert_eq!(planned(&plan), [(0, vec![7, 9]), (1, vec![7, 8, 9]), (2, vec![8])]);
         }
         plan.begin();
-        assert!(planned(&plan).is_empty(), "nothing is left of the turn before");
+        assert!(planned(&plan).is_empty(), "the turn before is forgotten");
     }
 
     #[test]
-    fn marks_of_old_turns_and_old_sessions_mean_nothing() {
+    fn marks_of_old_turns_and_old_sessions_are_ignored() {
         let [old, new] = [SessionKey::new(0, 1), SessionKey::new(0, 2)];
         let mut plan = TurnPlan { turn: u32::MAX - 1, ..TurnPlan::default() };
         for _ in 0..3 {

@@ -1,6 +1,8 @@
-//! What the API shows of a viewer: its tracks, the layers it can choose from, the decisions behind them.
+//! Viewer information for the API: its tracks, the layers it can choose from, the decisions on
+//! them.
 //!
-//! Reads a [`Subscriber`] and the streams it watches; decides nothing. Called by the worker's `mod.rs`.
+//! Reads a [`Subscriber`] and the streams it watches; decides nothing. Called by the worker's
+//! `mod.rs`.
 
 use std::time::Instant;
 
@@ -12,7 +14,7 @@ use crate::codec::MediaKind;
 use crate::forward::layer_preference::spatial_layer;
 use crate::ids::LayerIdx;
 
-/// What can be chosen of a viewer's video tracks, largest layer first.
+/// Layers that can be chosen for a viewer's video tracks, largest layer first.
 pub(super) fn layers(subscriber: &Subscriber, now: Instant, streams: &Streams) -> Vec<TrackLayers> {
     let video = subscriber.subscriptions.iter().filter(|s| s.plan.kind == MediaKind::Video);
     video.map(|subscription| layers_of(subscription, now, streams)).collect()
@@ -116,7 +118,7 @@ pub(super) fn decisions(
     all.into_iter().map(|(_, decision)| decision).collect()
 }
 
-/// The publisher's name of a layer of the track that a subscription carries.
+/// The publisher's rid of a layer of the track that a subscription carries.
 fn rid(subscription: &Subscription, layer: Option<LayerIdx>, streams: &Streams) -> Option<String> {
     let stream = streams.get(subscription.stream()?.id)?;
     let track = stream.source()?.tracks.get(usize::from(subscription.track()?))?;

@@ -1,25 +1,28 @@
-//! Viewers of one stream on this worker, in the order in which they are served, and the packets that wait for them.
+//! Viewer queue: viewers of one stream on this worker in the order in which they are served, and
+//! the packets that wait for them.
 //!
-//! Established viewers are served at once in each turn. Viewers that joined lately are served after them, some at a
-//! time, so that a join storm never stands between a packet and established viewers: what arrives meanwhile goes to
-//! those first, and to joining viewers in their next round. Held by `stream.rs`, driven by `fanout.rs`.
+//! Established viewers are served at once in each turn. Joining viewers are served after them, some
+//! at a time, so that a join storm never stands between a packet and established viewers. Packets
+//! that arrive meanwhile go to established viewers first, and to joining viewers in their next
+//! round. Held by `stream.rs`, driven by `fanout.rs`.
 
 use std::hint::black_box;
 
 use super::keys::SessionKey;
 use crate::ids::LayerKey;
 
-/// Joining viewers served in one step of a round: short enough to wait for, long enough for the caches to be read ahead.
+/// Joining viewers served in one step of a round: a step is short enough to wait for, and long
+/// enough to read state ahead into the CPU caches.
 pub(super) const JOINING_PER_STEP: usize = 16;
 
-/// A packet to forward: where it is in the packet cache.
+/// A packet to forward: its position in the packet cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PacketRef {
     /// Its layer.
     pub layer: LayerKey,
     /// Extended sequence number in that layer's cache.
     pub ext_seq: u64,
-    /// One byte of padding makes it as long as its neighbours.
+    /// Whether one byte of padding makes it as long as its neighbours.
     pub padded: bool,
 }
 
@@ -30,12 +33,12 @@ impl PacketRef {
     }
 }
 
-/// Which packets are handed out.
+/// Kind of delivery: which packets are handed out, and to which viewers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// Those of this turn, to established viewers.
+    /// Packets of this turn, to established viewers.
     Immediate,
-    /// Those of a round, to joining viewers.
+    /// Packets of a round, to joining viewers.
     Deferred,
 }
 
@@ -48,13 +51,14 @@ pub(super) struct PacketList {
 }
 
 impl PacketList {
-    /// Puts the packets in order: layer by layer, audio last. Order within an SSRC is kept, between SSRCs it is free.
+    /// Orders the packets: layer by layer, audio last. Order within an SSRC is kept, between SSRCs
+    /// it is free.
     pub(super) fn arrange(&mut self, is_audio: impl Fn(LayerKey) -> bool) {
         self.packets.sort_unstable_by_key(|p| (is_audio(p.layer), p.layer, p.ext_seq));
         self.audio_from = self.packets.partition_point(|packet| !is_audio(packet.layer));
     }
 
-    /// Its runs of packets of one layer of video, to mark them.
+    /// Runs of packets of one video layer, to mark them.
     pub(super) fn video_runs_mut(&mut self) -> impl Iterator<Item = &mut [PacketRef]> {
         let video = self.packets.get_mut(..self.audio_from).unwrap_or(&mut []);
         video.chunk_by_mut(PacketRef::is_with)
@@ -66,15 +70,15 @@ impl PacketList {
     }
 }
 
-/// The viewers, and what waits for them.
+/// The viewers of a stream, and the packets that wait for them.
 #[derive(Debug, Default)]
 pub(super) struct ViewerQueue {
-    /// In the order in which they joined; the first `established` of them are here for a while.
+    /// Viewers in the order in which they joined; the first `established` of them are established.
     viewers: Vec<SessionKey>,
     established: usize,
     /// Packets of this turn, which go to established viewers.
     arrived: PacketList,
-    /// Packets that joining viewers are being handed, all the same ones; empty between two rounds.
+    /// Packets of the present round, the same for all joining viewers; empty between two rounds.
     round: PacketList,
     /// The next viewer of the round.
     next: usize,
@@ -83,24 +87,24 @@ pub(super) struct ViewerQueue {
 }
 
 impl ViewerQueue {
-    /// Reads what the next packet needs, so that it is in the caches by then.
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         black_box((self.viewers.first().copied(), self.established, self.arrived.packets.len()));
     }
 
-    /// A viewer joined.
+    /// Adds a viewer that joined.
     pub(super) fn push(&mut self, viewer: SessionKey) {
         self.viewers.push(viewer);
     }
 
-    /// A viewer left.
+    /// Removes a viewer that left.
     pub(super) fn remove(&mut self, viewer: SessionKey) {
         let Some(place) = self.viewers.iter().position(|key| *key == viewer) else { return };
         self.viewers.remove(place);
         self.established -= usize::from(place < self.established);
         self.next -= usize::from(place < self.next);
         if self.established == self.viewers.len() {
-            // Who comes next must not get what waited for others.
+            // The next viewer that joins must not get packets that waited for others.
             self.round.clear();
             self.waiting.clear();
         }
@@ -114,24 +118,24 @@ impl ViewerQueue {
         &self.viewers
     }
 
-    /// Those who are served in each turn.
+    /// Viewers that are served in each turn.
     pub(super) fn established(&self) -> &[SessionKey] {
         self.viewers.get(..self.established).unwrap_or(&[])
     }
 
-    /// Takes a packet that came in this turn.
+    /// Adds a packet that arrived in this turn.
     pub(super) fn queue(&mut self, packet: PacketRef) {
         if !self.viewers.is_empty() {
             self.arrived.packets.push(packet);
         }
     }
 
-    /// The packets that are handed out.
+    /// The packets of a delivery.
     pub(super) fn packets(&self, delivery: Delivery) -> &[PacketRef] {
         &self.list(delivery).packets
     }
 
-    /// The packets that are handed out, of audio or of video, one layer after the other.
+    /// Runs of a delivery's packets of one layer each, of audio or of video.
     pub(super) fn runs(
         &self,
         delivery: Delivery,
@@ -149,7 +153,7 @@ impl ViewerQueue {
         }
     }
 
-    /// The packets that are handed out, to bring them in order.
+    /// The packets of a delivery, to order them.
     pub(super) fn list_mut(&mut self, delivery: Delivery) -> &mut PacketList {
         match delivery {
             Delivery::Immediate => &mut self.arrived,
@@ -157,8 +161,8 @@ impl ViewerQueue {
         }
     }
 
-    /// Whether who is served now is handed a packet in this turn, or in this round or the next: what waits for
-    /// joining viewers goes to nobody else.
+    /// Whether a viewer of this delivery is handed the packet in this turn, in this round or in the
+    /// next. Packets that wait for joining viewers go to no established viewer.
     pub(super) fn delivers(&self, delivery: Delivery, layer: LayerKey, ext_seq: u64) -> bool {
         let is = |p: &PacketRef| (p.layer, p.ext_seq) == (layer, ext_seq);
         let (arrived, round) = (&self.arrived.packets, &self.round.packets);
@@ -168,7 +172,7 @@ impl ViewerQueue {
         }
     }
 
-    /// Established viewers have this turn's packets.
+    /// Ends the turn: established viewers have its packets.
     pub(super) fn end_turn(&mut self) {
         if self.established < self.viewers.len() {
             self.waiting.extend_from_slice(&self.arrived.packets);
@@ -176,17 +180,17 @@ impl ViewerQueue {
         self.arrived.clear();
     }
 
-    /// Whether joining viewers have something to get.
+    /// Whether joining viewers have packets to get.
     pub(super) fn has_waiting(&self) -> bool {
         !self.round.packets.is_empty() || !self.waiting.is_empty()
     }
 
-    /// Number of packets that came since the round began.
+    /// Number of packets that arrived since the round began.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Begins a round if none is on its way and something waits; true if it did.
+    /// Begins a round if none runs and packets wait; true if it did.
     pub(super) fn begin_round(&mut self) -> bool {
         let begins = self.round.packets.is_empty() && !self.waiting.is_empty();
         if begins {
@@ -196,8 +200,8 @@ impl ViewerQueue {
         begins
     }
 
-    /// The next joining viewers of the round. Those of its first step who are here for a while are established from
-    /// now on: they get all there is and miss nothing.
+    /// The next joining viewers of the round. Viewers of its first step that are old enough are
+    /// established from now on: they get all packets and miss none.
     pub(super) fn step(
         &mut self,
         began: bool,
@@ -212,14 +216,14 @@ impl ViewerQueue {
         step
     }
 
-    /// A step is done; ends the round if it was the last.
+    /// Ends a step, and the round if it was the last.
     pub(super) fn end_step(&mut self) {
         if self.next >= self.viewers.len() {
             self.round.clear();
         }
     }
 
-    /// Nothing that came is for anybody any more.
+    /// Drops all packets and ends the round.
     pub(super) fn clear(&mut self) {
         self.arrived.clear();
         self.round.clear();
@@ -236,17 +240,17 @@ mod tests {
 
     const LAYER: LayerKey = LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) };
 
-    /// What can happen, in any order.
+    /// Events that can happen, in any order.
     #[derive(Debug, Clone)]
     enum Event {
         Join,
         Leave(usize),
-        /// So many packets came; those who are established get them.
+        /// So many packets arrive, and established viewers get them.
         Turn(u64),
-        /// The newcomers' next step.
+        /// Next step of the joining viewers' round.
         Step,
-        /// All who are here now have been here for a while.
-        Settle,
+        /// All present viewers are old enough to be established.
+        Establish,
     }
 
     fn event() -> impl Strategy<Value = Event> {
@@ -255,11 +259,11 @@ mod tests {
             1 => (0..100usize).prop_map(Event::Leave),
             4 => (1..4u64).prop_map(Event::Turn),
             4 => Just(Event::Step),
-            1 => Just(Event::Settle),
+            1 => Just(Event::Establish),
         ]
     }
 
-    /// A viewer queue, and what each viewer got.
+    /// A viewer queue, and the packets that each viewer got.
     #[derive(Default)]
     struct World {
         queue: ViewerQueue,
@@ -285,8 +289,8 @@ mod tests {
                     self.queue.push(key);
                     self.all.push((key, Vec::new()));
                 }
-                Event::Leave(place) if !self.all.is_empty() => {
-                    let (key, _) = self.all.remove(place % self.all.len());
+                Event::Leave(index) if !self.all.is_empty() => {
+                    let (key, _) = self.all.remove(index % self.all.len());
                     self.queue.remove(key);
                 }
                 Event::Leave(_) => {}
@@ -311,15 +315,16 @@ mod tests {
                     self.hand(&keys, Delivery::Deferred);
                     self.queue.end_step();
                 }
-                Event::Settle => self.old = self.all.iter().map(|(key, _)| *key).collect(),
+                Event::Establish => self.old = self.all.iter().map(|(key, _)| *key).collect(),
             }
         }
     }
 
     proptest! {
-        // Who came while a round was on its way begins somewhere in it; from there on nothing is left out.
+        // A viewer that joins during a round begins somewhere in it; from there on no packet is
+        // missing.
         #[test]
-        fn everybody_gets_all_packets_once_and_in_order(
+        fn every_viewer_gets_all_packets_once_and_in_order(
             crowd in 0..40usize, events in prop::collection::vec(event(), 0..200),
         ) {
             let mut world = World::default();
@@ -337,10 +342,10 @@ mod tests {
     }
 
     #[test]
-    fn packets_go_to_the_established_first_and_a_crowd_settles() {
+    fn packets_go_to_established_viewers_first_and_joining_viewers_become_established() {
         let mut world = World::default();
         world.on(Event::Join);
-        for event in [Event::Settle, Event::Turn(1), Event::Step] {
+        for event in [Event::Establish, Event::Turn(1), Event::Step] {
             world.on(event);
         }
         assert_eq!(world.queue.established().len(), 1);
@@ -357,12 +362,12 @@ mod tests {
             world.on(Event::Step);
         }
         assert_eq!((got(&world, 1), got(&world, 40)), (vec![1, 2], vec![1, 2]));
-        world.on(Event::Settle);
+        world.on(Event::Establish);
         for _ in 0..3 {
             world.on(Event::Turn(1));
             (0..3).for_each(|_| world.on(Event::Step));
         }
-        assert_eq!(world.queue.established().len(), 41, "sixteen settle in each round");
+        assert_eq!(world.queue.established().len(), 41, "sixteen become established in each round");
         world.on(Event::Turn(1));
         assert!(!world.queue.has_waiting() && got(&world, 40) == [1, 2, 3, 4, 5, 6]);
     }

@@ -230,7 +230,7 @@ impl Control {
     fn order_preferences(&self, id: SessionId) -> Option<Order> {
         let session = &self.sessions[&id];
         let worker = session.worker.filter(|_| session.asked.order())?;
-        Some((worker, Command::ApplyPreferences { id, asked: Arc::clone(&session.asked) }))
+        Some((worker, Command::ApplyPreferences { id, mailbox: Arc::clone(&session.asked) }))
     }
 
     pub(crate) fn on_event(&mut self, worker: usize, event: Event) -> Vec<Order> {

@@ -78,7 +78,7 @@ fn spawn(peer: &mut Peer, role: DtlsRole, socket: &UdpSocket) {
     peer.child = Some(command.spawn().unwrap());
 }
 
-/// Drives the handshake over the socket; what it negotiated.
+/// Drives the handshake over the socket; returns the negotiated result.
 fn run(dtls: &mut dyn Dtls, socket: &UdpSocket) -> Option<(SrtpProfile, SrtpKeys)> {
     let begin = Instant::now();
     let mut connected = None;
@@ -153,7 +153,7 @@ fn handshake(name: &str, new_key: &[&str], role: DtlsRole) -> SrtpProfile {
 fn openssl_connects_in_both_roles_with_ecdsa_and_rsa() {
     let ecdsa = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
     let rsa = ["-newkey", "rsa:2048"];
-    // As client we leave the choice to the server, which goes by its own order.
+    // As client we leave the choice to the server, which uses its own order.
     for (name, role, key, expected) in [
         ("server-ecdsa", DtlsRole::Server, &ecdsa[..], SrtpProfile::AeadAes128Gcm),
         ("server-rsa", DtlsRole::Server, &rsa, SrtpProfile::AeadAes128Gcm),

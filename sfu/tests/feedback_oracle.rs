@@ -27,7 +27,7 @@ const MS: Duration = Duration::from_millis(1);
 const SSRC: u32 = 7;
 const TWCC_ID: u8 = 3;
 
-/// An interceptor of theirs that is given one stream.
+/// An interceptor of the oracle, for one stream.
 struct Theirs<I>(I);
 
 impl<I: Interceptor> Theirs<I> {
@@ -56,7 +56,7 @@ impl<I: Interceptor> Theirs<I> {
         while self.0.poll_read().is_some() {}
     }
 
-    /// RTCP datagrams that they send at `now`.
+    /// RTCP datagrams that the oracle sends at `now`.
     fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         self.0.handle_timeout(now).expect("their timeout");
         let mut sent = Vec::new();
@@ -110,22 +110,22 @@ fn arrivals(fates: &[Fate]) -> Vec<(u64, u64)> {
 
 // --- transport-wide feedback ---------------------------------------------------------------------
 
-/// What feedback said of each number: arrival in ticks of 250 µs, or missing.
+/// Feedback on each number: arrival in ticks of 250 µs, or missing.
 #[derive(Debug, Default, PartialEq)]
-struct Told {
+struct Reported {
     received: BTreeMap<u16, i64>,
     missing: BTreeSet<u16>,
 }
 
-impl Told {
+impl Reported {
     fn add(&mut self, seq: u16, arrival: Option<i64>) {
         match arrival {
             Some(ticks) => {
                 self.missing.remove(&seq);
                 let first = *self.received.entry(seq).or_insert(ticks);
-                assert!((first - ticks).abs() <= 1, "{seq} was told twice, at different times");
+                assert!((first - ticks).abs() <= 1, "{seq} was reported twice, at different times");
             }
-            None if self.received.contains_key(&seq) => panic!("{seq} was told as received"),
+            None if self.received.contains_key(&seq) => panic!("{seq} was reported as received"),
             None => _ = self.missing.insert(seq),
         }
     }
@@ -150,12 +150,12 @@ impl Told {
     }
 }
 
-/// Both sides' accounts of the same arrivals; numbers begin at `first`.
-fn twcc_told(first: u16, arrivals: &[(u64, u64)]) -> (Told, Told) {
+/// Reports of both sides on the same arrivals; numbers begin at `first`.
+fn twcc_reported(first: u16, arrivals: &[(u64, u64)]) -> (Reported, Reported) {
     let start = Instant::now();
     let mut receiver = TwccReceiver::new();
     let mut theirs = Theirs::new(TwccReceiverBuilder::new().with_interval(100 * MS).build());
-    let (mut ours_told, mut theirs_told) = (Told::default(), Told::default());
+    let (mut ours_told, mut theirs_told) = (Reported::default(), Reported::default());
     let mut now = start;
     for (at_us, position) in arrivals {
         now = start + Duration::from_micros(*at_us);
@@ -177,12 +177,12 @@ proptest! {
 
     /// Reports agree on each packet. They round an arrival to the nearest tick, we round down.
     #[test]
-    fn both_report_the_same_packets_at_the_same_times(
+    fn reports_agree_on_packets_and_times(
         first in prop_oneof![any::<u16>(), 65_300..=65_535u16],
         fates in fates(600),
     ) {
         let arrivals = arrivals(&fates);
-        let (ours, theirs) = twcc_told(first, &arrivals);
+        let (ours, theirs) = twcc_reported(first, &arrivals);
         let came: BTreeSet<u64> = arrivals.iter().map(|(_, position)| *position).collect();
         let number = |position: u64| first.wrapping_add(position as u16);
         let all: BTreeSet<u16> = came.iter().map(|position| number(*position)).collect();
@@ -203,9 +203,9 @@ proptest! {
 /// We report at most 255 losses before an arrival: an estimator learns no more from the rest, and
 /// the report stays in one RTCP packet of known size. They report up to 32,766.
 #[test]
-fn of_a_long_loss_we_report_the_end_and_they_report_all() {
+fn long_loss_is_reported_at_its_end_by_us_and_whole_by_the_oracle() {
     for lost in [254, 255, 256, 1_000] {
-        let (ours, theirs) = twcc_told(65_000, &[(0, 0), (150_000, lost + 1)]);
+        let (ours, theirs) = twcc_reported(65_000, &[(0, 0), (150_000, lost + 1)]);
         assert_eq!(theirs.missing.len() as u64, lost);
         assert_eq!(ours.missing.len(), (lost as usize).min(MAX_STATUSES - 1), "{lost}");
         assert!(ours.missing.is_subset(&theirs.missing));
@@ -215,8 +215,8 @@ fn of_a_long_loss_we_report_the_end_and_they_report_all() {
 
 /// A delta holds 8.19 s; both begin a new report where more time lies between two arrivals.
 #[test]
-fn both_split_a_report_at_a_silence_longer_than_a_delta() {
-    let (ours, theirs) = twcc_told(10, &[(0, 0), (1_000, 1), (9_000_000, 3), (9_001_000, 4)]);
+fn report_is_split_at_a_silence_longer_than_a_delta() {
+    let (ours, theirs) = twcc_reported(10, &[(0, 0), (1_000, 1), (9_000_000, 3), (9_001_000, 4)]);
     assert_eq!(ours.received, theirs.received);
     assert_eq!(ours.missing, BTreeSet::from([12]));
     // Their window forgets arrivals after 500 ms, and the losses beside them.
@@ -247,7 +247,7 @@ fn nacked_by_them(theirs: &mut Theirs<impl Interceptor>, now: Instant) -> BTreeS
     nacked
 }
 
-/// A generator of theirs that lists all that is missing each time it is asked.
+/// A generator of the oracle that lists all missing packets at each timeout.
 fn their_nack_generator() -> Theirs<impl Interceptor> {
     let builder = NackGeneratorBuilder::new().with_size(NACK_WINDOW as u16);
     Theirs::new(builder.with_interval(Duration::ZERO).build())
@@ -256,10 +256,11 @@ fn their_nack_generator() -> Theirs<impl Interceptor> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Their list holds all that is missing, each time. Ours is paced: it is a subset of theirs,
-    /// and nothing stays in theirs without a request of ours for longer than our patience.
+    /// The oracle's list holds all missing packets, each time. Ours is paced: it is a subset, and
+    /// no packet stays in the oracle's list without a request of ours for longer than
+    /// [`REQUEST_WITHIN_MS`].
     #[test]
-    fn we_request_what_they_miss_and_nothing_else(
+    fn missing_packets_are_requested_and_no_others(
         first in prop_oneof![any::<u16>(), 65_300..=65_535u16],
         fates in fates(500),
     ) {
@@ -299,9 +300,10 @@ proptest! {
     }
 }
 
-/// A hole longer than [`MAX_GAP`] is cheaper to replace by a keyframe: we request nothing of it.
+/// A gap longer than [`MAX_GAP`] is cheaper to replace by a keyframe: we request none of its
+/// packets.
 #[test]
-fn of_a_hole_past_the_limit_we_request_a_keyframe_and_they_request_all() {
+fn gap_above_the_limit_is_replaced_by_a_keyframe_and_requested_by_the_oracle() {
     for (missing, ours) in [(MAX_GAP, MAX_GAP), (MAX_GAP + 1, 0)] {
         let now = Instant::now();
         let mut generator = NackGenerator::new(true);
@@ -322,7 +324,7 @@ fn of_a_hole_past_the_limit_we_request_a_keyframe_and_they_request_all() {
 
 /// Both forget a packet that falls behind a window of 1,024 numbers.
 #[test]
-fn neither_requests_a_packet_behind_the_window() {
+fn packet_behind_the_window_is_not_requested_by_either() {
     let now = Instant::now();
     let mut generator = NackGenerator::new(true);
     let mut theirs = their_nack_generator();

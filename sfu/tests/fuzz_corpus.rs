@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use fuzz_entry::run;
 
 #[test]
-fn every_seed_and_every_past_finding_is_survived() {
+fn every_seed_and_every_past_finding_passes() {
     for target in targets() {
         let seeds = corpus(&target);
         assert!(seeds.len() >= 8, "{target}: only {} seeds, is the corpus gone?", seeds.len());
@@ -22,7 +22,7 @@ fn every_seed_and_every_past_finding_is_survived() {
 }
 
 #[test]
-fn a_seed_cut_short_anywhere_is_survived() {
+fn truncated_seed_passes() {
     for target in targets() {
         for (path, bytes) in corpus(&target) {
             println!("{target}: {} cut short", path.display());
@@ -32,7 +32,8 @@ fn a_seed_cut_short_anywhere_is_survived() {
     }
 }
 
-/// What is searched (`.ci/test` asks the package for its targets) is also replayed, and the other way round.
+/// The fuzz targets (which `.ci/test` asks the package for) are those with a corpus, and the other
+/// way round.
 #[test]
 fn targets_of_the_package_are_those_with_a_corpus() {
     let manifest = fs::read_to_string(home().join("fuzz/Cargo.toml")).expect("a manifest");

@@ -1,8 +1,9 @@
-//! Thinning against a decoder that knows what each frame is built on: ten thousand changes of the cap
-//! for each kind of stream, over a path that reorders, and not one frame that cannot be decoded.
+//! Layer filter against a decoder that knows the references of each frame. Ten thousand changes of
+//! the cap per kind of stream, over a path that reorders, and every frame can be decoded.
 //!
-//! The encoders here know dependencies first and make the fields of packets from them, as the payload
-//! formats and the dependency descriptor say them; the layer_filter sees the fields alone.
+//! The encoders here know dependencies first and derive the fields of packets from them, as the
+//! payload formats and the dependency descriptor define them. The layer filter sees only the
+//! fields.
 
 #![allow(clippy::disallowed_methods, reason = "a test takes one real instant to count from")]
 
@@ -17,16 +18,16 @@ use weir_sfu::rtp::layer_set::LayerSet;
 
 const LAYER: LayerKey = LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) };
 
-/// Changes of the cap for each kind of stream (issue 4: property tests over 10,000).
+/// Changes of the cap for each kind of stream.
 const CHANGES: usize = 10_000;
 
-/// How many places a packet may fall behind.
+/// Maximum positions that a packet may fall behind.
 const REORDER: usize = 6;
 
 /// Pseudo-random numbers, the same on each run.
-struct Dice(u64);
+struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -46,18 +47,18 @@ struct Frame {
     spatial: u8,
     temporal: u8,
     key: bool,
-    /// Frames that it is built on, by index.
-    built_on: Vec<usize>,
+    /// Frames that it refers to, by index.
+    refers_to: Vec<usize>,
     info: FrameInfo,
 }
 
 /// An encoder: the frames of the next picture. `base` is the index of its first frame.
 trait Encoder {
-    fn picture(&mut self, number: u64, base: usize, key: bool, dice: &mut Dice) -> Vec<Frame>;
+    fn picture(&mut self, number: u64, base: usize, key: bool, rng: &mut TestRng) -> Vec<Frame>;
 }
 
-/// VP8 with three temporal layers in a pattern of eight, where upper layers are built on themselves,
-/// so that only frames with the Y bit are places to go up.
+/// VP8 with three temporal layers in a pattern of eight, where upper layers refer to themselves, so
+/// that only frames with the Y bit are switching points.
 #[derive(Default)]
 struct Vp8 {
     place: usize,
@@ -65,21 +66,21 @@ struct Vp8 {
 }
 
 impl Encoder for Vp8 {
-    fn picture(&mut self, number: u64, base: usize, key: bool, _: &mut Dice) -> Vec<Frame> {
+    fn picture(&mut self, number: u64, base: usize, key: bool, _: &mut TestRng) -> Vec<Frame> {
         self.place = if key { 0 } else { (self.place + 1) % 8 };
-        let (temporal, built_on, sync): (u8, &[usize], bool) = match self.place {
+        let (temporal, refers_to, sync): (u8, &[usize], bool) = match self.place {
             0 | 4 => (0, &[0], false),
             1 => (2, &[0], true),
             2 => (1, &[0], true),
             6 => (1, &[0, 1], false),
             _ => (2, &[0, 1, 2], false),
         };
-        let built_on = built_on.iter().map(|layer| self.last[*layer]).collect();
+        let refers_to = refers_to.iter().map(|layer| self.last[*layer]).collect();
         let frame = Frame {
             picture: number,
             temporal,
             key,
-            built_on: if key { Vec::new() } else { built_on },
+            refers_to: if key { Vec::new() } else { refers_to },
             info: FrameInfo {
                 temporal_id: Some(temporal),
                 switch_point: sync,
@@ -96,7 +97,7 @@ impl Encoder for Vp8 {
     }
 }
 
-/// Slices only, some of which nothing is built on: B pictures between P pictures.
+/// Slices only, some of which no frame refers to: B pictures between P pictures.
 #[derive(Default)]
 struct H264 {
     place: usize,
@@ -104,10 +105,10 @@ struct H264 {
 }
 
 impl Encoder for H264 {
-    fn picture(&mut self, number: u64, base: usize, key: bool, dice: &mut Dice) -> Vec<Frame> {
+    fn picture(&mut self, number: u64, base: usize, key: bool, rng: &mut TestRng) -> Vec<Frame> {
         let discardable = !key && self.place > 0;
-        self.place = if discardable { self.place - 1 } else { dice.below(4) };
-        let built_on = match (key, discardable) {
+        self.place = if discardable { self.place - 1 } else { rng.below(4) };
+        let refers_to = match (key, discardable) {
             (true, _) => Vec::new(),
             (_, true) => self.last.to_vec(),
             (_, false) => vec![self.last[0]],
@@ -116,13 +117,13 @@ impl Encoder for H264 {
             self.last = [base, if key { base } else { self.last[0] }];
         }
         let info = FrameInfo { discardable, ..FrameInfo::default() };
-        vec![Frame { picture: number, key, built_on, info, ..Frame::default() }]
+        vec![Frame { picture: number, key, refers_to, info, ..Frame::default() }]
     }
 }
 
 /// Three spatial by three temporal layers.
 struct Svc {
-    /// Tells its layers by a dependency descriptor; else by the VP9 payload descriptor.
+    /// Whether layers are described by a dependency descriptor; else by the VP9 payload descriptor.
     described: bool,
     kind: SvcKind,
     place: usize,
@@ -133,12 +134,12 @@ struct Svc {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SvcKind {
-    /// Upper layers are built on lower ones in every picture.
+    /// Upper layers refer to lower ones in every picture.
     Full,
-    /// In keyframes only.
+    /// Upper layers refer to lower ones in keyframes only.
     Key,
-    /// As `Full`, and the largest picture's second temporal layer is built on itself: only every third
-    /// cycle is a place to go up there.
+    /// As `Full`, and the largest picture's second temporal layer refers to itself: only every
+    /// third cycle is a switching point there.
     Chained,
 }
 
@@ -149,13 +150,13 @@ impl Svc {
 }
 
 impl Encoder for Svc {
-    fn picture(&mut self, number: u64, base: usize, key: bool, dice: &mut Dice) -> Vec<Frame> {
+    fn picture(&mut self, number: u64, base: usize, key: bool, rng: &mut TestRng) -> Vec<Frame> {
         self.place = if key { 0 } else { (self.place + 1) % 4 };
         let temporal = [0u8, 2, 1, 2][self.place];
         self.cycle += usize::from(self.place == 0);
         let sync = key || self.kind != SvcKind::Chained || self.cycle.is_multiple_of(3);
-        // The upper layers can begin anew in the middle: then they are built on the picture alone.
-        let fresh = key || (self.described && temporal == 0 && dice.chance(5));
+        // The upper layers can begin again in the middle: then they refer to the picture alone.
+        let fresh = key || (self.described && temporal == 0 && rng.chance(5));
         let mut frames = Vec::new();
         for spatial in 0..3 {
             let below = spatial > 0 && (fresh || self.kind != SvcKind::Key);
@@ -164,15 +165,15 @@ impl Encoder for Svc {
                 0 | 1 => last[0],
                 _ => last[0].max(last[1]),
             };
-            let mut built_on = Vec::new();
+            let mut refers_to = Vec::new();
             if !key && (!fresh || spatial == 0) {
-                built_on.push(before);
+                refers_to.push(before);
             }
             if temporal == 1 && spatial == 2 && !sync {
-                built_on.push(last[1]);
+                refers_to.push(last[1]);
             }
             if below {
-                built_on.push(base + usize::from(spatial) - 1);
+                refers_to.push(base + usize::from(spatial) - 1);
             }
             let mut info = FrameInfo {
                 temporal_id: Some(temporal),
@@ -189,7 +190,7 @@ impl Encoder for Svc {
             if key || (fresh && self.kind != SvcKind::Chained) {
                 self.last[usize::from(spatial)] = [base + usize::from(spatial); 3];
             }
-            frames.push(Frame { picture: number, spatial, temporal, key, built_on, info });
+            frames.push(Frame { picture: number, spatial, temporal, key, refers_to, info });
         }
         frames
     }
@@ -201,7 +202,7 @@ fn opens(spatial: u8, temporal: u8, fresh: bool, sync: bool) -> LayerSet {
     for (s, t) in (0..4).flat_map(|s| (0..8).map(move |t| (s, t))) {
         let target = (u8::min(s, 2), u8::min(t, 2));
         let here = target.0 == spatial || (fresh && target.0 > spatial);
-        // A frame of the second layer is a switch for the third, which is built on it.
+        // A frame of the second layer is a switch for the third, which refers to it.
         let later = temporal == 0 || (temporal == 1 && target.1 == 2);
         let chained = !sync && temporal == 0 && target.0 == 2 && target.1 > 0;
         if here && later && !chained {
@@ -214,23 +215,24 @@ fn opens(spatial: u8, temporal: u8, fresh: bool, sync: bool) -> LayerSet {
 #[derive(Debug, Clone)]
 struct Sent {
     frame: usize,
-    /// The first packet of its picture.
+    /// Whether it is the first packet of its picture.
     begins: bool,
     meta: PacketMeta,
 }
 
-/// The packets of some pictures. `starts` tells whether the format marks the first one of a picture.
+/// The packets of some pictures. `starts` says whether the format marks the first packet of a
+/// picture.
 fn packets(
     frames: &[Frame],
     first: usize,
     seq: &mut u64,
     starts: bool,
-    dice: &mut Dice,
+    rng: &mut TestRng,
 ) -> Vec<Sent> {
     let mut all = Vec::new();
     let now = Instant::now();
     for (index, frame) in frames.iter().enumerate() {
-        let count = 1 + dice.below(3);
+        let count = 1 + rng.below(3);
         for packet in 0..count {
             let (begins, ends) = (packet == 0, packet + 1 == count);
             let last = index + 1 == frames.len();
@@ -259,19 +261,19 @@ fn packets(
     all
 }
 
-/// What a run saw.
+/// Results of a run.
 #[derive(Debug, Default)]
 struct Seen {
     kept: usize,
     dropped: usize,
-    /// Times that more flowed than before, with and without a keyframe.
+    /// Number of times that more layers were sent than before, with and without a keyframe.
     up_at_key: usize,
     up_between: usize,
 }
 
 /// Plays a stream until the cap was changed often enough.
 fn play(name: &str, mut encoder: impl Encoder, starts: bool, seed: u64) -> Seen {
-    let mut dice = Dice(seed);
+    let mut rng = TestRng(seed);
     let (mut seq, mut changes, mut number) = (70_000u64, 0, 0u64);
     let mut frames: Vec<Frame> = Vec::new();
     let mut waiting: Vec<Sent> = Vec::new();
@@ -281,18 +283,18 @@ fn play(name: &str, mut encoder: impl Encoder, starts: bool, seed: u64) -> Seen 
     let mut verdicts: BTreeMap<u64, (Sent, FilterDecision)> = BTreeMap::new();
     let (mut begun, mut newest) = (false, 0);
     while changes < CHANGES {
-        let key = number == 0 || dice.chance(1);
-        let coded = encoder.picture(number, frames.len(), key, &mut dice);
-        waiting.extend(packets(&coded, frames.len(), &mut seq, starts, &mut dice));
+        let key = number == 0 || rng.chance(1);
+        let coded = encoder.picture(number, frames.len(), key, &mut rng);
+        waiting.extend(packets(&coded, frames.len(), &mut seq, starts, &mut rng));
         frames.extend(coded);
         number += 1;
         while waiting.len() > REORDER {
-            let late = if number > 2 && dice.chance(15) { dice.below(REORDER) } else { 0 };
+            let late = if number > 2 && rng.chance(15) { rng.below(REORDER) } else { 0 };
             let packet = waiting.remove(late);
-            if dice.chance(15) {
-                let pick = |dice: &mut Dice| [0, 1, 2, u8::MAX][dice.below(4)];
-                cap = LayerCap { temporal: pick(&mut dice), spatial: pick(&mut dice) };
-                if dice.chance(20) {
+            if rng.chance(15) {
+                let pick = |rng: &mut TestRng| [0, 1, 2, u8::MAX][rng.below(4)];
+                cap = LayerCap { temporal: pick(&mut rng), spatial: pick(&mut rng) };
+                if rng.chance(20) {
                     cap = LayerCap::OPEN;
                 }
                 layer_filter.set(cap, newest);
@@ -318,7 +320,7 @@ fn kept(verdict: FilterDecision) -> bool {
     verdict != FilterDecision::Drop
 }
 
-/// Every frame flows as a whole or not at all, and what flows can be decoded.
+/// Each frame is sent as a whole or not at all, and each frame that is sent can be decoded.
 fn check_decoding(
     name: &str,
     frames: &[Frame],
@@ -346,10 +348,10 @@ fn check_decoding(
             continue;
         }
         seen.kept += 1;
-        let missing: Vec<_> = frame.built_on.iter().filter(|on| !decoded[**on]).collect();
-        assert!(missing.is_empty(), "{name}: {frame:?} is built on {missing:?}");
+        let missing: Vec<_> = frame.refers_to.iter().filter(|on| !decoded[**on]).collect();
+        assert!(missing.is_empty(), "{name}: {frame:?} refers to {missing:?}");
         decoded[index] = true;
-        // The layer flows again: since a keyframe, or in the middle.
+        // The layer is sent again: since a keyframe, or in the middle.
         match dropped.remove(&layer) {
             Some(picture) if picture < last_key => seen.up_at_key += 1,
             Some(_) => seen.up_between += 1,
@@ -359,7 +361,7 @@ fn check_decoding(
     seen
 }
 
-/// The last packet that flows of each picture has the marker, and no other.
+/// The last packet of each picture that is sent has the marker, and no other.
 fn check_markers(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, FilterDecision)>) {
     let mut before: Option<(u64, bool)> = None;
     for (sent, verdict) in verdicts.values() {
@@ -372,7 +374,7 @@ fn check_markers(name: &str, frames: &[Frame], verdicts: &BTreeMap<u64, (Sent, F
     }
 }
 
-/// A picture whose first packet came in order holds nothing above the cap of that moment.
+/// A picture whose first packet came in order has no layer above the cap of that moment.
 fn check_caps(
     name: &str,
     frames: &[Frame],
@@ -413,7 +415,7 @@ fn vp8_temporal_layers() {
 }
 
 #[test]
-fn h264_frames_that_nothing_is_built_on() {
+fn h264_discardable_frames() {
     for seed in 1..=3 {
         check("H264", &play("H264", H264::default(), false, seed));
     }
@@ -437,21 +439,22 @@ fn av1_layers_by_the_dependency_descriptor() {
     }
 }
 
-/// When the cap is lifted for good, everything flows from the next keyframe, and the layer_filter steps aside.
+/// When the cap is removed for good, all layers are sent from the next keyframe, and the filter is
+/// open.
 #[test]
-fn after_the_cap_is_lifted_it_costs_nothing_again() {
-    let (mut dice, mut seq, mut layer_filter) = (Dice(3), 70_000, LayerFilter::new());
+fn filter_is_open_after_the_cap_is_removed() {
+    let (mut rng, mut seq, mut layer_filter) = (TestRng(3), 70_000, LayerFilter::new());
     let mut encoder = Svc::new(false, SvcKind::Full);
     let mut index = 0;
     for number in 0..600 {
         let key = number % 100 == 0;
-        let frames = encoder.picture(number, index, key, &mut dice);
+        let frames = encoder.picture(number, index, key, &mut rng);
         match number {
             20 => layer_filter.set(LayerCap { temporal: 0, spatial: 1 }, seq - 1),
             150 => layer_filter.set(LayerCap::OPEN, seq - 1),
             _ => {}
         }
-        for sent in packets(&frames, index, &mut seq, true, &mut dice) {
+        for sent in packets(&frames, index, &mut seq, true, &mut rng) {
             if number == 0 && sent.meta.frame.keyframe {
                 layer_filter.begin(LAYER, &sent.meta);
             }

@@ -1,5 +1,5 @@
-//! Hostile bytes through every parser of the wire room: no panic, and bounded work
-//! (quality B4 items 8 to 11 and 17). Agreement with others is in `rtp_oracle.rs`.
+//! Hostile bytes through every parser of `rtp`: no panic, and bounded work (quality B4 items 8 to
+//! 11 and 17). Agreement with other implementations is in `rtp_oracle.rs`.
 
 use proptest::prelude::*;
 use weir_sfu::codec::Codec;
@@ -16,7 +16,7 @@ use weir_sfu::rtp::rtcp::{
 const CODECS: [Codec; 6] =
     [Codec::Opus, Codec::Vp8, Codec::Vp9, Codec::H264, Codec::H265, Codec::Av1];
 
-/// Reads `bytes` as everything that the network may bring, and tells how many items came out.
+/// Parses `bytes` as every kind of packet of the network; returns the number of parsed items.
 fn read_everything(bytes: &[u8]) -> usize {
     let mut items = 0;
     classify(bytes);
@@ -88,7 +88,7 @@ impl Noise {
 }
 
 #[test]
-fn every_length_from_0_to_64_of_noise_passes_through_every_parser() {
+fn noise_of_every_length_from_0_to_64_passes_through_every_parser() {
     // quality B4 item 8. Every other one begins with bytes that lead to an inner parser.
     let starts: [&[u8]; 12] = [
         &[0x80],

@@ -1,7 +1,7 @@
-//! The wire room against an independent implementation.
+//! The module `rtp` against an independent implementation.
 //!
-//! `rtc-rtp` and `rtc-rtcp` read what we write and write what we read. They are oracles for
-//! tests only: nothing in `sfu/src/rtp` knows them. Hostile bytes are in `rtp_hostile.rs`.
+//! `rtc-rtp` and `rtc-rtcp` read what we write and write what we read. They are oracles for tests
+//! only: nothing in `sfu/src/rtp` knows them. Hostile bytes are in `rtp_hostile.rs`.
 
 use bytes::Bytes;
 use proptest::prelude::*;

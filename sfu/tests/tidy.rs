@@ -1,7 +1,8 @@
-//! The house rules that no lint can say, as a test: floors, walls, clocks, file headers.
+//! Checks of the repository that no lint can make: import directions, engine types, clocks, file
+//! headers.
 //!
-//! Reads the sources as text. The code of a file ends at its `#[cfg(test)] mod` (tests stand at the
-//! foot), so a rule never binds a test. A new room gets its floor in [`FLOORS`] first.
+//! Reads the sources as text. The code of a file ends at its `#[cfg(test)] mod` (tests come last),
+//! so a rule never applies to a test. A new module gets its layer in [`LAYERS`] first.
 
 #[path = "tidy/rule_references.rs"]
 mod rule_references;
@@ -9,8 +10,8 @@ mod rule_references;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Rooms of `weir-sfu` with their floor, as the table in `src/lib.rs` tells it.
-const FLOORS: &[(&str, u8)] = &[
+/// Modules of `weir-sfu` with their layer, as in the table of `ARCHITECTURE.md`.
+const LAYERS: &[(&str, u8)] = &[
     ("codec", 0),
     ("ids", 0),
     ("limiter", 0),
@@ -29,52 +30,53 @@ const FLOORS: &[(&str, u8)] = &[
     ("net", 4),
 ];
 
-/// Neighbours above the ground floor do not know each other, except these (importer, imported).
+/// Modules of one layer do not import each other above the lowest layer, except these (importer,
+/// imported).
 const NEIGHBOURS: &[(&str, &str)] =
     &[("transport", "sdp"), ("router", "sdp"), ("router", "transport")];
 
-/// Rooms that may name the webrtc-rs protocol crates; their types end at these walls.
-const ENGINE_ROOMS: &[&str] = &["transport", "sdp"];
+/// Modules that may name the webrtc-rs protocol crates; those types do not leave these modules.
+const ENGINE_MODULES: &[&str] = &["transport", "sdp"];
 
 #[test]
-fn every_file_opens_with_a_sign() {
+fn every_file_has_a_header() {
     let bare: Vec<_> = ["sfu/src", "api/src", "loadtest/src", "loadtest/netsim/src"]
         .into_iter()
-        .flat_map(|room| files(&root().join(room), "rs"))
+        .flat_map(|module| files(&root().join(module), "rs"))
         .filter(|path| !read(path).starts_with("//! "))
         .collect();
     assert!(bare.is_empty(), "no `//!` header on the first line of {bare:#?}");
 }
 
 #[test]
-fn arrows_never_point_upwards() {
-    let broken = offences(|room, line| {
-        let target = paths_after(line, "crate::").find(|target| !may_import(room, target))?;
-        Some(format!("`{room}` must not import `{target}`"))
+fn modules_import_only_lower_layers() {
+    let broken = violations(|module, line| {
+        let target = paths_after(line, "crate::").find(|target| !may_import(module, target))?;
+        Some(format!("`{module}` must not import `{target}`"))
     });
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 #[test]
 fn only_transport_and_sdp_name_the_engine() {
-    let broken = offences(|room, line| {
+    let broken = violations(|module, line| {
         let engine = paths_after(line, "rtc_").next()?;
-        (!ENGINE_ROOMS.contains(&room)).then(|| format!("`{room}` names rtc_{engine}"))
+        (!ENGINE_MODULES.contains(&module)).then(|| format!("`{module}` names rtc_{engine}"))
     });
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 #[test]
 fn only_the_shell_reads_a_clock() {
-    let broken = offences(|room, line| {
+    let broken = violations(|module, line| {
         let reads = line.contains("Instant::now") || line.contains("SystemTime::now");
-        (reads && room != "net").then(|| format!("`{room}` reads a clock; take `now` instead"))
+        (reads && module != "net").then(|| format!("`{module}` reads a clock; take `now` instead"))
     });
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 #[test]
-fn the_papers_link_to_what_exists() {
+fn documents_link_to_existing_files() {
     let mut links = 0;
     for paper in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
         .into_iter()
@@ -87,7 +89,7 @@ fn the_papers_link_to_what_exists() {
             let target = link.split([')', '#']).next().unwrap_or_default();
             if !target.is_empty() && !target.contains("://") {
                 let exists = folder.join(target).exists();
-                assert!(exists, "{} links to {target}, which is not there", paper.display());
+                assert!(exists, "{} links to {target}, which does not exist", paper.display());
                 links += 1;
             }
         }
@@ -96,7 +98,7 @@ fn the_papers_link_to_what_exists() {
 }
 
 #[test]
-fn every_dependency_has_its_reason_written_down() {
+fn every_dependency_has_a_written_reason() {
     let papers = read(&root().join("docs/DEPENDENCIES.md"));
     for package in [".", "sfu", "api", "loadtest", "loadtest/netsim", "benches"] {
         let manifest = read(&root().join(package).join("Cargo.toml"));
@@ -113,7 +115,7 @@ fn every_dependency_has_its_reason_written_down() {
 }
 
 #[test]
-fn the_rules_notice_an_offender() {
+fn rules_report_a_violation() {
     assert!(may_import("worker", "rtp") && may_import("rtp", "media"));
     assert!(may_import("transport", "sdp") && !may_import("sdp", "transport"));
     assert!(!may_import("rtp", "forward") && !may_import("repair", "forward"));
@@ -125,13 +127,13 @@ fn the_rules_notice_an_offender() {
     assert_eq!(paths_after(inline, "rtc_").collect::<Vec<_>>(), ["dtls"]);
 }
 
-/// Whether `room` may import `target`: its own room, a lower floor, or a named neighbour.
-fn may_import(room: &str, target: &str) -> bool {
-    let floor = |name| FLOORS.iter().find(|(room, _)| *room == name).map(|(_, floor)| *floor);
-    match (floor(room), floor(target)) {
+/// Whether `module` may import `target`: the same module, a lower layer, or an exception.
+fn may_import(module: &str, target: &str) -> bool {
+    let layer = |name| LAYERS.iter().find(|(module, _)| *module == name).map(|(_, layer)| *layer);
+    match (layer(module), layer(target)) {
         (Some(0), Some(0)) => true,
         (Some(own), Some(other)) => {
-            room == target || other < own || NEIGHBOURS.contains(&(room, target))
+            module == target || other < own || NEIGHBOURS.contains(&(module, target))
         }
         _ => false,
     }
@@ -160,19 +162,20 @@ fn paths_after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a s
         .filter(|name| !name.is_empty())
 }
 
-/// Runs a rule over every code statement of `weir-sfu`; one message per offence, with its place.
-fn offences(rule: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
+/// Applies a rule to every code statement of `weir-sfu`; one message per violation, with its
+/// position.
+fn violations(rule: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
     let src = root().join("sfu/src");
     let mut found = Vec::new();
     for path in files(&src, "rs") {
         let relative = path.strip_prefix(&src).expect("found below src");
-        let room = relative.iter().next().and_then(|first| Path::new(first).file_stem());
-        let room = room.and_then(|name| name.to_str()).expect("source names are UTF-8");
-        if room == "lib" || relative.ends_with("tests.rs") {
+        let module = relative.iter().next().and_then(|first| Path::new(first).file_stem());
+        let module = module.and_then(|name| name.to_str()).expect("source names are UTF-8");
+        if module == "lib" || relative.ends_with("tests.rs") {
             continue;
         }
         for (number, statement) in statements(&read(&path)) {
-            if let Some(message) = rule(room, &statement) {
+            if let Some(message) = rule(module, &statement) {
                 found.push(format!("{}:{number}: {message}", relative.display()));
             }
         }
@@ -196,7 +199,7 @@ fn statements(source: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// Where the test module at the foot begins; other attributes may stand between it and its `cfg`.
+/// Length of the code before the test module; other attributes may stand between it and its `cfg`.
 fn code_len(source: &str) -> usize {
     let is_module = |at: &usize| {
         let item = source[*at..].lines().skip(2).find(|line| line.starts_with(char::is_alphabetic));

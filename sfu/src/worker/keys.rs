@@ -14,7 +14,7 @@ impl SessionKey {
     }
 
     /// Position in the table; a small number that is used again.
-    pub(super) fn slot(self) -> usize {
+    pub(super) fn position(self) -> usize {
         self.index as usize
     }
 

@@ -58,8 +58,8 @@ impl Lobby {
 
     /// Records the owner of new credentials, after an ICE restart.
     pub fn own(&self, local: &IceCredentials, worker: usize) {
-        let door = LobbyEntry::Owned { worker, pwd: local.pwd.clone() };
-        self.entries.insert(local.ufrag.as_str().into(), door);
+        let entry = LobbyEntry::Owned { worker, pwd: local.pwd.clone() };
+        self.entries.insert(local.ufrag.as_str().into(), entry);
     }
 
     /// Handles a Binding request for `ufrag` that arrived at `worker`.
@@ -91,7 +91,7 @@ impl Lobby {
     /// Changes a session that still waits; false if it does not. Its credentials may change.
     pub fn edit_waiting(&self, ufrag: &str, edit: impl FnOnce(&mut NewSession)) -> bool {
         let waiting =
-            self.entries.remove_if(ufrag, |_, door| matches!(door, LobbyEntry::Waiting { .. }));
+            self.entries.remove_if(ufrag, |_, entry| matches!(entry, LobbyEntry::Waiting { .. }));
         let Some((_, LobbyEntry::Waiting { mut session, placed })) = waiting else { return false };
         edit(&mut session);
         self.wait(session, placed);
@@ -116,7 +116,7 @@ impl Lobby {
     /// Removes a session that still waits; `None` if a worker owns it or the ufrag is unknown.
     pub fn take_waiting(&self, ufrag: &str) -> Option<Box<NewSession>> {
         let waiting =
-            self.entries.remove_if(ufrag, |_, door| matches!(door, LobbyEntry::Waiting { .. }));
+            self.entries.remove_if(ufrag, |_, entry| matches!(entry, LobbyEntry::Waiting { .. }));
         match waiting {
             Some((_, LobbyEntry::Waiting { session, .. })) => Some(session),
             _ => None,
@@ -131,7 +131,7 @@ impl Lobby {
     /// Forgets the sessions of a worker that lost them.
     pub fn forget_worker(&self, lost: usize) {
         self.entries
-            .retain(|_, door| !matches!(door, LobbyEntry::Owned { worker, .. } if *worker == lost));
+            .retain(|_, entry| !matches!(entry, LobbyEntry::Owned { worker, .. } if *worker == lost));
     }
 
     /// Number of known ufrags.

@@ -289,8 +289,8 @@ impl Worker {
     /// Time at which [`Self::handle_timeout`] is to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
         let timers = self.timers.next().into_iter().chain(self.next_sweep);
-        let crowd = self.joining_streams.front().map(|(since, _)| *since);
-        timers.chain(crowd).chain(self.handshakes.waiting_since()).min()
+        let joining = self.joining_streams.front().map(|(since, _)| *since);
+        timers.chain(joining).chain(self.handshakes.waiting_since()).min()
     }
 
     /// Whether another worker put something into our rings.

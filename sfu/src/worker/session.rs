@@ -145,7 +145,7 @@ impl Session {
     }
 }
 
-/// Sessions of one worker by key; slots are reused, keys are not.
+/// Sessions of one worker by key; positions are reused, keys are not.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     slots: Vec<(u32, Option<Box<Session>>)>,
@@ -170,19 +170,19 @@ impl Sessions {
 
     /// The session behind a key, if it still lives.
     pub(super) fn get(&self, key: SessionKey) -> Option<&Session> {
-        let (generation, session) = self.slots.get(key.slot())?;
+        let (generation, session) = self.slots.get(key.position())?;
         session.as_deref().filter(|_| *generation == key.generation())
     }
 
     /// The session behind a key, if it still lives.
     pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
-        let (generation, session) = self.slots.get_mut(key.slot())?;
+        let (generation, session) = self.slots.get_mut(key.position())?;
         session.as_deref_mut().filter(|_| *generation == key.generation())
     }
 
     /// Removes a session; its key is invalid from now on.
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
-        let (generation, slot) = self.slots.get_mut(key.slot())?;
+        let (generation, slot) = self.slots.get_mut(key.position())?;
         if *generation != key.generation() {
             return None;
         }

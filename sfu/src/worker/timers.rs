@@ -16,7 +16,7 @@ use super::keys::SessionKey;
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, SessionKey)>>,
-    /// Deadlines by the session's slot in its table.
+    /// Deadlines by the session's position in its table.
     wanted: Vec<Option<Wanted>>,
 }
 
@@ -32,7 +32,7 @@ struct Wanted {
 impl Timers {
     /// Sets the session's only deadline.
     pub(super) fn schedule(&mut self, at: Instant, key: SessionKey) {
-        let slot = key.slot();
+        let slot = key.position();
         if self.wanted.len() <= slot {
             self.wanted.resize(slot + 1, None);
         }
@@ -51,7 +51,7 @@ impl Timers {
 
     /// Deadline of this session.
     pub(super) fn of(&self, key: SessionKey) -> Option<Instant> {
-        let wanted = self.wanted.get(key.slot()).copied().flatten();
+        let wanted = self.wanted.get(key.position()).copied().flatten();
         wanted.filter(|wanted| wanted.key == key).map(|wanted| wanted.at)
     }
 
@@ -68,7 +68,7 @@ impl Timers {
             return None;
         }
         let Reverse((_, key)) = self.heap.pop()?;
-        if let Some(slot) = self.wanted.get_mut(key.slot()) {
+        if let Some(slot) = self.wanted.get_mut(key.position()) {
             *slot = None;
         }
         Some(key)
@@ -77,7 +77,7 @@ impl Timers {
     /// Removes stale entries from the top, and puts entries back whose deadline is later.
     pub(super) fn settle(&mut self) {
         while let Some(&Reverse((at, key))) = self.heap.peek() {
-            let slot = self.wanted.get_mut(key.slot()).and_then(Option::as_mut);
+            let slot = self.wanted.get_mut(key.position()).and_then(Option::as_mut);
             let current = slot.filter(|wanted| wanted.key == key && wanted.queued == at);
             match current {
                 Some(wanted) if wanted.at == at => return,
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn reused_slot_has_no_deadline_of_the_session_before() {
+    fn reused_position_has_no_deadline_of_the_session_before() {
         let start = Instant::now();
         let second = start + Duration::from_secs(1);
         let [old, new] = [SessionKey::new(0, 4), SessionKey::new(0, 5)];

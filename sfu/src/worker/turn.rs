@@ -11,7 +11,7 @@ use crate::router::StreamId;
 pub(super) struct TurnPlan {
     visits: Vec<Visit>,
     links: Vec<Link>,
-    /// Marks by the session's slot: the turn in which it was added last, and its visit in that
+    /// Marks by the session's position: the turn in which it was added last, and its visit in that
     /// turn.
     marks: Vec<Mark>,
     turn: u32,
@@ -59,7 +59,7 @@ impl TurnPlan {
         for &viewer in viewers {
             let link = self.links.len() as u32;
             self.links.push(Link { stream, next: END });
-            let slot = viewer.slot();
+            let slot = viewer.position();
             if self.marks.len() <= slot {
                 self.marks.resize(slot + 1, Mark::default());
             }
@@ -105,7 +105,7 @@ mod tests {
     fn planned(plan: &TurnPlan) -> Vec<(usize, Vec<u32>)> {
         let visits = plan.visits().iter();
         let streams = |visit| plan.streams(visit).map(|stream| stream.index).collect();
-        visits.map(|visit| (visit.viewer.slot(), streams(visit))).collect()
+        visits.map(|visit| (visit.viewer.position(), streams(visit))).collect()
     }
 
     #[test]

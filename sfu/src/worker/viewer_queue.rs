@@ -99,10 +99,10 @@ impl ViewerQueue {
 
     /// Removes a viewer that left.
     pub(super) fn remove(&mut self, viewer: SessionKey) {
-        let Some(place) = self.viewers.iter().position(|key| *key == viewer) else { return };
-        self.viewers.remove(place);
-        self.established -= usize::from(place < self.established);
-        self.next -= usize::from(place < self.next);
+        let Some(index) = self.viewers.iter().position(|key| *key == viewer) else { return };
+        self.viewers.remove(index);
+        self.established -= usize::from(index < self.established);
+        self.next -= usize::from(index < self.next);
         if self.established == self.viewers.len() {
             // The next viewer that joins must not get packets that waited for others.
             self.round.clear();
@@ -325,10 +325,10 @@ mod tests {
         // missing.
         #[test]
         fn every_viewer_gets_all_packets_once_and_in_order(
-            crowd in 0..40usize, events in prop::collection::vec(event(), 0..200),
+            joining in 0..40usize, events in prop::collection::vec(event(), 0..200),
         ) {
             let mut world = World::default();
-            (0..crowd).for_each(|_| world.on(Event::Join));
+            (0..joining).for_each(|_| world.on(Event::Join));
             events.into_iter().for_each(|event| world.on(event));
             while world.queue.has_waiting() {
                 world.on(Event::Step);

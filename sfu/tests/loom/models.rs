@@ -1,7 +1,7 @@
-//! What several threads do with the shipped code at the same time; one copy per facade.
+//! Models of several threads that use the shipped code at the same time; one copy per facade.
 //!
-//! A worker's thread waits on an event descriptor. If a wake is lost nobody is left to run, and loom
-//! reports a deadlock.
+//! A worker's thread waits on an event descriptor. If a wake is lost no thread is left to run, and
+//! loom reports a deadlock.
 
 // Not loom's: its reference counts panic once more while a deadlock unwinds.
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::transport::FiveTuple;
 
 const TRACK: TrackIdx = TrackIdx(0);
 
-/// What a worker's thread waits on: a wake makes the current or next wait return.
+/// Object on which a worker's thread waits: a wake makes the current or next wait return.
 struct EventDescriptor {
     ready: Notify,
     wakes: Counter,
@@ -92,8 +92,7 @@ pub(crate) fn falling_asleep(last_look: LastLook) {
     });
 }
 
-/// The same with two items, so that the worker's going to sleep a second time meets the flag that the
-/// first wake took down.
+/// Two items, so that the worker's second sleep meets the flag that the first wake cleared.
 pub(crate) fn falling_asleep_again() {
     loom::model(|| {
         let (descriptor, flag) = sleeper();
@@ -140,7 +139,8 @@ pub(crate) enum Wake {
     BeforeTheBatch,
 }
 
-/// One worker puts a media item and a stray into another's rings; that one sleeps, wakes, takes them.
+/// One worker puts a media item and a stray into another's rings; that one sleeps, wakes, takes
+/// them.
 pub(crate) fn batch_in_the_rings(wake: Wake) {
     loom::model(move || {
         let (descriptor, flag) = sleeper();
@@ -185,7 +185,7 @@ pub(crate) fn batch_in_the_rings(wake: Wake) {
     });
 }
 
-/// Where another thread may come between: loom does not see the rings' own steps. It orders nothing.
+/// Point where another thread may run: loom does not see the rings' own steps. It orders nothing.
 #[derive(Default)]
 struct Moment(AtomicUsize);
 
@@ -208,8 +208,8 @@ fn write_stray(port: &mut RingPort) {
     assert!(port.send_stray(1, path, b"stray"), "the ring has room");
 }
 
-/// One layer is requested for already. A viewer requests for another while the publisher's worker takes
-/// what is there; `check` gets how often each request was taken in the end.
+/// One layer is requested already. A viewer requests another layer while the publisher's worker
+/// takes the requests. `check` gets the number of times that each request was taken.
 pub(crate) fn requests(check: fn(usize)) {
     loom::model(move || {
         let board = Arc::new(KeyframeRequestBits::default());
@@ -230,7 +230,7 @@ pub(crate) fn requests(check: fn(usize)) {
     });
 }
 
-/// Two viewers request for a layer each at the same time; `check` as above.
+/// Two viewers request one layer each at the same time; `check` as for [`requests`].
 pub(crate) fn requests_at_once(check: fn(usize)) {
     loom::model(move || {
         let board = Arc::new(KeyframeRequestBits::default());
@@ -248,8 +248,8 @@ pub(crate) fn requests_at_once(check: fn(usize)) {
     });
 }
 
-/// A viewer requests, sees that the request was acted upon, and requests again at once. `tell` and `see` are
-/// the orders of what it sees.
+/// A viewer requests, sees that the request was handled, and requests again at once. `tell` and
+/// `see` are the memory orderings with which it sees that.
 pub(crate) fn requesting_again(tell: Ordering, see: Ordering) {
     loom::model(move || {
         let board = Arc::new(KeyframeRequestBits::default());

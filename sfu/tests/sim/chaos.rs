@@ -27,7 +27,7 @@ const NETWORKS: [&str; 5] = [
 
 struct Chaos {
     world: World,
-    dice: Rng,
+    rng: Rng,
     codec: Codec,
     publisher: Option<ClientId>,
     viewers: Vec<ClientId>,
@@ -35,35 +35,35 @@ struct Chaos {
 
 impl Chaos {
     fn new(seed: u64) -> Self {
-        let mut dice = Rng::new(seed, 77);
-        let workers = 1 + dice.below(3) as usize;
+        let mut rng = Rng::new(seed, 77);
+        let workers = 1 + rng.below(3) as usize;
         let mut world = World::with(WorldConfig { seed, workers, ..WorldConfig::default() });
         world.drops_allowed = true;
-        let codec = [Codec::Vp8, Codec::H264, Codec::Vp9, Codec::Av1][dice.below(4) as usize];
-        Self { world, dice, codec, publisher: None, viewers: Vec::new() }
+        let codec = [Codec::Vp8, Codec::H264, Codec::Vp9, Codec::Av1][rng.below(4) as usize];
+        Self { world, rng, codec, publisher: None, viewers: Vec::new() }
     }
 
     fn publisher_spec(&mut self) -> PublisherSpec {
-        let dice = &mut self.dice;
-        let mut spec = match dice.chance(0.7) {
+        let rng = &mut self.rng;
+        let mut spec = match rng.chance(0.7) {
             true => PublisherSpec::temporal(self.codec),
             false => PublisherSpec::simulcast(self.codec),
         };
-        spec.answers_pli = dice.chance(0.8);
+        spec.answers_pli = rng.chance(0.8);
         let period = (!spec.answers_pli).then_some(60);
         spec.with(Video, |track| {
-            if dice.chance(0.3) {
+            if rng.chance(0.3) {
                 track.layers.truncate(1);
                 track.layers[0].rid = "";
             }
             track.bytes = 300;
-            let often = dice.chance(0.4).then(|| 20 + dice.below(200) as u32);
+            let often = rng.chance(0.4).then(|| 20 + rng.below(200) as u32);
             track.key_every = period.or(often);
         })
         .with(Audio, |track| {
-            if dice.chance(0.5) {
+            if rng.chance(0.5) {
                 (track.red_pt, track.sends_red) = (Some(63), true);
-                track.red_distance = 1 + dice.below(4) as usize;
+                track.red_distance = 1 + rng.below(4) as usize;
             }
         })
     }
@@ -75,33 +75,33 @@ impl Chaos {
 
     fn join(&mut self) {
         let modes = [StartMode::FastForward, StartMode::Poster, StartMode::Wait];
-        let start = modes[self.dice.below(3) as usize];
-        let worker = Some(self.dice.below(self.world.workers.len() as u64) as usize);
+        let start = modes[self.rng.below(3) as usize];
+        let worker = Some(self.rng.below(self.world.workers.len() as u64) as usize);
         let mut spec = ViewerSpec { start, worker, ..ViewerSpec::browser() };
-        if self.dice.chance(0.3) {
+        if self.rng.chance(0.3) {
             spec = spec.without_rtx();
         }
-        if self.codec == Codec::Av1 || self.dice.chance(0.3) {
+        if self.codec == Codec::Av1 || self.rng.chance(0.3) {
             spec = spec.reads_descriptors();
         }
-        if self.dice.chance(0.3) {
+        if self.rng.chance(0.3) {
             spec.tracks[0].codecs[0].red_pt = Some(65);
         }
         let viewer = self.world.watch("live", spec);
-        self.world.let_thin(viewer);
+        self.world.expect_filtered(viewer);
         self.viewers.push(viewer);
     }
 
     fn any_viewer(&mut self) -> Option<ClientId> {
-        let place = self.dice.below(self.viewers.len().max(1) as u64) as usize;
+        let place = self.rng.below(self.viewers.len().max(1) as u64) as usize;
         self.viewers.get(place).copied()
     }
 
     fn preference(&mut self, viewer: ClientId) {
-        let rid = self.dice.chance(0.6).then(|| RIDS[self.dice.below(3) as usize].into());
-        let max_temporal_layer = [None, Some(0), Some(1), Some(2)][self.dice.below(4) as usize];
+        let rid = self.rng.chance(0.6).then(|| RIDS[self.rng.below(3) as usize].into());
+        let max_temporal_layer = [None, Some(0), Some(1), Some(2)][self.rng.below(4) as usize];
         if self.world.worker_of(viewer).is_some() {
-            self.world.ask(
+            self.world.set_preference(
                 viewer,
                 LayerPreference { rid, max_temporal_layer, ..LayerPreference::default() },
             );
@@ -109,7 +109,7 @@ impl Chaos {
     }
 
     fn change_network(&mut self, client: ClientId) {
-        let text = NETWORKS[self.dice.below(NETWORKS.len() as u64) as usize];
+        let text = NETWORKS[self.rng.below(NETWORKS.len() as u64) as usize];
         let network: Profile = text.parse().expect("a profile");
         self.world.change_network(client, network.clone(), network);
     }
@@ -117,10 +117,10 @@ impl Chaos {
     /// What may happen at any moment.
     fn event(&mut self) {
         let publisher = self.publisher;
-        match self.dice.below(12) {
+        match self.rng.below(12) {
             0 | 1 if self.viewers.len() < VIEWERS_MAX => self.join(),
             2 => _ = self.publisher.take().map(|publisher| self.world.delete(publisher)),
-            3 if publisher.is_none() || self.dice.chance(0.3) => {
+            3 if publisher.is_none() || self.rng.chance(0.3) => {
                 self.publisher = Some(self.publish());
             }
             4..=6 => {
@@ -139,7 +139,7 @@ impl Chaos {
                 }
             }
             9 => {
-                let (on, place) = (self.dice.chance(0.6), self.dice.below(3) as usize);
+                let (on, place) = (self.rng.chance(0.6), self.rng.below(3) as usize);
                 let layers =
                     publisher.map(|publisher| &mut self.world.publisher(publisher).video().layers);
                 if let Some(layer) = layers.and_then(|layers| layers.get_mut(place)) {
@@ -148,12 +148,12 @@ impl Chaos {
                 }
             }
             10 => {
-                let on = self.dice.chance(0.6);
+                let on = self.rng.chance(0.6);
                 if let Some(publisher) = publisher {
                     self.world.publisher(publisher).sends = on;
                 }
             }
-            11 if self.dice.chance(0.3) => {
+            11 if self.rng.chance(0.3) => {
                 if let Some(viewer) = self.any_viewer() {
                     self.viewers.retain(|other| *other != viewer);
                     self.world.delete(viewer);
@@ -161,8 +161,8 @@ impl Chaos {
             }
             _ => {}
         }
-        let longest = if self.dice.chance(0.2) { 3_000 } else { 400 };
-        self.world.run_ms(20 + self.dice.below(longest));
+        let longest = if self.rng.chance(0.2) { 3_000 } else { 400 };
+        self.world.run_ms(20 + self.rng.below(longest));
     }
 
     /// All is well from here on; 24 seconds to recover.
@@ -187,14 +187,14 @@ impl Chaos {
         self.world.run_s(12);
         for viewer in self.viewers.clone() {
             if self.world.closed(viewer).is_none() && self.world.worker_of(viewer).is_some() {
-                self.world.ask(viewer, LayerPreference::default());
+                self.world.set_preference(viewer, LayerPreference::default());
             }
         }
         self.world.run_s(12);
     }
 
     /// Every viewer that was not closed gets all frames of four seconds.
-    fn assert_all_flows(&mut self, seed: u64) {
+    fn assert_all_receive(&mut self, seed: u64) {
         for viewer in self.viewers.clone() {
             if self.world.closed(viewer).is_some() {
                 continue;
@@ -225,6 +225,6 @@ fn whatever_happens_everybody_has_picture_and_sound_again() {
             chaos.event();
         }
         chaos.calm_down();
-        chaos.assert_all_flows(seed);
+        chaos.assert_all_receive(seed);
     }
 }

@@ -7,7 +7,7 @@ use weir_sfu::rtp::ext::ExtKind;
 
 use crate::world::World;
 use crate::world::spec::{LayerSpec, PublisherSpec, ViewerSpec, WatchCodec, opus, video};
-use crate::{Dice, flows, watched};
+use crate::{TestRng, receives_frames, watched};
 
 fn publisher(codec: Codec) -> PublisherSpec {
     PublisherSpec::of(vec![opus(), video(codec)]).with(Video, |track| {
@@ -35,13 +35,13 @@ fn encrypted_media_with_a_descriptor_starts_at_its_keyframes() {
     for codec in [Codec::Vp8, Codec::H264, Codec::Av1] {
         for (workers, reads) in [(1, false), (2, true)] {
             let (mut world, sender, first) = watched(workers, publisher(codec), viewer(reads));
-            assert!(flows(&mut world, first, 95), "{codec:?}");
+            assert!(receives_frames(&mut world, first, 95), "{codec:?}");
             let late = world.watch("live", viewer(reads));
             world.run_s(1);
             assert!(world.viewer(late).video_frames() > 15, "{codec:?}: joined later");
             for viewer in [first, late] {
                 assert_eq!(world.viewer(viewer).broken_frames(), 0, "{codec:?}");
-                let exts = &world.viewer(viewer).guard.line(Video).exts;
+                let exts = &world.viewer(viewer).guard.sender(Video).exts;
                 assert_eq!(exts.contains_key(&ExtKind::DependencyDescriptor), reads);
             }
             let info = world.info(sender).unwrap();
@@ -57,8 +57,8 @@ fn a_keyframe_whose_descriptor_comes_late_is_begun_with_all_the_same() {
         let mut world = World::new(1);
         let viewer = world.watch("live", viewer(false));
         let sender = world.publish("live", publisher(codec));
-        let mut dice = Dice(11);
-        world.lose_up(sender, move |bytes| bytes[0] >= 128 && dice.chance(20));
+        let mut rng = TestRng(11);
+        world.lose_up(sender, move |bytes| bytes[0] >= 128 && rng.chance(20));
         world.run_s(4);
         world.lose_nothing(sender);
         world.run_s(2);

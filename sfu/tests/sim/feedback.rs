@@ -10,7 +10,7 @@ use weir_sfu::sdp::Feedback;
 
 use crate::world::World;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
-use crate::{flows, ms, watched};
+use crate::{receives_frames, ms, watched};
 
 // whip-whep G13, quality B4 item 25
 #[test]
@@ -58,7 +58,7 @@ fn a_flood_of_plis_is_one_request_per_half_second() {
     let gaps = requests.windows(2).map(|pair| pair[1].0 - pair[0].0);
     assert!(gaps.clone().all(|gap| gap >= ms(499)), "{:?}", gaps.min());
     assert!(requests.len() <= 21, "{} in 10 s", requests.len());
-    assert!(flows(&mut world, viewer, 95));
+    assert!(receives_frames(&mut world, viewer, 95));
 }
 
 // quality A2.3: a publisher that ignores PLI is asked ever more slowly
@@ -74,7 +74,7 @@ fn a_publisher_that_ignores_pli_is_not_nagged() {
     assert!((5..=18).contains(&asked), "{asked} requests in a minute");
     assert_eq!(world.viewer(viewer).video_frames(), 1, "the last keyframe, as a poster");
     world.publisher(publisher).video().layers[0].wants_key = true;
-    assert!(flows(&mut world, viewer, 90), "its own keyframe starts the picture");
+    assert!(receives_frames(&mut world, viewer, 90), "its own keyframe starts the picture");
 }
 
 // whip-whep G13
@@ -103,8 +103,8 @@ fn where_nothing_was_negotiated_nothing_is_asked() {
     let publisher = world.publish("live", spec);
     world.run_s(1);
     assert!(world.viewer(viewer).video_frames() > 20, "it began with a keyframe");
-    let mut dice = crate::Dice(3);
-    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && dice.chance(10));
+    let mut rng = crate::TestRng(3);
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && rng.chance(10));
     world.run_s(3);
     let feedback = &world.publisher(publisher).feedback;
     assert!(feedback.nacked.is_empty() && feedback.keyframe_requests.is_empty());
@@ -171,7 +171,7 @@ fn rtcp_flood_is_limited() {
         }
         let dropped = world.dropped(DropReason::RtcpRateLimited);
         assert!((2_900..=3_600).contains(&dropped), "{dropped} of 4,000");
-        assert!(flows(&mut world, other, 100));
+        assert!(receives_frames(&mut world, other, 100));
         assert_eq!((world.closed(viewer), world.closed(publisher)), (None, None));
     }
 }
@@ -181,7 +181,7 @@ fn rtcp_flood_is_limited() {
 fn rtcp_bombs_cost_nothing_but_themselves() {
     let (mut world, publisher, viewer) =
         watched(1, PublisherSpec::browser(), ViewerSpec::browser());
-    let media = world.viewer(viewer).guard.lines[1].plan.ssrc;
+    let media = world.viewer(viewer).guard.senders[1].plan.ssrc;
     let word = |n: u32| n.to_be_bytes();
     let mut everything = vec![0x81, 205, 1, 0];
     everything.extend([word(1), word(media)].concat());
@@ -204,10 +204,10 @@ fn rtcp_bombs_cost_nothing_but_themselves() {
             }
         }
     }
-    assert!(flows(&mut world, viewer, 95));
+    assert!(receives_frames(&mut world, viewer, 95));
     assert_eq!((world.closed(viewer), world.closed(publisher)), (None, None), "BYE ends nothing");
     let guard = &world.viewer(viewer).guard;
-    assert!(guard.rtx <= 5 * guard.line(Video).sent() as u64);
+    assert!(guard.rtx <= 5 * guard.sender(Video).sent() as u64);
 }
 
 /// Three keyframe requests in a row are one wait; what became of the requests is counted, and the rest is left open.

@@ -9,7 +9,7 @@ use crate::world::dtls::{HELLO, Identity, RealDtls};
 use crate::world::spec::{DtlsMode, PublisherSpec, SHA1, ViewerSpec};
 use crate::world::wire::{self, Check};
 use crate::world::{ClientId, World};
-use crate::{Dice, flows, ms, watched};
+use crate::{TestRng, receives_frames, ms, watched};
 
 /// A publisher, a viewer who has watched for a second, and the last RTP and RTCP of both.
 struct Scene {
@@ -47,23 +47,23 @@ fn is_rtp(packet: &[u8]) -> bool {
 #[test]
 fn dtls_srtp_and_srtcp_from_an_unvalidated_address_are_not_looked_at() {
     let Scene { mut world, publisher, viewer, captured } = scene(SHA1);
-    let stranger = world.fresh_addr();
+    let stranger = world.new_addr();
     let before = world.report(0);
     for packet in captured.iter().chain([&HELLO.to_vec()]) {
-        world.inject_and_settle(stranger, packet);
+        world.inject_and_run(stranger, packet);
     }
     // Also what is fresh: sealed with the right keys, sent from the wrong place.
     let fresh = world.with_publisher(publisher, |publisher, link| {
-        publisher.repeat(publisher.tracks[1].layers[0].ssrc, 0, link);
+        publisher.retransmit(publisher.tracks[1].layers[0].ssrc, 0, link);
         link.seal_rtcp(&[0x80, 201, 0, 1, 0, 0, 0, 9]).expect("keys")
     });
-    world.inject_and_settle(stranger, &fresh);
+    world.inject_and_run(stranger, &fresh);
     let refused = captured.len() as u64 + 2;
     let after = world.report(0).dropped;
     let reason = DropReason::UnvalidatedAddress;
     assert_eq!(after.get(reason) - before.dropped.get(reason), refused);
     assert_eq!(world.sent_to(stranger).datagrams, 0);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 // CVE-2023-49786 and its kin; quality B4 item 4
@@ -73,7 +73,7 @@ fn a_client_hello_from_another_address_wins_no_race() {
         let mut world = World::new(2);
         let spec = PublisherSpec { dtls: DtlsMode::Client, ..PublisherSpec::browser() };
         let publisher = world.publish("live", spec);
-        let attacker = world.fresh_addr();
+        let attacker = world.new_addr();
         let mut dtls = RealDtls::new(&Identity::generate(), true, &[7, 1]);
         dtls.start(world.now);
         let hellos = dtls.sent();
@@ -81,7 +81,7 @@ fn a_client_hello_from_another_address_wins_no_race() {
         while !world.link(publisher).is_connected() {
             assert!(world.now < begin + ms(5_000), "the real peer connects");
             for hello in hellos.iter().filter(|_| attacks) {
-                world.inject_and_settle(attacker, hello);
+                world.inject_and_run(attacker, hello);
             }
             world.run_ms(1);
         }
@@ -107,7 +107,7 @@ fn a_client_hello_forged_in_the_peers_name_does_not_complete_its_handshake() {
     let hellos = dtls.sent();
     world.run_ms(15);
     for hello in &hellos {
-        world.inject_and_settle(at, hello);
+        world.inject_and_run(at, hello);
     }
     world.run_s(8);
     let connected = world.link(publisher).is_connected();
@@ -126,7 +126,7 @@ fn a_wrong_password_or_name_is_met_with_silence() {
     world.link(waiting).checks = false;
     let (mut live, _, viewer) = watched(2, PublisherSpec::browser(), ViewerSpec::browser());
     for (world, client) in [(&mut world, waiting), (&mut live, viewer)] {
-        let stranger = world.fresh_addr();
+        let stranger = world.new_addr();
         let server = world.link(client).server.clone();
         for n in 0..10_000u64 {
             let mut id = [7; 12];
@@ -139,7 +139,7 @@ fn a_wrong_password_or_name_is_met_with_silence() {
                 pwd: "not-the-password-of-anybody",
                 use_candidate: true,
             };
-            world.inject_and_settle(stranger, &check.bytes());
+            world.inject_and_run(stranger, &check.bytes());
             if n % 100 == 0 {
                 world.run_ms(1);
             }
@@ -148,7 +148,7 @@ fn a_wrong_password_or_name_is_met_with_silence() {
         assert!(world.dropped(DropReason::StunBadIntegrity) > 100);
         assert!(world.dropped(DropReason::StunUnknownUfrag) > 100);
     }
-    assert!(flows(&mut live, viewer, 100));
+    assert!(receives_frames(&mut live, viewer, 100));
     world.link(waiting).checks = true;
     world.run_s(1);
     assert!(world.link(waiting).is_connected(), "10,000 wrong guesses changed nothing");
@@ -178,15 +178,15 @@ fn a_certificate_that_was_not_promised_publishes_nothing() {
 fn random_ssrcs_leave_no_state() {
     let Scene { mut world, publisher, viewer, captured } = scene(SHA1);
     let at = world.link(publisher).addr;
-    let mut dice = Dice(3);
+    let mut rng = TestRng(3);
     for n in 0..10_000 {
         let mut forged = captured[n % captured.len()].clone();
         if is_rtp(&forged) {
-            forged[8..12].copy_from_slice(&(dice.next() as u32).to_be_bytes());
+            forged[8..12].copy_from_slice(&(rng.next() as u32).to_be_bytes());
         } else {
-            forged[4..8].copy_from_slice(&(dice.next() as u32).to_be_bytes());
+            forged[4..8].copy_from_slice(&(rng.next() as u32).to_be_bytes());
         }
-        world.inject_and_settle(at, &forged);
+        world.inject_and_run(at, &forged);
         if n % 50 == 0 {
             world.run_ms(10);
         }
@@ -197,7 +197,7 @@ fn random_ssrcs_leave_no_state() {
     world.publisher(publisher).restart_encoder(Video, 0);
     world.run_s(1);
     assert_eq!(world.viewer(viewer).video_sources().len(), 2);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 // siphon-ai#360
@@ -214,7 +214,7 @@ fn forged_numbers_do_not_poison_the_replay_window() {
             }
             let end = forged.len() - 1;
             forged[end] ^= 1;
-            world.inject_and_settle(at, &forged);
+            world.inject_and_run(at, &forged);
         }
         world.run_s(2);
         assert_eq!(world.viewer(viewer).broken_frames(), 0);
@@ -223,7 +223,7 @@ fn forged_numbers_do_not_poison_the_replay_window() {
             world.publisher(publisher).feedback.nacked.is_empty(),
             "and nobody misses anything"
         );
-        assert!(flows(&mut world, viewer, 100));
+        assert!(receives_frames(&mut world, viewer, 100));
     }
 }
 
@@ -245,7 +245,7 @@ fn a_second_replayed_100_000_times_is_forwarded_not_once() {
     assert_eq!(world.dropped(DropReason::SrtpReplay), 100_000);
     world.publisher(publisher).sends = true;
     world.run_s(1);
-    assert!(flows(&mut world, viewer, 100), "the window is where it was");
+    assert!(receives_frames(&mut world, viewer, 100), "the window is where it was");
     assert_eq!(world.viewer(viewer).broken_frames(), 0);
 }
 
@@ -254,7 +254,7 @@ fn a_second_replayed_100_000_times_is_forwarded_not_once() {
 fn every_short_length_of_everything_is_survived() {
     let Scene { mut world, publisher, viewer, captured } = scene(PublisherSpec::browser().dtls);
     let addresses: Vec<SocketAddr> =
-        vec![world.link(publisher).addr, world.link(viewer).addr, world.fresh_addr()];
+        vec![world.link(publisher).addr, world.link(viewer).addr, world.new_addr()];
     let check = world.link(publisher).fresh_check(true);
     let rtp = captured.iter().find(|packet| is_rtp(packet)).expect("one").clone();
     let rtcp = captured.iter().find(|packet| !is_rtp(packet)).expect("one").clone();
@@ -263,18 +263,18 @@ fn every_short_length_of_everything_is_survived() {
     for whole in [&check, &rtp, &rtcp, &HELLO.to_vec()].into_iter().chain(&firsts) {
         for len in 0..=64.min(whole.len() - 1) {
             for at in &addresses {
-                world.inject_and_settle(*at, &whole[..len]);
+                world.inject_and_run(*at, &whole[..len]);
             }
         }
     }
     // And everything the receive buffer can hold.
     for first in 0..=255u8 {
         for len in [1_472, 1_500, 1_501] {
-            world.inject_and_settle(addresses[0], &vec![first; len]);
+            world.inject_and_run(addresses[0], &vec![first; len]);
         }
     }
     assert_eq!(world.sent_to(addresses[2]).datagrams, 0);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
     assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
 }
 
@@ -283,22 +283,22 @@ fn every_short_length_of_everything_is_survived() {
 fn junk_and_stun_floods_keep_no_state_and_harm_nobody() {
     let Scene { mut world, publisher: _, viewer, captured: _ } = scene(SHA1);
     let lobby = world.control.lobby.len();
-    let mut dice = Dice(9);
+    let mut rng = TestRng(9);
     let mut sent_bytes = 0u64;
     for n in 0..50_000u64 {
-        let [_, a, b, c] = (dice.next() as u32).to_be_bytes();
-        let from = SocketAddr::from(([11, a, b, c], dice.next() as u16 | 1));
+        let [_, a, b, c] = (rng.next() as u32).to_be_bytes();
+        let from = SocketAddr::from(([11, a, b, c], rng.next() as u16 | 1));
         let datagram = match n % 3 {
             0 => {
-                let len = 1 + dice.next() as usize % 200;
-                dice.bytes(len)
+                let len = 1 + rng.next() as usize % 200;
+                rng.bytes(len)
             }
             1 => {
-                let id = dice.bytes(12).try_into().expect("12 bytes");
+                let id = rng.bytes(12).try_into().expect("12 bytes");
                 wire::plain_request(id)
             }
             _ => Check {
-                id: dice.bytes(12).try_into().expect("12 bytes"),
+                id: rng.bytes(12).try_into().expect("12 bytes"),
                 to_ufrag: "server1g0",
                 from_ufrag: "x",
                 pwd: "wrong-wrong-wrong-wrong",
@@ -317,7 +317,7 @@ fn junk_and_stun_floods_keep_no_state_and_harm_nobody() {
     assert_eq!(world.control.lobby.len(), lobby);
     assert_eq!(world.workers[0].session_count(), 2);
     assert!(world.dropped(DropReason::StunRateLimited) > 0);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
     assert_eq!(world.viewer(viewer).broken_frames(), 0);
 }
 
@@ -326,27 +326,27 @@ fn junk_and_stun_floods_keep_no_state_and_harm_nobody() {
 #[test]
 fn answers_to_strangers_are_no_amplifier() {
     let Scene { mut world, publisher, .. } = scene(SHA1);
-    let stranger = world.fresh_addr();
+    let stranger = world.new_addr();
     let request = wire::plain_request([5; 12]);
-    world.inject_and_settle(stranger, &request);
+    world.inject_and_run(stranger, &request);
     // The mapped address: 12 bytes more than the 48 of IP, UDP and STUN that asked.
     assert_eq!(world.sent_to(stranger).bytes, request.len() as u64 + 12);
     // A request with as much as an address in it gets no more back than it brought.
     let padded = [&[0, 1, 0, 12][..], &request[4..], &[0x80, 0x22, 0, 8], b"software"].concat();
     let before = world.sent_to(stranger).bytes;
-    world.inject_and_settle(stranger, &padded);
+    world.inject_and_run(stranger, &padded);
     assert!(world.sent_to(stranger).bytes - before <= padded.len() as u64);
     // Unknown attributes are told, and not more than asked.
     let strange: Vec<u8> = (0..10u8).flat_map(|n| [0x7f, n, 0, 0]).collect();
     let strange = [&[0, 1, 0, 40][..], &request[4..], &strange].concat();
     let before = world.sent_to(stranger).bytes;
-    world.inject_and_settle(stranger, &strange);
+    world.inject_and_run(stranger, &strange);
     assert!(world.sent_to(stranger).bytes - before <= strange.len() as u64);
     // Answers, indications and refusals get nothing.
     let before = world.sent_to(stranger).bytes;
     for class in [[0x01, 0x01], [0x00, 0x11], [0x01, 0x11], [0x00, 0x03]] {
         let message = [&class[..], &request[2..]].concat();
-        world.inject_and_settle(stranger, &message);
+        world.inject_and_run(stranger, &message);
     }
     assert_eq!(world.sent_to(stranger).bytes, before);
     assert_eq!(world.closed(publisher), None);
@@ -361,7 +361,7 @@ fn dtls_fragments_of_every_kind_end_in_time() {
     world.link(publisher).speaks_dtls = false;
     world.run_ms(100);
     let at = world.link(publisher).addr;
-    let mut dice = Dice(1);
+    let mut rng = TestRng(1);
     let begin = world.now;
     let fragment = |total: u32, offset: u32, body: &[u8]| {
         let [_, t0, t1, t2] = total.to_be_bytes();
@@ -377,8 +377,8 @@ fn dtls_fragments_of_every_kind_end_in_time() {
             1 => fragment(16_000_000, n * 100, &[n as u8; 100]),
             2 => fragment(2_000, n % 1_900, &[n as u8; 90]),
             _ => {
-                let len = 13 + dice.next() as usize % 300;
-                let mut noise = dice.bytes(len);
+                let len = 13 + rng.next() as usize % 300;
+                let mut noise = rng.bytes(len);
                 noise[..3].copy_from_slice(&[20 + (n % 6) as u8, 0xfe, 0xfd]);
                 noise
             }
@@ -403,8 +403,8 @@ fn forged_rtcp_does_not_spend_the_viewers_budget() {
     let at = world.link(viewer).addr;
     let mut forged = vec![0x80, 201, 0, 1];
     forged.extend([9; 60]);
-    let mut dice = Dice(4);
-    world.lose_down(viewer, move |bytes| bytes[0] >= 128 && dice.chance(10));
+    let mut rng = TestRng(4);
+    world.lose_down(viewer, move |bytes| bytes[0] >= 128 && rng.chance(10));
     for _ in 0..300 {
         for _ in 0..10 {
             world.inject(at, &forged);
@@ -446,7 +446,7 @@ fn nobody_takes_over_the_address_of_a_live_session() {
     let before = world.viewer(viewer).video_frames();
     for _ in 0..100 {
         let check = world.link(thief).fresh_check(true);
-        world.inject_and_settle(at, &check);
+        world.inject_and_run(at, &check);
         world.run_ms(100);
     }
     let frames = world.viewer(viewer).video_frames() - before;
@@ -466,15 +466,15 @@ fn media_sealed_for_another_session_is_refused() {
         let foreign = world.with_publisher(first, |publisher, link| {
             let ssrc = publisher.tracks[1].layers[0].ssrc;
             let seq = publisher.tracks[1].layers[0].next_seq - 1;
-            publisher.repeat(ssrc, seq as u16, link);
+            publisher.retransmit(ssrc, seq as u16, link);
             link.out.pop().expect("kept").bytes
         });
-        world.inject_and_settle(at, &foreign);
+        world.inject_and_run(at, &foreign);
         world.run_ms(10);
     }
     assert_eq!(world.dropped(DropReason::SrtpAuth), 100);
     assert_eq!(world.viewer(viewer).video_sources().len(), 1);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 #[test]
@@ -483,7 +483,7 @@ fn a_viewer_that_sends_media_is_not_heard() {
     let packet = [0x80, 96, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 1, 2, 3, 4];
     let sealed = world.link(viewer).seal_rtp(&packet).expect("keys");
     let at = world.link(viewer).addr;
-    world.inject_and_settle(at, &sealed);
+    world.inject_and_run(at, &sealed);
     assert_eq!(world.dropped(DropReason::WrongDirection), 1);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
 }

@@ -5,7 +5,7 @@ use weir_sfu::rtp::ext::ExtKind;
 
 use crate::world::World;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
-use crate::{flows, watched};
+use crate::{receives_frames, watched};
 
 // whip-whep G10
 #[test]
@@ -13,11 +13,11 @@ fn header_extensions_are_remapped() {
     let (mut world, _, viewer) = watched(2, PublisherSpec::browser(), ViewerSpec::browser());
     let guard = &world.viewer(viewer).guard;
     // The guard refuses ids that were not negotiated, rids, and a foreign mid.
-    assert_eq!(guard.line(Audio).exts[&ExtKind::AudioLevel], [0x9f]);
-    assert_eq!(guard.line(Video).exts[&ExtKind::VideoOrientation], [0x01]);
-    assert_eq!(guard.line(Video).exts[&ExtKind::Mid], b"pic");
-    assert_eq!(guard.line(Audio).exts[&ExtKind::Mid], b"snd");
-    assert!(flows(&mut world, viewer, 100));
+    assert_eq!(guard.sender(Audio).exts[&ExtKind::AudioLevel], [0x9f]);
+    assert_eq!(guard.sender(Video).exts[&ExtKind::VideoOrientation], [0x01]);
+    assert_eq!(guard.sender(Video).exts[&ExtKind::Mid], b"pic");
+    assert_eq!(guard.sender(Audio).exts[&ExtKind::Mid], b"snd");
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 // whip-whep G10
@@ -29,8 +29,8 @@ fn an_extension_that_one_side_did_not_negotiate_is_left_out() {
         .with(Video, |track| track.exts.retain(|(kind, _)| *kind != ExtKind::VideoOrientation));
     let (mut world, _, viewer) = watched(1, publisher, spec);
     let guard = &world.viewer(viewer).guard;
-    assert!(!guard.line(Audio).exts.contains_key(&ExtKind::AudioLevel));
-    assert!(!guard.line(Video).exts.contains_key(&ExtKind::VideoOrientation));
+    assert!(!guard.sender(Audio).exts.contains_key(&ExtKind::AudioLevel));
+    assert!(!guard.sender(Video).exts.contains_key(&ExtKind::VideoOrientation));
 }
 
 // whip-whep G10
@@ -44,8 +44,8 @@ fn ids_above_14_use_two_byte_headers_where_they_may() {
     }
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), spec);
     let guard = &world.viewer(viewer).guard;
-    assert_eq!(guard.line(Audio).exts[&ExtKind::AudioLevel], [0x9f]);
-    assert!(flows(&mut world, viewer, 100));
+    assert_eq!(guard.sender(Audio).exts[&ExtKind::AudioLevel], [0x9f]);
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 #[test]
@@ -55,8 +55,8 @@ fn a_viewer_without_any_extension_gets_bare_headers() {
         track.exts.clear();
     }
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), spec);
-    assert!(world.viewer(viewer).guard.lines.iter().all(|line| line.exts.is_empty()));
-    assert!(flows(&mut world, viewer, 100));
+    assert!(world.viewer(viewer).guard.senders.iter().all(|sender| sender.exts.is_empty()));
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 pub(crate) fn red_publisher() -> PublisherSpec {
@@ -74,7 +74,7 @@ fn red_inner_payload_types_are_rewritten() {
     let (mut world, _, viewer) = watched(2, red_publisher(), spec);
     // The guard reads the payload types inside.
     assert!(world.viewer(viewer).audio_frames() > 40);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 // whip-whep G9: "rewrite or strip RED"
@@ -92,7 +92,7 @@ fn a_viewer_without_red_hears_the_publisher_all_the_same() {
 #[test]
 fn octets_of_stripped_red_are_those_that_were_sent() {
     let (mut world, _, viewer) = watched(1, red_publisher(), ViewerSpec::browser());
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 // whip-whep G15
@@ -110,8 +110,8 @@ fn the_nth_section_takes_the_nth_track_of_its_kind() {
     world.run_s(1);
     let sources: Vec<u32> =
         world.publisher(publisher).tracks.iter().map(|track| track.layers[0].source).collect();
-    for (line, source) in sources.iter().enumerate() {
-        let segments = world.viewer(viewer).guard.lines[line].segments();
+    for (sender, source) in sources.iter().enumerate() {
+        let segments = world.viewer(viewer).guard.senders[sender].segments();
         assert!(segments.len() == 1 && segments[0].source == *source, "{segments:?}");
     }
 }

@@ -7,7 +7,7 @@ use weir_sfu::units::Bitrate;
 
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World, WorldConfig};
-use crate::{flows, ms};
+use crate::{receives_frames, ms};
 
 /// A publisher with viewers on its own worker and on the other.
 fn near_and_far(spec: PublisherSpec) -> (World, ClientId, ClientId, ClientId, usize) {
@@ -20,7 +20,7 @@ fn near_and_far(spec: PublisherSpec) -> (World, ClientId, ClientId, ClientId, us
     for viewer in [near, far] {
         let addr = world.link(viewer).addr;
         let own = if viewer == near { home } else { 1 - home };
-        world.doors.insert(addr, own);
+        world.receiving_workers.insert(addr, own);
     }
     world.run_s(1);
     (world, publisher, near, far, 1 - home)
@@ -39,7 +39,7 @@ fn ring_overflow_drops_and_counts() {
     assert!(world.dropped(DropReason::RingFull) > 500, "{}", world.dropped(DropReason::RingFull));
     world.wake(far_worker);
     world.run_s(2);
-    assert!(flows(&mut world, far, 95), "it goes on after a keyframe");
+    assert!(receives_frames(&mut world, far, 95), "it goes on after a keyframe");
     assert_eq!(world.viewer(near).broken_frames(), 0, "others saw nothing of it");
     assert!(world.viewer(near).longest_freeze() < ms(100));
 }
@@ -77,7 +77,7 @@ fn a_server_that_sleeps_for_5_s_disconnects_nobody() {
     assert!(world.control.closed.is_empty());
     assert!(world.link(publisher).is_connected());
     for viewer in [near, far] {
-        assert!(flows(&mut world, viewer, 95));
+        assert!(receives_frames(&mut world, viewer, 95));
     }
 }
 
@@ -100,7 +100,7 @@ fn publisher_over_rate_limit_is_cut() {
     assert!(world.dropped(DropReason::PublisherRate) > 500);
     let packets = (world.viewer(viewer).received - before) / 5;
     assert!(packets < 50 + 400_000 / 8 / 900 + 20, "{packets} packets a second");
-    assert!(flows(&mut world, other, 100));
+    assert!(receives_frames(&mut world, other, 100));
     assert_eq!(world.closed(over), None);
     assert_eq!(world.closed(within), None);
     // What the server itself refused must not be asked for again: that would only add to it.
@@ -141,7 +141,7 @@ fn a_pool_that_is_too_small_drops_and_recovers() {
     let viewer = world.watch("light", ViewerSpec::browser());
     world.run_s(1);
     let before = world.dropped(DropReason::PoolExhausted);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
     assert_eq!(world.dropped(DropReason::PoolExhausted), before);
 }
 

@@ -7,24 +7,25 @@
 #[path = "../support/world/mod.rs"]
 mod world;
 
-mod basics;
-mod changes;
+mod address_changes;
 mod chaos;
-mod clocks;
-mod crowds;
-mod decoded;
+mod egress_guard;
 mod encrypted;
 mod feedback;
+mod ffmpeg_decoding;
 mod forgery;
-mod guarding;
 mod headers;
-mod life;
+mod join_storms;
+mod layer_switches;
 mod limits;
-mod numbers;
-mod paths;
+mod lip_sync;
+mod number_wraps;
+mod publish_and_view;
+mod publisher_changes;
 mod redundancy;
 mod repair;
 mod scenarios;
+mod session_lifetime;
 mod simulcast;
 mod subscriptions;
 mod switches;
@@ -58,7 +59,7 @@ fn watched(
 }
 
 /// The picture moves: at least `percent` of the frames of the next second come.
-fn flows(world: &mut World, viewer: ClientId, percent: usize) -> bool {
+fn receives_frames(world: &mut World, viewer: ClientId, percent: usize) -> bool {
     let before = world.viewer(viewer).count(Video);
     world.run_s(1);
     let frames = world.viewer(viewer).count(Video) - before;
@@ -66,9 +67,9 @@ fn flows(world: &mut World, viewer: ClientId, percent: usize) -> bool {
 }
 
 /// A small generator with a fixed start, so that each run is the same.
-struct Dice(u64);
+struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     fn next(&mut self) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -14,7 +14,7 @@ use weir_sfu::error::DropReason;
 use crate::headers::red_publisher;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World, WorldConfig};
-use crate::{Dice, flows};
+use crate::{TestRng, receives_frames};
 
 const RED_PT: u8 = 65;
 
@@ -25,7 +25,7 @@ fn takes_red() -> ViewerSpec {
 }
 
 /// A publisher of RED, a viewer who takes it and one who does not, each on a worker of its own.
-fn stage(publisher: PublisherSpec) -> (World, ClientId, [ClientId; 2]) {
+fn setup(publisher: PublisherSpec) -> (World, ClientId, [ClientId; 2]) {
     let mut world = World::new(2);
     let publisher = world.publish("live", publisher);
     world.run_ms(500);
@@ -37,9 +37,9 @@ fn stage(publisher: PublisherSpec) -> (World, ClientId, [ClientId; 2]) {
 
 /// Loses so many percent of the sound on its way to the server.
 fn lose_sound_up(world: &mut World, publisher: ClientId, seed: u64, percent: u64) {
-    let mut dice = Dice(seed);
+    let mut rng = TestRng(seed);
     world.lose_up(publisher, move |bytes| {
-        bytes[0] >= 128 && bytes[1] & 0x7f == 63 && dice.chance(percent)
+        bytes[0] >= 128 && bytes[1] & 0x7f == 63 && rng.chance(percent)
     });
 }
 
@@ -48,7 +48,7 @@ fn lost_sound_comes_back_inside_the_next_packet_for_both() {
     // One packet of ten is lost; with the next one too it stays lost at distance 1, with two more at distance 2.
     for (distance, most_lost) in [(1, 25), (2, 8)] {
         let spec = red_publisher().with(Audio, |track| track.red_distance = distance);
-        let (mut world, publisher, viewers) = stage(spec);
+        let (mut world, publisher, viewers) = setup(spec);
         lose_sound_up(&mut world, publisher, 3, 10);
         let sent = |world: &mut World| world.publisher(publisher).tracks[0].layers[0].packets_sent;
         let (sent_before, heard_before) =
@@ -67,7 +67,7 @@ fn lost_sound_comes_back_inside_the_next_packet_for_both() {
         assert!(sound.layers[0].repairs > 70, "{}", sound.layers[0].repairs);
         assert!(sound.layers[0].lost > 70, "reports tell what the path lost");
         for viewer in viewers {
-            assert!(flows(&mut world, viewer, 95));
+            assert!(receives_frames(&mut world, viewer, 95));
         }
     }
 }
@@ -75,7 +75,7 @@ fn lost_sound_comes_back_inside_the_next_packet_for_both() {
 /// The packet itself comes after the one that carried it: it is a duplicate, for everybody.
 #[test]
 fn sound_that_is_late_and_came_back_meanwhile_goes_out_once() {
-    let (mut world, publisher, viewers) = stage(red_publisher());
+    let (mut world, publisher, viewers) = setup(red_publisher());
     world.drops_allowed = true;
     let up: Profile =
         "delay=20,loss=3,reorder=5,reorder-by=30,duplicate=2".parse().expect("a profile");
@@ -84,7 +84,7 @@ fn sound_that_is_late_and_came_back_meanwhile_goes_out_once() {
     assert!(world.dropped(DropReason::Duplicate) > 10);
     for viewer in viewers {
         let watched = world.viewer(viewer);
-        let (sent, heard) = (watched.guard.line(Audio).sent(), watched.audio_frames());
+        let (sent, heard) = (watched.guard.sender(Audio).sent(), watched.audio_frames());
         assert!(sent > 990 && heard >= sent, "{heard} of {sent}");
     }
 }
@@ -92,7 +92,7 @@ fn sound_that_is_late_and_came_back_meanwhile_goes_out_once() {
 /// Silence (DTX): one packet in 400 ms, then speech again; what is lost at the border comes back with its own time.
 #[test]
 fn pauses_in_red_keep_their_times() {
-    let (mut world, publisher, viewers) = stage(red_publisher());
+    let (mut world, publisher, viewers) = setup(red_publisher());
     // Of two in a row at a border nobody can tell which one came back.
     world.drops_allowed = true;
     lose_sound_up(&mut world, publisher, 9, 15);
@@ -104,7 +104,7 @@ fn pauses_in_red_keep_their_times() {
     world.run_s(1);
     for viewer in viewers {
         // The guard has compared the time of each packet with its neighbours'.
-        let times = world.viewer(viewer).guard.line(Audio).times();
+        let times = world.viewer(viewer).guard.sender(Audio).times();
         let ahead = times.windows(2).all(|pair| {
             let media = pair[1].0.wrapping_sub(pair[0].0) as u64 * 1_000_000 / 48;
             media.abs_diff(pair[1].1 - pair[0].1) < 1_000_000
@@ -127,8 +127,8 @@ fn repeats_of_red_are_what_was_sent() {
         world.run_ms(300);
         let viewer = world.watch("live", spec);
         world.run_s(1);
-        let mut dice = Dice(4);
-        world.lose_down(viewer, move |bytes| bytes[0] >= 128 && dice.chance(10));
+        let mut rng = TestRng(4);
+        world.lose_down(viewer, move |bytes| bytes[0] >= 128 && rng.chance(10));
         world.run_s(10);
         world.lose_nothing(viewer);
         world.run_s(1);
@@ -137,8 +137,8 @@ fn repeats_of_red_are_what_was_sent() {
         // RTX stands for the bare codec: what is RED comes as it was, and the guard has compared the bytes.
         let by_rtx = !takes && rtx;
         let (expected, other) = match by_rtx {
-            true => (watched.guard.rtx, watched.guard.again),
-            false => (watched.guard.again, watched.guard.rtx),
+            true => (watched.guard.rtx, watched.guard.resent),
+            false => (watched.guard.resent, watched.guard.rtx),
         };
         assert!(expected > 20 && other == 0, "{expected} and {other}: RED {takes}, RTX {rtx}");
     }
@@ -162,7 +162,7 @@ fn broken_red_is_dropped_and_nothing_else() {
         }
     }
     let spec = red_publisher().with(Audio, |track| track.forges_red = Some(forge));
-    let (mut world, _, viewers) = stage(spec);
+    let (mut world, _, viewers) = setup(spec);
     world.drops_allowed = true;
     world.run_s(10);
     let dropped = world.dropped(DropReason::RtpMalformed);
@@ -171,7 +171,7 @@ fn broken_red_is_dropped_and_nothing_else() {
     for viewer in viewers {
         let heard = world.viewer(viewer).audio_frames();
         assert!(heard > 460, "{heard} of 550 * 6 / 7");
-        assert!(flows(&mut world, viewer, 95));
+        assert!(receives_frames(&mut world, viewer, 95));
     }
 }
 
@@ -185,12 +185,12 @@ fn empty_primary_block_keeps_its_number() {
         }
     }
     let spec = red_publisher().with(Audio, |track| track.forges_red = Some(forge));
-    let (mut world, _, viewers) = stage(spec);
+    let (mut world, _, viewers) = setup(spec);
     world.run_s(5);
     assert_eq!(world.dropped(DropReason::TooLargeToSend), 0);
     for viewer in viewers {
         let watched = world.viewer(viewer);
-        let (sent, heard) = (watched.guard.line(Audio).sent(), watched.audio_frames());
+        let (sent, heard) = (watched.guard.sender(Audio).sent(), watched.audio_frames());
         assert_eq!(watched.missing(), 0, "no holes in the numbers");
         assert!(sent > 290 && heard * 5 >= (sent - 10) * 4, "{heard} of {sent}");
     }
@@ -218,9 +218,9 @@ fn recovered_sound_counts_against_the_publishers_limit() {
         sound && !count.is_multiple_of(10)
     });
     world.run_s(2);
-    let before = world.viewer(viewer).guard.line(Audio).sent();
+    let before = world.viewer(viewer).guard.sender(Audio).sent();
     world.run_s(10);
-    let sent = world.viewer(viewer).guard.line(Audio).sent() - before;
+    let sent = world.viewer(viewer).guard.sender(Audio).sent() - before;
     assert!((100..=130).contains(&sent), "{sent} packets in ten seconds, where 120 may come");
     assert!(world.dropped(DropReason::PublisherRate) > 100);
 }

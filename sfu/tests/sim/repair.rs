@@ -9,21 +9,21 @@ use weir_sfu::repair::rtx_budget::{RTX_FREE_BYTES, RTX_SHARE_PERCENT, RTX_WINDOW
 
 use crate::world::spec::{PublisherSpec, SHA1, ViewerSpec, opus, video};
 use crate::world::{ClientId, World};
-use crate::{Dice, flows, ms, watched};
+use crate::{TestRng, receives_frames, ms, watched};
 
 /// A viewer that asks for nothing by itself.
 fn quiet() -> ViewerSpec {
     ViewerSpec { sends_nack: false, ..ViewerSpec::browser() }
 }
 
-fn ask(world: &mut World, viewer: ClientId, numbers: &[u16]) {
+fn set_preference(world: &mut World, viewer: ClientId, numbers: &[u16]) {
     world.with_viewer(viewer, |viewer, link| viewer.nack(1, numbers, link));
     // 10 ms each way, and a little.
     world.run_ms(25);
 }
 
 fn last_seq(world: &mut World, viewer: ClientId) -> u16 {
-    world.viewer(viewer).guard.line(Video).last_seq().expect("something was sent")
+    world.viewer(viewer).guard.sender(Video).last_seq().expect("something was sent")
 }
 
 // whip-whep G11, quality A3.2
@@ -49,7 +49,7 @@ fn nack_is_answered_by_rtx_once_per_rtt() {
     ask(&mut world, viewer, &[wanted]);
     assert_eq!(world.viewer(viewer).guard.rtx, 5, "five times in all");
     assert_eq!(world.dropped(DropReason::RepairLimited), 9 + 1);
-    assert_eq!(world.viewer(viewer).guard.again, 0);
+    assert_eq!(world.viewer(viewer).guard.resent, 0);
 }
 
 // architecture D1, the GCM rule
@@ -63,7 +63,7 @@ fn nack_without_rtx_gets_identical_bytes() {
             world.run_ms(50);
             ask(&mut world, viewer, &[newest, newest.wrapping_sub(1)]);
             // The guard compares ciphertexts.
-            assert_eq!(world.viewer(viewer).guard.again, 2 * round);
+            assert_eq!(world.viewer(viewer).guard.resent, 2 * round);
         }
         assert_eq!(world.viewer(viewer).guard.rtx, 0);
     }
@@ -92,7 +92,7 @@ fn repeats_from_before_a_takeover_are_not_mixed_up_with_the_new_publisher() {
         world.run_ms(400);
         ask(&mut world, viewer, &(0..20).map(|n| old.wrapping_sub(n)).collect::<Vec<_>>());
         let guard = &world.viewer(viewer).guard;
-        assert_eq!(guard.rtx + guard.again, 0, "the old publisher's packets are gone");
+        assert_eq!(guard.rtx + guard.resent, 0, "the old publisher's packets are gone");
     }
 }
 
@@ -105,8 +105,8 @@ fn loss_downstream_is_repaired() {
         (ViewerSpec { dtls: SHA1, ..ViewerSpec::browser() }, 10),
     ] {
         let (mut world, _, viewer) = watched(2, PublisherSpec::browser(), spec);
-        let mut dice = Dice(percent);
-        world.lose_down(viewer, move |bytes| bytes[0] >= 128 && dice.chance(percent));
+        let mut rng = TestRng(percent);
+        world.lose_down(viewer, move |bytes| bytes[0] >= 128 && rng.chance(percent));
         world.run_s(10);
         world.lose_nothing(viewer);
         world.run_s(1);
@@ -132,14 +132,14 @@ fn a_viewer_that_asks_for_everything_costs_a_share_and_still_hears() {
         let (mut world, _, greedy) = watched(1, PublisherSpec::browser(), spec);
         let calm = world.watch("live", ViewerSpec::browser());
         world.run_s(1);
-        let audio_pt = world.viewer(greedy).guard.line(Audio).plan.codecs[0].pt;
-        let mut dice = Dice(5);
+        let audio_pt = world.viewer(greedy).guard.sender(Audio).plan.codecs[0].pt;
+        let mut rng = TestRng(5);
         world.lose_down(greedy, move |bytes| {
-            bytes[0] >= 128 && bytes[1] & 0x7f == audio_pt && dice.chance(30)
+            bytes[0] >= 128 && bytes[1] & 0x7f == audio_pt && rng.chance(30)
         });
         let counted = |world: &mut World| {
             let guard = &world.viewer(greedy).guard;
-            (guard.line(Video).sent() as u64, guard.rtx, guard.again)
+            (guard.sender(Video).sent() as u64, guard.rtx, guard.resent)
         };
         let before = counted(&mut world);
         const SECONDS: u64 = 20;
@@ -170,7 +170,7 @@ fn a_viewer_that_asks_for_everything_costs_a_share_and_still_hears() {
         world.run_s(1);
         let (sent, heard) = {
             let watched = world.viewer(greedy);
-            (watched.guard.line(Audio).sent(), watched.audio_frames())
+            (watched.guard.sender(Audio).sent(), watched.audio_frames())
         };
         assert!(heard + 5 >= sent, "{heard} of {sent} sounds were heard in the end");
         let calm = world.viewer(calm);
@@ -185,11 +185,11 @@ fn loss_upstream_is_nacked_and_repaired() {
         let spec = PublisherSpec::of(vec![opus(), video(codec)]);
         let video_pt = spec.tracks[1].pt;
         let (mut world, publisher, viewer) = watched(2, spec, ViewerSpec::browser());
-        let mut dice = Dice(7);
+        let mut rng = TestRng(7);
         let lost = std::rc::Rc::new(std::cell::Cell::new(0u64));
         let count = std::rc::Rc::clone(&lost);
         world.lose_up(publisher, move |bytes| {
-            let loses = bytes[0] >= 128 && bytes[1] & 0x7f == video_pt && dice.chance(5);
+            let loses = bytes[0] >= 128 && bytes[1] & 0x7f == video_pt && rng.chance(5);
             count.set(count.get() + u64::from(loses));
             loses
         });
@@ -212,8 +212,8 @@ fn a_publisher_without_rtx_repairs_on_its_primary_ssrc() {
     let spec = PublisherSpec::of(vec![opus(), video(Codec::H264)])
         .with(Video, |track| track.rtx_pt = None);
     let (mut world, publisher, viewer) = watched(2, spec, ViewerSpec::browser());
-    let mut dice = Dice(11);
-    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && dice.chance(5));
+    let mut rng = TestRng(11);
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && rng.chance(5));
     world.run_s(10);
     world.lose_nothing(publisher);
     world.run_s(1);
@@ -225,7 +225,7 @@ fn a_publisher_without_rtx_repairs_on_its_primary_ssrc() {
 fn both_hops_lose_and_the_picture_is_whole() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::browser(), ViewerSpec::browser());
-    let (mut up, mut down) = (Dice(1), Dice(2));
+    let (mut up, mut down) = (TestRng(1), TestRng(2));
     world.lose_up(publisher, move |bytes| bytes[0] >= 128 && up.chance(5));
     world.lose_down(viewer, move |bytes| bytes[0] >= 128 && down.chance(5));
     world.run_s(10);
@@ -249,7 +249,7 @@ fn a_publisher_that_repairs_nothing_is_asked_for_a_keyframe() {
     });
     world.run_s(3);
     assert!(world.publisher(publisher).feedback.keyframe_requests.len() > before);
-    assert!(flows(&mut world, viewer, 95));
+    assert!(receives_frames(&mut world, viewer, 95));
 }
 
 // whip-whep G11
@@ -263,9 +263,9 @@ fn rtx_padding_is_not_forwarded() {
     }
     world.run_s(1);
     let watched = world.viewer(viewer);
-    assert_eq!((watched.guard.rtx, watched.guard.again, watched.missing()), (0, 0, 0));
+    assert_eq!((watched.guard.rtx, watched.guard.resent, watched.missing()), (0, 0, 0));
     // The guard knows every packet that a publisher stamped; nothing else came.
-    assert!(watched.guard.line(Video).contents().iter().all(|(stamp, _)| stamp.is_some()));
+    assert!(watched.guard.sender(Video).contents().iter().all(|(stamp, _)| stamp.is_some()));
     assert!(world.publisher(publisher).feedback.nacked.is_empty(), "padding opens no hole");
 }
 
@@ -293,7 +293,7 @@ fn a_keyframe_whose_packets_come_in_disorder_starts_the_picture() {
         for packet in packets {
             let note = packet.note.expect("media");
             world.delivered.entry(note.source).or_default().insert(note.serial);
-            world.inject_and_settle(from, &packet.bytes);
+            world.inject_and_run(from, &packet.bytes);
         }
         world.run_ms(33);
     }
@@ -323,7 +323,7 @@ fn reordered_packets_are_forwarded_in_their_places() {
         for packet in packets {
             let note = packet.note.expect("media");
             world.delivered.entry(note.source).or_default().insert(note.serial);
-            world.inject_and_settle(from, &packet.bytes);
+            world.inject_and_run(from, &packet.bytes);
             world.run_ms(1);
         }
         world.run_ms(30);

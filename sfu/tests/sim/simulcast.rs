@@ -5,7 +5,7 @@ use weir_sfu::codec::MediaKind::Video;
 
 use crate::world::spec::{PublisherSpec, ViewerSpec, opus, video};
 use crate::world::{ClientId, World};
-use crate::{flows, ms, watched};
+use crate::{receives_frames, ms, watched};
 
 fn source(world: &mut World, publisher: ClientId, layer: usize) -> u32 {
     world.publisher(publisher).video().layers[layer].source
@@ -51,7 +51,7 @@ fn a_middle_or_lower_layer_that_stops_is_not_noticed() {
         world.publisher(publisher).video().layers[stops].active = false;
         world.run_s(3);
         assert!(world.viewer(viewer).longest_freeze() < ms(200));
-        assert!(flows(&mut world, viewer, 100));
+        assert!(receives_frames(&mut world, viewer, 100));
     }
 }
 
@@ -67,7 +67,7 @@ fn when_all_layers_stop_the_line_waits_and_goes_on() {
         layer.active = true;
     }
     world.run_s(2);
-    assert!(flows(&mut world, viewer, 95));
+    assert!(receives_frames(&mut world, viewer, 95));
     assert_eq!(world.viewer(viewer).broken_frames(), 0);
 }
 
@@ -75,8 +75,8 @@ fn when_all_layers_stop_the_line_waits_and_goes_on() {
 fn loss_upstream_is_repaired_on_every_layer() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::simulcast(Codec::Vp8), ViewerSpec::browser());
-    let mut dice = crate::Dice(5);
-    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && dice.chance(3));
+    let mut rng = crate::TestRng(5);
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && rng.chance(3));
     world.run_s(5);
     world.lose_nothing(publisher);
     world.run_s(1);
@@ -120,5 +120,5 @@ fn obs_ids_that_collide_with_negotiated_ones_reach_no_viewer_wrongly() {
         track.extra_exts = vec![(1, b"1".to_vec()), (2, b"0".to_vec())];
     });
     let (mut world, _, viewer) = watched(1, spec, ViewerSpec::browser());
-    assert!(flows(&mut world, viewer, 95));
+    assert!(receives_frames(&mut world, viewer, 95));
 }

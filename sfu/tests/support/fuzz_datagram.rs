@@ -38,7 +38,7 @@ pub(crate) fn datagram(data: &[u8]) {
         match kind % 8 {
             0 => stage.raw(stage.publisher, input.bytes()),
             1 => stage.raw(stage.viewer, input.bytes()),
-            2 => stage.world.inject_and_settle(stage.stranger, input.bytes()),
+            2 => stage.world.inject_and_run(stage.stranger, input.bytes()),
             3 => {
                 let sealed = stage.world.link(stage.bad_publisher).seal_rtp(input.bytes());
                 stage.sealed(stage.bad_publisher, sealed);
@@ -89,13 +89,13 @@ impl Stage {
         world.viewer(bad_viewer).guard.watches = false;
         world.viewer(bad_viewer).spec.sends_nack = false;
         world.run(Duration::from_millis(300));
-        let stranger = world.fresh_addr();
+        let stranger = world.new_addr();
         Self { world, publisher, viewer, bad_publisher, bad_viewer, stranger }
     }
 
     fn raw(&mut self, claims: ClientId, bytes: &[u8]) {
         let from = self.world.link(claims).addr;
-        self.world.inject_and_settle(from, bytes);
+        self.world.inject_and_run(from, bytes);
     }
 
     fn sealed(&mut self, from: ClientId, sealed: Option<Vec<u8>>) {
@@ -113,7 +113,7 @@ impl Stage {
             2 => self.world.link(self.publisher).addr,
             _ => self.world.link(self.viewer).addr,
         };
-        self.world.inject_and_settle(from, &check);
+        self.world.inject_and_run(from, &check);
     }
 
     fn still_flows(&mut self) {

@@ -100,9 +100,9 @@ fn payload(bytes: &[u8]) {
     assert_eq!(red::red_prefix_len(bytes), red::red_prefix_len(&red));
     let audio = red::red_blocks(bytes).map(|blocks| blocks.map(|block| block.data.len()).sum());
     assert!(audio.is_none_or(|sum: usize| sum + red::red_prefix_len(bytes) == bytes.len()));
-    let mut line = RedRecovery::default();
+    let mut sender = RedRecovery::default();
     for (seq, time) in [(10, 0u32), (12, 1_920), (16, 5_760), (30, 100_000)] {
-        let found = line.on_packet(seq, time, Some(bytes));
+        let found = sender.on_packet(seq, time, Some(bytes));
         assert!(found.iter().flatten().all(|lost| lost.ext_seq < seq && lost.timestamp < time));
     }
 }
@@ -167,11 +167,11 @@ fn sdp(data: &[u8]) {
         candidates: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8189))],
         session_id: 1,
     };
-    let sections = data.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"m="));
+    let sections = data.split(|&byte| byte == b'\n').filter(|sender| sender.starts_with(b"m="));
     let sections = sections.count();
     let check = |answer: &str| {
         assert!(answer.starts_with("v=0\r\n") && answer.ends_with("\r\n"));
-        assert_eq!(answer.lines().filter(|line| line.starts_with("m=")).count(), sections);
+        assert_eq!(answer.lines().filter(|sender| sender.starts_with("m=")).count(), sections);
     };
     if let Ok((plan, answer)) = answer_publish(&offer, &local) {
         check(&answer);

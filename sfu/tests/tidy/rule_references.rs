@@ -26,7 +26,7 @@ const SKIPPED_FOLDERS: &[&str] =
 /// Sentence by which a file gives the page of its bare item numbers.
 const BARE_NUMBERS: &str = "Bare item numbers are those of docs/rules/";
 
-/// Mark behind the number of a rule that nobody cites and that its neighbours need.
+/// Mark after the number of a rule that is not cited and that its neighbours need.
 const CONTEXT: &str = "(context)";
 
 /// Identifier of one rule within its page: `C51`, `section 7`, `B4 item 12`, `A2.3 "name"`.
@@ -39,7 +39,7 @@ impl fmt::Display for RuleId {
     }
 }
 
-/// Citation as it stands in a text: its page, its rules, and its place.
+/// Citation in a text: its page, its rules, and its position.
 #[derive(Debug, PartialEq, Eq)]
 struct Citation {
     page: String,
@@ -138,7 +138,7 @@ fn citations_are_read_in_every_form() {
     assert_eq!(bare, ["A23", "A25", "B4"]);
 }
 
-/// Rules that nobody cites, and rules that are cited although they are marked as context.
+/// Rules that are not cited, and rules that are cited although they are marked as context.
 fn misplaced(pages: &Pages, cited: &BTreeSet<(String, RuleId)>) -> Vec<String> {
     let mut problems = Vec::new();
     for (page, rules) in pages {
@@ -178,7 +178,7 @@ fn pageless(path: &Path, source: &str, named: &[Citation]) -> Vec<String> {
     bare.collect()
 }
 
-/// Place of a rule, and whether it may be there without a citation.
+/// Position of a rule, and whether it may have no citation.
 struct Anchor {
     line: usize,
     is_context: bool,
@@ -249,8 +249,8 @@ fn citations_in(text: &str, pages: &[&str]) -> Vec<Citation> {
     found
 }
 
-/// Word that stands in the place of a rule. A page whose name has a hyphen is no English word, so
-/// that a rule is meant.
+/// Word in the position of a rule. A page whose name has a hyphen is no English word, so that a
+/// rule is meant.
 fn meant_rule(page: &str, text: &str) -> Option<Vec<RuleId>> {
     let word = text.split(|c: char| !is_word(c)).next()?;
     let is_meant = page.contains('-') && word.starts_with(|c: char| c.is_ascii_uppercase());
@@ -459,8 +459,8 @@ fn page_name(path: &Path) -> &str {
     path.file_stem().and_then(|name| name.to_str()).expect("pages have UTF-8 names")
 }
 
-/// Text with blanks for the comment marks at the beginnings of its lines, so that a citation may go
-/// on in the next line. Places stay the same.
+/// Text with blanks for the comment marks at the beginnings of its lines, so that a citation may
+/// continue in the next line. Positions stay the same.
 fn without_comment_marks(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     for line in source.split_inclusive('\n') {
@@ -473,7 +473,7 @@ fn without_comment_marks(source: &str) -> String {
     text
 }
 
-/// Line comments of a Rust or JavaScript file, with blanks for everything else. Places stay the
+/// Line comments of a Rust or JavaScript file, with blanks for everything else. Positions stay the
 /// same.
 fn comments_of(path: &Path, source: &str) -> String {
     let has_comments =

@@ -11,16 +11,16 @@ use super::*;
 const FALL_BACK: Duration = Duration::from_millis(500 + 2 * 40 + 34 + 40 + 40);
 
 /// A viewer of three layers who has found the largest one.
-fn on_top(story: &mut Story) -> (ClientId, ClientId) {
-    let spec = story.simulcast();
-    let (publisher, viewer) = story.watched(spec);
-    story.run_between_ms(2_000, 3_000);
-    assert_eq!(story.last_source(viewer), story.source(publisher, 2), "the largest layer");
+fn on_top(scenario: &mut Scenario) -> (ClientId, ClientId) {
+    let spec = scenario.simulcast();
+    let (publisher, viewer) = scenario.watched(spec);
+    scenario.run_between_ms(2_000, 3_000);
+    assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 2), "the largest layer");
     (publisher, viewer)
 }
 
-fn set_active(story: &mut Story, publisher: ClientId, layer: usize, active: bool) {
-    let encoder = &mut story.world.publisher(publisher).video().layers[layer];
+fn set_active(scenario: &mut Scenario, publisher: ClientId, layer: usize, active: bool) {
+    let encoder = &mut scenario.world.publisher(publisher).video().layers[layer];
     encoder.active = active;
     // Browsers begin a layer anew with a keyframe.
     encoder.wants_key |= active;
@@ -28,30 +28,30 @@ fn set_active(story: &mut Story, publisher: ClientId, layer: usize, active: bool
 
 #[test]
 fn layer_stops_top() {
-    each_seed(|story| {
-        let (publisher, viewer) = on_top(story);
-        let stopped = story.world.now;
-        set_active(story, publisher, 2, false);
-        story.world.run_s(3);
-        let wait = story.longest_wait_since(stopped, viewer);
+    each_seed(|scenario| {
+        let (publisher, viewer) = on_top(scenario);
+        let stopped = scenario.world.now;
+        set_active(scenario, publisher, 2, false);
+        scenario.world.run_s(3);
+        let wait = scenario.longest_wait_since(stopped, viewer);
         assert!(wait <= FALL_BACK, "no picture for {wait:?}");
-        assert_eq!(story.last_source(viewer), story.source(publisher, 1));
-        story.assert_flows(viewer);
-        story.assert_whole(viewer);
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 1));
+        scenario.assert_receives(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
 /// A layer below the one that is watched stops: nobody notices.
 fn lower_layer_stops(layer: usize) {
-    each_seed(|story| {
-        let (publisher, viewer) = on_top(story);
-        let stopped = story.world.now;
-        set_active(story, publisher, layer, false);
-        story.world.run_s(3);
-        let wait = story.longest_wait_since(stopped, viewer);
+    each_seed(|scenario| {
+        let (publisher, viewer) = on_top(scenario);
+        let stopped = scenario.world.now;
+        set_active(scenario, publisher, layer, false);
+        scenario.world.run_s(3);
+        let wait = scenario.longest_wait_since(stopped, viewer);
         assert!(wait < Duration::from_millis(100), "no picture for {wait:?}");
-        assert_eq!(story.last_source(viewer), story.source(publisher, 2));
-        story.assert_whole(viewer);
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 2));
+        scenario.assert_whole(viewer);
     });
 }
 
@@ -67,69 +67,69 @@ fn layer_stops_bottom() {
 
 #[test]
 fn layer_stops_all() {
-    each_seed(|story| {
-        let (publisher, viewer) = on_top(story);
+    each_seed(|scenario| {
+        let (publisher, viewer) = on_top(scenario);
         for layer in 0..3 {
-            set_active(story, publisher, layer, false);
+            set_active(scenario, publisher, layer, false);
         }
-        story.run_between_ms(200, 15_000);
-        assert_eq!(story.world.closed(viewer), None);
-        let back = story.world.now;
+        scenario.run_between_ms(200, 15_000);
+        assert_eq!(scenario.world.closed(viewer), None);
+        let back = scenario.world.now;
         for layer in 0..3 {
-            set_active(story, publisher, layer, true);
+            set_active(scenario, publisher, layer, true);
         }
-        story.world.run_s(3);
-        let wait = story.longest_wait_since(back, viewer);
+        scenario.world.run_s(3);
+        let wait = scenario.longest_wait_since(back, viewer);
         assert!(wait <= FALL_BACK, "no picture for {wait:?} after the return");
-        story.assert_flows(viewer);
-        story.assert_whole(viewer);
+        scenario.assert_receives(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
 #[test]
 fn layer_returns() {
-    each_seed(|story| {
-        let (publisher, viewer) = on_top(story);
-        set_active(story, publisher, 2, false);
-        story.run_between_ms(1_500, 8_000);
-        assert_eq!(story.last_source(viewer), story.source(publisher, 1));
-        let back = story.world.now;
-        set_active(story, publisher, 2, true);
-        story.world.run_s(4);
-        assert_eq!(story.last_source(viewer), story.source(publisher, 2), "the way up");
-        let wait = story.longest_wait_since(back, viewer);
+    each_seed(|scenario| {
+        let (publisher, viewer) = on_top(scenario);
+        set_active(scenario, publisher, 2, false);
+        scenario.run_between_ms(1_500, 8_000);
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 1));
+        let back = scenario.world.now;
+        set_active(scenario, publisher, 2, true);
+        scenario.world.run_s(4);
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 2), "the way up");
+        let wait = scenario.longest_wait_since(back, viewer);
         assert!(wait < Duration::from_millis(120), "the old layer flows until then: {wait:?}");
-        story.assert_whole(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
 /// Names and order of rids say nothing about sizes.
 #[test]
 fn rid_order_shuffled() {
-    each_seed(|story| {
-        let mut spec = story.simulcast();
+    each_seed(|scenario| {
+        let mut spec = scenario.simulcast();
         let mut rids = ["f", "h", "q", "0", "hi", "lo"];
         for last in (1..rids.len()).rev() {
-            rids.swap(last, story.dice.below(last as u64 + 1) as usize);
+            rids.swap(last, scenario.rng.below(last as u64 + 1) as usize);
         }
         let layers = &mut spec.tracks[1].layers;
         for (layer, rid) in layers.iter_mut().zip(rids) {
             layer.rid = rid;
         }
-        let first = story.dice.below(3) as usize;
+        let first = scenario.rng.below(3) as usize;
         layers.rotate_left(first);
-        if story.chance() {
+        if scenario.chance() {
             layers.swap(0, 1);
         }
         let largest = |layers: &[LayerSpec]| {
             (0..layers.len()).max_by_key(|index| layers[*index].size).expect("three layers")
         };
         let largest = largest(layers);
-        let (publisher, viewer) = story.watched(spec);
-        story.world.run_s(3);
-        assert_eq!(story.last_source(viewer), story.source(publisher, largest));
-        story.assert_flows(viewer);
-        story.assert_whole(viewer);
+        let (publisher, viewer) = scenario.watched(spec);
+        scenario.world.run_s(3);
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, largest));
+        scenario.assert_receives(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
@@ -137,32 +137,32 @@ fn rid_order_shuffled() {
 /// belongs to the frames before it.
 #[test]
 fn layers_change_under_loss() {
-    each_seed(|story| {
-        let spec = story.simulcast();
-        let (publisher, viewer) = story.watched(spec);
-        story.world.run_s(2);
+    each_seed(|scenario| {
+        let spec = scenario.simulcast();
+        let (publisher, viewer) = scenario.watched(spec);
+        scenario.world.run_s(2);
         let bad: Profile = "delay=25,loss=2,reorder=2,duplicate=1".parse().expect("a profile");
         for client in [publisher, viewer] {
-            story.world.change_network(client, bad.clone(), bad.clone());
+            scenario.world.change_network(client, bad.clone(), bad.clone());
         }
-        let from = story.world.now;
+        let from = scenario.world.now;
         for _ in 0..4 {
-            set_active(story, publisher, 2, false);
-            story.run_between_ms(1_000, 3_000);
-            set_active(story, publisher, 2, true);
-            story.run_between_ms(2_000, 4_000);
+            set_active(scenario, publisher, 2, false);
+            scenario.run_between_ms(1_000, 3_000);
+            set_active(scenario, publisher, 2, true);
+            scenario.run_between_ms(2_000, 4_000);
         }
         for client in [publisher, viewer] {
             let clean = Profile::delay(bad.delay);
-            story.world.change_network(client, clean.clone(), clean);
+            scenario.world.change_network(client, clean.clone(), clean);
         }
-        story.world.run_s(2);
-        let wait = story.longest_wait_since(from, viewer);
+        scenario.world.run_s(2);
+        let wait = scenario.longest_wait_since(from, viewer);
         // A lost request or keyframe costs one more round.
         assert!(wait <= 2 * FALL_BACK, "no picture for {wait:?}");
-        let watched = story.world.viewer(viewer);
+        let watched = scenario.world.viewer(viewer);
         assert_eq!(watched.broken_frames(), 0, "broken frames");
-        story.assert_flows(viewer);
+        scenario.assert_receives(viewer);
     });
 }
 
@@ -179,29 +179,29 @@ fn pin(rid: &str) -> LayerPreference {
 
 /// What the API shows of a viewer's picture: what flows, what should, and why.
 fn shown(
-    story: &mut Story,
+    scenario: &mut Scenario,
     viewer: ClientId,
 ) -> (Option<String>, Option<String>, Option<&'static str>) {
-    let info = story.world.info(viewer).expect("it is connected");
+    let info = scenario.world.info(viewer).expect("it is connected");
     let picture = info.tracks.into_iter().find(|track| track.kind == Video).expect("a picture");
     (picture.current_layer, picture.target_layer, picture.target_reason)
 }
 
-fn assert_shown(story: &mut Story, viewer: ClientId, rid: &str, reason: &'static str) {
+fn assert_shown(scenario: &mut Scenario, viewer: ClientId, rid: &str, reason: &'static str) {
     let wanted = (Some(rid.to_owned()), Some(rid.to_owned()), Some(reason));
-    assert_eq!(shown(story, viewer), wanted);
+    assert_eq!(shown(scenario, viewer), wanted);
 }
 
 /// Every layer by name and by size, in any order, and back to the automatic choice.
 #[test]
 fn viewer_chooses_its_layer() {
-    each_seed(|story| {
-        let (publisher, viewer) = on_top(story);
-        let from = story.world.now;
+    each_seed(|scenario| {
+        let (publisher, viewer) = on_top(scenario);
+        let from = scenario.world.now;
         for _ in 0..6 {
-            let layer = story.dice.below(3) as usize;
+            let layer = scenario.rng.below(3) as usize;
             let heights = [176, 352, 704];
-            let (preference, reason) = match story.dice.below(3) {
+            let (preference, reason) = match scenario.rng.below(3) {
                 0 => (pin(RIDS[layer]), "pinned"),
                 1 => (
                     LayerPreference {
@@ -221,157 +221,157 @@ fn viewer_chooses_its_layer() {
                     )
                 }
             };
-            story.world.ask(viewer, preference);
-            story.world.run(SWITCHED_AFTER);
-            assert_eq!(story.last_source(viewer), story.source(publisher, layer));
-            assert_shown(story, viewer, RIDS[layer], reason);
+            scenario.world.set_preference(viewer, preference);
+            scenario.world.run(SWITCHED_AFTER);
+            assert_eq!(scenario.last_source(viewer), scenario.source(publisher, layer));
+            assert_shown(scenario, viewer, RIDS[layer], reason);
         }
-        story.world.ask(viewer, LayerPreference::default());
-        story.world.run(SWITCHED_AFTER);
-        assert_eq!(story.last_source(viewer), story.source(publisher, 2));
-        assert_shown(story, viewer, "f", "largest_live_layer");
-        let wait = story.longest_wait_since(from, viewer);
+        scenario.world.set_preference(viewer, LayerPreference::default());
+        scenario.world.run(SWITCHED_AFTER);
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 2));
+        assert_shown(scenario, viewer, "f", "largest_live_layer");
+        let wait = scenario.longest_wait_since(from, viewer);
         assert!(wait < Duration::from_millis(120), "the old layer flows until then: {wait:?}");
-        story.assert_whole(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
 /// Fewer frames and more, of any layer and codec, on a line that loses and reorders.
 #[test]
 fn viewer_chooses_its_frame_rate() {
-    each_seed(|story| {
+    each_seed(|scenario| {
         let codecs = [Codec::Vp8, Codec::Vp9, Codec::Av1, Codec::H264];
-        let codec = codecs[story.dice.below(4) as usize];
-        let spec = story.anywhere(PublisherSpec::temporal(codec));
-        let publisher = story.world.publish("live", spec);
-        story.run_between_ms(300, 900);
-        let spec = story.viewer().reads_descriptors();
-        let viewer = story.world.watch("live", spec);
-        story.world.let_thin(viewer);
-        story.world.run_s(2);
+        let codec = codecs[scenario.rng.below(4) as usize];
+        let spec = scenario.anywhere(PublisherSpec::temporal(codec));
+        let publisher = scenario.world.publish("live", spec);
+        scenario.run_between_ms(300, 900);
+        let spec = scenario.viewer().reads_descriptors();
+        let viewer = scenario.world.watch("live", spec);
+        scenario.world.expect_filtered(viewer);
+        scenario.world.run_s(2);
         let bad: Profile = "delay=15,loss=2,reorder=3,duplicate=1".parse().expect("a profile");
         for client in [publisher, viewer] {
-            story.world.change_network(client, bad.clone(), bad.clone());
+            scenario.world.change_network(client, bad.clone(), bad.clone());
         }
         for _ in 0..12 {
-            let temporal = story.dice.below(3) as u8;
-            let rid = story.chance().then(|| RIDS[story.dice.below(3) as usize].into());
+            let temporal = scenario.rng.below(3) as u8;
+            let rid = scenario.chance().then(|| RIDS[scenario.rng.below(3) as usize].into());
             let preference = LayerPreference {
                 rid,
                 max_temporal_layer: Some(temporal),
                 ..LayerPreference::default()
             };
-            story.world.ask(viewer, preference);
-            story.run_between_ms(200, 1_500);
+            scenario.world.set_preference(viewer, preference);
+            scenario.run_between_ms(200, 1_500);
         }
         for client in [publisher, viewer] {
             let clean = Profile::delay(bad.delay);
-            story.world.change_network(client, clean.clone(), clean);
+            scenario.world.change_network(client, clean.clone(), clean);
         }
         let lowest = LayerPreference { max_temporal_layer: Some(0), ..LayerPreference::default() };
-        story.world.ask(viewer, lowest);
-        story.world.run(SWITCHED_AFTER);
-        let before = story.world.viewer(viewer).video_frames();
-        story.world.run_s(4);
-        let frames = story.world.viewer(viewer).video_frames() - before;
+        scenario.world.set_preference(viewer, lowest);
+        scenario.world.run(SWITCHED_AFTER);
+        let before = scenario.world.viewer(viewer).video_frames();
+        scenario.world.run_s(4);
+        let frames = scenario.world.viewer(viewer).video_frames() - before;
         let expected = if codec == Codec::H264 { 60 } else { 30 };
         assert!(frames.abs_diff(expected) <= 2, "{frames} of 120 frames of {codec:?}");
-        story.world.ask(viewer, LayerPreference::default());
-        story.world.run(SWITCHED_AFTER);
-        story.assert_flows(viewer);
-        story.assert_whole(viewer);
+        scenario.world.set_preference(viewer, LayerPreference::default());
+        scenario.world.run(SWITCHED_AFTER);
+        scenario.assert_receives(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
 /// A preference asks for more than there is for a while; it is not forgotten.
 #[test]
 fn pinned_layer_stops_and_returns() {
-    each_seed(|story| {
-        let (publisher, viewer) = on_top(story);
-        story.world.ask(viewer, pin("h"));
-        story.world.run(SWITCHED_AFTER);
-        assert_shown(story, viewer, "h", "pinned");
-        let stopped = story.world.now;
-        set_active(story, publisher, 1, false);
-        story.world.run(SWITCHED_AFTER);
-        let wait = story.longest_wait_since(stopped, viewer);
+    each_seed(|scenario| {
+        let (publisher, viewer) = on_top(scenario);
+        scenario.world.set_preference(viewer, pin("h"));
+        scenario.world.run(SWITCHED_AFTER);
+        assert_shown(scenario, viewer, "h", "pinned");
+        let stopped = scenario.world.now;
+        set_active(scenario, publisher, 1, false);
+        scenario.world.run(SWITCHED_AFTER);
+        let wait = scenario.longest_wait_since(stopped, viewer);
         assert!(wait <= FALL_BACK, "no picture for {wait:?}");
-        assert_eq!(story.last_source(viewer), story.source(publisher, 0), "the next smaller one");
-        assert_shown(story, viewer, "q", "pinned_not_live");
-        set_active(story, publisher, 1, true);
-        story.world.run(SWITCHED_AFTER);
-        assert_eq!(story.last_source(viewer), story.source(publisher, 1));
-        assert_shown(story, viewer, "h", "pinned");
-        story.assert_flows(viewer);
-        story.assert_whole(viewer);
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 0), "the next smaller one");
+        assert_shown(scenario, viewer, "q", "pinned_not_live");
+        set_active(scenario, publisher, 1, true);
+        scenario.world.run(SWITCHED_AFTER);
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 1));
+        assert_shown(scenario, viewer, "h", "pinned");
+        scenario.assert_receives(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
 /// A publisher that returns finds the preference in force, as long as it has a layer of that name.
 #[test]
 fn preference_outlives_the_publisher() {
-    each_seed(|story| {
-        let (publisher, viewer) = on_top(story);
-        story.world.ask(viewer, pin("q"));
-        story.world.run(SWITCHED_AFTER);
-        assert_shown(story, viewer, "q", "pinned");
-        story.world.delete(publisher);
-        story.run_between_ms(500, 3_000);
-        let mut other = story.simulcast();
-        other.tracks = vec![opus(), video(story.world.publisher(publisher).video().spec.codec)];
-        let between = story.world.publish("live", other);
-        story.world.run(SWITCHED_AFTER);
-        assert_eq!(story.last_source(viewer), story.source(between, 0), "the only layer");
-        assert_shown(story, viewer, "", "pinned_unknown");
-        story.world.delete(between);
-        let codec = story.world.publisher(publisher).video().spec.codec;
+    each_seed(|scenario| {
+        let (publisher, viewer) = on_top(scenario);
+        scenario.world.set_preference(viewer, pin("q"));
+        scenario.world.run(SWITCHED_AFTER);
+        assert_shown(scenario, viewer, "q", "pinned");
+        scenario.world.delete(publisher);
+        scenario.run_between_ms(500, 3_000);
+        let mut other = scenario.simulcast();
+        other.tracks = vec![opus(), video(scenario.world.publisher(publisher).video().spec.codec)];
+        let between = scenario.world.publish("live", other);
+        scenario.world.run(SWITCHED_AFTER);
+        assert_eq!(scenario.last_source(viewer), scenario.source(between, 0), "the only layer");
+        assert_shown(scenario, viewer, "", "pinned_unknown");
+        scenario.world.delete(between);
+        let codec = scenario.world.publisher(publisher).video().spec.codec;
         let again = PublisherSpec::simulcast(codec);
-        let again = story.anywhere(again);
-        let again = story.world.publish("live", again);
-        story.world.run(SWITCHED_AFTER);
-        assert_eq!(story.last_source(viewer), story.source(again, 0));
-        assert_shown(story, viewer, "q", "pinned");
+        let again = scenario.anywhere(again);
+        let again = scenario.world.publish("live", again);
+        scenario.world.run(SWITCHED_AFTER);
+        assert_eq!(scenario.last_source(viewer), scenario.source(again, 0));
+        assert_shown(scenario, viewer, "q", "pinned");
     });
 }
 
 /// Asked for before the first check: the picture begins with that layer.
 #[test]
 fn preference_before_the_first_picture() {
-    each_seed(|story| {
-        let spec = story.simulcast();
-        let publisher = story.world.publish("live", spec);
-        story.run_between_ms(1_000, 2_000);
-        let viewer = story.viewer();
-        let viewer = story.world.watch("live", viewer);
-        story.world.ask(viewer, pin("q"));
-        story.world.run_s(3);
-        let small = story.source(publisher, 0);
-        let sources = story.world.viewer(viewer).video_sources();
+    each_seed(|scenario| {
+        let spec = scenario.simulcast();
+        let publisher = scenario.world.publish("live", spec);
+        scenario.run_between_ms(1_000, 2_000);
+        let viewer = scenario.viewer();
+        let viewer = scenario.world.watch("live", viewer);
+        scenario.world.set_preference(viewer, pin("q"));
+        scenario.world.run_s(3);
+        let small = scenario.source(publisher, 0);
+        let sources = scenario.world.viewer(viewer).video_sources();
         assert_eq!(sources, [small], "and with no other");
-        assert_shown(story, viewer, "q", "pinned");
-        story.assert_flows(viewer);
-        story.assert_whole(viewer);
+        assert_shown(scenario, viewer, "q", "pinned");
+        scenario.assert_receives(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
 /// A change asks for its keyframe at once: as quick as a start, and five times in a row.
 #[test]
 fn change_of_layers_takes_no_longer_than_its_keyframe() {
-    each_seed(|story| {
-        let (publisher, viewer) = on_top(story);
+    each_seed(|scenario| {
+        let (publisher, viewer) = on_top(scenario);
         // Keyframe requests are read every 20 ms; a way of at most 40 ms there, and the next frame's way back over both lines.
         let most = Duration::from_millis(20 + 40 + 34 + 40 + 40 + 10);
         for layer in [0, 2, 0, 1, 2] {
-            story.run_between_ms(600, 900);
-            let asked = story.world.now;
-            story.world.ask(viewer, pin(RIDS[layer]));
-            let source = story.source(publisher, layer);
-            let came = story.world.run_until(most, |world| {
+            scenario.run_between_ms(600, 900);
+            let asked = scenario.world.now;
+            scenario.world.set_preference(viewer, pin(RIDS[layer]));
+            let source = scenario.source(publisher, layer);
+            let came = scenario.world.run_until(most, |world| {
                 world.viewer(viewer).video_sources().last() == Some(&source)
             });
-            assert!(came, "layer {layer} after {:?}", story.world.now - asked);
+            assert!(came, "layer {layer} after {:?}", scenario.world.now - asked);
         }
-        story.assert_whole(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
@@ -379,32 +379,32 @@ fn change_of_layers_takes_no_longer_than_its_keyframe() {
 /// leaves the way free for who has no picture.
 #[test]
 fn crowd_that_changes_layers_costs_few_keyframes() {
-    each_seed(|story| {
-        let (publisher, _) = on_top(story);
+    each_seed(|scenario| {
+        let (publisher, _) = on_top(scenario);
         let crowd: Vec<_> = (0..8)
             .map(|_| {
-                let viewer = story.viewer();
-                story.world.watch("live", viewer)
+                let viewer = scenario.viewer();
+                scenario.world.watch("live", viewer)
             })
             .collect();
-        story.world.run_s(12);
-        let from = story.world.now;
+        scenario.world.run_s(12);
+        let from = scenario.world.now;
         const SECONDS: u64 = 20;
         for _ in 0..SECONDS * 10 {
-            let one = crowd[story.dice.below(8) as usize];
-            let layer = story.dice.below(3) as usize;
-            story.world.ask(one, pin(RIDS[layer]));
-            story.world.run_ms(100);
+            let one = crowd[scenario.rng.below(8) as usize];
+            let layer = scenario.rng.below(3) as usize;
+            scenario.world.set_preference(one, pin(RIDS[layer]));
+            scenario.world.run_ms(100);
         }
         let most = u64::from(REFRESH_BURST) + SECONDS / 2 + 1;
         for layer in 0..3 {
-            let ssrc = story.world.publisher(publisher).video().layers[layer].ssrc;
-            let requests = &story.world.publisher(publisher).feedback.keyframe_requests;
+            let ssrc = scenario.world.publisher(publisher).video().layers[layer].ssrc;
+            let requests = &scenario.world.publisher(publisher).feedback.keyframe_requests;
             let asked = requests.iter().filter(|(at, of)| *at > from && *of == ssrc).count();
             assert!(asked as u64 <= most, "{asked} requests to layer {layer} in {SECONDS} s");
         }
         for viewer in crowd {
-            story.assert_flows(viewer);
+            scenario.assert_receives(viewer);
         }
     });
 }
@@ -413,42 +413,42 @@ fn crowd_that_changes_layers_costs_few_keyframes() {
 /// holds.
 #[test]
 fn switch_requests_500_per_second() {
-    each_seed(|story| {
-        let (publisher, restless) = on_top(story);
-        let calm = story.viewer();
-        let calm = story.world.watch("live", calm);
-        story.world.run_s(2);
-        let from = story.world.now;
-        let asked_before = story.world.publisher(publisher).feedback.keyframe_requests.len();
+    each_seed(|scenario| {
+        let (publisher, restless) = on_top(scenario);
+        let calm = scenario.viewer();
+        let calm = scenario.world.watch("live", calm);
+        scenario.world.run_s(2);
+        let from = scenario.world.now;
+        let asked_before = scenario.world.publisher(publisher).feedback.keyframe_requests.len();
         const SECONDS: u32 = 4;
         for _ in 0..500 * SECONDS {
-            let preference = match story.dice.below(4) {
+            let preference = match scenario.rng.below(4) {
                 0 => LayerPreference::default(),
                 layer => pin(RIDS[layer as usize - 1]),
             };
-            story.world.ask(restless, preference);
-            story.world.run_ms(2);
+            scenario.world.set_preference(restless, preference);
+            scenario.world.run_ms(2);
         }
-        let last = story.dice.below(3) as usize;
-        story.world.ask(restless, pin(RIDS[last]));
-        story.world.run(SWITCHED_AFTER);
+        let last = scenario.rng.below(3) as usize;
+        scenario.world.set_preference(restless, pin(RIDS[last]));
+        scenario.world.run(SWITCHED_AFTER);
         assert_eq!(
-            story.last_source(restless),
-            story.source(publisher, last),
+            scenario.last_source(restless),
+            scenario.source(publisher, last),
             "the last preference holds"
         );
         for viewer in [restless, calm] {
-            let wait = story.longest_wait_since(from, viewer);
+            let wait = scenario.longest_wait_since(from, viewer);
             assert!(wait < Duration::from_millis(120), "no picture for {wait:?}");
-            story.assert_whole(viewer);
+            scenario.assert_whole(viewer);
         }
-        assert_eq!(story.last_source(calm), story.source(publisher, 2));
+        assert_eq!(scenario.last_source(calm), scenario.source(publisher, 2));
         // Each layer is asked twice a second at most, whatever one viewer does.
         let asked =
-            story.world.publisher(publisher).feedback.keyframe_requests.len() - asked_before;
-        let seconds = (story.world.now - from).as_secs() as usize;
+            scenario.world.publisher(publisher).feedback.keyframe_requests.len() - asked_before;
+        let seconds = (scenario.world.now - from).as_secs() as usize;
         assert!(asked <= 3 * 2 * seconds, "{asked} requests in {seconds} s");
-        let decisions = story.world.info(restless).expect("it is connected").decisions.len();
+        let decisions = scenario.world.info(restless).expect("it is connected").decisions.len();
         assert!(decisions <= 64, "the ring is bounded: {decisions}");
     });
 }

@@ -26,23 +26,23 @@ const SEEDS: [u64; 20] = [
 ];
 
 /// One run: a world, and dice for what the scenario leaves open.
-struct Story {
+struct Scenario {
     world: World,
-    dice: Rng,
+    rng: Rng,
     workers: u64,
 }
 
-impl Story {
+impl Scenario {
     fn new(seed: u64) -> Self {
         let workers = 1 + Rng::new(seed, 1).below(3);
         let config = WorldConfig { seed, workers: workers as usize, ..WorldConfig::default() };
         let world = World::with(config);
-        let dice = world.dice(2);
-        Self { world, dice, workers }
+        let rng = world.rng(2);
+        Self { world, rng, workers }
     }
 
     fn between_ms(&mut self, from: u64, to: u64) -> u64 {
-        from + self.dice.below(to - from + 1)
+        from + self.rng.below(to - from + 1)
     }
 
     /// Lets a span of time pass that the dice choose.
@@ -52,7 +52,7 @@ impl Story {
     }
 
     fn chance(&mut self) -> bool {
-        self.dice.chance(0.5)
+        self.rng.chance(0.5)
     }
 
     fn codec(&mut self) -> Codec {
@@ -78,9 +78,9 @@ impl Story {
 
     fn anywhere(&mut self, mut spec: PublisherSpec) -> PublisherSpec {
         for track in &mut spec.tracks {
-            track.first_seq = self.dice.next_u64() as u16;
-            track.first_timestamp = self.dice.next_u64() as u32;
-            track.first_picture = self.dice.next_u64() as u16 & 0x7fff;
+            track.first_seq = self.rng.next_u64() as u16;
+            track.first_timestamp = self.rng.next_u64() as u32;
+            track.first_picture = self.rng.next_u64() as u16 & 0x7fff;
         }
         (spec.up, spec.down) = (self.delay(), self.delay());
         spec
@@ -88,7 +88,7 @@ impl Story {
 
     /// A browser that watches, placed on any worker.
     fn viewer(&mut self) -> ViewerSpec {
-        let worker = Some(self.dice.below(self.workers) as usize);
+        let worker = Some(self.rng.below(self.workers) as usize);
         ViewerSpec { worker, up: self.delay(), down: self.delay(), ..ViewerSpec::browser() }
     }
 
@@ -130,7 +130,7 @@ impl Story {
     }
 
     /// Picture and sound move: nearly all frames of the next second can be shown.
-    fn assert_flows(&mut self, viewer: ClientId) {
+    fn assert_receives(&mut self, viewer: ClientId) {
         let before = self.world.viewer(viewer).shown_at().len();
         let sound = self.world.viewer(viewer).count(Audio);
         self.world.run_s(1);
@@ -150,15 +150,15 @@ impl Story {
 
 /// Plays a scenario with every seed; says of all that failed what went wrong.
 #[expect(clippy::disallowed_methods, reason = "tells how fast virtual time runs")]
-fn each_seed(play: impl Fn(&mut Story)) {
+fn each_seed(play: impl Fn(&mut Scenario)) {
     let began = Instant::now();
     let mut simulated = Duration::ZERO;
     let mut failures = Vec::new();
     let run = |seed: u64| {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let mut story = Story::new(seed);
-            play(&mut story);
-            (story.world.egress_hash(), story.world.now - story.world.epoch)
+            let mut scenario = Scenario::new(seed);
+            play(&mut scenario);
+            (scenario.world.egress_hash(), scenario.world.now - scenario.world.epoch)
         }));
         outcome.map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();

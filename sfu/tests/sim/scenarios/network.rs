@@ -11,34 +11,34 @@ struct Allowed {
 }
 
 /// Twenty seconds on lines of 50 ms round trip that do this to datagrams, both ways.
-fn lossy(story: &mut Story, up: &str, down: &str) -> (Instant, ClientId) {
+fn lossy(scenario: &mut Scenario, up: &str, down: &str) -> (Instant, ClientId) {
     let profile = |text: &str| format!("delay=25,{text}").parse::<Profile>().expect("a profile");
     let clean = profile("");
-    let mut spec = story.browser();
+    let mut spec = scenario.browser();
     (spec.up, spec.down) = (clean.clone(), clean.clone());
-    let (publisher, viewer) = story.watched(spec);
+    let (publisher, viewer) = scenario.watched(spec);
     for (client, bad) in [(publisher, profile(up)), (viewer, profile(down))] {
-        story.world.change_network(client, bad.clone(), bad);
+        scenario.world.change_network(client, bad.clone(), bad);
     }
-    let from = story.world.now;
-    story.world.run_s(20);
+    let from = scenario.world.now;
+    scenario.world.run_s(20);
     for client in [publisher, viewer] {
-        story.world.change_network(client, clean.clone(), clean.clone());
+        scenario.world.change_network(client, clean.clone(), clean.clone());
     }
-    story.world.run_s(1);
+    scenario.world.run_s(1);
     (from, viewer)
 }
 
 fn both_hops(impairment: &str, allowed: &Allowed) {
-    each_seed(|story| {
-        let (from, viewer) = lossy(story, impairment, impairment);
-        let wait = story.longest_wait_since(from, viewer);
-        let watched = story.world.viewer(viewer);
-        let sent = watched.guard.line(Video).sent();
+    each_seed(|scenario| {
+        let (from, viewer) = lossy(scenario, impairment, impairment);
+        let wait = scenario.longest_wait_since(from, viewer);
+        let watched = scenario.world.viewer(viewer);
+        let sent = watched.guard.sender(Video).sent();
         let lost = watched.given_up_video() + watched.missing();
         assert!(lost * 1_000 <= sent * allowed.lost_per_mille, "{lost} of {sent} never came");
         assert!(wait <= allowed.wait, "no picture for {wait:?}");
-        story.assert_flows(viewer);
+        scenario.assert_receives(viewer);
     });
 }
 
@@ -71,10 +71,10 @@ fn bursts() {
 // quality D: RTX overhead at 5 % loss
 #[test]
 fn at_5_percent_loss_repeats_are_at_most_8_percent() {
-    each_seed(|story| {
-        let (_, viewer) = lossy(story, "loss=5", "loss=5");
-        let guard = &story.world.viewer(viewer).guard;
-        let (sent, rtx) = (guard.line(Video).sent(), guard.rtx);
+    each_seed(|scenario| {
+        let (_, viewer) = lossy(scenario, "loss=5", "loss=5");
+        let guard = &scenario.world.viewer(viewer).guard;
+        let (sent, rtx) = (guard.sender(Video).sent(), guard.rtx);
         assert!(rtx as usize * 100 <= sent * 8, "{rtx} repeats of {sent} packets");
     });
 }
@@ -84,9 +84,9 @@ fn at_5_percent_loss_repeats_are_at_most_8_percent() {
 /// a few seeds fall into. Without the rule each of the 80 losses brings a repeat.
 #[test]
 fn loss_upstream_alone_costs_few_repeats_downstream() {
-    each_seed(|story| {
-        let (_, viewer) = lossy(story, "loss=5", "");
-        let rtx = story.world.viewer(viewer).guard.rtx;
+    each_seed(|scenario| {
+        let (_, viewer) = lossy(scenario, "loss=5", "");
+        let rtx = scenario.world.viewer(viewer).guard.rtx;
         assert!(rtx <= 60, "{rtx} repeats although nothing was lost on the way to the viewer");
     });
 }
@@ -94,49 +94,49 @@ fn loss_upstream_alone_costs_few_repeats_downstream() {
 /// One packet of twenty comes 20 ms late: nothing is lost, so nothing may be broken, and hardly anything asked for.
 #[test]
 fn reorder_5_percent() {
-    each_seed(|story| {
-        let spec = story.browser();
-        let (publisher, viewer) = story.watched(spec);
+    each_seed(|scenario| {
+        let spec = scenario.browser();
+        let (publisher, viewer) = scenario.watched(spec);
         for client in [publisher, viewer] {
             let bad: Profile = "delay=20,reorder=5,reorder-by=20".parse().expect("a profile");
-            story.world.change_network(client, bad.clone(), bad);
+            scenario.world.change_network(client, bad.clone(), bad);
         }
-        let nacked = story.world.publisher(publisher).feedback.nacked.len();
-        let asked = story.world.publisher(publisher).feedback.keyframe_requests.len();
-        story.world.run_s(20);
+        let nacked = scenario.world.publisher(publisher).feedback.nacked.len();
+        let asked = scenario.world.publisher(publisher).feedback.keyframe_requests.len();
+        scenario.world.run_s(20);
         for client in [publisher, viewer] {
             let clean = Profile::delay(Duration::from_millis(20));
-            story.world.change_network(client, clean.clone(), clean);
+            scenario.world.change_network(client, clean.clone(), clean);
         }
-        story.world.run_s(1);
-        let feedback = &story.world.publisher(publisher).feedback;
+        scenario.world.run_s(1);
+        let feedback = &scenario.world.publisher(publisher).feedback;
         let (nacked, asked) =
             (feedback.nacked.len() - nacked, feedback.keyframe_requests.len() - asked);
         assert_eq!(asked, 0, "keyframes for nothing");
         // Of 1,800 packets of video 90 come late; an allowance of 20 ms waits for most of them.
         assert!(nacked <= 45, "{nacked} packets were asked for that were under way");
-        story.assert_whole(viewer);
-        story.assert_flows(viewer);
+        scenario.assert_whole(viewer);
+        scenario.assert_receives(viewer);
     });
 }
 
 /// One packet of twenty comes twice: the viewer gets each once.
 #[test]
 fn duplicate() {
-    each_seed(|story| {
-        let mut spec = story.browser();
+    each_seed(|scenario| {
+        let mut spec = scenario.browser();
         spec.up.duplicate = 0.05;
         spec.down.duplicate = 0.05;
-        let (publisher, viewer) = story.watched(spec);
+        let (publisher, viewer) = scenario.watched(spec);
         let bad = Profile { duplicate: 0.05, ..Profile::delay(Duration::from_millis(20)) };
-        story.world.change_network(viewer, bad.clone(), bad);
-        story.world.run_s(10);
-        assert!(story.world.client(publisher).up.link.counts().duplicated > 30);
-        let feedback = &story.world.publisher(publisher).feedback;
+        scenario.world.change_network(viewer, bad.clone(), bad);
+        scenario.world.run_s(10);
+        assert!(scenario.world.client(publisher).up.link.counts().duplicated > 30);
+        let feedback = &scenario.world.publisher(publisher).feedback;
         assert!(feedback.nacked.is_empty(), "a copy is no hole");
-        let watched = story.world.viewer(viewer);
-        assert_eq!((watched.guard.again, watched.guard.rtx, watched.nacks_sent), (0, 0, 0));
-        story.assert_whole(viewer);
-        story.assert_flows(viewer);
+        let watched = scenario.world.viewer(viewer);
+        assert_eq!((watched.guard.resent, watched.guard.rtx, watched.nacks_sent), (0, 0, 0));
+        scenario.assert_whole(viewer);
+        scenario.assert_receives(viewer);
     });
 }

@@ -3,17 +3,17 @@
 use super::*;
 
 /// A publisher with a keyframe each 2 to 4 s and none on request; six viewers come one after the other.
-fn ignores_pli(story: &mut Story) -> (ClientId, Vec<(ClientId, Instant)>) {
-    let gop = story.between_ms(60, 120) as u32;
-    let mut spec = story.browser().with(Video, |track| track.key_every = Some(gop));
+fn ignores_pli(scenario: &mut Scenario) -> (ClientId, Vec<(ClientId, Instant)>) {
+    let gop = scenario.between_ms(60, 120) as u32;
+    let mut spec = scenario.browser().with(Video, |track| track.key_every = Some(gop));
     spec.answers_pli = false;
-    let publisher = story.world.publish("live", spec);
-    story.run_between_ms(500, 4_000);
+    let publisher = scenario.world.publish("live", spec);
+    scenario.run_between_ms(500, 4_000);
     let mut viewers = Vec::new();
     for _ in 0..6 {
-        let viewer = story.viewer();
-        viewers.push((story.world.watch("live", viewer), story.world.now));
-        story.run_between_ms(5_000, 11_000);
+        let viewer = scenario.viewer();
+        viewers.push((scenario.world.watch("live", viewer), scenario.world.now));
+        scenario.run_between_ms(5_000, 11_000);
     }
     (publisher, viewers)
 }
@@ -21,25 +21,25 @@ fn ignores_pli(story: &mut Story) -> (ClientId, Vec<(ClientId, Instant)>) {
 /// Viewers see the last keyframe at once, and the picture moves with the next scheduled one.
 #[test]
 fn publisher_ignores_pli() {
-    each_seed(|story| {
-        let (publisher, viewers) = ignores_pli(story);
-        let gop = story.world.publisher(publisher).video().spec.key_every.expect("it has one");
+    each_seed(|scenario| {
+        let (publisher, viewers) = ignores_pli(scenario);
+        let gop = scenario.world.publisher(publisher).video().spec.key_every.expect("it has one");
         // Check and handshake are two round trips of at most 80 ms; a frame of 34 ms brings the next turn, and a
         // poster takes 100 ms.
         let poster = Duration::from_millis(2 * 80 + 40 + 34 + 100);
         // And the interval.
         let patience = Duration::from_millis(400) + Duration::from_millis(u64::from(gop) * 34);
         for (viewer, joined) in &viewers {
-            let shown = story.world.viewer(*viewer).shown_at();
+            let shown = scenario.world.viewer(*viewer).shown_at();
             let wait = |n: usize| shown.get(n).map(|at| *at - *joined);
             assert!(wait(0).is_some_and(|wait| wait <= poster), "a picture after {:?}", wait(0));
             assert!(wait(1).is_some_and(|wait| wait <= patience), "it moves after {:?}", wait(1));
             let since = shown[1];
-            let freeze = story.longest_wait_since(since, *viewer);
+            let freeze = scenario.longest_wait_since(since, *viewer);
             assert!(freeze < Duration::from_millis(100), "no picture for {freeze:?}");
-            story.assert_whole(*viewer);
+            scenario.assert_whole(*viewer);
         }
-        let learned = story.learned(publisher, 0);
+        let learned = scenario.learned(publisher, 0);
         let pli = learned.pli.expect("it was negotiated");
         // One keyframe may have come right after the first request, before anything else was known.
         // Viewers who begin at a cached keyframe ask seldom: three times in all say nothing yet.
@@ -54,10 +54,10 @@ fn publisher_ignores_pli() {
 // quality B4 item 15
 #[test]
 fn publisher_that_ignores_pli_is_asked_six_times_a_minute() {
-    each_seed(|story| {
-        let (publisher, viewers) = ignores_pli(story);
-        let minutes = (story.world.now - viewers[0].1).as_secs_f64() / 60.0;
-        let asked = story.world.publisher(publisher).feedback.keyframe_requests.len();
+    each_seed(|scenario| {
+        let (publisher, viewers) = ignores_pli(scenario);
+        let minutes = (scenario.world.now - viewers[0].1).as_secs_f64() / 60.0;
+        let asked = scenario.world.publisher(publisher).feedback.keyframe_requests.len();
         // Three more tell that it does not answer.
         assert!(asked as f64 <= 6.0 * minutes + 3.0, "{asked} requests in {minutes:.1} minutes");
     });
@@ -66,75 +66,75 @@ fn publisher_that_ignores_pli_is_asked_six_times_a_minute() {
 /// As OBS does: lost packets of lower layers are gone. Only a keyframe heals the picture.
 #[test]
 fn publisher_answers_no_nack_on_low_layer() {
-    each_seed(|story| {
-        let mut spec = story.simulcast();
+    each_seed(|scenario| {
+        let mut spec = scenario.simulcast();
         spec.answers_nack_below_top = false;
-        let (publisher, viewer) = story.watched(spec);
-        story.world.run_s(2);
-        story.world.publisher(publisher).video().layers[2].active = false;
-        story.world.run_s(1);
-        let middle = story.source(publisher, 1);
-        assert_eq!(story.last_source(viewer), middle);
+        let (publisher, viewer) = scenario.watched(spec);
+        scenario.world.run_s(2);
+        scenario.world.publisher(publisher).video().layers[2].active = false;
+        scenario.world.run_s(1);
+        let middle = scenario.source(publisher, 1);
+        assert_eq!(scenario.last_source(viewer), middle);
         let lossy: Profile = "delay=20,loss=0.5".parse().expect("a profile");
         let clean = Profile::delay(lossy.delay);
-        story.world.change_network(publisher, lossy, clean.clone());
-        let ssrc = story.world.publisher(publisher).video().layers[1].ssrc;
-        let (from, before) = (story.world.now, story.world.viewer(viewer).shown_at().len());
-        story.world.run_s(30);
-        story.world.change_network(publisher, clean.clone(), clean);
-        story.world.run_s(2);
-        let wait = story.longest_wait_since(from, viewer);
+        scenario.world.change_network(publisher, lossy, clean.clone());
+        let ssrc = scenario.world.publisher(publisher).video().layers[1].ssrc;
+        let (from, before) = (scenario.world.now, scenario.world.viewer(viewer).shown_at().len());
+        scenario.world.run_s(30);
+        scenario.world.change_network(publisher, clean.clone(), clean);
+        scenario.world.run_s(2);
+        let wait = scenario.longest_wait_since(from, viewer);
         // Given up after 600 ms at the latest, then a round trip for the keyframe; a second loss may hit that.
         assert!(wait <= Duration::from_millis(1_500), "no picture for {wait:?}");
-        let shown = story.world.viewer(viewer).shown_at().len() - before;
+        let shown = scenario.world.viewer(viewer).shown_at().len() - before;
         assert!(shown >= 32 * 30 * 70 / 100, "{shown} of 960 frames");
-        let feedback = &story.world.publisher(publisher).feedback;
+        let feedback = &scenario.world.publisher(publisher).feedback;
         let asked = feedback.keyframe_requests.iter().filter(|(at, _)| *at > from).count();
         assert!((1..=32).contains(&asked), "{asked} keyframes in 30 s");
         assert!(feedback.nacked.iter().any(|(_, of, _)| *of == ssrc), "it was tried");
-        story.assert_flows(viewer);
-        let learned = story.learned(publisher, 1);
+        scenario.assert_receives(viewer);
+        let learned = scenario.learned(publisher, 1);
         let (nack, pli) = (learned.nack.expect("offered"), learned.pli.expect("offered"));
         assert_eq!((nack.state, nack.answered), ("ignored", 0));
         assert_eq!(pli.state, "answered");
         assert_eq!(learned.keyframe_period_ms, None, "answers make no period");
-        assert_ne!(story.learned(publisher, 2).nack.expect("offered").state, "ignored");
+        assert_ne!(scenario.learned(publisher, 2).nack.expect("offered").state, "ignored");
     });
 }
 
 /// Once it is known that a layer repeats nothing, a hole is healed a round trip later and nothing is asked in vain.
 #[test]
 fn hole_in_a_layer_without_repair_is_healed_at_once() {
-    each_seed(|story| {
-        let mut spec = story.browser();
+    each_seed(|scenario| {
+        let mut spec = scenario.browser();
         spec.answers_nack = false;
-        let publisher = story.world.publish("live", spec);
+        let publisher = scenario.world.publish("live", spec);
         // What it would give up and ask for late is in the way of what is asked for at once.
-        let spec = ViewerSpec { sends_nack: false, ..story.viewer() };
-        let viewer = story.world.watch("live", spec);
-        story.world.run_s(2);
+        let spec = ViewerSpec { sends_nack: false, ..scenario.viewer() };
+        let viewer = scenario.world.watch("live", spec);
+        scenario.world.run_s(2);
         let lossy: Profile = "delay=20,loss=1".parse().expect("a profile");
         let clean = Profile::delay(lossy.delay);
-        story.world.change_network(publisher, lossy, clean.clone());
-        story.world.run_s(15);
-        story.world.change_network(publisher, clean.clone(), clean);
-        story.world.run_s(7);
-        assert_eq!(story.learned(publisher, 0).nack.expect("offered").state, "ignored");
+        scenario.world.change_network(publisher, lossy, clean.clone());
+        scenario.world.run_s(15);
+        scenario.world.change_network(publisher, clean.clone(), clean);
+        scenario.world.run_s(7);
+        assert_eq!(scenario.learned(publisher, 0).nack.expect("offered").state, "ignored");
         for _ in 0..3 {
-            let nacked = story.world.publisher(publisher).feedback.nacked.len();
-            let from = story.world.now;
+            let nacked = scenario.world.publisher(publisher).feedback.nacked.len();
+            let from = scenario.world.now;
             let mut left = 1;
-            story.world.lose_up(publisher, move |bytes| {
+            scenario.world.lose_up(publisher, move |bytes| {
                 let loses = left > 0 && bytes[0] >= 128 && matches!(bytes[1] & 0x7f, 96 | 102);
                 left -= i32::from(loses);
                 loses
             });
-            story.world.run_s(4);
-            let wait = story.longest_wait_since(from, viewer);
+            scenario.world.run_s(4);
+            let wait = scenario.longest_wait_since(from, viewer);
             // Two frames until it is noticed, 20 ms whether it is only late, a round trip, a frame.
             let patience = Duration::from_millis(3 * 34 + 20 + 40 + 34);
             assert!(wait <= patience, "no picture for {wait:?}");
-            let asked = story.world.publisher(publisher).feedback.nacked.len() - nacked;
+            let asked = scenario.world.publisher(publisher).feedback.nacked.len() - nacked;
             assert!(asked <= 10, "{asked} requests for one number, which is a probe");
         }
     });
@@ -144,44 +144,44 @@ fn hole_in_a_layer_without_repair_is_healed_at_once() {
 // quality A2.3
 #[test]
 fn keyframes_are_asked_for_once_in_two_seconds_in_the_long_run() {
-    each_seed(|story| {
-        let spec = story.browser();
-        let publisher = story.world.publish("live", spec);
-        story.run_between_ms(300, 900);
-        let spec = story.viewer();
-        let viewers: Vec<_> = (0..10).map(|_| story.world.watch("live", spec.clone())).collect();
-        story.world.run_s(5);
-        let from = story.world.now;
+    each_seed(|scenario| {
+        let spec = scenario.browser();
+        let publisher = scenario.world.publish("live", spec);
+        scenario.run_between_ms(300, 900);
+        let spec = scenario.viewer();
+        let viewers: Vec<_> = (0..10).map(|_| scenario.world.watch("live", spec.clone())).collect();
+        scenario.world.run_s(5);
+        let from = scenario.world.now;
         for turn in 0..300 {
             // One viewer is heard once in three seconds, so each has its turn.
             let viewer = viewers[turn % viewers.len()];
-            story.world.with_viewer(viewer, |viewer, link| viewer.pli(link));
-            story.run_between_ms(50, 150);
+            scenario.world.with_viewer(viewer, |viewer, link| viewer.pli(link));
+            scenario.run_between_ms(50, 150);
         }
-        let requests = &story.world.publisher(publisher).feedback.keyframe_requests;
+        let requests = &scenario.world.publisher(publisher).feedback.keyframe_requests;
         let times: Vec<_> = requests.iter().map(|(at, _)| *at).filter(|at| *at > from).collect();
         // Five soon after the pause, and one each two seconds of thirty.
         assert!((15..=20).contains(&times.len()), "{} in 30 s", times.len());
         let least = times.windows(2).map(|two| two[1] - two[0]).min();
         assert!(least >= Some(Duration::from_millis(499)), "{least:?} between two requests");
-        assert_eq!(story.learned(publisher, 0).pli.expect("offered").state, "answered");
+        assert_eq!(scenario.learned(publisher, 0).pli.expect("offered").state, "answered");
     });
 }
 
 /// Another size, other payload types, other numbers, other picture-id width, another H264 level: the same session shows it.
 #[test]
 fn publisher_returns_with_new_codec_params() {
-    each_seed(|story| {
-        let codec = story.codec();
+    each_seed(|scenario| {
+        let codec = scenario.codec();
         let mut sources = 0;
         let mut viewer = None;
         for round in 0..3 {
             let mut spec = PublisherSpec::of(vec![opus(), video(codec)]);
-            spec = story.anywhere(spec);
+            spec = scenario.anywhere(spec);
             let size = [(320, 176), (1280, 704), (640, 352)][round];
-            let (bits, packets) = (story.dice.below(3), 1 + story.dice.below(5) as u16);
-            let shift = story.dice.below(20) as u8;
-            let rtx = story.chance();
+            let (bits, packets) = (scenario.rng.below(3), 1 + scenario.rng.below(5) as u16);
+            let shift = scenario.rng.below(20) as u8;
+            let rtx = scenario.chance();
             spec = spec.with(Video, |track| {
                 track.layers[0].size = size;
                 track.layers[0].packets = packets;
@@ -195,21 +195,21 @@ fn publisher_returns_with_new_codec_params() {
                     track.profile = levels[round];
                 }
             });
-            let publisher = story.world.publish("live", spec);
+            let publisher = scenario.world.publish("live", spec);
             if viewer.is_none() {
-                story.run_between_ms(300, 600);
-                let spec = story.viewer();
-                viewer = Some(story.world.watch("live", spec));
+                scenario.run_between_ms(300, 600);
+                let spec = scenario.viewer();
+                viewer = Some(scenario.world.watch("live", spec));
             }
             let viewer = viewer.expect("it watches");
-            story.run_between_ms(2_500, 4_000);
+            scenario.run_between_ms(2_500, 4_000);
             sources += 1;
-            assert_eq!(story.world.closed(viewer), None, "round {round}");
-            assert_eq!(story.world.viewer(viewer).video_sources().len(), sources);
-            story.assert_flows(viewer);
-            story.assert_whole(viewer);
-            story.world.delete(publisher);
-            story.run_between_ms(0, 3_000);
+            assert_eq!(scenario.world.closed(viewer), None, "round {round}");
+            assert_eq!(scenario.world.viewer(viewer).video_sources().len(), sources);
+            scenario.assert_receives(viewer);
+            scenario.assert_whole(viewer);
+            scenario.world.delete(publisher);
+            scenario.run_between_ms(0, 3_000);
         }
     });
 }
@@ -218,26 +218,26 @@ fn publisher_returns_with_new_codec_params() {
 // quality B4 item 13
 #[test]
 fn ssrc_change() {
-    each_seed(|story| {
-        let spec = if story.chance() { story.browser() } else { story.simulcast() };
-        let (publisher, viewer) = story.watched(spec);
-        story.world.run_s(2);
-        let from = story.world.now;
+    each_seed(|scenario| {
+        let spec = if scenario.chance() { scenario.browser() } else { scenario.simulcast() };
+        let (publisher, viewer) = scenario.watched(spec);
+        scenario.world.run_s(2);
+        let from = scenario.world.now;
         for _ in 0..3 {
-            story.run_between_ms(700, 3_000);
-            let top = story.world.publisher(publisher).video().layers.len() - 1;
-            story.world.publisher(publisher).restart_encoder(Video, top);
-            if story.chance() {
-                story.world.publisher(publisher).restart_encoder(Audio, 0);
+            scenario.run_between_ms(700, 3_000);
+            let top = scenario.world.publisher(publisher).video().layers.len() - 1;
+            scenario.world.publisher(publisher).restart_encoder(Video, top);
+            if scenario.chance() {
+                scenario.world.publisher(publisher).restart_encoder(Audio, 0);
             }
         }
-        story.world.run_s(4);
-        let top = story.world.publisher(publisher).video().layers.len() - 1;
-        assert_eq!(story.last_source(viewer), story.source(publisher, top));
-        let wait = story.longest_wait_since(from, viewer);
+        scenario.world.run_s(4);
+        let top = scenario.world.publisher(publisher).video().layers.len() - 1;
+        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, top));
+        let wait = scenario.longest_wait_since(from, viewer);
         assert!(wait < Duration::from_millis(700), "no picture for {wait:?}");
-        story.assert_flows(viewer);
-        story.assert_whole(viewer);
+        scenario.assert_receives(viewer);
+        scenario.assert_whole(viewer);
     });
 }
 
@@ -245,26 +245,26 @@ fn ssrc_change() {
 // quality B4 item 12
 #[test]
 fn timestamp_jump() {
-    each_seed(|story| {
-        let spec = story.browser();
-        let (publisher, viewer) = story.watched(spec);
+    each_seed(|scenario| {
+        let spec = scenario.browser();
+        let (publisher, viewer) = scenario.watched(spec);
         for _ in 0..3 {
-            story.run_between_ms(700, 2_000);
-            let jump = story.dice.next_u64() as u32;
-            let which = story.dice.below(3);
+            scenario.run_between_ms(700, 2_000);
+            let jump = scenario.rng.next_u64() as u32;
+            let which = scenario.rng.below(3);
             if which != 1 {
-                story.world.publisher(publisher).shift_timestamps(Video, jump);
-                story.world.publisher(publisher).video().layers[0].wants_key = true;
+                scenario.world.publisher(publisher).shift_timestamps(Video, jump);
+                scenario.world.publisher(publisher).video().layers[0].wants_key = true;
             }
             if which != 0 {
-                story.world.publisher(publisher).shift_timestamps(Audio, jump);
+                scenario.world.publisher(publisher).shift_timestamps(Audio, jump);
             }
         }
-        let from = story.world.now;
-        story.world.run_s(2);
-        let wait = story.longest_wait_since(from, viewer);
+        let from = scenario.world.now;
+        scenario.world.run_s(2);
+        let wait = scenario.longest_wait_since(from, viewer);
         assert!(wait < Duration::from_millis(700), "no picture for {wait:?}");
-        story.assert_flows(viewer);
-        story.assert_whole(viewer);
+        scenario.assert_receives(viewer);
+        scenario.assert_whole(viewer);
     });
 }

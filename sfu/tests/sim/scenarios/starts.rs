@@ -5,16 +5,16 @@ use super::*;
 /// Five viewers at any moment of a group of 4 s: each sees a picture soon, and costs at most one keyframe.
 #[test]
 fn viewer_joins_mid_gop() {
-    each_seed(|story| {
-        let spec = story.browser().with(Video, |track| track.key_every = Some(120));
-        let publisher = story.world.publish("live", spec);
-        story.run_between_ms(1_000, 3_000);
+    each_seed(|scenario| {
+        let spec = scenario.browser().with(Video, |track| track.key_every = Some(120));
+        let publisher = scenario.world.publish("live", spec);
+        scenario.run_between_ms(1_000, 3_000);
         for joins in 1..=5 {
-            let spec = story.viewer();
-            let joined = story.world.now;
-            let viewer = story.world.watch("live", spec);
-            story.run_between_ms(1_000, 5_000);
-            let first = story.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
+            let spec = scenario.viewer();
+            let joined = scenario.world.now;
+            let viewer = scenario.world.watch("live", spec);
+            scenario.run_between_ms(1_000, 5_000);
+            let first = scenario.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
             // Check and handshake are two round trips of at most 80 ms, the keyframe another, a frame of 34 ms, and
             // keyframe requests are read every 20 ms.
             let patience = Duration::from_millis(2 * 80 + 80 + 34 + 60);
@@ -22,9 +22,9 @@ fn viewer_joins_mid_gop() {
                 first.is_some_and(|wait| wait <= patience),
                 "the first picture after {first:?}"
             );
-            let asked = story.world.publisher(publisher).feedback.keyframe_requests.len();
+            let asked = scenario.world.publisher(publisher).feedback.keyframe_requests.len();
             assert!(asked <= joins, "{asked} requests for {joins} joins");
-            story.assert_whole(viewer);
+            scenario.assert_whole(viewer);
         }
     });
 }
@@ -33,27 +33,27 @@ fn viewer_joins_mid_gop() {
 /// of the past they get at once is what their mode allows, and the next keyframe moves every picture.
 #[test]
 fn a_start_mode_bounds_what_is_sent_of_the_past() {
-    each_seed(|story| {
-        let mut spec = story.browser().with(Video, |track| track.key_every = Some(120));
+    each_seed(|scenario| {
+        let mut spec = scenario.browser().with(Video, |track| track.key_every = Some(120));
         spec.answers_pli = false;
-        let publisher = story.world.publish("live", spec);
-        story.world.run_s(1);
-        let watch = |story: &mut Story, after_ms| {
+        let publisher = scenario.world.publish("live", spec);
+        scenario.world.run_s(1);
+        let watch = |scenario: &mut Scenario, after_ms| {
             // The next group but one, and so far into it.
-            let sent = |story: &mut Story| story.world.publisher(publisher).video().layers[0].frame;
-            let into = sent(story) % 120;
-            story.world.run_ms((120 - u64::from(into)) * 1_000 / 30 + after_ms);
+            let sent = |scenario: &mut Scenario| scenario.world.publisher(publisher).video().layers[0].frame;
+            let into = sent(scenario) % 120;
+            scenario.world.run_ms((120 - u64::from(into)) * 1_000 / 30 + after_ms);
             [StartMode::FastForward, StartMode::Poster, StartMode::Wait].map(|start| {
-                let spec = ViewerSpec { start, ..story.viewer() };
-                (story.world.watch("live", spec), start)
+                let spec = ViewerSpec { start, ..scenario.viewer() };
+                (scenario.world.watch("live", spec), start)
             })
         };
         for after_ms in [300, 2_000] {
-            let viewers = watch(story, after_ms);
+            let viewers = watch(scenario, after_ms);
             // Check, handshake, a turn, and the pace of a replay.
-            story.world.run_ms(2 * 80 + 40 + 34 + 100);
+            scenario.world.run_ms(2 * 80 + 40 + 34 + 100);
             for (viewer, start) in viewers {
-                let watched = story.world.viewer(viewer);
+                let watched = scenario.world.viewer(viewer);
                 let frames: Vec<_> = watched.frames.iter().filter(|f| f.kind == Video).collect();
                 match (start, after_ms) {
                     (StartMode::Wait, _) => assert_eq!(frames.len(), 0, "{start:?}"),
@@ -64,14 +64,14 @@ fn a_start_mode_bounds_what_is_sent_of_the_past() {
                 }
                 assert!(watched.audio_frames() > 0, "sound waits for nothing");
             }
-            story.world.run_s(4);
+            scenario.world.run_s(4);
             for (viewer, start) in viewers {
-                let watched = story.world.viewer(viewer);
+                let watched = scenario.world.viewer(viewer);
                 assert!(watched.video_frames() > 5, "{start:?} moves from the next keyframe on");
                 if start == StartMode::Wait {
                     assert!(watched.frames.iter().find(|f| f.kind == Video).unwrap().key);
                 }
-                story.assert_whole(viewer);
+                scenario.assert_whole(viewer);
             }
         }
     });
@@ -80,28 +80,28 @@ fn a_start_mode_bounds_what_is_sent_of_the_past() {
 /// Sequence numbers wrap within a few packets of the join, with a little loss.
 #[test]
 fn sequence_wrap_at_join() {
-    each_seed(|story| {
-        let before_ms = story.between_ms(500, 1_500);
+    each_seed(|scenario| {
+        let before_ms = scenario.between_ms(500, 1_500);
         // 90 packets of video and 50 of sound each second, give or take 30.
         let near = |rate: u64, give: u64| (65_536 + 30 - rate * before_ms / 1_000 - give) as u16;
-        let give = [story.dice.below(60), story.dice.below(60)];
-        let spec = story
+        let give = [scenario.rng.below(60), scenario.rng.below(60)];
+        let spec = scenario
             .browser()
             .with(Video, |track| track.first_seq = near(93, give[0]))
             .with(Audio, |track| track.first_seq = near(50, give[1]));
-        let publisher = story.world.publish("live", spec);
-        story.world.run_ms(before_ms);
-        let lossy = Profile { loss: weir_netsim::Loss::Random(0.02), ..story.delay() };
+        let publisher = scenario.world.publish("live", spec);
+        scenario.world.run_ms(before_ms);
+        let lossy = Profile { loss: weir_netsim::Loss::Random(0.02), ..scenario.delay() };
         let clean = Profile { loss: weir_netsim::Loss::None, ..lossy.clone() };
-        story.world.change_network(publisher, lossy, clean.clone());
-        let spec = story.viewer();
-        let viewer = story.world.watch("live", spec);
-        story.world.run_s(3);
-        story.world.change_network(publisher, clean.clone(), clean);
-        story.world.run_s(1);
-        assert_eq!(story.world.viewer(viewer).broken_frames(), 0);
-        assert!(story.world.viewer(viewer).video_frames() > 80);
-        story.assert_flows(viewer);
+        scenario.world.change_network(publisher, lossy, clean.clone());
+        let spec = scenario.viewer();
+        let viewer = scenario.world.watch("live", spec);
+        scenario.world.run_s(3);
+        scenario.world.change_network(publisher, clean.clone(), clean);
+        scenario.world.run_s(1);
+        assert_eq!(scenario.world.viewer(viewer).broken_frames(), 0);
+        assert!(scenario.world.viewer(viewer).video_frames() > 80);
+        scenario.assert_receives(viewer);
     });
 }
 
@@ -109,29 +109,29 @@ fn sequence_wrap_at_join() {
 // quality B4 item 25
 #[test]
 fn thousand_viewers_one_keyframe() {
-    each_seed(|story| {
+    each_seed(|scenario| {
         let spec =
-            story.anywhere(PublisherSpec::of(vec![video(Codec::Vp8)])).with(Video, |track| {
+            scenario.anywhere(PublisherSpec::of(vec![video(Codec::Vp8)])).with(Video, |track| {
                 track.layers[0].packets = 1;
                 track.frame_every = Duration::from_millis(66);
             });
-        let publisher = story.world.publish("live", spec);
-        story.run_between_ms(1_000, 3_000);
-        let begin = story.world.now;
+        let publisher = scenario.world.publish("live", spec);
+        scenario.run_between_ms(1_000, 3_000);
+        let begin = scenario.world.now;
         let mut viewers = Vec::new();
         for _ in 0..50 {
             for _ in 0..20 {
-                let spec = ViewerSpec { sends_reports: false, ..story.viewer().video_only() };
-                viewers.push((story.world.watch("live", spec), story.world.now));
+                let spec = ViewerSpec { sends_reports: false, ..scenario.viewer().video_only() };
+                viewers.push((scenario.world.watch("live", spec), scenario.world.now));
             }
-            story.world.run_ms(20);
+            scenario.world.run_ms(20);
         }
-        story.world.run_ms(700);
-        let requests = &story.world.publisher(publisher).feedback.keyframe_requests;
+        scenario.world.run_ms(700);
+        let requests = &scenario.world.publisher(publisher).feedback.keyframe_requests;
         let asked = requests.iter().filter(|(at, _)| *at > begin).count();
         assert!((1..=2).contains(&asked), "a thousand joins made {asked} requests");
         for (viewer, joined) in viewers {
-            let first = story.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
+            let first = scenario.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
             let patience = Duration::from_millis(1_500);
             assert!(
                 first.is_some_and(|wait| wait <= patience),
@@ -144,22 +144,22 @@ fn thousand_viewers_one_keyframe() {
 /// One datagram of twenty is lost from the very first check on: four viewers come all the same.
 #[test]
 fn viewers_join_under_loss() {
-    each_seed(|story| {
+    each_seed(|scenario| {
         let bad = |delay: Profile| Profile { loss: weir_netsim::Loss::Random(0.05), ..delay };
-        let mut spec = story.browser();
+        let mut spec = scenario.browser();
         (spec.up, spec.down) = (bad(spec.up), bad(spec.down));
-        story.world.publish("live", spec);
-        story.run_between_ms(1_000, 2_000);
+        scenario.world.publish("live", spec);
+        scenario.run_between_ms(1_000, 2_000);
         let mut viewers = Vec::new();
         for _ in 0..4 {
-            let mut spec = story.viewer();
+            let mut spec = scenario.viewer();
             (spec.up, spec.down) = (bad(spec.up), bad(spec.down));
-            viewers.push((story.world.watch("live", spec), story.world.now));
-            story.run_between_ms(500, 1_500);
+            viewers.push((scenario.world.watch("live", spec), scenario.world.now));
+            scenario.run_between_ms(500, 1_500);
         }
-        story.world.run_s(3);
+        scenario.world.run_s(3);
         for (viewer, joined) in viewers {
-            let first = story.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
+            let first = scenario.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
             // Each of check, handshake, poster, request and keyframe may be lost once; each is tried again
             // within 300 ms, a keyframe within 500.
             let patience = Duration::from_millis(350 + 5 * 300 + 500);

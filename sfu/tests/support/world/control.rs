@@ -217,7 +217,7 @@ impl Control {
     }
 
     /// POST on the layer URL of a viewer, for one track of its plan.
-    pub(crate) fn ask(
+    pub(crate) fn set_preference(
         &self,
         id: SessionId,
         track: u8,

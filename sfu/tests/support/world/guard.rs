@@ -17,19 +17,19 @@ use super::media::Stamp;
 use super::publisher::RtpHead;
 
 /// Frames this near to the one before, in ticks of 90 kHz, were squeezed: no camera is so fast.
-pub(crate) const SQUEEZED_TICKS: u32 = 100;
+pub(crate) const CATCH_UP_TICKS_MAX: u32 = 100;
 
 /// What became of one packet.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     /// Index of the line (m-section).
-    pub line: usize,
+    pub sender: usize,
     /// Extended outgoing number of the media line.
     pub seq: u64,
     pub stamp: Option<Stamp>,
     pub rtx: bool,
     /// The same ciphertext again.
-    pub again: bool,
+    pub resent: bool,
     pub head: RtpHead,
     /// Bytes of the packet on the wire.
     pub wire_len: usize,
@@ -39,12 +39,12 @@ pub(crate) struct Seen {
 
 #[derive(Debug)]
 pub(crate) struct Guard {
-    pub lines: Vec<Line>,
+    pub senders: Vec<GuardedSender>,
     /// Passes payloads on to the viewer.
     pub keeps_payloads: bool,
     next_twcc: Option<u16>,
     /// Transport-wide numbers that were given to nothing.
-    pub twcc_holes: u64,
+    pub twcc_gaps: u64,
     /// Reports must count exactly what was sent.
     pub counts_in_reports: bool,
     /// It looks at media at all.
@@ -52,7 +52,7 @@ pub(crate) struct Guard {
     /// Packets on media SSRCs without repeats, by RTX, and repeated as they were.
     pub media: u64,
     pub rtx: u64,
-    pub again: u64,
+    pub resent: u64,
 }
 
 /// What reached the server: serials by source.
@@ -65,10 +65,10 @@ pub(crate) struct Reached<'a> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct GuardedSender {
     pub plan: SubscribeTrack,
     /// Upper temporal layers may be left out, and the numbers close over them.
-    pub thins: bool,
+    pub filters_layers: bool,
     packets: BTreeMap<u64, Sent>,
     segments: Vec<Segment>,
     octets: u64,
@@ -115,9 +115,9 @@ pub(crate) struct Segment {
 
 impl Guard {
     pub(crate) fn new(plan: &SubscribePlan) -> Self {
-        let lines = plan.tracks.iter().map(|plan| Line {
+        let senders = plan.tracks.iter().map(|plan| GuardedSender {
             plan: plan.clone(),
-            thins: false,
+            filters_layers: false,
             packets: BTreeMap::new(),
             segments: Vec::new(),
             octets: 0,
@@ -129,47 +129,47 @@ impl Guard {
             report_sources: Vec::new(),
         });
         Self {
-            lines: lines.collect(),
+            senders: senders.collect(),
             keeps_payloads: false,
             next_twcc: None,
-            twcc_holes: 0,
+            twcc_gaps: 0,
             counts_in_reports: true,
             watches: true,
             media: 0,
             rtx: 0,
-            again: 0,
+            resent: 0,
         }
     }
 
     /// The line of a kind.
-    pub(crate) fn line(&self, kind: MediaKind) -> &Line {
-        self.lines.iter().find(|line| line.plan.kind == kind).expect("such a line")
+    pub(crate) fn sender(&self, kind: MediaKind) -> &GuardedSender {
+        self.senders.iter().find(|sender| sender.plan.kind == kind).expect("such a line")
     }
 
     /// One RTP packet: as it was on the wire, and opened.
     pub(crate) fn on_rtp(&mut self, wire: &[u8], plaintext: &[u8]) -> Seen {
         let head = RtpHead::of(plaintext);
         assert!(!head.padding, "the server never pads");
-        let line = self
-            .lines
+        let sender = self
+            .senders
             .iter()
-            .position(|line| [line.plan.ssrc, line.plan.rtx_ssrc].contains(&head.ssrc))
+            .position(|sender| [sender.plan.ssrc, sender.plan.rtx_ssrc].contains(&head.ssrc))
             .unwrap_or_else(|| panic!("SSRC {} was never promised", head.ssrc));
-        let rtx = self.lines[line].plan.rtx_ssrc == head.ssrc;
+        let rtx = self.senders[sender].plan.rtx_ssrc == head.ssrc;
         let (mut seen, twcc) = match rtx {
-            true => self.lines[line].on_rtx(line, wire, plaintext, head),
-            false => self.lines[line].on_media(line, wire, plaintext, head),
+            true => self.senders[sender].on_rtx(sender, wire, plaintext, head),
+            false => self.senders[sender].on_media(sender, wire, plaintext, head),
         };
         seen.payload = seen.payload.filter(|_| self.keeps_payloads);
-        match (seen.rtx, seen.again) {
-            (_, true) => self.again += 1,
+        match (seen.rtx, seen.resent) {
+            (_, true) => self.resent += 1,
             (true, _) => self.rtx += 1,
             (false, _) => self.media += 1,
         }
-        if let Some(twcc) = twcc.filter(|_| !seen.again) {
+        if let Some(twcc) = twcc.filter(|_| !seen.resent) {
             let ahead = twcc.wrapping_sub(self.next_twcc.unwrap_or(twcc));
             assert!(ahead < 1 << 15, "transport-wide number {twcc} was used before");
-            self.twcc_holes += u64::from(ahead);
+            self.twcc_gaps += u64::from(ahead);
             self.next_twcc = Some(twcc.wrapping_add(1));
         }
         seen
@@ -185,31 +185,31 @@ impl Guard {
     }
 
     fn on_sender_report(&mut self, report: &SenderReport) {
-        let line = self.lines.iter_mut().find(|line| line.plan.ssrc == report.ssrc);
+        let sender = self.senders.iter_mut().find(|sender| sender.plan.ssrc == report.ssrc);
         let counts = self.counts_in_reports;
-        line.expect("a report of one of its lines").on_report(report, counts);
+        sender.expect("a report of one of its lines").on_report(report, counts);
     }
 
     /// At the end: nothing that reached the server in the middle of a run and not too `late` is missing,
     /// and nothing came that did not reach it.
     pub(crate) fn finish(&self, reached: &Reached<'_>, complete: bool) {
-        assert!(self.twcc_holes == 0 || !complete, "holes in the transport-wide numbers");
+        assert!(self.twcc_gaps == 0 || !complete, "holes in the transport-wide numbers");
         let Reached { all: delivered, late, .. } = reached;
-        for line in self.lines.iter().filter(|line| line.thins && complete) {
-            line.finish_thinned(reached);
+        for sender in self.senders.iter().filter(|sender| sender.filters_layers && complete) {
+            sender.finish_filtered(reached);
         }
-        for line in self.lines.iter().filter(|line| !line.thins) {
-            for segment in line.segments.iter().filter(|_| complete) {
+        for sender in self.senders.iter().filter(|sender| !sender.filters_layers) {
+            for segment in sender.segments.iter().filter(|_| complete) {
                 let Some(reached) = delivered.get(&segment.source) else { continue };
                 for serial in segment.first_serial..=segment.last_serial {
                     let out = serial.wrapping_add_signed(segment.delta);
-                    let sent = line.packets.contains_key(&out);
+                    let sent = sender.packets.contains_key(&out);
                     let here = reached.contains(&serial);
                     let late = late.get(&segment.source).is_some_and(|late| late.contains(&serial));
                     assert!(
                         !here || sent || late,
                         "{} packet {serial} of source {} reached the server, but not the viewer",
-                        line.plan.mid,
+                        sender.plan.mid,
                         segment.source
                     );
                     assert!(here || !sent, "packet {serial} came from nowhere");
@@ -220,13 +220,13 @@ impl Guard {
 
     /// How far the reports' idea of time differs at most, over all lines, in ms.
     pub(crate) fn report_spread_ms(&self) -> f64 {
-        let offsets = || self.lines.iter().flat_map(|line| &line.report_offsets);
+        let offsets = || self.senders.iter().flat_map(|sender| &sender.report_offsets);
         let spread = offsets().max().zip(offsets().min()).map_or(0, |(max, min)| max - min);
         spread as f64 / 1e6
     }
 }
 
-impl Line {
+impl GuardedSender {
     fn video(&self) -> bool {
         self.plan.kind == MediaKind::Video
     }
@@ -299,7 +299,7 @@ impl Line {
 
     fn on_media(
         &mut self,
-        line: usize,
+        sender: usize,
         wire: &[u8],
         plaintext: &[u8],
         head: RtpHead,
@@ -324,18 +324,18 @@ impl Line {
         };
         let seq = self.extend(head.seq);
         let mut seen = Seen {
-            line,
+            sender,
             seq,
             stamp: sent.stamp,
             rtx: false,
-            again: false,
+            resent: false,
             head,
             wire_len: wire.len(),
             payload: Some(payload.to_vec()),
         };
         if let Some(before) = self.packets.get(&seq) {
             assert_eq!(before.ciphertext, sent.ciphertext, "number {seq} with different bytes");
-            seen.again = true;
+            seen.resent = true;
             return (seen, twcc);
         }
         self.check_place(seq, &sent, codec);
@@ -364,7 +364,7 @@ impl Line {
         let comes_back = newest.as_ref().is_some_and(|(highest, before)| {
             seq > *highest && before.stamp.is_some_and(|before| before.source != stamp.source)
         });
-        let known = match self.thins {
+        let known = match self.filters_layers {
             false => self
                 .segments
                 .iter()
@@ -392,7 +392,7 @@ impl Line {
             if let Some((old, new)) = before.picture.zip(sent.picture) {
                 let bits = old.bits.min(new.bits);
                 let next = low(new.id, bits) == low(old.id.wrapping_add(1), bits);
-                assert!(next || self.thins, "picture id {} after {}", new.id, old.id);
+                assert!(next || self.filters_layers, "picture id {} after {}", new.id, old.id);
                 assert_eq!(new.tl0, old.tl0.wrapping_add(1), "TL0PICIDX over the splice");
             }
         }
@@ -418,7 +418,7 @@ impl Line {
 
     /// Each number of a run was used, but for what did not reach the server, and nothing of the lowest layer was
     /// left out.
-    fn finish_thinned(&self, reached: &Reached<'_>) {
+    fn finish_filtered(&self, reached: &Reached<'_>) {
         let ends = self.segments.iter().skip(1).map(|next| next.first_seq).chain([u64::MAX]);
         for (run, end) in self.segments.iter().zip(ends) {
             let holds = |set: &HashMap<u32, HashSet<u64>>, serial: u64| {
@@ -463,14 +463,14 @@ impl Line {
             let other = before.stamp.filter(|other| other.source == stamp.source)?;
             Some((other, before.picture?))
         };
-        let reference = match self.thins {
+        let reference = match self.filters_layers {
             false => self.packets.values().rev().find_map(of_source),
             true => self.packets.range(..seq).rev().find_map(|(_, before)| of_source(before)),
         };
         let Some((other, before)) = reference else { return };
         let frames = stamp.frame.wrapping_sub(other.frame);
         let ahead = low(picture.id.wrapping_sub(before.id), picture.bits);
-        let right = match self.thins {
+        let right = match self.filters_layers {
             true if frames > 0 => (1..=frames).contains(&ahead.into()),
             _ => ahead == low(frames as u16, picture.bits),
         };
@@ -486,7 +486,7 @@ impl Line {
             let Some(((first, a), (second, b))) = earlier.zip(later) else { continue };
             let ahead = b.timestamp.wrapping_sub(a.timestamp) as i32;
             assert!(ahead >= 0, "time went back by {ahead} from {first} to {second}: {a:?} {b:?}");
-            if let Some((a, b)) = a.stamp.zip(b.stamp).filter(|_| self.thins) {
+            if let Some((a, b)) = a.stamp.zip(b.stamp).filter(|_| self.filters_layers) {
                 assert!(a.source != b.source || a.serial < b.serial, "order: {a:?} {b:?}");
             }
             if self.video() && first + 1 == *second && !a.blank && !b.blank {
@@ -501,7 +501,7 @@ impl Line {
 
     fn on_rtx(
         &mut self,
-        line: usize,
+        sender: usize,
         wire: &[u8],
         plaintext: &[u8],
         head: RtpHead,
@@ -522,11 +522,11 @@ impl Line {
         assert_eq!((before.timestamp, before.marker), (head.timestamp, head.marker));
         let stamp = before.stamp;
         let seen = Seen {
-            line,
+            sender,
             seq,
             stamp,
             rtx: true,
-            again: false,
+            resent: false,
             head,
             wire_len: wire.len(),
             payload: Some(payload.to_vec()),
@@ -549,7 +549,7 @@ impl Line {
         let mut before =
             self.packets.values().rev().filter(|sent| sent.timestamp != last.timestamp);
         let step = before.next().map(|sent| last.timestamp.wrapping_sub(sent.timestamp));
-        if self.video() && step.is_none_or(|step| step <= SQUEEZED_TICKS) {
+        if self.video() && step.is_none_or(|step| step <= CATCH_UP_TICKS_MAX) {
             return;
         }
         let rate = f64::from(self.plan.codecs[0].format.codec.clock_rate());

@@ -370,7 +370,7 @@ impl Publisher {
             for seq in nack.nacks.iter().flat_map(|pair| pair.packet_list()) {
                 self.feedback.nacked.push((now, nack.media_ssrc, seq));
                 if self.spec.answers_nack {
-                    self.repeat(nack.media_ssrc, seq, link);
+                    self.retransmit(nack.media_ssrc, seq, link);
                 }
             }
         } else if let Some(pli) = any.downcast_ref::<PictureLossIndication>() {
@@ -402,7 +402,7 @@ impl Publisher {
     }
 
     /// Repeats a packet: by RTX, or as it was.
-    pub(crate) fn repeat(&mut self, ssrc: u32, seq: u16, link: &mut Link) {
+    pub(crate) fn retransmit(&mut self, ssrc: u32, seq: u16, link: &mut Link) {
         let next_twcc = &mut self.next_twcc;
         for track in &mut self.tracks {
             let spec = &track.spec;

@@ -116,7 +116,7 @@ pub(crate) struct World {
     pub control: Control,
     pub clients: Vec<Client>,
     /// Addresses whose datagrams come in at this worker, whatever the hash says.
-    pub doors: HashMap<SocketAddr, usize>,
+    pub receiving_workers: HashMap<SocketAddr, usize>,
     /// Egress by address.
     pub sent_to: HashMap<SocketAddr, SentTo>,
     /// Datagrams to addresses that are no client's.
@@ -211,7 +211,7 @@ impl World {
             workers: workers.collect(),
             control: Control::new(lobby, config.workers),
             clients: Vec::new(),
-            doors: HashMap::new(),
+            receiving_workers: HashMap::new(),
             sent_to: HashMap::new(),
             to_strangers: Vec::new(),
             delivered: HashMap::new(),
@@ -234,7 +234,7 @@ impl World {
     }
 
     /// An address that nobody had before.
-    pub(crate) fn fresh_addr(&mut self) -> SocketAddr {
+    pub(crate) fn new_addr(&mut self) -> SocketAddr {
         self.hosts += 1;
         let [_, a, b, c] = self.hosts.to_be_bytes();
         SocketAddr::from(([10, a, b, c], 40_000 + (self.hosts % 20_000) as u16))
@@ -253,7 +253,7 @@ impl World {
         forge: impl FnOnce(&mut Link),
     ) -> ClientId {
         let number = self.clients.len() as u64 + 1;
-        let addr = self.fresh_addr();
+        let addr = self.new_addr();
         let mut link = Link::new(number, addr, spec.dtls, self.now);
         let ways = [spec.up.clone(), spec.down.clone()];
         let publisher = Publisher::new(spec, number, self.now);
@@ -266,7 +266,7 @@ impl World {
     /// A viewer posts its offer.
     pub(crate) fn watch(&mut self, stream: &str, spec: ViewerSpec) -> ClientId {
         let number = self.clients.len() as u64 + 1;
-        let addr = self.fresh_addr();
+        let addr = self.new_addr();
         let mut link = Link::new(number, addr, spec.dtls, self.now);
         let control = &self.control;
         let plan = Viewer::plan(&spec, number, &link, |kind, ordinal, offered| {
@@ -320,9 +320,9 @@ impl World {
     }
 
     /// The viewer's guard knows from now on that it asks for fewer frames.
-    pub(crate) fn let_thin(&mut self, client: ClientId) {
-        for line in &mut self.viewer(client).guard.lines {
-            line.thins = line.plan.kind == MediaKind::Video;
+    pub(crate) fn expect_filtered(&mut self, client: ClientId) {
+        for sender in &mut self.viewer(client).guard.senders {
+            sender.filters_layers = sender.plan.kind == MediaKind::Video;
         }
     }
 
@@ -378,7 +378,7 @@ impl World {
     }
 
     /// Dice of this run's seed, for what a story itself leaves to chance.
-    pub(crate) fn dice(&self, stream: u64) -> Rng {
+    pub(crate) fn rng(&self, stream: u64) -> Rng {
         Rng::new(self.seed, u64::MAX - stream)
     }
 
@@ -394,7 +394,7 @@ impl World {
 
     /// The client is gone from another address.
     pub(crate) fn move_client(&mut self, client: ClientId) -> SocketAddr {
-        let addr = self.fresh_addr();
+        let addr = self.new_addr();
         let now = self.now;
         self.link(client).move_to(now, addr);
         self.owners.insert(addr, client.0);
@@ -431,11 +431,11 @@ impl World {
     }
 
     /// A viewer asks for a layer of its picture.
-    pub(crate) fn ask(&mut self, client: ClientId, preference: LayerPreference) {
-        let lines = &self.viewer(client).guard.lines;
-        let picture = lines.iter().position(|line| line.plan.kind == MediaKind::Video);
+    pub(crate) fn set_preference(&mut self, client: ClientId, preference: LayerPreference) {
+        let senders = &self.viewer(client).guard.senders;
+        let picture = senders.iter().position(|sender| sender.plan.kind == MediaKind::Video);
         let picture = picture.expect("it watches a picture") as u8;
-        let order = self.control.ask(self.clients[client.0].id, picture, preference);
+        let order = self.control.set_preference(self.clients[client.0].id, picture, preference);
         self.carry_out(order.into_iter().collect());
     }
 
@@ -483,8 +483,8 @@ impl World {
     }
 
     /// The worker whose socket gets datagrams from this address.
-    pub(crate) fn door(&self, from: SocketAddr) -> usize {
-        let chosen = self.doors.get(&from).copied();
+    pub(crate) fn receiving_worker(&self, from: SocketAddr) -> usize {
+        let chosen = self.receiving_workers.get(&from).copied();
         chosen.unwrap_or_else(|| {
             let IpAddr::V4(ip) = from.ip() else { return 0 };
             let bytes = ip.octets().into_iter().chain(from.port().to_be_bytes());
@@ -497,7 +497,7 @@ impl World {
 
     /// A datagram appears at the server now, from wherever its source claims to be.
     pub(crate) fn inject(&mut self, from: SocketAddr, bytes: &[u8]) {
-        let worker = self.door(from);
+        let worker = self.receiving_worker(from);
         if let Some(socket) = self.stalled.get_mut(&worker) {
             socket.push((from, bytes.to_vec()));
             return;
@@ -509,7 +509,7 @@ impl World {
     }
 
     /// As [`Self::inject`], and lets the workers finish with it.
-    pub(crate) fn inject_and_settle(&mut self, from: SocketAddr, bytes: &[u8]) {
+    pub(crate) fn inject_and_run(&mut self, from: SocketAddr, bytes: &[u8]) {
         self.inject(from, bytes);
         self.work();
     }

@@ -28,7 +28,7 @@ const PLI_EVERY: Duration = Duration::from_millis(300);
 pub(crate) struct Viewer {
     pub spec: ViewerSpec,
     pub guard: Guard,
-    lines: Vec<Line>,
+    senders: Vec<GuardedSender>,
     /// Complete frames in the order they became complete.
     pub frames: Vec<Frame>,
     got: HashMap<(u32, u32), u16>,
@@ -70,7 +70,7 @@ impl Frame {
 }
 
 #[derive(Default)]
-struct Line {
+struct GuardedSender {
     highest: Option<u64>,
     received: HashSet<u64>,
     missing: BTreeMap<u64, (Instant, u8)>,
@@ -111,7 +111,7 @@ impl Viewer {
 
     pub(crate) fn new(spec: ViewerSpec, plan: &SubscribePlan, number: u64, now: Instant) -> Self {
         Self {
-            lines: plan.tracks.iter().map(|_| Line::default()).collect(),
+            senders: plan.tracks.iter().map(|_| GuardedSender::default()).collect(),
             guard: Guard::new(plan),
             spec,
             frames: Vec::new(),
@@ -133,28 +133,28 @@ impl Viewer {
     pub(crate) fn on_rtp(&mut self, now: Instant, seen: &Seen) {
         self.received += 1;
         self.last_at = Some(now);
-        let line = &mut self.lines[seen.line];
-        if !line.received.insert(seen.seq) {
+        let sender = &mut self.senders[seen.sender];
+        if !sender.received.insert(seen.seq) {
             return;
         }
-        line.missing.remove(&seen.seq);
-        let next = line.highest.map_or(seen.seq, |highest| highest + 1);
-        if line.highest.is_none() && self.guard.lines[seen.line].plan.kind == MediaKind::Video {
+        sender.missing.remove(&seen.seq);
+        let next = sender.highest.map_or(seen.seq, |highest| highest + 1);
+        if sender.highest.is_none() && self.guard.senders[seen.sender].plan.kind == MediaKind::Video {
             // The very first packet may have been lost: then nothing tells that it is missing.
             self.asks_key_at = Some(now + PLI_EVERY);
         }
-        let repairable = self.guard.lines[seen.line].plan.codecs.iter().any(|c| c.feedback.nack);
+        let repairable = self.guard.senders[seen.sender].plan.codecs.iter().any(|c| c.feedback.nack);
         if seen.seq >= next {
             for missing in next..seen.seq {
                 match repairable {
-                    true => _ = line.missing.insert(missing, (now, 0)),
+                    true => _ = sender.missing.insert(missing, (now, 0)),
                     false => self.given_up += 1,
                 }
             }
-            line.highest = Some(seen.seq);
+            sender.highest = Some(seen.seq);
         }
         if let Some(payload) = &seen.payload
-            && self.guard.lines[seen.line].plan.kind == MediaKind::Video
+            && self.guard.senders[seen.sender].plan.kind == MediaKind::Video
         {
             let packet = (seen.head.timestamp, seen.head.marker, payload.clone());
             self.recorded.insert(seen.seq, packet);
@@ -163,10 +163,10 @@ impl Viewer {
         let got = self.got.entry((stamp.source, stamp.frame)).or_default();
         *got += 1;
         if *got == stamp.count {
-            if stamp.key && self.guard.lines[seen.line].plan.kind == MediaKind::Video {
+            if stamp.key && self.guard.senders[seen.sender].plan.kind == MediaKind::Video {
                 self.asks_key_at = None;
             }
-            let plan = &self.guard.lines[seen.line].plan;
+            let plan = &self.guard.senders[seen.sender].plan;
             let codec = plan.codecs.iter().find(|codec| {
                 [Some(codec.pt), codec.rtx_pt, codec.red_pt].contains(&Some(seen.head.pt))
             });
@@ -185,17 +185,17 @@ impl Viewer {
     pub(crate) fn on_rtcp(&mut self, now: Instant, compound: &[u8]) {
         for packet in rtc_rtcp::packet::unmarshal(&mut &compound[..]).expect("their RTCP parses") {
             let Some(report) = packet.as_any().downcast_ref::<SenderReport>() else { continue };
-            let line = self.guard.lines.iter().position(|line| line.plan.ssrc == report.ssrc);
-            let line = line.expect("the guard checked it");
-            self.lines[line].report = Some(((report.ntp_time >> 16) as u32, now));
+            let sender = self.guard.senders.iter().position(|sender| sender.plan.ssrc == report.ssrc);
+            let sender = sender.expect("the guard checked it");
+            self.senders[sender].report = Some(((report.ntp_time >> 16) as u32, now));
         }
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let nack = self
-            .lines
+            .senders
             .iter()
-            .flat_map(|line| line.missing.values())
+            .flat_map(|sender| sender.missing.values())
             .filter(|_| self.spec.sends_nack)
             .map(|(at, _)| *at)
             .min();
@@ -204,11 +204,11 @@ impl Viewer {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, link: &mut Link) {
-        for index in 0..self.lines.len() {
+        for index in 0..self.senders.len() {
             if !self.spec.sends_nack {
                 break;
             }
-            let due: Vec<u16> = self.lines[index]
+            let due: Vec<u16> = self.senders[index]
                 .missing
                 .iter_mut()
                 .filter(|(_, (at, tries))| *at <= now && *tries < NACK_TRIES)
@@ -237,10 +237,10 @@ impl Viewer {
     /// What was asked for often enough is lost: a video line needs a keyframe.
     fn give_up(&mut self, now: Instant) {
         let mut needs_keyframe = false;
-        for (line, sent) in self.lines.iter_mut().zip(&self.guard.lines) {
-            let before = line.missing.len();
-            line.missing.retain(|_, (at, tries)| *tries < NACK_TRIES || *at > now);
-            let lost = before - line.missing.len();
+        for (sender, sent) in self.senders.iter_mut().zip(&self.guard.senders) {
+            let before = sender.missing.len();
+            sender.missing.retain(|_, (at, tries)| *tries < NACK_TRIES || *at > now);
+            let lost = before - sender.missing.len();
             self.given_up += lost as u64;
             if sent.plan.kind == MediaKind::Video {
                 self.given_up_video += lost as u64;
@@ -253,11 +253,11 @@ impl Viewer {
     }
 
     /// Asks for numbers of a line.
-    pub(crate) fn nack(&mut self, line: usize, numbers: &[u16], link: &mut Link) {
+    pub(crate) fn nack(&mut self, sender: usize, numbers: &[u16], link: &mut Link) {
         self.nacks_sent += numbers.len() as u64;
         let nack = TransportLayerNack {
             sender_ssrc: self.ssrc,
-            media_ssrc: self.guard.lines[line].plan.ssrc,
+            media_ssrc: self.guard.senders[sender].plan.ssrc,
             nacks: nack_pairs_from_sequence_numbers(numbers),
         };
         link.send_rtcp(&nack.marshal().expect("a NACK fits"));
@@ -265,15 +265,15 @@ impl Viewer {
 
     /// Asks for a keyframe of the video line.
     pub(crate) fn pli(&mut self, link: &mut Link) {
-        let media_ssrc = self.guard.line(MediaKind::Video).plan.ssrc;
+        let media_ssrc = self.guard.sender(MediaKind::Video).plan.ssrc;
         let pli = PictureLossIndication { sender_ssrc: self.ssrc, media_ssrc };
         link.send_rtcp(&pli.marshal().expect("a PLI fits"));
     }
 
     fn report(&mut self, now: Instant, link: &mut Link) {
-        let reports = self.lines.iter().zip(&self.guard.lines).filter_map(|(line, sent)| {
-            let highest = line.highest?;
-            let (last_sender_report, delay) = match line.report {
+        let reports = self.senders.iter().zip(&self.guard.senders).filter_map(|(sender, sent)| {
+            let highest = sender.highest?;
+            let (last_sender_report, delay) = match sender.report {
                 Some((middle, at)) => {
                     (middle, (now.saturating_duration_since(at).as_micros() * 65_536 / 1_000_000))
                 }
@@ -282,7 +282,7 @@ impl Viewer {
             Some(ReceptionReport {
                 ssrc: sent.plan.ssrc,
                 last_sequence_number: highest as u32,
-                total_lost: line.missing.len() as u32,
+                total_lost: sender.missing.len() as u32,
                 last_sender_report,
                 delay: delay as u32,
                 ..ReceptionReport::default()
@@ -347,13 +347,13 @@ impl Viewer {
     }
 
     /// Numbers of a line that did not come yet.
-    pub(crate) fn missing_of(&self, line: usize) -> Vec<u16> {
-        self.lines[line].missing.keys().map(|seq| *seq as u16).collect()
+    pub(crate) fn missing_of(&self, sender: usize) -> Vec<u16> {
+        self.senders[sender].missing.keys().map(|seq| *seq as u16).collect()
     }
 
     /// Numbers that never came, of all lines.
     pub(crate) fn missing(&self) -> usize {
-        self.lines.iter().map(|line| line.missing.len()).sum()
+        self.senders.iter().map(|sender| sender.missing.len()).sum()
     }
 
     /// The sources whose video frames it showed, in order of appearance.

@@ -7,9 +7,9 @@ use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::{ms, watched};
 
 /// Offsets of the two lines' reports: how far the sound runs from the picture, in ms.
-fn lips_apart_ms(world: &mut World, viewer: crate::world::ClientId) -> f64 {
+fn av_offset_ms(world: &mut World, viewer: crate::world::ClientId) -> f64 {
     let guard = &world.viewer(viewer).guard;
-    let last = |kind| *guard.line(kind).report_offsets.last().expect("reports came");
+    let last = |kind| *guard.sender(kind).report_offsets.last().expect("reports came");
     (last(Audio) - last(Video)) as f64 / 1e6
 }
 
@@ -21,11 +21,11 @@ fn sr_keeps_lips_in_sync() {
         (spec.clock_ahead_s, spec.clock_ppm) = (ahead_s, ppm);
         let (mut world, _, viewer) = watched(2, spec, ViewerSpec::browser());
         world.run_s(4);
-        for line in &mut world.viewer(viewer).guard.lines {
-            line.report_offsets.clear();
+        for sender in &mut world.viewer(viewer).guard.senders {
+            sender.report_offsets.clear();
         }
         world.run_s(30);
-        let apart = lips_apart_ms(&mut world, viewer);
+        let apart = av_offset_ms(&mut world, viewer);
         assert!(apart.abs() < 1.0, "{apart} ms, clock {ahead_s} s ahead, {ppm} ppm");
         let spread = world.viewer(viewer).guard.report_spread_ms();
         assert!(spread < 1.0 + ppm.abs() * 30.0 / 1e3, "reports wander by {spread} ms");
@@ -40,7 +40,7 @@ fn without_reports_of_the_publisher_arrival_tells_the_time() {
     world.run_s(10);
     assert!(world.viewer(viewer).guard.report_spread_ms() < 1.0);
     let reports: Vec<_> =
-        world.viewer(viewer).guard.lines.iter().map(|line| line.reports).collect();
+        world.viewer(viewer).guard.senders.iter().map(|sender| sender.reports).collect();
     assert!(reports.iter().all(|count| (10..=13).contains(count)), "{reports:?}");
 }
 
@@ -54,7 +54,7 @@ fn the_first_report_follows_the_first_packet_within_100_ms() {
     assert!(world.run_until(ms(500), |world| world.viewer(viewer).video_frames() > 0));
     world.run_ms(100);
     let guard = &world.viewer(viewer).guard;
-    assert!(guard.line(Audio).reports > 0 && guard.line(Video).reports > 0);
+    assert!(guard.sender(Audio).reports > 0 && guard.sender(Video).reports > 0);
 }
 
 #[test]
@@ -67,6 +67,6 @@ fn lips_stay_in_sync_when_the_publisher_returns_with_another_clock() {
     spec.clock_ahead_s = 1_000.0;
     world.publish("live", spec);
     world.run_s(10);
-    let apart = lips_apart_ms(&mut world, viewer);
+    let apart = av_offset_ms(&mut world, viewer);
     assert!(apart.abs() < 1.0, "{apart} ms");
 }

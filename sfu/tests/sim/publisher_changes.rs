@@ -6,7 +6,7 @@ use weir_sfu::error::CloseReason;
 
 use crate::world::spec::{PublisherSpec, ViewerSpec, opus, video};
 use crate::world::{ClientId, World};
-use crate::{flows, ms, watched};
+use crate::{receives_frames, ms, watched};
 
 /// A browser whose numbers have nothing to do with the first one's.
 fn another_browser() -> PublisherSpec {
@@ -44,8 +44,8 @@ fn publisher_returns_with_new_ssrc_seq_timestamps_picture_ids_same_viewer_sessio
             let watched = world.viewer(viewer);
             assert_eq!(watched.video_sources().len(), 2);
             assert_eq!(watched.broken_frames(), 0);
-            assert!(watched.guard.line(Video).segments().len() == 2);
-            assert!(flows(&mut world, viewer, 95), "after {pause_ms} ms");
+            assert!(watched.guard.sender(Video).segments().len() == 2);
+            assert!(receives_frames(&mut world, viewer, 95), "after {pause_ms} ms");
         }
     }
 }
@@ -63,7 +63,7 @@ fn takeover() {
         let freeze = world.viewer(viewer).longest_freeze();
         assert!(freeze < ms(400), "{freeze:?} with {workers} workers");
         assert_eq!(world.viewer(viewer).video_sources().len(), 2);
-        assert!(flows(&mut world, viewer, 95));
+        assert!(receives_frames(&mut world, viewer, 95));
     }
 }
 
@@ -71,24 +71,24 @@ fn takeover() {
 /// last holds the stream, and its viewers do not wait for a sweep.
 #[test]
 fn the_publisher_that_connects_last_holds_the_stream() {
-    for door in [0, 1] {
+    for receiving_worker in [0, 1] {
         let mut world = World::new(2);
         let viewer = world.watch("live", ViewerSpec::on_worker(1));
         let early = world.publish("live", PublisherSpec::browser());
         let (at, checks) = (world.link(early).addr, &mut world.link(early).checks);
         *checks = false;
-        world.doors.insert(at, door);
+        world.receiving_workers.insert(at, receiving_worker);
         let late = world.publish("live", another_browser());
         let at = world.link(late).addr;
-        world.doors.insert(at, 1);
+        world.receiving_workers.insert(at, 1);
         world.run_s(2);
         world.link(early).checks = true;
         world.run_s(2);
         assert_eq!(world.closed(late), Some(CloseReason::TakenOver));
         assert!(world.viewer(viewer).video_sources().len() == 2);
         let freeze = world.viewer(viewer).longest_freeze();
-        assert!(freeze < ms(500), "{freeze:?} through door {door}");
-        assert!(flows(&mut world, viewer, 95));
+        assert!(freeze < ms(500), "{freeze:?} through door {receiving_worker}");
+        assert!(receives_frames(&mut world, viewer, 95));
     }
 }
 
@@ -127,7 +127,7 @@ fn codec_not_negotiated_closes_the_viewer() {
         assert!(world.link(viewer).closed_by_server, "it is told");
     }
     assert_eq!(world.closed(both), None);
-    assert!(flows(&mut world, both, 95));
+    assert!(receives_frames(&mut world, both, 95));
 }
 
 #[test]
@@ -178,13 +178,13 @@ fn a_late_packet_of_the_old_ssrc_does_not_derail_the_new_one() {
         world.run_ms(200);
         world.lose_nothing(publisher);
         let repeat = world.with_publisher(publisher, |publisher, link| {
-            publisher.repeat(old, seq as u16, link);
+            publisher.retransmit(old, seq as u16, link);
             link.out.pop().expect("it was kept").bytes
         });
         world.publisher(publisher).restart_encoder(Video, 0);
         world.run_ms(500);
         let at = world.link(publisher).addr;
-        world.inject_and_settle(at, &repeat);
-        assert!(flows(&mut world, viewer, 95), "the picture stands still (by RTX: {by_rtx})");
+        world.inject_and_run(at, &repeat);
+        assert!(receives_frames(&mut world, viewer, 95), "the picture stands still (by RTX: {by_rtx})");
     }
 }

@@ -50,7 +50,7 @@ fn viewer_on_another_worker_gets_the_same() {
         assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
         assert!(watched.guard.report_spread_ms() < 1.0);
     }
-    let contents = |world: &mut World, viewer| world.viewer(viewer).guard.line(Video).contents();
+    let contents = |world: &mut World, viewer| world.viewer(viewer).guard.sender(Video).contents();
     assert_eq!(contents(&mut world, near), contents(&mut world, far));
 }
 
@@ -73,10 +73,10 @@ fn two_workers_equal_one() {
         world.publisher(publisher).restart_encoder(Video, layers / 2);
         world.run_s(3);
         let sources = world.viewer(viewer).video_sources();
-        let lines = &world.viewer(viewer).guard;
+        let senders = &world.viewer(viewer).guard;
         // Where a viewer begins depends on when its checks found its worker; not what it gets then.
         let settled = |kind| {
-            let stamps = lines.line(kind).contents().into_iter().map(|(stamp, _)| stamp);
+            let stamps = senders.sender(kind).contents().into_iter().map(|(stamp, _)| stamp);
             let after =
                 |stamp: &Option<_>| stamp.is_none_or(|s: Stamp| s.captured_ns > 2_000_000_000);
             stamps.filter(after).collect::<Vec<_>>()
@@ -210,10 +210,10 @@ fn real_dtls_survives_a_bad_network() {
     for seed in 0..10 {
         let spec = PublisherSpec { dtls: DtlsMode::Client, ..PublisherSpec::browser() };
         let publisher = world.publish(&format!("live{seed}"), spec);
-        let mut dice = crate::Dice(seed);
-        world.lose_up(publisher, move |_| dice.chance(20));
-        let mut dice = crate::Dice(seed + 100);
-        world.lose_down(publisher, move |_| dice.chance(20));
+        let mut rng = crate::TestRng(seed);
+        world.lose_up(publisher, move |_| rng.chance(20));
+        let mut rng = crate::TestRng(seed + 100);
+        world.lose_down(publisher, move |_| rng.chance(20));
         world.run_s(15);
         connected += usize::from(world.link(publisher).is_connected());
         world.delete(publisher);
@@ -232,5 +232,5 @@ fn a_viewer_that_says_goodbye_is_gone_and_others_stay() {
     world.link(leaves).say_goodbye();
     world.run_s(1);
     assert_eq!(world.closed(leaves), Some(weir_sfu::error::CloseReason::PeerClosed));
-    assert!(flows(&mut world, stays, 100));
+    assert!(receives_frames(&mut world, stays, 100));
 }

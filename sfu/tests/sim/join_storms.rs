@@ -50,7 +50,7 @@ fn a_crowd_gets_its_first_keyframe_once_and_in_order() {
     for viewer in crowd {
         let watched = world.viewer(viewer);
         assert!(watched.video_frames() > 45, "{}", watched.video_frames());
-        assert_eq!(watched.guard.again, 0);
+        assert_eq!(watched.guard.resent, 0);
     }
     assert_eq!(overtaken.get(), 0, "packets that left after a later one");
     assert_eq!(world.dropped(DropReason::Duplicate), 0, "nobody was handed a packet twice");
@@ -81,7 +81,7 @@ fn a_change_of_layers_needs_no_new_keyframe_while_newcomers_wait_for_the_last() 
     };
     assert!((0..2_000).any(|_| key_came(&mut world)), "a keyframe comes each second");
     let asked = world.publisher(publisher).feedback.keyframe_requests.len();
-    world.ask(viewer, LayerPreference { rid: Some("q".into()), ..LayerPreference::default() });
+    world.set_preference(viewer, LayerPreference { rid: Some("q".into()), ..LayerPreference::default() });
     world.run(ms(100));
     let asked = world.publisher(publisher).feedback.keyframe_requests.len() - asked;
     let shown = world.viewer(viewer).video_sources().last().copied();

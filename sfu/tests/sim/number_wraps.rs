@@ -5,7 +5,7 @@ use weir_sfu::codec::MediaKind::{Audio, Video};
 
 use crate::world::World;
 use crate::world::spec::{PublisherSpec, ViewerSpec, opus, video};
-use crate::{flows, ms, watched};
+use crate::{receives_frames, ms, watched};
 
 #[test]
 fn sequence_wrap_at_join() {
@@ -41,7 +41,7 @@ fn a_publisher_that_wrapped_before_its_first_packet_came_through() {
     }
     world.lose_nothing(publisher);
     world.publisher(publisher).video().layers[0].wants_key = true;
-    assert!(flows(&mut world, viewer, 80));
+    assert!(receives_frames(&mut world, viewer, 80));
 }
 
 /// Many wraps: both SRTP counts go on.
@@ -54,7 +54,7 @@ fn numbers_wrap_three_times() {
     let (mut world, _, viewer) = watched(2, spec, ViewerSpec::browser().video_only());
     world.run_s(170);
     let watched = world.viewer(viewer);
-    assert!(watched.guard.line(Video).sent() > 3 * 65_536);
+    assert!(watched.guard.sender(Video).sent() > 3 * 65_536);
     assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
 }
 
@@ -91,7 +91,7 @@ fn sequence_jump_is_not_asked_back() {
         let watched = world.viewer(viewer);
         assert_eq!(watched.nacks_sent, 0, "the viewer sees no hole after a jump of {jump}");
         assert!(watched.longest_freeze() < ms(700), "{:?}", watched.longest_freeze());
-        assert!(flows(&mut world, viewer, 95), "jump of {jump}");
+        assert!(receives_frames(&mut world, viewer, 95), "jump of {jump}");
     }
 }
 
@@ -106,7 +106,7 @@ fn a_jump_by_half_the_number_space_is_followed() {
             track.layers[0].next_seq += jump;
         }
         world.run_s(2);
-        assert!(flows(&mut world, viewer, 95), "jump of {jump}");
+        assert!(receives_frames(&mut world, viewer, 95), "jump of {jump}");
     }
 }
 
@@ -134,6 +134,6 @@ fn timestamp_jump_does_not_turn_the_viewers_time_back() {
         world.publisher(publisher).shift_timestamps(Video, jump);
         world.publisher(publisher).video().layers[0].wants_key = true;
         world.run_s(3);
-        assert!(flows(&mut world, viewer, 95), "jump of {jump:#x}");
+        assert!(receives_frames(&mut world, viewer, 95), "jump of {jump:#x}");
     }
 }

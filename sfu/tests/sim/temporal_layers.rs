@@ -8,12 +8,12 @@ use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::error::DropReason;
 use weir_sfu::forward::LayerPreference;
 
-use crate::Dice;
+use crate::TestRng;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World};
 
 /// Preferences of the property tests, for each codec.
-const WISHES: usize = 10_000;
+const PREFERENCES: usize = 10_000;
 
 const RIDS: [&str; 3] = ["q", "h", "f"];
 
@@ -22,9 +22,9 @@ fn cap(temporal: Option<u8>) -> LayerPreference {
 }
 
 /// A viewer whose guard knows that it asks for fewer frames.
-fn thinned(world: &mut World, spec: ViewerSpec) -> ClientId {
+fn filtered(world: &mut World, spec: ViewerSpec) -> ClientId {
     let viewer = world.watch("live", spec.reads_descriptors());
-    world.let_thin(viewer);
+    world.expect_filtered(viewer);
     viewer
 }
 
@@ -60,22 +60,22 @@ fn the_frame_rate_follows_the_preference_and_no_keyframe_is_asked_for() {
         let mut world = World::new(2);
         let publisher = world.publish("live", PublisherSpec::temporal(codec));
         world.run_s(1);
-        let viewer = thinned(&mut world, ViewerSpec::on_worker(1));
+        let viewer = filtered(&mut world, ViewerSpec::on_worker(1));
         let calm = world.watch("live", ViewerSpec::browser());
         world.run_s(2);
         let asked = world.publisher(publisher).feedback.keyframe_requests.len();
         for (preference, rate) in
             [(None, 60), (Some(0), rates[0]), (Some(1), rates[1]), (Some(0), rates[0]), (None, 60)]
         {
-            world.ask(viewer, cap(preference));
+            world.set_preference(viewer, cap(preference));
             world.run_ms(500);
             let came = frames(&mut world, viewer);
             assert!(came.abs_diff(rate) <= 2, "{codec:?}: {came} of 60 frames for {preference:?}");
-            let (flows, may_flow) = shown(&mut world, viewer);
+            let (receives_frames, may_flow) = shown(&mut world, viewer);
             assert_eq!(may_flow, preference, "{codec:?}");
             assert!(
                 flows == preference || (preference.is_none() && flows == Some(2)),
-                "{codec:?}: {flows:?}"
+                "{codec:?}: {receives_frames:?}"
             );
         }
         world.run_s(10);
@@ -96,8 +96,8 @@ fn a_preference_for_fewer_frames_holds_for_the_session() {
         let spec = PublisherSpec::temporal(codec);
         let first = world.publish("live", spec.clone());
         world.run_s(1);
-        let viewer = thinned(&mut world, ViewerSpec::browser());
-        world.ask(viewer, cap(Some(0)));
+        let viewer = filtered(&mut world, ViewerSpec::browser());
+        world.set_preference(viewer, cap(Some(0)));
         world.run_s(2);
         let rate = if codec == Codec::H264 { 30 } else { 15 };
         assert!(frames(&mut world, viewer).abs_diff(rate) <= 2);
@@ -131,17 +131,17 @@ fn late_repairs_of_left_out_frames_stay_out() {
         );
         let publisher = world.publish("live", spec);
         world.run_s(3);
-        let viewer = thinned(&mut world, ViewerSpec::browser().video_only());
+        let viewer = filtered(&mut world, ViewerSpec::browser().video_only());
         world.run_s(1);
-        world.ask(viewer, cap(Some(0)));
+        world.set_preference(viewer, cap(Some(0)));
         world.run_s(2);
-        let mut dice = Dice(u64::from(fps));
+        let mut rng = TestRng(u64::from(fps));
         world.lose_up(publisher, move |bytes| {
-            bytes[0] >= 128 && bytes[1] & 0x7f == 102 && dice.chance(2)
+            bytes[0] >= 128 && bytes[1] & 0x7f == 102 && rng.chance(2)
         });
         world.run_s(30);
         let left_out = world.dropped(DropReason::LayerFiltered);
-        let repairs = world.viewer(viewer).guard.line(Video).blanks();
+        let repairs = world.viewer(viewer).guard.sender(Video).blanks();
         assert!(left_out > 1_000 && repairs > 10, "{left_out} left out, {repairs} of them late");
     }
 }
@@ -155,12 +155,12 @@ fn more_frames_come_back_where_no_frame_says_that_they_may() {
             PublisherSpec::temporal(codec).with(Video, |track| track.no_switch_points = true);
         world.publish("live", spec);
         world.run_s(1);
-        let viewer = thinned(&mut world, ViewerSpec::browser());
+        let viewer = filtered(&mut world, ViewerSpec::browser());
         world.run_s(2);
-        world.ask(viewer, cap(Some(0)));
+        world.set_preference(viewer, cap(Some(0)));
         world.run_s(1);
         let few = frames(&mut world, viewer);
-        world.ask(viewer, LayerPreference::default());
+        world.set_preference(viewer, LayerPreference::default());
         let still = frames(&mut world, viewer);
         world.run_s(10);
         let all = frames(&mut world, viewer);
@@ -180,37 +180,37 @@ fn thousands_of_preferences(codec: Codec) {
     });
     let publisher = world.publish("live", spec);
     world.run_s(1);
-    let viewer = thinned(&mut world, ViewerSpec::on_worker(1));
+    let viewer = filtered(&mut world, ViewerSpec::on_worker(1));
     let calm = world.watch("live", ViewerSpec::on_worker(1));
     world.run_s(2);
     let bad: Profile = "delay=20,loss=1,reorder=3,duplicate=1".parse().expect("a profile");
     for client in [publisher, viewer] {
         world.change_network(client, bad.clone(), bad.clone());
     }
-    let mut dice = Rng::new(codec as u64 + 1, 9);
-    for _ in 0..WISHES {
-        let rid = dice.chance(0.7).then(|| RIDS[dice.below(3) as usize].into());
-        let temporal = [None, Some(0), Some(1), Some(2)][dice.below(4) as usize];
-        world.ask(viewer, LayerPreference { rid, ..cap(temporal) });
-        world.run_ms(60 + dice.below(400));
+    let mut rng = Rng::new(codec as u64 + 1, 9);
+    for _ in 0..PREFERENCES {
+        let rid = rng.chance(0.7).then(|| RIDS[rng.below(3) as usize].into());
+        let temporal = [None, Some(0), Some(1), Some(2)][rng.below(4) as usize];
+        world.set_preference(viewer, LayerPreference { rid, ..cap(temporal) });
+        world.run_ms(60 + rng.below(400));
     }
     let clean = Profile::delay(Duration::from_millis(20));
     for client in [publisher, viewer] {
         world.change_network(client, clean.clone(), clean.clone());
     }
-    world.ask(viewer, cap(Some(0)));
+    world.set_preference(viewer, cap(Some(0)));
     world.run_s(3);
     let rate = if codec == Codec::H264 { 30 } else { 15 };
     let few = frames(&mut world, viewer);
-    world.ask(viewer, LayerPreference::default());
+    world.set_preference(viewer, LayerPreference::default());
     world.run_s(3);
     let all = frames(&mut world, viewer);
     assert!(few.abs_diff(rate) <= 2 && all.abs_diff(60) <= 2, "{few} and {all} frames");
-    let switches = world.viewer(viewer).guard.line(Video).segments().len();
-    let (thinned, blank) =
-        (world.dropped(DropReason::LayerFiltered), world.viewer(viewer).guard.line(Video).blanks());
-    println!("{codec:?}: {switches} switches, {thinned} packets left out, {blank} numbers blank");
-    assert!(switches > WISHES / 8 && thinned > WISHES as u64 && blank > 10);
+    let switches = world.viewer(viewer).guard.sender(Video).segments().len();
+    let (filtered, blank) =
+        (world.dropped(DropReason::LayerFiltered), world.viewer(viewer).guard.sender(Video).blanks());
+    println!("{codec:?}: {switches} switches, {filtered} packets left out, {blank} numbers blank");
+    assert!(switches > PREFERENCES / 8 && filtered > PREFERENCES as u64 && blank > 10);
     assert_whole(&mut world, viewer);
     assert_eq!(world.viewer(calm).broken_frames(), 0);
 }

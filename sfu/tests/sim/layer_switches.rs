@@ -8,7 +8,7 @@ use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::forward::LayerPreference;
 
 use crate::world::World;
-use crate::world::guard::SQUEEZED_TICKS;
+use crate::world::guard::CATCH_UP_TICKS_MAX;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 
 const SWITCHES: usize = 10_000;
@@ -31,13 +31,13 @@ fn ten_thousand_switches(codec: Codec) {
     world.run_ms(500);
     let viewer = world.watch("live", ViewerSpec::on_worker(1));
     world.run_s(1);
-    let mut dice = Rng::new(codec as u64 + 1, 7);
+    let mut rng = Rng::new(codec as u64 + 1, 7);
     let mut preferences = 0;
-    while world.viewer(viewer).guard.line(Video).segments().len() <= SWITCHES {
-        let rid = RIDS[dice.below(3) as usize];
+    while world.viewer(viewer).guard.sender(Video).segments().len() <= SWITCHES {
+        let rid = RIDS[rng.below(3) as usize];
         let preference = LayerPreference { rid: Some(rid.into()), ..LayerPreference::default() };
-        world.ask(viewer, preference);
-        world.run_ms(60 + dice.below(300));
+        world.set_preference(viewer, preference);
+        world.run_ms(60 + rng.below(300));
         preferences += 1;
         assert!(preferences < 8 * SWITCHES, "most preferences are followed");
     }
@@ -45,7 +45,7 @@ fn ten_thousand_switches(codec: Codec) {
     let watched = world.viewer(viewer);
     assert_eq!((watched.broken_frames(), watched.missing()), (0, 0), "broken and missing");
     // Between two frames that follow the clock, media time and capture time go on alike.
-    let times = watched.guard.line(Video).times();
+    let times = watched.guard.sender(Video).times();
     let ms = |(from, to): (u32, u32)| f64::from(to.wrapping_sub(from) as i32) / 90.0;
     let (mut skew, mut settled) = (0.0f64, Vec::new());
     for near in times.windows(3) {
@@ -53,7 +53,7 @@ fn ten_thousand_switches(codec: Codec) {
         skew += ms((before, at)) - (captured as f64 - captured_before as f64) / 1e6;
         // A frame of the past is stamped near to its neighbours.
         if [(before, at), (at, after)].map(|(a, b)| b.wrapping_sub(a)).iter().min()
-            > Some(&SQUEEZED_TICKS)
+            > Some(&CATCH_UP_TICKS_MAX)
         {
             settled.push(skew);
         }

@@ -6,7 +6,7 @@ use weir_sfu::worker::Command;
 
 use crate::world::spec::{DtlsMode, PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World, WorldConfig};
-use crate::{Dice, flows, ms, watched};
+use crate::{TestRng, receives_frames, ms, watched};
 
 /// Seconds until the client's session is closed, at most `limit`.
 fn closed_after(world: &mut World, client: ClientId, limit: u64) -> Option<u64> {
@@ -93,7 +93,7 @@ fn any_authenticated_packet_is_life() {
     }
     world.run_s(120);
     assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
     // And a silent viewer lives on its answers, a publisher that pauses on its checks.
     for client in [publisher, viewer] {
         (world.link(client).checks, world.link(client).answers) = (true, true);
@@ -142,17 +142,17 @@ fn panic_in_one_session_ends_only_that() {
         assert_eq!(world.closed(target), Some(CloseReason::Panic));
         assert_eq!(world.report(0).panics + world.report(1).panics, 1);
         assert_eq!(world.control.closed.len(), 1, "nobody else");
-        assert!(flows(&mut world, other_stream, 100));
+        assert!(receives_frames(&mut world, other_stream, 100));
         if !publisher_panics {
             for viewer in same_stream {
-                assert!(flows(&mut world, viewer, 100));
+                assert!(receives_frames(&mut world, viewer, 100));
                 assert_eq!(world.viewer(viewer).broken_frames(), 0);
             }
         } else {
             let again = world.publish("live", PublisherSpec::browser());
             world.run_s(1);
             for viewer in same_stream {
-                assert!(flows(&mut world, viewer, 95));
+                assert!(receives_frames(&mut world, viewer, 95));
             }
             assert_eq!(world.closed(again), None);
         }
@@ -179,7 +179,7 @@ fn without_backtraces(act: impl FnOnce()) {
 fn churn_leaves_nothing() {
     let mut world =
         World::with(WorldConfig { workers: 2, pool_packets: 600, ..WorldConfig::default() });
-    let mut dice = Dice(42);
+    let mut rng = TestRng(42);
     let mut spec = PublisherSpec::browser();
     for track in &mut spec.tracks {
         track.frame_every = ms(40);
@@ -193,7 +193,7 @@ fn churn_leaves_nothing() {
         }
         world.run_ms(120);
         for client in here.iter().copied() {
-            match dice.next() % 4 {
+            match rng.next() % 4 {
                 0 => world.link(client).say_goodbye(),
                 1 => world.delete(client),
                 2 => world.kill(client),
@@ -225,7 +225,7 @@ fn churn_leaves_nothing() {
     world.publish("last", PublisherSpec::browser());
     let viewer = world.watch("last", ViewerSpec::browser());
     world.run_s(3);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
     assert_eq!(world.dropped(DropReason::PoolExhausted), exhausted, "the buffers came back");
 }
 
@@ -247,7 +247,7 @@ fn two_hundred_viewers_join_and_leave_one_stream() {
     let sessions: usize = world.workers.iter().map(|worker| worker.session_count()).sum();
     assert_eq!((sessions, world.control.lobby.len()), (2, 2));
     assert_eq!(world.viewer(stays).broken_frames(), 0);
-    assert!(flows(&mut world, stays, 100));
+    assert!(receives_frames(&mut world, stays, 100));
 }
 
 /// A client may restart ICE twenty times a second: its old names must not pile up.
@@ -261,7 +261,7 @@ fn restarts_leave_no_old_names_behind() {
         world.restart_ice(viewer);
         world.run_ms(300);
     }
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
     let names = world.control.lobby.len();
     assert!(names <= 2 * 2, "{names} names for two sessions");
 }

@@ -24,7 +24,7 @@ struct Made {
 
 /// A guard that has seen a keyframe of one packet and the first of two packets of the next frame;
 /// and the packet that should follow.
-fn story() -> (Guard, Made) {
+fn scenario() -> (Guard, Made) {
     let mut world = World::new(1);
     let viewer = world.watch("live", ViewerSpec::browser());
     let mut guard = Guard::new(&plan(&mut world, viewer));
@@ -65,7 +65,7 @@ fn story() -> (Guard, Made) {
 }
 
 fn plan(world: &mut World, viewer: crate::world::ClientId) -> weir_sfu::sdp::SubscribePlan {
-    let tracks = world.viewer(viewer).guard.lines.iter().map(|line| line.plan.clone()).collect();
+    let tracks = world.viewer(viewer).guard.senders.iter().map(|sender| sender.plan.clone()).collect();
     weir_sfu::sdp::SubscribePlan { transport: world.link(viewer).offer(), tracks }
 }
 
@@ -76,7 +76,7 @@ fn feed(guard: &mut Guard, made: &Made) {
         payload_type: made.pt,
         sequence_number: made.seq,
         timestamp: made.timestamp,
-        ssrc: guard.lines[1].plan.ssrc,
+        ssrc: guard.senders[1].plan.ssrc,
         ..Header::default()
     };
     header.set_extension(7, made.mid.into()).expect("fits");
@@ -89,10 +89,10 @@ fn feed(guard: &mut Guard, made: &Made) {
 
 #[test]
 fn a_sound_line_passes() {
-    let (mut guard, next) = story();
+    let (mut guard, next) = scenario();
     feed(&mut guard, &next);
     feed(&mut guard, &next);
-    assert_eq!((guard.media, guard.again), (3, 1));
+    assert_eq!((guard.media, guard.resent), (3, 1));
     let nothing = Default::default();
     guard.finish(&Reached { all: &nothing, late: &nothing, upper: &nothing }, true);
 }
@@ -102,7 +102,7 @@ macro_rules! refuses {
         #[test]
         #[should_panic(expected = $text)]
         fn $name() {
-            let (mut guard, mut next) = story();
+            let (mut guard, mut next) = scenario();
             let edit: fn(&mut Made) = $edit;
             edit(&mut next);
             feed(&mut guard, &next);

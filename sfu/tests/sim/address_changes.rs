@@ -2,7 +2,7 @@
 
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World};
-use crate::{flows, ms, watched};
+use crate::{receives_frames, ms, watched};
 use weir_sfu::error::DropReason;
 
 fn addr(world: &mut World, client: ClientId) -> std::net::SocketAddr {
@@ -23,7 +23,7 @@ fn a_viewer_that_moves_has_its_picture_back_within_a_second() {
         }
         let freeze = world.viewer(viewer).longest_freeze();
         assert!(freeze < ms(1_000), "{freeze:?} with {workers} workers");
-        assert!(flows(&mut world, viewer, 100));
+        assert!(receives_frames(&mut world, viewer, 100));
     }
 }
 
@@ -35,19 +35,19 @@ fn a_spoofed_use_candidate_does_not_move_a_viewers_egress() {
         let (mut world, _, viewer) =
             watched(workers, PublisherSpec::browser(), ViewerSpec::browser());
         let own = addr(&mut world, viewer);
-        let victim = world.fresh_addr();
+        let victim = world.new_addr();
         let mut spoofed = 0;
         for _ in 0..60 {
             let check = world.link(viewer).fresh_check(true);
             spoofed += check.len() as u64;
-            world.inject_and_settle(victim, &check);
+            world.inject_and_run(victim, &check);
             world.run_ms(500);
         }
         let there = world.sent_to(victim);
         assert_eq!(there.media, 0, "not one packet of media");
         assert!(there.bytes <= 3 * spoofed, "{} bytes for {spoofed}", there.bytes);
         assert!(world.sent_to(own).media > 1_000);
-        assert!(flows(&mut world, viewer, 100));
+        assert!(receives_frames(&mut world, viewer, 100));
         assert_eq!(world.closed(viewer), None);
     }
 }
@@ -56,9 +56,9 @@ fn a_spoofed_use_candidate_does_not_move_a_viewers_egress() {
 #[test]
 fn amplification_stays_below_three_before_confirmation() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
-    let victim = world.fresh_addr();
+    let victim = world.new_addr();
     let check = world.link(viewer).fresh_check(true);
-    world.inject_and_settle(victim, &check);
+    world.inject_and_run(victim, &check);
     world.run_s(20);
     let there = world.sent_to(victim);
     assert_eq!(there.media, 0);
@@ -79,13 +79,13 @@ fn a_first_check_from_a_victims_address_brings_it_no_media() {
     let viewer = world.watch("live", ViewerSpec::browser());
     world.link(viewer).checks = false;
     world.run_s(1);
-    let victim = world.fresh_addr();
+    let victim = world.new_addr();
     let mut spoofed = 0;
     for _ in 0..40 {
         let check = world.link(viewer).fresh_check(true);
         for datagram in [&check[..], crate::world::dtls::HELLO] {
             spoofed += datagram.len() as u64;
-            world.inject_and_settle(victim, datagram);
+            world.inject_and_run(victim, datagram);
         }
         world.run_ms(200);
     }
@@ -101,20 +101,20 @@ fn replayed_checks_do_not_move_egress() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::browser(), ViewerSpec::browser());
     world.run_s(10);
-    let attacker = world.fresh_addr();
+    let attacker = world.new_addr();
     for client in [viewer, publisher] {
         let recorded = world.link(client).sent_checks.clone();
         assert!(recorded.len() >= 4);
         for _ in 0..20 {
             for check in &recorded {
-                world.inject_and_settle(attacker, check);
+                world.inject_and_run(attacker, check);
             }
             world.run_ms(100);
         }
     }
     let there = world.sent_to(attacker);
     assert_eq!((there.datagrams, there.media), (0, 0), "{there:?}");
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 /// Replayed to its old address after a move: the viewer stays where it is.
@@ -128,11 +128,11 @@ fn replayed_checks_from_the_old_address_change_nothing() {
     world.run_s(2);
     let before = world.sent_to(old).media;
     for check in &recorded {
-        world.inject_and_settle(old, check);
+        world.inject_and_run(old, check);
         world.run_ms(100);
     }
     assert_eq!(world.sent_to(old).media, before);
-    assert!(flows(&mut world, viewer, 100));
+    assert!(receives_frames(&mut world, viewer, 100));
 }
 
 #[test]
@@ -160,30 +160,30 @@ fn stray_datagrams_find_their_owner() {
     let mut world = World::new(3);
     let publisher = world.publish("live", PublisherSpec::browser());
     let at = addr(&mut world, publisher);
-    world.doors.insert(at, 0);
+    world.receiving_workers.insert(at, 0);
     world.run_s(1);
     assert_eq!(world.worker_of(publisher), Some(0), "adopted where its check lands");
     let viewers: Vec<_> = (0..3)
-        .map(|door| {
+        .map(|receiving_worker| {
             let viewer = world.watch("live", ViewerSpec::on_worker(2));
             let at = addr(&mut world, viewer);
-            world.doors.insert(at, door);
+            world.receiving_workers.insert(at, receiving_worker);
             viewer
         })
         .collect();
     world.run_s(2);
     // From now on the publisher's media comes in elsewhere, too.
     let moved = world.move_client(publisher);
-    world.doors.insert(moved, 1);
+    world.receiving_workers.insert(moved, 1);
     world.run_s(3);
     assert_eq!(world.worker_of(publisher), Some(0));
     for viewer in viewers {
         assert_eq!(world.worker_of(viewer), Some(2));
-        let mut dice = crate::Dice(3);
-        world.lose_down(viewer, move |bytes| bytes[0] >= 128 && dice.chance(5));
+        let mut rng = crate::TestRng(3);
+        world.lose_down(viewer, move |bytes| bytes[0] >= 128 && rng.chance(5));
         world.run_s(2);
         world.lose_nothing(viewer);
-        assert!(flows(&mut world, viewer, 100));
+        assert!(receives_frames(&mut world, viewer, 100));
         assert_eq!(world.viewer(viewer).broken_frames(), 0, "NACKs find their way as well");
     }
 }
@@ -197,7 +197,7 @@ fn one_after_the_other(mut leave: impl FnMut(&mut World, ClientId), patience_s: 
     for round in 0..6 {
         let viewer = world.watch("live", ViewerSpec::on_worker(round % 2));
         let at = "10.99.0.1:50000".parse().expect("an address");
-        world.doors.insert(at, 0);
+        world.receiving_workers.insert(at, 0);
         world.reuse_addr(viewer, at);
         let shows = |world: &mut World| world.viewer(viewer).video_frames() > 15;
         let patience = std::time::Duration::from_secs(patience_s);
@@ -237,9 +237,9 @@ fn ice_restart_keeps_media() {
         assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
         let freeze = world.viewer(viewer).longest_freeze();
         assert!(freeze < ms(300), "{freeze:?} with {workers} workers");
-        assert!(flows(&mut world, viewer, 100));
+        assert!(receives_frames(&mut world, viewer, 100));
         world.run_s(60);
-        assert!(flows(&mut world, viewer, 100), "consent goes on with the new credentials");
+        assert!(receives_frames(&mut world, viewer, 100), "consent goes on with the new credentials");
     }
 }
 

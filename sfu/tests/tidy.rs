@@ -32,7 +32,7 @@ const LAYERS: &[(&str, u8)] = &[
 
 /// Modules of one layer do not import each other above the lowest layer, except these (importer,
 /// imported).
-const NEIGHBOURS: &[(&str, &str)] =
+const IMPORT_EXCEPTIONS: &[(&str, &str)] =
     &[("transport", "sdp"), ("router", "sdp"), ("router", "transport")];
 
 /// Modules that may name the webrtc-rs protocol crates; those types do not leave these modules.
@@ -133,7 +133,7 @@ fn may_import(module: &str, target: &str) -> bool {
     match (layer(module), layer(target)) {
         (Some(0), Some(0)) => true,
         (Some(own), Some(other)) => {
-            module == target || other < own || NEIGHBOURS.contains(&(module, target))
+            module == target || other < own || IMPORT_EXCEPTIONS.contains(&(module, target))
         }
         _ => false,
     }

@@ -1,8 +1,9 @@
-//! Addresses: who may talk, where media goes, and what moves it (architecture D3).
+//! Address pairs: which ones are validated, where media is sent, and what changes that
+//! (architecture D3).
 
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World};
-use crate::{receives_frames, ms, watched};
+use crate::{ms, receives_frames, watched};
 use weir_sfu::error::DropReason;
 
 fn addr(world: &mut World, client: ClientId) -> std::net::SocketAddr {
@@ -11,7 +12,7 @@ fn addr(world: &mut World, client: ClientId) -> std::net::SocketAddr {
 
 // quality B4 item 27
 #[test]
-fn a_viewer_that_moves_has_its_picture_back_within_a_second() {
+fn viewer_that_changes_its_address_has_its_picture_back_within_a_second() {
     for workers in [1, 2, 4] {
         let (mut world, _, viewer) =
             watched(workers, PublisherSpec::browser(), ViewerSpec::browser());
@@ -27,7 +28,7 @@ fn a_viewer_that_moves_has_its_picture_back_within_a_second() {
     }
 }
 
-/// A viewer that knows its own password names a victim's address in a fresh, valid check.
+/// A viewer that knows its own password sends a new, valid check from a victim's address.
 // architecture D3
 #[test]
 fn a_spoofed_use_candidate_does_not_move_a_viewers_egress() {
@@ -52,7 +53,7 @@ fn a_spoofed_use_candidate_does_not_move_a_viewers_egress() {
     }
 }
 
-/// What one single spoofed check costs its victim.
+/// Bytes that one single spoofed check brings its victim.
 #[test]
 fn amplification_stays_below_three_before_confirmation() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
@@ -71,9 +72,9 @@ fn amplification_stays_below_three_before_confirmation() {
     );
 }
 
-/// The same before the viewer ever had a path: its first check already names the victim.
+/// The viewer never had a path: its first check already comes from the victim's address.
 #[test]
-fn a_first_check_from_a_victims_address_brings_it_no_media() {
+fn first_check_from_a_victims_address_brings_it_no_media() {
     let mut world = World::new(1);
     world.publish("live", PublisherSpec::browser());
     let viewer = world.watch("live", ViewerSpec::browser());
@@ -90,7 +91,8 @@ fn a_first_check_from_a_victims_address_brings_it_no_media() {
         world.run_ms(200);
     }
     let there = world.sent_to(victim);
-    // Keys are "known" here because the model's handshake is one datagram; a real one needs answers.
+    // Keys are "known" here because the model's handshake is one datagram; a real one needs
+    // answers.
     assert!(there.bytes <= 5 * spoofed, "{} bytes for {spoofed}", there.bytes);
     assert!(world.dropped(DropReason::UnconfirmedEgress) > 100, "media was held back");
 }
@@ -117,7 +119,7 @@ fn replayed_checks_do_not_move_egress() {
     assert!(receives_frames(&mut world, viewer, 100));
 }
 
-/// Replayed to its old address after a move: the viewer stays where it is.
+/// A check is replayed from the old address after a move: the viewer stays at the new one.
 #[test]
 fn replayed_checks_from_the_old_address_change_nothing() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
@@ -172,7 +174,7 @@ fn stray_datagrams_find_their_owner() {
         })
         .collect();
     world.run_s(2);
-    // From now on the publisher's media comes in elsewhere, too.
+    // From now on the publisher's media arrives at another worker, too.
     let moved = world.move_client(publisher);
     world.receiving_workers.insert(moved, 1);
     world.run_s(3);
@@ -184,7 +186,7 @@ fn stray_datagrams_find_their_owner() {
         world.run_s(2);
         world.lose_nothing(viewer);
         assert!(receives_frames(&mut world, viewer, 100));
-        assert_eq!(world.viewer(viewer).broken_frames(), 0, "NACKs find their way as well");
+        assert_eq!(world.viewer(viewer).broken_frames(), 0, "NACKs reach the owner as well");
     }
 }
 
@@ -208,14 +210,14 @@ fn one_after_the_other(mut leave: impl FnMut(&mut World, ClientId), patience_s: 
 }
 
 #[test]
-fn an_address_whose_session_said_goodbye_belongs_to_the_next() {
+fn address_of_a_closed_session_belongs_to_the_next() {
     one_after_the_other(|world, viewer| world.link(viewer).say_goodbye(), 2);
     one_after_the_other(World::delete, 2);
 }
 
-/// The next one comes while the last one is not yet known to be gone.
+/// The next viewer comes before the last one is known to be gone.
 #[test]
-fn an_address_whose_session_fell_silent_belongs_to_the_next_soon() {
+fn address_of_a_silent_session_belongs_to_the_next_soon() {
     one_after_the_other(World::kill, 12);
 }
 
@@ -239,7 +241,10 @@ fn ice_restart_keeps_media() {
         assert!(freeze < ms(300), "{freeze:?} with {workers} workers");
         assert!(receives_frames(&mut world, viewer, 100));
         world.run_s(60);
-        assert!(receives_frames(&mut world, viewer, 100), "consent goes on with the new credentials");
+        assert!(
+            receives_frames(&mut world, viewer, 100),
+            "consent continues with the new credentials"
+        );
     }
 }
 

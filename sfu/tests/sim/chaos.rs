@@ -1,5 +1,6 @@
-//! Everything at once: publishers and viewers come and go, choose layers, pause and lose packets, in an order that dice choose; the
-//! guard watches all of it, and in the end everybody has picture and sound again.
+//! All events together: publishers and viewers join and leave, choose layers, pause and lose
+//! packets, in a random order. The guard checks all packets, and in the end every viewer has video
+//! and audio again.
 
 use weir_netsim::{Profile, Rng};
 use weir_sfu::codec::Codec;
@@ -114,7 +115,7 @@ impl Chaos {
         self.world.change_network(client, network.clone(), network);
     }
 
-    /// What may happen at any moment.
+    /// One random event.
     fn event(&mut self) {
         let publisher = self.publisher;
         match self.rng.below(12) {
@@ -165,7 +166,7 @@ impl Chaos {
         self.world.run_ms(20 + self.rng.below(longest));
     }
 
-    /// All is well from here on; 24 seconds to recover.
+    /// Ends all disturbances; 24 seconds to recover.
     fn calm_down(&mut self) {
         let world = &self.world;
         let alive = |publisher: &ClientId| {
@@ -217,8 +218,8 @@ impl Chaos {
 }
 
 #[test]
-fn whatever_happens_everybody_has_picture_and_sound_again() {
-    // 86, 114 and 180 tore frames once: late repairs of what had been left out.
+fn every_viewer_recovers_after_random_events() {
+    // 86, 114 and 180 tore frames once: late repairs of packets that had been left out.
     for seed in (0..17).chain([86, 114, 180]) {
         let mut chaos = Chaos::new(seed);
         for _ in 0..EVENTS {

@@ -1,4 +1,4 @@
-//! The guard itself: each of its rules fails on the packet that breaks it.
+//! The egress guard itself: each of its rules fails on a packet that violates it.
 
 use rtc_rtp::header::Header;
 use rtc_shared::marshal::Marshal;
@@ -9,7 +9,7 @@ use crate::world::guard::{Guard, Reached};
 use crate::world::media::{Picture, Place, Stamp, payload};
 use crate::world::spec::ViewerSpec;
 
-/// One packet of a hand-made line.
+/// One packet of a hand-made stream.
 #[derive(Clone)]
 struct Made {
     seq: u16,
@@ -24,7 +24,7 @@ struct Made {
 
 /// A guard that has seen a keyframe of one packet and the first of two packets of the next frame;
 /// and the packet that should follow.
-fn scenario() -> (Guard, Made) {
+fn guard_inside_a_frame() -> (Guard, Made) {
     let mut world = World::new(1);
     let viewer = world.watch("live", ViewerSpec::browser());
     let mut guard = Guard::new(&plan(&mut world, viewer));
@@ -65,7 +65,8 @@ fn scenario() -> (Guard, Made) {
 }
 
 fn plan(world: &mut World, viewer: crate::world::ClientId) -> weir_sfu::sdp::SubscribePlan {
-    let tracks = world.viewer(viewer).guard.senders.iter().map(|sender| sender.plan.clone()).collect();
+    let tracks =
+        world.viewer(viewer).guard.senders.iter().map(|sender| sender.plan.clone()).collect();
     weir_sfu::sdp::SubscribePlan { transport: world.link(viewer).offer(), tracks }
 }
 
@@ -88,8 +89,8 @@ fn feed(guard: &mut Guard, made: &Made) {
 }
 
 #[test]
-fn a_sound_line_passes() {
-    let (mut guard, next) = scenario();
+fn correct_stream_passes() {
+    let (mut guard, next) = guard_inside_a_frame();
     feed(&mut guard, &next);
     feed(&mut guard, &next);
     assert_eq!((guard.media, guard.resent), (3, 1));
@@ -102,7 +103,7 @@ macro_rules! refuses {
         #[test]
         #[should_panic(expected = $text)]
         fn $name() {
-            let (mut guard, mut next) = scenario();
+            let (mut guard, mut next) = guard_inside_a_frame();
             let edit: fn(&mut Made) = $edit;
             edit(&mut next);
             feed(&mut guard, &next);

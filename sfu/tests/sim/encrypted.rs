@@ -1,5 +1,5 @@
-//! Media encrypted end to end: what the server must know stands in header extensions, and the payload
-//! only misleads it.
+//! Media encrypted end to end: the server finds what it needs in header extensions, and the payload
+//! misleads it.
 
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Video;
@@ -16,7 +16,7 @@ fn publisher(codec: Codec) -> PublisherSpec {
     })
 }
 
-/// One that takes AV1 too, and the descriptor if it `reads` it.
+/// A viewer that takes AV1 too, and the dependency descriptor if it `reads` it.
 fn viewer(reads: bool) -> ViewerSpec {
     let mut spec = ViewerSpec::browser();
     let picture = &mut spec.tracks[1];
@@ -52,7 +52,7 @@ fn encrypted_media_with_a_descriptor_starts_at_its_keyframes() {
 }
 
 #[test]
-fn a_keyframe_whose_descriptor_comes_late_is_begun_with_all_the_same() {
+fn keyframe_whose_descriptor_comes_late_starts_a_viewer() {
     for codec in [Codec::Vp8, Codec::H264] {
         let mut world = World::new(1);
         let viewer = world.watch("live", viewer(false));
@@ -67,9 +67,9 @@ fn a_keyframe_whose_descriptor_comes_late_is_begun_with_all_the_same() {
     }
 }
 
-/// The larger layer has fewer bytes, so that only its announced size can tell.
+/// The larger layer has fewer bytes, so that only its announced size gives the order.
 #[test]
-fn layers_are_ordered_by_the_sizes_that_the_publisher_announces() {
+fn layers_are_ordered_by_the_announced_sizes() {
     for workers in [1, 2] {
         let spec = publisher(Codec::H264).with(Video, |track| {
             track.exts.push((ExtKind::VideoLayersAllocation, 5));

@@ -1,4 +1,4 @@
-//! What goes back to publishers: keyframe requests, REMB, transport-wide feedback, reports.
+//! Feedback to publishers: keyframe requests, REMB, transport-wide feedback, reports.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use weir_sfu::sdp::Feedback;
 
 use crate::world::World;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
-use crate::{receives_frames, ms, watched};
+use crate::{ms, receives_frames, watched};
 
 // whip-whep G13, quality B4 item 25
 #[test]
@@ -23,7 +23,7 @@ fn pli_from_1000_viewers_is_one_request() {
         .map(|n| world.watch("live", ViewerSpec { worker: Some(n % 2), ..spec.clone() }))
         .collect();
     let begin = world.now;
-    // Their handshakes take turns.
+    // The viewers' handshakes are handled one per turn.
     world.run_s(1);
     let requests = &world.publisher(publisher).feedback.keyframe_requests;
     let joins = requests.iter().filter(|(at, _)| *at > begin).count();
@@ -43,7 +43,7 @@ fn pli_from_1000_viewers_is_one_request() {
 
 // quality B4 item 11
 #[test]
-fn a_flood_of_plis_is_one_request_per_half_second() {
+fn flood_of_plis_is_one_request_per_half_second() {
     let (mut world, publisher, viewer) =
         watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     world.run_s(1);
@@ -61,9 +61,9 @@ fn a_flood_of_plis_is_one_request_per_half_second() {
     assert!(receives_frames(&mut world, viewer, 95));
 }
 
-// quality A2.3: a publisher that ignores PLI is asked ever more slowly
+// quality A2.3: a publisher that ignores PLI gets requests ever more seldom
 #[test]
-fn a_publisher_that_ignores_pli_is_not_nagged() {
+fn publisher_that_ignores_pli_gets_fewer_requests() {
     let spec = PublisherSpec { answers_pli: false, ..PublisherSpec::browser() };
     let mut world = World::new(1);
     let publisher = world.publish("live", spec);
@@ -79,7 +79,7 @@ fn a_publisher_that_ignores_pli_is_not_nagged() {
 
 // whip-whep G13
 #[test]
-fn where_only_fir_was_negotiated_fir_is_sent() {
+fn fir_is_sent_where_only_fir_was_negotiated() {
     let spec = PublisherSpec::browser()
         .with(Video, |track| track.feedback = Feedback { fir: true, ..Feedback::default() });
     let mut world = World::new(1);
@@ -92,7 +92,7 @@ fn where_only_fir_was_negotiated_fir_is_sent() {
 }
 
 #[test]
-fn where_nothing_was_negotiated_nothing_is_asked() {
+fn no_keyframe_is_requested_where_none_was_negotiated() {
     let spec = PublisherSpec::browser().with(Video, |track| {
         track.feedback = Feedback::default();
         track.exts.clear();
@@ -143,7 +143,7 @@ fn remb_and_twcc_are_sent_upstream() {
 }
 
 #[test]
-fn sender_reports_travel_with_media_while_it_flows() {
+fn sender_reports_are_sent_with_media() {
     let spec = PublisherSpec::video_only();
     let (mut world, ..) = watched(1, spec, ViewerSpec::browser().video_only());
     world.run_s(2);
@@ -178,7 +178,7 @@ fn rtcp_flood_is_limited() {
 
 // quality B4 item 9
 #[test]
-fn rtcp_bombs_cost_nothing_but_themselves() {
+fn rtcp_bombs_do_not_disturb_media() {
     let (mut world, publisher, viewer) =
         watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     let media = world.viewer(viewer).guard.senders[1].plan.ssrc;
@@ -210,7 +210,8 @@ fn rtcp_bombs_cost_nothing_but_themselves() {
     assert!(guard.rtx <= 5 * guard.sender(Video).sent() as u64);
 }
 
-/// Three keyframe requests in a row are one wait; what became of the requests is counted, and the rest is left open.
+/// Three keyframe requests in a row are one wait. Results of requests are counted, and open ones
+/// stay open.
 #[test]
 fn keyframe_requests_and_answers_are_counted_for_the_operator() {
     for answers in [true, false] {
@@ -242,9 +243,10 @@ fn keyframe_requests_and_answers_are_counted_for_the_operator() {
     }
 }
 
-/// A keyframe request that came too late for one publisher is not one for the next, which does not send that layer yet.
+/// A request that came too late for one publisher does not count for the next one, which does not
+/// send that layer yet.
 #[test]
-fn a_stale_keyframe_request_does_not_keep_the_next_publishers_timer_busy() {
+fn stale_keyframe_request_does_not_keep_the_next_publishers_timer_busy() {
     let mut world = World::new(2);
     world.drops_allowed = true;
     let first = world.publish("live", PublisherSpec::simulcast(Codec::Vp8));
@@ -252,7 +254,7 @@ fn a_stale_keyframe_request_does_not_keep_the_next_publishers_timer_busy() {
     let here = world.worker_of(first).expect("it is connected");
     let viewer = world.watch("live", ViewerSpec::on_worker(1 - here));
     world.run_s(5);
-    // Between two beats of the publisher's timer.
+    // Between two timeouts of the publisher's timer.
     world.run(Duration::from_micros(3_300));
     world.with_viewer(viewer, |viewer, link| viewer.pli(link));
     let preferred = |world: &World| world.control.streams["live"].shared.has_keyframe_requests();
@@ -262,7 +264,7 @@ fn a_stale_keyframe_request_does_not_keep_the_next_publishers_timer_busy() {
         }
         world.run(Duration::from_micros(100));
     }
-    assert!(preferred(&world), "nobody took it yet");
+    assert!(preferred(&world), "it is not taken yet");
     world.delete(first);
     world.run_s(1);
     let second = world.publish("live", PublisherSpec::simulcast(Codec::Vp8));

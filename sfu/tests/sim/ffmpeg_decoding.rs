@@ -1,8 +1,9 @@
-//! One run per codec with real pictures: a viewer joins late, three layers come and go on bad lines, and FFmpeg
-//! decodes what the viewer got, without one complaint.
+//! One run per codec with real pictures: a viewer joins late, three layers stop and return on bad
+//! networks. FFmpeg decodes the viewer's frames without one complaint.
 //!
-//! The clips are made by FFmpeg, cut into packets and put together again outside the server
-//! (`tests/support/pictures.rs`); its own parsers have no part in the judgement. Without FFmpeg the test fails.
+//! FFmpeg makes the clips; they are packetised and reassembled outside the server
+//! (`tests/support/pictures.rs`), so its own parsers have no part in the verdict. Without FFmpeg
+//! the test fails.
 
 #[path = "../support/pictures.rs"]
 mod pictures;
@@ -21,27 +22,27 @@ use pictures::{begins_frame, is_key, joined, picture_numbers, told_size};
 const SIZES: [(u16, u16); 3] = [(320, 176), (640, 352), (960, 528)];
 
 #[test]
-fn a_run_with_real_vp8_decodes_without_an_error() {
+fn real_vp8_decodes_without_an_error() {
     decodes_without_an_error(Codec::Vp8);
 }
 
 #[test]
-fn a_run_with_real_vp9_decodes_without_an_error() {
+fn real_vp9_decodes_without_an_error() {
     decodes_without_an_error(Codec::Vp9);
 }
 
 #[test]
-fn a_run_with_real_h264_decodes_without_an_error() {
+fn real_h264_decodes_without_an_error() {
     decodes_without_an_error(Codec::H264);
 }
 
 #[test]
-fn a_run_with_real_h265_decodes_without_an_error() {
+fn real_h265_decodes_without_an_error() {
     decodes_without_an_error(Codec::H265);
 }
 
 #[test]
-fn a_run_with_real_av1_decodes_without_an_error() {
+fn real_av1_decodes_without_an_error() {
     decodes_without_an_error(Codec::Av1);
 }
 
@@ -51,7 +52,7 @@ fn decodes_without_an_error(codec: Codec) {
     pictures::assert_decodes(codec, SIZES[2], &frames);
 }
 
-/// By what tells the size in a keyframe: down twice, and up again.
+/// Checks by the sizes in keyframes that all layers were sent: down twice, and up again.
 fn assert_all_layers_were_seen<'a>(sizes: impl Iterator<Item = &'a [u8]>) {
     let mut seen: Vec<_> = sizes.collect();
     seen.dedup();
@@ -62,10 +63,10 @@ fn assert_all_layers_were_seen<'a>(sizes: impl Iterator<Item = &'a [u8]>) {
     assert!(changes >= 4, "{changes} runs of one size");
 }
 
-/// Plays the story and gives every whole frame that the viewer got.
+/// Plays the scenario and returns every whole frame that the viewer got.
 fn watched_frames(codec: Codec) -> Vec<Vec<u8>> {
     let mut spec = PublisherSpec::simulcast(codec);
-    // Keyframes come each second, and not on request: a file cannot be asked.
+    // Keyframes come each second, and not on request: a file cannot be asked for one.
     spec.answers_pli = false;
     spec = spec.with(Video, |track| {
         for (layer, size) in track.layers.iter_mut().zip(SIZES) {
@@ -96,7 +97,7 @@ fn watched_frames(codec: Codec) -> Vec<Vec<u8>> {
     for client in [publisher, viewer] {
         world.change_network(client, clean.clone(), clean.clone());
     }
-    // What is missing is repaired, then the last frame ends the recording.
+    // Missing packets are repaired, then the last frame ends the recording.
     world.run_s(1);
     world.publisher(publisher).sends = false;
     world.run_s(1);
@@ -105,7 +106,7 @@ fn watched_frames(codec: Codec) -> Vec<Vec<u8>> {
     whole_frames(codec, &recorded)
 }
 
-/// From one frame to the next one of the line; a clip that begins anew takes its numbers back.
+/// Checks the numbers of two consecutive frames; a clip that begins again takes its numbers back.
 fn assert_numbers_go_on(before: (u16, Option<u8>), now: (u16, Option<u8>)) {
     let again = 1 - pictures::CLIP_FRAMES as i16;
     // `rtc-rtp` writes VP8 ids as short as they are, and no TL0PICIDX.
@@ -117,7 +118,8 @@ fn assert_numbers_go_on(before: (u16, Option<u8>), now: (u16, Option<u8>)) {
     assert!(goes_on, "{now:?} follows {before:?}");
 }
 
-/// Puts frames together as a browser does: what is not whole is left out, and what builds on it.
+/// Assembles frames as a browser does: incomplete frames and frames that refer to them are left
+/// out.
 fn whole_frames(codec: Codec, recorded: &BTreeMap<u64, (u32, bool, Vec<u8>)>) -> Vec<Vec<u8>> {
     let (mut frames, mut left_out) = (Vec::new(), 0);
     let mut parts: Vec<&[u8]> = Vec::new();

@@ -1,4 +1,4 @@
-//! What strangers send: one story for each lesson of quality B1 that concerns the media port.
+//! Packets of attackers: one scenario for each lesson of quality B1 that concerns the media port.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use crate::world::dtls::{HELLO, Identity, RealDtls};
 use crate::world::spec::{DtlsMode, PublisherSpec, SHA1, ViewerSpec};
 use crate::world::wire::{self, Check};
 use crate::world::{ClientId, World};
-use crate::{TestRng, receives_frames, ms, watched};
+use crate::{TestRng, ms, receives_frames, watched};
 
 /// A publisher, a viewer who has watched for a second, and the last RTP and RTCP of both.
 struct Scene {
@@ -52,7 +52,7 @@ fn dtls_srtp_and_srtcp_from_an_unvalidated_address_are_not_looked_at() {
     for packet in captured.iter().chain([&HELLO.to_vec()]) {
         world.inject_and_run(stranger, packet);
     }
-    // Also what is fresh: sealed with the right keys, sent from the wrong place.
+    // A new packet, too: sealed with the right keys, sent from the wrong address.
     let fresh = world.with_publisher(publisher, |publisher, link| {
         publisher.retransmit(publisher.tracks[1].layers[0].ssrc, 0, link);
         link.seal_rtcp(&[0x80, 201, 0, 1, 0, 0, 0, 9]).expect("keys")
@@ -68,7 +68,7 @@ fn dtls_srtp_and_srtcp_from_an_unvalidated_address_are_not_looked_at() {
 
 // CVE-2023-49786 and its kin; quality B4 item 4
 #[test]
-fn a_client_hello_from_another_address_wins_no_race() {
+fn client_hello_from_another_address_is_ignored() {
     let time_to_connect = |attacks: bool| {
         let mut world = World::new(2);
         let spec = PublisherSpec { dtls: DtlsMode::Client, ..PublisherSpec::browser() };
@@ -94,10 +94,10 @@ fn a_client_hello_from_another_address_wins_no_race() {
     assert!(attacked <= alone + ms(100), "{attacked:?} instead of {alone:?}");
 }
 
-/// The same from the validated address itself, which a spoofer can claim: the handshake may not be
-/// hijacked, and the peer gets through.
+/// A ClientHello from the validated address itself, which a spoofer can claim: the handshake is not
+/// hijacked, and the peer connects.
 #[test]
-fn a_client_hello_forged_in_the_peers_name_does_not_complete_its_handshake() {
+fn client_hello_from_a_spoofed_address_does_not_complete_the_handshake() {
     let mut world = World::new(1);
     let spec = PublisherSpec { dtls: DtlsMode::Client, ..PublisherSpec::browser() };
     let publisher = world.publish("live", spec);
@@ -112,15 +112,15 @@ fn a_client_hello_forged_in_the_peers_name_does_not_complete_its_handshake() {
     world.run_s(8);
     let connected = world.link(publisher).is_connected();
     let closed = world.closed(publisher);
-    // Whoever can speak in the peer's name may spoil a handshake, but never own it.
+    // An attacker with the peer's address may disturb a handshake, but never own it.
     assert!(connected || closed != Some(CloseReason::FingerprintMismatch), "{closed:?}");
     let holds = world.control.streams.get("live").is_some_and(|s| s.publisher.is_some());
-    assert_eq!(holds, connected, "no stranger publishes");
+    assert_eq!(holds, connected, "no attacker publishes");
 }
 
 // quality B1: session hijack
 #[test]
-fn a_wrong_password_or_name_is_met_with_silence() {
+fn wrong_password_or_ufrag_is_not_answered() {
     let mut world = World::new(2);
     let waiting = world.publish("live", PublisherSpec::browser());
     world.link(waiting).checks = false;
@@ -156,7 +156,7 @@ fn a_wrong_password_or_name_is_met_with_silence() {
 
 // whip-whep C55
 #[test]
-fn a_certificate_that_was_not_promised_publishes_nothing() {
+fn certificate_with_another_fingerprint_cannot_publish() {
     for mode in [DtlsMode::Client, DtlsMode::Server] {
         let mut world = World::new(1);
         let viewer = world.watch("live", ViewerSpec::browser());
@@ -193,7 +193,7 @@ fn random_ssrcs_leave_no_state() {
     }
     assert!(world.dropped(DropReason::SrtpAuth) > 5_000);
     assert_eq!(world.dropped(DropReason::TooManySsrcs), 0);
-    // There is room for the real one's next SSRC.
+    // A table entry is free for the real one's next SSRC.
     world.publisher(publisher).restart_encoder(Video, 0);
     world.run_s(1);
     assert_eq!(world.viewer(viewer).video_sources().len(), 2);
@@ -219,17 +219,14 @@ fn forged_numbers_do_not_poison_the_replay_window() {
         world.run_s(2);
         assert_eq!(world.viewer(viewer).broken_frames(), 0);
         assert_eq!(world.viewer(viewer).missing(), before);
-        assert!(
-            world.publisher(publisher).feedback.nacked.is_empty(),
-            "and nobody misses anything"
-        );
+        assert!(world.publisher(publisher).feedback.nacked.is_empty(), "and no packet is missing");
         assert!(receives_frames(&mut world, viewer, 100));
     }
 }
 
 // quality B4 item 7
 #[test]
-fn a_second_replayed_100_000_times_is_forwarded_not_once() {
+fn packet_replayed_100_000_times_is_not_forwarded_again() {
     let Scene { mut world, publisher, viewer, captured } = scene(SHA1);
     world.publisher(publisher).sends = false;
     world.run_s(1);
@@ -251,7 +248,7 @@ fn a_second_replayed_100_000_times_is_forwarded_not_once() {
 
 // quality B4 item 8
 #[test]
-fn every_short_length_of_everything_is_survived() {
+fn every_short_length_of_every_packet_is_handled() {
     let Scene { mut world, publisher, viewer, captured } = scene(PublisherSpec::browser().dtls);
     let addresses: Vec<SocketAddr> =
         vec![world.link(publisher).addr, world.link(viewer).addr, world.new_addr()];
@@ -267,7 +264,7 @@ fn every_short_length_of_everything_is_survived() {
             }
         }
     }
-    // And everything the receive buffer can hold.
+    // The largest datagrams that the receive buffer can hold, too.
     for first in 0..=255u8 {
         for len in [1_472, 1_500, 1_501] {
             world.inject_and_run(addresses[0], &vec![first; len]);
@@ -280,7 +277,7 @@ fn every_short_length_of_everything_is_survived() {
 
 // quality B4 items 1 and 2
 #[test]
-fn junk_and_stun_floods_keep_no_state_and_harm_nobody() {
+fn junk_and_stun_floods_keep_no_state_and_do_not_disturb_media() {
     let Scene { mut world, publisher: _, viewer, captured: _ } = scene(SHA1);
     let lobby = world.control.lobby.len();
     let mut rng = TestRng(9);
@@ -321,10 +318,11 @@ fn junk_and_stun_floods_keep_no_state_and_harm_nobody() {
     assert_eq!(world.viewer(viewer).broken_frames(), 0);
 }
 
-/// A plain Binding request deserves its answer (whip-whep H1); nothing else from a stranger does.
+/// A plain Binding request gets an answer (whip-whep H1); no other packet of an unknown address
+/// does.
 // quality B1: coturn#1829
 #[test]
-fn answers_to_strangers_are_no_amplifier() {
+fn answers_to_unknown_addresses_do_not_amplify() {
     let Scene { mut world, publisher, .. } = scene(SHA1);
     let stranger = world.new_addr();
     let request = wire::plain_request([5; 12]);
@@ -336,13 +334,13 @@ fn answers_to_strangers_are_no_amplifier() {
     let before = world.sent_to(stranger).bytes;
     world.inject_and_run(stranger, &padded);
     assert!(world.sent_to(stranger).bytes - before <= padded.len() as u64);
-    // Unknown attributes are told, and not more than asked.
+    // Unknown attributes are reported, and not more of them than were sent.
     let strange: Vec<u8> = (0..10u8).flat_map(|n| [0x7f, n, 0, 0]).collect();
     let strange = [&[0, 1, 0, 40][..], &request[4..], &strange].concat();
     let before = world.sent_to(stranger).bytes;
     world.inject_and_run(stranger, &strange);
     assert!(world.sent_to(stranger).bytes - before <= strange.len() as u64);
-    // Answers, indications and refusals get nothing.
+    // Responses, indications and error responses are not answered.
     let before = world.sent_to(stranger).bytes;
     for class in [[0x01, 0x01], [0x00, 0x11], [0x01, 0x11], [0x00, 0x03]] {
         let message = [&class[..], &request[2..]].concat();
@@ -395,7 +393,8 @@ fn dtls_fragments_of_every_kind_end_in_time() {
     assert!(world.now - begin <= ms(31_000), "{:?}", world.now - begin);
 }
 
-/// Forged RTCP in a viewer's name may not silence the viewer: who has no key takes no share of it.
+/// Forged RTCP from a viewer's address does not silence the viewer: it does not count against its
+/// limit.
 // quality B1, B2
 #[test]
 fn forged_rtcp_does_not_spend_the_viewers_budget() {
@@ -418,7 +417,7 @@ fn forged_rtcp_does_not_spend_the_viewers_budget() {
     assert_eq!(watched.broken_frames(), 0, "its NACKs were not heard");
 }
 
-/// Junk STUN in a publisher's name may not keep its checks from being answered: its browser would
+/// Junk STUN from a publisher's address does not stop the answers to its checks: its browser would
 /// give up after 30 s.
 // quality B1, B2
 #[test]
@@ -437,7 +436,7 @@ fn forged_stun_does_not_spend_the_peers_budget() {
 /// A viewer with good credentials of its own names a publisher's address in its checks.
 // quality B1
 #[test]
-fn nobody_takes_over_the_address_of_a_live_session() {
+fn address_of_a_live_session_cannot_be_taken_over() {
     let Scene { mut world, publisher, viewer, .. } = scene(SHA1);
     let thief = world.watch("live", ViewerSpec::browser());
     world.run_s(1);
@@ -478,7 +477,7 @@ fn media_sealed_for_another_session_is_refused() {
 }
 
 #[test]
-fn a_viewer_that_sends_media_is_not_heard() {
+fn media_from_a_viewer_is_dropped() {
     let Scene { mut world, viewer, .. } = scene(SHA1);
     let packet = [0x80, 96, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 1, 2, 3, 4];
     let sealed = world.link(viewer).seal_rtp(&packet).expect("keys");

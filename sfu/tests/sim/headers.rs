@@ -22,7 +22,7 @@ fn header_extensions_are_remapped() {
 
 // whip-whep G10
 #[test]
-fn an_extension_that_one_side_did_not_negotiate_is_left_out() {
+fn extension_that_one_side_did_not_negotiate_is_left_out() {
     let mut spec = ViewerSpec::browser();
     spec.tracks[0].exts.retain(|(kind, _)| *kind != ExtKind::AudioLevel);
     let publisher = PublisherSpec::browser()
@@ -49,7 +49,7 @@ fn ids_above_14_use_two_byte_headers_where_they_may() {
 }
 
 #[test]
-fn a_viewer_without_any_extension_gets_bare_headers() {
+fn viewer_without_extensions_gets_headers_without_them() {
     let mut spec = ViewerSpec::browser();
     for track in &mut spec.tracks {
         track.exts.clear();
@@ -79,7 +79,7 @@ fn red_inner_payload_types_are_rewritten() {
 
 // whip-whep G9: "rewrite or strip RED"
 #[test]
-fn a_viewer_without_red_hears_the_publisher_all_the_same() {
+fn viewer_without_red_gets_audio_of_a_red_publisher() {
     let mut world = World::new(1);
     let viewer = world.watch("live", ViewerSpec::browser());
     world.viewer(viewer).guard.counts_in_reports = false;
@@ -97,7 +97,7 @@ fn octets_of_stripped_red_are_those_that_were_sent() {
 
 // whip-whep G15
 #[test]
-fn the_nth_section_takes_the_nth_track_of_its_kind() {
+fn nth_section_gets_the_nth_track_of_its_kind() {
     let mut second = crate::world::spec::video(weir_sfu::codec::Codec::H264);
     second.mid = "2";
     let mut spec = PublisherSpec::browser();

@@ -1,4 +1,5 @@
-//! Crowds that join: who came lately is served after those who watch, some at a time, and gets the same.
+//! Join storms: joining viewers are served after established ones, some at a time, and get the same
+//! packets.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -16,18 +17,18 @@ use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::wire::{Class, class};
 use crate::world::{ClientId, World};
 
-fn crowd(world: &mut World, viewers: usize) -> Vec<ClientId> {
+fn viewers(world: &mut World, viewers: usize) -> Vec<ClientId> {
     (0..viewers).map(|_| world.watch("live", ViewerSpec::browser())).collect()
 }
 
-/// A keyframe takes 24 ms up the publisher's link, longer than it takes to go once round the crowd, so that most
-/// begin with it when more of it is here already.
+/// A keyframe takes 24 ms up the publisher's link, longer than a round of all viewers. So most
+/// viewers begin with it when more of it has arrived.
 #[test]
-fn a_crowd_gets_its_first_keyframe_once_and_in_order() {
+fn join_storm_gets_its_first_keyframe_once_and_in_order() {
     let mut world = World::new(1);
-    let crowd = crowd(&mut world, 150);
+    let viewers = viewers(&mut world, 150);
     let overtaken = Rc::new(Cell::new(0));
-    for viewer in &crowd {
+    for viewer in &viewers {
         let (mut highest, overtaken) = (HashMap::new(), Rc::clone(&overtaken));
         world.lose_down(*viewer, move |bytes| {
             if class(bytes) == Class::Rtp {
@@ -47,19 +48,19 @@ fn a_crowd_gets_its_first_keyframe_once_and_in_order() {
     spec.up.rate = Some(Trace::constant(8_000_000));
     world.publish("live", spec);
     world.run_s(2);
-    for viewer in crowd {
+    for viewer in viewers {
         let watched = world.viewer(viewer);
         assert!(watched.video_frames() > 45, "{}", watched.video_frames());
         assert_eq!(watched.guard.resent, 0);
     }
     assert_eq!(overtaken.get(), 0, "packets that left after a later one");
-    assert_eq!(world.dropped(DropReason::Duplicate), 0, "nobody was handed a packet twice");
+    assert_eq!(world.dropped(DropReason::Duplicate), 0, "no viewer was sent a packet twice");
 }
 
-/// A cached keyframe that only newcomers are still to get is cached all the same for who is here for a while.
+/// A keyframe that waits for joining viewers only is cached all the same for established viewers.
 // quality A2.3
 #[test]
-fn a_change_of_layers_needs_no_new_keyframe_while_newcomers_wait_for_the_last() {
+fn layer_switch_needs_no_new_keyframe_while_joining_viewers_wait_for_the_last() {
     let mut world = World::new(1);
     let spec = PublisherSpec::simulcast(Codec::Vp8)
         .with(Video, |track| track.key_every = Some(30))
@@ -68,7 +69,7 @@ fn a_change_of_layers_needs_no_new_keyframe_while_newcomers_wait_for_the_last() 
     world.run_ms(300);
     let viewer = world.watch("live", ViewerSpec::browser());
     world.run_s(6);
-    crowd(&mut world, 300);
+    viewers(&mut world, 300);
     world.run_ms(1_500);
     let lowest = world.publisher(publisher).video().layers[0].source;
     let came = |world: &World| world.delivered.get(&lowest).map_or(0, |serials| serials.len());
@@ -81,16 +82,19 @@ fn a_change_of_layers_needs_no_new_keyframe_while_newcomers_wait_for_the_last() 
     };
     assert!((0..2_000).any(|_| key_came(&mut world)), "a keyframe comes each second");
     let asked = world.publisher(publisher).feedback.keyframe_requests.len();
-    world.set_preference(viewer, LayerPreference { rid: Some("q".into()), ..LayerPreference::default() });
+    world.set_preference(
+        viewer,
+        LayerPreference { rid: Some("q".into()), ..LayerPreference::default() },
+    );
     world.run(ms(100));
     let asked = world.publisher(publisher).feedback.keyframe_requests.len() - asked;
     let shown = world.viewer(viewer).video_sources().last().copied();
     assert_eq!((asked, shown), (0, Some(lowest)), "it begins at the cached keyframe");
 }
 
-/// After a restart of the server everybody in all rooms is new at once.
+/// After a restart of the server all viewers of all streams join at once.
 #[test]
-fn newcomers_of_many_small_streams_wait_no_longer_than_those_of_a_large_one() {
+fn joining_viewers_of_many_small_streams_wait_no_longer_than_those_of_a_large_one() {
     let mut world = World::new(1);
     let rooms: Vec<_> = (0..48).map(|room| format!("room{room}")).collect();
     let spec = PublisherSpec::video_only();
@@ -106,6 +110,6 @@ fn newcomers_of_many_small_streams_wait_no_longer_than_those_of_a_large_one() {
     let seen: Vec<_> = viewers.iter().map(|viewer| newest(&mut world, viewer)).collect();
     let (first, last) = (seen.iter().min().copied(), seen.iter().max().copied());
     let ((number, at), (same, later)) = first.zip(last).expect("viewers");
-    assert_eq!(number, same, "all publish in step");
-    assert!(later - at <= ms(3), "{:?} from the first room to the last", later - at);
+    assert_eq!(number, same, "all publish at the same time");
+    assert!(later - at <= ms(3), "{:?} from the first stream to the last", later - at);
 }

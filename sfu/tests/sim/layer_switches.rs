@@ -1,4 +1,4 @@
-//! Ten thousand changes of layers for each codec: every frame can be decoded, and time does not drift.
+//! Ten thousand layer switches for each codec: every frame can be decoded, and time does not drift.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const SWITCHES: usize = 10_000;
 
 const RIDS: [&str; 3] = ["q", "h", "f"];
 
-/// Pictures may move against the sound by this much, in all.
+/// Maximum drift of video against audio, in all.
 const SKEW_MAX_MS: f64 = 20.0;
 
 // quality A2.3
@@ -39,19 +39,19 @@ fn ten_thousand_switches(codec: Codec) {
         world.set_preference(viewer, preference);
         world.run_ms(60 + rng.below(300));
         preferences += 1;
-        assert!(preferences < 8 * SWITCHES, "most preferences are followed");
+        assert!(preferences < 8 * SWITCHES, "most preferences are applied");
     }
     world.run_s(2);
     let watched = world.viewer(viewer);
     assert_eq!((watched.broken_frames(), watched.missing()), (0, 0), "broken and missing");
-    // Between two frames that follow the clock, media time and capture time go on alike.
+    // Between two frames that follow the clock, media time and capture time advance alike.
     let times = watched.guard.sender(Video).times();
     let ms = |(from, to): (u32, u32)| f64::from(to.wrapping_sub(from) as i32) / 90.0;
     let (mut skew, mut settled) = (0.0f64, Vec::new());
     for near in times.windows(3) {
         let ((before, captured_before), (at, captured), (after, _)) = (near[0], near[1], near[2]);
         skew += ms((before, at)) - (captured as f64 - captured_before as f64) / 1e6;
-        // A frame of the past is stamped near to its neighbours.
+        // The timestamp of a frame of the past is near to its neighbours'.
         if [(before, at), (at, after)].map(|(a, b)| b.wrapping_sub(a)).iter().min()
             > Some(&CATCH_UP_TICKS_MAX)
         {

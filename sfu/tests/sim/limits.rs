@@ -1,4 +1,4 @@
-//! Edges: rings, pools, rates and stalls. What is over is dropped, counted and left behind.
+//! Limits of rings, pools, rates and stalls: what exceeds them is dropped and counted.
 
 use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::config::PublisherLimits;
@@ -7,7 +7,7 @@ use weir_sfu::units::Bitrate;
 
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World, WorldConfig};
-use crate::{receives_frames, ms};
+use crate::{ms, receives_frames};
 
 /// A publisher with viewers on its own worker and on the other.
 fn near_and_far(spec: PublisherSpec) -> (World, ClientId, ClientId, ClientId, usize) {
@@ -40,13 +40,13 @@ fn ring_overflow_drops_and_counts() {
     world.wake(far_worker);
     world.run_s(2);
     assert!(receives_frames(&mut world, far, 95), "it goes on after a keyframe");
-    assert_eq!(world.viewer(near).broken_frames(), 0, "others saw nothing of it");
+    assert_eq!(world.viewer(near).broken_frames(), 0, "other viewers are not affected");
     assert!(world.viewer(near).longest_freeze() < ms(100));
 }
 
 // quality B4 item 28
 #[test]
-fn a_worker_that_stalls_for_200_ms_loses_nothing() {
+fn worker_that_stalls_for_200_ms_loses_nothing() {
     let (mut world, _, near, far, far_worker) = near_and_far(PublisherSpec::browser());
     for worker in [far_worker, 1 - far_worker] {
         world.stall(worker);
@@ -63,7 +63,7 @@ fn a_worker_that_stalls_for_200_ms_loses_nothing() {
 
 // quality B4 item 28
 #[test]
-fn a_server_that_sleeps_for_5_s_disconnects_nobody() {
+fn server_that_sleeps_for_5_s_disconnects_no_session() {
     let (mut world, publisher, near, far, far_worker) = near_and_far(PublisherSpec::browser());
     world.drops_allowed = true;
     for worker in [far_worker, 1 - far_worker] {
@@ -83,7 +83,7 @@ fn a_server_that_sleeps_for_5_s_disconnects_nobody() {
 
 // quality B2
 #[test]
-fn publisher_over_rate_limit_is_cut() {
+fn publisher_above_the_rate_limit_is_limited() {
     let limits = PublisherLimits { bitrate: Bitrate::kbps(400), packets_per_second: 4_000 };
     let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });
     world.drops_allowed = true;
@@ -103,9 +103,10 @@ fn publisher_over_rate_limit_is_cut() {
     assert!(receives_frames(&mut world, other, 100));
     assert_eq!(world.closed(over), None);
     assert_eq!(world.closed(within), None);
-    // What the server itself refused must not be asked for again: that would only add to it.
+    // Packets that the server itself dropped are not requested again: that would only add to the
+    // rate.
     let nacked = world.publisher(over).feedback.nacked.len();
-    assert!(nacked < 100, "asked for {nacked} packets of a publisher that sends too much");
+    assert!(nacked < 100, "requested {nacked} packets of a publisher that sends too much");
 }
 
 // quality B2
@@ -128,7 +129,7 @@ fn packets_per_second_are_limited_too() {
 }
 
 #[test]
-fn a_pool_that_is_too_small_drops_and_recovers() {
+fn small_pool_drops_and_recovers() {
     let mut world = World::with(WorldConfig { pool_packets: 256, ..WorldConfig::default() });
     world.drops_allowed = true;
     // 900 packets a second for 1.5 s of cache do not fit into 256 buffers.
@@ -145,14 +146,14 @@ fn a_pool_that_is_too_small_drops_and_recovers() {
     assert_eq!(world.dropped(DropReason::PoolExhausted), before);
 }
 
-/// Packets as large as a datagram may be: either they go out whole or not at all, and count.
+/// Packets as large as a datagram may be are sent whole, or dropped and counted.
 #[test]
-fn packets_too_large_for_the_way_out_are_counted() {
+fn packets_too_large_for_egress_are_counted() {
     let mut world = World::new(1);
     world.drops_allowed = true;
     let mut spec = PublisherSpec::browser().with(Video, |track| track.bytes = 1_440);
     spec.dtls = crate::world::spec::SHA1;
-    // On its side of the world jumbo frames are usual.
+    // In the publisher's network jumbo frames are usual.
     spec.up.mtu = 1_600;
     world.publish("live", spec);
     let viewer = world.watch("live", ViewerSpec::browser());
@@ -164,7 +165,7 @@ fn packets_too_large_for_the_way_out_are_counted() {
 }
 
 #[test]
-fn a_cache_holds_no_more_than_a_second_and_a_half() {
+fn packet_cache_holds_at_most_a_second_and_a_half() {
     let mut world = World::new(1);
     world.publish("live", heavy());
     world.run_s(10);

@@ -1,4 +1,4 @@
-//! Wall clocks and media clocks: what viewers need to keep lips in sync.
+//! Wall clocks and media clocks: sender reports that keep audio and video in sync.
 
 use weir_sfu::codec::MediaKind::{Audio, Video};
 
@@ -6,7 +6,7 @@ use crate::world::World;
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::{ms, watched};
 
-/// Offsets of the two lines' reports: how far the sound runs from the picture, in ms.
+/// Offset of audio against video by the sender reports, in ms.
 fn av_offset_ms(world: &mut World, viewer: crate::world::ClientId) -> f64 {
     let guard = &world.viewer(viewer).guard;
     let last = |kind| *guard.sender(kind).report_offsets.last().expect("reports came");
@@ -15,7 +15,7 @@ fn av_offset_ms(world: &mut World, viewer: crate::world::ClientId) -> f64 {
 
 // whip-whep G12
 #[test]
-fn sr_keeps_lips_in_sync() {
+fn sender_reports_keep_audio_and_video_in_sync() {
     for (ahead_s, ppm) in [(0.0, 0.0), (86_400.0 * 365.0, 0.0), (-40.0, 150.0), (3.5, -150.0)] {
         let mut spec = PublisherSpec::browser().with(Video, |track| track.encode_delay = ms(90));
         (spec.clock_ahead_s, spec.clock_ppm) = (ahead_s, ppm);
@@ -33,7 +33,7 @@ fn sr_keeps_lips_in_sync() {
 }
 
 #[test]
-fn without_reports_of_the_publisher_arrival_tells_the_time() {
+fn arrival_times_replace_missing_sender_reports() {
     let mut spec = PublisherSpec::browser();
     spec.sends_reports = false;
     let (mut world, _, viewer) = watched(1, spec, ViewerSpec::browser());
@@ -46,7 +46,7 @@ fn without_reports_of_the_publisher_arrival_tells_the_time() {
 
 // quality A2.3
 #[test]
-fn the_first_report_follows_the_first_packet_within_100_ms() {
+fn first_report_follows_the_first_packet_within_100_ms() {
     let mut world = World::new(1);
     world.publish("live", PublisherSpec::browser());
     world.run_s(2);
@@ -58,7 +58,7 @@ fn the_first_report_follows_the_first_packet_within_100_ms() {
 }
 
 #[test]
-fn lips_stay_in_sync_when_the_publisher_returns_with_another_clock() {
+fn audio_and_video_stay_in_sync_when_the_publisher_returns_with_another_clock() {
     let (mut world, first, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     world.run_s(3);
     world.delete(first);

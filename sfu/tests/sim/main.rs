@@ -1,8 +1,8 @@
-//! Stories about the real `Worker`, played in memory under a virtual clock.
+//! Scenarios of the real `Worker`, run in memory under a virtual clock.
 //!
 //! `cargo test --release -p weir-sfu --test sim`; one test per scenario, named by what a viewer, a
-//! publisher or an attacker would tell. The stage is `tests/support/world`; behind every viewer of
-//! every story stands its egress guard.
+//! publisher or an attacker would notice. The world is in `tests/support/world`; an egress guard
+//! checks the packets of every viewer.
 
 #[path = "../support/world/mod.rs"]
 mod world;
@@ -43,7 +43,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// One publisher and one viewer who has watched for a second.
+/// A world with one publisher and one viewer who has watched for a second.
 fn watched(
     workers: usize,
     publisher: PublisherSpec,
@@ -54,11 +54,11 @@ fn watched(
     world.run_ms(200);
     let viewer = world.watch("live", viewer);
     world.run_s(1);
-    assert!(world.viewer(viewer).video_frames() > 15, "the picture flows");
+    assert!(world.viewer(viewer).video_frames() > 15, "frames arrive");
     (world, publisher, viewer)
 }
 
-/// The picture moves: at least `percent` of the frames of the next second come.
+/// Whether at least `percent` of the frames of the next second arrive.
 fn receives_frames(world: &mut World, viewer: ClientId, percent: usize) -> bool {
     let before = world.viewer(viewer).count(Video);
     world.run_s(1);
@@ -66,7 +66,7 @@ fn receives_frames(world: &mut World, viewer: ClientId, percent: usize) -> bool 
     frames * 100 >= 30 * percent - 100
 }
 
-/// A small generator with a fixed start, so that each run is the same.
+/// A small random generator with a fixed seed, so that each run is the same.
 struct TestRng(u64);
 
 impl TestRng {

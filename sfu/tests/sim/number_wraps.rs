@@ -5,7 +5,7 @@ use weir_sfu::codec::MediaKind::{Audio, Video};
 
 use crate::world::World;
 use crate::world::spec::{PublisherSpec, ViewerSpec, opus, video};
-use crate::{receives_frames, ms, watched};
+use crate::{ms, receives_frames, watched};
 
 #[test]
 fn sequence_wrap_at_join() {
@@ -27,7 +27,8 @@ fn sequence_wrap_at_join() {
     }
 }
 
-/// The publisher's numbers wrapped before the server heard of it: its SRTP count is 1 already.
+/// The publisher's numbers wrapped before its first packet arrived: its SRTP roll-over count is 1
+/// already.
 #[test]
 fn a_publisher_that_wrapped_before_its_first_packet_came_through() {
     let spec = PublisherSpec::browser().with(Video, |track| track.first_seq = 65_534);
@@ -44,7 +45,7 @@ fn a_publisher_that_wrapped_before_its_first_packet_came_through() {
     assert!(receives_frames(&mut world, viewer, 80));
 }
 
-/// Many wraps: both SRTP counts go on.
+/// Many wraps: both SRTP roll-over counts continue.
 #[test]
 fn numbers_wrap_three_times() {
     let spec = PublisherSpec::video_only().with(Video, |track| {
@@ -73,9 +74,9 @@ fn timestamp_wrap() {
     }
 }
 
-/// Jumps beyond 300 packets are a new start: nobody asks for what was never sent.
+/// Jumps beyond 300 packets are a new start: packets that were never sent are not requested.
 #[test]
-fn sequence_jump_is_not_asked_back() {
+fn sequence_jump_is_not_requested() {
     for jump in [301, 5_000, 30_000, 32_766] {
         let (mut world, publisher, viewer) =
             watched(2, PublisherSpec::browser(), ViewerSpec::browser());
@@ -87,18 +88,18 @@ fn sequence_jump_is_not_asked_back() {
         world.run_s(2);
         let feedback = &world.publisher(publisher).feedback;
         assert_eq!(feedback.nacked.len(), nacked, "jump of {jump}");
-        assert!(feedback.keyframe_requests.len() > asked, "a keyframe heals a jump of {jump}");
+        assert!(feedback.keyframe_requests.len() > asked, "a keyframe repairs a jump of {jump}");
         let watched = world.viewer(viewer);
-        assert_eq!(watched.nacks_sent, 0, "the viewer sees no hole after a jump of {jump}");
+        assert_eq!(watched.nacks_sent, 0, "the viewer sees no gap after a jump of {jump}");
         assert!(watched.longest_freeze() < ms(700), "{:?}", watched.longest_freeze());
         assert!(receives_frames(&mut world, viewer, 95), "jump of {jump}");
     }
 }
 
-/// Half the number space: only the SRTP index, which was authenticated, tells where it goes.
+/// Half the number space: only the SRTP index, which was authenticated, gives the direction.
 // quality B4 item 12
 #[test]
-fn a_jump_by_half_the_number_space_is_followed() {
+fn jump_by_half_the_number_space_is_followed() {
     for jump in [32_767, 40_000] {
         let (mut world, publisher, viewer) =
             watched(1, PublisherSpec::browser(), ViewerSpec::browser());
@@ -111,23 +112,23 @@ fn a_jump_by_half_the_number_space_is_followed() {
 }
 
 #[test]
-fn a_jump_of_up_to_300_is_loss_and_asked_back() {
+fn jump_of_up_to_300_is_loss_and_requested() {
     let (mut world, publisher, _viewer) =
         watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     world.publisher(publisher).video().layers[0].next_seq += 100;
     world.run_ms(200);
     let asked = world.publisher(publisher).feedback.nacked.len();
     assert!(asked >= 100, "{asked}");
-    // A real hole of this size is never filled: after 600 ms it is given up for a keyframe.
+    // A real gap of this size is never repaired: after 600 ms a keyframe is requested instead.
     world.run_s(2);
     assert!(!world.publisher(publisher).feedback.keyframe_requests.is_empty());
     let asked = world.publisher(publisher).feedback.nacked.len();
     assert!(asked <= 100 * 10, "at most ten tries each: {asked}");
 }
 
-/// Time may jump at the publisher; the viewer's never goes back.
+/// Timestamps may jump at the publisher; the viewer's never go back.
 #[test]
-fn timestamp_jump_does_not_turn_the_viewers_time_back() {
+fn timestamp_jump_does_not_set_the_viewers_timestamps_back() {
     for jump in [1u32 << 31, 0x4000_0000, 0xC000_0000, 90_000 * 20] {
         let (mut world, publisher, viewer) =
             watched(1, PublisherSpec::browser(), ViewerSpec::browser());

@@ -3,13 +3,13 @@
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::{Audio, Video};
 
-use crate::flows;
+use crate::receives_frames;
 use crate::world::World;
 use crate::world::media::Stamp;
 use crate::world::spec::{DtlsMode, PublisherSpec, SHA1, ViewerSpec, opus, video};
 
 #[test]
-fn one_publisher_one_viewer_on_one_worker() {
+fn viewer_gets_the_publisher_on_one_worker() {
     let mut world = World::new(1);
     let publisher = world.publish("live", PublisherSpec::browser());
     world.run_s(1);
@@ -25,18 +25,19 @@ fn one_publisher_one_viewer_on_one_worker() {
 }
 
 #[test]
-fn the_first_picture_comes_within_a_round_trip_and_a_keyframe() {
+fn first_picture_comes_within_a_round_trip_and_a_keyframe() {
     let mut world = World::new(1);
     world.publish("live", PublisherSpec::browser());
     world.run_s(3);
     let viewer = world.watch("live", ViewerSpec::browser());
-    // Check, DTLS and request: 10 ms each way; keyframe requests are read every 100 ms, frames come every 33.
+    // Check, DTLS and request: 10 ms each way; keyframe requests are read every 100 ms, frames come
+    // every 33.
     assert!(world.run_until(crate::ms(300), |world| world.viewer(viewer).video_frames() > 0));
     assert!(world.viewer(viewer).frames[0].kind == Audio, "sound needs no keyframe");
 }
 
 #[test]
-fn viewer_on_another_worker_gets_the_same() {
+fn viewer_on_another_worker_gets_the_same_packets() {
     let mut world = World::new(2);
     let publisher = world.publish("live", PublisherSpec::browser());
     world.run_s(1);
@@ -54,10 +55,10 @@ fn viewer_on_another_worker_gets_the_same() {
     assert_eq!(contents(&mut world, near), contents(&mut world, far));
 }
 
-/// A story with layers that stop and an encoder that restarts, told by worker counts: every packet
-/// after the start is the same, and every switch goes the same way.
+/// A scenario with layers that stop and an encoder that restarts, on different worker counts: every
+/// packet after the start is the same, and every switch has the same direction.
 #[test]
-fn two_workers_equal_one() {
+fn packets_do_not_depend_on_the_number_of_workers() {
     let tell = |spec: PublisherSpec, workers: usize, apart: usize| {
         let mut world = World::new(workers);
         let publisher = world.publish("live", spec);
@@ -74,7 +75,8 @@ fn two_workers_equal_one() {
         world.run_s(3);
         let sources = world.viewer(viewer).video_sources();
         let senders = &world.viewer(viewer).guard;
-        // Where a viewer begins depends on when its checks found its worker; not what it gets then.
+        // The start of a viewer depends on when its checks found its worker; the packets it gets do
+        // not.
         let settled = |kind| {
             let stamps = senders.sender(kind).contents().into_iter().map(|(stamp, _)| stamp);
             let after =
@@ -87,22 +89,22 @@ fn two_workers_equal_one() {
     let alone = tell(one_layer(), 1, 0);
     assert_eq!(alone.0.len(), 2, "the encoder restarted once");
     for (workers, apart) in [(2, 1), (3, 2)] {
-        assert!(alone == tell(one_layer(), workers, apart), "the same packets, wherever it lives");
+        assert!(alone == tell(one_layer(), workers, apart), "the same packets on any worker");
     }
     let layers = || PublisherSpec::simulcast(Codec::Vp8);
     let (sources, sound, _) = tell(layers(), 1, 0);
     assert!(sources.len() >= 3, "{sources:?}");
     for (workers, apart) in [(2, 1), (3, 2)] {
-        // The moment of a switch depends on when the worker looked; its direction does not.
+        // The moment of a switch depends on when the worker chose; its direction does not.
         let other = tell(layers(), workers, apart);
         assert_eq!((&sources, &sound), (&other.0, &other.1));
     }
 }
 
-/// Sound comes a few milliseconds before the first picture, as it does from every publisher. The
-/// keyframe that starts the stream is shown, not asked for again.
+/// Audio comes a few milliseconds before the first picture, as from every publisher. The keyframe
+/// that starts the stream is sent, not requested again.
 #[test]
-fn the_first_keyframe_after_the_first_sound_is_not_missed() {
+fn first_keyframe_after_the_first_audio_is_not_missed() {
     for workers in [1, 2] {
         for delay_ms in [0, 3, 20, 40] {
             let mut world = World::new(workers);
@@ -115,14 +117,14 @@ fn the_first_keyframe_after_the_first_sound_is_not_missed() {
             let asked = world.publisher(publisher).feedback.keyframe_requests.len();
             let first = world.viewer(viewer).frames.iter().find(|frame| frame.kind == Video);
             assert_eq!(first.map(|frame| frame.number), Some(0), "{delay_ms} ms behind the sound");
-            assert_eq!(asked, 0, "a keyframe was asked for although one had come");
+            assert_eq!(asked, 0, "a keyframe was requested although one had come");
         }
     }
 }
 
 // whip-whep G6
 #[test]
-fn viewer_before_publisher() {
+fn viewer_joins_before_the_publisher() {
     for codec in [Codec::Vp8, Codec::H264] {
         let mut world = World::new(2);
         let viewer = world.watch("live", ViewerSpec::browser());
@@ -139,7 +141,7 @@ fn viewer_before_publisher() {
 }
 
 #[test]
-fn a_keyframe_is_asked_for_when_the_first_one_was_missed() {
+fn keyframe_is_requested_when_the_first_one_was_missed() {
     let mut world = World::new(1);
     let publisher = world.publish("live", PublisherSpec::browser());
     world.run_s(5);
@@ -150,10 +152,10 @@ fn a_keyframe_is_asked_for_when_the_first_one_was_missed() {
     assert!(world.viewer(viewer).video_frames() > 20);
 }
 
-/// What was preferred before the keyframe came is fulfilled by it.
+/// A keyframe that arrives answers all requests from before it.
 // quality A2.3: keyframes cost the other viewers quality
 #[test]
-fn one_join_costs_one_keyframe() {
+fn join_costs_one_keyframe() {
     let mut world = World::new(1);
     let publisher = world.publish("live", PublisherSpec::browser());
     world.run_s(2);
@@ -167,7 +169,7 @@ fn one_join_costs_one_keyframe() {
 }
 
 #[test]
-fn every_codec_pair_and_every_profile_pair_flows() {
+fn media_arrives_with_every_codec_and_profile() {
     for (codec, publisher_dtls, viewer_dtls) in [
         (Codec::Vp8, SHA1, ViewerSpec::browser().dtls),
         (Codec::H264, ViewerSpec::browser().dtls, SHA1),
@@ -223,7 +225,7 @@ fn real_dtls_survives_a_bad_network() {
 }
 
 #[test]
-fn a_viewer_that_says_goodbye_is_gone_and_others_stay() {
+fn viewer_that_says_goodbye_is_closed_and_others_stay() {
     let mut world = World::new(2);
     world.publish("live", PublisherSpec::browser());
     let leaves = world.watch("live", ViewerSpec::on_worker(0));

@@ -1,4 +1,5 @@
-//! Publishers that come back, take over, change codec or restart an encoder; the viewer's line goes on.
+//! Publishers that come back, take over, change codec or restart an encoder; the viewer's RTP
+//! streams continue.
 
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::{Audio, Video};
@@ -6,9 +7,9 @@ use weir_sfu::error::CloseReason;
 
 use crate::world::spec::{PublisherSpec, ViewerSpec, opus, video};
 use crate::world::{ClientId, World};
-use crate::{receives_frames, ms, watched};
+use crate::{ms, receives_frames, watched};
 
-/// A browser whose numbers have nothing to do with the first one's.
+/// A browser whose numbers are unrelated to the first one's.
 fn another_browser() -> PublisherSpec {
     PublisherSpec::browser()
         .with(Video, |track| {
@@ -21,7 +22,7 @@ fn another_browser() -> PublisherSpec {
         .with(Audio, |track| track.first_seq = 3)
 }
 
-/// Its first frames are no keyframes.
+/// Makes its first frames no keyframes.
 fn begin_without_keyframe(world: &mut World, publisher: ClientId) {
     world.publisher(publisher).video().layers[0].wants_key = false;
 }
@@ -52,7 +53,7 @@ fn publisher_returns_with_new_ssrc_seq_timestamps_picture_ids_same_viewer_sessio
 
 // whip-whep A54
 #[test]
-fn takeover() {
+fn new_publisher_takes_over_a_live_stream() {
     for workers in [1, 2, 3] {
         let (mut world, first, viewer) =
             watched(workers, PublisherSpec::browser(), ViewerSpec::browser());
@@ -67,10 +68,10 @@ fn takeover() {
     }
 }
 
-/// Two publishers post one after the other and connect the other way round: the one that connected
-/// last holds the stream, and its viewers do not wait for a sweep.
+/// Two publishers post one after the other and connect in reverse order: the one that connected
+/// last is the source, and its viewers do not wait for a sweep.
 #[test]
-fn the_publisher_that_connects_last_holds_the_stream() {
+fn publisher_that_connects_last_is_the_source() {
     for receiving_worker in [0, 1] {
         let mut world = World::new(2);
         let viewer = world.watch("live", ViewerSpec::on_worker(1));
@@ -87,7 +88,7 @@ fn the_publisher_that_connects_last_holds_the_stream() {
         assert_eq!(world.closed(late), Some(CloseReason::TakenOver));
         assert!(world.viewer(viewer).video_sources().len() == 2);
         let freeze = world.viewer(viewer).longest_freeze();
-        assert!(freeze < ms(500), "{freeze:?} through door {receiving_worker}");
+        assert!(freeze < ms(500), "{freeze:?} on worker {receiving_worker}");
         assert!(receives_frames(&mut world, viewer, 95));
     }
 }
@@ -124,14 +125,14 @@ fn codec_not_negotiated_closes_the_viewer() {
     world.run_s(2);
     for viewer in [only_vp8, far_vp8] {
         assert_eq!(world.closed(viewer), Some(CloseReason::CodecNotNegotiated));
-        assert!(world.link(viewer).closed_by_server, "it is told");
+        assert!(world.link(viewer).closed_by_server, "the session is closed with a reason");
     }
     assert_eq!(world.closed(both), None);
     assert!(receives_frames(&mut world, both, 95));
 }
 
 #[test]
-fn a_publisher_without_video_leaves_the_picture_silent_and_the_sound_on() {
+fn publisher_without_video_leaves_audio_alone() {
     let mut world = World::new(1);
     let viewer = world.watch("live", ViewerSpec::browser());
     let sound = world.publish("live", PublisherSpec::of(vec![opus()]));
@@ -147,7 +148,7 @@ fn a_publisher_without_video_leaves_the_picture_silent_and_the_sound_on() {
 
 // quality B4 item 13
 #[test]
-fn an_encoder_that_restarts_with_another_ssrc_continues_the_line() {
+fn restarted_encoder_with_another_ssrc_continues_the_stream() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::browser(), ViewerSpec::browser());
     world.publisher(publisher).restart_encoder(Video, 0);
@@ -158,16 +159,16 @@ fn an_encoder_that_restarts_with_another_ssrc_continues_the_line() {
     assert!(watched.longest_freeze() < ms(100), "{:?}", watched.longest_freeze());
 }
 
-/// A packet of the old SSRC overtakes nothing: it comes after the first of the new one.
+/// A packet of the old SSRC is not early: it comes after the first one of the new SSRC.
 // quality B4 item 13
 #[test]
-fn a_late_packet_of_the_old_ssrc_does_not_derail_the_new_one() {
+fn late_packet_of_the_old_ssrc_does_not_disturb_the_new_one() {
     for (behind, by_rtx) in (1..6).flat_map(|n| [(n, true), (n, false)]) {
         let spec = PublisherSpec::browser().with(Video, |track| {
             track.rtx_pt = track.rtx_pt.filter(|_| by_rtx);
         });
         let (mut world, publisher, viewer) = watched(1, spec, ViewerSpec::browser());
-        // It is lost on the way first, and repeated after the encoder has restarted.
+        // It is lost first, and retransmitted after the encoder has restarted.
         let old = world.publisher(publisher).video().layers[0].ssrc;
         let seq = world.publisher(publisher).video().layers[0].next_seq + behind;
         world.publisher(publisher).spec.answers_nack = false;
@@ -185,6 +186,9 @@ fn a_late_packet_of_the_old_ssrc_does_not_derail_the_new_one() {
         world.run_ms(500);
         let at = world.link(publisher).addr;
         world.inject_and_run(at, &repeat);
-        assert!(receives_frames(&mut world, viewer, 95), "the picture stands still (by RTX: {by_rtx})");
+        assert!(
+            receives_frames(&mut world, viewer, 95),
+            "the picture stands still (by RTX: {by_rtx})"
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! RED (RFC 2198): sound that carries the packets before it, to viewers who take it and to those who do not.
+//! RED (RFC 2198): audio that carries the packets before it, to viewers with and without RED.
 //!
-//! The guard checks the payload types inside, one number for one content, and that nothing which reached the
-//! server, alone or inside another packet, is withheld.
+//! The guard checks the payload types inside, one number for one content, and that no packet which
+//! reached the server is withheld, alone or inside another one.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn takes_red() -> ViewerSpec {
     spec
 }
 
-/// A publisher of RED, a viewer who takes it and one who does not, each on a worker of its own.
+/// A publisher of RED, a viewer with RED and one without, each on a worker of its own.
 fn setup(publisher: PublisherSpec) -> (World, ClientId, [ClientId; 2]) {
     let mut world = World::new(2);
     let publisher = world.publish("live", publisher);
@@ -35,7 +35,7 @@ fn setup(publisher: PublisherSpec) -> (World, ClientId, [ClientId; 2]) {
     (world, publisher, viewers)
 }
 
-/// Loses so many percent of the sound on its way to the server.
+/// Loses this percentage of audio on its way to the server.
 fn lose_sound_up(world: &mut World, publisher: ClientId, seed: u64, percent: u64) {
     let mut rng = TestRng(seed);
     world.lose_up(publisher, move |bytes| {
@@ -44,8 +44,9 @@ fn lose_sound_up(world: &mut World, publisher: ClientId, seed: u64, percent: u64
 }
 
 #[test]
-fn lost_sound_comes_back_inside_the_next_packet_for_both() {
-    // One packet of ten is lost; with the next one too it stays lost at distance 1, with two more at distance 2.
+fn lost_audio_is_recovered_from_the_next_packet_for_both() {
+    // One packet of ten is lost; with the next one too it stays lost at distance 1, with two more
+    // at distance 2.
     for (distance, most_lost) in [(1, 25), (2, 8)] {
         let spec = red_publisher().with(Audio, |track| track.red_distance = distance);
         let (mut world, publisher, viewers) = setup(spec);
@@ -62,19 +63,19 @@ fn lost_sound_comes_back_inside_the_next_packet_for_both() {
             let lost = sent.saturating_sub(heard);
             assert!(lost <= most_lost, "{lost} of {sent} sounds at distance {distance}");
         }
-        let info = world.info(publisher).expect("it lives");
+        let info = world.info(publisher).expect("it is connected");
         let sound = info.tracks.iter().find(|track| track.kind == Audio).expect("sound");
         assert!(sound.layers[0].repairs > 70, "{}", sound.layers[0].repairs);
-        assert!(sound.layers[0].lost > 70, "reports tell what the path lost");
+        assert!(sound.layers[0].lost > 70, "reports count the losses of the path");
         for viewer in viewers {
             assert!(receives_frames(&mut world, viewer, 95));
         }
     }
 }
 
-/// The packet itself comes after the one that carried it: it is a duplicate, for everybody.
+/// The packet itself comes after the one that carried it: it is a duplicate for all viewers.
 #[test]
-fn sound_that_is_late_and_came_back_meanwhile_goes_out_once() {
+fn late_audio_that_was_recovered_is_sent_once() {
     let (mut world, publisher, viewers) = setup(red_publisher());
     world.drops_allowed = true;
     let up: Profile =
@@ -89,11 +90,12 @@ fn sound_that_is_late_and_came_back_meanwhile_goes_out_once() {
     }
 }
 
-/// Silence (DTX): one packet in 400 ms, then speech again; what is lost at the border comes back with its own time.
+/// Silence (DTX): one packet in 400 ms, then speech again. A packet lost at the border is recovered
+/// with its own time.
 #[test]
 fn pauses_in_red_keep_their_times() {
     let (mut world, publisher, viewers) = setup(red_publisher());
-    // Of two in a row at a border nobody can tell which one came back.
+    // Of two in a row at a border it is unknown which one was recovered.
     world.drops_allowed = true;
     lose_sound_up(&mut world, publisher, 9, 15);
     for every_ms in [400, 20, 60, 20, 400, 20] {
@@ -115,7 +117,7 @@ fn pauses_in_red_keep_their_times() {
 }
 
 #[test]
-fn repeats_of_red_are_what_was_sent() {
+fn retransmissions_of_red_are_what_was_sent() {
     for (takes, rtx) in [(true, false), (true, true), (false, false), (false, true)] {
         let mut spec = if takes { takes_red() } else { ViewerSpec::browser() };
         let codec = &mut spec.tracks[0].codecs[0];
@@ -134,7 +136,8 @@ fn repeats_of_red_are_what_was_sent() {
         world.run_s(1);
         let watched = world.viewer(viewer);
         assert_eq!(watched.missing(), 0, "RED {takes}, RTX {rtx}");
-        // RTX stands for the bare codec: what is RED comes as it was, and the guard has compared the bytes.
+        // RTX stands for the bare codec: what is RED comes as it was, and the guard has compared
+        // the bytes.
         let by_rtx = !takes && rtx;
         let (expected, other) = match by_rtx {
             true => (watched.guard.rtx, watched.guard.resent),
@@ -144,8 +147,8 @@ fn repeats_of_red_are_what_was_sent() {
     }
 }
 
-/// Every seventh payload is broken in one of many ways: it is dropped before it has a number with the reason why, and
-/// the others are heard.
+/// Every seventh payload is broken in one of many ways: it is dropped with a reason before it has a
+/// number, and the others are sent.
 #[test]
 fn broken_red_is_dropped_and_nothing_else() {
     fn forge(serial: u64, payload: &mut Vec<u8>) {
@@ -175,7 +178,8 @@ fn broken_red_is_dropped_and_nothing_else() {
     }
 }
 
-/// Chromium's RED with nothing new to say: the primary block is empty, and so is the packet for those who take no RED.
+/// Chromium's RED without new data: the primary block is empty, and so is the packet for viewers
+/// without RED.
 #[test]
 fn empty_primary_block_keeps_its_number() {
     fn forge(serial: u64, payload: &mut Vec<u8>) {
@@ -191,14 +195,15 @@ fn empty_primary_block_keeps_its_number() {
     for viewer in viewers {
         let watched = world.viewer(viewer);
         let (sent, heard) = (watched.guard.sender(Audio).sent(), watched.audio_frames());
-        assert_eq!(watched.missing(), 0, "no holes in the numbers");
+        assert_eq!(watched.missing(), 0, "no gaps in the numbers");
         assert!(sent > 290 && heard * 5 >= (sent - 10) * 4, "{heard} of {sent}");
     }
 }
 
-/// What comes back inside counts as what comes: else nine packets in each would be nine times the limit.
+/// Recovered packets count as received ones: else nine packets in each would be nine times the
+/// limit.
 #[test]
-fn recovered_sound_counts_against_the_publishers_limit() {
+fn recovered_audio_counts_against_the_publishers_limit() {
     let limits = PublisherLimits { packets_per_second: 12, ..PublisherLimits::default() };
     let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });
     world.drops_allowed = true;

@@ -1,4 +1,4 @@
-//! Loss on both hops: who is asked for what, how often, and what comes back.
+//! Loss on both hops: NACKs, keyframe requests and retransmissions.
 
 use std::collections::HashSet;
 
@@ -9,9 +9,9 @@ use weir_sfu::repair::rtx_budget::{RTX_FREE_BYTES, RTX_SHARE_PERCENT, RTX_WINDOW
 
 use crate::world::spec::{PublisherSpec, SHA1, ViewerSpec, opus, video};
 use crate::world::{ClientId, World};
-use crate::{TestRng, receives_frames, ms, watched};
+use crate::{TestRng, ms, receives_frames, watched};
 
-/// A viewer that asks for nothing by itself.
+/// A viewer that sends no NACKs by itself.
 fn quiet() -> ViewerSpec {
     ViewerSpec { sends_nack: false, ..ViewerSpec::browser() }
 }
@@ -41,7 +41,7 @@ fn nack_is_answered_by_rtx_once_per_rtt() {
         }
     });
     world.run_ms(25);
-    assert_eq!(world.viewer(viewer).guard.rtx, 1, "ten requests at once, one repeat");
+    assert_eq!(world.viewer(viewer).guard.rtx, 1, "ten requests at once, one retransmission");
     for repeats in 2..=5 {
         ask(&mut world, viewer, &[wanted]);
         assert_eq!(world.viewer(viewer).guard.rtx, repeats);
@@ -70,7 +70,7 @@ fn nack_without_rtx_gets_identical_bytes() {
 }
 
 #[test]
-fn what_was_never_sent_or_is_long_gone_is_not_repeated() {
+fn unknown_and_old_numbers_are_not_retransmitted() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), quiet());
     let newest = last_seq(&mut world, viewer);
     ask(&mut world, viewer, &[newest.wrapping_add(500), newest.wrapping_sub(5_000)]);
@@ -82,7 +82,7 @@ fn what_was_never_sent_or_is_long_gone_is_not_repeated() {
 }
 
 #[test]
-fn repeats_from_before_a_takeover_are_not_mixed_up_with_the_new_publisher() {
+fn packets_from_before_a_takeover_are_not_retransmitted() {
     for without_rtx in [false, true] {
         let spec = if without_rtx { quiet().without_rtx() } else { quiet() };
         let (mut world, first, viewer) = watched(1, PublisherSpec::browser(), spec);
@@ -112,20 +112,24 @@ fn loss_downstream_is_repaired() {
         world.run_s(1);
         let watched = world.viewer(viewer);
         assert!(watched.nacks_sent > 30);
-        // At 20 % a packet and all its repeats are lost in one of ten runs (of 40 others in four), and then its
-        // frame and those up to the next keyframe.
+        // At 20 % a packet and all its retransmissions are lost in one of ten runs (of 40 others in
+        // four), and then its frame and those up to the next keyframe.
         let broken = if percent > 10 { 40 } else { 0 };
         assert!(watched.broken_frames() <= broken, "{} at {percent} %", watched.broken_frames());
         let over = world.dropped(DropReason::RepairBudget);
-        assert!(percent > 10 || over == 0, "{over} repeats beyond their share at {percent} %");
+        assert!(
+            percent > 10 || over == 0,
+            "{over} retransmissions beyond their share at {percent} %"
+        );
     }
 }
 
-/// A viewer that asks for all that it was sent, again and again, and gets by far not all of its sound: its pictures
-/// cost a quarter more and no longer its sound its repairs; its neighbour sees nothing of it.
+/// A viewer sends NACKs for all that it was sent, again and again, and loses much of its audio. Its
+/// video costs a quarter more, and no longer takes the repairs of its audio; its neighbour is not
+/// affected.
 // quality A3.2
 #[test]
-fn a_viewer_that_asks_for_everything_costs_a_share_and_still_hears() {
+fn viewer_that_nacks_everything_costs_a_share_and_keeps_its_audio() {
     for without_rtx in [false, true] {
         let mut spec = if without_rtx { quiet().without_rtx() } else { quiet() };
         spec.tracks[0].codecs[0].nack = true;
@@ -148,7 +152,7 @@ fn a_viewer_that_asks_for_everything_costs_a_share_and_still_hears() {
             let all: Vec<_> = (1..400).rev().map(|n| newest.wrapping_sub(n)).collect();
             let deaf = world.viewer(greedy).missing_of(0);
             world.with_viewer(greedy, |viewer, link| {
-                // Pictures first, so that they could take what sound needs.
+                // Video first, so that it could take the budget that audio needs.
                 viewer.nack(1, &all, link);
                 viewer.nack(0, &deaf, link);
             });
@@ -164,8 +168,8 @@ fn a_viewer_that_asks_for_everything_costs_a_share_and_still_hears() {
         let sounds = if without_rtx { 50 * SECONDS } else { 0 };
         let most = media * RTX_SHARE_PERCENT / 100 + windows * free + sounds;
         assert!(media > 80 * SECONDS, "{media}");
-        assert!(repeats > media / 5, "{repeats} repeats of {media}: what may be is done");
-        assert!(repeats <= most, "{repeats} repeats of {media}, at most {most}");
+        assert!(repeats > media / 5, "{repeats} retransmissions of {media}: what may be is done");
+        assert!(repeats <= most, "{repeats} retransmissions of {media}, at most {most}");
         assert!(world.dropped(DropReason::RepairBudget) > 1_000);
         world.run_s(1);
         let (sent, heard) = {
@@ -178,7 +182,7 @@ fn a_viewer_that_asks_for_everything_costs_a_share_and_still_hears() {
     }
 }
 
-/// Every wave of loss is asked for and repaired, and the publisher is not made to repeat itself.
+/// Every loss is requested and repaired, and the publisher retransmits nothing else.
 #[test]
 fn loss_upstream_is_nacked_and_repaired() {
     for codec in [Codec::Vp8, Codec::H264] {
@@ -208,7 +212,7 @@ fn loss_upstream_is_nacked_and_repaired() {
 /// OBS has no RTX: it sends the same packet again on the primary SSRC.
 // whip-whep C57
 #[test]
-fn a_publisher_without_rtx_repairs_on_its_primary_ssrc() {
+fn publisher_without_rtx_repairs_on_its_primary_ssrc() {
     let spec = PublisherSpec::of(vec![opus(), video(Codec::H264)])
         .with(Video, |track| track.rtx_pt = None);
     let (mut world, publisher, viewer) = watched(2, spec, ViewerSpec::browser());
@@ -222,7 +226,7 @@ fn a_publisher_without_rtx_repairs_on_its_primary_ssrc() {
 }
 
 #[test]
-fn both_hops_lose_and_the_picture_is_whole() {
+fn loss_on_both_hops_is_repaired() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::browser(), ViewerSpec::browser());
     let (mut up, mut down) = (TestRng(1), TestRng(2));
@@ -237,7 +241,7 @@ fn both_hops_lose_and_the_picture_is_whole() {
 }
 
 #[test]
-fn a_publisher_that_repairs_nothing_is_asked_for_a_keyframe() {
+fn keyframe_is_requested_of_a_publisher_that_repairs_nothing() {
     let spec = PublisherSpec { answers_nack: false, ..PublisherSpec::browser() };
     let (mut world, publisher, viewer) = watched(1, spec, ViewerSpec::browser());
     let before = world.publisher(publisher).feedback.keyframe_requests.len();
@@ -266,12 +270,12 @@ fn rtx_padding_is_not_forwarded() {
     assert_eq!((watched.guard.rtx, watched.guard.resent, watched.missing()), (0, 0, 0));
     // The guard knows every packet that a publisher stamped; nothing else came.
     assert!(watched.guard.sender(Video).contents().iter().all(|(stamp, _)| stamp.is_some()));
-    assert!(world.publisher(publisher).feedback.nacked.is_empty(), "padding opens no hole");
+    assert!(world.publisher(publisher).feedback.nacked.is_empty(), "padding opens no gap");
 }
 
 /// A packet of the first keyframe overtakes the one before it: the viewer must get both.
 #[test]
-fn a_keyframe_whose_packets_come_in_disorder_starts_the_picture() {
+fn reordered_keyframe_starts_the_picture() {
     let mut world = World::new(1);
     let publisher = world.publish("live", PublisherSpec::browser());
     world.run_s(2);
@@ -305,7 +309,7 @@ fn a_keyframe_whose_packets_come_in_disorder_starts_the_picture() {
 }
 
 #[test]
-fn reordered_packets_are_forwarded_in_their_places() {
+fn reordered_packets_are_forwarded_with_their_numbers() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::browser(), ViewerSpec::browser());
     let from = world.link(publisher).addr;

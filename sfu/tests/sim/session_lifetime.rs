@@ -1,4 +1,4 @@
-//! How sessions begin and end: reaping, consent, panics, and thousands that come and go.
+//! Begin and end of sessions: reaping, consent, panics, and thousands of joins.
 
 use weir_sfu::error::{CloseReason, DropReason};
 use weir_sfu::transport::peer::DTLS_TIMEOUT;
@@ -6,7 +6,7 @@ use weir_sfu::worker::Command;
 
 use crate::world::spec::{DtlsMode, PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World, WorldConfig};
-use crate::{TestRng, receives_frames, ms, watched};
+use crate::{TestRng, ms, receives_frames, watched};
 
 /// Seconds until the client's session is closed, at most `limit`.
 fn closed_after(world: &mut World, client: ClientId, limit: u64) -> Option<u64> {
@@ -79,12 +79,12 @@ fn consent_of_a_viewer_expires_after_30_s() {
     assert_eq!(world.closed(viewer), Some(CloseReason::ConsentExpired));
     let sent = world.sent_to(addr).media;
     world.run_s(5);
-    assert_eq!(world.sent_to(addr).media, sent, "nothing goes there any more");
+    assert_eq!(world.sent_to(addr).media, sent, "nothing is sent there any more");
 }
 
 // clients finding 1
 #[test]
-fn any_authenticated_packet_is_life() {
+fn any_authenticated_packet_keeps_a_session_alive() {
     let (mut world, publisher, viewer) =
         watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     // From now on media and reports are all they send.
@@ -94,7 +94,7 @@ fn any_authenticated_packet_is_life() {
     world.run_s(120);
     assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
     assert!(receives_frames(&mut world, viewer, 100));
-    // And a silent viewer lives on its answers, a publisher that pauses on its checks.
+    // A silent viewer stays alive by its responses, a publisher that pauses by its checks.
     for client in [publisher, viewer] {
         (world.link(client).checks, world.link(client).answers) = (true, true);
     }
@@ -107,9 +107,9 @@ fn any_authenticated_packet_is_life() {
     assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
 }
 
-/// Its requests may be recordings: only answers and SRTCP say that a viewer still wants media.
+/// Its requests may be recordings: only responses and SRTCP show that a viewer still wants media.
 #[test]
-fn a_viewer_that_only_asks_and_never_answers_is_ended() {
+fn viewer_that_never_responds_is_closed() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     world.link(viewer).answers = false;
     world.viewer(viewer).spec.sends_reports = false;
@@ -119,7 +119,7 @@ fn a_viewer_that_only_asks_and_never_answers_is_ended() {
 
 // quality B4 item 30
 #[test]
-fn panic_in_one_session_ends_only_that() {
+fn panic_in_one_session_closes_only_that_session() {
     for publisher_panics in [false, true] {
         let mut world = World::new(2);
         let publisher = world.publish("live", PublisherSpec::browser());
@@ -141,7 +141,7 @@ fn panic_in_one_session_ends_only_that() {
         });
         assert_eq!(world.closed(target), Some(CloseReason::Panic));
         assert_eq!(world.report(0).panics + world.report(1).panics, 1);
-        assert_eq!(world.control.closed.len(), 1, "nobody else");
+        assert_eq!(world.control.closed.len(), 1, "no other session");
         assert!(receives_frames(&mut world, other_stream, 100));
         if !publisher_panics {
             for viewer in same_stream {
@@ -173,10 +173,10 @@ fn without_backtraces(act: impl FnOnce()) {
     std::panic::set_hook(hook);
 }
 
-/// 2,000 publishers with two viewers each, leaving in every way; a pool that would be empty after
-/// thirty of them if buffers stayed away.
+/// 2,000 publishers with two viewers each, closed in every way. The pool would be empty after
+/// thirty of them if buffers were not returned.
 #[test]
-fn churn_leaves_nothing() {
+fn session_churn_leaves_no_state() {
     let mut world =
         World::with(WorldConfig { workers: 2, pool_packets: 600, ..WorldConfig::default() });
     let mut rng = TestRng(42);
@@ -206,7 +206,7 @@ fn churn_leaves_nothing() {
         world.run_ms(20);
         if round % 100 == 99 {
             let sessions: usize = world.workers.iter().map(|worker| worker.session_count()).sum();
-            // What was killed stays for its 30 s of consent, some 200 rounds.
+            // A killed session stays for its 30 s of consent, some 200 rounds.
             assert!(sessions < 1_000, "{sessions} sessions after {round} rounds");
         }
     }
@@ -250,10 +250,10 @@ fn two_hundred_viewers_join_and_leave_one_stream() {
     assert!(receives_frames(&mut world, stays, 100));
 }
 
-/// A client may restart ICE twenty times a second: its old names must not pile up.
+/// A client may restart ICE twenty times a second: its old ufrags are forgotten.
 // quality B2: no map without an edge
 #[test]
-fn restarts_leave_no_old_names_behind() {
+fn ice_restarts_leave_no_old_ufrags() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::browser(), ViewerSpec::browser());
     for _ in 0..100 {
@@ -267,7 +267,7 @@ fn restarts_leave_no_old_names_behind() {
 }
 
 #[test]
-fn closing_all_says_goodbye_to_everybody() {
+fn closing_all_sends_goodbye_to_every_session() {
     let (mut world, publisher, viewer) =
         watched(2, PublisherSpec::browser(), ViewerSpec::browser());
     for worker in 0..2 {
@@ -280,10 +280,10 @@ fn closing_all_says_goodbye_to_everybody() {
     }
 }
 
-/// A publisher whose connection lives and that sends nothing holds its name for half a minute.
+/// A publisher that is connected and sends nothing keeps its name for half a minute.
 // quality B2
 #[test]
-fn a_publisher_without_media_is_ended_after_thirty_seconds() {
+fn publisher_without_media_is_closed_after_thirty_seconds() {
     for ever_sent in [false, true] {
         let mut world = World::new(1);
         let publisher = world.publish("live", PublisherSpec::browser());

@@ -1,11 +1,11 @@
-//! Layers: the largest live one flows, and its fall is caught by the next.
+//! Simulcast layers: the largest live one is sent, and the next one when it stops.
 
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Video;
 
 use crate::world::spec::{PublisherSpec, ViewerSpec, opus, video};
 use crate::world::{ClientId, World};
-use crate::{receives_frames, ms, watched};
+use crate::{ms, receives_frames, watched};
 
 fn source(world: &mut World, publisher: ClientId, layer: usize) -> u32 {
     world.publisher(publisher).video().layers[layer].source
@@ -17,7 +17,7 @@ fn shown(world: &mut World, viewer: ClientId) -> u32 {
 
 // quality B4 item 14
 #[test]
-fn simulcast_largest_layer_flows_and_falls_back_when_it_stops() {
+fn largest_layer_is_sent_and_the_next_one_when_it_stops() {
     for codec in [Codec::Vp8, Codec::H264] {
         for workers in [1, 2] {
             let (mut world, publisher, viewer) =
@@ -30,7 +30,7 @@ fn simulcast_largest_layer_flows_and_falls_back_when_it_stops() {
                 assert_eq!(shown(&mut world, viewer), source(&mut world, publisher, next));
             }
             let freeze = world.viewer(viewer).longest_freeze();
-            assert!(freeze < ms(500 + 250), "{freeze:?}: layer dead, keyframe asked and sent");
+            assert!(freeze < ms(500 + 250), "{freeze:?}: layer dead, keyframe requested and sent");
             for back in [1, 2] {
                 world.publisher(publisher).video().layers[back].active = true;
                 world.run_s(3);
@@ -43,7 +43,7 @@ fn simulcast_largest_layer_flows_and_falls_back_when_it_stops() {
 }
 
 #[test]
-fn a_middle_or_lower_layer_that_stops_is_not_noticed() {
+fn middle_or_lower_layer_that_stops_is_not_noticed() {
     for stops in [0, 1] {
         let (mut world, publisher, viewer) =
             watched(1, PublisherSpec::simulcast(Codec::Vp8), ViewerSpec::browser());
@@ -56,7 +56,7 @@ fn a_middle_or_lower_layer_that_stops_is_not_noticed() {
 }
 
 #[test]
-fn when_all_layers_stop_the_line_waits_and_goes_on() {
+fn viewer_waits_when_all_layers_stop_and_continues_when_they_return() {
     let (mut world, publisher, viewer) =
         watched(1, PublisherSpec::simulcast(Codec::Vp8), ViewerSpec::browser());
     for layer in &mut world.publisher(publisher).video().layers {
@@ -86,7 +86,7 @@ fn loss_upstream_is_repaired_on_every_layer() {
 
 // whip-whep C59
 #[test]
-fn obs_rid_on_non_simulcast() {
+fn obs_rid_without_simulcast_is_ignored() {
     let mut sound = opus();
     let mut picture = video(Codec::H264);
     for track in [&mut sound, &mut picture] {
@@ -95,7 +95,7 @@ fn obs_rid_on_non_simulcast() {
         track.rtx_pt = None;
         track.sends_mid = false;
     }
-    // Ids 1 and 2 whatever the answer said.
+    // OBS writes ids 1 and 2 whatever the answer said.
     picture.extra_exts = vec![(1, b"1".to_vec()), (2, b"0".to_vec())];
     picture.pt = 96;
     for declares in [true, false] {
@@ -109,7 +109,7 @@ fn obs_rid_on_non_simulcast() {
     }
 }
 
-/// An id that means something else in the answer than OBS writes into it.
+/// An id that means another extension in the answer than OBS writes into it.
 // whip-whep C59
 #[test]
 fn obs_ids_that_collide_with_negotiated_ones_reach_no_viewer_wrongly() {

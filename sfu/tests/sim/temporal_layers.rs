@@ -1,4 +1,5 @@
-//! Viewers who ask for fewer frames: upper temporal layers are left out, the rest is whole, and nobody else notices.
+//! Viewers who set a lower frame rate: upper temporal layers are left out, the rest is whole, and
+//! no other viewer is affected.
 
 use std::time::Duration;
 
@@ -21,21 +22,21 @@ fn cap(temporal: Option<u8>) -> LayerPreference {
     LayerPreference { max_temporal_layer: temporal, ..LayerPreference::default() }
 }
 
-/// A viewer whose guard knows that it asks for fewer frames.
+/// A viewer whose guard knows that layers are filtered.
 fn filtered(world: &mut World, spec: ViewerSpec) -> ClientId {
     let viewer = world.watch("live", spec.reads_descriptors());
     world.expect_filtered(viewer);
     viewer
 }
 
-/// Frames that the viewer gets in two seconds, of 60.
+/// Number of frames that the viewer gets in two seconds, of 60.
 fn frames(world: &mut World, viewer: ClientId) -> usize {
     let before = world.viewer(viewer).video_frames();
     world.run_s(2);
     world.viewer(viewer).video_frames() - before
 }
 
-/// What the API shows: the highest temporal layers that flow, and that may flow.
+/// The API's highest temporal layers that are sent, and that may be sent.
 fn shown(world: &mut World, viewer: ClientId) -> (Option<u8>, Option<u8>) {
     let info = world.info(viewer).expect("it is connected");
     let picture = info.tracks.into_iter().find(|track| track.kind == Video).expect("a picture");
@@ -49,7 +50,7 @@ fn assert_whole(world: &mut World, viewer: ClientId) {
 
 // whip-whep E9
 #[test]
-fn the_frame_rate_follows_the_preference_and_no_keyframe_is_asked_for() {
+fn frame_rate_follows_the_preference_without_a_keyframe_request() {
     // Frames of 60 with a cap of 0 and of 1.
     for (codec, rates) in [
         (Codec::Vp8, [15, 30]),
@@ -88,9 +89,9 @@ fn the_frame_rate_follows_the_preference_and_no_keyframe_is_asked_for() {
     }
 }
 
-/// The preference stands before the first picture, and for the next publisher.
+/// The preference is set before the first picture, and applies to the next publisher.
 #[test]
-fn a_preference_for_fewer_frames_holds_for_the_session() {
+fn preference_for_fewer_frames_applies_for_the_session() {
     for codec in [Codec::Vp8, Codec::H264] {
         let mut world = World::new(1);
         let spec = PublisherSpec::temporal(codec);
@@ -110,12 +111,13 @@ fn a_preference_for_fewer_frames_holds_for_the_session() {
     }
 }
 
-/// Frame rates and sizes at random, over paths that lose, repeat and reorder: the guard sees continuous numbers, and
-/// not one frame that came is built on one that did not.
-/// A repair may take [`MAX_AGE`](weir_sfu::repair::nack_generator::MAX_AGE): its frame must be known as long, or a
-/// fragment of what was left out would go out as if it were whole. The guard would see it.
+/// Frame rates and sizes at random, over paths that lose, retransmit and reorder: the guard sees
+/// continuous numbers, and no frame that refers to a missing one. A repair may take
+/// [`MAX_AGE`](weir_sfu::repair::nack_generator::MAX_AGE): its frame must be known as long.
+/// Otherwise a fragment of a filtered frame would be sent as a whole one, and the guard would see
+/// it.
 #[test]
-fn late_repairs_of_left_out_frames_stay_out() {
+fn late_repairs_of_filtered_frames_are_filtered() {
     for (fps, delay) in [(30, 120), (60, 120)] {
         let mut world = World::new(1);
         let mut spec = PublisherSpec::temporal(Codec::H264).with(Video, |track| {
@@ -146,9 +148,10 @@ fn late_repairs_of_left_out_frames_stay_out() {
     }
 }
 
-/// Encoders that mark no place for more frames to begin make none either: then a keyframe is preferred for.
+/// Encoders that mark no switching points send no keyframes for them either: then a keyframe is
+/// requested.
 #[test]
-fn more_frames_come_back_where_no_frame_says_that_they_may() {
+fn upper_layers_return_by_a_keyframe_without_switching_points() {
     for codec in [Codec::Vp8, Codec::Vp9] {
         let mut world = World::new(1);
         let spec =
@@ -207,8 +210,10 @@ fn thousands_of_preferences(codec: Codec) {
     let all = frames(&mut world, viewer);
     assert!(few.abs_diff(rate) <= 2 && all.abs_diff(60) <= 2, "{few} and {all} frames");
     let switches = world.viewer(viewer).guard.sender(Video).segments().len();
-    let (filtered, blank) =
-        (world.dropped(DropReason::LayerFiltered), world.viewer(viewer).guard.sender(Video).blanks());
+    let (filtered, blank) = (
+        world.dropped(DropReason::LayerFiltered),
+        world.viewer(viewer).guard.sender(Video).blanks(),
+    );
     println!("{codec:?}: {switches} switches, {filtered} packets left out, {blank} numbers blank");
     assert!(switches > PREFERENCES / 8 && filtered > PREFERENCES as u64 && blank > 10);
     assert_whole(&mut world, viewer);
@@ -216,21 +221,21 @@ fn thousands_of_preferences(codec: Codec) {
 }
 
 #[test]
-fn thousands_of_preferences_vp8() {
+fn thousands_of_preferences_on_vp8() {
     thousands_of_preferences(Codec::Vp8);
 }
 
 #[test]
-fn thousands_of_preferences_vp9() {
+fn thousands_of_preferences_on_vp9() {
     thousands_of_preferences(Codec::Vp9);
 }
 
 #[test]
-fn thousands_of_preferences_av1() {
+fn thousands_of_preferences_on_av1() {
     thousands_of_preferences(Codec::Av1);
 }
 
 #[test]
-fn thousands_of_preferences_h264() {
+fn thousands_of_preferences_on_h264() {
     thousands_of_preferences(Codec::H264);
 }

@@ -1,7 +1,7 @@
-//! Fuzz target `datagram`: a whole server under a list of datagrams, orders of time, and packets that
-//! a hostile publisher and a hostile viewer seal with their own, good keys.
+//! Fuzz target `datagram`: a whole server under datagrams, steps of time, and packets that a
+//! hostile publisher and a hostile viewer seal with their own, good keys.
 //!
-//! Whatever comes: no panic, and an honest pair beside them sees its picture move on.
+//! With any input: no panic, and an honest pair beside them continues to see new frames.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use weir_sfu::codec::MediaKind::Video;
 use super::world::spec::{PublisherSpec, ViewerSpec};
 use super::world::{ClientId, World};
 
-/// Steps of one input; the rest is left out.
+/// Maximum steps of one input; the others are ignored.
 const STEPS_MAX: usize = 256;
 
-/// Virtual time of one input; later steps of time are left out.
+/// Maximum virtual time of one input; later steps of time are ignored.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Between two frames of the honest publisher: few, so that inputs are quick.
+/// Interval between two frames of the honest publisher: few frames, so that inputs are quick.
 const FRAME: Duration = Duration::from_millis(50);
 
 /// Plays one input. Each step is one byte, its kind modulo 8, and what the kind reads:
@@ -136,7 +136,8 @@ impl<'a> Input<'a> {
         Some(*first)
     }
 
-    /// As many bytes as two say, if they are there; no more than a datagram and one.
+    /// Bytes with a length of two bytes before them, as far as they are there; at most a datagram
+    /// and one.
     fn bytes(&mut self) -> &'a [u8] {
         let len = [self.byte().unwrap_or(0), self.byte().unwrap_or(0)];
         let len = usize::from(u16::from_be_bytes(len)).min(1_501).min(self.0.len());

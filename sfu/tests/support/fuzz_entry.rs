@@ -1,8 +1,8 @@
-//! What each fuzz target does with its bytes, shared by `sfu/fuzz` and the corpus replay test.
+//! Entry of each fuzz target, shared by `sfu/fuzz` and the corpus replay test.
 //!
-//! Every parser gets the same bytes as the wire would give it, and what it says is checked: an
-//! index that lies inside the packet, a walk that ends at its limit. A panic is the finding.
-//! Adding a target: a function here, an arm in [`run`], a file in `sfu/fuzz/targets/`, seeds.
+//! Every parser gets the same bytes as the network would give it, and its result is checked: an
+//! index lies inside the packet, a walk ends at its limit. A panic is the finding. Adding a target:
+//! a function here, an arm in [`run`], a file in `sfu/fuzz/targets/`, seeds.
 
 #[path = "fuzz_datagram.rs"]
 mod fuzz_datagram;
@@ -115,7 +115,7 @@ fn descriptor(data: &[u8]) {
     while let Some((&len, tail)) = rest.split_first() {
         let (element, tail) = tail.split_at(usize::from(len).min(tail.len()));
         rest = tail;
-        // Some come late.
+        // Some packets come late.
         seq = if len % 7 == 0 { seq - 1 } else { seq + 3 };
         let read = reader.read(seq, element);
         assert_eq!(read.is_some(), element.len() >= 3);

@@ -1,8 +1,8 @@
-//! Real pictures for the simulator: FFmpeg encodes a clip, it is cut into RTP payloads as browsers cut it, put
-//! together again after its way through the server, and judged by FFmpeg.
+//! Real pictures for the simulator: FFmpeg encodes a clip, it is cut into RTP payloads as browsers
+//! cut it, put together again after its way through the server, and judged by FFmpeg.
 //!
-//! Cut and joined by `rtc-rtp`, where that can; nothing here is the server's own code. Without FFmpeg the tests
-//! fail. Used by `tests/sim/decoded.rs`.
+//! Cut and joined by `rtc-rtp`, where that can; nothing here is the server's own code. Without
+//! FFmpeg the tests fail. Used by `tests/sim/ffmpeg_decoding.rs`.
 
 #[path = "../../../loadtest/tests/support/ffmpeg.rs"]
 mod ffmpeg;
@@ -20,18 +20,20 @@ use weir_sfu::codec::Codec;
 
 use crate::world::media::{Clip, ClipFrame};
 
-/// Of one payload, so that all headers and the RTX number fit.
+/// Maximum payload bytes, so that all headers and the RTX number fit.
 const PAYLOAD_MAX: usize = 1_100;
 
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
 
-/// A temporal delimiter, which begins each unit in a file and is left out in RTP (AV1 RTP section 5).
+/// A temporal delimiter, which begins each unit in a file and is left out in RTP (AV1 RTP section
+/// 5).
 const TEMPORAL_DELIMITER: [u8; 2] = [0x12, 0];
 
 /// Frames of a clip: four seconds.
 pub(crate) const CLIP_FRAMES: usize = 4 * 30;
 
-/// FFmpeg's test picture as RTP payloads, with a keyframe each second, encoded so that each run gives the same bytes.
+/// FFmpeg's test picture as RTP payloads, with a keyframe each second, encoded so that each run
+/// gives the same bytes.
 pub(crate) fn clip(codec: Codec, size: (u16, u16)) -> Clip {
     let pictures = encode(codec, size);
     assert_eq!(pictures.len(), CLIP_FRAMES);
@@ -82,7 +84,7 @@ fn encode(codec: Codec, (width, height): (u16, u16)) -> Vec<Vec<u8>> {
     }
 }
 
-/// What a packetiser remembers from one frame to the next.
+/// State of a packetiser between frames.
 struct Cutter {
     vp8: Vp8Payloader,
     h264: H264Payloader,
@@ -111,8 +113,9 @@ impl Cutter {
         payloads.expect("a sound frame").iter().map(|payload| payload.to_vec()).collect()
     }
 
-    /// RFC 9628 section 4.2 as Chromium writes it for a single layer: a picture id of 15 bits, layer indices with
-    /// TL0PICIDX, and the scalability structure before each keyframe. `rtc-rtp` writes neither P nor layers.
+    /// RFC 9628 section 4.2 as Chromium writes it for a single layer: a picture id of 15 bits,
+    /// layer indices with TL0PICIDX, and the scalability structure before each keyframe. `rtc-rtp`
+    /// writes neither P nor layers.
     fn cut_vp9(&mut self, (width, height): (u16, u16), key: bool, picture: &[u8]) -> Vec<Vec<u8>> {
         self.picture = (self.picture + 1) & 0x7fff;
         self.tl0 = self.tl0.wrapping_add(1);
@@ -130,7 +133,8 @@ impl Cutter {
             payload.extend((self.picture | 0x8000).to_be_bytes());
             payload.extend([0, self.tl0]);
             if structure {
-                // One layer with its size, and a group of one picture that refers to the one before.
+                // One layer with its size, and a group of one picture that refers to the one
+                // before.
                 payload.push(0x18);
                 payload.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
                 payload.extend([1, 0x04, 1]);
@@ -142,8 +146,8 @@ impl Cutter {
     }
 }
 
-/// RFC 7741 4.2 and RFC 9628 4.2: the S and the B bit; RFC 6184 5.8 and RFC 7798 4.4.3: the start bit of a
-/// fragment; AV1 RTP 4.4: no Z bit.
+/// RFC 7741 4.2 and RFC 9628 4.2: the S and the B bit; RFC 6184 5.8 and RFC 7798 4.4.3: the start
+/// bit of a fragment; AV1 RTP 4.4: no Z bit.
 pub(crate) fn begins_frame(codec: Codec, payload: &[u8]) -> bool {
     match codec {
         Codec::Vp8 => payload[0] & 0x10 != 0,
@@ -154,7 +158,7 @@ pub(crate) fn begins_frame(codec: Codec, payload: &[u8]) -> bool {
     }
 }
 
-/// Puts the payloads of one frame together.
+/// The frame of these payloads.
 pub(crate) fn joined(codec: Codec, payloads: &[&[u8]]) -> Vec<u8> {
     let payloads = payloads.iter().map(|payload| Bytes::copy_from_slice(payload));
     let mut frame = Vec::new();
@@ -195,7 +199,7 @@ fn h265_units(payload: &Bytes) -> Vec<u8> {
             }
             out.extend(body);
         }
-        other => panic!("nobody sends {other:?}"),
+        other => panic!("unexpected unit {other:?}"),
     }
     out
 }
@@ -228,7 +232,7 @@ pub(crate) fn is_key(codec: Codec, frame: &[u8]) -> bool {
     }
 }
 
-/// The bytes of a keyframe that tell its size: its head, SPS or sequence header.
+/// The bytes of a keyframe that carry its size: its head, SPS or sequence header.
 pub(crate) fn told_size(codec: Codec, frame: &[u8]) -> Option<&[u8]> {
     match codec {
         Codec::Vp8 => Some(&frame[6..10]).filter(|_| is_key(codec, frame)),
@@ -245,7 +249,7 @@ pub(crate) fn told_size(codec: Codec, frame: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Every frame comes out of FFmpeg, and not one complaint.
+/// Checks that FFmpeg decodes every frame without a complaint.
 pub(crate) fn assert_decodes(codec: Codec, largest: (u16, u16), frames: &[Vec<u8>]) {
     let fourcc = match codec {
         Codec::Vp8 => b"VP80",
@@ -309,7 +313,7 @@ fn nals(bytes: &[u8]) -> Vec<&[u8]> {
     let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
     let cut = starts.iter().zip(ends).map(|(start, end)| {
         let nal = &bytes[start + 3..end];
-        // The zero of a four-byte start code belongs to nobody.
+        // The zero of a four-byte start code is part of no unit.
         let len = nal.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         &nal[..len]
     });

@@ -1,33 +1,38 @@
-//! Layers that stop, return, are named in any order, or are asked for by their viewer (quality B4 item 14, A2.2 item 6;
-//! whip-whep E9).
+//! Layers that stop, return, have rids in any order, or are preferred by their viewer (quality B4
+//! item 14, A2.2 item 6; whip-whep E9).
 
 use weir_sfu::forward::LayerPreference;
 use weir_sfu::repair::keyframe_planner::REFRESH_BURST;
 
 use super::*;
 
-/// A dead layer is noticed within 500 ms; then the next one's keyframe is asked for (two ways of at most 40 ms), encoded
-/// (a frame of 34 ms) and sent; keyframe requests are read every 20 ms.
+/// Maximum wait for the next layer: a dead layer is noticed within 500 ms, then the next one's
+/// keyframe is requested (two ways of at most 40 ms), encoded (a frame of 34 ms) and sent; keyframe
+/// requests are read every 20 ms.
 const FALL_BACK: Duration = Duration::from_millis(500 + 2 * 40 + 34 + 40 + 40);
 
-/// A viewer of three layers who has found the largest one.
+/// A viewer of three layers who is sent the largest one.
 fn on_top(scenario: &mut Scenario) -> (ClientId, ClientId) {
     let spec = scenario.simulcast();
     let (publisher, viewer) = scenario.watched(spec);
     scenario.run_between_ms(2_000, 3_000);
-    assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 2), "the largest layer");
+    assert_eq!(
+        scenario.last_source(viewer),
+        scenario.source(publisher, 2),
+        "the largest layer is sent"
+    );
     (publisher, viewer)
 }
 
 fn set_active(scenario: &mut Scenario, publisher: ClientId, layer: usize, active: bool) {
     let encoder = &mut scenario.world.publisher(publisher).video().layers[layer];
     encoder.active = active;
-    // Browsers begin a layer anew with a keyframe.
+    // Browsers begin a returning layer with a keyframe.
     encoder.wants_key |= active;
 }
 
 #[test]
-fn layer_stops_top() {
+fn viewer_falls_back_when_the_top_layer_stops() {
     each_seed(|scenario| {
         let (publisher, viewer) = on_top(scenario);
         let stopped = scenario.world.now;
@@ -41,7 +46,7 @@ fn layer_stops_top() {
     });
 }
 
-/// A layer below the one that is watched stops: nobody notices.
+/// A layer below the one that is sent stops: no viewer notices.
 fn lower_layer_stops(layer: usize) {
     each_seed(|scenario| {
         let (publisher, viewer) = on_top(scenario);
@@ -56,17 +61,17 @@ fn lower_layer_stops(layer: usize) {
 }
 
 #[test]
-fn layer_stops_middle() {
+fn middle_layer_stops_unnoticed() {
     lower_layer_stops(1);
 }
 
 #[test]
-fn layer_stops_bottom() {
+fn bottom_layer_stops_unnoticed() {
     lower_layer_stops(0);
 }
 
 #[test]
-fn layer_stops_all() {
+fn viewer_continues_after_all_layers_stopped() {
     each_seed(|scenario| {
         let (publisher, viewer) = on_top(scenario);
         for layer in 0..3 {
@@ -98,12 +103,12 @@ fn layer_returns() {
         scenario.world.run_s(4);
         assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 2), "the way up");
         let wait = scenario.longest_wait_since(back, viewer);
-        assert!(wait < Duration::from_millis(120), "the old layer flows until then: {wait:?}");
+        assert!(wait < Duration::from_millis(120), "the old layer is sent until then: {wait:?}");
         scenario.assert_whole(viewer);
     });
 }
 
-/// Names and order of rids say nothing about sizes.
+/// Rids and their order say nothing about sizes.
 #[test]
 fn rid_order_shuffled() {
     each_seed(|scenario| {
@@ -133,8 +138,8 @@ fn rid_order_shuffled() {
     });
 }
 
-/// The way down and up again while one packet of fifty is lost or late: what the publisher repeats after the switch still
-/// belongs to the frames before it.
+/// Switches down and up while one packet of fifty is lost or late: packets that the publisher
+/// retransmits after the switch still belong to the frames before it.
 #[test]
 fn layers_change_under_loss() {
     each_seed(|scenario| {
@@ -166,18 +171,19 @@ fn layers_change_under_loss() {
     });
 }
 
-/// Names of the layers, the smallest first.
+/// Rids of the layers, the smallest first.
 const RIDS: [&str; 3] = ["q", "h", "f"];
 
-/// From a preference to the new layer's picture: the turn of the preference, its way to the encoder, a keyframe, its way back. A
-/// request may have to wait for the pace of requests to that layer.
+/// Maximum time from a preference to the new layer's picture: the preference is applied, the
+/// request travels to the encoder, a keyframe back. A request may have to wait for the pace of
+/// requests to that layer.
 const SWITCHED_AFTER: Duration = Duration::from_secs(3);
 
 fn pin(rid: &str) -> LayerPreference {
     LayerPreference { rid: Some(rid.into()), ..LayerPreference::default() }
 }
 
-/// What the API shows of a viewer's picture: what flows, what should, and why.
+/// The API's report of a viewer's video: the layer that is sent, the target, and the reason.
 fn shown(
     scenario: &mut Scenario,
     viewer: ClientId,
@@ -192,7 +198,7 @@ fn assert_shown(scenario: &mut Scenario, viewer: ClientId, rid: &str, reason: &'
     assert_eq!(shown(scenario, viewer), wanted);
 }
 
-/// Every layer by name and by size, in any order, and back to the automatic choice.
+/// Every layer by rid and by size, in any order, and back to the automatic choice.
 #[test]
 fn viewer_chooses_its_layer() {
     each_seed(|scenario| {
@@ -231,12 +237,12 @@ fn viewer_chooses_its_layer() {
         assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 2));
         assert_shown(scenario, viewer, "f", "largest_live_layer");
         let wait = scenario.longest_wait_since(from, viewer);
-        assert!(wait < Duration::from_millis(120), "the old layer flows until then: {wait:?}");
+        assert!(wait < Duration::from_millis(120), "the old layer is sent until then: {wait:?}");
         scenario.assert_whole(viewer);
     });
 }
 
-/// Fewer frames and more, of any layer and codec, on a line that loses and reorders.
+/// Lower and higher frame rates, of any layer and codec, on a path that loses and reorders.
 #[test]
 fn viewer_chooses_its_frame_rate() {
     each_seed(|scenario| {
@@ -283,7 +289,7 @@ fn viewer_chooses_its_frame_rate() {
     });
 }
 
-/// A preference asks for more than there is for a while; it is not forgotten.
+/// The preferred layer stops for a while; the preference is not forgotten.
 #[test]
 fn pinned_layer_stops_and_returns() {
     each_seed(|scenario| {
@@ -296,7 +302,11 @@ fn pinned_layer_stops_and_returns() {
         scenario.world.run(SWITCHED_AFTER);
         let wait = scenario.longest_wait_since(stopped, viewer);
         assert!(wait <= FALL_BACK, "no picture for {wait:?}");
-        assert_eq!(scenario.last_source(viewer), scenario.source(publisher, 0), "the next smaller one");
+        assert_eq!(
+            scenario.last_source(viewer),
+            scenario.source(publisher, 0),
+            "the next smaller one"
+        );
         assert_shown(scenario, viewer, "q", "pinned_not_live");
         set_active(scenario, publisher, 1, true);
         scenario.world.run(SWITCHED_AFTER);
@@ -307,7 +317,7 @@ fn pinned_layer_stops_and_returns() {
     });
 }
 
-/// A publisher that returns finds the preference in force, as long as it has a layer of that name.
+/// A preference applies to a publisher that returns, as long as it has a layer of that rid.
 #[test]
 fn preference_outlives_the_publisher() {
     each_seed(|scenario| {
@@ -334,7 +344,7 @@ fn preference_outlives_the_publisher() {
     });
 }
 
-/// Asked for before the first check: the picture begins with that layer.
+/// The preference is set before the first check: the picture begins with that layer.
 #[test]
 fn preference_before_the_first_picture() {
     each_seed(|scenario| {
@@ -347,19 +357,20 @@ fn preference_before_the_first_picture() {
         scenario.world.run_s(3);
         let small = scenario.source(publisher, 0);
         let sources = scenario.world.viewer(viewer).video_sources();
-        assert_eq!(sources, [small], "and with no other");
+        assert_eq!(sources, [small], "and no other layer was sent");
         assert_shown(scenario, viewer, "q", "pinned");
         scenario.assert_receives(viewer);
         scenario.assert_whole(viewer);
     });
 }
 
-/// A change asks for its keyframe at once: as quick as a start, and five times in a row.
+/// A switch requests its keyframe at once: as quick as a start, and five times in a row.
 #[test]
-fn change_of_layers_takes_no_longer_than_its_keyframe() {
+fn layer_switch_takes_no_longer_than_its_keyframe() {
     each_seed(|scenario| {
         let (publisher, viewer) = on_top(scenario);
-        // Keyframe requests are read every 20 ms; a way of at most 40 ms there, and the next frame's way back over both lines.
+        // Keyframe requests are read every 20 ms; a way of at most 40 ms to the publisher, and the
+        // next frame's way over both hops.
         let most = Duration::from_millis(20 + 40 + 34 + 40 + 40 + 10);
         for layer in [0, 2, 0, 1, 2] {
             scenario.run_between_ms(600, 900);
@@ -375,10 +386,10 @@ fn change_of_layers_takes_no_longer_than_its_keyframe() {
     });
 }
 
-/// A crowd that changes layers all the time costs those who watch no more keyframes than single viewers may, and
-/// leaves the way free for who has no picture.
+/// Viewers that switch layers all the time cost others no more keyframes than single viewers may.
+/// They do not delay viewers without a picture.
 #[test]
-fn crowd_that_changes_layers_costs_few_keyframes() {
+fn many_layer_switches_cost_few_keyframes() {
     each_seed(|scenario| {
         let (publisher, _) = on_top(scenario);
         let crowd: Vec<_> = (0..8)
@@ -409,10 +420,10 @@ fn crowd_that_changes_layers_costs_few_keyframes() {
     });
 }
 
-/// One viewer changes its mind every 2 ms. Nobody else notices, hardly a keyframe more is asked for, and the last preference
-/// holds.
+/// One viewer changes its preference every 2 ms. No other viewer notices, hardly a keyframe more is
+/// requested, and the last preference applies.
 #[test]
-fn switch_requests_500_per_second() {
+fn five_hundred_preferences_per_second() {
     each_seed(|scenario| {
         let (publisher, restless) = on_top(scenario);
         let calm = scenario.viewer();
@@ -435,7 +446,7 @@ fn switch_requests_500_per_second() {
         assert_eq!(
             scenario.last_source(restless),
             scenario.source(publisher, last),
-            "the last preference holds"
+            "the last preference applies"
         );
         for viewer in [restless, calm] {
             let wait = scenario.longest_wait_since(from, viewer);
@@ -443,7 +454,7 @@ fn switch_requests_500_per_second() {
             scenario.assert_whole(viewer);
         }
         assert_eq!(scenario.last_source(calm), scenario.source(publisher, 2));
-        // Each layer is asked twice a second at most, whatever one viewer does.
+        // Each layer gets two requests per second at most, whatever one viewer does.
         let asked =
             scenario.world.publisher(publisher).feedback.keyframe_requests.len() - asked_before;
         let seconds = (scenario.world.now - from).as_secs() as usize;

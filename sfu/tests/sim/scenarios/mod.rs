@@ -1,7 +1,8 @@
-//! The named scenarios: each is played with twenty committed seeds, the first of them twice.
+//! Scenarios with random details: each is run with twenty committed seeds, the first of them twice.
 //!
-//! A seed decides everything a scenario leaves open: workers, codec, numbers, delays, moments. A seed that fails is a
-//! finding, never bad luck. Behind every viewer stands the egress guard; here is only what the viewer would notice.
+//! A seed decides everything that a scenario leaves open: workers, codec, numbers, delays, moments.
+//! A seed that fails is a finding, never bad luck. The egress guard checks every viewer's packets;
+//! a scenario checks what the viewer would notice.
 
 mod layers;
 mod network;
@@ -20,12 +21,12 @@ use weir_sfu::worker::LearnedInfo;
 use crate::world::spec::{LayerSpec, PublisherSpec, ViewerSpec, opus, video};
 use crate::world::{ClientId, World, WorldConfig};
 
-/// The committed seeds. One that found something stays.
+/// The committed seeds. A seed that found a fault stays.
 const SEEDS: [u64; 20] = [
     1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1_597, 2_584, 4_181, 6_765, 10_946,
 ];
 
-/// One run: a world, and dice for what the scenario leaves open.
+/// One run: a world, and a random generator for what the scenario leaves open.
 struct Scenario {
     world: World,
     rng: Rng,
@@ -45,7 +46,7 @@ impl Scenario {
         from + self.rng.below(to - from + 1)
     }
 
-    /// Lets a span of time pass that the dice choose.
+    /// Runs for a random span of time.
     fn run_between_ms(&mut self, from: u64, to: u64) {
         let span = self.between_ms(from, to);
         self.world.run_ms(span);
@@ -59,7 +60,7 @@ impl Scenario {
         if self.chance() { Codec::Vp8 } else { Codec::H264 }
     }
 
-    /// Somebody's line: 5 to 40 ms each way.
+    /// Network of a client: 5 to 40 ms each way.
     fn delay(&mut self) -> Profile {
         Profile::delay(Duration::from_millis(self.between_ms(5, 40)))
     }
@@ -86,36 +87,36 @@ impl Scenario {
         spec
     }
 
-    /// A browser that watches, placed on any worker.
+    /// A browser that views, placed on any worker.
     fn viewer(&mut self) -> ViewerSpec {
         let worker = Some(self.rng.below(self.workers) as usize);
         ViewerSpec { worker, up: self.delay(), down: self.delay(), ..ViewerSpec::browser() }
     }
 
-    /// The publisher has been there for a moment, and the viewer has watched for a second.
+    /// Runs until the publisher is connected and the viewer has watched for a second.
     fn watched(&mut self, publisher: PublisherSpec) -> (ClientId, ClientId) {
         let publisher = self.world.publish("live", publisher);
         self.run_between_ms(300, 900);
         let viewer = self.viewer();
         let viewer = self.world.watch("live", viewer);
         self.world.run_s(1);
-        assert!(self.world.viewer(viewer).video_frames() > 10, "the picture flows");
+        assert!(self.world.viewer(viewer).video_frames() > 10, "frames arrive");
         (publisher, viewer)
     }
 
-    /// The encoder of a layer as the stamps call it.
+    /// The encoder of a layer, by its number in the stamps.
     fn source(&mut self, publisher: ClientId, layer: usize) -> u32 {
         self.world.publisher(publisher).video().layers[layer].source
     }
 
-    /// What the API shows of the habits of a video layer.
+    /// The API's learned behaviour of a video layer.
     fn learned(&mut self, publisher: ClientId, layer: usize) -> LearnedInfo {
-        let info = self.world.info(publisher).expect("it lives");
+        let info = self.world.info(publisher).expect("it is connected");
         let video = info.tracks.into_iter().find(|track| track.kind == Video).expect("a picture");
         video.layers[layer].learned.clone().expect("of a publisher")
     }
 
-    /// What the viewer saw last.
+    /// Encoder of the frame that the viewer showed last.
     fn last_source(&mut self, viewer: ClientId) -> u32 {
         *self.world.viewer(viewer).video_sources().last().expect("a picture")
     }
@@ -129,7 +130,7 @@ impl Scenario {
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
-    /// Picture and sound move: nearly all frames of the next second can be shown.
+    /// Checks that nearly all audio and video frames of the next second arrive.
     fn assert_receives(&mut self, viewer: ClientId) {
         let before = self.world.viewer(viewer).shown_at().len();
         let sound = self.world.viewer(viewer).count(Audio);
@@ -141,14 +142,14 @@ impl Scenario {
         assert!(sound >= 40, "{sound} sounds in the last second");
     }
 
-    /// All that was sent came and could be shown.
+    /// Checks that all sent packets arrived and all frames could be shown.
     fn assert_whole(&mut self, viewer: ClientId) {
         let watched = self.world.viewer(viewer);
         assert_eq!((watched.broken_frames(), watched.missing()), (0, 0), "broken and missing");
     }
 }
 
-/// Plays a scenario with every seed; says of all that failed what went wrong.
+/// Runs a scenario with every seed; reports all failures.
 #[expect(clippy::disallowed_methods, reason = "tells how fast virtual time runs")]
 fn each_seed(play: impl Fn(&mut Scenario)) {
     let began = Instant::now();

@@ -1,8 +1,10 @@
-//! Publishers that do not answer, come back changed, or jump (quality A2.3, B4 items 12 and 13; whip-whep G7).
+//! Publishers that do not respond, return changed, or jump (quality A2.3, B4 items 12 and 13;
+//! whip-whep G7).
 
 use super::*;
 
-/// A publisher with a keyframe each 2 to 4 s and none on request; six viewers come one after the other.
+/// A publisher with a keyframe each 2 to 4 s and none on request; six viewers join one after the
+/// other.
 fn ignores_pli(scenario: &mut Scenario) -> (ClientId, Vec<(ClientId, Instant)>) {
     let gop = scenario.between_ms(60, 120) as u32;
     let mut spec = scenario.browser().with(Video, |track| track.key_every = Some(gop));
@@ -18,14 +20,14 @@ fn ignores_pli(scenario: &mut Scenario) -> (ClientId, Vec<(ClientId, Instant)>) 
     (publisher, viewers)
 }
 
-/// Viewers see the last keyframe at once, and the picture moves with the next scheduled one.
+/// Viewers are sent the last keyframe at once, and the next frames with the next scheduled one.
 #[test]
 fn publisher_ignores_pli() {
     each_seed(|scenario| {
         let (publisher, viewers) = ignores_pli(scenario);
         let gop = scenario.world.publisher(publisher).video().spec.key_every.expect("it has one");
-        // Check and handshake are two round trips of at most 80 ms; a frame of 34 ms brings the next turn, and a
-        // poster takes 100 ms.
+        // Check and handshake are two round trips of at most 80 ms; a frame of 34 ms brings the
+        // next turn, and a poster takes 100 ms.
         let poster = Duration::from_millis(2 * 80 + 40 + 34 + 100);
         // And the interval.
         let patience = Duration::from_millis(400) + Duration::from_millis(u64::from(gop) * 34);
@@ -33,7 +35,11 @@ fn publisher_ignores_pli() {
             let shown = scenario.world.viewer(*viewer).shown_at();
             let wait = |n: usize| shown.get(n).map(|at| *at - *joined);
             assert!(wait(0).is_some_and(|wait| wait <= poster), "a picture after {:?}", wait(0));
-            assert!(wait(1).is_some_and(|wait| wait <= patience), "it moves after {:?}", wait(1));
+            assert!(
+                wait(1).is_some_and(|wait| wait <= patience),
+                "the next picture after {:?}",
+                wait(1)
+            );
             let since = shown[1];
             let freeze = scenario.longest_wait_since(since, *viewer);
             assert!(freeze < Duration::from_millis(100), "no picture for {freeze:?}");
@@ -42,7 +48,8 @@ fn publisher_ignores_pli() {
         let learned = scenario.learned(publisher, 0);
         let pli = learned.pli.expect("it was negotiated");
         // One keyframe may have come right after the first request, before anything else was known.
-        // Viewers who begin at a cached keyframe ask seldom: three times in all say nothing yet.
+        // Viewers who begin at a cached keyframe request seldom: three times in all prove nothing
+        // yet.
         let known = pli.state == "ignored" || pli.asked <= 3;
         assert!(known && pli.answered <= 1, "{pli:?}");
         let period = learned.keyframe_period_ms.expect("it is regular");
@@ -53,17 +60,17 @@ fn publisher_ignores_pli() {
 
 // quality B4 item 15
 #[test]
-fn publisher_that_ignores_pli_is_asked_six_times_a_minute() {
+fn publisher_that_ignores_pli_gets_six_requests_a_minute() {
     each_seed(|scenario| {
         let (publisher, viewers) = ignores_pli(scenario);
         let minutes = (scenario.world.now - viewers[0].1).as_secs_f64() / 60.0;
         let asked = scenario.world.publisher(publisher).feedback.keyframe_requests.len();
-        // Three more tell that it does not answer.
+        // Three more requests prove that it does not respond.
         assert!(asked as f64 <= 6.0 * minutes + 3.0, "{asked} requests in {minutes:.1} minutes");
     });
 }
 
-/// As OBS does: lost packets of lower layers are gone. Only a keyframe heals the picture.
+/// OBS does not retransmit packets of lower layers. Only a keyframe repairs the picture.
 #[test]
 fn publisher_answers_no_nack_on_low_layer() {
     each_seed(|scenario| {
@@ -84,7 +91,8 @@ fn publisher_answers_no_nack_on_low_layer() {
         scenario.world.change_network(publisher, clean.clone(), clean);
         scenario.world.run_s(2);
         let wait = scenario.longest_wait_since(from, viewer);
-        // Given up after 600 ms at the latest, then a round trip for the keyframe; a second loss may hit that.
+        // The packet is given up after 600 ms at the latest, then a round trip for the keyframe; a
+        // second loss may hit that.
         assert!(wait <= Duration::from_millis(1_500), "no picture for {wait:?}");
         let shown = scenario.world.viewer(viewer).shown_at().len() - before;
         assert!(shown >= 32 * 30 * 70 / 100, "{shown} of 960 frames");
@@ -97,19 +105,20 @@ fn publisher_answers_no_nack_on_low_layer() {
         let (nack, pli) = (learned.nack.expect("offered"), learned.pli.expect("offered"));
         assert_eq!((nack.state, nack.answered), ("ignored", 0));
         assert_eq!(pli.state, "answered");
-        assert_eq!(learned.keyframe_period_ms, None, "answers make no period");
+        assert_eq!(learned.keyframe_period_ms, None, "requested keyframes are no period");
         assert_ne!(scenario.learned(publisher, 2).nack.expect("offered").state, "ignored");
     });
 }
 
-/// Once it is known that a layer repeats nothing, a hole is healed a round trip later and nothing is asked in vain.
+/// Once a layer is known not to retransmit, a gap is repaired by a keyframe a round trip later, and
+/// hardly a NACK is sent in vain.
 #[test]
-fn hole_in_a_layer_without_repair_is_healed_at_once() {
+fn gap_in_a_layer_without_retransmission_is_repaired_at_once() {
     each_seed(|scenario| {
         let mut spec = scenario.browser();
         spec.answers_nack = false;
         let publisher = scenario.world.publish("live", spec);
-        // What it would give up and ask for late is in the way of what is asked for at once.
+        // A late keyframe request for the old gap would delay the request for the new one.
         let spec = ViewerSpec { sends_nack: false, ..scenario.viewer() };
         let viewer = scenario.world.watch("live", spec);
         scenario.world.run_s(2);
@@ -131,7 +140,7 @@ fn hole_in_a_layer_without_repair_is_healed_at_once() {
             });
             scenario.world.run_s(4);
             let wait = scenario.longest_wait_since(from, viewer);
-            // Two frames until it is noticed, 20 ms whether it is only late, a round trip, a frame.
+            // Two frames until the loss is noticed, 20 ms for reordering, a round trip, a frame.
             let patience = Duration::from_millis(3 * 34 + 20 + 40 + 34);
             assert!(wait <= patience, "no picture for {wait:?}");
             let asked = scenario.world.publisher(publisher).feedback.nacked.len() - nacked;
@@ -140,10 +149,10 @@ fn hole_in_a_layer_without_repair_is_healed_at_once() {
     });
 }
 
-/// Ten viewers ask and ask, though each gets what it asks for: keyframes cost everybody.
+/// Ten viewers request keyframes all the time, though each gets them: keyframes cost every viewer.
 // quality A2.3
 #[test]
-fn keyframes_are_asked_for_once_in_two_seconds_in_the_long_run() {
+fn keyframes_are_requested_once_in_two_seconds_in_the_long_run() {
     each_seed(|scenario| {
         let spec = scenario.browser();
         let publisher = scenario.world.publish("live", spec);
@@ -153,7 +162,7 @@ fn keyframes_are_asked_for_once_in_two_seconds_in_the_long_run() {
         scenario.world.run_s(5);
         let from = scenario.world.now;
         for turn in 0..300 {
-            // One viewer is heard once in three seconds, so each has its turn.
+            // One request of a viewer is accepted per three seconds, so each has its turn.
             let viewer = viewers[turn % viewers.len()];
             scenario.world.with_viewer(viewer, |viewer, link| viewer.pli(link));
             scenario.run_between_ms(50, 150);
@@ -168,7 +177,8 @@ fn keyframes_are_asked_for_once_in_two_seconds_in_the_long_run() {
     });
 }
 
-/// Another size, other payload types, other numbers, other picture-id width, another H264 level: the same session shows it.
+/// Another size, other payload types, numbers, picture-id width and H264 level: the same session
+/// shows it.
 #[test]
 fn publisher_returns_with_new_codec_params() {
     each_seed(|scenario| {
@@ -214,10 +224,10 @@ fn publisher_returns_with_new_codec_params() {
     });
 }
 
-/// An encoder that restarts with another SSRC, other numbers and other time, in the middle of anything.
+/// An encoder restarts with another SSRC, other numbers and timestamps, at any moment.
 // quality B4 item 13
 #[test]
-fn ssrc_change() {
+fn viewer_continues_when_an_encoder_changes_its_ssrc() {
     each_seed(|scenario| {
         let spec = if scenario.chance() { scenario.browser() } else { scenario.simulcast() };
         let (publisher, viewer) = scenario.watched(spec);
@@ -241,10 +251,10 @@ fn ssrc_change() {
     });
 }
 
-/// The clock of the video, of the sound or of both jumps anywhere: the viewer's time goes on.
+/// The clock of video, of audio or of both jumps anywhere: the viewer's timestamps continue.
 // quality B4 item 12
 #[test]
-fn timestamp_jump() {
+fn viewer_continues_over_a_timestamp_jump() {
     each_seed(|scenario| {
         let spec = scenario.browser();
         let (publisher, viewer) = scenario.watched(spec);

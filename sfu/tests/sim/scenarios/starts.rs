@@ -1,8 +1,10 @@
-//! Viewers that join: in the middle of a group of pictures, where numbers wrap, a thousand at once (quality A3.3).
+//! Viewers that join: inside a group of pictures, where numbers wrap, a thousand at once (quality
+//! A3.3).
 
 use super::*;
 
-/// Five viewers at any moment of a group of 4 s: each sees a picture soon, and costs at most one keyframe.
+/// Five viewers join at any moment of a group of 4 s: each has a picture soon, and costs at most
+/// one keyframe.
 #[test]
 fn viewer_joins_mid_gop() {
     each_seed(|scenario| {
@@ -15,8 +17,8 @@ fn viewer_joins_mid_gop() {
             let viewer = scenario.world.watch("live", spec);
             scenario.run_between_ms(1_000, 5_000);
             let first = scenario.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
-            // Check and handshake are two round trips of at most 80 ms, the keyframe another, a frame of 34 ms, and
-            // keyframe requests are read every 20 ms.
+            // Check and handshake are two round trips of at most 80 ms, the keyframe another, a
+            // frame of 34 ms, and keyframe requests are read every 20 ms.
             let patience = Duration::from_millis(2 * 80 + 80 + 34 + 60);
             assert!(
                 first.is_some_and(|wait| wait <= patience),
@@ -29,10 +31,11 @@ fn viewer_joins_mid_gop() {
     });
 }
 
-/// A keyframe every four seconds and none on request; viewers come half a second and two seconds after one. What
-/// of the past they get at once is what their mode allows, and the next keyframe moves every picture.
+/// A keyframe comes every four seconds and none on request. Viewers join half a second and two
+/// seconds after one. Their start mode decides which cached packets they get, and the next keyframe
+/// starts every picture.
 #[test]
-fn a_start_mode_bounds_what_is_sent_of_the_past() {
+fn start_mode_limits_what_is_sent_of_the_past() {
     each_seed(|scenario| {
         let mut spec = scenario.browser().with(Video, |track| track.key_every = Some(120));
         spec.answers_pli = false;
@@ -40,7 +43,9 @@ fn a_start_mode_bounds_what_is_sent_of_the_past() {
         scenario.world.run_s(1);
         let watch = |scenario: &mut Scenario, after_ms| {
             // The next group but one, and so far into it.
-            let sent = |scenario: &mut Scenario| scenario.world.publisher(publisher).video().layers[0].frame;
+            let sent = |scenario: &mut Scenario| {
+                scenario.world.publisher(publisher).video().layers[0].frame
+            };
             let into = sent(scenario) % 120;
             scenario.world.run_ms((120 - u64::from(into)) * 1_000 / 30 + after_ms);
             [StartMode::FastForward, StartMode::Poster, StartMode::Wait].map(|start| {
@@ -50,7 +55,7 @@ fn a_start_mode_bounds_what_is_sent_of_the_past() {
         };
         for after_ms in [300, 2_000] {
             let viewers = watch(scenario, after_ms);
-            // Check, handshake, a turn, and the pace of a replay.
+            // Check, handshake, a turn, and the pace of a catch-up.
             scenario.world.run_ms(2 * 80 + 40 + 34 + 100);
             for (viewer, start) in viewers {
                 let watched = scenario.world.viewer(viewer);
@@ -62,12 +67,15 @@ fn a_start_mode_bounds_what_is_sent_of_the_past() {
                     }
                     _ => assert!(frames.len() == 1 && frames[0].key, "{start:?} {after_ms} ms"),
                 }
-                assert!(watched.audio_frames() > 0, "sound waits for nothing");
+                assert!(watched.audio_frames() > 0, "audio starts at once");
             }
             scenario.world.run_s(4);
             for (viewer, start) in viewers {
                 let watched = scenario.world.viewer(viewer);
-                assert!(watched.video_frames() > 5, "{start:?} moves from the next keyframe on");
+                assert!(
+                    watched.video_frames() > 5,
+                    "{start:?} continues from the next keyframe on"
+                );
                 if start == StartMode::Wait {
                     assert!(watched.frames.iter().find(|f| f.kind == Video).unwrap().key);
                 }
@@ -105,7 +113,8 @@ fn sequence_wrap_at_join() {
     });
 }
 
-/// A thousand joins within a second: at most two keyframes, and everybody sees the picture soon.
+/// A thousand viewers join within a second: at most two keyframes, and every viewer has a picture
+/// soon.
 // quality B4 item 25
 #[test]
 fn thousand_viewers_one_keyframe() {
@@ -141,7 +150,7 @@ fn thousand_viewers_one_keyframe() {
     });
 }
 
-/// One datagram of twenty is lost from the very first check on: four viewers come all the same.
+/// One datagram of twenty is lost from the very first check on: four viewers connect all the same.
 #[test]
 fn viewers_join_under_loss() {
     each_seed(|scenario| {
@@ -160,8 +169,8 @@ fn viewers_join_under_loss() {
         scenario.world.run_s(3);
         for (viewer, joined) in viewers {
             let first = scenario.world.viewer(viewer).shown_at().first().map(|at| *at - joined);
-            // Each of check, handshake, poster, request and keyframe may be lost once; each is tried again
-            // within 300 ms, a keyframe within 500.
+            // Each of check, handshake, poster, request and keyframe may be lost once; each is sent
+            // again within 300 ms, a keyframe within 500.
             let patience = Duration::from_millis(350 + 5 * 300 + 500);
             assert!(
                 first.is_some_and(|wait| wait <= patience),

@@ -1,4 +1,5 @@
-//! The control plane of the model: what `net/control.rs` does with events, without HTTP, tokio or SDP.
+//! The control plane of the model: what `net/control.rs` does with events, without HTTP, tokio or
+//! SDP.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan, PreferenceMailbo
 
 use super::link::credentials;
 
-/// A session that nobody adopted for this long is forgotten.
+/// Time after which a session that no worker adopted is forgotten.
 const LOBBY_TIME: Duration = Duration::from_secs(10);
 
 /// An order for a worker.
@@ -37,7 +38,7 @@ pub(crate) struct Stream {
     pub shared: Arc<StreamShared>,
     publishers: usize,
     pub publisher: Option<Arc<SourceInfo>>,
-    /// Viewers and, once adopted, their workers.
+    /// Viewers and the workers that adopted them, if any.
     pub viewers: BTreeMap<SessionId, Option<usize>>,
 }
 
@@ -47,7 +48,7 @@ pub(crate) struct Session {
     pub worker: Option<usize>,
     pub connected: bool,
     pub local: IceCredentials,
-    /// What a viewer asked for and its worker has not read yet.
+    /// Preferences that the viewer's worker has not read yet.
     pub asked: Arc<PreferenceMailbox>,
     created: Instant,
 }
@@ -72,7 +73,7 @@ impl Control {
                 self.next_stream += 1;
                 StreamId { index: self.next_stream - 1, generation: 0 }
             });
-            let shared = StreamShared::new(id, StreamName::new(name).expect("a sound name"));
+            let shared = StreamShared::new(id, StreamName::new(name).expect("a valid name"));
             let stream =
                 Stream { shared, publishers: 0, publisher: None, viewers: BTreeMap::new() };
             self.streams.insert(name.to_owned(), stream);
@@ -107,7 +108,7 @@ impl Control {
         (id, local)
     }
 
-    /// The codecs a viewer's answer holds: all, or the one of the publisher that is there.
+    /// Codecs in a viewer's answer: all, or those of the present publisher.
     pub(crate) fn answer_codecs(
         &self,
         name: &str,
@@ -184,7 +185,7 @@ impl Control {
         })
     }
 
-    /// PATCH with new credentials: those of the server, and what the worker must do.
+    /// PATCH with new credentials; returns those of the server, and the order for the worker.
     pub(crate) fn restart(
         &mut self,
         id: SessionId,
@@ -312,7 +313,7 @@ impl Control {
         workers.into_iter().map(order).collect()
     }
 
-    /// Forgets sessions that nobody adopted in time.
+    /// Forgets sessions that no worker adopted in time.
     pub(crate) fn reap(&mut self, now: Instant) {
         let stale: Vec<_> = self
             .sessions

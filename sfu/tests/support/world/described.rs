@@ -1,5 +1,6 @@
-//! Publishers that encrypt their payload end to end, and tell in header extensions what a server must
-//! know: the dependency descriptor and the layers allocation, written from their specifications.
+//! Publishers that encrypt their payload end to end, and describe it for the server in header
+//! extensions: the dependency descriptor and the layers allocation, written from their
+//! specifications.
 
 use weir_sfu::codec::Codec;
 use weir_sfu::rtp::ext::ExtKind;
@@ -13,7 +14,7 @@ pub(crate) fn elements(spec: &PublishTrackSpec, layer: usize, stamp: &Stamp) -> 
     let mut elements = Vec::new();
     let allocation = id(ExtKind::VideoLayersAllocation);
     if let Some(id) = id(ExtKind::DependencyDescriptor) {
-        // Sizes are told once; beside a large structure there is no room in one-byte elements.
+        // Sizes are sent once; beside a large structure there is no space in one-byte elements.
         let tells = allocation.is_none() && spec.temporal_layers == 1;
         let size = spec.layers[layer].size;
         elements.push((id, descriptor(stamp, spec.temporal_layers, tells.then_some(size))));
@@ -24,8 +25,9 @@ pub(crate) fn elements(spec: &PublishTrackSpec, layer: usize, stamp: &Stamp) -> 
     elements
 }
 
-/// One spatial layer, no chains. Without temporal layers one decode target and two templates: a keyframe, and a frame
-/// built on the last; with three of them L1T3, as the specification's example has it.
+/// One spatial layer, no chains. Without temporal layers there are one decode target and two
+/// templates: a keyframe, and a frame that refers to the last one. With three temporal layers it is
+/// L1T3, as in the specification's example.
 fn descriptor(stamp: &Stamp, temporal_layers: u8, size: Option<(u16, u16)>) -> Vec<u8> {
     let first = stamp.index == 0;
     let layered = temporal_layers > 1;
@@ -78,8 +80,8 @@ fn layers_allocation(spec: &PublishTrackSpec, layer: usize) -> Vec<u8> {
     data
 }
 
-/// A payload whose frame is encrypted. What is there in the place of the codec's first bytes says the
-/// opposite of the truth: a keyframe looks like none, all else like one.
+/// Payload of an encrypted frame. The bytes in the position of the codec's first bytes are
+/// misleading: a keyframe looks like none, and every other frame like one.
 pub(crate) fn payload(codec: Codec, stamp: &Stamp, picture: Picture, bytes: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes + 32);
     if codec == Codec::Vp8 {

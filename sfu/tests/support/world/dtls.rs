@@ -1,7 +1,8 @@
-//! DTLS of the model: associations with preset keys, which cost nothing, and real ones by `rtc-dtls`.
+//! DTLS of the simulated world: associations with preset keys, which cost nothing, and real ones by
+//! `rtc-dtls`.
 //!
-//! A peer with a [`preset fingerprint`](preset_fingerprint) gets a preset association at the server;
-//! any other gets the server's real one.
+//! A peer with a [`preset fingerprint`](preset_fingerprint) gets a preset association at the
+//! server; any other gets the server's real one.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,22 +23,23 @@ use weir_sfu::transport::srtp::{SrtpKeys, SrtpProfile};
 
 use super::wire;
 
-/// What a preset client says and a preset server answers: a record header that reads as DTLS.
+/// Message of a preset client that a preset server answers: a record header that reads as DTLS.
 pub(crate) const HELLO: &[u8] = b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\x05hello";
 
-/// The answer, which only the right end can give.
+/// The answer, which only the right end can compute.
 pub(crate) fn welcome(fingerprint: &[u8]) -> Vec<u8> {
     [b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\x20", fingerprint].concat()
 }
 
-/// A close_notify that only the two ends can say.
+/// A close_notify, which only the two ends can compute.
 pub(crate) fn goodbye(fingerprint: &[u8]) -> Vec<u8> {
     [b"\x15\xfe\xfd\0\x01\0\0\0\0\0\0\0\x20", fingerprint].concat()
 }
 
 const PRESET: &[u8; 6] = b"preset";
 
-/// The promise of a peer whose keys are known beforehand: a number that makes them, and the profile.
+/// Fingerprint of a peer whose keys are known beforehand: a number that makes them, and the
+/// profile.
 pub(crate) fn preset_fingerprint(number: u64, profile: SrtpProfile) -> Fingerprint {
     let mut digest = vec![0; 32];
     digest[..6].copy_from_slice(PRESET);
@@ -174,7 +176,7 @@ impl RealDtls {
             .with_client_auth(ClientAuthType::RequireAnyClientCert)
             .with_insecure_skip_verify(true)
             .build(is_client, Some(SERVER))
-            .expect("a sound configuration");
+            .expect("a valid configuration");
         let config = Arc::new(config);
         let as_server = (!is_client).then(|| Arc::clone(&config));
         let endpoint = Endpoint::new(SERVER, TransportProtocol::UDP, as_server);

@@ -1,9 +1,10 @@
 //! The egress guard (quality A2.4): looks at every packet that leaves the server for one viewer.
 //!
 //! It sees what was sent, whether or not the network loses it, and fails at the first violation: a
-//! number used twice for different bytes, time that runs back, a frame torn without a gap, a picture
-//! number that jumps, a wrong mid, payload type or extension, a sender report beside the media. Where a viewer asks
-//! for fewer frames, a number that is unused though nothing was lost, and a frame of the lowest layer left out.
+//! number used twice for different bytes, time that runs back, a frame torn without a gap, a
+//! picture number that jumps, a wrong mid, payload type or extension, a sender report beside the
+//! media. Where a viewer asks for fewer frames, a number that is unused though nothing was lost,
+//! and a frame of the lowest layer left out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -190,8 +191,8 @@ impl Guard {
         sender.expect("a report of one of its lines").on_report(report, counts);
     }
 
-    /// At the end: nothing that reached the server in the middle of a run and not too `late` is missing,
-    /// and nothing came that did not reach it.
+    /// At the end: nothing that reached the server in the middle of a run and not too `late` is
+    /// missing, and nothing came that did not reach it.
     pub(crate) fn finish(&self, reached: &Reached<'_>, complete: bool) {
         assert!(self.twcc_gaps == 0 || !complete, "holes in the transport-wide numbers");
         let Reached { all: delivered, late, .. } = reached;
@@ -401,8 +402,8 @@ impl GuardedSender {
         self.segments.push(Segment { source, first_seq: seq, delta, first_serial, last_serial });
     }
 
-    /// The run of a packet where upper layers may be left out: by its outgoing number, except that a keyframe
-    /// which follows the last number may begin a new one.
+    /// The run of a packet where upper layers may be left out: by its outgoing number, except that
+    /// a keyframe which follows the last number may begin a new one.
     fn thinned_run(&self, seq: u64, stamp: Stamp, delta: i64) -> Option<usize> {
         let at = self.segments.iter().rposition(|segment| segment.first_seq <= seq)?;
         let run = &self.segments[at];
@@ -416,8 +417,8 @@ impl GuardedSender {
         Some(at)
     }
 
-    /// Each number of a run was used, but for what did not reach the server, and nothing of the lowest layer was
-    /// left out.
+    /// Each number of a run was used, but for what did not reach the server, and nothing of the
+    /// lowest layer was left out.
     fn finish_filtered(&self, reached: &Reached<'_>) {
         let ends = self.segments.iter().skip(1).map(|next| next.first_seq).chain([u64::MAX]);
         for (run, end) in self.segments.iter().zip(ends) {
@@ -435,7 +436,8 @@ impl GuardedSender {
                 assert!(holds(reached.all, serial), "packet {serial} came from nowhere");
                 if let Some((before, serial_before)) = last.replace((*seq, serial)) {
                     let unused = seq - before - 1 - blanks;
-                    // A viewer that comes back to a layer gets the same packets anew, in its new run.
+                    // A viewer that comes back to a layer gets the same packets anew, in its new
+                    // run.
                     let again = |serial| {
                         self.segments.iter().any(|other| {
                             (other.source, other.first_seq > run.first_seq) == (run.source, true)

@@ -1,5 +1,5 @@
-//! Payloads that tell what they are: a stamp behind a real codec descriptor, and a filler that shows
-//! every damaged byte.
+//! Payloads that tell what they are: a stamp behind a real codec descriptor, and a filler that
+//! shows every damaged byte.
 
 use weir_sfu::codec::Codec;
 
@@ -40,8 +40,8 @@ impl Place {
         Self { temporal: 0, built_on: [u8::from(!key), 0], bases: frame }
     }
 
-    /// In `layers` temporal layers (1 to 3), `nth` frames after a keyframe: the dyadic pattern, in which the second
-    /// half of the uppermost of three layers is built on the middle one.
+    /// In `layers` temporal layers (1 to 3), `nth` frames after a keyframe: the dyadic pattern, in
+    /// which the second half of the uppermost of three layers is built on the middle one.
     pub(crate) fn nth(layers: u8, nth: u32, bases: u32) -> Self {
         let (temporal, built_on) = match (layers, nth % 4) {
             _ if nth == 0 => (0, [0, 0]),
@@ -62,8 +62,8 @@ impl Place {
     }
 }
 
-/// A recording to publish instead of stamped filler: frames as RTP payloads, looped. It begins with a
-/// keyframe; a keyframe that is asked for does not come.
+/// A recording to publish instead of stamped filler: frames as RTP payloads, looped. It begins with
+/// a keyframe; a keyframe that is asked for does not come.
 #[derive(Debug)]
 pub(crate) struct Clip {
     pub frames: Vec<ClipFrame>,

@@ -1,5 +1,5 @@
-//! One direction between a client and the server: a `weir-netsim` link, and a filter for stories that
-//! lose certain datagrams. Used by `server.rs`, which keeps the queue of wake-ups.
+//! One direction between a client and the server: a `weir-netsim` link, and a filter for stories
+//! that lose certain datagrams. Used by `server.rs`, which keeps the queue of wake-ups.
 
 use std::time::Instant;
 

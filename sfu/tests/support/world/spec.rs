@@ -58,7 +58,8 @@ pub(crate) struct PublishTrackSpec {
     pub encrypts: bool,
     /// Declares its SSRCs in SDP.
     pub declares: bool,
-    /// Simulcast layers with rid, size and packets per frame; one with an empty rid without simulcast.
+    /// Simulcast layers with rid, size and packets per frame; one with an empty rid without
+    /// simulcast.
     pub layers: Vec<LayerSpec>,
     pub frame_every: Duration,
     /// Every so many frames a keyframe comes by itself.
@@ -68,8 +69,8 @@ pub(crate) struct PublishTrackSpec {
     pub profile: &'static str,
     /// Temporal layers, 1 to 3; H264 tells of two at most, by slices that nothing is built on.
     pub temporal_layers: u8,
-    /// Frames of upper layers are built on the one before of their layer, so that none says that its layer may
-    /// begin with it; only keyframes do.
+    /// Frames of upper layers are built on the one before of their layer, so that none says that
+    /// its layer may begin with it; only keyframes do.
     pub no_switch_points: bool,
     /// 15, 7 or 0 (none) bits of VP8 picture id.
     pub picture_bits: u8,

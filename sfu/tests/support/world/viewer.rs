@@ -139,11 +139,13 @@ impl Viewer {
         }
         sender.missing.remove(&seen.seq);
         let next = sender.highest.map_or(seen.seq, |highest| highest + 1);
-        if sender.highest.is_none() && self.guard.senders[seen.sender].plan.kind == MediaKind::Video {
+        if sender.highest.is_none() && self.guard.senders[seen.sender].plan.kind == MediaKind::Video
+        {
             // The very first packet may have been lost: then nothing tells that it is missing.
             self.asks_key_at = Some(now + PLI_EVERY);
         }
-        let repairable = self.guard.senders[seen.sender].plan.codecs.iter().any(|c| c.feedback.nack);
+        let repairable =
+            self.guard.senders[seen.sender].plan.codecs.iter().any(|c| c.feedback.nack);
         if seen.seq >= next {
             for missing in next..seen.seq {
                 match repairable {
@@ -185,7 +187,8 @@ impl Viewer {
     pub(crate) fn on_rtcp(&mut self, now: Instant, compound: &[u8]) {
         for packet in rtc_rtcp::packet::unmarshal(&mut &compound[..]).expect("their RTCP parses") {
             let Some(report) = packet.as_any().downcast_ref::<SenderReport>() else { continue };
-            let sender = self.guard.senders.iter().position(|sender| sender.plan.ssrc == report.ssrc);
+            let sender =
+                self.guard.senders.iter().position(|sender| sender.plan.ssrc == report.ssrc);
             let sender = sender.expect("the guard checked it");
             self.senders[sender].report = Some(((report.ntp_time >> 16) as u32, now));
         }

@@ -1,5 +1,5 @@
-//! Bytes as a peer writes and reads them: STUN by `rtc-stun`, SRTP by `rtc-srtp`. Nothing here is the
-//! server's own code, so a mistake it makes in both directions is seen. Next: `link.rs`.
+//! Bytes as a peer writes and reads them: STUN by `rtc-stun`, SRTP by `rtc-srtp`. Nothing here is
+//! the server's own code, so a mistake it makes in both directions is seen. Next: `link.rs`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -108,7 +108,8 @@ pub(crate) fn srtp(profile: ProtectionProfile, key: &[u8], salt: &[u8]) -> Conte
     Context::new(key, salt, profile, None, None, provider().crypto()).expect("keys fit the profile")
 }
 
-/// Splits DTLS exporter output (RFC 5764 section 4.2) into what the client and the server seal with.
+/// Splits DTLS exporter output (RFC 5764 section 4.2) into what the client and the server seal
+/// with.
 pub(crate) fn split_keys(profile: ProtectionProfile, material: &[u8]) -> (Context, Context) {
     let (key, salt) = (profile.key_len(), profile.salt_len());
     let at = |from: usize, len: usize| &material[from..from + len];

@@ -1,5 +1,5 @@
-//! How often does forwarding a packet allocate? Fails if it ever does; prints what timers and a join
-//! take. What is counted stands in `src/cases/allocations.rs`.
+//! Allocations per forwarded packet. Fails if there is one; prints those of timers and of a join.
+//! The counting is in `src/cases/allocations.rs`.
 
 use weir_benches::cases::allocations::{Row, join, rows};
 

@@ -1,5 +1,4 @@
-//! What does one datagram cost on its way in, per codec and profile? The cases are in
-//! `src/cases/ingest.rs`.
+//! Cost of one incoming datagram, per codec and profile. The cases are in `src/cases/ingest.rs`.
 
 use weir_benches::{cases::ingest, stopwatch};
 

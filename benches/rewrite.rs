@@ -1,5 +1,5 @@
-//! What does it cost to decide on a packet for one viewer and to write it, before the cipher?
-//! The cases are in `src/cases/rewrite.rs`.
+//! Cost of deciding on a packet for one viewer and writing it, before the cipher. The cases are in
+//! `src/cases/rewrite.rs`.
 
 use weir_benches::{cases::rewrite, stopwatch};
 

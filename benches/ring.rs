@@ -1,4 +1,4 @@
-//! What does it cost to hand a packet to another worker, and to wake it? The cases are in
+//! Cost of handing a packet to another worker, and of waking it. The cases are in
 //! `src/cases/ring.rs`.
 
 use weir_benches::{cases::ring, stopwatch};

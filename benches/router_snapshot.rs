@@ -1,4 +1,4 @@
-//! What does it cost to know where a packet goes, and to change it? The cases are in
+//! Cost of reading a packet's route, and of changing it. The cases are in
 //! `src/cases/router_snapshot.rs`.
 
 use weir_benches::{cases::router_snapshot, stopwatch};

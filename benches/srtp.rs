@@ -1,5 +1,5 @@
-//! What do sealing and opening one packet cost, per profile and size?
-//! The cases are in `src/cases/srtp.rs`.
+//! Cost of sealing and opening one packet, per profile and size. The cases are in
+//! `src/cases/srtp.rs`.
 
 use weir_benches::{cases::srtp, stopwatch};
 

@@ -1,11 +1,12 @@
-//! The worker in front of the kernel: what one forwarded packet costs a thread from the publisher's
-//! datagram to the return of the send call, user and system time.
+//! Egress bench: the worker with the kernel. It measures the cost of one forwarded packet to a
+//! thread, from the publisher's datagram to the return of the send call, user and system time.
 //!
-//! A turn is one frame: wait, receive, forward, send, timers, as the shell does it. The floor is the least
-//! that can put the same bytes on the same device: seal with aws-lc-rs and send messages with the same
-//! segments to as many addresses. A second floor waits for the publisher's datagrams, receives and opens
-//! them before: with nine viewers that is a good part of the work. All run in turn in one process, and so do 100
-//! and 1,000 viewers, so that a change of the machine's speed meets all. Leaves out being woken from sleep.
+//! A turn is one frame: wait, receive, forward, send, timers, as the shell does it. The floor is
+//! the least work that puts the same bytes on the same device: seal with aws-lc-rs, and send
+//! messages with the same segments to as many addresses. A second floor first waits for the
+//! publisher's datagrams, receives and opens them: with nine viewers that is a good part of the
+//! work. All run in turn in one process, and so do 100 and 1,000 viewers, so that a change of the
+//! machine's speed affects all. Being woken from sleep is not measured.
 
 use std::fmt;
 use std::rc::Rc;
@@ -23,23 +24,23 @@ use crate::stopwatch::{Stopwatch, median, smoke_run};
 use crate::wire::{Inlet, Message, Viewers, Wire};
 use crate::world::{Scene, World};
 
-/// How many watch what.
+/// Streams and viewers of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crowd {
-    /// Streams.
+pub struct Audience {
+    /// Number of streams.
     pub streams: usize,
-    /// Viewers of each.
+    /// Number of viewers of each stream.
     pub viewers: usize,
-    /// Each viewer watches all streams in one session.
+    /// Whether each viewer watches all streams in one session.
     pub joint: bool,
 }
 
-impl Crowd {
+impl Audience {
     const fn apart(streams: usize, viewers: usize) -> Self {
         Self { streams, viewers, joint: false }
     }
 
-    /// Its name in tables.
+    /// Label in tables.
     pub fn label(self) -> String {
         let Self { streams, viewers, joint } = self;
         match (streams, joint) {
@@ -50,34 +51,34 @@ impl Crowd {
     }
 }
 
-/// One stream, and its figures for few and for many beside each other.
-const BROADCAST: &[Crowd] = &[Crowd::apart(1, 100), Crowd::apart(1, 1_000)];
+/// One stream, with few and with many viewers for comparison.
+const BROADCAST: &[Audience] = &[Audience::apart(1, 100), Audience::apart(1, 1_000)];
 
-/// Ten rooms of ten: everybody publishes and watches the nine others.
-const CONFERENCE: &[Crowd] = &[Crowd::apart(100, 9)];
+/// Ten conferences of ten participants: each publishes and watches the nine others.
+const CONFERENCE: &[Audience] = &[Audience::apart(100, 9)];
 
-/// Ten rooms of ten again, as sessions that receive a whole room: a hundred of them with nine subscriptions each, and
-/// nine frames per turn.
-const SUBSCRIPTIONS: &[Crowd] = &[Crowd { streams: 9, viewers: 100, joint: true }];
+/// Ten conferences of ten participants, with one session per viewer: a hundred sessions with nine
+/// subscriptions each, and nine frames per turn.
+const SUBSCRIPTIONS: &[Audience] = &[Audience { streams: 9, viewers: 100, joint: true }];
 
-/// Ten speakers and three thousand listeners.
-const HALL: &[Crowd] = &[Crowd::apart(10, 300)];
+/// Ten speakers and three thousand viewers.
+const WEBINAR: &[Audience] = &[Audience::apart(10, 300)];
 
-/// What is measured together.
+/// Setting of one measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// Where datagrams go.
+    /// Destination of datagrams.
     pub device: Device,
-    /// What is sent.
+    /// Codec that is sent.
     pub codec: Codec,
-    /// How it is cut.
+    /// Frames and packets of the media.
     pub frames: Frames,
-    /// To how many; these take turns, round by round.
-    pub crowds: &'static [Crowd],
+    /// Streams and viewers; these take turns, round by round.
+    pub audiences: &'static [Audience],
 }
 
-/// All that is measured, in this order: 1.4 Mbps in whole frames, as an encoder makes them and in packets
-/// of one size, audio, a conference and a hall, into each device.
+/// All settings, in this order: 1.4 Mbps in whole frames, as an encoder makes them and in packets
+/// of one size, audio, conferences and a webinar, into each device.
 pub fn settings() -> impl Iterator<Item = Setting> {
     let audio = Frames::Equal { packets: 1, payload_len: 160 };
     let media = [
@@ -86,49 +87,51 @@ pub fn settings() -> impl Iterator<Item = Setting> {
         (Codec::Opus, audio, BROADCAST),
         (Codec::H264, Frames::Video { kbps: 1_000 }, CONFERENCE),
         (Codec::H264, Frames::Video { kbps: 1_000 }, SUBSCRIPTIONS),
-        (Codec::Opus, audio, HALL),
+        (Codec::Opus, audio, WEBINAR),
     ];
     let devices = [Device::Ifb, Device::Loopback];
     devices.into_iter().flat_map(move |device| {
-        media.map(|(codec, frames, crowds)| Setting { device, codec, frames, crowds })
+        media.map(|(codec, frames, audiences)| Setting { device, codec, frames, audiences })
     })
 }
 
 /// Rounds of each measurement.
 const ROUNDS: usize = 40;
 
-/// Forwarded packets of a round, about: more than the caches hold, less than a phase of the machine.
+/// Approximate number of forwarded packets of a round: more than the caches hold, less than a phase
+/// of the machine.
 const ROUND_PACKETS: usize = 15_000;
 
-/// What one crowd costs: medians over the rounds.
+/// Cost with one audience: medians over the rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// Who watches.
-    pub crowd: Crowd,
+    /// Streams and viewers.
+    pub audience: Audience,
     /// CPU nanoseconds per forwarded packet.
     pub worker_ns: f64,
-    /// The same of the floor.
+    /// CPU nanoseconds per packet of the floor.
     pub floor_ns: f64,
-    /// Worker over floor, taken round by round.
+    /// Ratio of worker to floor, taken round by round.
     pub ratio: f64,
-    /// Worker over the floor that also receives.
+    /// Ratio of worker to the floor that also receives.
     pub receiving_ratio: f64,
     /// Datagrams of media per message.
     pub segments: f64,
 }
 
-/// What one setting costs.
+/// Results of one setting.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// What was measured.
+    /// Setting that was measured.
     pub setting: Setting,
-    /// One per crowd.
+    /// One row per audience.
     pub rows: Vec<Row>,
-    /// The last row's cost per packet over the first's, taken round by round; none for a single row.
+    /// Ratio of the last row's cost per packet to the first's, taken round by round; none for a
+    /// single row.
     pub rise: Option<f64>,
 }
 
-/// Measures all crowds of a setting. Call [`netns::enter`] before.
+/// Measures all audiences of a setting. Call [`netns::enter`] before.
 ///
 /// # Errors
 /// What the machine lacks; also when messages did not reach the device as they were sent.
@@ -136,27 +139,28 @@ pub struct Found {
 /// # Panics
 /// When the worker drops a packet or the kernel refuses a message.
 pub fn measure(setting: Setting) -> Result<Found, String> {
-    let Setting { device, codec, frames, crowds } = setting;
+    let Setting { device, codec, frames, audiences } = setting;
     device.route()?;
     let taken_before = netns::taken()?;
-    let scene = |crowd: &Crowd| {
-        let Crowd { streams, viewers, joint } = *crowd;
+    let scene = |audience: &Audience| {
+        let Audience { streams, viewers, joint } = *audience;
         Scene { streams, viewers, joint, codec, frames, ..Scene::default() }
     };
     // Publishers get feedback too.
-    let clients = crowds.iter().map(|crowd| scene(crowd).clients().count()).max().unwrap_or(0);
+    let clients =
+        audiences.iter().map(|audience| scene(audience).clients().count()).max().unwrap_or(0);
     let sockets = (device == Device::Loopback)
         .then(|| Viewers::new((0..clients as u32).map(Client)).map(Rc::new))
         .transpose()
         .map_err(|error| format!("a socket for each of {clients} clients: {error}"))?;
     let mut stands: Vec<_> =
-        crowds.iter().map(|crowd| Stand::new(scene(crowd), sockets.clone())).collect();
+        audiences.iter().map(|audience| Stand::new(scene(audience), sockets.clone())).collect();
     let rounds = if smoke_run() { 1 } else { ROUNDS };
     let rounds: Vec<Vec<Round>> =
         (0..rounds).map(|_| stands.iter_mut().map(Stand::round).collect()).collect();
     let messages: u64 = stands.iter_mut().map(Stand::messages).sum();
     let taken = netns::taken()? - taken_before;
-    // The kernel says a word of its own now and then, such as a router solicitation.
+    // The kernel sends packets of its own now and then, such as a router solicitation.
     if device == Device::Ifb && taken.abs_diff(messages) > messages / 100 {
         return Err(format!(
             "{messages} messages became {taken} at the device: no segmentation offload"
@@ -164,17 +168,17 @@ pub fn measure(setting: Setting) -> Result<Found, String> {
     }
     let over =
         |pick: &dyn Fn(&[Round]) -> f64| median(rounds.iter().map(|rounds| pick(rounds)).collect());
-    let row = |(n, crowd): (usize, &Crowd)| Row {
-        crowd: *crowd,
+    let row = |(n, audience): (usize, &Audience)| Row {
+        audience: *audience,
         worker_ns: over(&|round| round[n].worker_ns),
         floor_ns: over(&|round| round[n].floor_ns),
         ratio: over(&|round| round[n].worker_ns / round[n].floor_ns),
         receiving_ratio: over(&|round| round[n].worker_ns / round[n].receiving_ns),
         segments: stands[n].segments(),
     };
-    let rows = crowds.iter().enumerate().map(row).collect();
+    let rows = audiences.iter().enumerate().map(row).collect();
     let rise = |last: usize| over(&|round| round[last].worker_ns / round[0].worker_ns);
-    let rise = (crowds.len() > 1).then(|| rise(crowds.len() - 1));
+    let rise = (audiences.len() > 1).then(|| rise(audiences.len() - 1));
     Ok(Found { setting, rows, rise })
 }
 
@@ -189,11 +193,11 @@ struct Delivery {
 struct Round {
     worker_ns: f64,
     floor_ns: f64,
-    /// Of the floor that also receives.
+    /// CPU nanoseconds of the floor that also receives.
     receiving_ns: f64,
 }
 
-/// What came in one turn, and what went out.
+/// Datagrams that came in during one turn, and those that were sent.
 struct Turn {
     /// A stream that all viewers of the turn watch.
     stream: usize,
@@ -213,16 +217,16 @@ struct Stand {
 
 impl Stand {
     fn new(scene: Scene, viewers: Option<Rc<Viewers>>) -> Self {
-        let crowds = || (0..scene.streams).map(move |stream| scene.viewers_of(stream));
+        let audiences = || (0..scene.streams).map(move |stream| scene.viewers_of(stream));
         let wire = || Wire::new().expect("a socket that takes segments");
         let stand = Self {
             scene,
             world: World::with_wire(scene, wire()),
             inlet: Inlet::new().expect("sockets for the publisher"),
-            floor: WireFloor::new(scene.profile, crowds(), wire()),
+            floor: WireFloor::new(scene.profile, audiences(), wire()),
             viewers,
         };
-        // More than the sockets hold came while the world was set up.
+        // More datagrams than the sockets hold came during setup.
         if let Some(viewers) = &stand.viewers {
             viewers.drain();
         }
@@ -247,7 +251,7 @@ impl Stand {
         }
     }
 
-    /// The same turns by the floor, with or without the publishers' datagrams.
+    /// Runs the same turns on the floor, with or without the publishers' datagrams.
     fn floor_round(&mut self, turns: &[Turn], packets: u64, receives: bool) -> Stopwatch {
         let mut stopwatch = Stopwatch::default();
         let mut delivery = Delivery::default();
@@ -271,7 +275,7 @@ impl Stand {
         stopwatch
     }
 
-    /// One turn through the worker.
+    /// Runs one turn of the worker.
     fn turn(&mut self, stopwatch: &mut Stopwatch, delivery: &mut Delivery) -> Turn {
         let frames = self.world.prepare_turn();
         let stream = frames.first().expect("a turn has a frame").stream;
@@ -282,7 +286,7 @@ impl Stand {
                 received.push((frame.stream, datagram.len()));
             }
         }
-        let one = self.scene.viewers_of(stream).next().expect("somebody watches");
+        let one = self.scene.viewers_of(stream).next().expect("the stream has viewers");
         self.world.wire().watch(one);
         let (sent, media) = (self.world.wire().datagrams, self.world.sent().packets);
         let visits = self.world.wire().visits;
@@ -308,9 +312,9 @@ impl Stand {
         Turn { stream, received, cut: self.world.wire().take_cut() }
     }
 
-    /// Has the viewers of a stream read what was sent, where it goes to them. The others have hardly
-    /// anything to read: a thousand calls for nothing would leave the caches cold for the next turn, which
-    /// viewers do not do that run on machines of their own.
+    /// Has the viewers of a stream read their datagrams, where they are sent to sockets. The other
+    /// viewers have hardly anything to read. A thousand calls for nothing would leave the caches
+    /// cold for the next turn, which viewers on machines of their own do not do.
     fn deliver(&self, stream: usize, sent: u64, delivery: &mut Delivery) {
         if let Some(viewers) = &self.viewers {
             delivery.sent += sent;
@@ -318,7 +322,7 @@ impl Stand {
         }
     }
 
-    /// Has everybody read the rest: reports, and what publishers got.
+    /// Has all clients read the rest: reports, and datagrams to publishers.
     fn expect_all(&self, delivery: Delivery) {
         if let Some(viewers) = &self.viewers {
             let arrived = delivery.arrived + viewers.drain();
@@ -335,14 +339,14 @@ impl Stand {
     }
 }
 
-/// Seals and sends, nothing else.
+/// Floor: seals and sends, nothing else.
 struct WireFloor {
-    /// Stream by stream.
+    /// Keys and addresses of viewers, stream by stream.
     viewers: Vec<Vec<(FiveTuple, RawKey)>>,
-    /// One per stream.
+    /// Key of the publisher, one per stream.
     publishers: Vec<RawKey>,
     payload: Vec<u8>,
-    /// What was opened last.
+    /// Buffer of the packet that was opened last.
     opened: Vec<u8>,
     arena: Vec<u8>,
     overhead: usize,
@@ -370,7 +374,7 @@ impl WireFloor {
         }
     }
 
-    /// A publisher sends datagrams as long as those of that turn.
+    /// Sends datagrams as long as those of that turn, as the publishers.
     fn publish(&mut self, turn: &Turn, inlet: &Inlet) {
         for &(stream, len) in &turn.received {
             let datagram = &mut self.arena[..len];
@@ -381,7 +385,7 @@ impl WireFloor {
         }
     }
 
-    /// Waits for what was published, receives and opens it.
+    /// Waits for the publishers' datagrams, receives and opens them.
     fn receive(&mut self, turn: &Turn, inlet: &mut Inlet) {
         let (publishers, tag_len) = (&self.publishers, self.overhead - HEADER_LEN);
         let opened = &mut self.opened;
@@ -394,7 +398,7 @@ impl WireFloor {
             .expect("the datagrams are there");
     }
 
-    /// Sends each viewer of a stream messages of this shape; how many datagrams that were.
+    /// Sends each viewer of a stream messages of this shape; returns the number of datagrams.
     fn turn(&mut self, stream: usize, cut: &[Message]) -> u64 {
         let before = self.wire.datagrams;
         for (ssrc, (path, key)) in (0u32..).zip(&self.viewers[stream]) {
@@ -429,7 +433,7 @@ impl Setting {
 }
 
 impl Found {
-    /// Head of a table of what was found.
+    /// Head of the table of results.
     pub const HEAD: &str = "\
 | device, media | viewers | ns per packet | floor | ratio | ratio to a floor that receives | datagrams per message |
 |---|---|---|---|---|---|---|";
@@ -439,14 +443,14 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for row in &self.rows {
             let what = self.setting.label();
-            let Row { crowd, worker_ns, floor_ns, ratio, receiving_ratio, segments } = row;
-            let crowd = crowd.label();
+            let Row { audience, worker_ns, floor_ns, ratio, receiving_ratio, segments } = row;
+            let audience = audience.label();
             write!(
                 f,
-                "\n| {what} | {crowd} | {worker_ns:.0} | {floor_ns:.0} | {ratio:.2} | {receiving_ratio:.2} | {segments:.1} |"
+                "\n| {what} | {audience} | {worker_ns:.0} | {floor_ns:.0} | {ratio:.2} | {receiving_ratio:.2} | {segments:.1} |"
             )?;
         }
-        if let (Some(rise), [first, .., last]) = (self.rise, self.setting.crowds) {
+        if let (Some(rise), [first, .., last]) = (self.rise, self.setting.audiences) {
             let (first, last) = (first.label(), last.label());
             write!(f, "\n| | {first} to {last} | {:+.0} % | | | | |", (rise - 1.0) * 100.0)?;
         }

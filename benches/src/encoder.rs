@@ -1,6 +1,8 @@
-//! A publisher's packets: RTP as a browser sends it, with the bytes a forwarder looks at.
+//! Encoder: packets of a publisher, RTP as a browser sends it, with the bytes that a forwarder
+//! reads.
 //!
-//! Header extensions are mid and transport-cc. Payloads begin as the codec's payload format says; the rest is filler, for nobody decodes it. Used by all benches.
+//! Header extensions are mid and transport-cc. Payloads begin as the codec's payload format says;
+//! the rest is filler, because it is never decoded. Used by all benches.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,40 +14,40 @@ use weir_sfu::rtp::ext::{ExtKind, ExtWriter};
 use weir_sfu::rtp::packet::{RTP_HEADER_LEN, RtpHeader};
 use weir_sfu::sdp::{CodecFormat, ExtMap};
 
-/// The SSRC of what it sends.
+/// SSRC of the packets.
 pub const SSRC: u32 = 0x5eed;
 
-/// The mid of its only m-line.
+/// Mid of the only m-line.
 pub const MID: &str = "0";
 
-/// The payload type it uses, and viewers too.
+/// Payload type of publisher and viewers.
 pub const PT: u8 = 96;
 
 /// Bytes in front of the payload: fixed header, and an extension block with mid and transport-cc.
 pub const HEADER_LEN: usize = RTP_HEADER_LEN + 12;
 
-/// Payload bytes of a packet at most, as libwebrtc has it beside its headers.
+/// Maximum payload bytes of a packet, as in libwebrtc beside its headers.
 const PAYLOAD_BYTES_MAX: usize = 1_180;
 
 /// Frames from one keyframe to the next in [`Frames::Video`].
 const KEYFRAME_INTERVAL: u64 = 60;
 
-/// A keyframe has so many times the bytes of the mean frame.
+/// Size of a keyframe in mean frames.
 const KEYFRAME_FACTOR: u64 = 6;
 
-/// How media is cut into frames and packets.
+/// Sizes of frames and packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frames {
-    /// All frames alike. The first is a keyframe, all others are not.
+    /// Equal frames. The first is a keyframe, all others are not.
     Equal {
         /// Packets of a frame.
         packets: usize,
         /// Payload bytes of each packet.
         payload_len: usize,
     },
-    /// As an encoder sends it: frames of 0.6 to 1.4 times the mean, a keyframe of six times the mean
-    /// every 60 frames. A frame is split about equally as libwebrtc does, the larger packets last, so
-    /// the packets of a frame may differ by one byte.
+    /// Frames as an encoder sends them: of 0.6 to 1.4 times the mean, and a keyframe of six times
+    /// the mean every 60 frames. A frame is split about equally as libwebrtc does, the larger
+    /// packets last, so the packets of a frame may differ by one byte.
     Video {
         /// Bits per millisecond.
         kbps: u64,
@@ -53,7 +55,7 @@ pub enum Frames {
 }
 
 impl Frames {
-    /// Its name in tables.
+    /// Label in tables.
     pub fn label(self) -> String {
         match self {
             Self::Equal { packets, payload_len } => format!("{packets} x {payload_len} B"),
@@ -61,7 +63,7 @@ impl Frames {
         }
     }
 
-    /// Packets of a frame, about.
+    /// Approximate number of packets of a frame.
     pub fn mean_packets(self) -> usize {
         match self {
             Self::Equal { packets, .. } => packets,
@@ -77,7 +79,8 @@ impl Frames {
         };
         let bytes = match frame % KEYFRAME_INTERVAL {
             0 => frame_bytes(kbps) * KEYFRAME_FACTOR,
-            // What the keyframe leaves to the others, times 0.6 to 1.4 in an order without a pattern.
+            // The bytes that the keyframe leaves to the other frames, times 0.6 to 1.4 in an order
+            // without a pattern.
             _ => {
                 let rest = frame_bytes(kbps) * (KEYFRAME_INTERVAL - KEYFRAME_FACTOR)
                     / (KEYFRAME_INTERVAL - 1);
@@ -102,7 +105,7 @@ fn frame_bytes(kbps: u64) -> u64 {
     kbps * 1_000 / 8 / 30
 }
 
-/// Makes one packet after the other.
+/// Publisher's packets, one after the other.
 #[derive(Debug)]
 pub struct Encoder {
     codec: Codec,
@@ -115,17 +118,17 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// At the first frame.
+    /// An encoder before its first frame.
     pub fn new(codec: Codec, frames: Frames) -> Self {
         Self { codec, frames, sizes: frames.split(0), frame: 0, position: 0, packets: 0 }
     }
 
-    /// What the offer calls it.
+    /// Format in the offer.
     pub fn format(&self) -> CodecFormat {
         CodecFormat { codec: self.codec, fmtp: String::new() }
     }
 
-    /// From one frame to the next.
+    /// Time from one frame to the next.
     pub fn frame_interval(&self) -> Duration {
         match self.codec.kind() {
             MediaKind::Audio => Duration::from_millis(20),
@@ -229,7 +232,7 @@ impl Encoder {
         let header = RtpHeader::parse(&bytes).expect("it is RTP");
         let payload = &bytes[header.header_len..];
         let mut packet = pool.take(bytes.len()).expect("the pool is large enough");
-        let buffer = Arc::get_mut(&mut packet).expect("a fresh buffer");
+        let buffer = Arc::get_mut(&mut packet).expect("a new buffer");
         buffer.buffer_mut()[..bytes.len()].copy_from_slice(&bytes);
         buffer.describe(PacketMeta {
             ext_seq,

@@ -1,7 +1,8 @@
-//! The least that forwarding costs: write a header and seal with aws-lc-rs, nothing else.
+//! Floor: the lower bound of what forwarding costs. It writes a header and seals with aws-lc-rs,
+//! nothing else.
 //!
-//! Every viewer has its own key, the plaintext is shared, ciphertext goes into an arena that is used
-//! over and over, as the worker's. Whatever a forwarder costs above this is bookkeeping. Used by
+//! Every viewer has its own key, the plaintext is shared. Ciphertext goes into an arena that is
+//! used again and again, as the worker's. Costs of a forwarder above this are bookkeeping. Used by
 //! `srtp.rs`, and by `fanout.rs` as the in-run floor.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -13,7 +14,7 @@ use weir_sfu::transport::srtp::SrtpProfile;
 
 use crate::encoder::HEADER_LEN;
 
-/// One key per viewer and an arena.
+/// Keys of viewers, one each, and an arena.
 #[derive(Debug)]
 pub struct Floor {
     keys: Vec<RawKey>,
@@ -25,8 +26,8 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// For that many viewers of packets like `plaintext` (header and payload), with an arena of
-    /// `arena_packets` packets.
+    /// A floor for that many viewers of packets like `plaintext` (header and payload), with an
+    /// arena of `arena_packets` packets.
     pub fn new(
         profile: SrtpProfile,
         viewers: usize,
@@ -39,7 +40,8 @@ impl Floor {
         Self { keys, plaintext, arena, sealed_len, used: 0, sequence: 0 }
     }
 
-    /// Seals `packets` packets for each viewer, viewer by viewer; how many that were.
+    /// Seals `packets` packets for each viewer, viewer by viewer; returns the number of sealed
+    /// packets.
     pub fn turn(&mut self, packets: usize) -> u64 {
         let (header, payload) = self.plaintext.split_at(HEADER_LEN);
         for (ssrc, key) in (0u32..).zip(&self.keys) {
@@ -59,7 +61,7 @@ impl Floor {
     }
 }
 
-/// The cipher of a profile, with a salt of zeros. Keeps no state and checks no replay.
+/// Cipher of a profile, with a salt of zeros. It keeps no state and checks no replay.
 #[derive(Debug)]
 pub enum RawKey {
     /// RFC 7714.
@@ -68,7 +70,7 @@ pub enum RawKey {
     Cm(Box<(EncryptingKey, hmac::Key)>),
 }
 
-/// HMAC-SHA1 cut to 80 bits.
+/// Bytes of HMAC-SHA1 cut to 80 bits.
 const CM_TAG_LEN: usize = 10;
 
 impl RawKey {

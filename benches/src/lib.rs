@@ -1,10 +1,11 @@
-//! Shared pieces of the benches: a stopwatch, a publisher, viewers, and the worker between them.
+//! Shared parts of the benches: a stopwatch, a publisher, viewers, and the worker between them.
 //!
-//! Each file beside `src/` asks one question; what the report asks too stands in [`cases`] and [`egress`].
-//! [`stopwatch`] says how time is taken, [`session`] connects peers under preset keys, [`encoder`]
-//! makes packets, [`world`] drives a whole worker, [`floor`] is the least that any forwarder must do.
-//! [`netns`] and [`wire`] bring the kernel in, and [`egress`] is the worker in front of it. [`plot`] draws.
-//! [`shipped`] makes the programs measure under the profile of the shipped binary.
+//! Each file beside `src/` measures one thing; measurements of the report too are in [`cases`] and
+//! [`egress`]. [`stopwatch`] measures time, [`session`] connects peers under preset keys,
+//! [`encoder`] makes packets. [`world`] drives a whole worker, and [`floor`] is the least that any
+//! forwarder must do. [`netns`] and [`wire`] bring the kernel in, and [`egress`] is the worker with
+//! it. [`plot`] draws. [`shipped`] makes the programs measure under the profile of the shipped
+//! binary.
 
 pub mod cases;
 pub mod egress;

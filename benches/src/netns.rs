@@ -1,32 +1,33 @@
-//! A network namespace of this process's own, with a device that takes datagrams and drops them.
+//! Network namespace of this process, with a device that takes datagrams and drops them.
 //!
-//! What is sent there costs the sender the way through the kernel and nothing behind it: no receiver, no
-//! wire. Needs root (or CAP_NET_ADMIN and CAP_SYS_ADMIN), `unshare`, `ip`, and a kernel with `ifb`; says
-//! which is missing. The namespace ends with the process. Used by the programs in `src/bin`.
+//! A datagram sent there costs the sender the path through the kernel, without a receiver or a
+//! wire. Needs root (or CAP_NET_ADMIN and CAP_SYS_ADMIN), `unshare`, `ip`, and a kernel with `ifb`;
+//! reports which is missing. The namespace ends with the process. Used by the programs in
+//! `src/bin`.
 
 use std::fs;
 use std::process::{Command, exit};
 
 use crate::session::{FIRST_ADDRESS, SERVER_ADDRESS};
 
-/// Set in the process that runs inside.
+/// Variable that is set in the process inside the namespace.
 const INSIDE: &str = "WEIR_BENCH_NETNS";
 
-/// The device's name; nobody else is in the namespace.
+/// Name of the device; the namespace has no other.
 const DEVICE: &str = "weir0";
 
-/// Where datagrams to the viewers go.
+/// Destination of datagrams to the viewers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     /// An `ifb` device, which drops them in its driver.
     Ifb,
-    /// Loopback, to sockets of this process: the receiver's part of the kernel's work is booked on the
-    /// sender too.
+    /// Loopback, to sockets of this process: the receiver's part of the kernel's work is booked on
+    /// the sender too.
     Loopback,
 }
 
 impl Device {
-    /// Its name in tables.
+    /// Label in tables.
     pub fn label(self) -> &'static str {
         match self {
             Self::Ifb => "ifb",
@@ -34,11 +35,12 @@ impl Device {
         }
     }
 
-    /// Sends all viewers' datagrams here from now on. Call after [`enter`]. There is no way back from
-    /// loopback, so `ifb` comes first.
+    /// Sends all viewers' datagrams to this device from now on. Call it after [`enter`]. There is
+    /// no way back from loopback, so `ifb` comes first.
     ///
     /// # Errors
-    /// What `ip` said.
+    ///
+    /// The message of `ip`.
     pub fn route(self) -> Result<(), String> {
         let viewers = format!("{FIRST_ADDRESS}/15");
         match self {
@@ -48,10 +50,12 @@ impl Device {
     }
 }
 
-/// Starts this program again inside a fresh namespace and ends with its exit code; returns in there.
+/// Starts this program again inside a new namespace and ends with its exit code; returns in that
+/// process.
 ///
 /// # Errors
-/// What is missing.
+///
+/// The requirement that is missing.
 pub fn enter() -> Result<(), String> {
     if std::env::var_os(INSIDE).is_none() {
         run("unshare", &["--net", "--", "true"])
@@ -73,11 +77,12 @@ pub fn enter() -> Result<(), String> {
     ip(&["link", "set", DEVICE, "up"])
 }
 
-/// Messages that the device took so far; a message of segments counts once, unless the kernel had to
-/// split it before.
+/// Messages that the device took so far. A message of segments counts once, unless the kernel had
+/// to split it before.
 ///
 /// # Errors
-/// When the device is not there.
+///
+/// The device does not exist.
 pub fn taken() -> Result<u64, String> {
     // Not /sys: that shows the namespace it was mounted in.
     let text = fs::read_to_string("/proc/net/dev").map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
-//! Draws groups of horizontal bars as SVG, for the pages in `docs/`.
+//! Plots: groups of horizontal bars as SVG, for the pages in `docs/`.
 //!
-//! No library: rectangles and text. Colours can be told apart by colour-blind readers and on paper.
+//! No library: rectangles and text. The colours are distinct for colour-blind readers and on paper.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use std::fmt::Write;
 pub struct Chart {
     /// What it shows.
     pub title: String,
-    /// What the numbers count.
+    /// Unit of the values.
     pub unit: &'static str,
     /// Names of the bars of a row.
     pub series: Vec<String>,

@@ -1,4 +1,4 @@
-//! Peers under preset keys: connected by one STUN check, without a DTLS handshake.
+//! Sessions under preset keys: connected by one STUN check, without a DTLS handshake.
 //!
 //! Each session has a number; credentials, address and SRTP keys follow from it, so that both sides
 //! know them. Used by `world.rs` for whole workers and by `srtp.rs` for single peers.
@@ -21,7 +21,7 @@ use weir_sfu::transport::srtp::{MasterKey, SrtpKeys, SrtpProfile};
 use weir_sfu::transport::stun::{self, CheckRequest, StunClass, StunView};
 use weir_sfu::transport::{Entropy, FiveTuple};
 
-/// Longest STUN message that occurs here.
+/// Maximum bytes of a STUN message here.
 const STUN_BYTES: usize = 200;
 
 /// Address of session 0, from the test network of RFC 2544, which is a /15.
@@ -40,7 +40,7 @@ impl Client {
         IceCredentials { ufrag: format!("ours{}", self.0), pwd: format!("{:0>24}", self.0) }
     }
 
-    /// What its offer said.
+    /// Transport of the client's offer.
     pub fn remote(self) -> RemoteTransport {
         let digest = self.0.to_be_bytes().to_vec();
         let ice =
@@ -52,16 +52,17 @@ impl Client {
         }
     }
 
-    /// Its address and ours.
+    /// Address pair of the client.
     pub fn path(self) -> FiveTuple {
         let remote = Ipv4Addr::from(u32::from(FIRST_ADDRESS) + self.0);
         let local = IpAddr::V4(SERVER_ADDRESS);
         FiveTuple::udp(Some(local), SocketAddr::new(remote.into(), 40_000))
     }
 
-    /// The session behind such an address.
+    /// The session of this address pair.
     ///
     /// # Panics
+    ///
     /// For any other address.
     pub fn at(path: FiveTuple) -> Self {
         match path.remote.ip() {
@@ -70,7 +71,7 @@ impl Client {
         }
     }
 
-    /// An authenticated check from it.
+    /// An authenticated check of the client.
     pub fn check(self) -> Vec<u8> {
         let (local, remote) = (self.local(), self.remote().ice);
         let mut out = [0; STUN_BYTES];
@@ -86,7 +87,7 @@ impl Client {
         out[..len].to_vec()
     }
 
-    /// Its answer to a check of ours.
+    /// The client's response to a check of ours.
     pub fn answer(self, request: &[u8]) -> Vec<u8> {
         let id = StunView::parse(request).expect("our check is well-formed").transaction_id();
         let key = self.remote().ice.pwd;
@@ -96,7 +97,7 @@ impl Client {
         out[..len].to_vec()
     }
 
-    /// Master key and salt of what it sends.
+    /// Master key and salt of the client's packets.
     pub fn sending_key(self, profile: SrtpProfile) -> (Vec<u8>, Vec<u8>) {
         // Exporter layout (RFC 5764 section 4.2); we are the DTLS client, so it is the server.
         let material = self.keying_material(profile);
@@ -104,7 +105,7 @@ impl Client {
         (material[key..2 * key].to_vec(), material[2 * key + salt..].to_vec())
     }
 
-    /// The same as an `rtc-srtp` context, to seal with.
+    /// The client's key as an `rtc-srtp` context, to seal with.
     pub fn sealer(self, profile: SrtpProfile) -> Context {
         let (key, salt) = self.sending_key(profile);
         context(profile, &key, &salt)
@@ -217,7 +218,8 @@ impl Egress for Nowhere {
     fn send(&mut self, _: Transmit<'_>) {}
 }
 
-/// Where datagrams end: media is counted and goes to `W` with its reports, checks are kept to be answered.
+/// Where datagrams end: media is counted and goes to `W` with its reports, checks are kept to be
+/// answered.
 #[derive(Debug)]
 pub struct Sink<W = Nowhere> {
     /// RTP datagrams.

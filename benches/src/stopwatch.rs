@@ -1,4 +1,4 @@
-//! How the benches take time: CPU time of the measuring thread, per packet.
+//! Stopwatch of the benches: CPU time of the measuring thread, per packet.
 //!
 //! CPU time and not wall time, so that other programs on the machine do not count. The core's speed
 //! still changes under it, so a comparison runs its candidates in turn ([`compare`]) and reports
@@ -13,15 +13,15 @@ use rustix::time::{ClockId, clock_gettime};
 /// Rounds of a comparison.
 const ROUNDS: usize = 40;
 
-/// Sums the CPU time of what it is given.
+/// Sum of the CPU time of the measured calls.
 #[derive(Debug, Default)]
 pub struct Stopwatch {
     total: Duration,
 }
 
 impl Stopwatch {
-    /// Runs something and counts its time. Reading the clock costs about 0.3 µs, so give it at
-    /// least some hundred packets.
+    /// Runs a call and counts its time. Reading the clock costs about 0.3 µs, so give it at least
+    /// some hundred packets.
     pub fn time<T>(&mut self, run: impl FnOnce() -> T) -> T {
         let before = cpu_time();
         let result = run();
@@ -29,12 +29,12 @@ impl Stopwatch {
         result
     }
 
-    /// Counts time that was taken elsewhere, such as on another thread.
+    /// Counts time that was measured elsewhere, such as on another thread.
     pub fn add(&mut self, time: Duration) {
         self.total += time;
     }
 
-    /// What was counted.
+    /// Total of the counted time.
     pub fn total(&self) -> Duration {
         self.total
     }
@@ -109,17 +109,18 @@ pub fn per_packet(
     });
 }
 
-/// One line of a bench: a name, and what is measured. A round says how many items it handled.
+/// One case of a bench: a name, and the round that is measured. A round returns how many items it
+/// handled.
 pub struct Case {
-    /// What the lines beside it have in common.
+    /// Group of cases in the tables.
     pub group: &'static str,
-    /// Its own name.
+    /// Name within the group.
     pub name: String,
-    /// What runs; makes what it needs when it is first called.
+    /// The measured call; it makes its state when it is first called.
     pub round: Round,
 }
 
-/// Handles some items under the stopwatch; how many that were.
+/// Round of a case: handles some items under the stopwatch, and returns how many.
 pub type Round = Box<dyn FnMut(&mut Stopwatch) -> u64>;
 
 impl std::fmt::Debug for Case {
@@ -154,7 +155,7 @@ pub fn measure_in_turn(cases: &mut [Case]) -> Vec<f64> {
 /// Rounds of [`measure_in_turn`].
 const CASE_ROUNDS: usize = 25;
 
-/// CPU time of one of them.
+/// CPU time of one such round.
 const CASE_TIME: Duration = Duration::from_millis(10);
 
 fn ns_per_item(round: &mut dyn FnMut(&mut Stopwatch) -> u64, least: Duration) -> f64 {
@@ -174,8 +175,8 @@ pub fn run(cases: Vec<Case>) {
     criterion.final_summary();
 }
 
-/// True when measurements are only to prove that they run: `cargo bench -- --test`, `cargo test` (which
-/// starts benches without `--bench`), and programs with `--quick`.
+/// True when measurements are only to prove that they run: `cargo bench -- --test`, `cargo test`
+/// (which starts benches without `--bench`), and programs with `--quick`.
 pub fn smoke_run() -> bool {
     let given = |wanted| std::env::args().any(|arg| arg == wanted);
     let program = std::env::current_exe().unwrap_or_default();
@@ -183,18 +184,18 @@ pub fn smoke_run() -> bool {
     given("--test") || given("--quick") || (bench && !given("--bench"))
 }
 
-/// What [`compare`] found: medians over all rounds.
+/// Result of [`compare`]: medians over all rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Comparison {
     /// CPU nanoseconds per packet of the candidate.
     pub candidate_ns: f64,
-    /// The same of the floor.
+    /// CPU nanoseconds per packet of the floor.
     pub floor_ns: f64,
-    /// Candidate over floor, taken round by round.
+    /// Ratio of candidate to floor, taken round by round.
     pub ratio: f64,
 }
 
-/// Runs candidate and floor in turn, so that both meet the same phases of the machine.
+/// Runs candidate and floor in turn, so that both run in the same phases of the machine.
 pub fn compare(
     mut candidate: impl FnMut(&mut Stopwatch) -> u64,
     mut floor: impl FnMut(&mut Stopwatch) -> u64,
@@ -215,7 +216,7 @@ pub fn compare(
 /// CPU time of a candidate in one round of a comparison: less than a phase of the machine.
 const COMPARE_TIME: Duration = Duration::from_millis(5);
 
-/// The middle of some samples; NaN of none.
+/// Median of some samples; NaN without samples.
 pub fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)

@@ -1,5 +1,5 @@
-//! One viewer's forwarder without a worker: attached to the encoder's only layer, ready for its first
-//! keyframe. Used by `rewrite.rs` and `srtp.rs`.
+//! One viewer's forwarder without a worker: attached to the encoder's only layer, ready for its
+//! first keyframe. Used by `rewrite.rs` and `srtp.rs`.
 
 use std::time::Instant;
 
@@ -10,13 +10,13 @@ use weir_sfu::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
 
 use crate::encoder::{Encoder, MID, PT};
 
-/// The layer that the encoder's packets come on.
+/// Layer of the encoder's packets.
 pub const LAYER: LayerContext =
     LayerContext { key: KEY, anchor: None, inband_parameter_sets: false };
 
 const KEY: LayerKey = LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) };
 
-/// A forwarder as a browser's viewer has it: mid and transport-cc, NACKs are answered.
+/// A forwarder as for a browser: mid and transport-cc, NACKs are answered.
 pub fn forwarder(number: u32, codec: Codec, now: Instant) -> Forwarder {
     let config = RtpSenderConfig {
         ssrc: 2 * number,

@@ -1,8 +1,8 @@
 //! Real UDP sockets for a worker without the shell: one that sends, one that receives, and viewers.
 //!
-//! [`Wire`] sends as the shell does: `quinn-udp`, one call per message with UDP_SEGMENT, our address as
-//! packet info, don't-fragment. It fails loudly, for a bench must not lose a datagram unseen. Used by
-//! `egress.rs`.
+//! [`Wire`] sends as the shell does: `quinn-udp`, one call per message with UDP_SEGMENT, our
+//! address as packet info, don't-fragment. It fails loudly, for a bench must not lose a datagram
+//! unseen. Used by `egress.rs`.
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -16,39 +16,39 @@ use weir_sfu::transport::egress::{Egress, Transmit};
 
 use crate::session::{Client, SERVER_ADDRESS, media_of};
 
-/// Kernel buffer asked for.
+/// Kernel buffer that is requested.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// No datagram is longer.
+/// Maximum bytes of a datagram.
 const DATAGRAM_BYTES_MAX: usize = 1_500;
 
-/// Sends what it is given, and remembers how one viewer's media was cut into messages.
+/// Sends datagrams, and records how one viewer's media was cut into messages.
 #[derive(Debug)]
 pub struct Wire {
     socket: UdpSocket,
     state: UdpSocketState,
     watched: Option<SocketAddr>,
     cut: Vec<Message>,
-    /// Datagrams sent.
+    /// Number of datagrams sent.
     pub datagrams: u64,
-    /// Calls of the kernel.
+    /// Number of send calls.
     pub messages: u64,
-    /// Batches of media: messages of media to one address in a row.
+    /// Number of batches of media: messages of media to one address in a row.
     pub visits: u64,
     visited: Option<SocketAddr>,
 }
 
-/// The shape of one message of media.
+/// Shape of one message of media.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
-    /// All its bytes.
+    /// Bytes of the whole message.
     pub len: usize,
     /// Bytes of each datagram but the last.
     pub segment_size: Option<usize>,
 }
 
 impl Message {
-    /// How long each of its datagrams is.
+    /// Lengths of its datagrams.
     pub fn datagrams(self) -> impl Iterator<Item = usize> {
         let size = self.segment_size.unwrap_or(self.len);
         let whole = self.len / size;
@@ -58,10 +58,11 @@ impl Message {
 }
 
 impl Wire {
-    /// A socket of its own.
+    /// A sending socket.
     ///
     /// # Errors
-    /// From the kernel; also when it knows no UDP_SEGMENT.
+    ///
+    /// The kernel's error; also when it has no UDP_SEGMENT.
     pub fn new() -> io::Result<Self> {
         let socket = bind(Ipv4Addr::UNSPECIFIED.into(), 0)?;
         let state = UdpSocketState::new((&socket).into())?;
@@ -80,13 +81,13 @@ impl Wire {
         })
     }
 
-    /// How media to this viewer is cut is remembered from now on.
+    /// Records from now on how media to this viewer is cut.
     pub fn watch(&mut self, viewer: Client) {
         self.watched = Some(viewer.path().remote);
         self.visited = None;
     }
 
-    /// How the watched viewer's media was cut since the last call.
+    /// Shape of the recorded viewer's media since the last call.
     pub fn take_cut(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.cut)
     }
@@ -133,7 +134,8 @@ impl Inlet {
     /// Both sockets.
     ///
     /// # Errors
-    /// From the kernel.
+    ///
+    /// The kernel's error.
     pub fn new() -> io::Result<Self> {
         let socket = bind(SERVER_ADDRESS.into(), 0)?;
         let state = UdpSocketState::new((&socket).into())?;
@@ -147,18 +149,20 @@ impl Inlet {
         Ok(Self { socket, state, epoll, publisher, bytes, stride, meta })
     }
 
-    /// The publisher sends.
+    /// Sends a datagram as the publisher.
     ///
     /// # Errors
-    /// From the kernel.
+    ///
+    /// The kernel's error.
     pub fn publish(&self, datagram: &[u8]) -> io::Result<()> {
         self.publisher.send(datagram).map(drop)
     }
 
-    /// One wait and the receive calls that follow it.
+    /// Waits once and receives what follows.
     ///
     /// # Errors
-    /// From the kernel; also when there is nothing, for then the bench is wrong.
+    ///
+    /// The kernel's error; also when no datagram comes, because then the bench is wrong.
     pub fn receive(&mut self, mut handle: impl FnMut(&mut [u8])) -> io::Result<()> {
         let mut events =
             [epoll::Event { flags: epoll::EventFlags::IN, data: epoll::EventData::new_u64(0) }];
@@ -184,15 +188,16 @@ impl Inlet {
     }
 }
 
-/// A socket per client, in the order of their numbers from 0, for devices that deliver.
+/// Sockets of clients, one each, in the order of their numbers from 0, for devices that deliver.
 #[derive(Debug)]
 pub struct Viewers(Vec<UdpSocket>);
 
 impl Viewers {
-    /// Binds one socket to the address of each.
+    /// Binds one socket to the address of each client.
     ///
     /// # Errors
-    /// From the kernel, such as too few file descriptors.
+    ///
+    /// The kernel's error, such as too few file descriptors.
     pub fn new(clients: impl Iterator<Item = Client>) -> io::Result<Self> {
         let mut limit = getrlimit(Resource::Nofile);
         limit.current = limit.maximum;
@@ -204,12 +209,12 @@ impl Viewers {
         clients.map(bind_one).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Reads all that arrived; how many datagrams that were.
+    /// Reads all datagrams that arrived; returns their number.
     pub fn drain(&self) -> u64 {
         self.0.iter().map(drain_one).sum()
     }
 
-    /// Reads what arrived for these; how many datagrams that were.
+    /// Reads the datagrams that arrived for these clients; returns their number.
     pub fn drain_of(&self, clients: impl Iterator<Item = Client>) -> u64 {
         clients.filter_map(|client| self.0.get(client.0 as usize)).map(drain_one).sum()
     }

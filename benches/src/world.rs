@@ -1,9 +1,10 @@
-//! One worker, or several, with publishers and their viewers, driven as the shell drives it, under virtual time.
+//! World: one worker, or several, with publishers and their viewers, driven as the shell drives it,
+//! under virtual time.
 //!
-//! What is measured is [`World::forward`]: the publisher's datagrams in, one flush per turn. What a
-//! turn needs beside it is apart: [`World::prepare`] seals the publisher's packets with `rtc-srtp`,
-//! [`World::settle`] runs timers and answers our checks. Used by `fanout.rs` and `allocations.rs`, and
-//! with real sockets by `egress.rs`.
+//! The measured part is [`World::forward`]: the publisher's datagrams in, one flush per turn. Other
+//! work of a turn is separate: [`World::prepare`] seals the publisher's packets with `rtc-srtp`,
+//! [`World::finish_turn`] runs timers and answers our checks. Used by `fanout.rs` and
+//! `allocations.rs`, and with real sockets by `egress.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,32 +29,32 @@ use crate::encoder::{Encoder, Frames, MID, PT};
 use crate::session::{Client, Nowhere, PresetKeys, Sequence, Sink};
 use crate::stopwatch::epoch;
 
-/// After so long all viewers count as established, a thousand of one stream too: five seconds, and a frame for each
-/// sixteen.
+/// Time after which all viewers count as established, also a thousand of one stream: five seconds,
+/// and a frame for each sixteen viewers.
 const ESTABLISHED_AFTER: Duration = Duration::from_secs(8);
 
-/// Datagrams of a block are sealed before it is timed; more would not stay in the cache, as they do
-/// when the kernel has just written them.
+/// Datagrams of a block, which are sealed before it is timed. More would not stay in the CPU
+/// caches, as they do when the kernel has just written them.
 const BLOCK_PACKETS: usize = 128;
 
-/// What is sent and to how many.
+/// Streams, viewers and media of a world.
 #[derive(Debug, Clone, Copy)]
 pub struct Scene {
-    /// Streams, each with a publisher of its own; they take turns.
+    /// Number of streams, each with a publisher of its own; they take turns.
     pub streams: usize,
-    /// Viewers of each stream.
+    /// Number of viewers of each stream.
     pub viewers: usize,
-    /// Each viewer watches all streams in one session, with a subscription for each, and a turn has a frame of each
-    /// stream. Else a viewer watches one stream, and a turn has one frame.
+    /// Whether each viewer watches all streams in one session, with a subscription for each, and a
+    /// turn has a frame of each stream. Else a viewer watches one stream, and a turn has one frame.
     pub joint: bool,
     /// Codec of a stream's only track.
     pub codec: Codec,
-    /// Its frames and packets; a turn of the loop forwards one frame of one stream.
+    /// Frames and packets of the media; a turn forwards one frame of one stream.
     pub frames: Frames,
     /// Profile of all sessions.
     pub profile: SrtpProfile,
-    /// Workers; publishers and viewers are spread over all of them. All run on this thread, one after
-    /// the other.
+    /// Number of workers; publishers and viewers are spread over all of them. All run on this
+    /// thread, one after the other.
     pub workers: usize,
 }
 
@@ -72,17 +73,17 @@ impl Default for Scene {
 }
 
 impl Scene {
-    /// Turns that are measured at once.
+    /// Number of turns that are measured together.
     pub fn turns(&self) -> usize {
         (BLOCK_PACKETS / self.packets_per_turn()).max(1)
     }
 
-    /// Packets that come in one turn, on average.
+    /// Mean packets that arrive in one turn.
     pub fn packets_per_turn(&self) -> usize {
         self.frames.mean_packets() * if self.joint { self.streams } else { 1 }
     }
 
-    /// Sessions of viewers.
+    /// Number of viewer sessions.
     pub fn all_viewers(&self) -> usize {
         if self.joint { self.viewers } else { self.streams * self.viewers }
     }
@@ -99,13 +100,13 @@ impl Scene {
     }
 }
 
-/// See the head of this file. `W` is where media goes.
+/// World of this file's header. `W` is the destination of media.
 pub struct World<W = Nowhere> {
     scene: Scene,
     workers: Vec<Worker>,
     lobby: Arc<Lobby>,
     publishers: Vec<Publisher>,
-    /// Whose frame is next.
+    /// Stream whose frame is next.
     turn: usize,
     sink: Sink<W>,
     now: Instant,
@@ -132,7 +133,7 @@ impl Publisher {
         }
     }
 
-    /// Its next frame, sealed.
+    /// The next frame, sealed.
     fn next_frame(&mut self) -> Vec<Vec<u8>> {
         let seal = |plaintext: Vec<u8>| {
             self.sealer.encrypt_rtp(&plaintext).expect("sealing works").to_vec()
@@ -154,18 +155,19 @@ impl Waker for Awake {
 }
 
 impl World {
-    /// [`World::with_wire`], with media going nowhere.
+    /// A [`World::with_wire`] whose media is not sent anywhere.
     pub fn new(scene: Scene) -> Self {
         Self::with_wire(scene, Nowhere)
     }
 }
 
 impl<W: Egress> World<W> {
-    /// Connects the publishers and all viewers and forwards some seconds, until everything is in
-    /// place.
+    /// Connects the publishers and all viewers, and forwards some seconds, until all are
+    /// established.
     ///
     /// # Panics
-    /// When something did not reach every viewer, which is a bug.
+    ///
+    /// A packet did not reach every viewer, which is a bug.
     pub fn with_wire(scene: Scene, wire: W) -> Self {
         let mut world = Self::without_viewers(scene, wire);
         for stream in 0..if scene.joint { 1 } else { scene.streams } {
@@ -177,12 +179,12 @@ impl<W: Egress> World<W> {
         while world.now < until {
             let mut turn = Block(vec![world.prepare_turn()]);
             world.forward(&mut turn);
-            world.settle();
+            world.finish_turn();
         }
         world
     }
 
-    /// Publishers that nobody watches yet.
+    /// Publishers without viewers yet.
     fn without_viewers(scene: Scene, wire: W) -> Self {
         let now = epoch();
         let lobby = Arc::new(Lobby::default());
@@ -227,10 +229,10 @@ impl<W: Egress> World<W> {
         let session = self.session(stream, client, Plan::Publish { plan });
         self.lobby.wait(session, None);
         self.receive(client, &mut client.check());
-        self.settle();
+        self.finish_turn();
     }
 
-    /// A viewer subscribes to a stream and connects.
+    /// Subscribes and connects a viewer.
     pub fn join(&mut self, stream: usize, viewer: Client) {
         let codec = SubscribeCodec {
             format: self.publishers[stream].encoder.format(),
@@ -272,7 +274,7 @@ impl<W: Egress> World<W> {
             let bind = Command::Bind { id, subscription, track };
             self.workers[worker].handle_command(self.now, bind, &mut self.sink);
         }
-        self.settle();
+        self.finish_turn();
     }
 
     fn session(&self, stream: usize, client: Client, plan: Plan) -> Box<NewSession> {
@@ -290,10 +292,10 @@ impl<W: Egress> World<W> {
         Block((0..self.scene.turns()).map(|_| self.prepare_turn()).collect())
     }
 
-    /// The frames of the next turn, sealed: one of each stream, or one of the stream whose turn it is.
+    /// The frames of the next turn, sealed: one of each stream, or one of the stream whose turn it
+    /// is.
     ///
-    /// # Panics
-    /// When sealing fails, which it cannot.
+    /// # Panics When sealing fails, which it cannot.
     pub fn prepare_turn(&mut self) -> Vec<Frame> {
         let streams = match self.scene.joint {
             true => 0..self.scene.streams,
@@ -308,7 +310,8 @@ impl<W: Egress> World<W> {
         streams.map(frame).collect()
     }
 
-    /// The measured part: each frame in, one flush after it. How many packets came in.
+    /// The measured part: each frame in, one flush after it. Returns the number of packets that
+    /// arrived.
     #[inline(never)] // so that a profiler can tell it apart
     pub fn forward(&mut self, block: &mut Block) -> u64 {
         let mut received = 0;
@@ -325,18 +328,18 @@ impl<W: Egress> World<W> {
         received
     }
 
-    /// Virtual time moves to the next frame.
+    /// Moves virtual time to the next frame.
     pub fn next_turn(&mut self) {
         let interval = self.publishers[0].encoder.frame_interval();
         self.now += interval / if self.scene.joint { 1 } else { self.scene.streams as u32 };
     }
 
-    /// A datagram of a stream's publisher.
+    /// Handles a datagram of a stream's publisher.
     pub fn take(&mut self, stream: usize, datagram: &mut [u8]) {
         self.receive(self.publishers[stream].client, datagram);
     }
 
-    /// The end of a turn: what came in goes out.
+    /// Ends a turn: forwards the packets that arrived.
     pub fn flush(&mut self) {
         for worker in &mut self.workers {
             worker.handle_rings(self.now, &mut self.sink);
@@ -344,7 +347,7 @@ impl<W: Egress> World<W> {
         }
     }
 
-    /// Timers that are due.
+    /// Runs due timers.
     pub fn timers(&mut self) {
         for worker in &mut self.workers {
             while worker.handle_timeout(self.now, &mut self.sink) {}
@@ -362,8 +365,8 @@ impl<W: Egress> World<W> {
         }
     }
 
-    /// Everything that a turn does beside forwarding.
-    pub fn settle(&mut self) {
+    /// Does all work of a turn besides forwarding.
+    pub fn finish_turn(&mut self) {
         self.timers();
         self.answer_checks();
     }
@@ -384,7 +387,7 @@ impl<W: Egress> World<W> {
         &self.sink
     }
 
-    /// Where media goes.
+    /// Destination of media.
     pub fn wire(&mut self) -> &mut W {
         self.sink.wire()
     }
@@ -399,10 +402,11 @@ impl<W: Egress> World<W> {
         self.workers.iter().map(Worker::report).collect()
     }
 
-    /// A worker that drops is fast: nothing may have been lost.
+    /// Checks that no packet was lost: a worker that drops is fast.
     ///
     /// # Panics
-    /// If something was.
+    ///
+    /// A packet was lost.
     pub fn check(&self) {
         let reports = self.reports();
         let received: u64 = reports.iter().map(|report| report.packets_in).sum();
@@ -420,9 +424,9 @@ pub struct Block(Vec<Vec<Frame>>);
 /// One sealed frame.
 #[derive(Debug)]
 pub struct Frame {
-    /// Whose it is.
+    /// Stream of the frame.
     pub stream: usize,
-    /// Its packets.
+    /// Packets of the frame.
     pub datagrams: Vec<Vec<u8>>,
 }
 

@@ -1,9 +1,10 @@
-//! What does one forwarded packet cost with the kernel, against the floor of the same run?
+//! Cost of one forwarded packet with the kernel, against the floor of the same run.
 //!
-//! `cargo run --release -p weir-benches --bin egress [WORD]`, as root. Prints one table, CPU nanoseconds (user and
-//! system) per forwarded packet; with a word only the rows that contain it, such as `"1.0 Mbps"`. Fails
-//! where the kernel has no network namespaces, no `ifb` device or no UDP segmentation offload. Builds itself
-//! again with the profile of the shipped binary (`shipped.rs`).
+//! `cargo run --release -p weir-benches --bin egress [WORD]`, as root. Prints one table of CPU
+//! nanoseconds (user and system) per forwarded packet; with a word only the rows that contain it,
+//! such as `"1.0 Mbps"`. Fails where the kernel has no network namespaces, no `ifb` device or no
+//! UDP segmentation offload. Builds itself again with the profile of the shipped binary
+//! (`shipped.rs`).
 
 use weir_benches::egress::{self, Found};
 use weir_benches::{netns, shipped};

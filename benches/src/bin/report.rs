@@ -1,8 +1,8 @@
-//! Measures everything and writes the figures and plots of `docs/BENCHMARKS.md` anew.
+//! Report: measures everything, and rewrites the figures and plots of `docs/BENCHMARKS.md`.
 //!
-//! `cargo run --release -p weir-benches --bin report`, as root: two minutes of CPU time. Tables stand between
-//! marks in the page, the text around them is left alone. `--quick` proves that it runs and writes nothing.
-//! Builds itself again with the profile of the shipped binary (`shipped.rs`).
+//! `cargo run --release -p weir-benches --bin report`, as root: two minutes of CPU time. Tables are
+//! between marks in the page; the text around them is not changed. `--quick` proves that it runs
+//! and writes nothing. Builds itself again with the profile of the shipped binary (`shipped.rs`).
 
 use std::fmt::Write;
 use std::fs;
@@ -37,7 +37,7 @@ fn main() -> Result<(), String> {
     if smoke_run() { Ok(()) } else { report.write() }
 }
 
-/// What goes between the marks, and the plots.
+/// Texts between the marks, and the plots.
 #[derive(Default)]
 struct Report {
     sections: Vec<(&'static str, String)>,
@@ -54,7 +54,7 @@ impl Report {
             let found = egress::measure(setting)?;
             _ = write!(table, "{found}");
             for row in &found.rows {
-                let label = format!("{}, {} viewers", found.setting.label(), row.crowd.label());
+                let label = format!("{}, {} viewers", found.setting.label(), row.audience.label());
                 rows.push((label, vec![row.worker_ns, row.floor_ns]));
             }
             self.egress.push(found);
@@ -110,7 +110,7 @@ impl Report {
         self.section("allocations", table);
     }
 
-    /// What the project set itself, against what was found.
+    /// Goals of the project, against the results.
     fn aims(&mut self) {
         let mut table = "| aim | wanted | found | |\n|---|---|---|---|".to_owned();
         let mut line = |aim: &str, wanted: &str, found: f64, met: bool| {
@@ -127,11 +127,11 @@ impl Report {
             };
             for row in &found.rows {
                 let most = match device {
-                    Device::Ifb if row.crowd.joint => 1.4,
-                    Device::Loopback if row.crowd.joint => 1.25,
+                    Device::Ifb if row.audience.joint => 1.4,
+                    Device::Loopback if row.audience.joint => 1.25,
                     _ => most,
                 };
-                let aim = format!("CPU over floor, {what}, {} viewers", row.crowd.label());
+                let aim = format!("CPU over floor, {what}, {} viewers", row.audience.label());
                 line(&aim, &format!("at most {most}"), row.ratio, row.ratio <= most);
             }
             if let Some(rise) = found.rise.filter(|_| device == Device::Ifb && !audio) {
@@ -227,7 +227,7 @@ impl Report {
     }
 }
 
-/// Bars of what has a floor.
+/// Series of a plot with a floor.
 const WORKER: [&str; 2] = ["worker", "floor"];
 
 fn machine(load_before: &str) -> String {
@@ -243,7 +243,7 @@ fn machine(load_before: &str) -> String {
     format!(
         "{} x {model}, Linux {}, {}, profile {profile}; load average {load_before} before the run, {} after.",
         models().count(),
-        // Behind the first dash stands who built it.
+        // After the first dash comes the builder of the kernel.
         kernel.trim().split('-').next().unwrap_or_default(),
         rustc.trim(),
         load(),

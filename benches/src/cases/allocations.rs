@@ -1,4 +1,4 @@
-//! How often does forwarding a packet allocate? Never, once everything is in place.
+//! Allocations per forwarded packet: none, once all viewers are established.
 //!
 //! Counts calls of the allocator on this thread.
 
@@ -10,10 +10,10 @@ use crate::encoder::Frames;
 use crate::session::Client;
 use crate::world::{Scene, World};
 
-/// Virtual time that is counted.
+/// Virtual time in which calls are counted.
 const WINDOW: Duration = Duration::from_secs(20);
 
-/// What was found in 20 s of virtual time with 100 viewers.
+/// Result of 20 s of virtual time with 100 viewers.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// Packets per turn.
@@ -50,7 +50,7 @@ fn row(frame_packets: usize, workers: usize) -> Row {
     Row { frame_packets, workers, packets, forwarding, timers }
 }
 
-/// What one more viewer takes, beside others, until it is connected.
+/// Allocations of one more viewer, beside others, until it is connected.
 pub fn join() -> AllocationInfo {
     let mut world = World::new(Scene::default());
     measure(|| world.join(0, Client(5_000)))

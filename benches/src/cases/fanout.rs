@@ -1,9 +1,9 @@
-//! What does one forwarded packet cost, from the publisher's datagram to sealed bytes for N viewers?
+//! Cost of one forwarded packet, from the publisher's datagram to sealed bytes for N viewers.
 //!
-//! Real workers with an egress that only counts: no kernel. A turn forwards one frame. Beside each figure
-//! stands the floor of the same run: the header and the cipher alone, on as many keys and as many bytes.
-//! With several workers the viewers are spread over them and packets travel by ring; all workers run on
-//! one thread, so the figure is the sum of their work.
+//! Real workers with an egress that only counts: no kernel. A turn forwards one frame. Each figure
+//! has the floor of the same run beside it: the header and the cipher alone, on as many keys and as
+//! many bytes. With several workers the viewers are spread over them and packets travel by ring.
+//! All workers run on one thread, so the figure is the sum of their work.
 
 use std::fmt;
 
@@ -18,7 +18,8 @@ use crate::world::{Scene, World};
 /// Packets in the floor's arena: as many as the worker puts into one message.
 const ARENA_PACKETS: usize = 16;
 
-/// Viewers and packets per turn on one worker, workers, and what differs from H264 under AES-128-GCM.
+/// Viewers and packets per turn on one worker, workers, and what differs from H264 under
+/// AES-128-GCM.
 pub fn scenes() -> Vec<(String, Scene)> {
     let video = |packets| Frames::Equal { packets, payload_len: 1200 };
     let scene = |viewers, packets| Scene { viewers, frames: video(packets), ..Scene::default() };
@@ -42,7 +43,7 @@ pub fn cases() -> Vec<Case> {
     let case = |(what, scene): (String, Scene)| {
         let Scene { viewers, workers, frames, .. } = scene;
         let name = format!("{viewers} viewers, {workers} workers, {}, {what}", frames.label());
-        // The world is made when it is its turn, so that a filter saves the others.
+        // The world is made when its case runs, so that a filter saves the others.
         let mut world = None;
         Case::new("fanout", name, move |stopwatch| {
             forward(world.get_or_insert_with(|| World::new(scene)), scene, stopwatch)
@@ -51,12 +52,12 @@ pub fn cases() -> Vec<Case> {
     scenes().into_iter().map(case).collect()
 }
 
-/// A scene, what it cost, and how many datagrams a message had.
+/// A scene, its cost, and its datagrams per message.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// What differs from others.
+    /// Difference to the other scenes.
     pub what: String,
-    /// What ran.
+    /// Scene that was measured.
     pub scene: Scene,
     /// CPU per forwarded packet and its floor.
     pub cost: Comparison,
@@ -100,11 +101,11 @@ impl fmt::Display for Row {
     }
 }
 
-/// One block; the packets forwarded, none of which may be lost.
+/// Runs one block; returns the packets forwarded, none of which may be lost.
 fn forward(world: &mut World, scene: Scene, stopwatch: &mut Stopwatch) -> u64 {
     let mut block = world.prepare();
     let received = stopwatch.time(|| world.forward(&mut block));
-    world.settle();
+    world.finish_turn();
     world.check();
     received * scene.viewers as u64
 }

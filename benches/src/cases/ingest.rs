@@ -1,4 +1,4 @@
-//! What does one datagram cost on its way in, whoever watches: found, opened, parsed, kept, routed?
+//! Cost of one incoming datagram without viewers: lookup, opening, parsing, caching, routing.
 
 use weir_sfu::codec::{Codec, MediaKind};
 use weir_sfu::transport::srtp::SrtpProfile;
@@ -7,7 +7,7 @@ use crate::encoder::Frames;
 use crate::stopwatch::Case;
 use crate::world::{Scene, World};
 
-/// All video codecs and Opus under AES-128-GCM, and H264 under the other profiles. Nobody watches.
+/// All video codecs and Opus under AES-128-GCM, and H264 under the other profiles, without viewers.
 pub fn cases() -> Vec<Case> {
     let codecs = [Codec::H264, Codec::H265, Codec::Vp8, Codec::Vp9, Codec::Av1, Codec::Opus];
     let preferred = codecs.map(|codec| (codec, SrtpProfile::AeadAes128Gcm));
@@ -29,7 +29,7 @@ fn case((codec, profile): (Codec, SrtpProfile)) -> Case {
             let world = world.get_or_insert_with(|| World::new(scene));
             let mut block = world.prepare();
             let received = watch.time(|| world.forward(&mut block));
-            world.settle();
+            world.finish_turn();
             world.check();
             received
         },

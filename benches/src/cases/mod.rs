@@ -1,5 +1,5 @@
-//! What single steps cost. Each file lists its cases; a bench runs them with criterion, the report with
-//! fewer samples.
+//! Costs of single steps. Each file lists its cases; a bench runs them with criterion, the report
+//! with fewer samples.
 
 pub mod allocations;
 pub mod fanout;

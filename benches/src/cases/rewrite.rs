@@ -1,7 +1,7 @@
-//! What does it cost to decide on a packet for one viewer and to write it, before the cipher?
+//! Cost of deciding on a packet for one viewer and writing it, before the cipher.
 //!
 //! 100 viewers get the same 64 packets, one viewer after the other, as in a turn of the worker. The
-//! forwarder decides and numbers, the line writes the header and patches picture ids.
+//! forwarder decides and numbers, the RTP sender writes the header and patches picture ids.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! What does it cost to hand a packet to another worker, per packet and in batches, and to wake it?
+//! Cost of handing a packet to another worker, per packet and in batches, and of waking it.
 //!
-//! Sending and receiving are timed apart, on one thread: what each side pays while both are awake. Waking
-//! is timed with a worker's thread that sleeps on an event descriptor: what the writer pays for the call,
-//! and what the sleeper pays from its wait to its next.
+//! Sending and receiving are timed separately, on one thread: the cost of each side while both are
+//! awake. Waking is timed with a worker's thread that sleeps on an event descriptor: the cost of
+//! the writer's call, and of the sleeping worker from its wait to its next.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const BATCHES: [usize; 3] = [1, 8, 64];
 /// Batches per round where the reader sleeps before each.
 const WAKES: usize = 100;
 
-/// The sleeper is given so many turns of a spin to fall asleep, some 50 µs.
+/// Turns of a spin in which the reader falls asleep, some 50 µs.
 const FALL_ASLEEP_SPINS: usize = 1_000;
 
 /// Sending, receiving, waking and being woken, for each size of batch.
@@ -86,7 +86,7 @@ fn name(packets: usize) -> String {
     format!("{packets} per batch")
 }
 
-/// One worker's end that writes.
+/// Writing end of one worker.
 struct Sender {
     port: RingPort,
     packet: Arc<Packet>,
@@ -140,7 +140,7 @@ impl Lane {
         self.sender.send(packets);
     }
 
-    /// A turn of the reader's loop, as far as rings are concerned.
+    /// Receives as a turn of the reader's loop does.
     fn receive(&mut self, packets: usize) {
         self.flag.prepare_sleep();
         assert!(self.reader.has_incoming(), "there is something");
@@ -157,7 +157,7 @@ fn connect(sender: WakeFlag, reader: WakeFlag) -> (Sender, RingPort) {
     (Sender::new(ports.pop().expect("two flags, two ports")), reader)
 }
 
-/// A writer here, and a reader that sleeps on its own thread whenever there is nothing.
+/// A writer on this thread, and a reader on its own thread that sleeps whenever its ring is empty.
 struct Pair {
     sender: Sender,
     state: Arc<ReaderState>,
@@ -167,9 +167,9 @@ struct Pair {
 
 struct ReaderState {
     descriptor: OwnedFd,
-    /// Packets taken when it last was about to sleep.
+    /// Number of packets taken when it was last about to sleep.
     taken: AtomicU64,
-    /// Its CPU time then, in nanoseconds.
+    /// CPU time of the reader at that moment, in nanoseconds.
     cpu_ns: AtomicU64,
     done: AtomicBool,
 }
@@ -199,7 +199,7 @@ impl Pair {
         pair
     }
 
-    /// Until the reader has taken all and, as far as one can see from here, sleeps.
+    /// Waits until the reader has taken all packets and, as far as is visible here, sleeps.
     fn wait_for_sleep(&self) {
         while self.state.taken.load(Ordering::Acquire) < self.sender.sent {
             spin_loop();

@@ -1,6 +1,6 @@
-//! What does it cost to know where a packet goes, and to change it while others look?
+//! Cost of reading a packet's route, and of changing it while others read.
 //!
-//! A worker reads the route of a stream for each packet through a cached handle; the control plane
+//! A worker reads the route of a stream for each packet through a cached handle. The control plane
 //! publishes a new one at each join that brings a new worker in.
 
 use std::hint::black_box;
@@ -13,7 +13,7 @@ use weir_sfu::router::Route;
 
 use crate::stopwatch::Case;
 
-/// Looks per round.
+/// Reads per round.
 const LOOKS: u64 = 10_000;
 
 /// Changes per round.
@@ -39,7 +39,7 @@ pub fn cases() -> Vec<Case> {
             watch.time(|| (0..LOOKS).for_each(|_| look(&counted.load_full())));
             LOOKS
         }),
-        Case::new(group, "publish, nobody reads", move |watch| {
+        Case::new(group, "publish, no reader", move |watch| {
             watch.time(|| publish(&quiet));
             CHANGES
         }),

@@ -1,5 +1,4 @@
-//! What do sealing and opening one packet cost, per profile and size, and how far is that from the
-//! cipher alone?
+//! Cost of sealing and opening one packet, per profile and size, compared with the cipher alone.
 //!
 //! Sealing: the same packet for 100 viewers, each under its own key, as in a fan-out. Opening: 100
 //! packets of one publisher. `weir` is our SRTP, `rtc-srtp` webrtc-rs's (it allocates the result),
@@ -27,15 +26,15 @@ pub const PAYLOADS: [usize; 2] = [1200, 160];
 /// Keys that are used in turn, and packets of a round.
 const ROUND: usize = 100;
 
-/// Whose packets are opened.
+/// Client whose packets are opened.
 const CLIENT: Client = Client(1);
 
-/// Room for a sealed packet.
+/// Bytes for a sealed packet.
 const SLOT_BYTES: usize = 1600;
 
 type Make = fn(SrtpProfile, usize) -> Round;
 
-/// What is measured, by whom, and what makes it.
+/// Cases by kind and implementation, with their constructors.
 const KINDS: [(&str, &str, Make); 6] = [
     ("srtp/seal", "weir", seal_weir),
     ("srtp/seal", "rtc-srtp", seal_rtc),
@@ -45,10 +44,10 @@ const KINDS: [(&str, &str, Make); 6] = [
     ("srtp/open", "raw", open_raw),
 ];
 
-/// Who seals and opens, in the order of [`cases`].
+/// Implementations, in the order of [`cases`].
 pub const WHO: [&str; 3] = ["weir", "rtc-srtp", "raw"];
 
-/// All of the above for each profile and size; those of [`WHO`] follow each other.
+/// All of the above for each profile and size; those of one kind follow each other.
 pub fn cases() -> Vec<Case> {
     let sizes = |profile| PAYLOADS.map(|payload_len| (profile, payload_len));
     let all = SrtpProfile::PREFERENCE.into_iter().flat_map(sizes);

@@ -130,8 +130,9 @@ impl Lobby {
 
     /// Forgets the sessions of a worker that lost them.
     pub fn forget_worker(&self, lost: usize) {
-        self.entries
-            .retain(|_, entry| !matches!(entry, LobbyEntry::Owned { worker, .. } if *worker == lost));
+        self.entries.retain(
+            |_, entry| !matches!(entry, LobbyEntry::Owned { worker, .. } if *worker == lost),
+        );
     }
 
     /// Number of known ufrags.

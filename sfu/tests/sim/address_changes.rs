@@ -39,7 +39,7 @@ fn a_spoofed_use_candidate_does_not_move_a_viewers_egress() {
         let victim = world.new_addr();
         let mut spoofed = 0;
         for _ in 0..60 {
-            let check = world.link(viewer).fresh_check(true);
+            let check = world.link(viewer).new_check(true);
             spoofed += check.len() as u64;
             world.inject_and_run(victim, &check);
             world.run_ms(500);
@@ -58,7 +58,7 @@ fn a_spoofed_use_candidate_does_not_move_a_viewers_egress() {
 fn amplification_stays_below_three_before_confirmation() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     let victim = world.new_addr();
-    let check = world.link(viewer).fresh_check(true);
+    let check = world.link(viewer).new_check(true);
     world.inject_and_run(victim, &check);
     world.run_s(20);
     let there = world.sent_to(victim);
@@ -83,7 +83,7 @@ fn first_check_from_a_victims_address_brings_it_no_media() {
     let victim = world.new_addr();
     let mut spoofed = 0;
     for _ in 0..40 {
-        let check = world.link(viewer).fresh_check(true);
+        let check = world.link(viewer).new_check(true);
         for datagram in [&check[..], crate::world::dtls::HELLO] {
             spoofed += datagram.len() as u64;
             world.inject_and_run(victim, datagram);

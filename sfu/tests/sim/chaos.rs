@@ -94,8 +94,8 @@ impl Chaos {
     }
 
     fn any_viewer(&mut self) -> Option<ClientId> {
-        let place = self.rng.below(self.viewers.len().max(1) as u64) as usize;
-        self.viewers.get(place).copied()
+        let index = self.rng.below(self.viewers.len().max(1) as u64) as usize;
+        self.viewers.get(index).copied()
     }
 
     fn preference(&mut self, viewer: ClientId) {
@@ -140,10 +140,10 @@ impl Chaos {
                 }
             }
             9 => {
-                let (on, place) = (self.rng.chance(0.6), self.rng.below(3) as usize);
+                let (on, index) = (self.rng.chance(0.6), self.rng.below(3) as usize);
                 let layers =
                     publisher.map(|publisher| &mut self.world.publisher(publisher).video().layers);
-                if let Some(layer) = layers.and_then(|layers| layers.get_mut(place)) {
+                if let Some(layer) = layers.and_then(|layers| layers.get_mut(index)) {
                     layer.active = on;
                     layer.wants_key |= on;
                 }

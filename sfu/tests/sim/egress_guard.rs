@@ -6,7 +6,7 @@ use weir_sfu::codec::Codec;
 
 use crate::world::World;
 use crate::world::guard::{Guard, Reached};
-use crate::world::media::{Picture, Place, Stamp, payload};
+use crate::world::media::{LayerPosition, Picture, Stamp, payload};
 use crate::world::spec::ViewerSpec;
 
 /// One packet of a hand-made stream.
@@ -36,7 +36,7 @@ fn guard_inside_a_frame() -> (Guard, Made) {
         count: 1,
         key: true,
         captured_ns: 0,
-        place: Place::plain(true, 0),
+        layer_position: LayerPosition::plain(true, 0),
     };
     let mut made = Made {
         seq: 10,
@@ -54,7 +54,7 @@ fn guard_inside_a_frame() -> (Guard, Made) {
         frame: 1,
         count: 2,
         key: false,
-        place: Place::plain(false, 1),
+        layer_position: LayerPosition::plain(false, 1),
         ..stamp
     };
     (made.seq, made.timestamp, made.marker, made.picture, made.twcc) = (11, 4_000, false, 8, 1);

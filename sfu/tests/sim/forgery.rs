@@ -252,7 +252,7 @@ fn every_short_length_of_every_packet_is_handled() {
     let Scene { mut world, publisher, viewer, captured } = scene(PublisherSpec::browser().dtls);
     let addresses: Vec<SocketAddr> =
         vec![world.link(publisher).addr, world.link(viewer).addr, world.new_addr()];
-    let check = world.link(publisher).fresh_check(true);
+    let check = world.link(publisher).new_check(true);
     let rtp = captured.iter().find(|packet| is_rtp(packet)).expect("one").clone();
     let rtcp = captured.iter().find(|packet| !is_rtp(packet)).expect("one").clone();
     let firsts: Vec<Vec<u8>> =
@@ -444,7 +444,7 @@ fn address_of_a_live_session_cannot_be_taken_over() {
     let at = world.link(publisher).addr;
     let before = world.viewer(viewer).video_frames();
     for _ in 0..100 {
-        let check = world.link(thief).fresh_check(true);
+        let check = world.link(thief).new_check(true);
         world.inject_and_run(at, &check);
         world.run_ms(100);
     }

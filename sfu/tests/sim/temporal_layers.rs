@@ -72,11 +72,11 @@ fn frame_rate_follows_the_preference_without_a_keyframe_request() {
             world.run_ms(500);
             let came = frames(&mut world, viewer);
             assert!(came.abs_diff(rate) <= 2, "{codec:?}: {came} of 60 frames for {preference:?}");
-            let (receives_frames, may_flow) = shown(&mut world, viewer);
-            assert_eq!(may_flow, preference, "{codec:?}");
+            let (sent_layer, allowed) = shown(&mut world, viewer);
+            assert_eq!(allowed, preference, "{codec:?}");
             assert!(
-                flows == preference || (preference.is_none() && flows == Some(2)),
-                "{codec:?}: {receives_frames:?}"
+                sent_layer == preference || (preference.is_none() && sent_layer == Some(2)),
+                "{codec:?}: {sent_layer:?}"
             );
         }
         world.run_s(10);

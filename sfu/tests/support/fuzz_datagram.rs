@@ -106,7 +106,7 @@ impl Stage {
 
     fn check(&mut self, how: u8) {
         let who = if how & 1 == 0 { self.bad_publisher } else { self.bad_viewer };
-        let check = self.world.link(who).fresh_check(how & 2 != 0);
+        let check = self.world.link(who).new_check(how & 2 != 0);
         let from = match how >> 2 & 3 {
             0 => self.world.link(who).addr,
             1 => self.stranger,

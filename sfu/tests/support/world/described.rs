@@ -31,13 +31,14 @@ pub(crate) fn elements(spec: &PublishTrackSpec, layer: usize, stamp: &Stamp) -> 
 fn descriptor(stamp: &Stamp, temporal_layers: u8, size: Option<(u16, u16)>) -> Vec<u8> {
     let first = stamp.index == 0;
     let layered = temporal_layers > 1;
-    let template = match (stamp.key, stamp.place.temporal, stamp.place.is_switch_point()) {
-        (true, ..) => 0,
-        (false, 0, _) => 1,
-        (false, 1, _) => 2,
-        (false, _, true) => 3,
-        (false, _, false) => 4,
-    };
+    let template =
+        match (stamp.key, stamp.layer_position.temporal, stamp.layer_position.is_switch_point()) {
+            (true, ..) => 0,
+            (false, 0, _) => 1,
+            (false, 1, _) => 2,
+            (false, _, true) => 3,
+            (false, _, false) => 4,
+        };
     let mut bits = format!("{}{}", u8::from(first), u8::from(stamp.index + 1 == stamp.count));
     bits += &format!("{template:06b}{:016b}", stamp.frame as u16);
     if stamp.key && first && layered {
@@ -89,7 +90,7 @@ pub(crate) fn payload(codec: Codec, stamp: &Stamp, picture: Picture, bytes: usiz
         let start = if stamp.index == 0 { 0x10 } else { 0 };
         out.extend([0x80 | start, 0xe0]);
         out.extend((picture.id | 0x8000).to_be_bytes());
-        out.extend([picture.tl0, vp8_layer(&stamp.place)]);
+        out.extend([picture.tl0, vp8_layer(&stamp.layer_position)]);
     }
     let lie: &[u8] = match (codec, stamp.key) {
         (Codec::Vp8, true) => &[0x11, 0, 0],

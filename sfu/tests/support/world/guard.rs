@@ -17,38 +17,38 @@ use weir_sfu::sdp::{SubscribePlan, SubscribeTrack};
 use super::media::Stamp;
 use super::publisher::RtpHead;
 
-/// Frames this near to the one before, in ticks of 90 kHz, were squeezed: no camera is so fast.
+/// Maximum distance of catch-up timestamps, in ticks of 90 kHz: no camera is so fast.
 pub(crate) const CATCH_UP_TICKS_MAX: u32 = 100;
 
-/// What became of one packet.
+/// Result of the guard's check of one packet.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
-    /// Index of the line (m-section).
+    /// Index of the RTP sender (m-section).
     pub sender: usize,
-    /// Extended outgoing number of the media line.
+    /// Extended outgoing number of the media stream.
     pub seq: u64,
     pub stamp: Option<Stamp>,
     pub rtx: bool,
-    /// The same ciphertext again.
+    /// Whether it is the same ciphertext again.
     pub resent: bool,
     pub head: RtpHead,
     /// Bytes of the packet on the wire.
     pub wire_len: usize,
-    /// What it carries, without RTX or RED, if the guard keeps payloads.
+    /// Payload without RTX or RED, if the guard keeps payloads.
     pub payload: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Guard {
     pub senders: Vec<GuardedSender>,
-    /// Passes payloads on to the viewer.
+    /// Whether payloads are passed on to the viewer.
     pub keeps_payloads: bool,
     next_twcc: Option<u16>,
-    /// Transport-wide numbers that were given to nothing.
+    /// Transport-wide numbers that no packet has.
     pub twcc_gaps: u64,
-    /// Reports must count exactly what was sent.
+    /// Whether reports must count exactly what was sent.
     pub counts_in_reports: bool,
-    /// It looks at media at all.
+    /// Whether media is checked at all.
     pub watches: bool,
     /// Packets on media SSRCs without repeats, by RTX, and repeated as they were.
     pub media: u64,
@@ -56,19 +56,19 @@ pub(crate) struct Guard {
     pub resent: u64,
 }
 
-/// What reached the server: serials by source.
+/// Packets that reached the server: serials by source.
 pub(crate) struct Reached<'a> {
     pub all: &'a HashMap<u32, HashSet<u64>>,
-    /// Past the deadline: the server may forward them or not.
+    /// Packets past the deadline: the server may forward them or not.
     pub late: &'a HashMap<u32, HashSet<u64>>,
-    /// Of upper temporal layers.
+    /// Packets of upper temporal layers.
     pub upper: &'a HashMap<u32, HashSet<u64>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct GuardedSender {
     pub plan: SubscribeTrack,
-    /// Upper temporal layers may be left out, and the numbers close over them.
+    /// Whether upper temporal layers may be left out, so that the numbers close over them.
     pub filters_layers: bool,
     packets: BTreeMap<u64, Sent>,
     segments: Vec<Segment>,
@@ -78,7 +78,7 @@ pub(crate) struct GuardedSender {
     /// Of each sender report: its wall time minus capture time of the media it points at, in ns.
     pub report_offsets: Vec<i64>,
     pub reports: u32,
-    /// The last value of each extension.
+    /// Last value of each extension.
     pub exts: HashMap<ExtKind, Vec<u8>>,
     /// Sources that reports were checked against; a change of publisher changes the clocks.
     pub report_sources: Vec<u32>,
@@ -92,7 +92,7 @@ struct Sent {
     payload: u64,
     stamp: Option<Stamp>,
     picture: Option<Picture>,
-    /// Nothing but a number.
+    /// Whether the packet has no payload.
     blank: bool,
 }
 
@@ -108,7 +108,7 @@ struct Picture {
 pub(crate) struct Segment {
     pub source: u32,
     first_seq: u64,
-    /// Outgoing number minus serial, where nothing is left out.
+    /// Outgoing number minus serial, where no packet is left out.
     delta: i64,
     pub first_serial: u64,
     pub last_serial: u64,
@@ -142,12 +142,12 @@ impl Guard {
         }
     }
 
-    /// The line of a kind.
+    /// The sender of a kind.
     pub(crate) fn sender(&self, kind: MediaKind) -> &GuardedSender {
         self.senders.iter().find(|sender| sender.plan.kind == kind).expect("such a line")
     }
 
-    /// One RTP packet: as it was on the wire, and opened.
+    /// Checks one RTP packet: as it was on the wire, and opened.
     pub(crate) fn on_rtp(&mut self, wire: &[u8], plaintext: &[u8]) -> Seen {
         let head = RtpHead::of(plaintext);
         assert!(!head.padding, "the server never pads");
@@ -176,7 +176,7 @@ impl Guard {
         seen
     }
 
-    /// Opened RTCP: the sender reports in it.
+    /// Checks opened RTCP: the sender reports in it.
     pub(crate) fn on_rtcp(&mut self, compound: &[u8]) {
         for packet in rtc_rtcp::packet::unmarshal(&mut &compound[..]).expect("their RTCP parses") {
             if let Some(report) = packet.as_any().downcast_ref::<SenderReport>() {
@@ -188,13 +188,13 @@ impl Guard {
     fn on_sender_report(&mut self, report: &SenderReport) {
         let sender = self.senders.iter_mut().find(|sender| sender.plan.ssrc == report.ssrc);
         let counts = self.counts_in_reports;
-        sender.expect("a report of one of its lines").on_report(report, counts);
+        sender.expect("a report of one of its senders").on_report(report, counts);
     }
 
-    /// At the end: nothing that reached the server in the middle of a run and not too `late` is
-    /// missing, and nothing came that did not reach it.
+    /// Final check: no packet that reached the server inside a run and not too `late` is missing,
+    /// and every packet that was sent did reach the server.
     pub(crate) fn finish(&self, reached: &Reached<'_>, complete: bool) {
-        assert!(self.twcc_gaps == 0 || !complete, "holes in the transport-wide numbers");
+        assert!(self.twcc_gaps == 0 || !complete, "gaps in the transport-wide numbers");
         let Reached { all: delivered, late, .. } = reached;
         for sender in self.senders.iter().filter(|sender| sender.filters_layers && complete) {
             sender.finish_filtered(reached);
@@ -219,7 +219,7 @@ impl Guard {
         }
     }
 
-    /// How far the reports' idea of time differs at most, over all lines, in ms.
+    /// Maximum difference between the reports' clock offsets, over all senders, in ms.
     pub(crate) fn report_spread_ms(&self) -> f64 {
         let offsets = || self.senders.iter().flat_map(|sender| &sender.report_offsets);
         let spread = offsets().max().zip(offsets().min()).map_or(0, |(max, min)| max - min);
@@ -241,12 +241,12 @@ impl GuardedSender {
         &self.segments
     }
 
-    /// Numbers that were sent with nothing under them.
+    /// Numbers that were sent without a payload.
     pub(crate) fn blanks(&self) -> usize {
         self.packets.values().filter(|sent| sent.blank).count()
     }
 
-    /// What was sent, in order: source, serial and payload hash.
+    /// Packets that were sent, in order: source, serial and payload hash.
     pub(crate) fn contents(&self) -> Vec<(Option<Stamp>, u64)> {
         self.packets.values().map(|sent| (sent.stamp, sent.payload)).collect()
     }
@@ -279,7 +279,7 @@ impl GuardedSender {
         })
     }
 
-    /// Mid right, every id negotiated; the transport-wide number.
+    /// Checks the mid and that every id was negotiated; returns the transport-wide number.
     fn check_exts(&mut self, head: &RtpHead) -> Option<u16> {
         for (id, data) in &head.exts {
             let kind = self.plan.exts.kind(*id);
@@ -417,8 +417,8 @@ impl GuardedSender {
         Some(at)
     }
 
-    /// Each number of a run was used, but for what did not reach the server, and nothing of the
-    /// lowest layer was left out.
+    /// Checks that each number of a run was used, except for packets that did not reach the server,
+    /// and that no packet of the lowest layer was left out.
     fn finish_filtered(&self, reached: &Reached<'_>) {
         let ends = self.segments.iter().skip(1).map(|next| next.first_seq).chain([u64::MAX]);
         for (run, end) in self.segments.iter().zip(ends) {
@@ -436,8 +436,7 @@ impl GuardedSender {
                 assert!(holds(reached.all, serial), "packet {serial} came from nowhere");
                 if let Some((before, serial_before)) = last.replace((*seq, serial)) {
                     let unused = seq - before - 1 - blanks;
-                    // A viewer that comes back to a layer gets the same packets anew, in its new
-                    // run.
+                    // A viewer that returns to a layer gets the same packets again, in its new run.
                     let again = |serial| {
                         self.segments.iter().any(|other| {
                             (other.source, other.first_seq > run.first_seq) == (run.source, true)
@@ -477,7 +476,7 @@ impl GuardedSender {
             _ => ahead == low(frames as u16, picture.bits),
         };
         assert!(right, "picture id {} of {stamp:?} after {} of {other:?}", picture.id, before.id);
-        let bases = stamp.place.bases.wrapping_sub(other.place.bases) as u8;
+        let bases = stamp.layer_position.bases.wrapping_sub(other.layer_position.bases) as u8;
         assert_eq!(picture.tl0, before.tl0.wrapping_add(bases), "TL0PICIDX of {stamp:?}");
     }
 
@@ -514,11 +513,11 @@ impl GuardedSender {
         let first = self.rtx_bytes.insert(head.seq, hash(wire)).is_none();
         assert!(first, "RTX number {} twice", head.seq);
         let expected = self.next_rtx.unwrap_or(head.seq);
-        assert_eq!(head.seq, expected, "RTX numbers have no holes");
+        assert_eq!(head.seq, expected, "RTX numbers have no gaps");
         self.next_rtx = Some(head.seq.wrapping_add(1));
         let original = plaintext.get(head.len..head.len + 2).expect("an original number");
         let seq = self.extend(u16::from_be_bytes([original[0], original[1]]));
-        let before = self.packets.get(&seq).expect("repeats what was sent");
+        let before = self.packets.get(&seq).expect("retransmits what was sent");
         let payload = &plaintext[head.len + 2..];
         assert_eq!(before.payload, hash(payload), "the same payload again");
         assert_eq!((before.timestamp, before.marker), (head.timestamp, head.marker));
@@ -547,7 +546,7 @@ impl GuardedSender {
             return;
         };
         let Some(stamp) = last.stamp else { return };
-        // A frame of the past that was squeezed into the present tells nothing of the clock.
+        // A catch-up timestamp says nothing of the clock.
         let mut before =
             self.packets.values().rev().filter(|sent| sent.timestamp != last.timestamp);
         let step = before.next().map(|sent| last.timestamp.wrapping_sub(sent.timestamp));

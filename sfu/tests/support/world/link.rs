@@ -1,6 +1,6 @@
 //! A client's end of one connection: ICE as the controlling agent, DTLS, SRTP contexts.
 //!
-//! What it says and leaves unsaid is public, so that a story can break it.
+//! Its switches are public, so that a scenario can break it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use super::dtls::{self, HELLO, Identity, RealDtls, goodbye, welcome};
 use super::spec::DtlsMode;
 use super::wire::{self, Check, Class};
 
-/// Checks until the first answer.
+/// Interval of checks until the first answer.
 const CHECK_SOON: Duration = Duration::from_millis(50);
 
-/// Checks afterwards, as libwebrtc paces them.
+/// Interval of checks afterwards, as libwebrtc paces them.
 const CHECK_LATER: Duration = Duration::from_millis(2_500);
 
-/// Checks whose answers it still accepts; the oldest is forgotten.
+/// Maximum checks whose answers are still accepted; the oldest is forgotten.
 const WAITING_MAX: usize = 20;
 
 /// Which packet of which source a datagram carries.
@@ -27,11 +27,11 @@ const WAITING_MAX: usize = 20;
 pub(crate) struct Note {
     pub source: u32,
     pub serial: u64,
-    /// So many packets directly before it lie inside (RED).
+    /// Number of packets directly before it that it carries (RED).
     pub carries: u64,
-    /// Of a frame that a viewer may have left out.
+    /// Whether its frame may be left out for a viewer.
     pub upper: bool,
-    /// When it was sent for the first time.
+    /// Time when it was sent for the first time.
     pub sent_at: Instant,
 }
 
@@ -44,32 +44,32 @@ pub(crate) struct Outgoing {
 }
 
 pub(crate) struct Link {
-    /// Where it is now.
+    /// Present address of the client.
     pub addr: SocketAddr,
-    /// Everywhere it has been; datagrams to places it left are lost.
+    /// Every address of the client so far; datagrams to earlier ones are lost.
     pub addrs: Vec<SocketAddr>,
     pub local: IceCredentials,
     /// Its credentials before a restart; checks with them are answered until the new pair works.
     previous: Option<IceCredentials>,
     pub server: IceCredentials,
-    /// Sends checks.
+    /// Whether it sends checks.
     pub checks: bool,
-    /// Answers the server's checks.
+    /// Whether it answers the server's checks.
     pub answers: bool,
-    /// Begins the DTLS handshake once its path works.
+    /// Whether it begins the DTLS handshake once its path works.
     pub speaks_dtls: bool,
-    /// Says and hears anything at all.
+    /// Whether it sends and receives at all.
     pub alive: bool,
     pub fingerprint: Fingerprint,
     pub connected_at: Option<Instant>,
     pub closed_by_server: bool,
-    /// Every check it sent, for those who record.
+    /// Every check that was sent, for scenarios that record.
     pub sent_checks: Vec<Vec<u8>>,
     /// Checks of the server that it answered.
     pub server_checks: u32,
     /// Answers to its own checks.
     pub answered_checks: u32,
-    /// Datagrams that were not for it: signed or sealed with other keys.
+    /// Datagrams for another client: signed or sealed with other keys.
     pub foreign: u32,
     /// Media that the server sent before the end of a real handshake.
     pub early: Vec<Vec<u8>>,
@@ -82,7 +82,7 @@ pub(crate) struct Link {
     next_check: Instant,
     next_hello: Option<Instant>,
     check_count: u64,
-    /// Its checks that were not answered yet; more than one where the round trip is long.
+    /// Checks that were not answered yet; more than one where the round trip is long.
     waiting_for: Vec<[u8; 12]>,
     path_works: bool,
 }
@@ -167,8 +167,8 @@ impl Link {
         self.connected_at.is_some()
     }
 
-    /// A check as it would send it now, under a fresh transaction id.
-    pub(crate) fn fresh_check(&mut self, use_candidate: bool) -> Vec<u8> {
+    /// A check as it would be sent now, under a new transaction id.
+    pub(crate) fn new_check(&mut self, use_candidate: bool) -> Vec<u8> {
         self.check_count += 1;
         let mut id = [0; 12];
         id[..4].copy_from_slice(&(self.number as u32).to_be_bytes());
@@ -191,12 +191,12 @@ impl Link {
         Some(self.seal.as_mut()?.encrypt_rtcp(plaintext).ok()?.to_vec())
     }
 
-    /// It has keys; before, media is kept in [`Self::early`].
+    /// Whether it has keys; before that, media is kept in [`Self::early`].
     pub(crate) fn can_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Opens SRTP or SRTCP of the server. `None` for what is not for it.
+    /// Opens SRTP or SRTCP of the server. `None` for packets of another client.
     pub(crate) fn open(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let open = self.open.as_mut()?;
         let opened = match wire::class(bytes) {
@@ -221,7 +221,7 @@ impl Link {
         }
     }
 
-    /// Says goodbye as DTLS does.
+    /// Sends a DTLS close_notify.
     pub(crate) fn say_goodbye(&mut self) {
         assert!(self.real.is_none(), "only a preset peer says goodbye");
         let goodbye = goodbye(&self.fingerprint.digest);
@@ -259,7 +259,7 @@ impl Link {
             }
             return;
         }
-        assert_eq!(message.typ, BINDING_SUCCESS, "the server refused a sound check");
+        assert_eq!(message.typ, BINDING_SUCCESS, "the server refused a valid check");
         if !self.waiting_for.contains(&message.transaction_id.0) {
             return;
         }
@@ -326,7 +326,7 @@ impl Link {
         }
         if self.checks && self.next_check <= now {
             self.next_check = now + if self.path_works { CHECK_LATER } else { CHECK_SOON };
-            let check = self.fresh_check(true);
+            let check = self.new_check(true);
             self.waiting_for
                 .extend(wire::parse_stun(&check).map(|message| message.transaction_id.0));
             if self.waiting_for.len() > WAITING_MAX {
@@ -348,7 +348,7 @@ impl Link {
     }
 }
 
-/// Credentials with a name that tells whose they are.
+/// Credentials whose ufrag names their owner.
 pub(crate) fn credentials(side: &str, number: u64, generation: u64) -> IceCredentials {
     IceCredentials {
         ufrag: format!("{side}{number}g{generation}"),

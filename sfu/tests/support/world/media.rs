@@ -1,12 +1,12 @@
-//! Payloads that tell what they are: a stamp behind a real codec descriptor, and a filler that
+//! Payloads that describe themselves: a stamp after a real codec descriptor, and a filler that
 //! shows every damaged byte.
 
 use weir_sfu::codec::Codec;
 
-/// What a packet carries beside its codec's bytes.
+/// Stamp that a packet carries beside its codec's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// One encoder run: a layer of a publisher until its numbers start anew.
+    /// One encoder run: a layer of a publisher until its numbers start again.
     pub source: u32,
     /// The source's extended sequence number.
     pub serial: u64,
@@ -16,34 +16,34 @@ pub(crate) struct Stamp {
     pub index: u16,
     /// Packets of the frame.
     pub count: u16,
-    /// It belongs to a keyframe.
+    /// Whether it belongs to a keyframe.
     pub key: bool,
     /// When it was captured, in ns of true time since the world began.
     pub captured_ns: u64,
-    /// How frames of the source depend on each other.
-    pub place: Place,
+    /// References between frames of the source.
+    pub layer_position: LayerPosition,
 }
 
-/// The place of a frame in the order of its temporal layers.
+/// Position of a frame in the order of its temporal layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct LayerPosition {
     pub temporal: u8,
-    /// How many frames back those are that it is built on; 0 for none.
-    pub built_on: [u8; 2],
+    /// Distances in frames to the frames that it refers to; 0 for none.
+    pub refers_to: [u8; 2],
     /// Frames of the lowest layer before it.
     pub bases: u32,
 }
 
-impl Place {
-    /// A frame without temporal layers: built on the one before, or on none.
+impl LayerPosition {
+    /// A frame without temporal layers: it refers to the one before, or to none.
     pub(crate) fn plain(key: bool, frame: u32) -> Self {
-        Self { temporal: 0, built_on: [u8::from(!key), 0], bases: frame }
+        Self { temporal: 0, refers_to: [u8::from(!key), 0], bases: frame }
     }
 
-    /// In `layers` temporal layers (1 to 3), `nth` frames after a keyframe: the dyadic pattern, in
-    /// which the second half of the uppermost of three layers is built on the middle one.
+    /// The `nth` frame after a keyframe in `layers` temporal layers (1 to 3). The pattern is
+    /// dyadic, and the second half of the uppermost of three layers refers to the middle one.
     pub(crate) fn nth(layers: u8, nth: u32, bases: u32) -> Self {
-        let (temporal, built_on) = match (layers, nth % 4) {
+        let (temporal, refers_to) = match (layers, nth % 4) {
             _ if nth == 0 => (0, [0, 0]),
             (1, _) => (0, [1, 0]),
             (2, 1 | 3) => (1, [1, 0]),
@@ -53,17 +53,17 @@ impl Place {
             (_, 2) => (1, [2, 0]),
             (_, _) => (2, [1, 3]),
         };
-        Self { temporal, built_on, bases }
+        Self { temporal, refers_to, bases }
     }
 
-    /// It is built on lower layers only.
+    /// Whether it refers to lower layers only.
     pub(crate) fn is_switch_point(&self) -> bool {
-        self.temporal > 0 && self.built_on[1] == 0
+        self.temporal > 0 && self.refers_to[1] == 0
     }
 }
 
 /// A recording to publish instead of stamped filler: frames as RTP payloads, looped. It begins with
-/// a keyframe; a keyframe that is asked for does not come.
+/// a keyframe; requested keyframes do not come.
 #[derive(Debug)]
 pub(crate) struct Clip {
     pub frames: Vec<ClipFrame>,
@@ -95,9 +95,9 @@ impl Stamp {
         out.extend(self.count.to_be_bytes());
         out.push(u8::from(self.key));
         out.extend(self.captured_ns.to_be_bytes());
-        out.push(self.place.temporal);
-        out.extend(self.place.built_on);
-        out.extend(self.place.bases.to_be_bytes());
+        out.push(self.layer_position.temporal);
+        out.extend(self.layer_position.refers_to);
+        out.extend(self.layer_position.bases.to_be_bytes());
     }
 
     /// Finds the stamp in a payload and checks the filler behind it.
@@ -115,9 +115,9 @@ impl Stamp {
             count: u16_at(18),
             key: bytes[20] == 1,
             captured_ns: u64_at(21),
-            place: Place {
+            layer_position: LayerPosition {
                 temporal: bytes[29],
-                built_on: [bytes[30], bytes[31]],
+                refers_to: [bytes[30], bytes[31]],
                 bases: u32_at(32),
             },
         };
@@ -139,7 +139,7 @@ impl Stamp {
     }
 }
 
-/// VP8 picture numbers of a frame; what the stamp says of layers is told if the stream has any.
+/// VP8 picture numbers of a frame; layers of the stamp are written if the stream has any.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Picture {
     pub id: u16,
@@ -171,7 +171,7 @@ pub(crate) fn payload(
                         7 => out.push(picture.id as u8 & 0x7f),
                         _ => out.extend((picture.id | 0x8000).to_be_bytes()),
                     }
-                    out.extend([picture.tl0, vp8_layer(&stamp.place)]);
+                    out.extend([picture.tl0, vp8_layer(&stamp.layer_position)]);
                 }
             }
             if first {
@@ -204,8 +204,8 @@ pub(crate) fn payload(
                 return out;
             }
             (true, false) => out.push(0x65),
-            // Nothing is built on the upper of its two layers.
-            (false, _) => out.push(if stamp.place.temporal > 0 { 0x01 } else { 0x41 }),
+            // No frame refers to the upper of its two layers.
+            (false, _) => out.push(if stamp.layer_position.temporal > 0 { 0x01 } else { 0x41 }),
         },
         // RFC 9628: a picture id of 15 bits, one spatial layer, whole pictures.
         Codec::Vp9 => {
@@ -216,8 +216,8 @@ pub(crate) fn payload(
             out.push(0x80 | delta | has_layers | u8::from(first) << 3 | u8::from(last) << 2);
             out.extend((stamp.frame as u16 | 0x8000).to_be_bytes());
             if layered {
-                let Place { temporal, bases, .. } = stamp.place;
-                let switch = u8::from(stamp.place.is_switch_point());
+                let LayerPosition { temporal, bases, .. } = stamp.layer_position;
+                let switch = u8::from(stamp.layer_position.is_switch_point());
                 out.extend([temporal << 5 | switch << 4, bases as u8]);
             }
         }
@@ -241,8 +241,8 @@ pub(crate) fn payload(
 }
 
 /// The byte of the VP8 layer: TID and the Y bit.
-pub(crate) fn vp8_layer(place: &Place) -> u8 {
-    place.temporal << 6 | u8::from(place.is_switch_point()) << 5
+pub(crate) fn vp8_layer(layer_position: &LayerPosition) -> u8 {
+    layer_position.temporal << 6 | u8::from(layer_position.is_switch_point()) << 5
 }
 
 /// A baseline SPS of this size, which must be in whole macroblocks.

@@ -1,24 +1,24 @@
-//! One direction between a client and the server: a `weir-netsim` link, and a filter for stories
+//! One direction between a client and the server: a `weir-netsim` link, and a filter for scenarios
 //! that lose certain datagrams. Used by `server.rs`, which keeps the queue of wake-ups.
 
 use std::time::Instant;
 
 use weir_netsim::{Link, Profile, Rng};
 
-/// Says of a datagram whether the network loses it.
+/// Filter that says whether the network loses a datagram.
 pub(crate) type Loss = Box<dyn FnMut(&[u8]) -> bool>;
 
 pub(crate) struct Way<T> {
     /// The link itself, with what it counts.
     pub link: Link<T>,
-    /// Loses by content, before the link sees the datagram.
+    /// Loss by content, before the link gets the datagram.
     pub filter: Option<Loss>,
-    /// The earliest wake-up that was asked for.
+    /// The earliest wake-up that was requested.
     wake: Option<Instant>,
 }
 
 impl<T: Clone> Way<T> {
-    /// Its dice belong to this seed and this number.
+    /// A path whose random numbers belong to this seed and this number.
     pub(crate) fn new(profile: Profile, seed: u64, number: u64, now: Instant) -> Self {
         let seed = Rng::new(seed, number).next_u64();
         Self { link: Link::new(profile, seed, now), filter: None, wake: None }
@@ -28,13 +28,13 @@ impl<T: Clone> Way<T> {
         self.filter.as_mut().is_some_and(|loses| loses(bytes))
     }
 
-    /// The datagram enters; gives the time of a wake-up if a new one is needed.
+    /// Sends a datagram; returns the time of a wake-up if a new one is needed.
     pub(crate) fn send(&mut self, now: Instant, bytes: usize, packet: T) -> Option<Instant> {
         self.link.send(now, bytes, packet);
         self.next_wake()
     }
 
-    /// A wake-up came: whether it is the one that was waited for.
+    /// Whether this wake-up is the one that was waited for.
     pub(crate) fn woken(&mut self, at: Instant) -> bool {
         let expected = self.wake == Some(at);
         if expected {
@@ -43,7 +43,7 @@ impl<T: Clone> Way<T> {
         expected
     }
 
-    /// The time of the next arrival, unless a wake-up for it or before it is under way.
+    /// The time of the next arrival, unless a wake-up for it or before it is scheduled.
     pub(crate) fn next_wake(&mut self) -> Option<Instant> {
         let at = self.link.next_timeout()?;
         if self.wake.is_some_and(|wake| wake <= at) {

@@ -1,4 +1,4 @@
-//! A publisher: encoders with real descriptors, sender reports, answers to NACK and PLI.
+//! A publisher: encoders with real descriptors, sender reports, responses to NACK and PLI.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,23 +21,23 @@ use weir_sfu::sdp::{DeclaredSsrc, PublishPlan, PublishTrack};
 
 use super::described;
 use super::link::{Link, Note};
-use super::media::{Picture, Place, Stamp, payload};
+use super::media::{LayerPosition, Picture, Stamp, payload};
 use super::spec::{PublishTrackSpec, PublisherSpec, ext_map, format};
 
-/// Packets an encoder keeps for repeats.
+/// Packets that an encoder keeps for retransmission.
 const KEPT: usize = 1_000;
 
-/// Feedback that came to it.
+/// Feedback that the publisher received.
 #[derive(Debug, Default)]
 pub(crate) struct Feedback {
-    /// When a keyframe was asked for, by SSRC.
+    /// Times when a keyframe was requested, by SSRC.
     pub keyframe_requests: Vec<(Instant, u32)>,
     pub firs: u32,
-    /// Every number asked for again.
+    /// Every number that was requested by NACK.
     pub nacked: Vec<(Instant, u32, u16)>,
     pub rembs: Vec<(f32, Vec<u32>)>,
     pub twcc_packets: u32,
-    /// Transport-wide numbers told as received, and as missing.
+    /// Transport-wide numbers reported as received, and as missing.
     pub twcc_received: u64,
     pub twcc_missing: u64,
     pub reports: Vec<ReceptionReport>,
@@ -47,11 +47,11 @@ pub(crate) struct Publisher {
     pub spec: PublisherSpec,
     pub tracks: Vec<Track>,
     pub feedback: Feedback,
-    /// Media flows (after it connected).
+    /// Whether media is sent (after it connected).
     pub sends: bool,
     /// Transport-wide number of the next packet.
     pub next_twcc: u16,
-    /// Captures begin.
+    /// Time when captures begin.
     origin: Instant,
     ssrc: u32,
     next_report: Instant,
@@ -74,7 +74,7 @@ pub(crate) struct Encoder {
     pub next_frame: Instant,
     pub packets_sent: u32,
     pub frame: u32,
-    /// The last keyframe, and how many frames of the lowest layer there were.
+    /// Frame number of the last keyframe, and the number of frames of the lowest layer.
     last_key: u32,
     bases: u32,
     rid: &'static str,
@@ -96,7 +96,7 @@ struct Kept {
 }
 
 impl Publisher {
-    /// `number` makes its SSRCs and sources its own.
+    /// A publisher; `number` makes its SSRCs and sources unique.
     pub(crate) fn new(spec: PublisherSpec, number: u64, now: Instant) -> Self {
         let base = number as u32 * 100_000;
         let mut tracks = Vec::new();
@@ -139,7 +139,7 @@ impl Publisher {
         }
     }
 
-    /// What the offer and the answer agreed.
+    /// The negotiated result of its offer.
     pub(crate) fn plan(&self, link: &Link) -> PublishPlan {
         let tracks = self.tracks.iter().map(|track| {
             let spec = &track.spec;
@@ -249,14 +249,14 @@ impl Publisher {
             encoder.last_key = encoder.frame;
         }
         let nth = encoder.frame - encoder.last_key;
-        let mut place = Place::nth(spec.temporal_layers, nth, encoder.bases);
-        if spec.no_switch_points && place.temporal > 0 && nth > 4 {
-            place.built_on[1] = 4;
+        let mut layer_position = LayerPosition::nth(spec.temporal_layers, nth, encoder.bases);
+        if spec.no_switch_points && layer_position.temporal > 0 && nth > 4 {
+            layer_position.refers_to[1] = 4;
         }
-        if place.temporal == 0 && encoder.frame > 0 {
+        if layer_position.temporal == 0 && encoder.frame > 0 {
             encoder.bases += 1;
             encoder.tl0 = encoder.tl0.wrapping_add(1);
-            place.bases = encoder.bases;
+            layer_position.bases = encoder.bases;
         }
         // A keyframe is larger.
         let count = of.packets * if key && video { 2 } else { 1 };
@@ -270,7 +270,7 @@ impl Publisher {
                 count,
                 key,
                 captured_ns: captured.saturating_duration_since(epoch).as_nanos() as u64,
-                place,
+                layer_position,
             };
             let picture = Picture {
                 id: encoder.picture,
@@ -317,7 +317,7 @@ impl Publisher {
                 source: encoder.source,
                 serial: encoder.next_seq,
                 carries,
-                upper: place.temporal > 0,
+                upper: layer_position.temporal > 0,
                 sent_at: captured + spec.encode_delay,
             };
             let sealed = link.seal_rtp(&plaintext).expect("it is connected");
@@ -401,7 +401,7 @@ impl Publisher {
         }
     }
 
-    /// Repeats a packet: by RTX, or as it was.
+    /// Retransmits a packet: by RTX, or unchanged.
     pub(crate) fn retransmit(&mut self, ssrc: u32, seq: u16, link: &mut Link) {
         let next_twcc = &mut self.next_twcc;
         for track in &mut self.tracks {
@@ -467,14 +467,14 @@ impl Publisher {
         }
     }
 
-    /// The media clock of a track jumps.
+    /// Makes the media clock of a track jump.
     pub(crate) fn shift_timestamps(&mut self, kind: MediaKind, by: u32) {
         for layer in &mut self.track(kind).layers {
             layer.timestamp_base = layer.timestamp_base.wrapping_add(by);
         }
     }
 
-    /// The encoder of this layer starts anew: other SSRC, numbers, timestamps, pictures.
+    /// Restarts the encoder of this layer: other SSRC, numbers, timestamps, pictures.
     pub(crate) fn restart_encoder(&mut self, kind: MediaKind, layer: usize) {
         let encoder = &mut self.track(kind).layers[layer];
         encoder.source += 20;
@@ -490,7 +490,8 @@ impl Publisher {
     }
 }
 
-/// Wraps a packet as RED (RFC 2198) with those before it, the oldest first; how many of them fit.
+/// Wraps a packet as RED (RFC 2198) with those before it, the oldest first; returns how many of
+/// them fit.
 fn red(pt: u8, timestamp: u32, before: &VecDeque<(u32, Vec<u8>)>, body: &[u8]) -> (Vec<u8>, u64) {
     // A block may be so old (14 bits) and so long (10 bits).
     let fits =
@@ -534,7 +535,7 @@ fn with_exts(
     header.marshal().expect("a header fits").to_vec()
 }
 
-/// The fields of an RTP header that the model needs, read by `rtc-rtp`.
+/// Fields of an RTP header that the world needs, read by `rtc-rtp`.
 #[derive(Debug, Clone)]
 pub(crate) struct RtpHead {
     pub marker: bool,

@@ -30,10 +30,10 @@ use super::spec::{PublisherSpec, ViewerSpec};
 use super::viewer::Viewer;
 use super::wire::{self, Class};
 
-/// The least step of time when a worker wants to be called again at once.
+/// Minimum step of time when a worker wants to be called again at once.
 const STEP_MIN: Duration = Duration::from_millis(1);
 
-/// What the publisher repeats later than this may be given up (quality A3.2).
+/// Time after which a retransmission of the publisher may be given up (quality A3.2).
 const REPAIR_DEADLINE: Duration = Duration::from_millis(600);
 
 /// A client of the world.
@@ -42,7 +42,7 @@ pub(crate) struct ClientId(pub usize);
 
 #[derive(Debug, Clone)]
 pub(crate) struct WorldConfig {
-    /// All chance of the network and of the server's secrets.
+    /// Seed of the network's random numbers and of the server's secrets.
     pub seed: u64,
     pub workers: usize,
     pub pool_packets: usize,
@@ -72,7 +72,7 @@ pub(crate) struct Up {
     bytes: Vec<u8>,
 }
 
-/// A datagram on its way to a client, already opened where the guard has looked at it.
+/// A datagram on its way to a client, opened where the guard has checked it.
 #[derive(Debug, Clone)]
 pub(crate) struct Down {
     at: SocketAddr,
@@ -92,12 +92,12 @@ pub(crate) enum Role {
     Viewer(Box<Viewer>),
 }
 
-/// What went to one address.
+/// Egress to one address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SentTo {
     pub datagrams: u64,
     pub bytes: u64,
-    /// RTP and RTCP among them.
+    /// RTP and RTCP among the datagrams.
     pub media: u64,
 }
 
@@ -109,39 +109,39 @@ enum Direction {
 
 pub(crate) struct World {
     pub now: Instant,
-    /// When true time began.
+    /// Time when true time began.
     pub epoch: Instant,
     pub server: SocketAddr,
     pub workers: Vec<Worker>,
     pub control: Control,
     pub clients: Vec<Client>,
-    /// Addresses whose datagrams come in at this worker, whatever the hash says.
+    /// Addresses whose datagrams arrive at this worker, whatever the hash says.
     pub receiving_workers: HashMap<SocketAddr, usize>,
     /// Egress by address.
     pub sent_to: HashMap<SocketAddr, SentTo>,
-    /// Datagrams to addresses that are no client's.
+    /// Datagrams to addresses of no client.
     pub to_strangers: Vec<(SocketAddr, Vec<u8>)>,
     /// Serials that reached the server, by source.
     pub delivered: HashMap<u32, HashSet<u64>>,
-    /// Those that came past [`REPAIR_DEADLINE`]: the server may forward them or not.
+    /// Serials that came past [`REPAIR_DEADLINE`]: the server may forward them or not.
     pub late: HashMap<u32, HashSet<u64>>,
-    /// Those of frames that a viewer may have left out.
+    /// Serials of frames that may be left out for a viewer.
     pub upper: HashMap<u32, HashSet<u64>>,
-    /// A worker may have panicked.
+    /// Whether a worker may have panicked.
     pub panics_allowed: bool,
-    /// Clients may get what is meant for others, because they share an address.
+    /// Whether clients may get datagrams of others, because they share an address.
     pub foreign_allowed: bool,
-    /// Packets may be dropped by the server in the middle of a run.
+    /// Whether the server may drop packets inside a run.
     pub drops_allowed: bool,
     /// Messages of media that ended with a report.
     pub reports_with_media: u64,
-    /// Workers that do not take their turn; their datagrams wait in the socket.
+    /// Workers that take no turns; their datagrams wait in the socket.
     stalled: HashMap<usize, Vec<(SocketAddr, Vec<u8>)>>,
-    /// Clients still part of the world.
+    /// Clients that are still part of the world.
     active: Vec<usize>,
     owners: HashMap<SocketAddr, usize>,
     seed: u64,
-    /// When something may arrive on a way: the time, the order of asking, whose way.
+    /// Times when datagrams may arrive on a path: the time, the order of requests, the client.
     wakes: BinaryHeap<Reverse<(Instant, u64, usize, Direction)>>,
     next_wake: u64,
     egress: DefaultHasher,
@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    /// An address that nobody had before.
+    /// An address that no client had before.
     pub(crate) fn new_addr(&mut self) -> SocketAddr {
         self.hosts += 1;
         let [_, a, b, c] = self.hosts.to_be_bytes();
@@ -245,7 +245,7 @@ impl World {
         self.publish_as(stream, spec, |_| {})
     }
 
-    /// The same, with an offer that `forge` changed.
+    /// A publisher posts an offer that `forge` changed.
     pub(crate) fn publish_as(
         &mut self,
         stream: &str,
@@ -319,14 +319,14 @@ impl World {
         }
     }
 
-    /// The viewer's guard knows from now on that it asks for fewer frames.
+    /// Tells the viewer's guard that layers may be filtered from now on.
     pub(crate) fn expect_filtered(&mut self, client: ClientId) {
         for sender in &mut self.viewer(client).guard.senders {
             sender.filters_layers = sender.plan.kind == MediaKind::Video;
         }
     }
 
-    /// Both at once, for what a publisher does by itself.
+    /// A publisher and its link, for what a publisher does by itself.
     pub(crate) fn with_publisher<T>(
         &mut self,
         client: ClientId,
@@ -370,29 +370,29 @@ impl World {
         self.client(client).down.filter = None;
     }
 
-    /// From now on this is the client's network, up and down.
+    /// Replaces the client's network, up and down.
     pub(crate) fn change_network(&mut self, client: ClientId, up: Profile, down: Profile) {
         let (now, client) = (self.now, self.client(client));
         client.up.link.change(now, up);
         client.down.link.change(now, down);
     }
 
-    /// Dice of this run's seed, for what a story itself leaves to chance.
+    /// A random generator of this run's seed, for what a scenario leaves open.
     pub(crate) fn rng(&self, stream: u64) -> Rng {
         Rng::new(self.seed, u64::MAX - stream)
     }
 
-    /// Every datagram that left the server: when, to whom, and its bytes.
+    /// Hash of every datagram that left the server: time, destination, and bytes.
     pub(crate) fn egress_hash(&self) -> u64 {
         self.egress.finish()
     }
 
-    /// The client falls silent without a word.
+    /// Silences the client without a goodbye.
     pub(crate) fn kill(&mut self, client: ClientId) {
         self.link(client).alive = false;
     }
 
-    /// The client is gone from another address.
+    /// Moves the client to another address.
     pub(crate) fn move_client(&mut self, client: ClientId) -> SocketAddr {
         let addr = self.new_addr();
         let now = self.now;
@@ -401,7 +401,7 @@ impl World {
         addr
     }
 
-    /// The client speaks from an address that others had before.
+    /// Moves the client to an address that others had before.
     pub(crate) fn reuse_addr(&mut self, client: ClientId, addr: SocketAddr) {
         let link = &mut self.clients[client.0].link;
         (link.addr, link.addrs) = (addr, vec![addr]);
@@ -430,7 +430,7 @@ impl World {
         self.carry_out(order.into_iter().collect());
     }
 
-    /// A viewer asks for a layer of its picture.
+    /// Sets a viewer's layer preference for video.
     pub(crate) fn set_preference(&mut self, client: ClientId, preference: LayerPreference) {
         let senders = &self.viewer(client).guard.senders;
         let picture = senders.iter().position(|sender| sender.plan.kind == MediaKind::Video);
@@ -452,7 +452,7 @@ impl World {
         }
     }
 
-    /// Why a client's session ended, if it did.
+    /// The reason why a client's session ended, if it did.
     pub(crate) fn closed(&self, client: ClientId) -> Option<CloseReason> {
         let id = self.clients[client.0].id;
         self.control.closed.iter().find(|(closed, _)| *closed == id).map(|(_, reason)| *reason)
@@ -462,7 +462,7 @@ impl World {
         self.control.sessions.get(&self.clients[client.0].id)?.worker
     }
 
-    /// What the API would show of a client's session.
+    /// The API's report of a client's session.
     pub(crate) fn info(&mut self, client: ClientId) -> Option<SessionInfo> {
         let (id, now) = (self.clients[client.0].id, self.now);
         let worker = self.worker_of(client)?;
@@ -495,7 +495,7 @@ impl World {
         })
     }
 
-    /// A datagram appears at the server now, from wherever its source claims to be.
+    /// Puts a datagram into the server now, with any source address.
     pub(crate) fn inject(&mut self, from: SocketAddr, bytes: &[u8]) {
         let worker = self.receiving_worker(from);
         if let Some(socket) = self.stalled.get_mut(&worker) {
@@ -508,13 +508,13 @@ impl World {
         self.post(outbox);
     }
 
-    /// As [`Self::inject`], and lets the workers finish with it.
+    /// Puts a datagram in as [`Self::inject`] does, and lets the workers finish with it.
     pub(crate) fn inject_and_run(&mut self, from: SocketAddr, bytes: &[u8]) {
         self.inject(from, bytes);
         self.work();
     }
 
-    /// A worker's thread gets no time until [`Self::wake`].
+    /// Stops a worker's thread until [`Self::wake`].
     pub(crate) fn stall(&mut self, worker: usize) {
         self.stalled.entry(worker).or_default();
     }
@@ -548,7 +548,7 @@ impl World {
         self.run(Duration::from_secs(seconds));
     }
 
-    /// Lets time pass until this holds, at most so long; whether it did.
+    /// Lets time pass until this holds, at most so long; returns whether it did.
     pub(crate) fn run_until(
         &mut self,
         limit: Duration,
@@ -603,7 +603,7 @@ impl World {
         self.work();
     }
 
-    /// Every worker takes turns until nothing is left to do now.
+    /// Runs turns of every worker until no work is left now.
     fn work(&mut self) {
         for _ in 0..8 {
             let mut orders = Vec::new();
@@ -655,7 +655,7 @@ impl World {
         self.send_from(index);
     }
 
-    /// Puts what a client wants sent onto the wire.
+    /// Sends a client's queued datagrams.
     pub(crate) fn send_from(&mut self, index: usize) {
         let now = self.now;
         let out = std::mem::take(&mut self.clients[index].link.out);
@@ -675,7 +675,7 @@ impl World {
         }
     }
 
-    /// Takes what has arrived off a way.
+    /// Delivers the datagrams that have arrived on a path.
     fn arrive(&mut self, at: Instant, index: usize, direction: Direction) {
         let now = self.now;
         let wake = match direction {
@@ -716,7 +716,7 @@ impl World {
         self.inject(from, &bytes);
     }
 
-    /// Egress of the server: counted, guarded, and on its way to whoever lives there.
+    /// Sends the server's egress: counted, checked by the guard, and on its way to the client.
     fn post(&mut self, outbox: Outbox) {
         self.reports_with_media += outbox.1;
         for (path, bytes) in outbox.0 {
@@ -735,7 +735,7 @@ impl World {
             let filtered = self.clients[index].down.filters(&bytes);
             let Some(content) = self.guard(index, bytes) else { continue };
             let client = &mut self.clients[index];
-            // Datagrams to a place that the client left go nowhere.
+            // Datagrams to an earlier address of the client are lost.
             if !filtered && client.link.addr == path.remote {
                 let wake = client.down.send(self.now, len, Down { at: path.remote, content });
                 self.wake_for(wake, index, Direction::Down);
@@ -743,7 +743,7 @@ impl World {
         }
     }
 
-    /// Looks at a datagram as it leaves the server, whatever the network will do to it.
+    /// Checks a datagram as it leaves the server, whatever the network will do to it.
     fn guard(&mut self, index: usize, bytes: Vec<u8>) -> Option<Content> {
         let client = &mut self.clients[index];
         let class = wire::class(&bytes);
@@ -790,7 +790,7 @@ impl World {
         self.send_from(index);
     }
 
-    /// A real handshake has ended: what was sent too early is looked at now.
+    /// Handles media that was sent before the end of a real handshake.
     fn receive_early(&mut self, index: usize) {
         if self.clients[index].link.is_connected() {
             for bytes in std::mem::take(&mut self.clients[index].link.early) {
@@ -802,7 +802,7 @@ impl World {
         }
     }
 
-    /// What every story ends with.
+    /// Final checks of every scenario.
     fn check(&self) {
         for (index, worker) in self.workers.iter().enumerate() {
             let panics = worker.report().panics;

@@ -1,4 +1,5 @@
-//! What clients offer: sections, payload types, extension ids, and the numbers they start with.
+//! Specifications of clients: sections, payload types, extension ids, and the numbers they start
+//! with.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use weir_sfu::transport::srtp::SrtpProfile;
 
 use super::media::Clip;
 
-/// How a client does DTLS.
+/// DTLS behaviour of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DtlsMode {
     /// Keys known beforehand.
@@ -29,8 +30,8 @@ pub(crate) const SHA1: DtlsMode = DtlsMode::Preset(SrtpProfile::Aes128CmHmacSha1
 pub(crate) const ALL_FEEDBACK: Feedback =
     Feedback { nack: true, pli: true, fir: true, remb: true, transport_cc: true };
 
-/// The network unless a story says otherwise: 10 ms each way. A wandering default would hide what a
-/// delay-based controller does.
+/// Default network: 10 ms each way. A varying default would hide what a delay-based controller
+/// does.
 pub(crate) fn clean() -> Profile {
     Profile::delay(Duration::from_millis(10))
 }
@@ -43,34 +44,35 @@ pub(crate) struct PublishTrackSpec {
     pub pt: u8,
     pub rtx_pt: Option<u8>,
     pub red_pt: Option<u8>,
-    /// Sends RED instead of the bare codec, with so many of the packets before.
+    /// Number of packets that RED carries; 0 sends the bare codec.
     pub sends_red: bool,
     pub red_distance: usize,
-    /// What it does to its RED payloads, by serial.
+    /// Change that it makes to its RED payloads, by serial.
     pub forges_red: Option<fn(u64, &mut Vec<u8>)>,
     pub feedback: Feedback,
     pub exts: Vec<(ExtKind, u8)>,
-    /// Elements it sends beside mid, rid and transport-cc: id and bytes, negotiated or not.
+    /// Extension elements that it sends beside mid, rid and transport-cc: id and bytes, negotiated
+    /// or not.
     pub extra_exts: Vec<(u8, Vec<u8>)>,
-    /// It writes mid and rid into packets.
+    /// Whether it writes mid and rid into packets.
     pub sends_mid: bool,
-    /// Its frames are encrypted end to end.
+    /// Whether its frames are encrypted end to end.
     pub encrypts: bool,
-    /// Declares its SSRCs in SDP.
+    /// Whether it declares its SSRCs in SDP.
     pub declares: bool,
     /// Simulcast layers with rid, size and packets per frame; one with an empty rid without
     /// simulcast.
     pub layers: Vec<LayerSpec>,
     pub frame_every: Duration,
-    /// Every so many frames a keyframe comes by itself.
+    /// Interval of unrequested keyframes, in frames.
     pub key_every: Option<u32>,
     pub bytes: usize,
     /// H264 profile and level.
     pub profile: &'static str,
-    /// Temporal layers, 1 to 3; H264 tells of two at most, by slices that nothing is built on.
+    /// Temporal layers, 1 to 3; H264 has two at most, by slices that no frame refers to.
     pub temporal_layers: u8,
-    /// Frames of upper layers are built on the one before of their layer, so that none says that
-    /// its layer may begin with it; only keyframes do.
+    /// Whether frames of upper layers refer to the one before of their layer, so that there are no
+    /// switching points except keyframes.
     pub no_switch_points: bool,
     /// 15, 7 or 0 (none) bits of VP8 picture id.
     pub picture_bits: u8,
@@ -86,7 +88,7 @@ pub(crate) struct LayerSpec {
     pub rid: &'static str,
     pub size: (u16, u16),
     pub packets: u16,
-    /// What it shows; without, stamped filler.
+    /// Clip that it sends; without one it sends stamped filler.
     pub clip: Option<Arc<Clip>>,
 }
 
@@ -100,14 +102,14 @@ impl LayerSpec {
 pub(crate) struct PublisherSpec {
     pub tracks: Vec<PublishTrackSpec>,
     pub dtls: DtlsMode,
-    /// Its wall clock minus true time, in seconds.
+    /// Offset of its wall clock to true time, in seconds.
     pub clock_ahead_s: f64,
-    /// How much faster its clocks run, parts per million.
+    /// Speed of its clocks above true time, in parts per million.
     pub clock_ppm: f64,
     pub sends_reports: bool,
-    /// Answers NACK (by RTX where it has it, else by the same packet again).
+    /// Whether it responds to NACK (by RTX where negotiated, else by the same packet again).
     pub answers_nack: bool,
-    /// Answers NACK of other layers than the largest (OBS does not).
+    /// Whether it responds to NACK of other layers than the largest (OBS does not).
     pub answers_nack_below_top: bool,
     pub answers_pli: bool,
     /// The network from it to the server, and back.
@@ -150,7 +152,7 @@ impl PublisherSpec {
         Self::of(vec![opus(), track])
     }
 
-    /// Three layers, each with as many temporal layers as its format can tell of.
+    /// A publisher of three layers, each with as many temporal layers as its format can signal.
     pub(crate) fn temporal(codec: Codec) -> Self {
         Self::simulcast(codec).with(MediaKind::Video, |track| {
             track.temporal_layers = if codec == Codec::H264 { 2 } else { 3 };
@@ -273,15 +275,15 @@ pub(crate) struct WatchCodec {
 pub(crate) struct ViewerSpec {
     pub tracks: Vec<WatchTrackSpec>,
     pub dtls: DtlsMode,
-    /// Asks for what is missing.
+    /// Whether it sends NACKs.
     pub sends_nack: bool,
     pub sends_reports: bool,
     /// The network from it to the server, and back.
     pub up: Profile,
     pub down: Profile,
-    /// Which worker gets it; else the control plane chooses.
+    /// Worker of the viewer; else the control plane chooses.
     pub worker: Option<usize>,
-    /// How much of the past it wants at most.
+    /// Most data of the past that it wants.
     pub start: StartMode,
 }
 
@@ -334,7 +336,7 @@ impl ViewerSpec {
         Self { worker: Some(worker), ..Self::browser() }
     }
 
-    /// No RTX: repeats come as the same packet again.
+    /// A viewer without RTX: retransmissions are the same packet again.
     pub(crate) fn without_rtx(mut self) -> Self {
         for codec in self.tracks.iter_mut().flat_map(|track| &mut track.codecs) {
             codec.rtx_pt = None;
@@ -342,7 +344,7 @@ impl ViewerSpec {
         self
     }
 
-    /// Takes the dependency descriptor.
+    /// A viewer that takes the dependency descriptor.
     pub(crate) fn reads_descriptors(mut self) -> Self {
         for track in self.tracks.iter_mut().filter(|track| track.kind == MediaKind::Video) {
             track.allow_mixed = true;
@@ -351,7 +353,7 @@ impl ViewerSpec {
         self
     }
 
-    /// Only these video codecs.
+    /// A viewer with only these video codecs.
     pub(crate) fn only(mut self, codecs: &[Codec]) -> Self {
         for track in self.tracks.iter_mut().filter(|track| track.kind == MediaKind::Video) {
             track.codecs.retain(|codec| codecs.contains(&codec.codec));

@@ -1,4 +1,4 @@
-//! A viewer: repairs what it can, counts what it could show, reports.
+//! A viewer: repairs losses, counts frames that it could show, sends reports.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -18,11 +18,11 @@ use super::guard::{Guard, Seen};
 use super::link::Link;
 use super::spec::{ViewerSpec, ext_map, format};
 
-/// Between two requests for the same number.
+/// Interval of requests for the same number.
 const NACK_EVERY: Duration = Duration::from_millis(60);
 const NACK_TRIES: u8 = 6;
 
-/// Between two keyframe requests until one came.
+/// Interval of keyframe requests until one comes.
 const PLI_EVERY: Duration = Duration::from_millis(300);
 
 pub(crate) struct Viewer {
@@ -36,16 +36,16 @@ pub(crate) struct Viewer {
     next_report: Instant,
     number: u64,
     ssrc: u32,
-    /// Numbers it gave up, and asked for a keyframe instead.
+    /// Numbers that were given up and replaced by a keyframe request.
     pub given_up: u64,
     given_up_video: u64,
-    /// It waits for a keyframe, and asks (again) then.
+    /// Time of the next keyframe request, while it waits for one.
     asks_key_at: Option<Instant>,
     /// Video payloads by outgoing number, with timestamp and marker, if the guard keeps them.
     pub recorded: BTreeMap<u64, (u32, bool, Vec<u8>)>,
     /// Packets that came.
     pub received: u64,
-    /// When the last packet came.
+    /// Time when the last packet came.
     pub last_at: Option<Instant>,
 }
 
@@ -56,15 +56,15 @@ pub(crate) struct Frame {
     pub source: u32,
     pub number: u32,
     pub key: bool,
-    /// How many frames back those are that it is built on; 0 for none.
-    built_on: [u8; 2],
+    /// Distances in frames to the frames that it refers to; 0 for none.
+    refers_to: [u8; 2],
     pub codec: Codec,
 }
 
 impl Frame {
-    /// The frames of its source that it is built on.
+    /// Frames of its source that it refers to.
     fn needs(&self) -> impl Iterator<Item = Option<u32>> {
-        let back = self.built_on.into_iter().filter(|back| *back > 0);
+        let back = self.refers_to.into_iter().filter(|back| *back > 0);
         back.map(|back| self.number.checked_sub(back.into()))
     }
 }
@@ -78,7 +78,7 @@ struct GuardedSender {
 }
 
 impl Viewer {
-    /// `codecs` cuts the spec's codecs down to what the answer holds.
+    /// Negotiated result; `codecs` limits the codecs to those of the answer.
     pub(crate) fn plan(
         spec: &ViewerSpec,
         number: u64,
@@ -129,7 +129,7 @@ impl Viewer {
         }
     }
 
-    /// A packet that the guard saw and the network carried.
+    /// Handles a packet that the guard saw and the network carried.
     pub(crate) fn on_rtp(&mut self, now: Instant, seen: &Seen) {
         self.received += 1;
         self.last_at = Some(now);
@@ -141,7 +141,8 @@ impl Viewer {
         let next = sender.highest.map_or(seen.seq, |highest| highest + 1);
         if sender.highest.is_none() && self.guard.senders[seen.sender].plan.kind == MediaKind::Video
         {
-            // The very first packet may have been lost: then nothing tells that it is missing.
+            // The very first packet may have been lost: then no later packet shows that it is
+            // missing.
             self.asks_key_at = Some(now + PLI_EVERY);
         }
         let repairable =
@@ -178,7 +179,7 @@ impl Viewer {
                 source: stamp.source,
                 number: stamp.frame,
                 key: stamp.key,
-                built_on: stamp.place.built_on,
+                refers_to: stamp.layer_position.refers_to,
                 codec: codec.expect("the guard checked it").format.codec,
             });
         }
@@ -237,7 +238,7 @@ impl Viewer {
         }
     }
 
-    /// What was asked for often enough is lost: a video line needs a keyframe.
+    /// Gives up numbers that were requested often enough: video needs a keyframe then.
     fn give_up(&mut self, now: Instant) {
         let mut needs_keyframe = false;
         for (sender, sent) in self.senders.iter_mut().zip(&self.guard.senders) {
@@ -255,7 +256,7 @@ impl Viewer {
         }
     }
 
-    /// Asks for numbers of a line.
+    /// Sends a NACK for numbers of a sender.
     pub(crate) fn nack(&mut self, sender: usize, numbers: &[u16], link: &mut Link) {
         self.nacks_sent += numbers.len() as u64;
         let nack = TransportLayerNack {
@@ -266,7 +267,7 @@ impl Viewer {
         link.send_rtcp(&nack.marshal().expect("a NACK fits"));
     }
 
-    /// Asks for a keyframe of the video line.
+    /// Requests a keyframe of the video.
     pub(crate) fn pli(&mut self, link: &mut Link) {
         let media_ssrc = self.guard.sender(MediaKind::Video).plan.ssrc;
         let pli = PictureLossIndication { sender_ssrc: self.ssrc, media_ssrc };
@@ -312,20 +313,20 @@ impl Viewer {
         self.count(MediaKind::Audio)
     }
 
-    /// Video frames that a decoder could not show: incomplete, or built on one that is missing.
-    /// Those still under way at the very end are not counted.
+    /// Video frames that a decoder could not show: incomplete, or with a missing reference. Those
+    /// still under way at the very end are not counted.
     pub(crate) fn broken_frames(&self) -> usize {
         self.video_frames_by_number().filter(|(_, shown)| shown.is_none()).count()
     }
 
-    /// When each video frame could be shown, in order: it and all it builds on had come.
+    /// Times when each video frame could be shown, in order: it and its references had come.
     pub(crate) fn shown_at(&self) -> Vec<Instant> {
         let mut shown: Vec<_> = self.video_frames_by_number().filter_map(|(_, at)| at).collect();
         shown.sort_unstable();
         shown
     }
 
-    /// Each complete video frame, source by source, and since when it can be shown, if it can.
+    /// Complete video frames, source by source, and since when each can be shown, if it can.
     fn video_frames_by_number(&self) -> impl Iterator<Item = (&Frame, Option<Instant>)> {
         let mut runs: BTreeMap<u32, BTreeMap<u32, &Frame>> = BTreeMap::new();
         for frame in self.frames.iter().filter(|frame| frame.kind == MediaKind::Video) {
@@ -344,22 +345,22 @@ impl Viewer {
         })
     }
 
-    /// Numbers of video lines that it gave up.
+    /// Numbers of video that were given up.
     pub(crate) fn given_up_video(&self) -> usize {
         self.given_up_video as usize
     }
 
-    /// Numbers of a line that did not come yet.
+    /// Numbers of a sender that did not come yet.
     pub(crate) fn missing_of(&self, sender: usize) -> Vec<u16> {
         self.senders[sender].missing.keys().map(|seq| *seq as u16).collect()
     }
 
-    /// Numbers that never came, of all lines.
+    /// Numbers of all senders that never came.
     pub(crate) fn missing(&self) -> usize {
         self.senders.iter().map(|sender| sender.missing.len()).sum()
     }
 
-    /// The sources whose video frames it showed, in order of appearance.
+    /// Sources whose video frames were shown, in order of appearance.
     pub(crate) fn video_sources(&self) -> Vec<u32> {
         let mut sources = Vec::new();
         for frame in self.frames.iter().filter(|frame| frame.kind == MediaKind::Video) {

@@ -1,5 +1,5 @@
 //! Bytes as a peer writes and reads them: STUN by `rtc-stun`, SRTP by `rtc-srtp`. Nothing here is
-//! the server's own code, so a mistake it makes in both directions is seen. Next: `link.rs`.
+//! the server's own code, so a mistake in both its directions is seen. Next: `link.rs`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,7 @@ pub(crate) fn provider() -> &'static Arc<dyn RTCCryptoProvider> {
     PROVIDER.get_or_init(|| rtc_crypto::default_provider().expect("aws-lc-rs is compiled in"))
 }
 
-/// What a datagram is, by its first bytes (RFC 7983).
+/// Kind of a datagram, by its first bytes (RFC 7983).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     Stun,
@@ -103,7 +103,7 @@ fn seal(mut message: Message, pwd: &str) -> Vec<u8> {
     message.raw
 }
 
-/// One direction of SRTP, without replay protection: repeats are judged by the guard.
+/// One direction of SRTP, without replay protection: the guard checks retransmissions.
 pub(crate) fn srtp(profile: ProtectionProfile, key: &[u8], salt: &[u8]) -> Context {
     Context::new(key, salt, profile, None, None, provider().crypto()).expect("keys fit the profile")
 }

@@ -30,7 +30,7 @@ pub struct CatchUp {
     next: u64,
     /// One past the last packet, if only one keyframe is sent (a poster).
     end: Option<u64>,
-    /// When the next packet is due.
+    /// Time when the next packet is due.
     due: Instant,
     bytes_per_ms: u64,
     /// Time until which packets are paced.

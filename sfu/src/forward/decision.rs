@@ -11,7 +11,7 @@ pub const DECISIONS_MAX: usize = 32;
 /// Reason why a viewer gets a layer, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// No publisher on the stream now.
+    /// The stream has no publisher now.
     NoPublisher,
     /// The publisher has no track for this m-line.
     NoTrack,

@@ -75,7 +75,7 @@ pub enum Step<'a> {
     Idle,
 }
 
-/// What one viewer is sent of one track now, and what follows.
+/// State of a forwarder: the layer that is sent now, and the one that follows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Flow {
     /// Nothing is sent, until a keyframe of the target (if any) is found.
@@ -93,7 +93,7 @@ enum Pass {
     Cached(CatchUp),
 }
 
-/// What follows the layer that is sent.
+/// Layer that follows the one that is sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Next {
     /// The same layer.

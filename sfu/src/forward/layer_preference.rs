@@ -25,16 +25,16 @@ pub struct LayerPreference {
     /// count as layer 1 where the stream has no ids. A stream with neither is sent as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temporal_layer: Option<u8>,
-    /// No layer above this one by size.
+    /// Maximum layer by size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_spatial_layer: Option<u8>,
     /// Temporal layers up to this one; the lower of this and `temporal_layer` applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_temporal_layer: Option<u8>,
-    /// No layer wider than this, in pixels.
+    /// Maximum width of a layer, in pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_width: Option<u16>,
-    /// No layer higher than this, in pixels.
+    /// Maximum height of a layer, in pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_height: Option<u16>,
 }

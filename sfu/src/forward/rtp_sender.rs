@@ -85,7 +85,7 @@ impl Plaintext<'_> {
 pub enum NotNumbered {
     /// The packet belongs to no segment: it came before the start, or after a layer switch.
     OutsideSegments,
-    /// Its number was assigned before, or the numbers were closed over it.
+    /// The packet's number was assigned before, or the numbers were closed over it.
     Duplicate,
     /// The timestamp of its frame is forgotten, or the numbers that were dropped since.
     TooOld,

@@ -1,4 +1,4 @@
-//! What one RTP sender has sent: the map from its sequence numbers back to cached packets.
+//! Sent records of one RTP sender: the map from its sequence numbers back to cached packets.
 //!
 //! `rtp_sender.rs` numbers a packet once, as a [`Numbered`]. [`Numbered::stamp`] consumes it when
 //! the packet is sealed and adds the transport-wide number; the [`SentRecord`] that comes out never

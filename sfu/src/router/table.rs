@@ -41,7 +41,7 @@ pub struct SourceInfo {
     pub epoch: Epoch,
     /// The publisher's session.
     pub publisher: SessionId,
-    /// Its tracks in offer order.
+    /// Tracks in offer order.
     pub tracks: Vec<SourceTrackInfo>,
 }
 

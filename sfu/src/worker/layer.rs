@@ -47,7 +47,7 @@ const ANCHOR_INTERVAL: Duration = Duration::from_millis(200);
 /// An opened packet of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrived<'a> {
-    /// Its header.
+    /// RTP header.
     pub header: &'a RtpHeader,
     /// The packet in plaintext, header included.
     pub plaintext: &'a [u8],

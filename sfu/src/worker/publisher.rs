@@ -303,7 +303,7 @@ impl Publisher {
         feedback.chain(others.into_iter().flatten()).min()
     }
 
-    /// Its tracks for the API.
+    /// Tracks for the API.
     pub(super) fn report(&mut self, now: Instant) -> Vec<TrackInfo> {
         self.tracks
             .iter_mut()

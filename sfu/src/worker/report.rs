@@ -16,7 +16,7 @@ pub struct SessionInfo {
     pub id: SessionId,
     /// Publisher or subscriber.
     pub role: Role,
-    /// Its stream.
+    /// Name of its stream.
     pub stream: StreamName,
     /// Connection state: `waiting_ice`, `waiting_dtls`, `connected`.
     pub state: &'static str,
@@ -185,11 +185,11 @@ pub struct DecisionInfo {
 pub struct WorkerReport {
     /// RTP packets received from publishers.
     pub packets_in: u64,
-    /// Their bytes on the wire.
+    /// Bytes of these packets on the wire.
     pub bytes_in: u64,
     /// RTP packets sent to viewers, retransmissions included.
     pub packets_out: u64,
-    /// Their bytes on the wire.
+    /// Bytes of these packets on the wire.
     pub bytes_out: u64,
     /// Retransmissions sent to viewers.
     pub retransmits_out: u64,
@@ -201,7 +201,7 @@ pub struct WorkerReport {
     pub dropped: DropCounters,
     /// Packets in packet caches now.
     pub cache_packets: u64,
-    /// Their payload bytes.
+    /// Payload bytes in packet caches now.
     pub cache_bytes: u64,
     /// Panics caught.
     pub panics: u64,

@@ -122,8 +122,8 @@ fn prefill(worker: usize, stream: &LocalStream, context: &mut Context) {
         let packet = Arc::clone(packet);
         let item = MediaItem::Prefill { stream: id, layer, packet };
         // Half of the ring stays free for live packets.
-        let room = context.port.media_room(worker) > MEDIA_RING_ITEMS / 2;
-        if !room || !context.port.send_media(worker, item) {
+        let has_space = context.port.media_room(worker) > MEDIA_RING_ITEMS / 2;
+        if !has_space || !context.port.send_media(worker, item) {
             return;
         }
     }

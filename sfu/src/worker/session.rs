@@ -20,7 +20,7 @@ use crate::transport::peer::Peer;
 pub struct NewSession {
     /// Public id.
     pub id: SessionId,
-    /// Its stream.
+    /// Stream of the session.
     pub stream: Arc<StreamShared>,
     /// Our ICE credentials.
     pub local: IceCredentials,

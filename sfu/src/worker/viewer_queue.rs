@@ -18,7 +18,7 @@ pub(super) const JOINING_PER_STEP: usize = 16;
 /// A packet to forward: its position in the packet cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PacketRef {
-    /// Its layer.
+    /// Layer of the packet.
     pub layer: LayerKey,
     /// Extended sequence number in that layer's cache.
     pub ext_seq: u64,
@@ -245,7 +245,7 @@ mod tests {
     enum Event {
         Join,
         Leave(usize),
-        /// So many packets arrive, and established viewers get them.
+        /// This number of packets arrives, and established viewers get them.
         Turn(u64),
         /// Next step of the joining viewers' round.
         Step,

@@ -134,10 +134,10 @@ pub struct Found {
 /// Measures all audiences of a setting. Call [`netns::enter`] before.
 ///
 /// # Errors
-/// What the machine lacks; also when messages did not reach the device as they were sent.
+/// The machine lacks a requirement, or messages did not reach the device as they were sent.
 ///
 /// # Panics
-/// When the worker drops a packet or the kernel refuses a message.
+/// The worker drops a packet or the kernel refuses a message.
 pub fn measure(setting: Setting) -> Result<Found, String> {
     let Setting { device, codec, frames, audiences } = setting;
     device.route()?;

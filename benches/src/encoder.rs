@@ -225,7 +225,7 @@ impl Encoder {
     /// The next packet as a worker keeps it after opening: described, ready to be forwarded.
     ///
     /// # Panics
-    /// When the pool is empty.
+    /// The pool is empty.
     pub fn next_packet(&mut self, pool: &mut PacketPool, now: Instant) -> Arc<Packet> {
         let ext_seq = self.packets;
         let bytes = self.next_rtp();

@@ -97,7 +97,7 @@ impl RawKey {
     /// Seals `payload` behind the header that stands in `packet`, which ends with the tag.
     ///
     /// # Panics
-    /// When `packet` is not as long as header, payload and tag.
+    /// `packet` is not as long as header, payload and tag.
     pub fn seal(&self, ssrc: u32, index: u32, payload: &[u8], packet: &mut [u8]) {
         let (clear, tag) = packet.split_at_mut(HEADER_LEN + payload.len());
         let (header, body) = clear.split_at_mut(HEADER_LEN);
@@ -124,7 +124,7 @@ impl RawKey {
     /// Opens a packet with a tag of `tag_len` bytes; its payload is written to `out`.
     ///
     /// # Panics
-    /// When it is not authentic.
+    /// The packet is not authentic.
     pub fn open(&self, ssrc: u32, index: u32, packet: &[u8], tag_len: usize, out: &mut [u8]) {
         let (clear, tag) = packet.split_at(packet.len() - tag_len);
         let (header, body) = clear.split_at(HEADER_LEN);

@@ -7,7 +7,7 @@ use std::fmt::Write;
 /// A chart: one group of bars per row, one bar per series.
 #[derive(Debug, Clone)]
 pub struct Chart {
-    /// What it shows.
+    /// Title of the chart.
     pub title: String,
     /// Unit of the values.
     pub unit: &'static str,

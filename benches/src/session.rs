@@ -180,7 +180,7 @@ impl Dtls for Preset {
 /// A single connected peer, without a worker.
 ///
 /// # Panics
-/// When it does not connect, which is a bug.
+/// The session does not connect, which is a bug.
 pub fn connected(client: Client, profile: SrtpProfile, now: Instant) -> Peer {
     let backend = PresetKeys(profile);
     let mut peer = Peer::new(Role::Subscriber, client.local(), &client.remote(), &backend, now);
@@ -210,7 +210,7 @@ impl Entropy for Sequence {
     }
 }
 
-/// Where media goes when only its making is measured.
+/// Destination of media when only its making is measured.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Nowhere;
 
@@ -218,7 +218,7 @@ impl Egress for Nowhere {
     fn send(&mut self, _: Transmit<'_>) {}
 }
 
-/// Where datagrams end: media is counted and goes to `W` with its reports, checks are kept to be
+/// Sink of datagrams: media is counted and goes to `W` with its reports, checks are kept to be
 /// answered.
 #[derive(Debug)]
 pub struct Sink<W = Nowhere> {
@@ -226,7 +226,7 @@ pub struct Sink<W = Nowhere> {
     pub packets: u64,
     /// Messages (calls of the kernel, were there one) that carried them.
     pub messages: u64,
-    /// Their bytes.
+    /// Bytes of the datagrams.
     pub bytes: u64,
     /// STUN to be answered.
     checks: VecDeque<(FiveTuple, usize, [u8; STUN_BYTES])>,
@@ -234,12 +234,12 @@ pub struct Sink<W = Nowhere> {
 }
 
 impl<W> Sink<W> {
-    /// Nothing sent yet.
+    /// A sink without datagrams.
     pub fn new(wire: W) -> Self {
         Self { packets: 0, messages: 0, bytes: 0, checks: VecDeque::new(), wire }
     }
 
-    /// Where media goes.
+    /// Destination of media.
     pub fn wire(&mut self) -> &mut W {
         &mut self.wire
     }

@@ -382,7 +382,7 @@ impl<W: Egress> World<W> {
         client.0 as usize % self.scene.workers
     }
 
-    /// What was sent so far.
+    /// Sink with all datagrams that were sent so far.
     pub fn sent(&self) -> &Sink<W> {
         &self.sink
     }

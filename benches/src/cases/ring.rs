@@ -108,7 +108,7 @@ impl Sender {
                 layer: LAYER.key,
                 packet: Arc::clone(&self.packet),
             };
-            assert!(self.port.send_media(1, item), "the ring has room");
+            assert!(self.port.send_media(1, item), "the ring has space");
         }
         self.port.notify();
         self.sent += packets as u64;

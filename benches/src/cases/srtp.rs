@@ -86,7 +86,7 @@ fn seal_weir(profile: SrtpProfile, payload_len: usize) -> Round {
                 let decision = forwarder.on_packet(LAYER, meta, false);
                 let record = decision.numbered().expect("it is sent").stamp(0);
                 let written = forwarder.sender().write_media(&record, &packet, slot);
-                (written.expect("the slot has room"), peer)
+                (written.expect("the slot has space"), peer)
             })
             .collect();
         let sealed = stopwatch.time(|| {

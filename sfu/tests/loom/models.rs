@@ -51,7 +51,7 @@ fn sleeper() -> (Arc<EventDescriptor>, WakeFlag) {
     (descriptor, flag)
 }
 
-/// When a worker looks at its queues for the last time before it sleeps.
+/// Moment at which a worker reads its queues for the last time before it sleeps.
 #[derive(Clone, Copy)]
 pub(crate) enum LastLook {
     AfterSayingSo,
@@ -131,7 +131,7 @@ pub(crate) fn two_writers() {
     });
 }
 
-/// When a writer wakes the reader of its ring.
+/// Moment at which a writer wakes the reader of its ring.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Wake {
     AfterTheBatch,
@@ -200,12 +200,12 @@ fn write_media(port: &mut RingPort) {
     let stream = StreamId { index: 0, generation: 0 };
     let layer = LayerKey { epoch: Epoch(1), track: TRACK, layer: LayerIdx(0) };
     let item = MediaItem::Layer { stream, layer, update };
-    assert!(port.send_media(1, item), "the ring has room");
+    assert!(port.send_media(1, item), "the ring has space");
 }
 
 fn write_stray(port: &mut RingPort) {
     let path = FiveTuple::udp(None, ([127, 0, 0, 1], 9).into());
-    assert!(port.send_stray(1, path, b"stray"), "the ring has room");
+    assert!(port.send_stray(1, path, b"stray"), "the ring has space");
 }
 
 /// One layer is requested already. A viewer requests another layer while the publisher's worker

@@ -96,12 +96,12 @@ fn layer_switch_needs_no_new_keyframe_while_joining_viewers_wait_for_the_last() 
 #[test]
 fn joining_viewers_of_many_small_streams_wait_no_longer_than_those_of_a_large_one() {
     let mut world = World::new(1);
-    let rooms: Vec<_> = (0..48).map(|room| format!("room{room}")).collect();
+    let streams: Vec<_> = (0..48).map(|name| format!("room{name}")).collect();
     let spec = PublisherSpec::video_only();
-    rooms.iter().for_each(|room| _ = world.publish(room, spec.clone()));
+    streams.iter().for_each(|name| _ = world.publish(name, spec.clone()));
     world.run_ms(500);
     let viewers: Vec<_> =
-        rooms.iter().map(|room| world.watch(room, ViewerSpec::browser())).collect();
+        streams.iter().map(|name| world.watch(name, ViewerSpec::browser())).collect();
     world.run_s(2);
     let newest = |world: &mut World, viewer: &ClientId| {
         let frame = *world.viewer(*viewer).frames.last().expect("a picture");

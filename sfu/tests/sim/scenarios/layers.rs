@@ -392,7 +392,7 @@ fn layer_switch_takes_no_longer_than_its_keyframe() {
 fn many_layer_switches_cost_few_keyframes() {
     each_seed(|scenario| {
         let (publisher, _) = on_top(scenario);
-        let crowd: Vec<_> = (0..8)
+        let viewers: Vec<_> = (0..8)
             .map(|_| {
                 let viewer = scenario.viewer();
                 scenario.world.watch("live", viewer)
@@ -402,7 +402,7 @@ fn many_layer_switches_cost_few_keyframes() {
         let from = scenario.world.now;
         const SECONDS: u64 = 20;
         for _ in 0..SECONDS * 10 {
-            let one = crowd[scenario.rng.below(8) as usize];
+            let one = viewers[scenario.rng.below(8) as usize];
             let layer = scenario.rng.below(3) as usize;
             scenario.world.set_preference(one, pin(RIDS[layer]));
             scenario.world.run_ms(100);
@@ -414,7 +414,7 @@ fn many_layer_switches_cost_few_keyframes() {
             let asked = requests.iter().filter(|(at, of)| *at > from && *of == ssrc).count();
             assert!(asked as u64 <= most, "{asked} requests to layer {layer} in {SECONDS} s");
         }
-        for viewer in crowd {
+        for viewer in viewers {
             scenario.assert_receives(viewer);
         }
     });

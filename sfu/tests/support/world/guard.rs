@@ -1,6 +1,6 @@
 //! The egress guard (quality A2.4): looks at every packet that leaves the server for one viewer.
 //!
-//! It sees what was sent, whether or not the network loses it, and fails at the first violation: a
+//! The guard sees all sent packets, whether or not the network loses them, and fails at the first violation: a
 //! number used twice for different bytes, time that runs back, a frame torn without a gap, a
 //! picture number that jumps, a wrong mid, payload type or extension, a sender report beside the
 //! media. Where a viewer asks for fewer frames, a number that is unused though nothing was lost,
@@ -75,7 +75,7 @@ pub(crate) struct GuardedSender {
     octets: u64,
     next_rtx: Option<u16>,
     rtx_bytes: HashMap<u16, u64>,
-    /// Of each sender report: its wall time minus capture time of the media it points at, in ns.
+    /// Offset of each sender report: its wall time minus capture time of the media it points at, in ns.
     pub report_offsets: Vec<i64>,
     pub reports: u32,
     /// Last value of each extension.
@@ -389,12 +389,12 @@ impl GuardedSender {
                 "after {before:?} (torn: {torn}) comes {sent:?}"
             );
             let ahead = sent.timestamp.wrapping_sub(before.timestamp) as i32;
-            assert!(ahead > 0, "time went back over the splice by {ahead}");
+            assert!(ahead > 0, "time went back over the source switch by {ahead}");
             if let Some((old, new)) = before.picture.zip(sent.picture) {
                 let bits = old.bits.min(new.bits);
                 let next = low(new.id, bits) == low(old.id.wrapping_add(1), bits);
                 assert!(next || self.filters_layers, "picture id {} after {}", new.id, old.id);
-                assert_eq!(new.tl0, old.tl0.wrapping_add(1), "TL0PICIDX over the splice");
+                assert_eq!(new.tl0, old.tl0.wrapping_add(1), "TL0PICIDX over the source switch");
             }
         }
         let (source, first_serial) = (stamp.source, stamp.serial);

@@ -1,6 +1,6 @@
 //! A client's end of one connection: ICE as the controlling agent, DTLS, SRTP contexts.
 //!
-//! Its switches are public, so that a scenario can break it.
+//! The switches are public, so that a scenario can break it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ pub(crate) struct Link {
     /// Every address of the client so far; datagrams to earlier ones are lost.
     pub addrs: Vec<SocketAddr>,
     pub local: IceCredentials,
-    /// Its credentials before a restart; checks with them are answered until the new pair works.
+    /// Credentials before a restart; checks with them are answered until the new pair works.
     previous: Option<IceCredentials>,
     pub server: IceCredentials,
     /// Whether it sends checks.
@@ -136,7 +136,7 @@ impl Link {
         }
     }
 
-    /// Its side of the offer.
+    /// The client's side of the offer.
     pub(crate) fn offer(&self) -> RemoteTransport {
         let dtls_role = match self.mode {
             DtlsMode::Server => DtlsRole::Client,

@@ -18,7 +18,7 @@ pub(crate) struct Stamp {
     pub count: u16,
     /// Whether it belongs to a keyframe.
     pub key: bool,
-    /// When it was captured, in ns of true time since the world began.
+    /// Capture time, in ns of true time since the world began.
     pub captured_ns: u64,
     /// References between frames of the source.
     pub layer_position: LayerPosition,

@@ -172,7 +172,7 @@ impl Publisher {
         self.track(MediaKind::Video)
     }
 
-    /// Its wall clock in NTP units.
+    /// The publisher's wall clock in NTP units.
     pub(crate) fn ntp(&self, now: Instant, epoch: Instant) -> u64 {
         let skew = self.spec.clock_ahead_s + seconds(now, epoch) * self.spec.clock_ppm / 1e6;
         ntp_of(1_700_000_000.0 + skew, now.saturating_duration_since(epoch))

@@ -79,7 +79,7 @@ pub(crate) struct PublishTrackSpec {
     pub first_seq: u16,
     pub first_timestamp: u32,
     pub first_picture: u16,
-    /// From capture to sending.
+    /// Delay from capture to sending.
     pub encode_delay: Duration,
 }
 

@@ -221,7 +221,7 @@ impl Forwarder {
         self.decisions.note(now, None, reason);
     }
 
-    /// What is attached next is another source, not a publisher that returns.
+    /// Marks the next source as another one, not a publisher that returns.
     pub fn forget_source(&mut self) {
         self.starts.forget();
         self.rebound = true;
@@ -237,7 +237,7 @@ impl Forwarder {
         if self.flow.target() == Some(key) {
             return;
         }
-        // A new source explains the first picture better than what is chosen of it.
+        // A new source explains the first picture better than the choice of its layer.
         let new_source = matches!(self.target_reason, Reason::PublisherChanged | Reason::Bound);
         if self.flow.layer().is_some() || !new_source {
             self.target_reason = reason;

@@ -161,12 +161,12 @@ impl StartPolicy {
         Self { mode, since: None, considered: None, shown: None, switches }
     }
 
-    /// Forgets what was offered: keyframes of another stream may bear the same numbers.
+    /// Forgets which keyframes were offered: keyframes of another stream may bear the same numbers.
     pub fn forget(&mut self) {
         (self.since, self.considered, self.shown) = (None, None, None);
     }
 
-    /// What to begin with now on this layer, if anything.
+    /// The part of the cache to start with now on this layer, if any.
     pub fn consider<'a>(
         &mut self,
         now: Instant,

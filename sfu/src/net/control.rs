@@ -1,10 +1,11 @@
-//! Control plane: accepts sessions, hands them to workers, follows what happens to them, and ends them.
+//! Control plane: accepts sessions, hands them to workers, follows what happens to them, and ends
+//! them.
 //!
-//! Owns the parts that decide or remember: `directory.rs` (streams, sessions, URLs), `admission.rs` (limits),
-//! `placement.rs` (which worker), `takeover.rs` (which publisher), `workers.rs` (commands and questions), `stats.rs`
-//! (totals), `status_board.rs`.
-//! Everything here runs on tokio threads; workers learn of it by commands and by the streams' shared snapshots.
-//! Never touches a packet. Called by the views of `Sfu` and by `supervisor.rs`. The lock order is in `mod.rs`.
+//! Owns the parts that decide or remember: `directory.rs` (streams, sessions, URLs), `admission.rs`
+//! (limits), `placement.rs` (which worker), `takeover.rs` (which publisher), `workers.rs` (commands
+//! and questions), `stats.rs` (totals), `status_board.rs`. Everything here runs on tokio threads;
+//! workers learn of it by commands and by the streams' shared snapshots. Never touches a packet.
+//! Called by the views of `Sfu` and by `supervisor.rs`. The lock order is in `mod.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -36,8 +37,8 @@ use crate::worker::{Command, Event, Lobby, NewSession, Plan};
 /// Media stream id of all m-lines (whip-whep C38), and CNAME of our SDES.
 const MSID: &str = "weir";
 
-/// Time after the ICE timeout at which a session without worker that the lobby does not know is ended: the
-/// event of its adoption would have arrived by then.
+/// Time after the ICE timeout at which a session without worker that the lobby does not know is
+/// ended: the event of its adoption would have arrived by then.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
 /// Tries to find the worker of a session whose adoption was not told yet, [`ADOPTION_PAUSE`] apart.
@@ -223,8 +224,8 @@ impl Control {
         created
     }
 
-    /// Gives a session new credentials, in the lobby or at its worker. False if neither could be reached, and
-    /// then nothing changed. The caller holds the session's change lock.
+    /// Gives a session new credentials, in the lobby or at its worker. False if neither could be
+    /// reached, and then nothing changed. The caller holds the session's change lock.
     pub(super) async fn restart(
         &self,
         session: &SessionEntry,
@@ -265,8 +266,8 @@ impl Control {
         random::ice_credentials()
     }
 
-    /// Makes the owner of a session read its layer preferences, unless it is about to. A session that waits for
-    /// its first check is served when it is adopted.
+    /// Makes the owner of a session read its layer preferences, unless it is about to. A session
+    /// that waits for its first check is served when it is adopted.
     pub(super) async fn deliver_preferences(
         &self,
         session: &SessionEntry,
@@ -289,7 +290,8 @@ impl Control {
         }
     }
 
-    /// Ends a session: at once if it waits in the lobby, otherwise by its worker. False if there is none.
+    /// Ends a session: at once if it waits in the lobby, otherwise by its worker. False if there is
+    /// none.
     pub(super) async fn close(&self, id: SessionId, reason: CloseReason) -> bool {
         let Some(session) = self.directory.session(id) else { return false };
         self.directory.end_url(&session, Instant::now());
@@ -304,7 +306,8 @@ impl Control {
         }
         let workers = match worker {
             Some(worker) => worker..worker + 1,
-            // It was adopted a moment ago and the event is on its way: only its owner acts on the command.
+            // It was adopted a moment ago and the event is on its way: only its owner acts on the
+            // command.
             None => 0..self.workers.len(),
         };
         for worker in workers {
@@ -339,7 +342,8 @@ impl Control {
         }
     }
 
-    /// The keys of a session are known. Returns the publisher that lost the stream and must be closed.
+    /// The keys of a session are known. Returns the publisher that lost the stream and must be
+    /// closed.
     fn on_connected(&self, id: SessionId) -> Option<SessionId> {
         let session = self.directory.session(id)?;
         let was_connected = std::mem::replace(&mut session.lock().connected, true);
@@ -400,8 +404,8 @@ impl Control {
         }
     }
 
-    /// A worker was rebuilt: sessions that the directory places there are over. What it adopts afterwards is
-    /// told later.
+    /// A worker was rebuilt: sessions that the directory places there are over. What it adopts
+    /// afterwards is told later.
     fn on_worker_lost(&self, worker: usize) {
         for session in self.directory.sessions() {
             if session.worker() == Some(worker) {
@@ -441,8 +445,8 @@ impl Control {
         self.directory.session(state.publishers.live()?.publisher)?.worker()
     }
 
-    /// Tells every worker with a part in the stream that its publisher changed. A worker whose queue is full
-    /// sees the change at its next sweep.
+    /// Tells every worker with a part in the stream that its publisher changed. A worker whose
+    /// queue is full sees the change at its next sweep.
     fn refresh(&self, stream: &StreamEntry, state: &StreamState) {
         let mut workers = state.viewer_workers();
         workers.extend(self.publisher_worker(state));
@@ -455,7 +459,7 @@ impl Control {
 }
 
 fn apply_preferences(session: &SessionEntry) -> Command {
-    Command::ApplyPreferences { id: session.id, asked: Arc::clone(&session.preferences) }
+    Command::ApplyPreferences { id: session.id, mailbox: Arc::clone(&session.preferences) }
 }
 
 #[cfg(test)]

@@ -21,11 +21,11 @@ use crate::transport::stun::{self, StunView};
 /// Time since its last sign of life in which a session keeps its address pair.
 const PATH_HELD: Duration = Duration::from_secs(7);
 
-/// Strays taken per turn; the rest waits in its ring.
+/// Maximum strays handled per turn; the others wait in their ring.
 const STRAYS_PER_TURN: usize = 256;
 
 impl Worker {
-    /// One datagram from the socket.
+    /// Handles one datagram from the socket.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
@@ -38,7 +38,7 @@ impl Worker {
         }
     }
 
-    /// What other workers left in our rings: media for our viewers, datagrams of our sessions.
+    /// Handles items in our rings: media for our viewers, datagrams of our sessions.
     pub fn handle_rings(&mut self, now: Instant, egress: &mut dyn Egress) {
         for _ in 0..crate::router::ring::MEDIA_RING_ITEMS {
             let Some(item) = self.context.port.receive_media() else { break };

@@ -23,12 +23,12 @@ use crate::transport::egress::{Egress, TransmitClass};
 /// Viewers whose state is read into the CPU caches at a time.
 const WARMED: usize = 16;
 
-/// PacketRef packets of one stream that are forwarded before more datagrams are read.
-const FRESH_MAX: usize = 256;
+/// Packets of one stream that are forwarded before more datagrams are read.
+const FORWARD_BEFORE_READ_MAX: usize = 256;
 
 impl Worker {
-    /// Forwards everything that came in since the last call to those who watch. Call once per turn of the loop,
-    /// before [`Self::handle_timeout`].
+    /// Forwards all packets that arrived since the last call to established viewers. Call it once
+    /// per turn of the loop, before [`Self::handle_timeout`].
     pub fn flush(&mut self, now: Instant, egress: &mut dyn Egress) {
         let mut dirty = std::mem::take(&mut self.dirty_streams);
         self.serve(now, &dirty, egress);

@@ -79,13 +79,13 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum RTCP packets taken from one peer per second (quality B2).
 const RTCP_PER_SECOND: u32 = 500;
 
-/// The least time between two timeouts of one session.
+/// Minimum time between two timeouts of one session.
 const TIMER_TICK: Duration = Duration::from_millis(1);
 
 /// Maximum timers handled per step; most of them send packets.
 const TIMERS_PER_STEP: usize = 16;
 
-/// What a worker is made of.
+/// Configuration of a worker.
 pub struct WorkerConfig {
     /// Monotonic to wall time.
     pub clock: ClockBase,
@@ -124,8 +124,9 @@ pub enum Command {
         /// Mailbox that holds its preferences.
         mailbox: Arc<PreferenceMailbox>,
     },
-    /// Bind a viewer's subscription to another track, or to none. The control plane keeps the stream and its route to
-    /// this worker from before until the subscription is bound to another one. Packets are sent from the next one on.
+    /// Bind a viewer's subscription to another track, or to none. The control plane keeps the
+    /// stream and its route to this worker from before until the subscription is bound to another
+    /// one. Packets are sent from the next one on.
     #[cfg_attr(
         not(feature = "internals"),
         expect(dead_code, reason = "ordered by the control plane once rooms exist")
@@ -233,7 +234,7 @@ impl Worker {
         new
     }
 
-    /// One order.
+    /// Carries out one order.
     pub fn handle_command(&mut self, now: Instant, command: Command, egress: &mut dyn Egress) {
         match command {
             Command::Refresh(shared) => self.refresh(now, shared.id, egress),
@@ -267,9 +268,9 @@ impl Worker {
         }
     }
 
-    /// A step of what may wait a little, so that it never stands between a packet and those who watch: some timers
-    /// that are due, packets for some viewers who came lately, a datagram of a handshake. Call it again as time
-    /// allows while it returns true: more is due.
+    /// Does one step of deferrable work, so that it never stands between a packet and established
+    /// viewers. A step is some due timers, packets for some joining viewers, and a datagram of a
+    /// handshake. Call it again as time allows while it returns true: more is due.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut dyn Egress) -> bool {
         for _ in 0..TIMERS_PER_STEP {
             let Some(key) = self.timers.pop_due(now) else { break };

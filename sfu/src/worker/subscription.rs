@@ -52,7 +52,7 @@ pub(super) struct Subscription {
     requested_keyframe: Option<LayerKey>,
     pub(super) forwarder: Forwarder,
     pub(super) plan: SubscribeTrack,
-    /// The track it is bound to, whether anybody publishes it or not.
+    /// The track it is bound to, whether it is published or not.
     binding: Binding,
     pub(super) stats: SenderStats,
     pub(super) rate: SendRateMeter,
@@ -68,10 +68,10 @@ pub(super) struct Subscription {
     pub(super) choice: Option<Choice>,
 }
 
-/// What a subscription is bound to.
+/// Binding of a subscription.
 #[derive(Debug)]
 enum Binding {
-    /// The track that the viewer's offer asked for.
+    /// The track that the viewer's offer requested.
     Offered(BoundTrack),
     /// A track that the control plane bound later, or none.
     Rebound(Option<BoundTrack>),
@@ -122,7 +122,7 @@ impl SendRateMeter {
 }
 
 impl Subscription {
-    /// A subscription to the track that a viewer's offer asked for.
+    /// A subscription to the track that a viewer's offer requested.
     pub(super) fn new(
         plan: SubscribeTrack,
         stream: Arc<StreamShared>,
@@ -164,7 +164,7 @@ impl Subscription {
         self.source.map(|source| source.track)
     }
 
-    /// Binds it to another track, or to none. What it carries follows with [`Self::apply_source`].
+    /// Binds it to another track, or to none. [`Self::apply_source`] applies its source.
     pub(super) fn bind(&mut self, now: Instant, track: Option<BoundTrack>) {
         let reason = if track.is_some() { Reason::NoPublisher } else { Reason::Unbound };
         self.binding = Binding::Rebound(track);
@@ -179,12 +179,11 @@ impl Subscription {
         self.forwarder.detach(now, reason);
     }
 
-    /// Follows a change of publisher of the stream it is bound to. A track whose codec is not in the viewer's answer is
-    /// not sent, if it was bound after the offer.
+    /// Applies a change of publisher of the stream it is bound to. A track whose codec is not in
+    /// the viewer's answer is not sent, if it was bound after the offer.
     ///
-    /// # Errors
-    /// [`CloseReason::CodecNotNegotiated`] if that is the track which the offer asked for: the session is closed rather
-    /// than left silent (whip-whep G6).
+    /// # Errors [`CloseReason::CodecNotNegotiated`] if that is the track which the offer asked for:
+    /// the session is closed rather than left silent (whip-whep G6).
     pub(super) fn apply_source(
         &mut self,
         now: Instant,

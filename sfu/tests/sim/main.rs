@@ -28,8 +28,7 @@ mod scenarios;
 mod session_lifetime;
 mod simulcast;
 mod subscriptions;
-mod switches;
-mod temporal;
+mod temporal_layers;
 
 use std::time::Duration;
 

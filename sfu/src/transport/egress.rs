@@ -27,9 +27,9 @@ pub struct Transmit<'a> {
 pub enum TransmitClass {
     /// STUN, DTLS, or RTCP alone.
     Control,
-    /// Media for a viewer.
+    /// Media and reports for a viewer.
     Media,
-    /// Media for a viewer that joined lately.
+    /// Media and reports for a viewer that joined lately.
     JoiningMedia,
     /// Packets that a viewer asked for again.
     Retransmission,

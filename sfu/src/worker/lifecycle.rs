@@ -176,6 +176,10 @@ impl Worker {
             self.close(now, key, reason, egress);
             return;
         }
+        let class = match session.is_new(now) {
+            true => TransmitClass::JoiningMedia,
+            false => TransmitClass::Media,
+        };
         let Session { peer, sending, role, stream, .. } = session;
         match role {
             RoleState::Publisher(publisher) => {
@@ -183,7 +187,7 @@ impl Worker {
             }
             RoleState::Subscriber(subscriber) => {
                 let shared = (&mut self.batch, &mut self.context);
-                match Outbox::open(now, TransmitClass::Control, (peer, sending), shared, egress) {
+                match Outbox::open(now, class, (peer, sending), shared, egress) {
                     Some(mut outbox) => {
                         subscriber.handle_timeout(&self.streams, &mut outbox);
                         outbox.finish();

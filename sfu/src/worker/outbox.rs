@@ -90,7 +90,7 @@ impl<'a> Outbox<'a> {
     }
 
     /// Counts packets that are not sent.
-    pub(super) fn drop(&mut self, reason: DropReason, packets: usize) {
+    pub(super) fn count_dropped(&mut self, reason: DropReason, packets: usize) {
         self.context.report.dropped.add(reason, packets as u64);
     }
 
@@ -107,7 +107,8 @@ impl<'a> Outbox<'a> {
         let written = sender.write_media(&record, packet, self.batch.slot());
         let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
-        if self.commit(sealed, arrived).is_some() {
+        // Without keys the viewer is not connected, and its packets do not come here.
+        if self.commit(sealed, DropReason::NoKeys, arrived).is_some() {
             sender.on_sent(self.now, record, octets);
         }
     }
@@ -127,12 +128,16 @@ impl<'a> Outbox<'a> {
             .format()
             .is_some_and(|format| format.rtx_pt.is_some() && !(red && format.red_pt.is_some()));
         let written = match rtx {
-            true => sender.write_rtx(record, packet, self.state.take_twcc(), self.batch.slot()),
+            true => sender.write_rtx(record, packet, self.state.next_twcc, self.batch.slot()),
             false => sender.write_media(record, packet, self.batch.slot()),
         };
         let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
-        self.commit(sealed, None)?;
+        // A record whose segment is forgotten cannot be written as it was.
+        self.commit(sealed, DropReason::RepairExpired, None)?;
+        if rtx {
+            self.state.take_twcc();
+        }
         self.context.report.retransmits_out += 1;
         Some(octets)
     }
@@ -146,27 +151,37 @@ impl<'a> Outbox<'a> {
     ) {
         let slot = self.batch.slot();
         let len = write(slot.get_mut(..bytes_max).unwrap_or(&mut []));
-        let sealed = self.peer.seal_rtcp(slot, len, ssrc);
-        if let Some(bytes) = sealed.filter(|bytes| self.reserve(*bytes)) {
-            self.batch.commit(bytes, None, self.to, self.egress);
+        match self.peer.seal_rtcp(slot, len, ssrc) {
+            None => self.count_dropped(DropReason::NoKeys, 1),
+            Some(bytes) if !self.reserve(bytes) => {
+                self.count_dropped(DropReason::UnconfirmedEgress, 1)
+            }
+            Some(bytes) => self.batch.commit(bytes, None, self.to, self.egress),
         }
     }
 
-    /// Takes the sealed packet in the batch's slot into the message, or counts the reason why not.
+    /// Takes the sealed packet in the batch's slot into the message, or counts the reason why not: `unsealed` if it
+    /// was not written or sealed.
     #[inline]
-    fn commit(&mut self, sealed: Option<usize>, arrived: Option<Instant>) -> Option<()> {
-        let Some(bytes) = sealed.filter(|bytes| *bytes <= self.to.path.datagram_bytes_max()) else {
-            self.context.report.dropped.count(DropReason::TooLargeToSend);
-            return None;
+    fn commit(
+        &mut self,
+        sealed: Option<usize>,
+        unsealed: DropReason,
+        arrived: Option<Instant>,
+    ) -> Option<()> {
+        let reason = match sealed {
+            None => unsealed,
+            Some(bytes) if bytes > self.to.path.datagram_bytes_max() => DropReason::TooLargeToSend,
+            Some(bytes) if !self.reserve(bytes) => DropReason::UnconfirmedEgress,
+            Some(bytes) => {
+                self.packets += 1;
+                self.bytes += bytes as u64;
+                self.batch.commit(bytes, arrived, self.to, self.egress);
+                return Some(());
+            }
         };
-        if !self.reserve(bytes) {
-            self.context.report.dropped.count(DropReason::UnconfirmedEgress);
-            return None;
-        }
-        self.packets += 1;
-        self.bytes += bytes as u64;
-        self.batch.commit(bytes, arrived, self.to, self.egress);
-        Some(())
+        self.context.report.dropped.count(reason);
+        None
     }
 
     /// Whether so many bytes may be sent to the path now (rule of 3 times, architecture D3); counts

@@ -162,12 +162,12 @@ impl Subscriber {
     ) {
         let packets = |stream: &LocalStream| stream.viewers.packets(delivery).len();
         if !self.connected {
-            outbox.drop(DropReason::NotConnected, streams.map(packets).sum());
+            outbox.count_dropped(DropReason::NotConnected, streams.map(packets).sum());
             return;
         }
         self.choose_layers(outbox.now, streams.clone());
         if !outbox.is_confirmed() {
-            outbox.drop(DropReason::UnconfirmedEgress, streams.map(packets).sum());
+            outbox.count_dropped(DropReason::UnconfirmedEgress, streams.map(packets).sum());
             return;
         }
         // Most viewers in most turns: only packets that arrived.
@@ -338,7 +338,7 @@ impl Subscriber {
     ) {
         for packet in crate::rtp::rtcp::packets(compound) {
             let Ok(packet) = packet else {
-                outbox.drop(DropReason::RtcpMalformed, 1);
+                outbox.count_dropped(DropReason::RtcpMalformed, 1);
                 return;
             };
             match packet {
@@ -374,7 +374,7 @@ impl Subscriber {
     fn on_keyframe_request(&mut self, ssrc: u32, outbox: &mut Outbox<'_>) {
         self.keyframe_requests += 1;
         if !self.keyframe_limit.take(outbox.now) {
-            outbox.drop(DropReason::KeyframeLimited, 1);
+            outbox.count_dropped(DropReason::KeyframeLimited, 1);
         } else if let Some(subscription) = self.by_ssrc(ssrc) {
             subscription.on_keyframe_request();
         }

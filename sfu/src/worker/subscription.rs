@@ -334,7 +334,7 @@ impl Subscription {
                 Step::Send(numbered, packet) => {
                     outbox.media(self.forwarder.sender_mut(), numbered, packet, None);
                 }
-                Step::Drop(reason) => outbox.drop(reason, 1),
+                Step::Drop(reason) => outbox.count_dropped(reason, 1),
                 Step::Idle => return,
             }
         }
@@ -350,7 +350,7 @@ impl Subscription {
         outbox: &mut Outbox<'_>,
     ) {
         if !self.forwarder.wants(layer.key) {
-            outbox.drop(DropReason::LayerNotSelected, run.len());
+            outbox.count_dropped(DropReason::LayerNotSelected, run.len());
             return;
         }
         for &packet in run {
@@ -390,12 +390,12 @@ impl Subscription {
             }
             ForwardDecision::Later => false,
             ForwardDecision::NeedKeyframe => {
-                outbox.drop(DropReason::AwaitingKeyframe, 1);
+                outbox.count_dropped(DropReason::AwaitingKeyframe, 1);
                 self.request_keyframe(layer.key, stream, outbox.now);
                 false
             }
             ForwardDecision::Drop(reason) => {
-                outbox.drop(reason, 1);
+                outbox.count_dropped(reason, 1);
                 false
             }
         }
@@ -410,7 +410,7 @@ impl Subscription {
     ) {
         self.nacks += 1;
         if let Err(reason) = self.try_retransmit(sequence, stream, outbox) {
-            outbox.drop(reason, 1);
+            outbox.count_dropped(reason, 1);
         }
     }
 

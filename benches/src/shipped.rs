@@ -23,7 +23,9 @@ pub fn profile() -> String {
 /// Returns with any other profile, and warns where no cargo is there to build it. Other profiles
 /// are meant: `ci` proves that the program runs.
 ///
-/// # Errors Cargo cannot be started.
+/// # Errors
+///
+/// Cargo cannot be started.
 pub fn run_as_shipped(bin: &str) -> Result<(), String> {
     if profile() != "release" {
         return Ok(());

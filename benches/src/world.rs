@@ -295,7 +295,9 @@ impl<W: Egress> World<W> {
     /// The frames of the next turn, sealed: one of each stream, or one of the stream whose turn it
     /// is.
     ///
-    /// # Panics When sealing fails, which it cannot.
+    /// # Panics
+    ///
+    /// Sealing fails, which it cannot.
     pub fn prepare_turn(&mut self) -> Vec<Frame> {
         let streams = match self.scene.joint {
             true => 0..self.scene.streams,

@@ -14,9 +14,9 @@ const SPEED_TENTHS: u64 = 25;
 
 /// Time in which a catch-up of moderate size ends, however slow the layer is. After twice this time
 /// packets are not paced any more, so that no viewer stays behind a layer whose rate rose.
-const REPLAY_TIME_MAX: Duration = Duration::from_millis(50);
+const CATCH_UP_TIME_MAX: Duration = Duration::from_millis(50);
 
-/// Maximum pace that [`REPLAY_TIME_MAX`] may lead to: 20 Mbit/s. On a path with less capacity the
+/// Maximum pace that [`CATCH_UP_TIME_MAX`] may lead to: 20 Mbit/s. On a path with less capacity the
 /// keyframe would be lost.
 const BYTES_PER_MS_MAX: u64 = 2_500;
 
@@ -53,9 +53,9 @@ impl CatchUp {
         bitrate: Bitrate,
     ) -> Self {
         let by_rate = bitrate.0 / 8 * SPEED_TENTHS / 10 / 1_000;
-        let by_time = (bytes as u64 / REPLAY_TIME_MAX.as_millis() as u64).min(BYTES_PER_MS_MAX);
+        let by_time = (bytes as u64 / CATCH_UP_TIME_MAX.as_millis() as u64).min(BYTES_PER_MS_MAX);
         let bytes_per_ms = by_rate.max(by_time).max(1);
-        Self { next: first, end, due: now, bytes_per_ms, paced_until: now + REPLAY_TIME_MAX * 2 }
+        Self { next: first, end, due: now, bytes_per_ms, paced_until: now + CATCH_UP_TIME_MAX * 2 }
     }
 
     /// The next packet that may be sent now, up to `newest`.

@@ -182,8 +182,10 @@ impl Subscription {
     /// Applies a change of publisher of the stream it is bound to. A track whose codec is not in
     /// the viewer's answer is not sent, if it was bound after the offer.
     ///
-    /// # Errors [`CloseReason::CodecNotNegotiated`] if that is the track which the offer asked for:
-    /// the session is closed rather than left silent (whip-whep G6).
+    /// # Errors
+    ///
+    /// [`CloseReason::CodecNotNegotiated`] if that is the track which the offer requested: the
+    /// session is closed rather than left silent (whip-whep G6).
     pub(super) fn apply_source(
         &mut self,
         now: Instant,

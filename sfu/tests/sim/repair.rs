@@ -16,7 +16,7 @@ fn quiet() -> ViewerSpec {
     ViewerSpec { sends_nack: false, ..ViewerSpec::browser() }
 }
 
-fn set_preference(world: &mut World, viewer: ClientId, numbers: &[u16]) {
+fn send_nack(world: &mut World, viewer: ClientId, numbers: &[u16]) {
     world.with_viewer(viewer, |viewer, link| viewer.nack(1, numbers, link));
     // 10 ms each way, and a little.
     world.run_ms(25);
@@ -43,10 +43,10 @@ fn nack_is_answered_by_rtx_once_per_rtt() {
     world.run_ms(25);
     assert_eq!(world.viewer(viewer).guard.rtx, 1, "ten requests at once, one retransmission");
     for repeats in 2..=5 {
-        ask(&mut world, viewer, &[wanted]);
+        send_nack(&mut world, viewer, &[wanted]);
         assert_eq!(world.viewer(viewer).guard.rtx, repeats);
     }
-    ask(&mut world, viewer, &[wanted]);
+    send_nack(&mut world, viewer, &[wanted]);
     assert_eq!(world.viewer(viewer).guard.rtx, 5, "five times in all");
     assert_eq!(world.dropped(DropReason::RepairLimited), 9 + 1);
     assert_eq!(world.viewer(viewer).guard.resent, 0);
@@ -61,7 +61,7 @@ fn nack_without_rtx_gets_identical_bytes() {
         for round in 1..=20 {
             let newest = last_seq(&mut world, viewer);
             world.run_ms(50);
-            ask(&mut world, viewer, &[newest, newest.wrapping_sub(1)]);
+            send_nack(&mut world, viewer, &[newest, newest.wrapping_sub(1)]);
             // The guard compares ciphertexts.
             assert_eq!(world.viewer(viewer).guard.resent, 2 * round);
         }
@@ -73,10 +73,10 @@ fn nack_without_rtx_gets_identical_bytes() {
 fn unknown_and_old_numbers_are_not_retransmitted() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), quiet());
     let newest = last_seq(&mut world, viewer);
-    ask(&mut world, viewer, &[newest.wrapping_add(500), newest.wrapping_sub(5_000)]);
+    send_nack(&mut world, viewer, &[newest.wrapping_add(500), newest.wrapping_sub(5_000)]);
     let old = last_seq(&mut world, viewer);
     world.run_s(3);
-    ask(&mut world, viewer, &[old]);
+    send_nack(&mut world, viewer, &[old]);
     assert_eq!(world.viewer(viewer).guard.rtx, 0);
     assert_eq!(world.dropped(DropReason::RepairExpired), 3);
 }
@@ -90,7 +90,7 @@ fn packets_from_before_a_takeover_are_not_retransmitted() {
         world.delete(first);
         world.publish("live", PublisherSpec::browser());
         world.run_ms(400);
-        ask(&mut world, viewer, &(0..20).map(|n| old.wrapping_sub(n)).collect::<Vec<_>>());
+        send_nack(&mut world, viewer, &(0..20).map(|n| old.wrapping_sub(n)).collect::<Vec<_>>());
         let guard = &world.viewer(viewer).guard;
         assert_eq!(guard.rtx + guard.resent, 0, "the old publisher's packets are gone");
     }

@@ -2,7 +2,7 @@
 //!
 //! Checks what is cheap first (rate, media type, size), then asks the media plane. A client that
 //! leaves before its `201` leaves no session behind (whip-whep A13). Never reads SDP.
-//! Called by `whip.rs` and `whep.rs`. Next: [`Sfu::publish`], [`Sfu::subscribe`].
+//! Called by `whip.rs` and `whep.rs`. Next: [`weir_sfu::net::Signalling`].
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 //! The guard sees all sent packets, whether or not the network loses them, and fails at the first violation: a
 //! number used twice for different bytes, time that runs back, a frame torn without a gap, a
 //! picture number that jumps, a wrong mid, payload type or extension, a sender report beside the
-//! media. Where a viewer asks for fewer frames, a number that is unused though nothing was lost,
+//! media. Where a viewer sets a lower frame rate, a number that is unused though nothing was lost,
 //! and a frame of the lowest layer left out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -244,7 +244,7 @@ impl<W> Sink<W> {
         &mut self.wire
     }
 
-    /// The next check of ours that nobody answered yet, with its path.
+    /// The next check of ours that has no response yet, with its path.
     pub fn next_check(&mut self) -> Option<(FiveTuple, Vec<u8>)> {
         let (path, len, bytes) = self.checks.pop_front()?;
         Some((path, bytes[..len].to_vec()))

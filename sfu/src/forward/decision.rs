@@ -35,16 +35,16 @@ pub enum Reason {
     Poster,
     /// A new publisher took over the stream, or the old one came back.
     PublisherChanged,
-    /// The layer that the viewer asked for.
+    /// The layer that the viewer prefers.
     Pinned,
-    /// The layer that the viewer asked for sends nothing now; the next smaller one is sent.
+    /// The layer that the viewer prefers sends nothing now; the next smaller one is sent.
     PinnedNotLive,
-    /// The publisher has no layer of the rid or number that the viewer asked for; the largest is
+    /// The publisher has no layer of the rid or number that the viewer prefers; the largest is
     /// sent.
     PinnedUnknown,
-    /// A larger layer is live, but exceeds the limits that the viewer asked for.
+    /// A larger layer is live, but exceeds the limits that the viewer set.
     Capped,
-    /// All live layers exceed the limits that the viewer asked for; the smallest is sent.
+    /// All live layers exceed the limits that the viewer set; the smallest is sent.
     CapBelowAll,
 }
 

@@ -25,7 +25,7 @@ use crate::media::keyframe::can_start;
 use crate::media::source_clock::ClockAnchor;
 use crate::media::{Packet, PacketMeta};
 
-/// Jump of the publisher's numbers above which the layer starts anew. It is no loss: the viewer
+/// Jump of the publisher's numbers above which the layer starts again. It is no loss: the viewer
 /// must not try to repair a gap of that size (quality A3.2).
 const JUMP_MAX: u64 = 300;
 

@@ -4,7 +4,7 @@
 //! [`start`] from which keyframe. [`forwarder`] decides packet by packet. [`layer_filter`] leaves
 //! out upper layers inside one stream. [`catch_up`] brings a viewer from a cached keyframe to the
 //! present, [`catch_up_timestamps`] sets the timestamps of the frames between. [`rtp_sender`]
-//! numbers what goes out, closes the numbers over what does not (`sequence`), and writes it;
+//! numbers sent packets, closes the numbers over dropped ones (`sequence`), and writes them;
 //! [`sent`] remembers it for retransmission. All pure; called by `worker/subscription.rs`, sealed
 //! by `transport/srtp`.
 

@@ -137,8 +137,9 @@ fn remb_and_twcc_are_sent_upstream() {
     assert!(feedback.twcc_received + feedback.twcc_missing + 30 >= numbered);
     assert!(feedback.twcc_missing > 20, "{}", feedback.twcc_missing);
     assert!((90..=240).contains(&feedback.twcc_packets), "{} in 11 s", feedback.twcc_packets);
-    let told = feedback.reports.iter().rfind(|report| report.ssrc != ssrc).expect("audio too");
-    assert!(told.total_lost > 20, "{told:?}");
+    let audio_report =
+        feedback.reports.iter().rfind(|report| report.ssrc != ssrc).expect("audio too");
+    assert!(audio_report.total_lost > 20, "{audio_report:?}");
     assert!(feedback.reports.iter().all(|report| report.last_sender_report != 0));
 }
 

@@ -66,7 +66,7 @@ fn assert_all_layers_were_seen<'a>(sizes: impl Iterator<Item = &'a [u8]>) {
 /// Plays the scenario and returns every whole frame that the viewer got.
 fn watched_frames(codec: Codec) -> Vec<Vec<u8>> {
     let mut spec = PublisherSpec::simulcast(codec);
-    // Keyframes come each second, and not on request: a file cannot be asked for one.
+    // Keyframes come each second, and not on request: a file cannot answer requests.
     spec.answers_pli = false;
     spec = spec.with(Video, |track| {
         for (layer, size) in track.layers.iter_mut().zip(SIZES) {

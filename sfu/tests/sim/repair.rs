@@ -42,9 +42,9 @@ fn nack_is_answered_by_rtx_once_per_rtt() {
     });
     world.run_ms(25);
     assert_eq!(world.viewer(viewer).guard.rtx, 1, "ten requests at once, one retransmission");
-    for repeats in 2..=5 {
+    for retransmissions in 2..=5 {
         send_nack(&mut world, viewer, &[wanted]);
-        assert_eq!(world.viewer(viewer).guard.rtx, repeats);
+        assert_eq!(world.viewer(viewer).guard.rtx, retransmissions);
     }
     send_nack(&mut world, viewer, &[wanted]);
     assert_eq!(world.viewer(viewer).guard.rtx, 5, "five times in all");
@@ -161,15 +161,21 @@ fn viewer_that_nacks_everything_costs_a_share_and_keeps_its_audio() {
         world.lose_nothing(greedy);
         let after = counted(&mut world);
         let media = after.0 - before.0;
-        let sounds_again = if without_rtx { after.2 - before.2 } else { 0 };
-        let repeats = after.1 - before.1 + sounds_again;
+        let audio_retransmissions = if without_rtx { after.2 - before.2 } else { 0 };
+        let retransmissions = after.1 - before.1 + audio_retransmissions;
         let free = RTX_FREE_BYTES / 900 + 1;
         let windows = SECONDS / RTX_WINDOW.as_secs() + 1;
         let sounds = if without_rtx { 50 * SECONDS } else { 0 };
         let most = media * RTX_SHARE_PERCENT / 100 + windows * free + sounds;
         assert!(media > 80 * SECONDS, "{media}");
-        assert!(repeats > media / 5, "{repeats} retransmissions of {media}: what may be is done");
-        assert!(repeats <= most, "{repeats} retransmissions of {media}, at most {most}");
+        assert!(
+            retransmissions > media / 5,
+            "{retransmissions} retransmissions of {media}: what may be is done"
+        );
+        assert!(
+            retransmissions <= most,
+            "{retransmissions} retransmissions of {media}, at most {most}"
+        );
         assert!(world.dropped(DropReason::RepairBudget) > 1_000);
         world.run_s(1);
         let (sent, heard) = {

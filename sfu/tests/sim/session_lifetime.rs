@@ -107,7 +107,8 @@ fn any_authenticated_packet_keeps_a_session_alive() {
     assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
 }
 
-/// Requests of the viewer may be recordings: only responses and SRTCP show that a viewer still wants media.
+/// Requests of the viewer may be recordings: only responses and SRTCP show that a viewer still
+/// wants media.
 #[test]
 fn viewer_that_never_responds_is_closed() {
     let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());

@@ -1,10 +1,10 @@
 //! The egress guard (quality A2.4): looks at every packet that leaves the server for one viewer.
 //!
-//! The guard sees all sent packets, whether or not the network loses them, and fails at the first violation: a
-//! number used twice for different bytes, time that runs back, a frame torn without a gap, a
-//! picture number that jumps, a wrong mid, payload type or extension, a sender report beside the
-//! media. Where a viewer asks for fewer frames, a number that is unused though nothing was lost,
-//! and a frame of the lowest layer left out.
+//! The guard sees all sent packets, whether or not the network loses them, and fails at the first
+//! violation: a number used twice for different bytes, time that runs back, a frame torn without a
+//! gap, a picture number that jumps, a wrong mid, payload type or extension, a sender report beside
+//! the media. Where a viewer sets a lower frame rate, a number that is unused though nothing was
+//! lost, and a frame of the lowest layer left out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -75,7 +75,8 @@ pub(crate) struct GuardedSender {
     octets: u64,
     next_rtx: Option<u16>,
     rtx_bytes: HashMap<u16, u64>,
-    /// Offset of each sender report: its wall time minus capture time of the media it points at, in ns.
+    /// Offset of each sender report: its wall time minus capture time of the media it points at, in
+    /// ns.
     pub report_offsets: Vec<i64>,
     pub reports: u32,
     /// Last value of each extension.

@@ -321,6 +321,24 @@ impl Forwarder {
         meta: &PacketMeta,
         padded: bool,
     ) -> ForwardDecision {
+        // Nearly every packet: of the layer that is sent, and no jump.
+        if let Flow::Sending { layer, pass: Pass::Live, .. } = &self.flow
+            && *layer == context.key
+            && !self.jumped(meta)
+        {
+            return decision(self.number(context, meta, padded));
+        }
+        self.on_other_packet(context, meta, padded)
+    }
+
+    /// Decides on a packet that is not simply the next one of the layer that is sent.
+    #[inline(never)]
+    fn on_other_packet(
+        &mut self,
+        context: LayerContext,
+        meta: &PacketMeta,
+        padded: bool,
+    ) -> ForwardDecision {
         let Some(format) = self.sender.format() else {
             return ForwardDecision::Drop(DropReason::CodecNotNegotiated);
         };
@@ -496,7 +514,7 @@ impl Forwarder {
         self.sender.close();
     }
 
-    #[inline]
+    #[inline(always)]
     fn number(
         &mut self,
         context: LayerContext,
@@ -513,7 +531,7 @@ impl Forwarder {
     }
 
     /// Gives a packet its number, or leaves it out.
-    #[inline]
+    #[inline(always)]
     fn number_or_drop(
         &mut self,
         context: LayerContext,
@@ -609,6 +627,7 @@ impl Forwarder {
     }
 }
 
+#[inline(always)]
 fn decision(numbered: Result<Numbered, NotNumbered>) -> ForwardDecision {
     match numbered {
         Ok(numbered) => ForwardDecision::Send(numbered),

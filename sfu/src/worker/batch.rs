@@ -62,7 +62,11 @@ impl Batch {
         if self.count == 0 {
             self.segment = len;
         }
-        self.arrived = self.arrived.into_iter().chain(arrived).min();
+        if let Some(at) = arrived
+            && self.arrived.is_none_or(|oldest| at < oldest)
+        {
+            self.arrived = Some(at);
+        }
         self.len += len;
         self.count += 1;
         if len < self.segment || self.count == SEGMENTS_MAX {

@@ -226,7 +226,14 @@ impl Worker {
         let shared = (&mut self.batch, &mut self.context);
         match Outbox::open(now, class, (peer, sending), shared, egress) {
             Some(mut outbox) => {
-                subscriber.forward(streams, delivery, &mut outbox);
+                // Mostly one: it is looked up once then.
+                match plan.only_stream(visit) {
+                    Some(id) => {
+                        let stream = self.streams.get(id).into_iter();
+                        subscriber.forward(stream, delivery, &mut outbox);
+                    }
+                    None => subscriber.forward(streams, delivery, &mut outbox),
+                }
                 outbox.finish();
             }
             None => {

@@ -95,7 +95,7 @@ impl<'a> Outbox<'a> {
     }
 
     /// Sends a packet for the first time. `arrived` is its arrival time, if it is forwarded live.
-    #[inline]
+    #[inline(always)]
     pub(super) fn media(
         &mut self,
         sender: &mut RtpSender,

@@ -86,9 +86,7 @@ impl Subscriber {
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
         black_box((self.next_report, self.routes.first().map(|route| route.selection)));
-        for subscription in &self.subscriptions {
-            subscription.forwarder.warm();
-        }
+        self.subscriptions.iter().for_each(Subscription::warm);
     }
 
     /// Reads the RTP senders, to which the subscriptions point, after [`Self::warm`].

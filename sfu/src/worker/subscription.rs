@@ -6,6 +6,7 @@
 //! itself is `outbox.rs`. Called by `subscriber.rs`, which knows all subscriptions of a viewer.
 //! Next: `forward/forwarder.rs`.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -147,6 +148,12 @@ impl Subscription {
             next_preference: None,
             choice: None,
         }
+    }
+
+    /// Reads what the next packet needs, so that it is in the CPU caches by then.
+    pub(super) fn warm(&self) {
+        black_box(self.requested_keyframe);
+        self.forwarder.warm();
     }
 
     /// The stream it is bound to.

@@ -86,6 +86,12 @@ impl TurnPlan {
         &self.visits
     }
 
+    /// The stream that has packets for a visit's viewer, if there is only one.
+    pub(super) fn only_stream(&self, visit: &Visit) -> Option<StreamId> {
+        let link = self.links.get(visit.first as usize)?;
+        (visit.first == visit.last).then_some(link.stream)
+    }
+
     /// Streams that have packets for a visit's viewer, in the order in which they were added.
     pub(super) fn streams(&self, visit: &Visit) -> impl Iterator<Item = StreamId> + Clone {
         let link = |at: u32| self.links.get(at as usize);

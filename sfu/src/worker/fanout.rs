@@ -253,15 +253,14 @@ impl Worker {
         key: SessionKey,
         egress: &mut dyn Egress,
     ) {
-        let ids = |session: &Session| match &session.role {
-            RoleState::Publisher(_) => vec![session.stream.id],
-            RoleState::Subscriber(subscriber) => {
-                let streams = subscriber.subscriptions.iter().filter_map(Subscription::stream);
-                let requested = streams.filter(|shared| shared.has_keyframe_requests());
-                requested.map(|shared| shared.id).collect()
-            }
+        let Some(session) = self.sessions.get(key) else { return };
+        let Some(subscriber) = session.subscriber() else {
+            return self.collect_keyframe_requests(now, session.stream.id, egress);
         };
-        for id in self.sessions.get(key).map(ids).unwrap_or_default() {
+        let streams = subscriber.subscriptions.iter().filter_map(Subscription::stream);
+        let requested = streams.filter(|shared| shared.has_keyframe_requests());
+        // Empty, and without an allocation, unless something is requested.
+        for id in requested.map(|shared| shared.id).collect::<Vec<_>>() {
             self.collect_keyframe_requests(now, id, egress);
         }
     }

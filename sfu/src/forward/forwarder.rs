@@ -75,8 +75,9 @@ pub enum Step<'a> {
     Idle,
 }
 
-/// State of a forwarder: the layer that is sent now, and the one that follows.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// State of a forwarder: the layer that is sent now, and the one that follows. What only a start or
+/// a switch needs is boxed: each packet of each viewer reads the rest.
+#[derive(Debug, PartialEq)]
 enum Flow {
     /// Nothing is sent, until a keyframe of the target (if any) is found.
     Waiting { target: Option<LayerKey> },
@@ -85,24 +86,45 @@ enum Flow {
 }
 
 /// Which packets of a layer are sent.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, PartialEq)]
 enum Pass {
     /// Packets as they arrive.
     Live,
     /// Cached packets, up to the present or, for a poster, to the end of its keyframe.
-    Cached(CatchUp),
+    Cached(Box<CatchUp>),
 }
 
 /// Layer that follows the one that is sent.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Next {
     /// The same layer.
     Same,
     /// Another layer, from its next keyframe on.
     Keyframe(LayerKey),
-    /// Another layer, whose keyframe begins with packet `first` and is cached. It starts when the
-    /// frame that is being sent has ended, at `until` at the latest.
-    FrameEnd { target: LayerKey, first: u64, until: Instant },
+    /// Another layer, whose keyframe is cached, at the end of the frame that is being sent.
+    FrameEnd(Box<FrameEnd>),
+}
+
+/// Wait for the end of the frame that is being sent, before another layer starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct FrameEnd {
+    /// Layer that starts then.
+    target: LayerKey,
+    /// First packet of its keyframe.
+    first: u64,
+    /// Time at which it starts at the latest.
+    until: Instant,
+}
+
+impl Next {
+    /// The layer that follows, if it is another one.
+    fn target(&self) -> Option<LayerKey> {
+        match self {
+            Self::Same => None,
+            Self::Keyframe(target) => Some(*target),
+            Self::FrameEnd(end) => Some(end.target),
+        }
+    }
 }
 
 impl Flow {
@@ -110,54 +132,50 @@ impl Flow {
 
     /// The layer that is sent.
     fn layer(&self) -> Option<LayerKey> {
-        match *self {
+        match self {
             Self::Waiting { .. } => None,
-            Self::Sending { layer, .. } => Some(layer),
+            Self::Sending { layer, .. } => Some(*layer),
         }
     }
 
     /// The layer that should be sent.
     fn target(&self) -> Option<LayerKey> {
-        match *self {
-            Self::Waiting { target } => target,
-            Self::Sending { layer, next: Next::Same, .. } => Some(layer),
-            Self::Sending {
-                next: Next::Keyframe(target) | Next::FrameEnd { target, .. }, ..
-            } => Some(target),
+        match self {
+            Self::Waiting { target } => *target,
+            Self::Sending { layer, next, .. } => next.target().or(Some(*layer)),
         }
     }
 
     /// The layer whose keyframe is awaited.
     fn awaits_keyframe(&self) -> Option<LayerKey> {
-        match *self {
-            Self::Waiting { target } => target,
+        match self {
+            Self::Waiting { target } => *target,
             Self::Sending { layer, pass: Pass::Cached(catch_up), next: Next::Same } => {
-                catch_up.is_poster().then_some(layer)
+                catch_up.is_poster().then_some(*layer)
             }
-            Self::Sending { next: Next::Same, .. } => None,
-            Self::Sending {
-                next: Next::Keyframe(target) | Next::FrameEnd { target, .. }, ..
-            } => Some(target),
+            Self::Sending { next, .. } => next.target(),
         }
     }
 }
 
-/// Forwarder of one track to one viewer. Fields that each packet needs are next to each other, as
-/// in an [`RtpSender`].
+/// Forwarder of one track to one viewer. Fields that each packet needs are next to each other: the
+/// end of the filter, up to the beginning of the [`RtpSender`].
 #[derive(Debug)]
 #[repr(C)]
 pub struct Forwarder {
     decisions: DecisionLog,
     starts: StartPolicy,
-    flow: Flow,
     target_reason: Reason,
     /// The next source is another one, not a publisher that returns.
     rebound: bool,
+    /// Filter of upper layers inside the stream that is sent.
+    filter: LayerFilter,
+    flow: Flow,
+    /// The layer of which a keyframe was requested, while it is awaited.
+    requested_keyframe: Option<LayerKey>,
     highest_in: u64,
     /// Server time of outgoing timestamps, kept over source switches.
     outgoing: Option<ClockAnchor>,
-    /// Filter of upper layers inside the stream that is sent.
-    filter: LayerFilter,
     sender: RtpSender,
 }
 
@@ -167,19 +185,20 @@ impl Forwarder {
         Self {
             decisions: DecisionLog::default(),
             starts: StartPolicy::new(mode),
-            flow: Flow::STOPPED,
             target_reason: Reason::NoPublisher,
             rebound: false,
+            filter: LayerFilter::new(),
+            flow: Flow::STOPPED,
+            requested_keyframe: None,
             highest_in: 0,
             outgoing: None,
-            filter: LayerFilter::new(),
             sender: RtpSender::new(config, now),
         }
     }
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box((self.is_passthrough(), self.highest_in, self.outgoing, self.filter.is_open()));
+        black_box((self.filter.is_open(), self.is_passthrough(), self.highest_in, self.outgoing));
     }
 
     /// The RTP sender, for reports.
@@ -225,6 +244,7 @@ impl Forwarder {
     pub fn forget_source(&mut self) {
         self.starts.forget();
         self.rebound = true;
+        self.requested_keyframe = None;
     }
 
     fn stop(&mut self) {
@@ -270,6 +290,13 @@ impl Forwarder {
         self.flow.awaits_keyframe()
     }
 
+    /// The layer of which a keyframe is to be requested: once for each layer that is awaited.
+    pub fn take_keyframe_request(&mut self) -> Option<LayerKey> {
+        let awaited = self.flow.awaits_keyframe();
+        let requested = std::mem::replace(&mut self.requested_keyframe, awaited);
+        awaited.filter(|_| requested != awaited)
+    }
+
     /// The layer that is sent.
     pub fn current_layer(&self) -> Option<LayerIdx> {
         self.flow.layer().map(|key| key.layer)
@@ -299,8 +326,8 @@ impl Forwarder {
 
     /// Time at which [`Self::poll`] may have something to send.
     pub fn next_timeout(&self) -> Option<Instant> {
-        match self.flow {
-            Flow::Sending { next: Next::FrameEnd { until, .. }, .. } => Some(until),
+        match &self.flow {
+            Flow::Sending { next: Next::FrameEnd(end), .. } => Some(end.until),
             Flow::Sending { pass: Pass::Cached(catch_up), .. } => Some(catch_up.next_timeout()),
             Flow::Waiting { .. } | Flow::Sending { .. } => None,
         }
@@ -344,13 +371,13 @@ impl Forwarder {
         };
         let key = context.key;
         let sent = self.flow.layer() == Some(key);
-        if let Flow::Sending { layer, pass, next } = self.flow {
+        if let Flow::Sending { layer, pass, next } = &self.flow {
             let later = match (pass, next) {
                 // Packets after a poster refer to frames that were not sent, unless they are a
                 // keyframe. That one is found in the cache when the poster is complete.
-                (Pass::Cached(catch_up), _) if layer == key => catch_up.is_before(meta.ext_seq),
-                (_, Next::FrameEnd { target, first, .. }) if layer != key => {
-                    target == key && meta.ext_seq >= first
+                (Pass::Cached(catch_up), _) if *layer == key => catch_up.is_before(meta.ext_seq),
+                (_, Next::FrameEnd(end)) if *layer != key => {
+                    end.target == key && meta.ext_seq >= end.first
                 }
                 _ => false,
             };
@@ -385,9 +412,10 @@ impl Forwarder {
     /// sends the rest of one. Call it until it is idle.
     pub fn poll<'a>(&mut self, now: Instant, cache: &impl LayerCache<'a>) -> Step<'a> {
         self.begin_if_due(now, cache);
-        let Flow::Sending { layer, pass: Pass::Cached(mut catch_up), next } = self.flow else {
+        let Flow::Sending { layer, pass: Pass::Cached(catch_up), .. } = &self.flow else {
             return Step::Idle;
         };
+        let (layer, mut catch_up) = (*layer, **catch_up);
         let Some((context, newest)) = cache.context(layer).zip(cache.newest(layer)) else {
             return Step::Idle;
         };
@@ -399,7 +427,7 @@ impl Forwarder {
                 // without it.
                 catch_up.advance(now, 0);
                 if catch_up.is_poster() {
-                    self.end_poster(next);
+                    self.end_poster();
                     return Step::Idle;
                 }
                 continue;
@@ -407,7 +435,7 @@ impl Forwarder {
             let numbered = self.number(context, meta, false);
             let bytes = numbered.as_ref().map_or(0, |_| usize::from(meta.payload_len));
             catch_up.advance(now, bytes);
-            self.flow = Flow::Sending { layer, pass: Pass::Cached(catch_up), next };
+            self.note_progress(catch_up);
             return match decision(numbered) {
                 ForwardDecision::Send(numbered) => Step::Send(numbered, packet),
                 ForwardDecision::Drop(reason) => Step::Drop(reason),
@@ -416,21 +444,26 @@ impl Forwarder {
                 }
             };
         }
-        self.flow = Flow::Sending { layer, pass: Pass::Cached(catch_up), next };
-        if catch_up.is_done(newest) {
-            match catch_up.is_poster() {
-                true => self.end_poster(next),
-                false => self.flow = Flow::Sending { layer, pass: Pass::Live, next },
-            }
+        match (catch_up.is_done(newest), catch_up.is_poster(), &mut self.flow) {
+            (true, true, _) => self.end_poster(),
+            (true, false, Flow::Sending { pass, .. }) => *pass = Pass::Live,
+            _ => self.note_progress(catch_up),
         }
         Step::Idle
     }
 
+    /// Keeps the position of the catch-up that lasts.
+    fn note_progress(&mut self, catch_up: CatchUp) {
+        if let Flow::Sending { pass: Pass::Cached(kept), .. } = &mut self.flow {
+            **kept = catch_up;
+        }
+    }
+
     /// Starts at a cached keyframe of the target, if there is one that may be used now.
     fn begin_if_due<'a>(&mut self, now: Instant, cache: &impl LayerCache<'a>) {
-        match self.flow {
-            Flow::Waiting { target: Some(key) }
-            | Flow::Sending { pass: Pass::Live, next: Next::Keyframe(key), .. } => {
+        match &self.flow {
+            &(Flow::Waiting { target: Some(key) }
+            | Flow::Sending { pass: Pass::Live, next: Next::Keyframe(key), .. }) => {
                 let has_picture = self.flow.layer().is_some();
                 if let Some(part) = self.starts.consider(now, key, has_picture, cache)
                     && !self.waits_for_frame_end(now, key, part.first)
@@ -438,14 +471,17 @@ impl Forwarder {
                     self.begin(now, key, part, cache);
                 }
             }
-            Flow::Sending { layer, pass, next: Next::FrameEnd { target, first, until } }
-                if self.sender.frame_finished() || until <= now =>
+            Flow::Sending { next: Next::FrameEnd(end), .. }
+                if self.sender.frame_finished() || end.until <= now =>
             {
+                let FrameEnd { target, first, .. } = **end;
                 let tail = cache.start(target, now).and_then(|cached| cached.tail);
                 let tail = tail.filter(|tail| tail.first == first);
-                if !self.begin(now, target, StartPart { first, end: None, tail }, cache) {
+                if !self.begin(now, target, StartPart { first, end: None, tail }, cache)
+                    && let Flow::Sending { next, .. } = &mut self.flow
+                {
                     // The keyframe left the cache meanwhile: the next one starts the layer.
-                    self.flow = Flow::Sending { layer, pass, next: Next::Keyframe(target) };
+                    *next = Next::Keyframe(target);
                 }
             }
             Flow::Waiting { target: None } | Flow::Sending { .. } => {}
@@ -458,7 +494,7 @@ impl Forwarder {
             return false;
         }
         let Flow::Sending { next, .. } = &mut self.flow else { return false };
-        *next = Next::FrameEnd { target, first, until: now + FRAME_END_MAX };
+        *next = Next::FrameEnd(Box::new(FrameEnd { target, first, until: now + FRAME_END_MAX }));
         true
     }
 
@@ -494,7 +530,8 @@ impl Forwarder {
             Some(tail) => CatchUp::paced(now, first.ext_seq, end, tail.bytes, cached.bitrate),
             None => CatchUp::at_once(now, first.ext_seq, end),
         };
-        self.flow = Flow::Sending { layer: key, pass: Pass::Cached(catch_up), next: Next::Same };
+        let pass = Pass::Cached(Box::new(catch_up));
+        self.flow = Flow::Sending { layer: key, pass, next: Next::Same };
         if self.decisions.last().is_none_or(|last| last.layer.is_none()) {
             let how = if end.is_some() { Reason::Poster } else { Reason::CachedKeyframe };
             self.decisions.note(now, Some(key.layer), how);
@@ -505,12 +542,8 @@ impl Forwarder {
         true
     }
 
-    fn end_poster(&mut self, next: Next) {
-        let target = match (self.flow.layer(), next) {
-            (layer, Next::Same) => layer,
-            (_, Next::Keyframe(target) | Next::FrameEnd { target, .. }) => Some(target),
-        };
-        self.flow = Flow::Waiting { target };
+    fn end_poster(&mut self) {
+        self.flow = Flow::Waiting { target: self.flow.target() };
         self.sender.close();
     }
 

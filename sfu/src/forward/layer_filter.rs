@@ -54,9 +54,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// Layer filter of one viewer and track.
 #[derive(Debug)]
+#[repr(C)]
 pub struct LayerFilter {
-    /// Whether nothing is left out, and nothing was left out recently.
-    open: bool,
     cap: LayerCap,
     /// Layers of the newest picture that are sent.
     level: LayerCap,
@@ -72,6 +71,9 @@ pub struct LayerFilter {
     waits_since: Option<Instant>,
     /// Changes of the level, oldest first; empty while open.
     changes: VecDeque<Change>,
+    /// Whether nothing is left out, and nothing was left out recently. Last, next to what each
+    /// packet needs of a `Forwarder`.
+    open: bool,
 }
 
 /// Change of the level: from packet `first` of this stream on, `level` is sent.
@@ -92,7 +94,6 @@ impl LayerFilter {
     /// A filter that leaves out nothing.
     pub fn new() -> Self {
         Self {
-            open: true,
             cap: LayerCap::OPEN,
             level: LayerCap::OPEN,
             source: None,
@@ -101,6 +102,7 @@ impl LayerFilter {
             tail: None,
             waits_since: None,
             changes: VecDeque::new(),
+            open: true,
         }
     }
 

@@ -151,8 +151,9 @@ pub struct RtpSender {
     /// Dropped numbers of each segment; empty until packets may be left out.
     dropped_seqs: Vec<DroppedSeqs>,
     template: Template,
-    segments: [Option<SourceSegment>; SEGMENTS],
     issued: IssuedSeqs,
+    /// The present one first.
+    segments: [Option<SourceSegment>; SEGMENTS],
     config: RtpSenderConfig,
     next_rtx: u64,
 }

@@ -16,6 +16,7 @@ type Bits = SeqWindow<{ (SPAN / 64) as usize }>;
 
 /// Outgoing numbers that were assigned: each at most once, none older than [`SPAN`].
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct IssuedSeqs {
     next: u64,
     bits: Bits,

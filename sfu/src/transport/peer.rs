@@ -80,11 +80,12 @@ enum Stage {
     Connected(Srtp),
 }
 
-/// Both directions of SRTP. Sending stands first, next to the pair that we send on.
+/// Both directions of SRTP. Only sending is kept inline, next to the pair that we send on: a visit
+/// to a viewer needs nothing else.
 #[repr(C)]
 struct Srtp {
     sender: SrtpSender,
-    receiver: SrtpReceiver,
+    receiver: Box<SrtpReceiver>,
     profile: SrtpProfile,
 }
 
@@ -92,7 +93,7 @@ impl Srtp {
     fn new(profile: SrtpProfile, keys: &SrtpKeys) -> Self {
         Self {
             sender: SrtpSender::new(profile, &keys.local),
-            receiver: SrtpReceiver::new(profile, &keys.remote),
+            receiver: Box::new(SrtpReceiver::new(profile, &keys.remote)),
             profile,
         }
     }

@@ -78,7 +78,7 @@ impl NewSession {
 const ESTABLISHED_AFTER: Duration = Duration::from_secs(5);
 
 /// One session. Fields that each turn needs are next to each other: the end of the connection's
-/// state and the beginning of the role's.
+/// state, the send path and the beginning of the role's.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Session {
@@ -90,16 +90,16 @@ pub(super) struct Session {
     pub(super) handshakes_waiting: u8,
     /// Limit of RTCP packets per second (quality B2).
     pub rtcp_limit: PerSecondLimit,
-    /// The connection.
-    pub peer: Peer,
-    /// State of its send path between visits.
-    pub sending: SendState,
     /// Public id.
     pub id: SessionId,
     /// The stream that it publishes or requested; a viewer's subscriptions may be bound to others.
     pub stream: Arc<StreamShared>,
     /// Time when the POST was accepted.
     pub created: Instant,
+    /// The connection.
+    pub peer: Peer,
+    /// State of its send path between visits.
+    pub sending: SendState,
     /// Role, with the state of it.
     pub role: RoleState,
 }

@@ -8,6 +8,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::context::{REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::outbox::Outbox;
 use super::stream::LocalStream;
@@ -46,8 +48,9 @@ const CNAME: &str = "weir";
 #[repr(C)]
 pub(super) struct Subscriber {
     pub(super) subscriptions: Vec<Subscription>,
-    /// Subscriptions by source track; a table of its own, because each turn reads it.
-    routes: Vec<Route>,
+    /// Subscriptions by source track; a table of its own, because each turn reads it. Inline for the
+    /// viewer of one track.
+    routes: SmallVec<[Route; 1]>,
     next_report: Option<Instant>,
     connected: bool,
     /// Whether some subscription has a preference that is not applied yet.
@@ -73,7 +76,7 @@ impl Subscriber {
     pub(super) fn new(subscriptions: Vec<Subscription>) -> Self {
         Self {
             subscriptions,
-            routes: Vec::new(),
+            routes: SmallVec::new(),
             next_report: None,
             connected: false,
             preferences_wait: false,
@@ -85,7 +88,7 @@ impl Subscriber {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box((self.next_report, self.routes.first().map(|route| route.selection)));
+        black_box((self.routes.first().map(|route| route.selection), self.next_report));
         self.subscriptions.iter().for_each(Subscription::warm);
     }
 

@@ -6,7 +6,6 @@
 //! itself is `outbox.rs`. Called by `subscriber.rs`, which knows all subscriptions of a viewer.
 //! Next: `forward/forwarder.rs`.
 
-use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,14 +42,11 @@ const RETRANSMIT_RTT_MAX: Duration = Duration::from_millis(300);
 /// Round trip assumed until the first receiver report.
 const RTT_UNKNOWN: Duration = Duration::from_millis(50);
 
-/// One subscription. Fields that each turn needs are at the top, as in an `RtpSender`.
+/// One subscription. What each turn needs is in the forwarder.
 #[derive(Debug)]
-#[repr(C)]
 pub(super) struct Subscription {
     /// Layer or track that it carries now.
     source: Option<LayerKey>,
-    /// Publisher layer of which a keyframe was requested.
-    requested_keyframe: Option<LayerKey>,
     pub(super) forwarder: Forwarder,
     pub(super) plan: SubscribeTrack,
     /// The track it is bound to, whether it is published or not.
@@ -134,7 +130,6 @@ impl Subscription {
         let ordinal = plan.ordinal;
         Self {
             source: None,
-            requested_keyframe: None,
             forwarder: Forwarder::new(sender_config(&plan, context), start, now),
             plan,
             binding: Binding::Offered(BoundTrack { stream, ordinal }),
@@ -152,7 +147,6 @@ impl Subscription {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box(self.requested_keyframe);
         self.forwarder.warm();
     }
 
@@ -175,7 +169,6 @@ impl Subscription {
     pub(super) fn bind(&mut self, now: Instant, track: Option<BoundTrack>) {
         let reason = if track.is_some() { Reason::NoPublisher } else { Reason::Unbound };
         self.binding = Binding::Rebound(track);
-        self.requested_keyframe = None;
         self.detach(now, reason);
         self.forwarder.forget_source();
     }
@@ -285,11 +278,9 @@ impl Subscription {
 
     /// Requests once the keyframe that a start or a layer switch waits for, unless it just came.
     pub(super) fn request_keyframes(&mut self, now: Instant, stream: &LocalStream) {
-        let awaited = self.forwarder.awaits_keyframe();
-        if let Some(key) = awaited.filter(|_| self.requested_keyframe != awaited) {
+        if let Some(key) = self.forwarder.take_keyframe_request() {
             self.request_keyframe(key, stream, now);
         }
-        self.requested_keyframe = awaited;
         if let Some(key) = self.forwarder.take_stuck(now) {
             stream.shared.request_refresh(key.track, key.layer);
         }

@@ -28,7 +28,7 @@ pub fn forwarder(number: u32, codec: Codec, now: Instant) -> Forwarder {
         first_sequence: 100,
         first_timestamp: 1_000,
     };
-    let mut forwarder = Forwarder::new(config, StartMode::Wait, now);
+    let mut forwarder = Forwarder::new(config, StartMode::Wait);
     forwarder.attach(now, OutgoingFormat { codec, pt: PT, rtx_pt: Some(PT + 1), red_pt: None });
     forwarder.set_target(KEY, Reason::LargestLiveLayer);
     forwarder

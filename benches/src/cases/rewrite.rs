@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_sfu::codec::Codec;
-use weir_sfu::forward::Forwarder;
+use weir_sfu::forward::{Forwarder, SendTime};
 use weir_sfu::media::{Packet, PacketPool};
 
 use crate::encoder::{Encoder, Frames};
@@ -31,14 +31,16 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn case(name: &str, codec: Codec, frames: Frames) -> Case {
-    let mut now = epoch();
+    let begin = epoch();
+    let mut now = begin;
     let mut pool = PacketPool::new(PACKETS);
     let mut encoder = Encoder::new(codec, frames);
     let mut viewers: Vec<_> = (0..VIEWERS).map(|n| forwarder(n, codec, now)).collect();
     Case::new("rewrite", name, move |stopwatch| {
         now += Duration::from_millis(500);
         let packets: Vec<_> = (0..PACKETS).map(|_| encoder.next_packet(&mut pool, now)).collect();
-        let written = stopwatch.time(|| write_all(&mut viewers, &packets));
+        let sent_at = SendTime::since(begin, now);
+        let written = stopwatch.time(|| write_all(&mut viewers, &packets, sent_at));
         assert_eq!(written, u64::from(VIEWERS) * PACKETS as u64, "nothing is dropped");
         for packet in packets {
             pool.give(packet);
@@ -47,7 +49,7 @@ fn case(name: &str, codec: Codec, frames: Frames) -> Case {
     })
 }
 
-fn write_all(viewers: &mut [Forwarder], packets: &[Arc<Packet>]) -> u64 {
+fn write_all(viewers: &mut [Forwarder], packets: &[Arc<Packet>], sent_at: SendTime) -> u64 {
     let mut out = [0; 1600];
     let mut written = 0;
     for viewer in viewers {
@@ -59,7 +61,7 @@ fn write_all(viewers: &mut [Forwarder], packets: &[Arc<Packet>]) -> u64 {
             };
             let plaintext = viewer.sender().write_media(&record, packet, &mut out);
             written += u64::from(black_box(plaintext).is_some());
-            viewer.sender_mut().on_sent(meta.arrival, record, usize::from(meta.payload_len));
+            viewer.sender_mut().on_sent(sent_at, record, usize::from(meta.payload_len));
         }
     }
     written

@@ -181,7 +181,7 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// A forwarder that has no source yet.
-    pub fn new(config: RtpSenderConfig, mode: StartMode, now: Instant) -> Self {
+    pub fn new(config: RtpSenderConfig, mode: StartMode) -> Self {
         Self {
             decisions: DecisionLog::default(),
             starts: StartPolicy::new(mode),
@@ -192,7 +192,7 @@ impl Forwarder {
             requested_keyframe: None,
             highest_in: 0,
             outgoing: None,
-            sender: RtpSender::new(config, now),
+            sender: RtpSender::new(config),
         }
     }
 

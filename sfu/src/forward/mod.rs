@@ -27,4 +27,4 @@ pub use layer_cache::{Cached, LayerCache, LayerContext};
 pub use layer_filter::{LayerCap, LayerFilter};
 pub use layer_preference::{Choice, LayerPreference};
 pub use rtp_sender::{OutgoingFormat, Plaintext, RtpSender, RtpSenderConfig, SourceSwitch};
-pub use sent::{Numbered, SentRecord};
+pub use sent::{Numbered, SendTime, SentRecord};

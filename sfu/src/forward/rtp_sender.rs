@@ -10,10 +10,12 @@
 //! Decides nothing: that is `forwarder.rs`.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::catch_up_timestamps::CatchUpTimestamps;
-use super::sent::{BLANK, MARKER, NotClaimed, Numbered, PADDED, SentMap, SentRecord, SourceSeq};
+use super::sent::{
+    BLANK, MARKER, NotClaimed, Numbered, PADDED, SendTime, SentMap, SentRecord, SourceSeq,
+};
 use super::sequence::{DroppedSeqs, IssuedSeqs};
 use crate::codec::Codec;
 use crate::ids::LayerKey;
@@ -169,10 +171,10 @@ struct LastSent {
 
 impl RtpSender {
     /// A sender that has sent nothing.
-    pub fn new(config: RtpSenderConfig, now: Instant) -> Self {
+    pub fn new(config: RtpSenderConfig) -> Self {
         let first = u64::from(config.first_sequence);
         Self {
-            sent: (config.remember > 0).then(|| SentMap::new(now, config.remember)),
+            sent: (config.remember > 0).then(|| SentMap::new(config.remember)),
             template: Template::new(&config),
             issued: IssuedSeqs::new(first),
             issued_to: 0,
@@ -243,14 +245,14 @@ impl RtpSender {
         self.last.is_none_or(|last| last.marker)
     }
 
-    /// Counts a packet of this payload size that was sealed at `now` for the first time, and keeps
+    /// Counts a packet of this payload size that was sealed at `at` for the first time, and keeps
     /// its record for NACKs.
     #[inline]
-    pub fn on_sent(&mut self, now: Instant, record: SentRecord, octets: usize) {
+    pub fn on_sent(&mut self, at: SendTime, record: SentRecord, octets: usize) {
         self.packets += 1;
         self.octets += octets as u64;
         if let Some(sent) = &mut self.sent {
-            sent.insert(now, record);
+            sent.insert(at, record);
         }
     }
 
@@ -342,9 +344,9 @@ impl RtpSender {
         marker: bool,
         padded: bool,
     ) -> Result<Numbered, NotNumbered> {
-        let found = self.find(key, meta.ext_seq).ok_or(NotNumbered::OutsideSegments)?;
+        let place = self.find(key, meta.ext_seq).ok_or(NotNumbered::OutsideSegments)?;
         let form = if marker { MARKER } else { 0 } | if padded { PADDED } else { 0 };
-        self.issue(found, meta, form)
+        self.issue(place, meta, form)
     }
 
     /// Leaves a packet out, and closes the numbers over it. If a higher number was assigned before
@@ -362,14 +364,14 @@ impl RtpSender {
         meta: &PacketMeta,
     ) -> Result<Numbered, NotNumbered> {
         let seq = meta.ext_seq;
-        let found = self.find(key, seq).ok_or(NotNumbered::OutsideSegments)?;
+        let place = self.find(key, seq).ok_or(NotNumbered::OutsideSegments)?;
         let closes = self.closes_pictures();
-        let dropped_seqs = self.dropped_seqs.get_mut(found.0).ok_or(NotNumbered::Filtered)?;
+        let dropped_seqs = self.dropped_seqs.get_mut(place).ok_or(NotNumbered::Filtered)?;
         if dropped_seqs.holds(seq) {
             return Err(NotNumbered::Filtered);
         }
-        if found.0 > 0 || seq < self.issued_to {
-            return self.issue(found, meta, BLANK);
+        if place > 0 || seq < self.issued_to {
+            return self.issue(place, meta, BLANK);
         }
         let begins = dropped_seqs.close(seq, meta.timestamp).ok_or(NotNumbered::TooOld)?;
         if let Some(current) = self.segments.first_mut().and_then(Option::as_mut) {
@@ -380,15 +382,13 @@ impl RtpSender {
         Err(NotNumbered::Filtered)
     }
 
-    /// The segment that a packet belongs to, and its index.
-    fn find(&self, key: LayerKey, seq: u64) -> Option<(usize, SourceSegment)> {
-        let mut places = self.segments.iter().enumerate();
-        places.find_map(|(place, segment)| {
-            let segment = segment.filter(|segment| {
-                segment.key == key && (segment.first..segment.end).contains(&seq)
-            })?;
-            Some((place, segment))
-        })
+    /// Index of the segment that a packet belongs to.
+    #[inline]
+    fn find(&self, key: LayerKey, seq: u64) -> Option<usize> {
+        let holds = |segment: &SourceSegment| {
+            segment.key == key && (segment.first..segment.end).contains(&seq)
+        };
+        self.segments.iter().position(|segment| segment.as_ref().is_some_and(holds))
     }
 
     /// Whether picture ids close over pictures that are left out. Decoders of VP8 take a gap for a
@@ -420,12 +420,14 @@ impl RtpSender {
     #[inline]
     fn issue(
         &mut self,
-        (place, segment): (usize, SourceSegment),
+        place: usize,
         meta: &PacketMeta,
         form: u8,
     ) -> Result<Numbered, NotNumbered> {
         let seq = meta.ext_seq;
-        let (seq_delta, picture_delta) = self.deltas(place, &segment, seq)?;
+        let segment = self.segments.get(place).and_then(Option::as_ref);
+        let segment = segment.ok_or(NotNumbered::OutsideSegments)?;
+        let (seq_delta, picture_delta) = self.deltas(place, segment, seq)?;
         let out = seq.wrapping_add(seq_delta);
         let newest = out >= self.issued.next();
         let plain = meta.timestamp.wrapping_add(segment.ts_delta);
@@ -463,7 +465,7 @@ impl RtpSender {
     /// The reason why nothing is retransmitted.
     pub fn claim_retransmit(
         &mut self,
-        now: Instant,
+        now: SendTime,
         sequence: u16,
         rtt: Duration,
     ) -> Result<SentRecord, NotClaimed> {

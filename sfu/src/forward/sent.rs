@@ -144,17 +144,27 @@ impl SentRecord {
     }
 }
 
+/// Send time in whole milliseconds since a fixed instant, modulo 65,536.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendTime(u16);
+
+impl SendTime {
+    /// The time at `now`. `base` is the same for all times of a sender.
+    pub fn since(base: Instant, now: Instant) -> Self {
+        Self(now.saturating_duration_since(base).as_millis() as u16)
+    }
+}
+
 /// Records by outgoing sequence number.
 #[derive(Debug)]
 pub struct SentMap {
     records: Box<[Option<SentRecord>]>,
-    base: Instant,
 }
 
 impl SentMap {
-    /// An empty map of `packets` packets, a power of two; `base` only anchors compact times.
-    pub fn new(base: Instant, packets: usize) -> Self {
-        Self { records: vec![None; packets.max(1)].into_boxed_slice(), base }
+    /// An empty map of `packets` packets; the next power of two if that is none.
+    pub fn new(packets: usize) -> Self {
+        Self { records: vec![None; packets.next_power_of_two()].into_boxed_slice() }
     }
 
     /// Forgets all records.
@@ -162,10 +172,11 @@ impl SentMap {
         self.records.fill(None);
     }
 
-    /// Records a packet that is sent at `now` under its outgoing number. It replaces the record of
+    /// Records a packet that is sent at `at` under its outgoing number. It replaces the record of
     /// the number that lies one map length before.
-    pub fn insert(&mut self, now: Instant, mut record: SentRecord) {
-        record.sent_ms = self.ms(now);
+    #[inline]
+    pub fn insert(&mut self, at: SendTime, mut record: SentRecord) {
+        record.sent_ms = at.0;
         let position = self.position(record.out);
         if let Some(slot) = self.records.get_mut(position) {
             *slot = Some(record);
@@ -178,11 +189,7 @@ impl SentMap {
     }
 
     fn position(&self, out: u32) -> usize {
-        out as usize % self.records.len()
-    }
-
-    fn ms(&self, now: Instant) -> u16 {
-        now.saturating_duration_since(self.base).as_millis() as u16
+        out as usize & (self.records.len() - 1)
     }
 
     /// The record that a NACK for `sequence` means, if it may be retransmitted now. A packet is
@@ -195,16 +202,15 @@ impl SentMap {
     /// The reason why nothing is retransmitted.
     pub fn claim_retransmit(
         &mut self,
-        now: Instant,
+        now: SendTime,
         sequence: u16,
         rtt: Duration,
     ) -> Result<SentRecord, NotClaimed> {
-        let now_ms = self.ms(now);
         let position = self.position(sequence.into());
         let slot = self.records.get_mut(position).and_then(Option::as_mut);
         let record =
             slot.filter(|record| record.out as u16 == sequence).ok_or(NotClaimed::Unknown)?;
-        let since = Duration::from_millis(u64::from(now_ms.wrapping_sub(record.sent_ms)));
+        let since = Duration::from_millis(u64::from(now.0.wrapping_sub(record.sent_ms)));
         let retransmits = record.flags & RETRANSMITS;
         // Times are whole milliseconds and the round trip is an estimate: better one retransmission
         // too many.
@@ -213,7 +219,7 @@ impl SentMap {
             return Err(NotClaimed::Limited);
         }
         record.flags += 1;
-        record.sent_ms = now_ms;
+        record.sent_ms = now.0;
         Ok(*record)
     }
 }
@@ -255,31 +261,31 @@ mod tests {
 
     #[test]
     fn packet_is_retransmitted_once_per_rtt_and_five_times_in_all() {
-        let now = Instant::now();
+        let base = Instant::now();
+        let at = |after: Duration| SendTime::since(base, base + after);
         let rtt = Duration::from_millis(50);
-        let mut map = SentMap::new(now, SENT_MAX);
-        map.insert(now, record(70_000));
+        let mut map = SentMap::new(SENT_MAX);
+        map.insert(at(Duration::ZERO), record(70_000));
         let sequence = 70_000u64 as u16;
         assert_eq!(
-            map.claim_retransmit(now + rtt / 2, sequence, rtt),
+            map.claim_retransmit(at(rtt / 2), sequence, rtt),
             Err(NotClaimed::Limited),
             "the first copy may still arrive"
         );
-        let now = now + rtt;
-        assert!(map.claim_retransmit(now, sequence, rtt).is_ok());
-        assert_eq!(map.claim_retransmit(now + rtt / 2, sequence, rtt), Err(NotClaimed::Limited));
+        assert!(map.claim_retransmit(at(rtt), sequence, rtt).is_ok());
+        assert_eq!(map.claim_retransmit(at(rtt * 3 / 2), sequence, rtt), Err(NotClaimed::Limited));
         for n in 1..u32::from(RETRANSMITS_MAX) {
-            let again = map.claim_retransmit(now + rtt * n, sequence, rtt).unwrap();
+            let again = map.claim_retransmit(at(rtt * (n + 1)), sequence, rtt).unwrap();
             assert!(again.padded() && again.marker() && !again.is_blank(), "unchanged");
         }
-        assert_eq!(map.claim_retransmit(now + rtt * 20, sequence, rtt), Err(NotClaimed::Limited));
+        assert_eq!(map.claim_retransmit(at(rtt * 20), sequence, rtt), Err(NotClaimed::Limited));
         assert_eq!(
-            map.claim_retransmit(now, sequence.wrapping_sub(SENT_MAX as u16), rtt),
+            map.claim_retransmit(at(rtt), sequence.wrapping_sub(SENT_MAX as u16), rtt),
             Err(NotClaimed::Unknown)
         );
-        map.insert(now, record(70_000 + SENT_MAX as u64));
+        map.insert(at(rtt), record(70_000 + SENT_MAX as u64));
         assert_eq!(
-            map.claim_retransmit(now, sequence, rtt),
+            map.claim_retransmit(at(rtt), sequence, rtt),
             Err(NotClaimed::Unknown),
             "overwritten"
         );

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::batch::{Batch, Envelope};
 use super::context::Context;
 use crate::error::DropReason;
-use crate::forward::{Numbered, Plaintext, RtpSender, SentRecord};
+use crate::forward::{Numbered, Plaintext, RtpSender, SendTime, SentRecord};
 use crate::media::Packet;
 use crate::transport::egress::{Egress, TransmitClass};
 use crate::transport::peer::Peer;
@@ -37,9 +37,12 @@ impl SendState {
 pub(super) struct Outbox<'a> {
     /// Time of the visit.
     pub now: Instant,
+    /// The same, as records of sent packets hold it.
+    sent_at: SendTime,
     /// State that the worker's sessions share.
     pub context: &'a mut Context,
     to: Envelope,
+    datagram_bytes_max: usize,
     /// Whether the peer has answered from this path, so that any number of bytes may be sent.
     confirmed: bool,
     peer: &'a mut Peer,
@@ -65,8 +68,10 @@ impl<'a> Outbox<'a> {
         let confirmed = peer.is_confirmed();
         Some(Self {
             now,
+            sent_at: SendTime::since(context.clock.instant, now),
             context,
             to,
+            datagram_bytes_max: to.path.datagram_bytes_max(),
             confirmed,
             peer,
             state,
@@ -82,6 +87,11 @@ impl<'a> Outbox<'a> {
     /// inside its keyframe is worse than none.
     pub(super) fn is_confirmed(&self) -> bool {
         self.confirmed
+    }
+
+    /// Send time of packets that are sent now.
+    pub(super) fn sent_at(&self) -> SendTime {
+        self.sent_at
     }
 
     /// Round-trip time of our own connectivity checks.
@@ -109,7 +119,7 @@ impl<'a> Outbox<'a> {
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
         // Without keys the viewer is not connected, and its packets do not come here.
         if self.commit(sealed, DropReason::NoKeys, arrived).is_some() {
-            sender.on_sent(self.now, record, octets);
+            sender.on_sent(self.sent_at, record, octets);
         }
     }
 
@@ -171,7 +181,7 @@ impl<'a> Outbox<'a> {
     ) -> Option<()> {
         let reason = match sealed {
             None => unsealed,
-            Some(bytes) if bytes > self.to.path.datagram_bytes_max() => DropReason::TooLargeToSend,
+            Some(bytes) if bytes > self.datagram_bytes_max => DropReason::TooLargeToSend,
             Some(bytes) if !self.reserve(bytes) => DropReason::UnconfirmedEgress,
             Some(bytes) => {
                 self.packets += 1;

@@ -130,7 +130,7 @@ impl Subscription {
         let ordinal = plan.ordinal;
         Self {
             source: None,
-            forwarder: Forwarder::new(sender_config(&plan, context), start, now),
+            forwarder: Forwarder::new(sender_config(&plan, context), start),
             plan,
             binding: Binding::Offered(BoundTrack { stream, ordinal }),
             stats: SenderStats::new(),
@@ -431,10 +431,11 @@ impl Subscription {
         }
         let rtt = self.stats.rtt().into_iter().chain(outbox.check_rtt()).min();
         let rtt = rtt.unwrap_or(RTT_UNKNOWN).min(RETRANSMIT_RTT_MAX);
-        let record = sender.claim_retransmit(now, sequence, rtt).map_err(|why| match why {
-            NotClaimed::Limited => DropReason::RepairLimited,
-            NotClaimed::Unknown => DropReason::RepairExpired,
-        })?;
+        let record =
+            sender.claim_retransmit(outbox.sent_at(), sequence, rtt).map_err(|why| match why {
+                NotClaimed::Limited => DropReason::RepairLimited,
+                NotClaimed::Unknown => DropReason::RepairExpired,
+            })?;
         let source = record.source();
         let cached = self.source.zip(stream).and_then(|(carried, stream)| {
             stream.packet(source.layer_in(carried.epoch)?, source.ext_seq())

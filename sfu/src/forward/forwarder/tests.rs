@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::forward::SendTime;
 use crate::forward::SentRecord;
 use crate::forward::catch_up::Tail;
 use crate::forward::layer_cache::Cached;
@@ -29,11 +30,11 @@ impl ForwardDecision {
     }
 }
 
-fn forwarder(now: Instant) -> Forwarder {
-    forwarder_with(now, vec![(ExtKind::Mid, 1), (ExtKind::TransportCc, 2)])
+fn forwarder() -> Forwarder {
+    forwarder_with(vec![(ExtKind::Mid, 1), (ExtKind::TransportCc, 2)])
 }
 
-fn forwarder_with(now: Instant, exts: Vec<(ExtKind, u8)>) -> Forwarder {
+fn forwarder_with(exts: Vec<(ExtKind, u8)>) -> Forwarder {
     let config = RtpSenderConfig {
         ssrc: 0x5eed,
         rtx_ssrc: 0x5eee,
@@ -44,7 +45,7 @@ fn forwarder_with(now: Instant, exts: Vec<(ExtKind, u8)>) -> Forwarder {
         first_sequence: 1_000,
         first_timestamp: 50_000,
     };
-    Forwarder::new(config, StartMode::FastForward, now)
+    Forwarder::new(config, StartMode::FastForward)
 }
 
 fn format(codec: Codec) -> OutgoingFormat {
@@ -87,7 +88,7 @@ fn numbers(record: &SentRecord) -> (u32, u32) {
 #[test]
 fn all_packets_are_sent_from_a_keyframe_on_and_none_before() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     assert_eq!(
         viewer.on_packet(on(1, 0), &meta(now, 70_000, 9, true, true), false),
         ForwardDecision::Drop(DropReason::CodecNotNegotiated)
@@ -111,7 +112,7 @@ fn all_packets_are_sent_from_a_keyframe_on_and_none_before() {
 #[test]
 fn viewer_keeps_old_layer_until_new_keyframe_arrives() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), false).unwrap();
@@ -147,7 +148,7 @@ fn viewer_keeps_old_layer_until_new_keyframe_arrives() {
 fn returning_publisher_continues_numbers_time_and_picture_ids() {
     // whip-whep G7
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     let picture = |mut meta: PacketMeta, id, tl0| {
@@ -197,7 +198,7 @@ fn h264_starts_with_its_parameter_sets_unless_they_never_come_in_band() {
 fn jump_of_the_publishers_numbers_leaves_no_gap_to_repair() {
     // quality B4 item 12
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), false).unwrap();
@@ -211,7 +212,7 @@ fn jump_of_the_publishers_numbers_leaves_no_gap_to_repair() {
 #[test]
 fn many_filtered_frames_are_no_jump_and_leave_no_gap() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     viewer.set_temporal_cap(Some(0));
@@ -234,7 +235,7 @@ fn many_filtered_frames_are_no_jump_and_leave_no_gap() {
 #[test]
 fn timestamps_never_go_back_over_a_source_switch() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     viewer.on_packet(anchored(1, 0, 0), &meta(now, 1 << 20, 0, true, true), false).unwrap();
@@ -248,7 +249,7 @@ fn timestamps_never_go_back_over_a_source_switch() {
 #[test]
 fn record_is_written_the_same_each_time_and_wrapped_for_rtx() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     // VP8 descriptor with 15-bit picture id and TL0PICIDX, then a keyframe's first bytes.
@@ -263,7 +264,8 @@ fn record_is_written_the_same_each_time_and_wrapped_for_rtx() {
     };
     packet.describe(described);
     let record = viewer.on_packet(on(1, 0), &described, false).unwrap();
-    viewer.sender_mut().on_sent(now - Duration::from_secs(1), record, 12);
+    let sent_at = SendTime::since(now, now);
+    viewer.sender_mut().on_sent(sent_at, record, 12);
 
     let written = |sender: &RtpSender| {
         let mut out = [0; 300];
@@ -282,7 +284,8 @@ fn record_is_written_the_same_each_time_and_wrapped_for_rtx() {
     let media = [&head[header.header_len..], &rest].concat();
     assert_eq!(media, payload, "picture ids start where the publisher's did");
 
-    let retransmission = viewer.sender_mut().claim_retransmit(now, 1_000, Duration::ZERO).unwrap();
+    let retransmission =
+        viewer.sender_mut().claim_retransmit(sent_at, 1_000, Duration::ZERO).unwrap();
     let mut out = [0; 300];
     let plain = viewer.sender_mut().write_rtx(&retransmission, &packet, 7, &mut out).unwrap();
     let (header_len, prefix_len) = (plain.header_len, plain.prefix_len);
@@ -371,7 +374,7 @@ fn frames(now: Instant, count: u32) -> Vec<PacketMeta> {
 #[test]
 fn viewer_that_joins_gets_the_cached_frames_a_millisecond_apart_and_then_the_present() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     let large = frames(now, 4).into_iter().map(|meta| PacketMeta { payload_len: 1_200, ..meta });
@@ -397,7 +400,7 @@ fn viewer_that_joins_gets_the_cached_frames_a_millisecond_apart_and_then_the_pre
 #[test]
 fn keyframe_of_the_present_delivery_needs_no_catch_up() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     let mut cache = Cache::of(on(1, 0), &frames(now, 1));
@@ -411,7 +414,7 @@ fn keyframe_of_the_present_delivery_needs_no_catch_up() {
 #[test]
 fn cached_keyframe_with_a_gap_after_it_is_of_the_past_too() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     let at = |layer, rtp| anchored(1, layer, rtp);
     viewer.set_target(layer(1, 1), Reason::LargestLiveLayer);
@@ -434,7 +437,7 @@ fn cached_keyframe_with_a_gap_after_it_is_of_the_past_too() {
 #[test]
 fn poster_has_the_present_timestamp_and_the_next_keyframe_follows() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     let at = |rtp| anchored(1, 0, rtp);
@@ -457,7 +460,7 @@ fn poster_has_the_present_timestamp_and_the_next_keyframe_follows() {
 #[test]
 fn binding_to_another_publisher_forgets_the_old_numbers() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), false).unwrap();
@@ -474,7 +477,7 @@ fn binding_to_another_publisher_forgets_the_old_numbers() {
 #[test]
 fn switch_to_another_size_of_the_same_frame_leaves_no_offset() {
     let now = Instant::now();
-    let mut viewer = forwarder(now);
+    let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
     let at = |layer, rtp| anchored(1, layer, rtp);
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
@@ -500,7 +503,7 @@ fn switch_to_another_size_of_the_same_frame_leaves_no_offset() {
 #[test]
 fn frame_numbers_of_descriptors_continue_over_source_switches_and_retransmissions_are_the_same() {
     let now = Instant::now();
-    let mut viewer = forwarder_with(now, vec![(ExtKind::DependencyDescriptor, 5)]);
+    let mut viewer = forwarder_with(vec![(ExtKind::DependencyDescriptor, 5)]);
     viewer.attach(now, format(Codec::Vp8));
     let described = |seq, ts, number: u16| {
         let mut packet = Packet::with_capacity(200);

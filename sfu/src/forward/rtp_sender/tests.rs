@@ -1,6 +1,8 @@
 //! Tests of an RTP sender that leaves frames out: continuous numbers, each once, and the same bytes
 //! each time.
 
+use std::time::Instant;
+
 use super::*;
 use crate::forward::sequence::SPAN;
 use crate::ids::{Epoch, LayerIdx, TrackIdx};
@@ -28,7 +30,7 @@ fn sender(codec: Codec) -> RtpSender {
         first_sequence: 1_000,
         first_timestamp: 0,
     };
-    let mut sender = RtpSender::new(config, Instant::now());
+    let mut sender = RtpSender::new(config);
     sender.set_format(OutgoingFormat { codec, pt: 96, rtx_pt: Some(97), red_pt: None });
     sender.enable_drops();
     sender
@@ -52,13 +54,18 @@ fn meta(seq: u64, frame: u32) -> PacketMeta {
     }
 }
 
+/// Send time; all tests are over within its range.
+fn at(now: Instant) -> SendTime {
+    SendTime::since(now, now)
+}
+
 fn begin(sender: &mut RtpSender, first: &PacketMeta) {
     sender.switch_source(LAYER, first, SourceSwitch { ts_delta: 0, catch_up: None, gap: false });
 }
 
 fn sent(sender: &mut RtpSender, meta: &PacketMeta, numbered: Numbered) -> SentRecord {
     let record = numbered.stamp(0);
-    sender.on_sent(meta.arrival, record, usize::from(meta.payload_len));
+    sender.on_sent(at(meta.arrival), record, usize::from(meta.payload_len));
     record
 }
 
@@ -234,7 +241,7 @@ fn retransmission_is_the_same_whatever_was_filtered_since() {
     // The last packet of its picture that is sent: it gets the marker of the publisher's larger
     // picture.
     let record = sender.assign(LAYER, &described, true, false).unwrap().stamp(7);
-    sender.on_sent(now, record, 12);
+    sender.on_sent(at(now), record, 12);
     let (media, rtx) = written(&mut sender, &record, &packet);
     let header = RtpHeader::parse(&media).unwrap();
     assert!(header.marker && header.sequence == 1_000);
@@ -242,7 +249,7 @@ fn retransmission_is_the_same_whatever_was_filtered_since() {
     for seq in 301..400 {
         closes(&mut sender, seq);
     }
-    let again = sender.claim_retransmit(now, 1_000, Duration::ZERO).unwrap();
+    let again = sender.claim_retransmit(at(now), 1_000, Duration::ZERO).unwrap();
     let (media_again, rtx_again) = written(&mut sender, &again, &packet);
     assert_eq!((media_again, rtx_again), (media, rtx));
 }
@@ -262,7 +269,7 @@ fn number_of_a_late_filtered_packet_is_written_without_payload() {
     assert_eq!((header.sequence, header.timestamp), (1_001, 101 * FRAME));
     assert!(!header.marker && media.len() == header.header_len, "only a header");
     assert_eq!(rtx, 1_001u16.to_be_bytes(), "only the original number");
-    let again = sender.claim_retransmit(now, 1_001, Duration::ZERO).unwrap();
+    let again = sender.claim_retransmit(at(now), 1_001, Duration::ZERO).unwrap();
     assert_eq!(written(&mut sender, &again, &packet), (media, rtx));
 }
 

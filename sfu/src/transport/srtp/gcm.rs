@@ -21,14 +21,16 @@ pub(super) struct Gcm {
 /// Key of RTP, or of RTCP.
 struct Half {
     key: LessSafeKey,
-    salt: [u8; SALT_LEN],
+    /// The salt, as the low 96 bits of a big-endian number.
+    salt: u128,
 }
 
 impl Half {
     fn new(keys: &SessionKeys) -> Self {
         let algorithm = if keys.key().len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
         let key = UnboundKey::new(algorithm, keys.key()).expect("the key has the cipher's length");
-        let salt = *keys.salt.first_chunk().expect("14 bytes hold 12");
+        let salt =
+            keys.salt.iter().take(SALT_LEN).fold(0, |sum, byte| sum << 8 | u128::from(*byte));
         Self { key: LessSafeKey::new(key), salt }
     }
 
@@ -36,11 +38,7 @@ impl Half {
     /// XOR the salt. An SRTCP index has 31 bits, which leaves the two zero bytes of its format.
     fn nonce(&self, ssrc: u32, index: u64) -> Nonce {
         let block = (u128::from(ssrc) << 48) | u128::from(index & 0xffff_ffff_ffff);
-        let mut nonce = [0u8; SALT_LEN];
-        let low = block.to_be_bytes();
-        for ((to, from), salt) in nonce.iter_mut().zip(low.iter().skip(4)).zip(self.salt) {
-            *to = from ^ salt;
-        }
+        let [_, _, _, _, nonce @ ..] = (block ^ self.salt).to_be_bytes();
         Nonce::assume_unique_for_key(nonce)
     }
 }

@@ -430,6 +430,13 @@ impl Setting {
         let Self { device, codec, frames, .. } = self;
         format!("{}, {codec:?}, {}", device.label(), frames.label())
     }
+
+    /// Whether the label of some row, with its device, media and audience, contains this text.
+    pub fn is_named(&self, text: &str) -> bool {
+        let label = self.label();
+        let rows = self.audiences.iter();
+        rows.map(|audience| format!("{label}, {}", audience.label())).any(|row| row.contains(text))
+    }
 }
 
 impl Found {

@@ -29,6 +29,7 @@ pub mod ids;
 
 #[cfg(feature = "net")]
 pub mod net;
+mod warm;
 
 #[cfg(not(feature = "internals"))]
 mod codec;

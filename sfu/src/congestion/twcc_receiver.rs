@@ -5,8 +5,9 @@
 //! [`TwccReport`] to `rtp::rtcp`. Format and rules:
 //! draft-holmer-rmcat-transport-wide-cc-extensions-01; pace: quality A1.4 "Upstream".
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
+
+use crate::warm::warm;
 
 /// Numbers behind the newest whose arrival is remembered; older losses go unreported.
 pub const TWCC_WINDOW: u64 = 1_024;
@@ -97,8 +98,8 @@ impl TwccReceiver {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box((self.due, self.last_feedback, self.arrived_since_feedback));
-        black_box(self.arrival(self.highest));
+        warm!(self.due, self.last_feedback, self.arrived_since_feedback);
+        warm!(self.arrival(self.highest));
     }
 
     /// Records a packet with this transport-wide number that arrived at `now`. Duplicates are

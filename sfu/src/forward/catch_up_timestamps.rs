@@ -7,7 +7,7 @@
 //! timestamps follow the layer's own clock and no offset is left (quality A2.3, A3.3). Called by
 //! `rtp_sender.rs`; knows nothing of packets.
 
-use std::hint::black_box;
+use crate::warm::warm;
 
 /// Ticks of 90 kHz between two catch-up timestamps: a millisecond.
 pub const STEP: u32 = 90;
@@ -46,7 +46,7 @@ impl CatchUpTimestamps {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box((self.plain_from, self.plain_at));
+        warm!(self.plain_from, self.plain_at);
     }
 
     /// The timestamp of a packet whose own clock says `plain`. `None` if the packet is too late:

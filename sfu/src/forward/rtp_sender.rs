@@ -9,7 +9,6 @@
 //! types make it impossible to seal one number with two different contents (architecture D1).
 //! Decides nothing: that is `forwarder.rs`.
 
-use std::hint::black_box;
 use std::time::Duration;
 
 use super::catch_up_timestamps::CatchUpTimestamps;
@@ -25,6 +24,7 @@ use crate::rtp::dependency_descriptor::shift_frame_number;
 use crate::rtp::ext::{ExtKind, ExtWriter};
 use crate::rtp::packet::RTP_HEADER_LEN;
 use crate::rtp::red::{red_primary, rewrite_red_payload_types};
+use crate::warm::warm;
 
 /// Segments whose late packets may still be numbered.
 const SEGMENTS: usize = 4;
@@ -193,8 +193,8 @@ impl RtpSender {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box((self.timestamp_delta(), self.last, self.octets, self.format));
-        black_box((self.template.bytes.first().copied(), self.template.len));
+        warm!(self.timestamp_delta(), self.last, self.octets, self.format);
+        warm!(self.template.bytes.first().copied(), self.template.len);
         self.issued.warm();
         if let Some(catch_up) = self.timestamps.first().and_then(Option::as_deref) {
             catch_up.warm();
@@ -336,7 +336,8 @@ impl RtpSender {
     /// # Errors
     ///
     /// The reason why the packet gets none.
-    #[inline]
+    // As for `write_media`: the record must not be returned through memory.
+    #[inline(always)]
     pub fn assign(
         &mut self,
         key: LayerKey,
@@ -358,6 +359,7 @@ impl RtpSender {
     /// # Errors
     ///
     /// [`NotNumbered::Filtered`] if nothing is to be sent; else as [`Self::assign`].
+    #[inline(never)]
     pub fn drop_packet(
         &mut self,
         key: LayerKey,
@@ -417,7 +419,7 @@ impl RtpSender {
         Ok((seq_delta.wrapping_add(numbers), picture_delta.wrapping_add(pictures)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn issue(
         &mut self,
         place: usize,
@@ -475,7 +477,7 @@ impl RtpSender {
     /// Writes header and payload of a record. The same record and packet give the same bytes.
     // Inlined: a record returned through memory is read in other widths than it was written, which
     // costs 20 ns per packet.
-    #[inline]
+    #[inline(always)]
     pub fn write_media<'a>(
         &self,
         record: &SentRecord,

@@ -5,11 +5,11 @@
 //! changes, and writing it again gives the same bytes (architecture D1: AES-GCM must never seal one
 //! number with two contents).
 
-use std::hint::black_box;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use crate::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
+use crate::warm::warm;
 
 /// Packets remembered per sender of video, a power of two; older ones cannot be retransmitted.
 pub const SENT_MAX: usize = 1024;
@@ -185,7 +185,7 @@ impl SentMap {
 
     /// Reads the record of this number, so that it is in the CPU caches by then.
     pub fn warm(&self, out: u32) {
-        black_box(self.records.get(self.position(out)).map(Option::is_some));
+        warm!(self.records.get(self.position(out)).map(Option::is_some));
     }
 
     fn position(&self, out: u32) -> usize {

@@ -3,9 +3,8 @@
 //!
 //! Knows numbers only, neither packets nor why one is left out. Called by `rtp_sender.rs`.
 
-use std::hint::black_box;
-
 use crate::rtp::window::SeqWindow;
+use crate::warm::warm;
 
 /// Numbers for which either set is kept. A packet that comes later is dropped: as a number that was
 /// assigned before ([`IssuedSeqs`]) or as too old ([`DroppedSeqs`]).
@@ -35,7 +34,7 @@ impl IssuedSeqs {
 
     /// Reads the bits of the next number, so that they are in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box(self.bits.contains(self.next));
+        warm!(self.bits.contains(self.next));
     }
 
     /// Assigns a number; false if it was assigned before, or may have been.

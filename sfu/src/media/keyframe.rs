@@ -4,13 +4,13 @@
 //! cache: a publisher with a keyframe every four seconds still has a picture for a joining viewer.
 //! Holds handles to packets, no copies. Called by `worker/stream.rs`; never knows viewers.
 
-use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::packet::{Packet, PacketMeta};
 use super::packet_cache::PacketCache;
 use crate::codec::Codec;
+use crate::warm::warm;
 
 /// Maximum packets of a keyframe; a larger one is not kept (quality A3.3).
 pub const KEYFRAME_PACKETS_MAX: usize = 400;
@@ -108,7 +108,7 @@ impl Keyframe {
 impl KeyframeCache {
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box(self.begun.map(|begun| begun.timestamp));
+        warm!(self.begun.map(|begun| begun.timestamp));
     }
 
     /// Records a packet that was put into `ring`; `starts` tells whether a decoder can begin at it.

@@ -2,11 +2,11 @@
 //!
 //! Filled by `worker/publisher.rs`, read by `forward/`. Never changes after it was shared.
 
-use std::hint::black_box;
 use std::time::Instant;
 
 use crate::rtp::codec::FrameInfo;
 use crate::rtp::ext::ExtKind;
+use crate::warm::warm;
 
 /// Largest datagram taken from a publisher (quality B2), and the size of a packet buffer.
 pub const PACKET_BYTES_MAX: usize = 1500;
@@ -64,7 +64,7 @@ impl Packet {
 
     /// Reads the beginning of the description, so that it is in the CPU caches by then.
     pub(crate) fn warm(&self) {
-        black_box((self.meta.is_some(), self.bytes.len()));
+        warm!(self.meta.is_some(), self.bytes.len());
     }
 
     /// The whole buffer, to decrypt into before [`Self::describe`].

@@ -4,9 +4,10 @@
 //! publisher fills it from its pool; a worker that has only viewers keeps handles to the same
 //! buffers. Called by `worker/`; never knows viewers.
 
-use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::warm::warm;
 
 use super::packet::Packet;
 
@@ -50,9 +51,9 @@ impl PacketCache {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box(self.slots.get(slot(self.next)).map(Option::is_some));
+        warm!(self.slots.get(slot(self.next)).map(Option::is_some));
         let oldest = self.slots.get(slot(self.oldest)).and_then(Option::as_ref);
-        black_box(oldest.map(|packet| packet.warm()));
+        warm!(oldest.map(|packet| packet.warm()));
     }
 
     /// Keeps a packet. Returns false if it is held already or older than the window; the packet is

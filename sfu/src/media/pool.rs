@@ -5,8 +5,9 @@
 //! therefore the last handle is always dropped here and never on another core.
 
 use std::collections::VecDeque;
-use std::hint::black_box;
 use std::sync::Arc;
+
+use crate::warm::warm;
 
 use super::packet::{PACKET_BYTES_MAX, Packet};
 
@@ -43,7 +44,7 @@ impl PacketPool {
         if let Some(packet) = class.free.last() {
             packet.warm();
             for line in packet.buffer().chunks(CACHE_LINE_BYTES) {
-                black_box(line.first().copied());
+                warm!(line.first().copied());
             }
         }
     }

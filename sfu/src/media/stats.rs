@@ -4,11 +4,11 @@
 //! [`ReportBlock`] to and from `rtp::rtcp`. Next: `source_clock.rs`, for the time in sender
 //! reports.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::rtp::rtcp::ReportBlock;
 use crate::units::{Bitrate, Ntp};
+use crate::warm::warm;
 
 /// Reception of one incoming SSRC (RFC 3550 A.3 and A.8).
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl ReceiverStats {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box((self.packets, self.jitter.scaled, self.numbers.is_some()));
+        warm!(self.packets, self.jitter.scaled, self.numbers.is_some());
     }
 
     /// Counts a packet of the primary SSRC, received directly or by RTX: a repaired packet is not
@@ -251,7 +251,7 @@ impl RateMeter {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box((self.start, self.sum, self.bucket(self.newest)));
+        warm!(self.start, self.sum, self.bucket(self.newest));
     }
 
     /// Counts one packet of `bytes`.

@@ -7,13 +7,13 @@
 //! that was negotiated, whenever [`KeyframePlanner::poll`] says so. Source: quality A2.3 "PLI
 //! discipline" and "Publisher learned at run time", whip-whep G13.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::keyframe_cost::KeyframeCost;
 use super::keyframe_schedule::{KeyframeCause, KeyframeSchedule};
 use super::responses::{ResponseStats, Responsiveness};
 use crate::limiter::TokenBucket;
+use crate::warm::warm;
 
 /// Minimum time between two requests to one layer.
 pub const MIN_GAP: Duration = Duration::from_millis(500);
@@ -200,7 +200,7 @@ impl KeyframePlanner {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box((self.waiting_since, self.last_packet, self.last_was_requested));
+        warm!(self.waiting_since, self.last_packet, self.last_was_requested);
     }
 
     /// Records that a keyframe is needed. Joins the request that is on its way.

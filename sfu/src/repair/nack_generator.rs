@@ -11,7 +11,6 @@
 //! sends. So a request is repeated only after a round trip, with backoff, and not for ever.
 
 use std::collections::VecDeque;
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::nack_list::NackList;
@@ -19,6 +18,7 @@ use super::nack_response::NackResponse;
 use super::reordering::{MAX_ALLOWANCE, Reordering};
 use super::responses::ResponseStats;
 use crate::rtp::window::SeqWindow;
+use crate::warm::warm;
 
 /// Packets behind the newest that are tracked one by one. An older packet is [`Arrival::TooOld`]; a
 /// missing one that falls behind is given up.
@@ -125,8 +125,8 @@ impl NackGenerator {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        black_box((self.highest, self.next_due, self.missing.is_empty()));
-        black_box(self.received.contains(self.highest.unwrap_or(0)));
+        warm!(self.highest, self.next_due, self.missing.is_empty());
+        warm!(self.received.contains(self.highest.unwrap_or(0)));
     }
 
     /// Records a packet, directly received or unwrapped from RTX, and returns its kind.

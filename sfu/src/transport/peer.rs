@@ -5,7 +5,6 @@
 //! `worker/publisher.rs` and `worker/subscriber.rs` do. Called by `worker` for each datagram and
 //! timeout. Next: `ice/mod.rs`, `dtls/mod.rs`, `srtp/mod.rs`.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::dtls::{Dtls, DtlsBackend, DtlsEvent};
@@ -18,6 +17,7 @@ use crate::forward::Plaintext;
 use crate::ids::Role;
 use crate::rtp::packet::RtpHeader;
 use crate::sdp::{DtlsRole, IceCredentials, RemoteTransport};
+use crate::warm::warm;
 
 /// Time for the first valid check after the answer; then the session is ended (quality B2).
 pub const ICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -165,7 +165,7 @@ impl Peer {
     /// Reads what sealing and sending need, so that it is in the caches by then.
     pub fn warm(&self) {
         self.ice.warm();
-        black_box(self.stage.connected().map(|srtp| srtp.sender.rtcp_index()));
+        warm!(self.stage.connected().map(|srtp| srtp.sender.rtcp_index()));
     }
 
     /// Reads what sealing needs behind [`warm`](Self::warm): the keys.

@@ -2,7 +2,6 @@
 //!
 //! Called by `publisher.rs` for each packet. Knows nothing of viewers.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
@@ -24,6 +23,7 @@ use crate::rtp::packet::RtpHeader;
 use crate::rtp::seq::SeqUnwrapper;
 use crate::sdp::PublishTrack;
 use crate::units::Ntp;
+use crate::warm::warm;
 
 /// Silence of the present SSRC after which an earlier SSRC may be used again.
 const SILENT_AFTER: Duration = Duration::from_millis(100);
@@ -137,8 +137,8 @@ impl Layer {
         self.stats.warm();
         self.keyframes.warm();
         self.rate.warm();
-        black_box((self.timeline, self.anchored_at, self.last_media, self.ssrc, self.highest));
-        black_box((self.last_keyframe_ts, self.resolution));
+        warm!(self.timeline, self.anchored_at, self.last_media, self.ssrc, self.highest);
+        warm!(self.last_keyframe_ts, self.resolution);
     }
 
     /// The layer's media SSRC, once a packet came.

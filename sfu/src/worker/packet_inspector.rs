@@ -6,7 +6,6 @@
 //! refer to, and which H.264 frames no frame refers to. Called by `publisher.rs`.
 
 use std::collections::VecDeque;
-use std::hint::black_box;
 use std::time::Instant;
 
 use crate::codec::{Codec, MediaKind};
@@ -19,6 +18,7 @@ use crate::rtp::layers_allocation::LayersAllocation;
 use crate::rtp::packet::RtpHeader;
 use crate::rtp::red::{is_sound, red_prefix_len};
 use crate::sdp::PublishTrack;
+use crate::warm::warm;
 
 /// Position of the media in an opened packet, after RTX was unwrapped.
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +59,8 @@ impl PacketInspector {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box((self.announced, self.unreferenced.newest.is_some()));
-        black_box(self.unreferenced.frames.back().map(|(at, _)| *at));
+        warm!(self.announced, self.unreferenced.newest.is_some());
+        warm!(self.unreferenced.frames.back().map(|(at, _)| *at));
     }
 
     /// Describes an opened packet.

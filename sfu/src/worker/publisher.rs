@@ -4,7 +4,6 @@
 //! the stream here and to the rings of workers that have viewers. Sends NACK, TWCC, RR, REMB and
 //! keyframe requests. Called by the worker's top layer in `mod.rs`; next: `stream.rs`.
 
-use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,7 @@ use crate::rtp::rtcp::Rtcp;
 use crate::sdp::PublishPlan;
 use crate::transport::FiveTuple;
 use crate::transport::peer::Peer;
+use crate::warm::warm;
 
 /// One publisher.
 pub(super) struct Publisher {
@@ -90,16 +90,16 @@ impl Publisher {
         self.twcc.warm();
         self.ssrcs.warm();
         self.routing.warm();
-        black_box((self.source.epoch, self.last_media));
+        warm!(self.source.epoch, self.last_media);
         for track in &self.tracks {
-            black_box((track.plan.pt, track.plan.exts.allow_mixed));
+            warm!(track.plan.pt, track.plan.exts.allow_mixed);
         }
     }
 
     /// Reads the layers' state, to which the tracks point, after [`Self::warm`].
     pub(super) fn warm_layers(&self) {
         for track in &self.tracks {
-            black_box(track.plan.exts.id(ExtKind::TransportCc));
+            warm!(track.plan.exts.id(ExtKind::TransportCc));
             track.layers.iter().for_each(Layer::warm);
         }
     }

@@ -3,7 +3,6 @@
 //! Reads the stream's route through a cache, and prefills a worker that gets its first viewer.
 //! Knows nothing of viewers. Called by `publisher.rs` for each packet; next: `router/ring.rs`.
 
-use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use crate::ids::LayerKey;
 use crate::media::Packet;
 use crate::router::ring::MEDIA_RING_ITEMS;
 use crate::router::{LayerInfoUpdate, MediaItem, Route, StreamShared};
+use crate::warm::warm;
 
 /// Interval at which keyframe requests of other workers' viewers are read; those of viewers here
 /// are read at once.
@@ -57,7 +57,7 @@ impl Routing {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box(self.served.first().copied());
+        warm!(self.served.first().copied());
     }
 
     /// Time when keyframe requests are to be read next.

@@ -1,11 +1,10 @@
 //! Table of a publisher's SSRCs and their layers. New entries are made only for packets that were
 //! authenticated (quality B1).
 
-use std::hint::black_box;
-
 use crate::error::DropReason;
 use crate::ids::{LayerIdx, TrackIdx};
 use crate::sdp::PublishTrack;
+use crate::warm::warm;
 
 /// Maximum SSRCs known of one publisher (quality B2). At the limit those that another SSRC has
 /// replaced are removed first. If there is none, the new one is dropped
@@ -45,7 +44,7 @@ impl SsrcTable {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box(self.known.first().map(|(ssrc, _)| *ssrc));
+        warm!(self.known.first().map(|(ssrc, _)| *ssrc));
     }
 
     /// Track and layer of this SSRC, if a packet of it came before.

@@ -4,7 +4,6 @@
 //! The publisher's own worker fills it directly, others from their rings; serving viewers is the
 //! same in both cases. Called by `publisher.rs` and by the worker's top layer in `mod.rs`.
 
-use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
 use crate::media::{FrameInterval, KeyframeCache, Packet, PacketCache, PacketMeta, PacketPool};
 use crate::router::{LayerInfoUpdate, SourceInfo, StreamShared};
+use crate::warm::warm;
 
 /// Interval at which the best layer is chosen again.
 const SELECT_INTERVAL: Duration = Duration::from_millis(50);
@@ -87,11 +87,11 @@ impl LocalStream {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box(self.selected_at);
+        warm!(self.selected_at);
         self.viewers.warm();
-        black_box((self.epoch(), self.shared.id));
+        warm!(self.epoch(), self.shared.id);
         for track in &self.tracks {
-            black_box((track.best, track.layers.len()));
+            warm!(track.best, track.layers.len());
         }
     }
 
@@ -100,8 +100,8 @@ impl LocalStream {
         for layer in self.tracks.iter().flat_map(|track| &track.layers) {
             layer.keyframe.warm();
             layer.rate.warm();
-            black_box((layer.frames, layer.last_packet, layer.size, layer.anchor));
-            black_box(layer.ring.newest());
+            warm!(layer.frames, layer.last_packet, layer.size, layer.anchor);
+            warm!(layer.ring.newest());
         }
     }
 

@@ -5,7 +5,6 @@
 //! open [`Outbox`]. `subscription.rs` decides what is sent of one track. What the API shows of a
 //! viewer is in `viewer_info.rs`.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -22,6 +21,7 @@ use crate::ids::TrackIdx;
 use crate::limiter::TokenBucket;
 use crate::router::StreamId;
 use crate::rtp::rtcp::{Rtcp, RtcpWriter};
+use crate::warm::warm;
 
 /// Interval and burst of keyframe requests of one viewer, because each keyframe costs all viewers.
 /// More are dropped (`DropReason::KeyframeLimited`). Keyframes for starts are requested separately.
@@ -88,7 +88,7 @@ impl Subscriber {
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box((self.routes.first().map(|route| route.selection), self.next_report));
+        warm!(self.routes.first().map(|route| route.selection), self.next_report);
         self.subscriptions.iter().for_each(Subscription::warm);
     }
 

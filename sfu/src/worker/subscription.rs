@@ -18,13 +18,13 @@ use crate::error::{CloseReason, DropReason};
 use crate::forward::sent::{NotClaimed, SENT_AUDIO_MAX, SENT_MAX};
 use crate::forward::start::{OVERTAKEN_MAX, StartMode};
 use crate::forward::{
-    Choice, ForwardDecision, Forwarder, LayerContext, LayerPreference, OutgoingFormat, Reason,
-    RtpSenderConfig, Step,
+    Choice, ForwardDecision, Forwarder, LayerContext, LayerPreference, Numbered, OutgoingFormat,
+    Reason, RtpSenderConfig, Step,
 };
 use crate::ids::{LayerIdx, LayerKey, TrackIdx};
 use crate::limiter::PerSecondLimit;
-use crate::media::PacketCache;
 use crate::media::stats::SenderStats;
+use crate::media::{Packet, PacketCache};
 use crate::repair::rtx_budget::RtxBudget;
 use crate::router::{SourceInfo, StreamId, StreamShared};
 use crate::rtp::rtcp::SenderReportOut;
@@ -331,9 +331,7 @@ impl Subscription {
         let cache = StreamCache { stream, delivery };
         loop {
             match self.forwarder.poll(outbox.now, &cache) {
-                Step::Send(numbered, packet) => {
-                    outbox.media(self.forwarder.sender_mut(), numbered, packet, None);
-                }
+                Step::Send(numbered, packet) => self.send(numbered, packet, None, outbox),
                 Step::Drop(reason) => outbox.count_dropped(reason, 1),
                 Step::Idle => return,
             }
@@ -382,23 +380,39 @@ impl Subscription {
         let Some((packet, meta)) = packet.and_then(|packet| Some((packet, packet.meta()?))) else {
             return false;
         };
-        match self.forwarder.on_packet(layer, meta, padded) {
-            ForwardDecision::Send(numbered) => {
+        match self.forwarder.pass(layer, meta, padded) {
+            Ok(numbered) => {
                 let sender = self.forwarder.sender_mut();
                 outbox.media(sender, numbered, packet, Some(meta.arrival));
-                sender.begins_with() == Some(ext_seq)
             }
-            ForwardDecision::Later => false,
-            ForwardDecision::NeedKeyframe => {
+            Err(ForwardDecision::Send(numbered)) => {
+                self.send(numbered, packet, Some(meta.arrival), outbox);
+            }
+            Err(ForwardDecision::Later) => return false,
+            Err(ForwardDecision::NeedKeyframe) => {
                 outbox.count_dropped(DropReason::AwaitingKeyframe, 1);
                 self.request_keyframe(layer.key, stream, outbox.now);
-                false
+                return false;
             }
-            ForwardDecision::Drop(reason) => {
+            Err(ForwardDecision::Drop(reason)) => {
                 outbox.count_dropped(reason, 1);
-                false
+                return false;
             }
         }
+        self.forwarder.sender().begins_with() == Some(ext_seq)
+    }
+
+    /// Sends a packet that is not simply the next one of its layer; apart, as
+    /// [`Forwarder::pass`] explains.
+    #[inline(never)]
+    fn send(
+        &mut self,
+        numbered: Numbered,
+        packet: &Packet,
+        arrived: Option<Instant>,
+        outbox: &mut Outbox<'_>,
+    ) {
+        outbox.media(self.forwarder.sender_mut(), numbered, packet, arrived);
     }
 
     /// Answers one NACKed sequence number.

@@ -6,10 +6,9 @@
 //! that arrive meanwhile go to established viewers first, and to joining viewers in their next
 //! round. Held by `stream.rs`, driven by `fanout.rs`.
 
-use std::hint::black_box;
-
 use super::keys::SessionKey;
 use crate::ids::LayerKey;
+use crate::warm::warm;
 
 /// Joining viewers served in one step of a round: a step is short enough to wait for, and long
 /// enough to read state ahead into the CPU caches.
@@ -89,7 +88,7 @@ pub(super) struct ViewerQueue {
 impl ViewerQueue {
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub(super) fn warm(&self) {
-        black_box((self.viewers.first().copied(), self.established, self.arrived.packets.len()));
+        warm!(self.viewers.first().copied(), self.established, self.arrived.packets.len());
     }
 
     /// Adds a viewer that joined.

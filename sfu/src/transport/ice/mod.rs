@@ -16,7 +16,6 @@
 //!   from the pair does as well, because some publishers never answer (whip-whep C50).
 //! - A viewer's pair that is not confirmed may get 3 times the bytes that came from it.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 mod check;
@@ -41,6 +40,7 @@ use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
 use super::{Entropy, FiveTuple};
 use crate::error::DropReason;
 use crate::sdp::IceCredentials;
+use crate::warm::warm;
 
 /// Bytes of an unconfirmed pair's allowance that stay free for the check that confirms it.
 const CHECK_RESERVE_BYTES: u64 = 160;
@@ -315,7 +315,7 @@ impl IceAgent {
 
     /// Reads what sending needs, so that it is in the caches by then.
     pub fn warm(&self) {
-        black_box(self.selected);
+        warm!(self.selected.as_ref().map(|selected| selected.path.protocol), self.is_confirmed());
     }
 
     /// Reads what receiving needs, so that it is in the caches by then.

@@ -4,12 +4,12 @@
 //! and how many bytes went both ways.
 //! Never chooses the pair that we send on. Called by `ice/mod.rs`. Next: `selected.rs`.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::consent::CONSENT_TIMEOUT;
 use crate::error::DropReason;
 use crate::transport::FiveTuple;
+use crate::warm::warm;
 
 /// Validated pairs of one session. One more replaces the pair that was idle longest, if that was
 /// never nominated or is idle for [`CONSENT_TIMEOUT`]; else the check is dropped (quality B2).
@@ -152,7 +152,9 @@ impl Pairs {
 
     /// Reads what counting a packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
-        black_box(self.0.first().map(|pair| (pair.path, pair.received_bytes)));
+        if let Some(pair) = self.0.first() {
+            warm!(pair.path.protocol, pair.received_bytes);
+        }
     }
 
     #[cfg(test)]

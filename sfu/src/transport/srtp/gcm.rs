@@ -4,9 +4,9 @@
 //! opening writes into the pool buffer, sealing reads shared plaintext and writes ciphertext into the
 //! send arena. Never decides about replay or indices. Called by `receiver.rs` and `sender.rs`.
 
-use std::hint::black_box;
-
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+use crate::warm::warm;
 
 use super::kdf::SessionKeys;
 use super::packet::{E_FLAG, RTCP_CLEAR_LEN, RTCP_INDEX_LEN, Tail, split_rtp};
@@ -51,7 +51,7 @@ impl Gcm {
     /// Reads what sealing needs, so that it is in the caches by then. The library's own state cannot be
     /// read from here.
     pub(super) fn warm(&self) {
-        black_box((self.rtp.salt, self.rtp.key.algorithm().tag_len()));
+        warm!(self.rtp.salt, self.rtp.key.algorithm().tag_len());
     }
 
     /// Opens one packet into `out` behind a copy of its header; returns the plaintext packet's length.

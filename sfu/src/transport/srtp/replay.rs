@@ -4,9 +4,8 @@
 //! [`ReplayWindow::accept`], which the receiver calls after authentication: a forged packet changes
 //! nothing. Never authenticates a packet. Called by `receiver.rs`.
 
-use std::hint::black_box;
-
 use crate::rtp::window::SeqWindow;
+use crate::warm::warm;
 
 /// Packets behind the newest that may still arrive; anything older is dropped. Wide, because OBS
 /// answers a NACK by sending again on the primary SSRC (whip-whep C57).
@@ -40,7 +39,7 @@ impl ReplayWindow {
 
     /// Reads what the next packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
-        black_box(self.check(self.newest));
+        warm!(self.check(self.newest));
     }
 
     /// Highest accepted index.

@@ -23,6 +23,19 @@ export class Checks {
     return this.check(what, got === wanted, got === wanted ? String(got) : `${got}, wanted ${wanted}`);
   }
 
+  /**
+   * Measures until each rule was kept once, at most `times` times: a busy machine disturbs now one figure, now another.
+   * `measure(n)` resolves to the same rules each time, as `[what, kept, figures]`. Each rule becomes one check.
+   */
+  async once(times, measure) {
+    let rules = null;
+    for (let n = 1; n <= times && !rules?.every(([, kept]) => kept); n += 1) {
+      const now = await measure(n);
+      rules = now.map((rule, i) => (rules?.[i][1] ? rules[i] : rule));
+    }
+    for (const [what, kept, figures] of rules) this.check(`${what} (once in ${times} measurements)`, kept, figures);
+  }
+
   note(text) {
     console.log(`     ${this.scenario}: ${text}`);
   }

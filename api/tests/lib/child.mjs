@@ -21,7 +21,7 @@ function add(child) {
 // The last resort, e.g. when standard output is closed under us.
 process.once('exit', () => children.forEach((child) => signal(child, 'SIGKILL')));
 
-/** How long a child gets between SIGTERM and SIGKILL. */
+/** How long a child gets between SIGTERM and SIGKILL, unless told otherwise. */
 const GRACE_MS = 5_000;
 
 /** Starts a program in its own process group, so that its children end with it. */
@@ -56,19 +56,19 @@ export function signal(child, name) {
 }
 
 /** SIGTERM, then SIGKILL after a grace time. Resolves with how it ended. */
-export async function end(child) {
+export async function end(child, graceMs = GRACE_MS) {
   if (child.exitCode !== null || child.signalCode !== null) return child.ended;
   signal(child, 'SIGTERM');
-  const timer = setTimeout(() => signal(child, 'SIGKILL'), GRACE_MS);
+  const timer = setTimeout(() => signal(child, 'SIGKILL'), graceMs);
   const how = await child.ended;
   clearTimeout(timer);
   return how;
 }
 
 export async function endOwnChildren({ except } = {}) {
-  await Promise.all([...(own.getStore() ?? children)].filter((child) => child !== except).map(end));
+  await Promise.all([...(own.getStore() ?? children)].filter((child) => child !== except).map((child) => end(child)));
 }
 
 export async function endAllChildren() {
-  await Promise.all([...children].map(end));
+  await Promise.all([...children].map((child) => end(child)));
 }

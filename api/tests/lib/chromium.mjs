@@ -2,10 +2,14 @@
 
 import { chromium } from 'playwright-core';
 import { adopt, signal } from './child.mjs';
-import { until } from './check.mjs';
+import { soon, until } from './check.mjs';
 
 /** Debian's Chromium unless told otherwise. */
 const EXECUTABLE = process.env.CHROMIUM ?? '/usr/bin/chromium';
+/** For the start of the process, and for each action and navigation of a page. */
+const TIMEOUT_MS = 120_000;
+/** For some frames, however busy the machine is. */
+const DECODES_TIMEOUT_MS = 60_000;
 
 const FLAGS = [
   '--headless=new',
@@ -33,6 +37,7 @@ export async function launch() {
   const host = await chromium.launchServer({
     executablePath: EXECUTABLE,
     headless: true,
+    timeout: TIMEOUT_MS,
     args: FLAGS,
     ignoreDefaultArgs: ['--headless', '--mute-audio'],
   });
@@ -44,6 +49,7 @@ export async function launch() {
     /** A page in a context (cookies, cache) of its own. */
     async page(url, options = {}) {
       const context = await browser.newContext({ viewport: { width: 960, height: 720 }, ...options });
+      context.setDefaultTimeout(TIMEOUT_MS);
       const page = await context.newPage();
       page.problems = [];
       page.on('pageerror', (error) => page.problems.push(error.message));
@@ -77,6 +83,11 @@ export function live(page, timeoutMs = 30_000) {
   });
 }
 
+/** Waits until a viewer has a session at a stream that nobody publishes yet. */
+export function waiting(viewer) {
+  return until('the viewer to wait', () => viewer.evaluate(() => __weir.state === 'waiting' && __weir.pc?.connectionState === 'connected'));
+}
+
 /** Turns the sound on as a viewer would; a muted element counts no audio energy. */
 export function listen(page) {
   return until('the sound button', () => page.evaluate(() => {
@@ -84,6 +95,20 @@ export function listen(page) {
     if (!button.hidden) button.click();
     return !document.getElementById('video').muted;
   }));
+}
+
+/** A publisher that has too little CPU time encodes fewer pictures from now on, not smaller ones. */
+export function keepSize(publisher) {
+  return publisher.evaluate(async () => {
+    for (const sender of __weir.pc.getSenders().filter((sender) => sender.track?.kind === 'video')) {
+      await sender.setParameters({ ...sender.getParameters(), degradationPreference: 'maintain-resolution' });
+    }
+  });
+}
+
+/** Waits until `viewer` has decoded `count` frames since `before`, a reading of its counters; null if it does not. */
+export function decodes(viewer, count, before = {}, timeoutMs = DECODES_TIMEOUT_MS) {
+  return soon(`${count} frames`, async () => since(before, await counters(viewer)).framesDecoded >= count, timeoutMs);
 }
 
 export const state = (page) =>
@@ -95,7 +120,7 @@ export function counters(page) {
     const report = await __weir.pc.getStats();
     const sum = { at: performance.now(), state: __weir.state, width: 0, height: 0, codec: null, layers: 0 };
     // A stream that has not begun counts as zero, not as unknown.
-    const names = 'audioPackets audioLost audioDiscarded audioSamples audioEnergy audioConcealed topFramesEncoded '
+    const names = 'audioPackets audioLost audioDiscarded audioSamples audioEnergy audioConcealed '
       + 'framesEncoded framesReceived framesDecoded framesDropped keyframes videoLost nacks plis freezes';
     for (const name of names.split(' ')) sum[name] = 0;
     const add = (name, value) => (sum[name] += value ?? 0);
@@ -113,12 +138,11 @@ export function counters(page) {
       if (stat.frameHeight > sum.height) {
         sum.width = stat.frameWidth;
         sum.height = stat.frameHeight;
-        // Of several layers the largest is what a viewer should get.
-        sum.topFramesEncoded = stat.framesEncoded ?? 0;
       }
       if (stat.framesEncoded > 0) sum.layers += 1;
       sum.codec ??= report.get(stat.codecId)?.mimeType.split('/')[1] ?? null;
-      add('framesEncoded', stat.framesEncoded);
+      // Of several layers the largest is what a viewer should get.
+      if (!stat.rid || stat.rid === 'h') add('framesEncoded', stat.framesEncoded);
       add('framesReceived', stat.framesReceived);
       add('framesDecoded', stat.framesDecoded);
       add('framesDropped', stat.framesDropped);

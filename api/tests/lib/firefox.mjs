@@ -7,6 +7,8 @@ import puppeteer from 'puppeteer-core';
 import { adopt } from './child.mjs';
 
 const EXECUTABLE = process.env.FIREFOX ?? '/usr/bin/firefox-esr';
+/** From the start of the process to its first answer. */
+const START_TIMEOUT_MS = 180_000;
 
 export async function launch() {
   // Firefox wants a HOME it may write to.
@@ -15,6 +17,7 @@ export async function launch() {
     browser: 'firefox',
     executablePath: EXECUTABLE,
     headless: true,
+    timeout: START_TIMEOUT_MS,
     env: { ...process.env, HOME: home, MOZ_DISABLE_CONTENT_SANDBOX: '1' },
     extraPrefsFirefox: {
       'media.navigator.streams.fake': true,

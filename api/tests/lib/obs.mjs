@@ -55,8 +55,10 @@ function oggPackets(file) {
 
 export class Obs {
   location = null;
+  framesSent = 0;
   #pc;
   #timer;
+  #videoEnded = false;
 
   constructor() {
     this.#pc = new nd.PeerConnection('obs', { iceServers: [], disableAutoNegotiation: true });
@@ -106,7 +108,7 @@ export class Obs {
     let packet = 0;
     this.#timer = setInterval(() => {
       const elapsed = performance.now() - startedAt;
-      while (frame * 1_000 <= elapsed * VIDEO_FPS) {
+      while (!this.#videoEnded && frame * 1_000 <= elapsed * VIDEO_FPS) {
         write(this.video, frame * (90_000 / VIDEO_FPS), frames[frame % frames.length]);
         frame += 1;
       }
@@ -116,6 +118,11 @@ export class Obs {
       }
       this.framesSent = frame;
     }, 5);
+  }
+
+  /** Sends only sound from now on. */
+  endVideo() {
+    this.#videoEnded = true;
   }
 
   /** As OBS stops: first the PeerConnection (close_notify), the DELETE comes after. */

@@ -1,7 +1,8 @@
 // Chromium publishes, Chromium watches: every codec, an early and a late viewer, simulcast.
 
 import { sleep, until } from '../lib/check.mjs';
-import { counters, keyframeRequests, launch, listen, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
+import { counters, keepSize, keyframeRequests, launch, listen, live, publishUrl, waiting, watchUrl } from '../lib/chromium.mjs';
+import { Delivery, endVideo, framesEncoded, judge } from '../lib/delivery.mjs';
 
 /** Software encoders of VP9 and AV1 need the lower frame rate on slow machines. */
 const CODECS = [
@@ -30,9 +31,10 @@ async function oneCodec(server, checks, chromium, codec, fps) {
   const stream = codec.toLowerCase();
   // The early viewer is there before the publisher (whip-whep G6).
   const early = await chromium.page(watchUrl(server, stream));
-  await until('the early viewer to wait', () => early.evaluate(() => __weir.state === 'waiting' && __weir.pc?.connectionState === 'connected'));
+  await waiting(early);
   const publisher = await chromium.page(publishUrl(server, stream, { codec, fps }));
   await live(publisher);
+  await keepSize(publisher);
   await live(early);
   await sleep(LATE_MS);
   const late = await chromium.page(watchUrl(server, stream));
@@ -44,33 +46,20 @@ async function oneCodec(server, checks, chromium, codec, fps) {
   // The late viewer's own start is not part of the window.
   await sleep(2_000);
 
-  const pages = [publisher, early, late];
-  const before = await Promise.all(pages.map(counters));
+  const delivery = await Delivery.begin(server, [early, late], framesEncoded(publisher));
   await steady(checks, codec, publisher, WINDOW_MS);
-  const after = await Promise.all(pages.map(counters));
-  const sent = since(before[0], after[0]);
-  for (const [i, who] of [[1, 'early viewer'], [2, 'late viewer']]) {
-    const startup = await pages[i].evaluate(() => __weir.session.startupMs);
-    judge(checks, `${codec}, ${who}`, after[i], since(before[i], after[i]), sent.framesEncoded);
-    checks.note(`${codec}, ${who}: first picture ${startup} ms after the POST, ${after[i].freezes} freezes in all`);
+  await endVideo(publisher);
+  const delivered = await delivery.end();
+  for (const [i, who] of ['early viewer', 'late viewer'].entries()) {
+    const startup = await [early, late][i].evaluate(() => __weir.session.startupMs);
+    judge(checks, `${codec}, ${who}`, delivered[i]);
+    checks.note(`${codec}, ${who}: first picture ${startup} ms after the POST, ${delivered[i].reading.freezes} freezes in all`);
   }
-  checks.equal(`${codec}: what the viewer decodes`, after[1].codec, codec);
-  for (const page of pages) {
+  checks.equal(`${codec}: what the viewer decodes`, delivered[0].reading.codec, codec);
+  for (const page of [publisher, early, late]) {
     if (page.problems.length) checks.check(`${codec}: no script error`, false, page.problems[0]);
     await page.context().close();
   }
-}
-
-/** What a viewer should see in a window without network trouble. */
-function judge(checks, who, reading, got, encoded) {
-  const share = encoded ? (100 * got.framesDecoded) / encoded : 0;
-  checks.check(`${who}: decodes at least 95 % of the frames`, encoded > 0 && share >= 95,
-    `${got.framesDecoded} of ${encoded}, ${share.toFixed(1)} %, ${reading.width}x${reading.height}`);
-  checks.check(`${who}: sound arrives`, got.audioSamples > 0 && got.audioEnergy > 0,
-    `${got.audioSamples} samples, energy ${got.audioEnergy.toExponential(1)}`);
-  checks.check(`${who}: no packet is missing or late`,
-    got.videoLost === 0 && got.audioLost === 0 && got.audioDiscarded === 0 && got.nacks <= 1,
-    `lost ${got.videoLost}+${got.audioLost}, discarded ${got.audioDiscarded}, nacks ${got.nacks}, freezes ${got.freezes}`);
 }
 
 /** Lets time pass in which nobody comes, goes or changes anything: how often was each layer asked for a keyframe? */
@@ -97,6 +86,7 @@ async function simulcast(server, checks, chromium) {
   const publisher = await chromium.page(
     publishUrl(server, 'layers', { codec: 'VP8', simulcast: '1', width: '1280', height: '720', fps: '20' }));
   await live(publisher);
+  await keepSize(publisher);
   const layers = await until('three layers', async () => {
     const { layers } = await counters(publisher);
     return layers === 3 && layers;
@@ -115,10 +105,10 @@ async function simulcast(server, checks, chromium) {
     others.push(other);
   }
   await sleep(2_000);
-  const before = await Promise.all([publisher, viewer].map(counters));
+  const delivery = await Delivery.begin(server, [viewer], framesEncoded(publisher));
   await steady(checks, 'simulcast', publisher, SIMULCAST_WINDOW_MS);
-  const after = await Promise.all([publisher, viewer].map(counters));
-  judge(checks, 'simulcast, viewer', after[1], since(before[1], after[1]), after[0].topFramesEncoded - before[0].topFramesEncoded);
+  await endVideo(publisher);
+  judge(checks, 'simulcast, viewer', (await delivery.end())[0]);
   const info = await server.stream('layers');
   const rids = info?.publisher?.tracks.flatMap((track) => track.layers.map((layer) => layer.rid)).filter(Boolean);
   checks.equal('simulcast: rids in the API', rids?.sort().join(' '), 'h l m');

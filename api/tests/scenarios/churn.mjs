@@ -2,16 +2,20 @@
 
 import fs from 'node:fs';
 import { sleep, soon } from '../lib/check.mjs';
-import { signal, start } from '../lib/child.mjs';
+import { signal } from '../lib/child.mjs';
+import { request } from '../lib/http.mjs';
+import { runLoad, startLoad } from '../lib/loadtest.mjs';
 
 const ROUNDS = 20;
 const VIEWERS = 10;
 /** Every so many rounds the clients are killed in the middle instead of leaving. */
 const KILL_EVERY = 4;
 /** The server closes idle HTTP connections after 5 s. */
-const IDLE_CONNECTION_MS = 7_000;
+const IDLE_CONNECTION_MS = 10_000;
 /** Consent runs out after 30 s (whip-whep C60); the cache is aged each second. */
 const GONE_WITHIN_MS = 45_000;
+/** What a session held is freed a moment after the session is gone. */
+const BACK_WITHIN_MS = 60_000;
 
 export async function run({ server, checks, args }) {
   await round(server, args, 'warm', false);
@@ -29,7 +33,7 @@ export async function run({ server, checks, args }) {
 
   const gone = await empty(server);
   checks.check('every session, stream and cached packet is gone', gone, JSON.stringify(await left(server)));
-  const after = await footprint(server);
+  const after = await footprint(server, before);
   checks.equal('descriptors are back to the start value', after.descriptors, before.descriptors);
   checks.equal('tasks are back to the start value', after.tasks, before.tasks);
   checks.equal('threads are back to the start value', after.threads, before.threads);
@@ -38,20 +42,19 @@ export async function run({ server, checks, args }) {
 
 /** One publisher and its viewers for a second; true if the load generator was content. */
 async function round(server, args, name, kill, checks) {
-  const load = start(args.loadtest, [
+  const load = [
     '--whip', server.whip(name), '--whep', server.whep(name), '--publishers', '1', '--viewers', String(VIEWERS),
-    '--video-kbps', '500', '--audio', '--duration', '1', '--verify', 'all',
-  ]);
-  let report = '';
-  for (const stream of [load.stdout, load.stderr]) stream.on('data', (text) => (report += text));
+    '--video-kbps', '500', '--audio', '--duration', kill ? '60' : '1', '--verify', 'all',
+  ];
   if (kill) {
-    await soon('the viewers to come', async () => (await server.stream(name))?.viewers === VIEWERS, 10_000);
-    signal(load, 'SIGKILL');
-    await load.ended;
+    const child = startLoad(args.loadtest, load);
+    await soon('the viewers to come', async () => (await server.stream(name))?.viewers === VIEWERS, 30_000);
+    signal(child, 'SIGKILL');
+    await child.ended;
     return false;
   }
-  const { code } = await load.ended;
-  if (code !== 0) checks?.note(`${name} ended with code ${code}: ${report.trim().split('\n').join('; ')}`);
+  const { code, log } = await runLoad(args.loadtest, load);
+  if (code !== 0) checks?.note(`${name} ended with code ${code}: ${log.trim().split('\n').join('; ')}`);
   return code === 0;
 }
 
@@ -64,17 +67,27 @@ function empty(server) {
   return soon('the server to be empty', async () => Object.values(await left(server)).every((n) => n === 0), GONE_WITHIN_MS, 500);
 }
 
-/** What the server process holds, as the kernel and its own metrics tell, once our requests' connections are closed. */
-async function footprint(server) {
+/**
+ * What the server process holds, as the kernel and its own metrics tell, once our requests' connections are closed.
+ * A busy server gets time to come back to what it held `before`.
+ */
+async function footprint(server, before) {
   await sleep(IDLE_CONNECTION_MS);
   const proc = `/proc/${server.child.pid}`;
-  const status = fs.readFileSync(`${proc}/status`, 'utf8');
-  const descriptors = fs.readdirSync(`${proc}/fd`).length;
-  const metrics = await (await fetch(`${server.url}/metrics`)).text();
-  return {
-    descriptors,
-    tasks: Number(/^weir_tasks (\d+)$/m.exec(metrics)[1]),
-    threads: Number(/^Threads:\s+(\d+)/m.exec(status)[1]),
-    rssKb: Number(/^VmRSS:\s+(\d+)/m.exec(status)[1]),
+  const status = (field) => Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(fs.readFileSync(`${proc}/status`, 'utf8'))[1]);
+  const reads = {
+    descriptors: () => fs.readdirSync(`${proc}/fd`).length,
+    // Each time on a connection of its own, which counts as well.
+    tasks: async () => Number(/^weir_tasks (\d+)$/m.exec((await request(server.url, 'GET', '/metrics')).body)[1]),
+    threads: () => status('Threads'),
   };
+  const held = { rssKb: status('VmRSS') };
+  // Descriptors first: to ask for the metrics takes one.
+  for (const [what, read] of Object.entries(reads)) {
+    await soon(what, async () => {
+      held[what] = await read();
+      return !before || held[what] === before[what];
+    }, BACK_WITHIN_MS);
+  }
+  return held;
 }

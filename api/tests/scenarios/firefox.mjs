@@ -4,8 +4,9 @@
 import readline from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { end, start } from '../lib/child.mjs';
-import { sleep, until } from '../lib/check.mjs';
-import { counters, launch as launchChromium, listen, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
+import { sleep } from '../lib/check.mjs';
+import { decodes, launch as launchChromium, listen, live, publishUrl, watchUrl } from '../lib/chromium.mjs';
+import { Delivery, endVideo, framesEncoded, judge } from '../lib/delivery.mjs';
 import { launch as launchFirefox } from '../lib/firefox.mjs';
 import { ADDRESS, withNamespace } from '../lib/netns.mjs';
 import { sideBySide } from '../lib/playout.mjs';
@@ -71,16 +72,11 @@ async function pair(checks, server, stream, from, to) {
   const viewer = await to.page(watchUrl(server, stream));
   await live(viewer);
   await listen(viewer);
-  await until('frames', async () => (await counters(viewer)).framesDecoded > 20, 30_000);
-  const before = await Promise.all([publisher, viewer].map(counters));
+  await decodes(viewer, 20);
+  const delivery = await Delivery.begin(server, [viewer], framesEncoded(publisher));
   await sleep(WINDOW_MS);
-  const after = await Promise.all([publisher, viewer].map(counters));
-  const sent = since(before[0], after[0]);
-  const got = since(before[1], after[1]);
-  checks.check(`${what}: at least 95 % of the frames`, sent.framesEncoded > 0 && got.framesDecoded >= 0.95 * sent.framesEncoded,
-    `${got.framesDecoded} of ${sent.framesEncoded}, ${after[1].width}x${after[1].height} ${after[1].codec}`);
-  checks.check(`${what}: sound arrives`, got.audioPackets > 0 && got.audioSamples > 0, `${got.audioPackets} packets, ${got.audioSamples} samples`);
-  checks.check(`${what}: no packet is missing`, got.videoLost === 0 && got.audioLost === 0, `lost ${got.videoLost}+${got.audioLost}, nacks ${got.nacks}`);
+  await endVideo(publisher);
+  judge(checks, what, (await delivery.end())[0]);
   for (const page of [publisher, viewer]) {
     if (page.problems.length) checks.check(`${what}: no script error`, false, page.problems[0]);
     await page.close();

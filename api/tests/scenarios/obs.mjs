@@ -1,8 +1,9 @@
 // OBS's habits (whip-whep A23, A25, A54, B17, C33): zero candidates in the offer, no PATCH, a new
 // POST while the old session lives, PeerConnection closed before the DELETE. Chromium watches.
 
-import { sleep, soon, until } from '../lib/check.mjs';
-import { counters, launch, listen, live, since, watchUrl } from '../lib/chromium.mjs';
+import { sleep, soon } from '../lib/check.mjs';
+import { counters, decodes, launch, listen, live, watchUrl } from '../lib/chromium.mjs';
+import { Delivery, judge } from '../lib/delivery.mjs';
 import { Obs } from '../lib/obs.mjs';
 
 const WINDOW_MS = 10_000;
@@ -20,7 +21,7 @@ export async function run({ server, checks }) {
   const viewer = await chromium.page(watchUrl(server, 'obs'));
   await live(viewer);
   await listen(viewer);
-  await decodes(checks, viewer, first, 'H264 and Opus of libdatachannel');
+  await delivers(server, checks, viewer, first, 'H264 and Opus of libdatachannel');
 
   // The network dropped, OBS comes again before the server can know (whip-whep A54).
   const pc = await viewer.evaluateHandle(() => __weir.pc);
@@ -33,29 +34,22 @@ export async function run({ server, checks }) {
   checks.check('the first session is closed by the server', ended, first.state);
   first.closeConnection();
   checks.equal('DELETE of the session that was taken over', await first.delete(), 200);
-  await decodes(checks, viewer, second, 'the same viewer after the takeover');
+  await delivers(server, checks, viewer, second, 'the same viewer after the takeover');
   checks.check('the viewer kept its session', await viewer.evaluate((pc) => pc === __weir.pc && __weir.session.reconnects === 0, pc));
 
   second.closeConnection();
   await sleep(2_000);
   checks.equal('DELETE after the connection was closed', await second.delete(), 200);
-  const gone = await soon('the publisher to be gone', async () => !(await server.stream('obs'))?.publisher, 5_000);
+  const gone = await soon('the publisher to be gone', async () => !(await server.stream('obs'))?.publisher, 30_000);
   checks.check('the stream is free then', gone);
   checks.equal('and once more', await second.delete(), 200);
   await chromium.close();
 }
 
-async function decodes(checks, viewer, obs, what) {
-  const start = await counters(viewer);
-  await until(`${what}: decoding`, async () => since(start, await counters(viewer)).framesDecoded > 30, 20_000);
-  const sentBefore = obs.framesSent;
-  const before = await counters(viewer);
+async function delivers(server, checks, viewer, obs, what) {
+  await decodes(viewer, 30, await counters(viewer));
+  const delivery = await Delivery.begin(server, [viewer], () => obs.framesSent);
   await sleep(WINDOW_MS);
-  const sent = obs.framesSent - sentBefore;
-  const after = await counters(viewer);
-  const got = since(before, after);
-  checks.check(`${what}: at least 95 % of the frames`, got.framesDecoded >= 0.95 * sent,
-    `${got.framesDecoded} of ${sent}, ${after.width}x${after.height}`);
-  checks.check(`${what}: sound arrives`, got.audioSamples > 0 && got.audioEnergy > 0, `${got.audioSamples} samples`);
-  checks.check(`${what}: no packet is missing`, got.videoLost === 0 && got.audioLost === 0, `lost ${got.videoLost}+${got.audioLost}, nacks ${got.nacks}`);
+  obs.endVideo();
+  judge(checks, what, (await delivery.end())[0]);
 }

@@ -3,7 +3,7 @@
 
 import { signal } from '../lib/child.mjs';
 import { sleep, soon, until } from '../lib/check.mjs';
-import { counters, launch, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
+import { counters, decodes, launch, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
 import { startServer } from '../lib/server.mjs';
 
 /** Starts the server twice on the same ports. */
@@ -58,7 +58,7 @@ async function recording(server, checks, chromium) {
   await page.click('#record');
   await sleep(3_000);
   await page.click('#record');
-  await page.waitForSelector('#download:not([hidden])', { timeout: 10_000 });
+  await page.waitForSelector('#download:not([hidden])');
   const [download] = await Promise.all([page.waitForEvent('download'), page.click('#download')]);
   const stream = await download.createReadStream();
   let bytes = 0;
@@ -86,7 +86,7 @@ async function restart(server, checks, chromium, args) {
   }
   const before = await counters(viewer);
   await sleep(4_000);
-  const got = since(before, await counters(viewer));
-  checks.check('and frames flow', got.framesDecoded >= 30, `${got.framesDecoded} frames in 4 s`);
+  const flow = await decodes(viewer, 30, before);
+  checks.check('and frames flow', flow, `${since(before, await counters(viewer)).framesDecoded} frames`);
   await again.stop();
 }

@@ -168,7 +168,7 @@ fn viewer_wait(seconds: u64) -> Result<u64, String> {
 }
 
 fn log_filter(text: String) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(&text) {
+    match crate::log::parse_filter(&text) {
         Ok(_) => Ok(text),
         Err(problem) => {
             Err(format!("`{text}` is no log filter ({problem}); give for example weir=debug,info"))

@@ -2,7 +2,7 @@
 //!
 //! Packets of the old layer are sent until a keyframe of the new one is cached and the old frame is
 //! complete. A publisher that returns continues the same numbers. A viewer may begin at a cached
-//! keyframe, and then catches up. The state is one [`Flow`]. [`Forwarder::pass`] decides on
+//! keyframe, and then catches up. The state is one [`Flow`]. [`Forwarder::number_packet`] decides on
 //! packets that arrive, [`Forwarder::poll`] on cached ones. Never looks at other viewers and never
 //! at bytes. Called by `worker/subscription.rs`; next: `start.rs` chooses the keyframe,
 //! `rtp_sender.rs` numbers and writes.
@@ -347,7 +347,7 @@ impl Forwarder {
         meta: &PacketMeta,
         padded: bool,
     ) -> ForwardDecision {
-        self.pass(context, meta, padded).map_or_else(|other| other, ForwardDecision::Send)
+        self.number_packet(context, meta, padded).map_or_else(|other| other, ForwardDecision::Send)
     }
 
     /// Decides on one packet that arrived: its number if it is simply the next one of the layer that
@@ -359,7 +359,7 @@ impl Forwarder {
     // Apart from other packets, and inlined: a record that is returned through memory is read in
     // other widths than it was written, which costs 20 ns per packet.
     #[inline(always)]
-    pub fn pass(
+    pub fn number_packet(
         &mut self,
         context: LayerContext,
         meta: &PacketMeta,

@@ -2,7 +2,7 @@
 //!
 //! Pure: a preference and the measurements of the layers give a layer and its reason. Layers are
 //! ordered by measurements; a rid is only a name (field D2). Set over HTTP (whip-whep E9), carried
-//! to the worker by `worker/preference_mailbox.rs`. Called by `worker/subscriber.rs` whenever the
+//! to the worker by `worker/preference_mailbox.rs`. Called by `worker/subscription.rs` whenever the
 //! layers or the preference change.
 
 use serde::Serialize;

@@ -1,13 +1,15 @@
 //! Send arena of one worker: packets for one viewer, sealed back to back and sent as one message.
 //!
 //! All datagrams of a message have one size, and only the last may be smaller (UDP GSO). So a
-//! larger packet begins a new message. Order is kept. Called by `outbox.rs` alone.
+//! larger packet begins a new message. Order is kept. Never sends: a message that is complete is
+//! returned. Called by `outbox.rs` alone.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::media::packet::PACKET_BYTES_MAX;
 use crate::transport::FiveTuple;
-use crate::transport::egress::{Egress, Transmit, TransmitClass};
+use crate::transport::egress::{Transmit, TransmitClass};
 
 /// Maximum datagrams per message: 16 have 90 % of what batching can gain (limits section 7).
 pub(super) const SEGMENTS_MAX: usize = 16;
@@ -15,11 +17,18 @@ pub(super) const SEGMENTS_MAX: usize = 16;
 /// Bytes for one packet while it is written: the largest input plus header, extensions and tag.
 pub(super) const SLOT_BYTES: usize = PACKET_BYTES_MAX + 128;
 
+/// Bytes of the arena: two messages. A packet that is too large for a message stays where it was
+/// written and begins the next one.
+const ARENA_BYTES: usize = 2 * SEGMENTS_MAX * SLOT_BYTES;
+
 /// Packets for one destination that are not sent yet.
 #[derive(Debug)]
 pub(super) struct Batch {
     bytes: Box<[u8]>,
-    len: usize,
+    /// Where the message begins.
+    start: usize,
+    /// Where the next packet is written.
+    end: usize,
     segment: usize,
     count: usize,
     /// Arrival of the oldest packet of the message that is forwarded for the first time.
@@ -33,31 +42,47 @@ pub(super) struct Envelope {
     pub class: TransmitClass,
 }
 
+/// Complete message.
+#[derive(Debug)]
+pub(super) struct Message<'a> {
+    contents: &'a [u8],
+    segment_size: Option<usize>,
+    arrived: Option<Instant>,
+}
+
+impl<'a> Message<'a> {
+    /// The message on its way to a destination.
+    pub(super) fn to(self, Envelope { path, class }: Envelope) -> Transmit<'a> {
+        let Self { contents, segment_size, arrived } = self;
+        Transmit { path, contents, segment_size, arrived, class }
+    }
+}
+
 impl Batch {
     /// An empty arena.
     pub(super) fn new() -> Self {
-        let bytes = vec![0; SEGMENTS_MAX * SLOT_BYTES].into_boxed_slice();
-        Self { bytes, len: 0, segment: 0, count: 0, arrived: None }
+        let bytes = vec![0; ARENA_BYTES].into_boxed_slice();
+        Self { bytes, start: 0, end: 0, segment: 0, count: 0, arrived: None }
     }
 
-    /// Buffer for the next packet; pass its length to [`Self::commit`].
+    /// Buffer for the next packet; pass its length to [`Self::add`].
     pub(super) fn slot(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.len..self.len + SLOT_BYTES).unwrap_or(&mut [])
+        if self.end + SLOT_BYTES > self.bytes.len() {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        self.bytes.get_mut(self.end..self.end + SLOT_BYTES).unwrap_or(&mut [])
     }
 
-    /// Takes the packet written into the slot. Sends the message if it is full or closed by a
-    /// smaller packet.
-    pub(super) fn commit(
-        &mut self,
-        len: usize,
-        arrived: Option<Instant>,
-        to: Envelope,
-        egress: &mut dyn Egress,
-    ) {
+    /// Adds the packet in the slot. Returns the message that is complete now: the one before, if the
+    /// packet is too large for it, or the one that the packet fills or ends.
+    #[inline]
+    pub(super) fn add(&mut self, len: usize, arrived: Option<Instant>) -> Option<Message<'_>> {
         if self.count > 0 && len > self.segment {
-            let start = self.len;
-            self.flush(to, egress);
-            self.bytes.copy_within(start..start + len, 0);
+            let before = self.unsent();
+            (self.start, self.end) = (self.end, self.end + len);
+            (self.segment, self.count, self.arrived) = (len, 1, arrived);
+            return self.message(before);
         }
         if self.count == 0 {
             self.segment = len;
@@ -67,23 +92,29 @@ impl Batch {
         {
             self.arrived = Some(at);
         }
-        self.len += len;
+        self.end += len;
         self.count += 1;
-        if len < self.segment || self.count == SEGMENTS_MAX {
-            self.flush(to, egress);
-        }
+        if len < self.segment || self.count == SEGMENTS_MAX { self.take() } else { None }
     }
 
-    /// Sends the packets that are not sent yet.
-    pub(super) fn flush(&mut self, to: Envelope, egress: &mut dyn Egress) {
-        let segment_size = (self.count > 1).then_some(self.segment);
-        let arrived = self.arrived.take();
-        if let Some(contents) = self.bytes.get(..self.len).filter(|bytes| !bytes.is_empty()) {
-            let Envelope { path, class } = to;
-            egress.send(Transmit { path, contents, segment_size, arrived, class });
-        }
-        self.len = 0;
-        self.count = 0;
+    /// Takes the message of the packets that are not sent yet, if there are any.
+    pub(super) fn take(&mut self) -> Option<Message<'_>> {
+        let unsent = self.unsent();
+        (self.start, self.end, self.count, self.arrived) = (0, 0, 0, None);
+        self.message(unsent)
+    }
+
+    /// Place, segment size and arrival of the message that is being filled.
+    fn unsent(&self) -> (Range<usize>, Option<usize>, Option<Instant>) {
+        (self.start..self.end, (self.count > 1).then_some(self.segment), self.arrived)
+    }
+
+    fn message(
+        &self,
+        (place, segment_size, arrived): (Range<usize>, Option<usize>, Option<Instant>),
+    ) -> Option<Message<'_>> {
+        let contents = self.bytes.get(place).filter(|bytes| !bytes.is_empty())?;
+        Some(Message { contents, segment_size, arrived })
     }
 }
 
@@ -91,48 +122,67 @@ impl Batch {
 mod tests {
     use super::*;
 
-    #[derive(Default)]
-    struct Sent(Vec<(Vec<usize>, Vec<u8>)>);
+    const PATH: &str = "127.0.0.1:9";
 
-    impl Egress for Sent {
-        fn send(&mut self, transmit: Transmit<'_>) {
+    /// Messages that packets of these lengths are sent in: the lengths in each, and the bytes, each of
+    /// which is its packet's position.
+    fn messages(lens: impl IntoIterator<Item = usize>) -> Vec<(Vec<usize>, Vec<u8>)> {
+        let path = FiveTuple::udp(None, PATH.parse().unwrap());
+        let to = Envelope { path, class: TransmitClass::Media };
+        let mut sent = Vec::new();
+        let mut send = |message: Option<Message<'_>>| {
+            let Some(transmit) = message.map(|message| message.to(to)) else { return };
             let lens = transmit.datagrams().map(<[u8]>::len).collect();
-            self.0.push((lens, transmit.contents.to_vec()));
+            sent.push((lens, transmit.contents.to_vec()));
+        };
+        let mut batch = Batch::new();
+        for (n, len) in lens.into_iter().enumerate() {
+            batch.slot()[..len].fill(n as u8);
+            send(batch.add(len, None));
         }
+        send(batch.take());
+        assert!(batch.take().is_none(), "nothing is left");
+        sent
+    }
+
+    fn in_order(sent: &[(Vec<usize>, Vec<u8>)]) -> bool {
+        let bytes = || sent.iter().flat_map(|(_, bytes)| bytes);
+        bytes().zip(bytes().skip(1)).all(|(a, b)| *b == *a || *b == *a + 1)
     }
 
     #[test]
     fn message_holds_equal_sizes_and_keeps_order() {
-        let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
-        let to = Envelope { path, class: TransmitClass::Media };
-        let mut batch = Batch::new();
-        let mut sent = Sent::default();
-        for (n, len) in [100, 100, 60, 100, 1200, 1200, 1200, 1201].into_iter().enumerate() {
-            batch.slot()[..len].fill(n as u8);
-            batch.commit(len, None, to, &mut sent);
-        }
-        batch.flush(to, &mut sent);
-        let lens: Vec<_> = sent.0.iter().map(|(lens, _)| lens.clone()).collect();
+        let sent = messages([100, 100, 60, 100, 1200, 1200, 1200, 1201]);
+        let lens: Vec<_> = sent.iter().map(|(lens, _)| lens.clone()).collect();
         assert_eq!(lens, [vec![100, 100, 60], vec![100], vec![1200; 3], vec![1201]]);
-        let order: Vec<u8> = sent
-            .0
-            .iter()
-            .flat_map(|(lens, bytes)| bytes.chunks(lens[0]).map(|chunk| chunk[0]))
-            .collect();
-        assert_eq!(order, (0..8).collect::<Vec<u8>>());
-        assert!(sent.0.iter().all(|(_, b)| b.iter().zip(b.iter().skip(1)).all(|(x, y)| x <= y)));
+        assert!(in_order(&sent));
     }
 
     #[test]
     fn message_is_never_longer_than_the_limit() {
-        let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
-        let to = Envelope { path, class: TransmitClass::Media };
+        let sent = messages([SLOT_BYTES; SEGMENTS_MAX + 1]);
+        let counts: Vec<_> = sent.iter().map(|(lens, _)| lens.len()).collect();
+        assert_eq!(counts, [SEGMENTS_MAX, 1]);
+    }
+
+    #[test]
+    fn packets_that_grow_find_room_however_many_they_are() {
+        let sent = messages((0..200).map(|n| SLOT_BYTES - 200 + n));
+        let lens: Vec<_> = sent.iter().flat_map(|(lens, _)| lens.clone()).collect();
+        assert_eq!(lens, (0..200).map(|n| SLOT_BYTES - 200 + n).collect::<Vec<_>>());
+        assert!(in_order(&sent));
+    }
+
+    #[test]
+    fn message_tells_the_arrival_of_its_oldest_packet() {
+        let first = Instant::now();
+        let later = first + std::time::Duration::from_millis(1);
         let mut batch = Batch::new();
-        let mut sent = Sent::default();
-        for _ in 0..SEGMENTS_MAX + 1 {
-            batch.commit(SLOT_BYTES, None, to, &mut sent);
+        for arrived in [None, Some(later), Some(first), Some(later)] {
+            batch.slot();
+            assert!(batch.add(100, arrived).is_none());
         }
-        assert_eq!(sent.0.len(), 1);
-        assert_eq!(sent.0[0].0.len(), SEGMENTS_MAX);
+        assert_eq!(batch.add(101, Some(later)).unwrap().arrived, Some(first));
+        assert_eq!(batch.take().unwrap().arrived, Some(later), "not of the message before");
     }
 }

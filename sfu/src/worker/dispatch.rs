@@ -1,17 +1,22 @@
-//! Dispatch of a datagram to its session: by address, by ICE ufrag, or on to another worker.
+//! Dispatch of what arrives: a datagram to its session, by address, by ICE ufrag, or on to another
+//! worker; media of another worker to its stream here.
 //!
-//! Part of the worker's top layer: finds sessions, adopts them, passes datagrams on. Packets are
-//! interpreted by `publisher.rs` and `subscriber.rs`.
+//! Part of the worker's top layer: finds sessions, adopts them, passes datagrams on. Called by
+//! `net/shell.rs`. Packets are interpreted by `publisher.rs` and `subscriber.rs`; then `fanout.rs`
+//! forwards what waits in the streams.
 
 use std::time::{Duration, Instant};
 
 use super::keys::SessionKey;
 use super::outbox::Outbox;
 use super::session::{RoleState, Session};
+use super::stream::LocalStream;
 use super::{CheckOutcome, Event, Owner, Worker};
 use crate::error::DropReason;
-use crate::ids::Role;
+use crate::ids::{Epoch, Role};
+use crate::media::PacketPool;
 use crate::media::packet::PACKET_BYTES_MAX;
+use crate::router::{MediaItem, StreamId};
 use crate::rtp::packet::{PacketClass, classify};
 use crate::transport::FiveTuple;
 use crate::transport::egress::{Egress, Transmit, TransmitClass};
@@ -53,6 +58,50 @@ impl Worker {
             }
         }
         self.stray_buffer = buffer;
+    }
+
+    /// Takes what another worker sent of its publisher.
+    fn take_media(&mut self, now: Instant, item: MediaItem, egress: &mut dyn Egress) {
+        match item {
+            MediaItem::Packet { stream: id, layer, packet } => {
+                let reader = self.reader(now, id, layer.epoch, egress);
+                match reader.and_then(|(stream, pool)| stream.take_packet(layer, packet, pool)) {
+                    Ok(()) => self.mark_dirty(id),
+                    Err(reason) => self.context.report.dropped.count(reason),
+                }
+            }
+            MediaItem::Prefill { stream: id, layer, packet } => {
+                // Already here, or too old by now: nothing is lost.
+                _ = self.reader(now, id, layer.epoch, egress).and_then(|(stream, pool)| {
+                    stream.keep(layer, packet, pool)?;
+                    stream.mark_prefilled(layer);
+                    Ok(())
+                });
+            }
+            MediaItem::Layer { stream: id, layer, update } => {
+                if let Some(stream) = self.streams.get_mut(id) {
+                    stream.update_layer_info(layer, update);
+                }
+            }
+        }
+    }
+
+    /// The stream here that reads another worker's publisher.
+    fn reader(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        epoch: Epoch,
+        egress: &mut dyn Egress,
+    ) -> Result<(&mut LocalStream, &mut PacketPool), DropReason> {
+        if self.streams.get(id).is_some_and(|stream| stream.epoch() < Some(epoch)) {
+            // The first packet of a new publisher came before the order that announces it.
+            self.refresh(now, id, egress);
+        }
+        // The packet is of a publisher that one here replaced: the buffer is another worker's and
+        // must not come into our pool.
+        let stream = self.streams.get_mut(id).filter(|stream| !stream.is_owned());
+        Ok((stream.ok_or(DropReason::UnknownTrack)?, &mut self.context.pool))
     }
 
     pub(super) fn dispatch(
@@ -218,7 +267,7 @@ impl Worker {
                     stream.warm();
                     publisher.warm_layers();
                     stream.warm_layers();
-                    stream.warm_rings();
+                    stream.warm_packets();
                 }
                 publisher.handle_rtp(
                     now,
@@ -228,7 +277,8 @@ impl Worker {
                     stream,
                     &mut self.context,
                 )?;
-                self.mark_dirty_or_flush(now, id, egress);
+                self.mark_dirty(id);
+                self.serve_if_full(now, id, egress);
                 if first {
                     self.publishers_with_media.push(key);
                 }

@@ -6,18 +6,14 @@
 use std::time::Instant;
 
 use super::Worker;
-use super::keys::SessionKey;
 use super::outbox::Outbox;
 use super::session::{RoleState, Session};
 use super::stream::LocalStream;
 use super::subscriber::Subscriber;
-use super::subscription::Subscription;
 use super::turn::{TurnPlan, Visit};
 use super::viewer_queue::{Delivery, JOINING_PER_STEP};
 use crate::error::DropReason;
-use crate::ids::Epoch;
-use crate::media::PacketPool;
-use crate::router::{MediaItem, StreamId};
+use crate::router::StreamId;
 use crate::transport::egress::{Egress, TransmitClass};
 
 /// Viewers whose state is read into the CPU caches at a time.
@@ -40,66 +36,15 @@ impl Worker {
         self.context.port.notify();
     }
 
-    pub(super) fn take_media(&mut self, now: Instant, item: MediaItem, egress: &mut dyn Egress) {
-        match item {
-            MediaItem::Packet { stream: id, layer, packet } => {
-                let taken = self.reader(now, id, layer.epoch, egress).and_then(|(stream, pool)| {
-                    let packet = stream.keep(layer, packet, pool)?;
-                    stream.viewers.queue(packet);
-                    Ok(())
-                });
-                match taken {
-                    Ok(()) => self.mark_dirty(id),
-                    Err(reason) => self.context.report.dropped.count(reason),
-                }
-            }
-            MediaItem::Prefill { stream: id, layer, packet } => {
-                // Already here, or too old by now: nothing is lost.
-                _ = self.reader(now, id, layer.epoch, egress).and_then(|(stream, pool)| {
-                    stream.keep(layer, packet, pool)?;
-                    stream.mark_prefilled(layer);
-                    Ok(())
-                });
-            }
-            MediaItem::Layer { stream: id, layer, update } => {
-                if let Some(stream) = self.streams.get_mut(id) {
-                    stream.update_layer_info(layer, update);
-                }
-            }
-        }
-    }
-
-    /// The stream here that reads another worker's publisher.
-    fn reader(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        epoch: Epoch,
-        egress: &mut dyn Egress,
-    ) -> Result<(&mut LocalStream, &mut PacketPool), DropReason> {
-        if self.streams.get(id).is_some_and(|stream| stream.epoch() < Some(epoch)) {
-            // The first packet of a new publisher came before the order that announces it.
-            self.refresh(now, id, egress);
-        }
-        // The packet is of a publisher that one here replaced: the buffer is another worker's and
-        // must not come into our pool.
-        let stream = self.streams.get_mut(id).filter(|stream| !stream.is_owned());
-        Ok((stream.ok_or(DropReason::UnknownTrack)?, &mut self.context.pool))
-    }
-
+    /// Notes that packets of a stream arrived; [`Self::flush`] forwards them.
     pub(super) fn mark_dirty(&mut self, id: StreamId) {
         if !self.dirty_streams.contains(&id) {
             self.dirty_streams.push(id);
         }
     }
 
-    pub(super) fn mark_dirty_or_flush(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        egress: &mut dyn Egress,
-    ) {
-        self.mark_dirty(id);
+    /// Forwards a stream's packets at once if more wait than may before datagrams are read again.
+    pub(super) fn serve_if_full(&mut self, now: Instant, id: StreamId, egress: &mut dyn Egress) {
         let full = self.streams.get(id).is_some_and(|stream| {
             stream.viewers.packets(Delivery::Immediate).len() >= FORWARD_BEFORE_READ_MAX
         });
@@ -127,6 +72,10 @@ impl Worker {
         self.plan.begin();
         for &id in streams {
             let Some(stream) = self.streams.get_mut(id) else { continue };
+            if stream.viewers.packets(Delivery::Immediate).is_empty() {
+                // Padding, or packets that were forwarded in the middle of the turn.
+                continue;
+            }
             stream.select(now);
             stream.arrange(Delivery::Immediate);
             self.plan.add(id, stream.viewers.established());
@@ -244,46 +193,5 @@ impl Worker {
         if subscriber.next_timeout() != wanted {
             self.schedule(visit.viewer);
         }
-    }
-
-    /// Plans the keyframe requests that this session may have made.
-    pub(super) fn collect_requests_of(
-        &mut self,
-        now: Instant,
-        key: SessionKey,
-        egress: &mut dyn Egress,
-    ) {
-        let Some(session) = self.sessions.get(key) else { return };
-        let Some(subscriber) = session.subscriber() else {
-            return self.collect_keyframe_requests(now, session.stream.id, egress);
-        };
-        let streams = subscriber.subscriptions.iter().filter_map(Subscription::stream);
-        let requested = streams.filter(|shared| shared.has_keyframe_requests());
-        // Empty, and without an allocation, unless something is requested.
-        for id in requested.map(|shared| shared.id).collect::<Vec<_>>() {
-            self.collect_keyframe_requests(now, id, egress);
-        }
-    }
-
-    /// Plans a stream's keyframe requests at once, if its publisher is here. Requests of viewers
-    /// elsewhere are found by its timer.
-    pub(super) fn collect_keyframe_requests(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        egress: &mut dyn Egress,
-    ) {
-        let requested =
-            |stream: &&LocalStream| stream.is_owned() && stream.shared.has_keyframe_requests();
-        let Some(stream) = self.streams.get(id).filter(requested) else { return };
-        let publisher = stream.source().and_then(|source| self.by_id.get(&source.publisher));
-        let Some(key) = publisher.copied() else { return };
-        self.guarded(now, key, egress, |worker, _| {
-            let Some(Session { role, stream, .. }) = worker.sessions.get_mut(key) else { return };
-            if let RoleState::Publisher(publisher) = role {
-                publisher.take_keyframe_requests(now, stream);
-                worker.schedule(key);
-            }
-        });
     }
 }

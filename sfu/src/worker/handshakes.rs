@@ -1,4 +1,4 @@
-//! Queue of DTLS datagrams of viewers that are not connected yet; one is handled per turn.
+//! Queue of DTLS datagrams of viewers that are not connected yet; one is handled per step.
 //!
 //! A handshake costs half a millisecond, as much as some thousand forwarded packets. So a join
 //! storm must not stand between a publisher's packet and connected viewers. Part of the worker's

@@ -1,8 +1,8 @@
 //! Worker: the sessions, streams and timers of one core. Pure: time, datagrams and commands come in
 //! as arguments, datagrams and events go out as values.
 //!
-//! This file is the worker's top layer: it only says which module is called, in which order.
-//! `dispatch` finds the session of a datagram, `handshakes` spreads DTLS over turns, and
+//! The worker's top layer is spread over the modules named here; this file holds its fields, its
+//! commands and its timers. `net/shell.rs` says in which order a turn calls them. `dispatch` finds the session of a datagram, `handshakes` spreads DTLS over turns, and
 //! `lifecycle` adopts, connects and closes sessions. `sources` follows changes of publishers, and
 //! `fanout` serves viewers in the order of their [`viewer_queue`]. Below them, `publisher` takes
 //! packets in, `stream` keeps them, `subscriber` sends them out. The shell in `net/` drives one
@@ -14,6 +14,7 @@ mod demux;
 mod dispatch;
 mod fanout;
 mod handshakes;
+mod keyframe_requests;
 mod keys;
 mod layer;
 mod lifecycle;
@@ -173,7 +174,8 @@ pub struct Worker {
     by_id: HashMap<SessionId, SessionKey>,
     demux: Demux,
     streams: Streams,
-    /// Publishers that sent media in this turn: their timers are set once for all packets.
+    /// Publishers that sent media in this turn, in the order of their packets: feedback that is due
+    /// is sent once for all packets of one in a row.
     publishers_with_media: Vec<SessionKey>,
     /// Streams with packets that arrived in this turn.
     dirty_streams: Vec<StreamId>,

@@ -118,7 +118,7 @@ impl<'a> Outbox<'a> {
         let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
         // Without keys the viewer is not connected, and its packets do not come here.
-        if self.commit(sealed, DropReason::NoKeys, arrived).is_some() {
+        if self.send(sealed, DropReason::NoKeys, arrived).is_some() {
             sender.on_sent(self.sent_at, record, octets);
         }
     }
@@ -144,7 +144,7 @@ impl<'a> Outbox<'a> {
         let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
         // A record whose segment is forgotten cannot be written as it was.
-        self.commit(sealed, DropReason::RepairExpired, None)?;
+        self.send(sealed, DropReason::RepairExpired, None)?;
         if rtx {
             self.state.take_twcc();
         }
@@ -166,14 +166,14 @@ impl<'a> Outbox<'a> {
             Some(bytes) if !self.reserve(bytes) => {
                 self.count_dropped(DropReason::UnconfirmedEgress, 1)
             }
-            Some(bytes) => self.batch.commit(bytes, None, self.to, self.egress),
+            Some(bytes) => self.batch(bytes, None),
         }
     }
 
-    /// Takes the sealed packet in the batch's slot into the message, or counts the reason why not: `unsealed` if it
-    /// was not written or sealed.
+    /// Sends the sealed packet in the batch's slot with the viewer's next message, or counts the
+    /// reason why not: `unsealed` if it was not written or sealed.
     #[inline]
-    fn commit(
+    fn send(
         &mut self,
         sealed: Option<usize>,
         unsealed: DropReason,
@@ -186,12 +186,20 @@ impl<'a> Outbox<'a> {
             Some(bytes) => {
                 self.packets += 1;
                 self.bytes += bytes as u64;
-                self.batch.commit(bytes, arrived, self.to, self.egress);
+                self.batch(bytes, arrived);
                 return Some(());
             }
         };
         self.context.report.dropped.count(reason);
         None
+    }
+
+    /// Puts the sealed packet into the viewer's message, and sends the message that is complete.
+    #[inline]
+    fn batch(&mut self, bytes: usize, arrived: Option<Instant>) {
+        if let Some(message) = self.batch.add(bytes, arrived) {
+            self.egress.send(message.to(self.to));
+        }
     }
 
     /// Whether so many bytes may be sent to the path now (rule of 3 times, architecture D3); counts
@@ -207,7 +215,9 @@ impl<'a> Outbox<'a> {
 
     /// Sends the last message.
     pub(super) fn finish(self) {
-        self.batch.flush(self.to, self.egress);
+        if let Some(message) = self.batch.take() {
+            self.egress.send(message.to(self.to));
+        }
         self.peer.count_sent(self.counted);
         self.context.report.packets_out += self.packets;
         self.context.report.bytes_out += self.bytes;

@@ -3,7 +3,7 @@
 //!
 //! The dependency descriptor is read first and the payload second, so that decisions hold where the
 //! payload is encrypted end to end. Keeps state that spans packets: the structure that descriptors
-//! refer to, and which H.264 frames no frame refers to. Called by `publisher.rs`.
+//! refer to, and which H.264 frames no frame refers to. Called by `layer.rs`.
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -3,7 +3,7 @@
 //!
 //! However often a viewer changes its preferences, at most one order is in flight. The worker reads
 //! the preferences that hold at that time. The lock is held for an assignment, and packets never
-//! wait for it. Written by `net/layers.rs`, read by [`super::Command::ApplyPreferences`].
+//! wait for it. Written by `net/signalling.rs`, read by [`super::Command::ApplyPreferences`].
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,9 @@
 //! Publisher: packets from one publisher, and the feedback to it.
 //!
 //! Opens each packet once, finds its track and layer, unwraps RTX, and parses it once. Hands it to
-//! the stream here and to the rings of workers that have viewers. Sends NACK, TWCC, RR, REMB and
-//! keyframe requests. Called by the worker's top layer in `mod.rs`; next: `stream.rs`.
+//! the stream here and to the rings of workers that have viewers. `publisher_feedback.rs` sends
+//! NACK, TWCC, RR, REMB and keyframe requests. Called by `dispatch.rs` for each packet; next:
+//! `lookup.rs`, `layer.rs`, `routing.rs`, and `stream.rs` for the viewers here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -270,9 +271,7 @@ impl Publisher {
             stream.update_layer_info(key, update);
         }
         self.routing.send(now, key, update, &packet, stream, context);
-        let packet = stream.keep(key, packet, &mut context.pool)?;
-        stream.viewers.queue(packet);
-        Ok(())
+        stream.take_packet(key, packet, &mut context.pool)
     }
 
     /// Handles one decrypted RTCP compound.

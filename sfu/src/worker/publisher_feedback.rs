@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::publisher::Publisher;
-use crate::ids::{LayerIdx, TrackIdx};
 use crate::repair::keyframe_planner::KeyframeNeed;
 use crate::repair::nack_list::NackList;
 use crate::router::StreamShared;
@@ -52,38 +51,6 @@ impl Publisher {
     ) {
         self.twcc.bring_forward(now);
         self.send_twcc(now, peer, context, egress);
-    }
-
-    /// Plans the viewers' keyframe requests.
-    pub(super) fn take_keyframe_requests(&mut self, now: Instant, stream: &StreamShared) {
-        // During a takeover the requests are for the publisher that is the source.
-        let holds = stream.source.load().as_ref().is_none_or(|s| s.epoch == self.source.epoch);
-        if !holds {
-            return;
-        }
-        let starts = stream.take_keyframe_requests();
-        let refreshes = stream.take_refresh_requests();
-        if starts.is_empty() && refreshes.is_empty() {
-            return;
-        }
-        for (track_index, track) in TrackIdx::all().zip(&mut self.tracks) {
-            if !track.plan.feedback.asks_keyframes() {
-                continue;
-            }
-            for (layer_index, layer) in LayerIdx::all().zip(&mut track.layers) {
-                if layer.ssrc().is_none() {
-                    // The request is for the publisher before; viewers that still wait request
-                    // again.
-                    continue;
-                }
-                if starts.contains(track_index, layer_index) {
-                    layer.keyframes.add_need(now, KeyframeNeed::Start);
-                }
-                if refreshes.contains(track_index, layer_index) {
-                    layer.keyframes.add_need(now, KeyframeNeed::Refresh);
-                }
-            }
-        }
     }
 
     fn send_twcc(

@@ -58,7 +58,7 @@ pub(super) struct LocalTrack {
 
 #[derive(Debug, Default)]
 struct LocalLayer {
-    ring: PacketCache,
+    packets: PacketCache,
     keyframe: KeyframeCache,
     frames: FrameInterval,
     anchor: Option<ClockAnchor>,
@@ -101,13 +101,13 @@ impl LocalStream {
             layer.keyframe.warm();
             layer.rate.warm();
             warm!(layer.frames, layer.last_packet, layer.size, layer.anchor);
-            warm!(layer.ring.newest());
+            warm!(layer.packets.newest());
         }
     }
 
     /// Reads the packet caches, to which the layers point, after [`Self::warm_layers`].
-    pub(super) fn warm_rings(&self) {
-        self.tracks.iter().flat_map(|track| &track.layers).for_each(|layer| layer.ring.warm());
+    pub(super) fn warm_packets(&self) {
+        self.tracks.iter().flat_map(|track| &track.layers).for_each(|layer| layer.packets.warm());
     }
 
     /// The publisher as applied here.
@@ -153,7 +153,7 @@ impl LocalStream {
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
             layer.keyframe.clear();
-            layer.ring.clear(|packet| release(owned, pool, packet));
+            layer.packets.clear(|packet| release(owned, pool, packet));
         }
     }
 
@@ -162,11 +162,27 @@ impl LocalStream {
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
             layer.keyframe.expire(now);
-            layer.ring.expire(now, |packet| release(owned, pool, packet));
+            layer.packets.expire(now, |packet| release(owned, pool, packet));
         }
     }
 
-    /// Caches a packet for starts and retransmissions; [`ViewerQueue::queue`] forwards it.
+    /// Takes a packet that arrived: caches it, and queues it for the viewers here.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it is not taken; the packet is released then.
+    pub(super) fn take_packet(
+        &mut self,
+        key: LayerKey,
+        packet: Arc<Packet>,
+        pool: &mut PacketPool,
+    ) -> Result<(), DropReason> {
+        let packet = self.keep(key, packet, pool)?;
+        self.viewers.queue(packet);
+        Ok(())
+    }
+
+    /// Caches a packet for starts and retransmissions.
     ///
     /// # Errors
     ///
@@ -199,13 +215,13 @@ impl LocalStream {
         state.last_packet = Some(meta.arrival);
         state.rate.add(meta.arrival, usize::from(meta.payload_len));
         state.learn_size(meta.frame.resolution);
-        if !state.ring.insert(packet, |packet| release(owned, pool, packet)) {
+        if !state.packets.insert(packet, |packet| release(owned, pool, packet)) {
             return Err(DropReason::TooOld);
         }
         if codec.kind() == MediaKind::Video {
             state.frames.on_packet(meta.arrival, meta.timestamp);
             let starts = can_start(codec, &meta, state.inband_parameter_sets);
-            state.keyframe.on_packet(&meta, starts, &state.ring);
+            state.keyframe.on_packet(&meta, starts, &state.packets);
         }
         Ok(PacketRef { layer: key, ext_seq: meta.ext_seq, padded: false })
     }
@@ -265,7 +281,7 @@ impl LocalStream {
             let key = run.first().map(|packet| packet.layer);
             let layer = key.and_then(|key| track(key)?.layers.get(usize::from(key.layer)));
             if let Some(layer) = layer {
-                pad_to_neighbours(run, |ext_seq| layer.ring.get(ext_seq)?.meta());
+                pad_to_neighbours(run, |ext_seq| layer.packets.get(ext_seq)?.meta());
             }
         }
     }
@@ -278,7 +294,7 @@ impl LocalStream {
 
     /// The packets cached of a layer.
     pub(super) fn cache(&self, key: LayerKey) -> Option<&PacketCache> {
-        self.layer(key).map(|layer| &layer.ring)
+        self.layer(key).map(|layer| &layer.packets)
     }
 
     /// The present best layer of a track.
@@ -300,7 +316,7 @@ impl LocalStream {
     /// A cached packet.
     pub(super) fn packet(&self, key: LayerKey, ext_seq: u64) -> Option<&Packet> {
         let layer = self.layer(key)?;
-        layer.ring.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq)).map(|packet| &**packet)
+        layer.packets.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq)).map(|packet| &**packet)
     }
 
     /// Whether the packet is part of the present delivery anyway.
@@ -329,7 +345,8 @@ impl LocalStream {
         layers.flat_map(move |(key, state)| {
             let whole = state.keyframe.whole();
             let end = whole.map_or(0, |keyframe| keyframe.end());
-            let rest = (end..=state.ring.newest()).map_while(|ext_seq| state.ring.get(ext_seq));
+            let rest =
+                (end..=state.packets.newest()).map_while(|ext_seq| state.packets.get(ext_seq));
             let kept = whole.into_iter().flat_map(|keyframe| keyframe.packets());
             let all = kept.chain(rest.take(packets_max)).take(packets_max);
             all.map(move |packet| (key, packet))
@@ -339,8 +356,8 @@ impl LocalStream {
     /// Number of packets and payload bytes cached here.
     pub(super) fn cached(&self) -> (usize, usize) {
         self.tracks.iter().flat_map(|track| &track.layers).fold((0, 0), |(p, b), layer| {
-            let (packets, bytes) = layer.kept_beyond_ring();
-            (p + layer.ring.packets() + packets, b + layer.ring.bytes() + bytes)
+            let (packets, bytes) = layer.held_beyond_packets();
+            (p + layer.packets.packets() + packets, b + layer.packets.bytes() + bytes)
         })
     }
 
@@ -390,8 +407,8 @@ impl<'a> LayerCache<'a> for StreamCache<'a> {
         let begins = layer.keyframe.begins();
         let live = begins.filter(|_| !layer.keyframe.is_prefilled());
         Some(Cached {
-            tail: begins.and_then(|first| Tail::find(&layer.ring, first, TAIL_PACKETS_MAX)),
-            begun: live.and_then(|first| Some(layer.ring.get(first)?.meta()?.arrival)),
+            tail: begins.and_then(|first| Tail::find(&layer.packets, first, TAIL_PACKETS_MAX)),
+            begun: live.and_then(|first| Some(layer.packets.get(first)?.meta()?.arrival)),
             keyframe: layer.keyframe.whole(),
             bitrate: layer.rate.bitrate(now),
         })
@@ -409,10 +426,10 @@ impl LocalLayer {
     }
 
     /// Packets and bytes of the keyframe that are not in the packet cache any more.
-    fn kept_beyond_ring(&self) -> (usize, usize) {
+    fn held_beyond_packets(&self) -> (usize, usize) {
         let kept = self.keyframe.whole().map_or(&[][..], |keyframe| keyframe.packets());
         let metas = kept.iter().filter_map(|packet| packet.meta());
-        let beyond = metas.filter(|meta| self.ring.get(meta.ext_seq).is_none());
+        let beyond = metas.filter(|meta| self.packets.get(meta.ext_seq).is_none());
         beyond.fold((0, 0), |(p, b), meta| (p + 1, b + usize::from(meta.payload_len)))
     }
 

@@ -380,30 +380,27 @@ impl Subscription {
         let Some((packet, meta)) = packet.and_then(|packet| Some((packet, packet.meta()?))) else {
             return false;
         };
-        match self.forwarder.pass(layer, meta, padded) {
+        match self.forwarder.number_packet(layer, meta, padded) {
             Ok(numbered) => {
                 let sender = self.forwarder.sender_mut();
                 outbox.media(sender, numbered, packet, Some(meta.arrival));
             }
             Err(ForwardDecision::Send(numbered)) => {
                 self.send(numbered, packet, Some(meta.arrival), outbox);
+                return self.forwarder.sender().begins_with() == Some(ext_seq);
             }
-            Err(ForwardDecision::Later) => return false,
+            Err(ForwardDecision::Later) => {}
             Err(ForwardDecision::NeedKeyframe) => {
                 outbox.count_dropped(DropReason::AwaitingKeyframe, 1);
                 self.request_keyframe(layer.key, stream, outbox.now);
-                return false;
             }
-            Err(ForwardDecision::Drop(reason)) => {
-                outbox.count_dropped(reason, 1);
-                return false;
-            }
+            Err(ForwardDecision::Drop(reason)) => outbox.count_dropped(reason, 1),
         }
-        self.forwarder.sender().begins_with() == Some(ext_seq)
+        false
     }
 
     /// Sends a packet that is not simply the next one of its layer; apart, as
-    /// [`Forwarder::pass`] explains.
+    /// [`Forwarder::number_packet`] explains.
     #[inline(never)]
     fn send(
         &mut self,

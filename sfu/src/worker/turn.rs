@@ -1,7 +1,8 @@
-//! Plan of one turn: the viewers to visit, and the streams that have packets for each.
+//! Plan of visits: the viewers to visit in one pass, and the streams that have packets for each.
 //!
-//! A viewer is visited once per turn, whatever number of its streams has packets: one visit and one
-//! batch. Made by `fanout.rs`; its memory is used again in each turn. Knows keys only.
+//! In a turn there is one pass over established viewers, and one for each step of a round of joining
+//! viewers. A viewer is visited once in a pass, whatever number of its streams has packets: one visit
+//! and one batch. Made by `fanout.rs`; its memory is used again in each turn. Knows keys only.
 
 use super::keys::SessionKey;
 use crate::router::StreamId;

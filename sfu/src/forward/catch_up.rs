@@ -113,8 +113,8 @@ pub struct Tail {
 impl Tail {
     /// The tail that begins with packet `first`. `None` if a packet is missing or there are more
     /// than `packets_max`.
-    pub fn find(ring: &PacketCache, first: u64, packets_max: usize) -> Option<Self> {
-        let newest = ring.newest();
+    pub fn find(packets: &PacketCache, first: u64, packets_max: usize) -> Option<Self> {
+        let newest = packets.newest();
         let count = newest.checked_sub(first)?;
         if count >= packets_max as u64 {
             return None;
@@ -122,7 +122,7 @@ impl Tail {
         let mut tail = Self { first, newest, frames: 0, bytes: 0 };
         let mut timestamp = None;
         for ext_seq in first..=newest {
-            let meta = ring.get(ext_seq)?.meta()?;
+            let meta = packets.get(ext_seq)?.meta()?;
             tail.bytes += usize::from(meta.payload_len);
             if timestamp.replace(meta.timestamp) != Some(meta.timestamp) {
                 tail.frames += 1;
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn tail_with_a_missing_packet_is_not_used() {
-        let mut ring = PacketCache::new();
+        let mut packets = PacketCache::new();
         let mut insert = |ext_seq: u64, timestamp| {
             let mut packet = Packet::with_capacity(100);
             packet.describe(PacketMeta {
@@ -206,14 +206,14 @@ mod tests {
                 exts: [None; 4],
                 arrival: Instant::now(),
             });
-            ring.insert(Arc::new(packet), drop);
+            packets.insert(Arc::new(packet), drop);
         };
         for (ext_seq, timestamp) in [(10, 0), (11, 0), (12, 5), (14, 9)] {
             insert(ext_seq, timestamp);
         }
         insert(15, 9);
-        assert_eq!(Tail::find(&ring, 10, 400), None, "13 is missing");
-        let tail_from = |first| Tail::find(&ring, first, 2);
+        assert_eq!(Tail::find(&packets, 10, 400), None, "13 is missing");
+        let tail_from = |first| Tail::find(&packets, first, 2);
         assert_eq!(tail_from(14), Some(Tail { first: 14, newest: 15, frames: 1, bytes: 100 }));
         assert_eq!(tail_from(13), None);
         assert_eq!(tail_from(20), None);

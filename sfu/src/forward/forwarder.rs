@@ -308,7 +308,7 @@ impl Forwarder {
         self.flow.layer() == key_or || self.flow.target() == key_or || self.sender.remembers(key)
     }
 
-    /// Whether packets are sent only as they arrive, so that [`Self::poll`] has nothing to do.
+    /// Whether [`Self::poll`] has nothing to do: packets are sent as they arrive, or none is.
     pub fn is_passthrough(&self) -> bool {
         matches!(
             self.flow,
@@ -350,12 +350,12 @@ impl Forwarder {
         self.number_packet(context, meta, padded).map_or_else(|other| other, ForwardDecision::Send)
     }
 
-    /// Decides on one packet that arrived: its number if it is simply the next one of the layer that
-    /// is sent, as nearly every packet is.
+    /// Decides on one packet that arrived: its number if it is of the layer that is sent live, as nearly
+    /// every packet is.
     ///
     /// # Errors
     ///
-    /// The decision on any other packet, which may be sent as well.
+    /// The decision on any other packet, which may be to send it as well.
     // Apart from other packets, and inlined: a record that is returned through memory is read in
     // other widths than it was written, which costs 20 ns per packet.
     #[inline(always)]

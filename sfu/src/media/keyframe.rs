@@ -111,8 +111,8 @@ impl KeyframeCache {
         warm!(self.begun.map(|begun| begun.timestamp));
     }
 
-    /// Records a packet that was put into `ring`; `starts` tells whether a decoder can begin at it.
-    pub fn on_packet(&mut self, meta: &PacketMeta, starts: bool, ring: &PacketCache) {
+    /// Records a packet that was put into `packets`; `starts` tells whether a decoder can begin at it.
+    pub fn on_packet(&mut self, meta: &PacketMeta, starts: bool, packets: &PacketCache) {
         let is_same_frame = self.begun.is_some_and(|begun| begun.timestamp == meta.timestamp);
         if starts && !is_same_frame && self.begun.is_none_or(|begun| begun.first < meta.ext_seq) {
             self.begun = Some(Begun {
@@ -137,7 +137,7 @@ impl KeyframeCache {
         // One check for each packet that was missing, so that no publisher makes it expensive.
         let may_complete = meta.marker || begun.missing == Some(meta.ext_seq);
         let Some(last) = begun.last.filter(|_| may_complete && !begun.is_decided) else { return };
-        match collect(ring, begun.first, last) {
+        match collect(packets, begun.first, last) {
             Ok(keyframe) => {
                 begun.is_decided = true;
                 self.replaced = self.whole.replace(keyframe);
@@ -202,14 +202,14 @@ enum NotCollected {
 }
 
 /// Collects handles to all packets from the first to the last.
-fn collect(ring: &PacketCache, first: u64, last: u64) -> Result<Keyframe, NotCollected> {
+fn collect(packets: &PacketCache, first: u64, last: u64) -> Result<Keyframe, NotCollected> {
     let count = last.checked_sub(first).ok_or(NotCollected::TooLarge)?;
     if count >= KEYFRAME_PACKETS_MAX as u64 {
         return Err(NotCollected::TooLarge);
     }
     let mut bytes = 0;
     for ext_seq in first..=last {
-        let meta = ring
+        let meta = packets
             .get(ext_seq)
             .and_then(|packet| packet.meta())
             .ok_or(NotCollected::Missing(ext_seq))?;
@@ -219,7 +219,7 @@ fn collect(ring: &PacketCache, first: u64, last: u64) -> Result<Keyframe, NotCol
         return Err(NotCollected::TooLarge);
     }
     let packets: Vec<Arc<Packet>> =
-        (first..=last).filter_map(|ext_seq| ring.get(ext_seq).cloned()).collect();
+        (first..=last).filter_map(|ext_seq| packets.get(ext_seq).cloned()).collect();
     let first_meta = packets.first().and_then(|packet| packet.meta());
     let arrival = first_meta.ok_or(NotCollected::TooLarge)?.arrival;
     Ok(Keyframe { packets, first, arrival })
@@ -230,18 +230,18 @@ mod tests {
     use super::*;
     use crate::rtp::codec::FrameInfo;
 
-    /// A layer's ring and keyframe, fed by (number, timestamp, starts a keyframe, ends its frame).
+    /// A layer's packets and keyframe, fed by (number, timestamp, starts a keyframe, ends its frame).
     struct Layer {
         now: Instant,
-        ring: PacketCache,
+        packets: PacketCache,
         cache: KeyframeCache,
         payload_len: u16,
     }
 
     impl Layer {
         fn new() -> Self {
-            let (ring, cache) = (PacketCache::new(), KeyframeCache::default());
-            Self { now: Instant::now(), ring, cache, payload_len: 1_000 }
+            let (packets, cache) = (PacketCache::new(), KeyframeCache::default());
+            Self { now: Instant::now(), packets, cache, payload_len: 1_000 }
         }
 
         fn feed(&mut self, packets: &[(u64, u32, bool, bool)]) {
@@ -260,9 +260,9 @@ mod tests {
                     arrival: self.now,
                 };
                 packet.describe(meta);
-                self.ring.insert(Arc::new(packet), drop);
+                self.packets.insert(Arc::new(packet), drop);
                 let starts = can_start(Codec::Vp8, &meta, false);
-                self.cache.on_packet(&meta, starts, &self.ring);
+                self.cache.on_packet(&meta, starts, &self.packets);
             }
         }
 
@@ -300,7 +300,7 @@ mod tests {
         layer.feed(&[(100, 9, true, true)]);
         layer.now += Duration::from_secs(4);
         layer.feed(&[(101, 360_000, false, true)]);
-        assert!(layer.ring.get(100).is_none());
+        assert!(layer.packets.get(100).is_none());
         let keyframe = layer.cache.whole().expect("it is kept");
         assert!(keyframe.get(100).is_some() && keyframe.get(101).is_none());
         assert!(keyframe.get(99).is_none());

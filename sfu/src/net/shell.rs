@@ -138,8 +138,8 @@ impl Shell {
         }
     }
 
-    /// Waits until there is work. On a busy core it waits a little longer, so that packets which arrive
-    /// meanwhile share send calls.
+    /// Does deferred work until there is other work, and waits if there is none. On a busy core it
+    /// waits a little longer, so that packets which arrive meanwhile share send calls.
     fn wait_for_work(&mut self, worker: &mut Worker) {
         let now = Instant::now();
         self.busy += now.saturating_duration_since(self.turn_began);
@@ -173,16 +173,16 @@ impl Shell {
 
     /// Runs deferred work until `until`, at least one step of it. Returns the time that is left.
     fn run_deferred(&mut self, worker: &mut Worker, until: Instant) -> Duration {
-        let mut outlet =
+        let mut egress =
             SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
         // The worker's time does not move meanwhile: a datagram that the kernel receives during this keeps
         // its own receive time.
         loop {
-            let more = worker.handle_timeout(self.now, &mut outlet);
+            let more = worker.handle_timeout(self.now, &mut egress);
             let now = Instant::now();
             let rest = until.saturating_duration_since(now);
             if !more || rest.is_zero() {
-                outlet.forward_latency.look(now);
+                egress.forward_latency.look(now);
                 return rest;
             }
         }
@@ -203,7 +203,7 @@ impl Shell {
         })
     }
 
-    /// Reads, lets the worker work, sends.
+    /// Reads datagrams, and has the worker forward them; it sends through the socket at once.
     fn turn(&mut self, worker: &mut Worker) {
         let mut clock = self.turn_began;
         let mut lag = Duration::ZERO;
@@ -225,7 +225,7 @@ impl Shell {
             clock = Instant::now();
             self.worked = true;
             let (told, held, tick_wait) = (&mut self.now, self.held, &mut self.tick_wait);
-            let mut outlet = SocketEgress {
+            let mut egress = SocketEgress {
                 socket: &mut self.socket,
                 forward_latency: &mut self.forward_latency,
             };
@@ -238,7 +238,7 @@ impl Shell {
                 lag = lag.max(told.saturating_duration_since(arrived));
                 tick_wait.record(age.min(held), 1);
                 datagrams += 1;
-                worker.handle_datagram(*told, path, datagram, &mut outlet);
+                worker.handle_datagram(*told, path, datagram, &mut egress);
             });
             if count < BATCH_SIZE {
                 // The socket is empty. The rest of a frame may follow at once, and what is read now shares
@@ -251,10 +251,10 @@ impl Shell {
         }
         self.now = self.now.max(clock);
         self.forward_latency.set_lag(lag);
-        let mut outlet =
+        let mut egress =
             SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
-        worker.handle_rings(self.now, &mut outlet);
-        worker.flush(self.now, &mut outlet);
+        worker.handle_rings(self.now, &mut egress);
+        worker.flush(self.now, &mut egress);
         // As much time as the media took: a worker with long turns has few of them.
         let ended = Instant::now();
         self.forward_latency.look(ended);
@@ -266,14 +266,14 @@ impl Shell {
     fn take_messages(&mut self, worker: &mut Worker) -> bool {
         for _ in 0..MESSAGES_PER_TURN {
             let message = self.pending.take().or_else(|| self.inbox.messages.try_recv().ok());
-            let mut outlet = SocketEgress {
+            let mut egress = SocketEgress {
                 socket: &mut self.socket,
                 forward_latency: &mut self.forward_latency,
             };
             match message {
                 None => break,
                 Some(Message::Command(command)) => {
-                    worker.handle_command(self.now, command, &mut outlet);
+                    worker.handle_command(self.now, command, &mut egress);
                 }
                 Some(Message::Inspect(inspect)) => inspect(worker, self.now),
                 Some(Message::Report(answer)) => answer(worker.report(), self.report()),
@@ -333,10 +333,10 @@ impl Shell {
         }
         self.rebuilt = Some(Instant::now());
         self.forward_latency.look(Instant::now());
-        let mut outlet =
+        let mut egress =
             SocketEgress { socket: &mut self.socket, forward_latency: &mut self.forward_latency };
         let close = Command::CloseAll(CloseReason::WorkerLost);
-        let closing = AssertUnwindSafe(|| broken.handle_command(self.now, close, &mut outlet));
+        let closing = AssertUnwindSafe(|| broken.handle_command(self.now, close, &mut egress));
         if catch_unwind(closing).is_err() {
             tracing::warn!(
                 worker = self.index,

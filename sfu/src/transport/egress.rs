@@ -1,4 +1,4 @@
-//! What leaves a worker: datagrams as values, handed to whoever owns the socket.
+//! What leaves a worker: datagrams, handed at once to whoever owns the socket.
 //!
 //! `net/` implements [`Egress`] with a real socket, tests and the simulator with a list.
 

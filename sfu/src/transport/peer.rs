@@ -246,7 +246,7 @@ impl Peer {
     /// Authenticates and decrypts one RTP packet into `out`.
     ///
     /// # Errors
-    /// Why it was dropped; nothing changed then.
+    /// Why it was dropped. Then only the bytes received from a validated path are counted.
     pub fn open_rtp(
         &mut self,
         now: Instant,
@@ -267,7 +267,7 @@ impl Peer {
     /// Authenticates and decrypts one RTCP packet in place; returns its plaintext length.
     ///
     /// # Errors
-    /// Why it was dropped; nothing changed then.
+    /// Why it was dropped. Then only the bytes received from a validated path are counted.
     pub fn open_rtcp(
         &mut self,
         now: Instant,

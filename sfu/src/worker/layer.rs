@@ -41,7 +41,7 @@ pub(super) struct Track {
     pub(super) layers: Vec<Layer>,
 }
 
-/// Interval at which other workers are sent the layer information.
+/// Interval at which all workers with viewers are told the layer information.
 const ANCHOR_INTERVAL: Duration = Duration::from_millis(200);
 
 /// An opened packet of a layer.
@@ -71,7 +71,7 @@ pub(super) struct Layer {
     timeline: Timeline,
     /// Server time of those timestamps.
     clock: TrackClock,
-    /// Time when other workers were last sent the layer information.
+    /// Time when all workers with viewers were last told the layer information.
     anchored_at: Option<Instant>,
     inspector: PacketInspector,
     /// Recovery of lost packets from RED.
@@ -195,7 +195,7 @@ impl Layer {
         }
     }
 
-    /// The layer information for other workers, if it is due.
+    /// The layer information for this worker and others with viewers, if it is due.
     pub(super) fn due_info(
         &mut self,
         now: Instant,
@@ -260,7 +260,7 @@ impl Layer {
         let announced = self.inspector.announced();
         let meta = self.inspector.describe(plan, header, plaintext, &incoming, now)?;
         if self.inspector.announced() != announced {
-            self.anchored_at = None; // other workers are sent it at once
+            self.anchored_at = None; // it is due at once
         }
         self.on_media(now, context.clock.ntp(now), &meta, clock_rate, rtx);
         Ok(Some(meta))

@@ -1,5 +1,5 @@
 //! Worker: the sessions, streams and timers of one core. Pure: time, datagrams and commands come in
-//! as arguments, datagrams and events go out as values.
+//! as arguments, events go out as values, and datagrams through an [`Egress`].
 //!
 //! The worker's top layer is spread over the modules named here; this file holds its fields, its
 //! commands and its timers. `net/shell.rs` says in which order a turn calls them. `dispatch` finds the session of a datagram, `handshakes` spreads DTLS over turns, and

@@ -1,7 +1,8 @@
 //! Outbox: send path of one viewer, which seals, counts and batches every media, RTX and RTCP
 //! packet.
 //!
-//! A packet gets its transport-wide number and send time when it is sealed. An [`Outbox`] is opened
+//! A packet gets its transport-wide number when it is sealed; its send time is that of the visit. An
+//! [`Outbox`] is opened
 //! for one visit of a viewer and closed with [`Outbox::finish`], which sends the last message. A
 //! pacer, the history of sent packets for the estimator, and probes attach here. Never decides what
 //! is sent: that is `subscription.rs`. Next: `batch.rs` (the message), `transport/peer.rs` (the

@@ -1,9 +1,9 @@
 //! Publisher: packets from one publisher, and the feedback to it.
 //!
-//! Opens each packet once, finds its track and layer, unwraps RTX, and parses it once. Hands it to
+//! Opens each packet once, finds its track and layer, and has the layer account for it. Hands it to
 //! the stream here and to the rings of workers that have viewers. `publisher_feedback.rs` sends
 //! NACK, TWCC, RR, REMB and keyframe requests. Called by `dispatch.rs` for each packet; next:
-//! `lookup.rs`, `layer.rs`, `routing.rs`, and `stream.rs` for the viewers here.
+//! `transport/peer.rs`, `lookup.rs`, `layer.rs`, `routing.rs`, and `stream.rs` for the viewers here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

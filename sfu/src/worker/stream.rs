@@ -2,7 +2,8 @@
 //! here.
 //!
 //! The publisher's own worker fills it directly, others from their rings; serving viewers is the
-//! same in both cases. Called by `publisher.rs` and by the worker's top layer in `mod.rs`.
+//! same in both cases. A packet that is taken waits in `viewer_queue.rs` until `fanout.rs` serves the
+//! stream. Called by `publisher.rs`, `dispatch.rs`, `fanout.rs` and the subscriptions.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -464,13 +465,13 @@ impl LocalTrack {
 /// Marks packets that one byte of padding makes as long as the longest packet of their run. A run
 /// of nearly equal packets ends where the next one is much longer or shorter.
 fn pad_to_neighbours<'a>(run: &mut [PacketRef], meta: impl Fn(u64) -> Option<&'a PacketMeta>) {
-    let len = |fresh: &PacketRef| meta(fresh.ext_seq).map_or(0, |meta| meta.payload_len);
+    let len = |packet: &PacketRef| meta(packet.ext_seq).map_or(0, |meta| meta.payload_len);
     let nearly = |a: &PacketRef, b: &PacketRef| len(a).abs_diff(len(b)) <= PADDING_MAX;
     for equals in run.chunk_by_mut(nearly) {
         let longest = equals.iter().map(len).max().unwrap_or(0);
-        for fresh in equals {
-            let short_by = longest - len(fresh);
-            fresh.padded = short_by > 0 && short_by <= PADDING_MAX;
+        for packet in equals {
+            let short_by = longest - len(packet);
+            packet.padded = short_by > 0 && short_by <= PADDING_MAX;
         }
     }
 }
@@ -507,7 +508,7 @@ mod tests {
             .map(|ext_seq| PacketRef { layer, ext_seq, padded: false })
             .collect();
         pad_to_neighbours(&mut run, |ext_seq| metas.get(ext_seq as usize));
-        run.iter().map(|fresh| fresh.padded).collect()
+        run.iter().map(|packet| packet.padded).collect()
     }
 
     // architecture D5

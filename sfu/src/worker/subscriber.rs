@@ -1,8 +1,8 @@
 //! Subscriber: one viewer's subscriptions, and the packets that it is sent in each visit.
 //!
 //! [`Subscriber::forward`] is the inner loop of the fan-out: one visit per viewer and turn,
-//! whatever number of streams has packets for it. Called by `fanout.rs` and `lifecycle.rs` with an
-//! open [`Outbox`]. `subscription.rs` decides what is sent of one track. What the API shows of a
+//! whatever number of streams has packets for it. Called by `fanout.rs`, `lifecycle.rs` and
+//! `dispatch.rs` with an open [`Outbox`]. `subscription.rs` decides what is sent of one track. What the API shows of a
 //! viewer is in `viewer_info.rs`.
 
 use std::time::{Duration, Instant};

@@ -45,7 +45,7 @@ const RTT_UNKNOWN: Duration = Duration::from_millis(50);
 /// One subscription. What each turn needs is in the forwarder.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    /// Layer or track that it carries now.
+    /// Publisher and track that it carries now; `layer` is 0.
     source: Option<LayerKey>,
     pub(super) forwarder: Forwarder,
     pub(super) plan: SubscribeTrack,

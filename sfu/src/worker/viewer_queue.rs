@@ -275,7 +275,7 @@ mod tests {
     impl World {
         fn hand(&mut self, keys: &[SessionKey], delivery: Delivery) {
             for (key, got) in self.all.iter_mut().filter(|(key, _)| keys.contains(key)) {
-                got.extend(self.queue.packets(delivery).iter().map(|fresh| fresh.ext_seq));
+                got.extend(self.queue.packets(delivery).iter().map(|packet| packet.ext_seq));
                 assert!(got.is_sorted_by(|a, b| a + 1 == *b), "{key:?} got {got:?}");
             }
         }

@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use serde::Deserialize;
-use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
@@ -72,7 +72,73 @@ fn targets(filter: &str) -> Targets {
 ///
 /// # Errors
 ///
-/// What is wrong in the text.
-pub(crate) fn parse_filter(filter: &str) -> Result<Targets, ParseError> {
-    filter.parse()
+/// The part that is neither a level nor `module=level`. It would stand for a module whose name
+/// nobody has, and all others would fall silent.
+pub(crate) fn parse_filter(filter: &str) -> Result<Targets, String> {
+    let mut parts = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
+    if parts.peek().is_none() {
+        return Ok(Targets::new().with_default(LevelFilter::ERROR));
+    }
+    parts.try_fold(Targets::new(), |targets, part| {
+        let (module, level) = match part.split_once('=') {
+            Some((module, level)) => (Some(module.trim()), level.trim()),
+            None => (None, part),
+        };
+        let level: LevelFilter = match level {
+            "" => return Err(format!("`{part}` names no level")),
+            level => level.parse().map_err(|_| format!("`{level}` is no level"))?,
+        };
+        let is_module = |name: &str| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+            !name.is_empty() && name.chars().all(fits)
+        };
+        match module {
+            None => Ok(targets.with_default(level)),
+            Some(module) if is_module(module) => Ok(targets.with_target(module, level)),
+            Some(module) => Err(format!("`{module}` is no module")),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn filter_sets_levels_of_modules_and_one_for_all_others() {
+        for filter in ["info, weir_sfu=debug", "weir_sfu=debug,info,", ",info,,weir_sfu = debug"] {
+            let targets = parse_filter(filter).unwrap();
+            assert!(targets.would_enable("weir_sfu::worker", &Level::DEBUG), "{filter}");
+            assert!(targets.would_enable("hyper", &Level::INFO), "{filter}");
+            assert!(!targets.would_enable("hyper", &Level::DEBUG), "{filter}");
+        }
+        for filter in ["", " , "] {
+            let targets = parse_filter(filter).unwrap();
+            assert!(targets.would_enable("hyper", &Level::ERROR), "{filter:?}");
+            assert!(!targets.would_enable("hyper", &Level::WARN), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn text_that_would_silence_the_log_is_refused_and_named() {
+        let cases = [
+            ("debgu", "`debgu` is no level"),
+            ("weir_sfu=debgu,info", "`debgu` is no level"),
+            ("\"info\"", "`\"info\"` is no level"),
+            ("weir_sfu=", "`weir_sfu=` names no level"),
+            ("[session]=debug", "`[session]` is no module"),
+            ("=debug", "`` is no module"),
+        ];
+        for (filter, problem) in cases {
+            assert_eq!(parse_filter(filter).unwrap_err(), problem);
+        }
+    }
+
+    #[test]
+    fn dtls_library_logs_errors_only_unless_the_filter_names_it() {
+        assert!(!targets("info").would_enable("rtc_dtls", &Level::WARN));
+        assert!(targets("info,rtc_dtls=warn").would_enable("rtc_dtls", &Level::WARN));
+    }
 }

@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("codec", 0),
     ("ids", 0),
     ("limiter", 0),
+    ("warm", 0),
     ("units", 0),
     ("error", 0),
     ("config", 0),

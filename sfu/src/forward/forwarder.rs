@@ -77,7 +77,7 @@ pub enum Step<'a> {
 
 /// State of a forwarder: the layer that is sent now, and the one that follows. What only a start or
 /// a switch needs is boxed: each packet of each viewer reads the rest.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Flow {
     /// Nothing is sent, until a keyframe of the target (if any) is found.
     Waiting { target: Option<LayerKey> },
@@ -86,7 +86,7 @@ enum Flow {
 }
 
 /// Which packets of a layer are sent.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Pass {
     /// Packets as they arrive.
     Live,
@@ -95,7 +95,7 @@ enum Pass {
 }
 
 /// Layer that follows the one that is sent.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 enum Next {
     /// The same layer.
     Same,
@@ -106,7 +106,7 @@ enum Next {
 }
 
 /// Wait for the end of the frame that is being sent, before another layer starts.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 struct FrameEnd {
     /// Layer that starts then.
     target: LayerKey,
@@ -350,8 +350,8 @@ impl Forwarder {
         self.number_packet(context, meta, padded).map_or_else(|other| other, ForwardDecision::Send)
     }
 
-    /// Decides on one packet that arrived: its number if it is of the layer that is sent live, as nearly
-    /// every packet is.
+    /// Decides on one packet that arrived: its number if it is of the layer that is sent live, and
+    /// nothing is filtered. Nearly every packet is.
     ///
     /// # Errors
     ///
@@ -382,7 +382,7 @@ impl Forwarder {
         Err(self.on_other_packet(context, meta, padded))
     }
 
-    /// Decides on a packet that is not simply the next one of the layer that is sent.
+    /// Decides on a packet that is not of the layer that is sent live, or that may be filtered.
     #[inline(never)]
     fn on_other_packet(
         &mut self,

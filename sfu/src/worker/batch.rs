@@ -2,7 +2,7 @@
 //!
 //! All datagrams of a message have one size, and only the last may be smaller (UDP GSO). So a
 //! larger packet begins a new message. Order is kept. Never sends: a message that is complete is
-//! returned. Called by `outbox.rs` alone.
+//! returned. Filled by `outbox.rs` alone.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -77,6 +77,7 @@ impl Batch {
     /// Adds the packet in the slot. Returns the message that is complete now: the one before, if the
     /// packet is too large for it, or the one that the packet fills or ends.
     #[inline]
+    #[must_use = "the message is lost otherwise"]
     pub(super) fn add(&mut self, len: usize, arrived: Option<Instant>) -> Option<Message<'_>> {
         if self.count > 0 && len > self.segment {
             let before = self.unsent();
@@ -98,6 +99,7 @@ impl Batch {
     }
 
     /// Takes the message of the packets that are not sent yet, if there are any.
+    #[must_use = "the message is lost otherwise"]
     pub(super) fn take(&mut self) -> Option<Message<'_>> {
         let unsent = self.unsent();
         (self.start, self.end, self.count, self.arrived) = (0, 0, 0, None);

@@ -119,7 +119,7 @@ impl<'a> Outbox<'a> {
         let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
         // Without keys the viewer is not connected, and its packets do not come here.
-        if self.send(sealed, DropReason::NoKeys, arrived).is_some() {
+        if self.post(sealed, DropReason::NoKeys, arrived).is_some() {
             sender.on_sent(self.sent_at, record, octets);
         }
     }
@@ -145,7 +145,7 @@ impl<'a> Outbox<'a> {
         let octets = written.as_ref().map_or(0, Plaintext::payload_len);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
         // A record whose segment is forgotten cannot be written as it was.
-        self.send(sealed, DropReason::RepairExpired, None)?;
+        self.post(sealed, DropReason::RepairExpired, None)?;
         if rtx {
             self.state.take_twcc();
         }
@@ -167,14 +167,14 @@ impl<'a> Outbox<'a> {
             Some(bytes) if !self.reserve(bytes) => {
                 self.count_dropped(DropReason::UnconfirmedEgress, 1)
             }
-            Some(bytes) => self.batch(bytes, None),
+            Some(bytes) => self.put(bytes, None),
         }
     }
 
-    /// Sends the sealed packet in the batch's slot with the viewer's next message, or counts the
-    /// reason why not: `unsealed` if it was not written or sealed.
+    /// Puts the sealed packet in the batch's slot on its way, or counts the reason why not: `unsealed`
+    /// if it was not written or sealed.
     #[inline]
-    fn send(
+    fn post(
         &mut self,
         sealed: Option<usize>,
         unsealed: DropReason,
@@ -187,7 +187,7 @@ impl<'a> Outbox<'a> {
             Some(bytes) => {
                 self.packets += 1;
                 self.bytes += bytes as u64;
-                self.batch(bytes, arrived);
+                self.put(bytes, arrived);
                 return Some(());
             }
         };
@@ -197,7 +197,7 @@ impl<'a> Outbox<'a> {
 
     /// Puts the sealed packet into the viewer's message, and sends the message that is complete.
     #[inline]
-    fn batch(&mut self, bytes: usize, arrived: Option<Instant>) {
+    fn put(&mut self, bytes: usize, arrived: Option<Instant>) {
         if let Some(message) = self.batch.add(bytes, arrived) {
             self.egress.send(message.to(self.to));
         }

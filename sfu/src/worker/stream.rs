@@ -5,6 +5,7 @@
 //! same in both cases. A packet that is taken waits in `viewer_queue.rs` until `fanout.rs` serves the
 //! stream. Called by `publisher.rs`, `dispatch.rs`, `fanout.rs` and the subscriptions.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ pub(super) struct LocalStream {
     selected_at: Option<Instant>,
     /// Counter that grows whenever the choice of a layer may change: best layer, layer sizes,
     /// source.
-    selection: u64,
+    selection: NonZeroU64,
 }
 
 /// Maximum difference in payload length that padding makes equal. libwebrtc splits a frame about
@@ -59,7 +60,7 @@ pub(super) struct LocalTrack {
 
 #[derive(Debug, Default)]
 struct LocalLayer {
-    packets: PacketCache,
+    cache: PacketCache,
     keyframe: KeyframeCache,
     frames: FrameInterval,
     anchor: Option<ClockAnchor>,
@@ -82,7 +83,7 @@ impl LocalStream {
             owned: false,
             tracks: Vec::new(),
             selected_at: None,
-            selection: 0,
+            selection: NonZeroU64::MIN,
         }
     }
 
@@ -102,13 +103,13 @@ impl LocalStream {
             layer.keyframe.warm();
             layer.rate.warm();
             warm!(layer.frames, layer.last_packet, layer.size, layer.anchor);
-            warm!(layer.packets.newest());
+            warm!(layer.cache.newest());
         }
     }
 
     /// Reads the packet caches, to which the layers point, after [`Self::warm_layers`].
     pub(super) fn warm_packets(&self) {
-        self.tracks.iter().flat_map(|track| &track.layers).for_each(|layer| layer.packets.warm());
+        self.tracks.iter().flat_map(|track| &track.layers).for_each(|layer| layer.cache.warm());
     }
 
     /// The publisher as applied here.
@@ -144,7 +145,7 @@ impl LocalStream {
             source.iter().flat_map(|source| &source.tracks).map(LocalTrack::new).collect();
         self.source = source;
         self.selected_at = None;
-        self.selection += 1;
+        self.selection = self.selection.saturating_add(1);
         true
     }
 
@@ -154,7 +155,7 @@ impl LocalStream {
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
             layer.keyframe.clear();
-            layer.packets.clear(|packet| release(owned, pool, packet));
+            layer.cache.clear(|packet| release(owned, pool, packet));
         }
     }
 
@@ -163,7 +164,7 @@ impl LocalStream {
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
             layer.keyframe.expire(now);
-            layer.packets.expire(now, |packet| release(owned, pool, packet));
+            layer.cache.expire(now, |packet| release(owned, pool, packet));
         }
     }
 
@@ -204,7 +205,7 @@ impl LocalStream {
                 // its first keyframe is not missed.
                 if track.best.is_none() {
                     track.best = Some(key.layer);
-                    self.selection += 1;
+                    self.selection = self.selection.saturating_add(1);
                 }
                 Some((track.layers.get_mut(usize::from(key.layer))?, track.codec))
             })
@@ -216,13 +217,13 @@ impl LocalStream {
         state.last_packet = Some(meta.arrival);
         state.rate.add(meta.arrival, usize::from(meta.payload_len));
         state.learn_size(meta.frame.resolution);
-        if !state.packets.insert(packet, |packet| release(owned, pool, packet)) {
+        if !state.cache.insert(packet, |packet| release(owned, pool, packet)) {
             return Err(DropReason::TooOld);
         }
         if codec.kind() == MediaKind::Video {
             state.frames.on_packet(meta.arrival, meta.timestamp);
             let starts = can_start(codec, &meta, state.inband_parameter_sets);
-            state.keyframe.on_packet(&meta, starts, &state.packets);
+            state.keyframe.on_packet(&meta, starts, &state.cache);
         }
         Ok(PacketRef { layer: key, ext_seq: meta.ext_seq, padded: false })
     }
@@ -267,7 +268,7 @@ impl LocalStream {
                 track.best = Some(best);
                 changed = true;
             }
-            self.selection += u64::from(changed);
+            self.selection = self.selection.saturating_add(changed.into());
         }
     }
 
@@ -282,20 +283,20 @@ impl LocalStream {
             let key = run.first().map(|packet| packet.layer);
             let layer = key.and_then(|key| track(key)?.layers.get(usize::from(key.layer)));
             if let Some(layer) = layer {
-                pad_to_neighbours(run, |ext_seq| layer.packets.get(ext_seq)?.meta());
+                pad_to_neighbours(run, |ext_seq| layer.cache.get(ext_seq)?.meta());
             }
         }
     }
 
     /// Counter that changes whenever [`Self::best_layer`] or a viewer's preference may choose
     /// another layer.
-    pub(super) fn selection(&self) -> u64 {
+    pub(super) fn selection(&self) -> NonZeroU64 {
         self.selection
     }
 
     /// The packets cached of a layer.
     pub(super) fn cache(&self, key: LayerKey) -> Option<&PacketCache> {
-        self.layer(key).map(|layer| &layer.packets)
+        self.layer(key).map(|layer| &layer.cache)
     }
 
     /// The present best layer of a track.
@@ -317,7 +318,7 @@ impl LocalStream {
     /// A cached packet.
     pub(super) fn packet(&self, key: LayerKey, ext_seq: u64) -> Option<&Packet> {
         let layer = self.layer(key)?;
-        layer.packets.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq)).map(|packet| &**packet)
+        layer.cache.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq)).map(|packet| &**packet)
     }
 
     /// Whether the packet is part of the present delivery anyway.
@@ -346,8 +347,7 @@ impl LocalStream {
         layers.flat_map(move |(key, state)| {
             let whole = state.keyframe.whole();
             let end = whole.map_or(0, |keyframe| keyframe.end());
-            let rest =
-                (end..=state.packets.newest()).map_while(|ext_seq| state.packets.get(ext_seq));
+            let rest = (end..=state.cache.newest()).map_while(|ext_seq| state.cache.get(ext_seq));
             let kept = whole.into_iter().flat_map(|keyframe| keyframe.packets());
             let all = kept.chain(rest.take(packets_max)).take(packets_max);
             all.map(move |packet| (key, packet))
@@ -357,8 +357,8 @@ impl LocalStream {
     /// Number of packets and payload bytes cached here.
     pub(super) fn cached(&self) -> (usize, usize) {
         self.tracks.iter().flat_map(|track| &track.layers).fold((0, 0), |(p, b), layer| {
-            let (packets, bytes) = layer.held_beyond_packets();
-            (p + layer.packets.packets() + packets, b + layer.packets.bytes() + bytes)
+            let (packets, bytes) = layer.keyframe_beyond_cache();
+            (p + layer.cache.packets() + packets, b + layer.cache.bytes() + bytes)
         })
     }
 
@@ -408,8 +408,8 @@ impl<'a> LayerCache<'a> for StreamCache<'a> {
         let begins = layer.keyframe.begins();
         let live = begins.filter(|_| !layer.keyframe.is_prefilled());
         Some(Cached {
-            tail: begins.and_then(|first| Tail::find(&layer.packets, first, TAIL_PACKETS_MAX)),
-            begun: live.and_then(|first| Some(layer.packets.get(first)?.meta()?.arrival)),
+            tail: begins.and_then(|first| Tail::find(&layer.cache, first, TAIL_PACKETS_MAX)),
+            begun: live.and_then(|first| Some(layer.cache.get(first)?.meta()?.arrival)),
             keyframe: layer.keyframe.whole(),
             bitrate: layer.rate.bitrate(now),
         })
@@ -427,10 +427,10 @@ impl LocalLayer {
     }
 
     /// Packets and bytes of the keyframe that are not in the packet cache any more.
-    fn held_beyond_packets(&self) -> (usize, usize) {
+    fn keyframe_beyond_cache(&self) -> (usize, usize) {
         let kept = self.keyframe.whole().map_or(&[][..], |keyframe| keyframe.packets());
         let metas = kept.iter().filter_map(|packet| packet.meta());
-        let beyond = metas.filter(|meta| self.packets.get(meta.ext_seq).is_none());
+        let beyond = metas.filter(|meta| self.cache.get(meta.ext_seq).is_none());
         beyond.fold((0, 0), |(p, b), meta| (p + 1, b + usize::from(meta.payload_len)))
     }
 

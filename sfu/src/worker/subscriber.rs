@@ -5,6 +5,7 @@
 //! `dispatch.rs` with an open [`Outbox`]. `subscription.rs` decides what is sent of one track. What the API shows of a
 //! viewer is in `viewer_info.rs`.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -49,8 +50,8 @@ const CNAME: &str = "weir";
 pub(super) struct Subscriber {
     pub(super) subscriptions: Vec<Subscription>,
     /// Subscriptions by source track; a table of its own, because each turn reads it. Inline for the
-    /// viewer of one track.
-    routes: SmallVec<[Route; 1]>,
+    /// viewer of one stream.
+    routes: SmallVec<[Route; 2]>,
     next_report: Option<Instant>,
     connected: bool,
     /// Whether some subscription has a preference that is not applied yet.
@@ -68,7 +69,7 @@ struct Route {
     /// Position in `Subscriber::subscriptions`.
     subscription: u8,
     /// Layer selection of the stream that was applied last; `None` before the first.
-    selection: Option<u64>,
+    selection: Option<NonZeroU64>,
 }
 
 impl Subscriber {
@@ -92,7 +93,7 @@ impl Subscriber {
         self.subscriptions.iter().for_each(Subscription::warm);
     }
 
-    /// Reads the RTP senders, to which the subscriptions point, after [`Self::warm`].
+    /// Reads the RTP senders of the subscriptions, and what they point to, after [`Self::warm`].
     pub(super) fn warm_senders(&self) {
         for subscription in &self.subscriptions {
             subscription.forwarder.sender().warm();

@@ -399,8 +399,8 @@ impl Subscription {
         false
     }
 
-    /// Sends a packet that is not simply the next one of its layer; apart, as
-    /// [`Forwarder::number_packet`] explains.
+    /// Sends a packet that is cached, or not ordinary; apart, as [`Forwarder::number_packet`]
+    /// explains.
     #[inline(never)]
     fn send(
         &mut self,

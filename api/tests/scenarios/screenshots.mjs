@@ -1,4 +1,4 @@
-// Pictures of the three pages with a live stream, desktop and phone, light and dark, into out/.
+// Pictures of the three pages with a live stream, and of a viewer that waits for one, desktop and phone, light and dark, into out/.
 // Checks what a picture can be checked for: nothing wider than the screen, no script error, no
 // refusal by the content security policy.
 
@@ -22,6 +22,7 @@ export async function run({ server, checks }) {
     const pages = {
       start: await shot(chromium, `${server.url}/`, options),
       watch: await shot(chromium, watchUrl(server, 'demo', '?stats=1'), options),
+      waiting: await shot(chromium, watchUrl(server, 'nobody'), options),
       publish: await shot(chromium, publishUrl(server, device, preference), options),
     };
     for (const name of ['watch', 'publish']) await live(pages[name], 60_000);
@@ -32,7 +33,7 @@ export async function run({ server, checks }) {
       for (const colorScheme of ['light', 'dark']) {
         const what = `${name}-${device}-${colorScheme}`;
         await page.emulateMedia({ colorScheme });
-        await page.screenshot({ path: path.join(OUT, `${what}.png`), fullPage: name !== 'watch' && device !== 'desktop' });
+        await page.screenshot({ path: path.join(OUT, `${what}.png`), fullPage: !['watch', 'waiting'].includes(name) && device !== 'desktop' });
         const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         checks.check(`${what}: nothing is wider than the screen`, over <= 0, `${over} px`);
         checks.check(`${what}: no script error, no refused content`, page.problems.length === 0, page.problems[0] ?? '');

@@ -2,9 +2,9 @@
 //!
 //! Packets of the old layer are sent until a keyframe of the new one is cached and the old frame is
 //! complete. A publisher that returns continues the same numbers. A viewer may begin at a cached
-//! keyframe, and then catches up. The state is one [`Flow`]. [`Forwarder::number_packet`] decides on
-//! packets that arrive, [`Forwarder::poll`] on cached ones. Never looks at other viewers and never
-//! at bytes. Called by `worker/subscription.rs`; next: `start.rs` chooses the keyframe,
+//! keyframe, and then catches up. The state is one [`Flow`]. [`Forwarder::number_packet`] decides
+//! on packets that arrive, [`Forwarder::poll`] on cached ones. Never looks at other viewers and
+//! never at bytes. Called by `worker/subscription.rs`; next: `start.rs` chooses the keyframe,
 //! `rtp_sender.rs` numbers and writes.
 
 use std::time::{Duration, Instant};

@@ -111,7 +111,8 @@ impl KeyframeCache {
         warm!(self.begun.map(|begun| begun.timestamp));
     }
 
-    /// Records a packet that was put into `packets`; `starts` tells whether a decoder can begin at it.
+    /// Records a packet that was put into `packets`; `starts` tells whether a decoder can begin at
+    /// it.
     pub fn on_packet(&mut self, meta: &PacketMeta, starts: bool, packets: &PacketCache) {
         let is_same_frame = self.begun.is_some_and(|begun| begun.timestamp == meta.timestamp);
         if starts && !is_same_frame && self.begun.is_none_or(|begun| begun.first < meta.ext_seq) {
@@ -230,7 +231,8 @@ mod tests {
     use super::*;
     use crate::rtp::codec::FrameInfo;
 
-    /// A layer's packets and keyframe, fed by (number, timestamp, starts a keyframe, ends its frame).
+    /// A layer's packets and keyframe, fed by (number, timestamp, starts a keyframe, ends its
+    /// frame).
     struct Layer {
         now: Instant,
         packets: PacketCache,

@@ -74,8 +74,8 @@ impl Batch {
         self.bytes.get_mut(self.end..self.end + SLOT_BYTES).unwrap_or(&mut [])
     }
 
-    /// Adds the packet in the slot. Returns the message that is complete now: the one before, if the
-    /// packet is too large for it, or the one that the packet fills or ends.
+    /// Adds the packet in the slot. Returns the message that is complete now: the one before, if
+    /// the packet is too large for it, or the one that the packet fills or ends.
     #[inline]
     #[must_use = "the message is lost otherwise"]
     pub(super) fn add(&mut self, len: usize, arrived: Option<Instant>) -> Option<Message<'_>> {
@@ -126,8 +126,8 @@ mod tests {
 
     const PATH: &str = "127.0.0.1:9";
 
-    /// Messages that packets of these lengths are sent in: the lengths in each, and the bytes, each of
-    /// which is its packet's position.
+    /// Messages that packets of these lengths are sent in: the lengths in each, and the bytes, each
+    /// of which is its packet's position.
     fn messages(lens: impl IntoIterator<Item = usize>) -> Vec<(Vec<usize>, Vec<u8>)> {
         let path = FiveTuple::udp(None, PATH.parse().unwrap());
         let to = Envelope { path, class: TransmitClass::Media };

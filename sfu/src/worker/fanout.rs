@@ -73,7 +73,8 @@ impl Worker {
         for &id in streams {
             let Some(stream) = self.streams.get_mut(id) else { continue };
             if stream.viewers.packets(Delivery::Immediate).is_empty() {
-                // Nobody watches here, only padding came, or the packets were forwarded in mid-turn.
+                // Nobody watches here, only padding came, or the packets were forwarded in
+                // mid-turn.
                 continue;
             }
             stream.select(now);

@@ -14,8 +14,8 @@ use crate::rtp::packet::RtpHeader;
 use crate::sdp::PublishTrack;
 
 /// Finds a packet's track and layer: by its SSRC, if that is known. The track of an unknown SSRC is
-/// found by the MID extension, then by the SSRC that the offer declared, then by a payload type that
-/// only one m-line has, and its layer by the RID extension (whip-whep C58); then it is known.
+/// found by the MID extension, then by the SSRC that the offer declared, then by a payload type
+/// that only one m-line has, and its layer by the RID extension (whip-whep C58); then it is known.
 pub(super) fn find_target(
     tracks: &mut [Track],
     ssrcs: &mut SsrcTable,

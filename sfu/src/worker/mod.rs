@@ -2,11 +2,12 @@
 //! as arguments, events go out as values, and datagrams through an [`Egress`].
 //!
 //! The worker's top layer is spread over the modules named here; this file holds its fields, its
-//! commands and its timers. `net/shell.rs` says in which order a turn calls them. `dispatch` finds the session of a datagram, `handshakes` spreads DTLS over turns, and
-//! `lifecycle` adopts, connects and closes sessions. `sources` follows changes of publishers, and
-//! `fanout` serves viewers in the order of their [`viewer_queue`]. Below them, `publisher` takes
-//! packets in, `stream` keeps them, `subscriber` sends them out. The shell in `net/` drives one
-//! `Worker` per thread, the tests drive several under one virtual clock.
+//! commands and its timers. `net/shell.rs` says in which order a turn calls them. `dispatch` finds
+//! the session of a datagram, `handshakes` spreads DTLS over turns, and `lifecycle` adopts,
+//! connects and closes sessions. `sources` follows changes of publishers, and `fanout` serves
+//! viewers in the order of their [`viewer_queue`]. Below them, `publisher` takes packets in,
+//! `stream` keeps them, `subscriber` sends them out. The shell in `net/` drives one `Worker` per
+//! thread, the tests drive several under one virtual clock.
 
 mod batch;
 mod context;

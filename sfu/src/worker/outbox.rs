@@ -1,12 +1,11 @@
 //! Outbox: send path of one viewer, which seals, counts and batches every media, RTX and RTCP
 //! packet.
 //!
-//! A packet gets its transport-wide number when it is sealed; its send time is that of the visit. An
-//! [`Outbox`] is opened
-//! for one visit of a viewer and closed with [`Outbox::finish`], which sends the last message. A
-//! pacer, the history of sent packets for the estimator, and probes attach here. Never decides what
-//! is sent: that is `subscription.rs`. Next: `batch.rs` (the message), `transport/peer.rs` (the
-//! seal).
+//! A packet gets its transport-wide number when it is sealed; its send time is that of the visit.
+//! An [`Outbox`] is opened for one visit of a viewer and closed with [`Outbox::finish`], which
+//! sends the last message. A pacer, the history of sent packets for the estimator, and probes
+//! attach here. Never decides what is sent: that is `subscription.rs`. Next: `batch.rs` (the
+//! message), `transport/peer.rs` (the seal).
 
 use std::time::Instant;
 
@@ -171,8 +170,8 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Puts the sealed packet in the batch's slot on its way, or counts the reason why not: `unsealed`
-    /// if it was not written or sealed.
+    /// Puts the sealed packet in the batch's slot on its way, or counts the reason why not:
+    /// `unsealed` if it was not written or sealed.
     #[inline]
     fn post(
         &mut self,

@@ -3,7 +3,8 @@
 //! Opens each packet once, finds its track and layer, and has the layer account for it. Hands it to
 //! the stream here and to the rings of workers that have viewers. `publisher_feedback.rs` sends
 //! NACK, TWCC, RR, REMB and keyframe requests. Called by `dispatch.rs` for each packet; next:
-//! `transport/peer.rs`, `lookup.rs`, `layer.rs`, `routing.rs`, and `stream.rs` for the viewers here.
+//! `transport/peer.rs`, `lookup.rs`, `layer.rs`, `routing.rs`, and `stream.rs` for the viewers
+//! here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,8 +2,8 @@
 //! here.
 //!
 //! The publisher's own worker fills it directly, others from their rings; serving viewers is the
-//! same in both cases. A packet that is taken waits in `viewer_queue.rs` until `fanout.rs` serves the
-//! stream. Called by `publisher.rs`, `dispatch.rs`, `fanout.rs` and the subscriptions.
+//! same in both cases. A packet that is taken waits in `viewer_queue.rs` until `fanout.rs` serves
+//! the stream. Called by `publisher.rs`, `dispatch.rs`, `fanout.rs` and the subscriptions.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;

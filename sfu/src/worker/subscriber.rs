@@ -2,8 +2,8 @@
 //!
 //! [`Subscriber::forward`] is the inner loop of the fan-out: one visit per viewer and turn,
 //! whatever number of streams has packets for it. Called by `fanout.rs`, `lifecycle.rs` and
-//! `dispatch.rs` with an open [`Outbox`]. `subscription.rs` decides what is sent of one track. What the API shows of a
-//! viewer is in `viewer_info.rs`.
+//! `dispatch.rs` with an open [`Outbox`]. `subscription.rs` decides what is sent of one track. What
+//! the API shows of a viewer is in `viewer_info.rs`.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -49,8 +49,8 @@ const CNAME: &str = "weir";
 #[repr(C)]
 pub(super) struct Subscriber {
     pub(super) subscriptions: Vec<Subscription>,
-    /// Subscriptions by source track; a table of its own, because each turn reads it. Inline for the
-    /// viewer of one stream.
+    /// Subscriptions by source track; a table of its own, because each turn reads it. Inline for
+    /// the viewer of one stream.
     routes: SmallVec<[Route; 2]>,
     next_report: Option<Instant>,
     connected: bool,

@@ -1,21 +1,22 @@
 //! Plan of visits: the viewers to visit in one pass, and the streams that have packets for each.
 //!
-//! In a turn there is one pass over established viewers, and one for each step of a round of joining
-//! viewers. A viewer is visited once in a pass, whatever number of its streams has packets: one visit
-//! and one batch. Made by `fanout.rs`; its memory is used again in each turn. Knows keys only.
+//! In a turn there is one pass over established viewers, and one for each step of a round of
+//! joining viewers. A viewer is visited once in a pass, whatever number of its streams has packets:
+//! one visit and one batch. Made by `fanout.rs`; its memory is used again in each pass. Knows keys
+//! only.
 
 use super::keys::SessionKey;
 use crate::router::StreamId;
 
-/// Visits of one turn, in the order in which their viewers were first added.
+/// Visits of one pass, in the order in which their viewers were first added.
 #[derive(Debug, Default)]
 pub(super) struct TurnPlan {
     visits: Vec<Visit>,
     links: Vec<Link>,
-    /// Marks by the session's position: the turn in which it was added last, and its visit in that
-    /// turn.
+    /// Marks by the session's position: the pass in which it was added last, and its visit in that
+    /// pass.
     marks: Vec<Mark>,
-    turn: u32,
+    pass: u32,
 }
 
 /// One viewer's visit.
@@ -35,7 +36,7 @@ struct Link {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
-    turn: u32,
+    pass: u32,
     visit: u32,
 }
 
@@ -47,11 +48,11 @@ impl TurnPlan {
     pub(super) fn begin(&mut self) {
         self.visits.clear();
         self.links.clear();
-        self.turn = self.turn.wrapping_add(1);
-        if self.turn == 0 {
-            // Marks of four billion turns ago must not be mistaken for marks of this one.
+        self.pass = self.pass.wrapping_add(1);
+        if self.pass == 0 {
+            // Marks of four billion passes ago must not be mistaken for marks of this one.
             self.marks.fill(Mark::default());
-            self.turn = 1;
+            self.pass = 1;
         }
     }
 
@@ -65,7 +66,7 @@ impl TurnPlan {
                 self.marks.resize(slot + 1, Mark::default());
             }
             let Some(mark) = self.marks.get_mut(slot) else { continue };
-            let known = (mark.turn == self.turn).then_some(mark.visit as usize);
+            let known = (mark.pass == self.pass).then_some(mark.visit as usize);
             let visit = known.and_then(|visit| self.visits.get_mut(visit));
             match visit.filter(|visit| visit.viewer == viewer) {
                 Some(visit) => {
@@ -75,7 +76,7 @@ impl TurnPlan {
                     visit.last = link;
                 }
                 None => {
-                    *mark = Mark { turn: self.turn, visit: self.visits.len() as u32 };
+                    *mark = Mark { pass: self.pass, visit: self.visits.len() as u32 };
                     self.visits.push(Visit { viewer, first: link, last: link });
                 }
             }
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn viewer_of_several_streams_is_visited_once_per_turn() {
+    fn viewer_of_several_streams_is_visited_once_per_pass() {
         let [a, b, c] = [0, 1, 2].map(|slot| SessionKey::new(slot, 0));
         let mut plan = TurnPlan::default();
         for _ in 0..3 {
@@ -127,13 +128,13 @@ mod tests {
             assert_eq!(planned(&plan), [(0, vec![7, 9]), (1, vec![7, 8, 9]), (2, vec![8])]);
         }
         plan.begin();
-        assert!(planned(&plan).is_empty(), "the turn before is forgotten");
+        assert!(planned(&plan).is_empty(), "the pass before is forgotten");
     }
 
     #[test]
-    fn marks_of_old_turns_and_old_sessions_are_ignored() {
+    fn marks_of_old_passes_and_old_sessions_are_ignored() {
         let [old, new] = [SessionKey::new(0, 1), SessionKey::new(0, 2)];
-        let mut plan = TurnPlan { turn: u32::MAX - 1, ..TurnPlan::default() };
+        let mut plan = TurnPlan { pass: u32::MAX - 1, ..TurnPlan::default() };
         for _ in 0..3 {
             plan.begin();
             plan.add(stream(1), &[old]);

@@ -74,8 +74,11 @@ async fn correct_server_passes_and_the_video_decodes() {
             "{report}"
         );
         assert!((170..=190).contains(&figures.frames_decodable), "{report}");
-        // At the edges of the window the counts of publisher and viewers may differ by a keyframe.
-        assert!(figures.packets_received + 2 * 40 >= figures.packets_sent * 2, "{report}");
+        // Publisher and viewers see each edge of the window at moments of their own: a keyframe (up
+        // to 40 packets) and a packet of sound may be on the way at both edges.
+        let on_the_way = figures.viewers_connected as u64 * 2 * (40 + 1);
+        assert!(figures.packets_received + on_the_way >= figures.packets_sent * 2, "{report}");
+        assert!(figures.packets_received <= figures.packets_sent * 2 + on_the_way, "{report}");
         assert!(figures.latency_us.is_some_and(|l| l.p50 > 0 && l.p50 < 100_000), "{report}");
         let (join, first) =
             (figures.join_ms.expect("joined"), figures.first_frame_ms.expect("got a frame"));

@@ -44,7 +44,7 @@ impl ProgressLine {
         let per_s = packets.saturating_sub(self.before.1) as f64 / elapsed_s;
         self.before = (now, packets);
         let text = format!(
-            "{step}: {} publishing, {} watching, {} failed, {per_s:.0} packets/s, {} lost, {} frames broken",
+            "{step}: {} publishing, {} watching, {} failed, {per_s:.0} packets/s; since the start {} lost, {} frames broken",
             LiveCounters::read(&live.publishing),
             live.connected_viewers(),
             LiveCounters::read(&live.failed),

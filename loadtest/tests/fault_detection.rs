@@ -76,7 +76,7 @@ async fn correct_server_passes_and_the_video_decodes() {
         assert!((170..=190).contains(&figures.frames_decodable), "{report}");
         // Publisher and viewers see each edge of the window at moments of their own: a keyframe (up
         // to 40 packets) and a packet of sound may be on the way at both edges.
-        let on_the_way = figures.viewers_connected as u64 * 2 * (40 + 1);
+        let on_the_way = u64::from(figures.viewers_connected) * 2 * (40 + 1);
         assert!(figures.packets_received + on_the_way >= figures.packets_sent * 2, "{report}");
         assert!(figures.packets_received <= figures.packets_sent * 2 + on_the_way, "{report}");
         assert!(figures.latency_us.is_some_and(|l| l.p50 > 0 && l.p50 < 100_000), "{report}");

@@ -98,6 +98,10 @@ reasons! {
         UnconfirmedEgress => "unconfirmed_egress",
         /// Larger after rewriting than the path carries.
         TooLargeToSend => "too_large_to_send",
+        /// A viewer's keyframe request or NACK that names no SSRC which could answer it.
+        FeedbackUnknownSsrc => "feedback_unknown_ssrc",
+        /// A receiver report that cannot be true (`media/stats.rs`).
+        ReportRefused => "report_refused",
         /// A viewer's keyframe request beyond its rate limit.
         KeyframeLimited => "keyframe_limited",
         /// A NACKed packet that the packet cache no longer holds.

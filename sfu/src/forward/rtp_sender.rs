@@ -9,6 +9,7 @@
 //! types make it impossible to seal one number with two different contents (architecture D1).
 //! Decides nothing: that is `forwarder.rs`.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::catch_up_timestamps::CatchUpTimestamps;
@@ -259,6 +260,11 @@ impl RtpSender {
     /// Packets and payload octets sent, without retransmissions, for sender reports.
     pub fn totals(&self) -> (u64, u64) {
         (self.packets, self.octets)
+    }
+
+    /// Extended sequence numbers from the first one to the newest that was assigned.
+    pub fn numbers(&self) -> Range<u64> {
+        u64::from(self.config.first_sequence)..self.issued.next()
     }
 
     /// Present offset of the publisher's timestamps.

@@ -160,12 +160,32 @@ impl Jitter {
     }
 }
 
-/// Reports of one viewer about one outgoing SSRC.
+/// Reports of one viewer about one outgoing SSRC. A report that cannot be true is refused: what
+/// builds on loss and round trip would follow it.
 #[derive(Debug, Default)]
 pub struct SenderStats {
-    last: Option<ReportBlock>,
+    last: Option<Reported>,
     rtt: Option<Duration>,
+    /// Middle 32 bits of the NTP time of our last sender reports; a ring, 0 where none was sent.
+    sent: [u32; SENDER_REPORTS],
+    next_sent: usize,
 }
+
+/// A report that was believed.
+#[derive(Debug, Clone, Copy)]
+struct Reported {
+    block: ReportBlock,
+    /// Its highest number, extended.
+    highest: u64,
+}
+
+/// A report block that cannot be true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportRefused;
+
+/// Our sender reports that a viewer's report may name. At one per second this is longer than
+/// [`MAX_RTT`] and a report interval (RFC 3550 section 6.2).
+const SENDER_REPORTS: usize = 16;
 
 /// Longest round trip; a longer one is taken for an error of the reporter.
 const MAX_RTT: Duration = Duration::from_secs(10);
@@ -180,14 +200,48 @@ impl SenderStats {
         Self::default()
     }
 
+    /// Notes a sender report of ours with this NTP time.
+    pub fn on_sender_report(&mut self, ntp: Ntp) {
+        if let Some(slot) = self.sent.get_mut(self.next_sent % SENDER_REPORTS) {
+            *slot = ntp.middle();
+        }
+        self.next_sent = self.next_sent.wrapping_add(1);
+    }
+
     /// Records a report block about this SSRC that arrived at `now`, on the clock that stamped our
-    /// sender reports.
-    pub fn on_report(&mut self, now: Ntp, report: &ReportBlock) {
-        self.last = Some(*report);
-        if let Some(sample) = round_trip(now, report.lsr, report.dlsr) {
+    /// sender reports. `numbers` are the extended sequence numbers sent so far. A round trip is
+    /// measured only where LSR names one of our last 16 sender reports.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportRefused`] if the highest number was not sent yet or is below the one reported
+    /// before, or if more packets are reported lost than were sent up to there or, since the last
+    /// report, between both (RFC 3550 A.3). Nothing of the report is used then.
+    pub fn on_report(
+        &mut self,
+        now: Ntp,
+        report: &ReportBlock,
+        numbers: std::ops::Range<u64>,
+    ) -> Result<(), ReportRefused> {
+        let highest = highest_of(report, &numbers).ok_or(ReportRefused)?;
+        let (lowest, lost_before) = match self.last {
+            Some(last) => (last.highest, i64::from(last.block.cumulative_lost)),
+            None => (numbers.start, 0),
+        };
+        let passed = highest.checked_sub(lowest).ok_or(ReportRefused)?;
+        // The lowest number itself may be lost too.
+        let lost_max = lost_before.max(0).saturating_add_unsigned(passed + 1);
+        if i64::from(report.cumulative_lost) > lost_max {
+            return Err(ReportRefused);
+        }
+        self.last = Some(Reported { block: *report, highest });
+        if self.sent.contains(&report.lsr)
+            && let Some(sample) = round_trip(now, report.lsr, report.dlsr)
+        {
             // RFC 6298: one eighth of each new sample.
             self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
         }
+        Ok(())
     }
 
     /// Smoothed round trip; `None` until a report answers one of our sender reports.
@@ -197,14 +251,22 @@ impl SenderStats {
 
     /// The last report.
     pub fn last_report(&self) -> Option<&ReportBlock> {
-        self.last.as_ref()
+        self.last.as_ref().map(|last| &last.block)
     }
 
     /// Share of packets lost in the last reported interval, 0 to 1.
     #[cfg(feature = "internals")]
     pub fn loss(&self) -> f32 {
-        self.last.map_or(0.0, |report| f32::from(report.fraction_lost) / 256.0)
+        self.last.map_or(0.0, |last| f32::from(last.block.fraction_lost) / 256.0)
     }
+}
+
+/// The highest number of a report, extended by what was sent: the newest that its low 16 bits can
+/// mean. Viewers that begin late count the cycles above these bits from another start.
+fn highest_of(report: &ReportBlock, numbers: &std::ops::Range<u64>) -> Option<u64> {
+    let newest = numbers.end.checked_sub(1)?;
+    let behind = (newest as u16).wrapping_sub(report.highest_seq as u16);
+    newest.checked_sub(behind.into()).filter(|highest| numbers.contains(highest))
 }
 
 /// Round trip by LSR and DLSR (RFC 3550 section 6.4.1); `None` if `lsr` is 0 or the result is

@@ -14,7 +14,7 @@ use crate::ids::{Role, SessionId, SessionSecret};
 use crate::limiter::PerSecondLimit;
 use crate::sdp::{IceCredentials, LocalTransport};
 use crate::transport::peer::PeerState;
-use crate::worker::{NewSession, PreferenceMailbox, SessionInfo};
+use crate::worker::{NewSession, PreferenceMailbox, SessionInfo, seconds};
 
 /// Maximum requests of one kind per second and session (whip-whep B19): PATCHes, and separately lookups that
 /// interrupt a media thread or hold something open. Further ones are refused with 429.
@@ -100,7 +100,7 @@ impl SessionEntry {
             role: self.role,
             stream: self.stream.shared.name.clone(),
             state: PeerState::WaitingIce.label(),
-            age_s: now.saturating_duration_since(self.created).as_secs_f64(),
+            age_s: seconds(now.saturating_duration_since(self.created)),
             worker: 0,
             srtp_profile: None,
             rtt_ms: None,

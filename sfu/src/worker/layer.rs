@@ -76,8 +76,8 @@ pub(super) struct Layer {
     inspector: PacketInspector,
     /// Recovery of lost packets from RED.
     pub red: RedRecovery,
-    /// Packets that came as RTX or inside RED.
-    pub repairs: u64,
+    /// Packets that came back inside RED.
+    pub recovered: u64,
     last_media: Option<Instant>,
     rid: String,
     video: bool,
@@ -113,7 +113,7 @@ impl Layer {
             anchored_at: None,
             inspector: PacketInspector::new(plan),
             red: RedRecovery::default(),
-            repairs: 0,
+            recovered: 0,
             last_media: None,
             rid,
             video: plan.kind == MediaKind::Video,
@@ -238,7 +238,6 @@ impl Layer {
                 // Not requested any more, or a retransmission of an earlier SSRC.
                 return Err(DropReason::TooOld);
             }
-            self.repairs += 1;
             (ext_seq, payload_start + 2, payload_len - 2)
         } else {
             (self.extend(index), payload_start, payload_len)
@@ -295,14 +294,12 @@ impl Layer {
             self.anchored_at = None;
         }
         // Parameter sets and pictures of one access unit come as several keyframe packets.
-        if meta.frame.keyframe && self.last_keyframe_ts != Some(meta.timestamp) {
+        if self.video && meta.frame.keyframe && self.last_keyframe_ts != Some(meta.timestamp) {
             self.last_keyframe_ts = Some(meta.timestamp);
             self.keyframes_seen += 1;
-            if self.video {
-                self.keyframes.on_keyframe(now);
-                let first = meta.frame.starts_frame || meta.frame.resolution.is_some();
-                self.nack.on_keyframe(first.then_some(meta.ext_seq));
-            }
+            self.keyframes.on_keyframe(now);
+            let first = meta.frame.starts_frame || meta.frame.resolution.is_some();
+            self.nack.on_keyframe(first.then_some(meta.ext_seq));
         }
         let of_keyframe = self.last_keyframe_ts == Some(meta.timestamp);
         self.keyframes.on_packet(now, bytes, of_keyframe);
@@ -323,11 +320,12 @@ impl Layer {
             packets: self.stats.packets(),
             bytes: self.stats.bytes(),
             bitrate_bps: self.rate.bitrate(now).0,
-            lost: self.stats.lost(),
+            lost: self.stats.lost().max(0) as u64,
+            duplicates: counters.duplicates,
             keyframes: self.keyframes_seen,
             keyframe_requests: self.keyframes.sent(),
             nacks: counters.requested,
-            repairs: self.repairs,
+            repairs: counters.repaired + self.recovered,
             resolution: self.resolution,
             learned: self.learned(now),
         })

@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 
 pub use lobby::{CheckOutcome, Lobby, Owner};
 pub use preference_mailbox::PreferenceMailbox;
+pub(crate) use report::seconds;
 pub use report::{
     DecisionInfo, LayerInfo, LayerState, LearnedInfo, ResponseInfo, SessionInfo, TrackInfo,
     TrackLayers, WorkerReport,
@@ -324,24 +325,26 @@ impl Worker {
     pub fn session_info(&mut self, id: SessionId, now: Instant) -> Option<SessionInfo> {
         let session = self.sessions.get_mut(*self.by_id.get(&id)?)?;
         let shared = Arc::clone(&session.stream);
+        let check_rtt = session.peer.check_rtt();
         let (tracks, decisions, rtt) = match &mut session.role {
-            RoleState::Publisher(publisher) => (publisher.report(now), Vec::new(), None),
+            RoleState::Publisher(publisher) => {
+                (publisher.report(now), Vec::new(), check_rtt.or(publisher.rtt.get()))
+            }
             RoleState::Subscriber(subscriber) => (
                 viewer_info::tracks(subscriber, now, &self.streams),
                 viewer_info::decisions(subscriber, session.created, &self.streams),
-                subscriber.rtt(),
+                subscriber.rtt().or(check_rtt),
             ),
         };
-        let rtt = rtt.or(session.peer.check_rtt());
         Some(SessionInfo {
             id,
             role: session.kind(),
             stream: shared.name.clone(),
             state: session.peer.state().label(),
-            age_s: now.saturating_duration_since(session.created).as_secs_f64(),
+            age_s: report::seconds(now.saturating_duration_since(session.created)),
             worker: self.context.port.index,
             srtp_profile: session.peer.profile().map(|profile| profile.label()),
-            rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+            rtt_ms: rtt.map(report::milliseconds),
             tracks,
             decisions,
         })

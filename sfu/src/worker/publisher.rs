@@ -227,10 +227,8 @@ impl Publisher {
             let state = self.tracks.get_mut(usize::from(key.track));
             let state = state.and_then(|track| track.layers.get_mut(usize::from(key.layer)));
             let Some(state) = state else { return };
-            if matches!(
-                state.nack.on_packet(now, lost.ext_seq),
-                Arrival::Duplicate | Arrival::TooOld
-            ) {
+            let arrival = state.nack.on_packet(now, lost.ext_seq);
+            if matches!(arrival, Arrival::Duplicate | Arrival::TooOld) {
                 continue;
             }
             if !state.within(context.publisher_limits, now, lost.payload.len()) {
@@ -241,7 +239,8 @@ impl Publisher {
                 context.report.dropped.count(DropReason::PoolExhausted);
                 continue;
             };
-            state.repairs += 1;
+            // One that was requested counts as an answered NACK already.
+            state.recovered += u64::from(arrival != Arrival::Repaired);
             if let Err(reason) = self.publish(now, key, twin, stream, context) {
                 context.report.dropped.count(reason);
             }

@@ -1,5 +1,7 @@
 //! Reports of sessions and workers for the API: plain values, never a secret or an address.
 
+use std::time::Duration;
+
 use serde::{Serialize, Serializer};
 
 use crate::codec::{Codec, MediaKind};
@@ -20,13 +22,13 @@ pub struct SessionInfo {
     pub stream: StreamName,
     /// Connection state: `waiting_ice`, `waiting_dtls`, `connected`.
     pub state: &'static str,
-    /// Seconds since the POST.
+    /// Seconds since the POST, to the millisecond.
     pub age_s: f64,
     /// The worker that owns it.
     pub worker: usize,
     /// SRTP profile once connected.
     pub srtp_profile: Option<&'static str>,
-    /// Round-trip time in milliseconds, from RTCP or our own checks.
+    /// Round-trip time in milliseconds, from RTCP, our own checks or answers to NACKs.
     pub rtt_ms: Option<f64>,
     /// Bytes and packets of media since the start.
     pub tracks: Vec<TrackInfo>,
@@ -104,22 +106,35 @@ pub struct LayerInfo {
     /// Bits per second over the last second.
     pub bitrate_bps: u64,
     /// Cumulative packets lost: not repaired (publisher), or reported by the viewer.
-    pub lost: i64,
-    /// Keyframes received (publisher) or sent (subscriber), one per frame.
+    pub lost: u64,
+    /// Packets that arrived more than once (publisher). Of a viewer, by how many such packets exceed
+    /// its losses: its reports tell only the difference (RFC 3550 section 6.4.1).
+    pub duplicates: u64,
+    /// Video keyframes received (publisher) or sent (subscriber), one per frame; 0 for audio.
     pub keyframes: u64,
-    /// PLI or FIR sent (publisher) or received (subscriber).
+    /// PLI or FIR for this layer: sent (publisher) or received (subscriber).
     pub keyframe_requests: u64,
     /// Packets that were requested by NACK: by us (publisher) or by the viewer (subscriber).
     pub nacks: u64,
-    /// Packets repaired: RTX received or recovered from RED (publisher), retransmissions sent
-    /// (subscriber).
+    /// Packets repaired: NACKs answered, by RTX or by the packet itself, and packets recovered from
+    /// RED (publisher); retransmissions sent (subscriber).
     pub repairs: u64,
-    /// Width and height in pixels of the last keyframe that carried them. In JSON an object with
-    /// these names.
+    /// Width and height in pixels of the layer's last keyframe that carried them. In JSON an object
+    /// with these names.
     #[serde(serialize_with = "named_size")]
     pub resolution: Option<(u16, u16)>,
     /// Learned behaviour of a publisher's video layer; `null` for audio and for a viewer.
     pub learned: Option<LearnedInfo>,
+}
+
+/// Seconds to the millisecond, for the API.
+pub(crate) fn seconds(span: Duration) -> f64 {
+    span.as_millis() as f64 / 1e3
+}
+
+/// Milliseconds to the microsecond, for the API.
+pub(super) fn milliseconds(span: Duration) -> f64 {
+    span.as_micros() as f64 / 1e3
 }
 
 /// Writes a size as `{"width": 1280, "height": 720}`, or `null`.
@@ -164,7 +179,7 @@ impl ResponseInfo {
             state: answers.responsiveness().label(),
             asked: answers.requested(),
             answered: answers.answered(),
-            answer_ms: answers.median_time().map(|time| time.as_secs_f64() * 1e3),
+            answer_ms: answers.median_time().map(milliseconds),
         }
     }
 }
@@ -172,7 +187,7 @@ impl ResponseInfo {
 /// One decision that a viewer notices.
 #[derive(Debug, Clone, Serialize)]
 pub struct DecisionInfo {
-    /// Seconds since the session began.
+    /// Seconds since the session began, to the millisecond.
     pub at_s: f64,
     /// The decision, e.g. `layer h`.
     pub decision: String,
@@ -210,6 +225,12 @@ pub struct WorkerReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_rounded_to_what_they_can_mean() {
+        let span = Duration::from_nanos(12_345_678_901);
+        assert_eq!((seconds(span), milliseconds(span)), (12.345, 12_345.678));
+    }
 
     #[test]
     fn size_in_json_is_an_object_or_null() {

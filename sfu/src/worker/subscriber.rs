@@ -16,6 +16,7 @@ use super::stream::LocalStream;
 use super::streams::Streams;
 use super::subscription::{BoundTrack, Subscription};
 use super::viewer_queue::{Delivery, PacketRef};
+use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
 use crate::forward::LayerPreference;
 use crate::ids::TrackIdx;
@@ -56,7 +57,6 @@ pub(super) struct Subscriber {
     connected: bool,
     /// Whether some subscription has a preference that is not applied yet.
     preferences_wait: bool,
-    pub(super) keyframe_requests: u64,
     keyframe_limit: TokenBucket,
     preference_limit: TokenBucket,
 }
@@ -81,7 +81,6 @@ impl Subscriber {
             next_report: None,
             connected: false,
             preferences_wait: false,
-            keyframe_requests: 0,
             keyframe_limit: TokenBucket::new(KEYFRAME_REQUEST_EVERY, KEYFRAME_REQUEST_BURST),
             preference_limit: TokenBucket::new(PREFERENCE_EVERY, PREFERENCE_BURST),
         }
@@ -347,13 +346,18 @@ impl Subscriber {
                 Rtcp::ReceiverReport(report) => {
                     let server = outbox.context.clock.ntp(outbox.now);
                     for block in report.blocks() {
-                        if let Some(subscription) = self.by_ssrc(block.ssrc) {
-                            subscription.stats.on_report(server, &block);
+                        if let Some(subscription) = self.by_ssrc(block.ssrc)
+                            && let Err(reason) = subscription.on_report(server, &block)
+                        {
+                            outbox.count_dropped(reason, 1);
                         }
                     }
                 }
                 Rtcp::Nack(nack) => {
-                    let Some(subscription) = self.by_ssrc(nack.media_ssrc) else { continue };
+                    let Some(subscription) = self.nacked(nack.media_ssrc) else {
+                        outbox.count_dropped(DropReason::FeedbackUnknownSsrc, 1);
+                        continue;
+                    };
                     let stream = subscription.stream().and_then(|shared| streams.get(shared.id));
                     for sequence in nack.sequences() {
                         subscription.retransmit(sequence, stream, outbox);
@@ -374,11 +378,25 @@ impl Subscriber {
     }
 
     fn on_keyframe_request(&mut self, ssrc: u32, outbox: &mut Outbox<'_>) {
-        self.keyframe_requests += 1;
-        if !self.keyframe_limit.take(outbox.now) {
-            outbox.count_dropped(DropReason::KeyframeLimited, 1);
-        } else if let Some(subscription) = self.by_ssrc(ssrc) {
+        let Self { subscriptions, keyframe_limit, .. } = self;
+        let Some(subscription) = asked_for_keyframe(subscriptions, ssrc) else {
+            outbox.count_dropped(DropReason::FeedbackUnknownSsrc, 1);
+            return;
+        };
+        subscription.keyframe_requests += 1;
+        if keyframe_limit.take(outbox.now) {
             subscription.on_keyframe_request();
+        } else {
+            outbox.count_dropped(DropReason::KeyframeLimited, 1);
+        }
+    }
+
+    /// The subscription whose packets a NACK names. Media SSRC 0 means the only one that takes
+    /// NACK. The RTX SSRC means none: its own numbers could be meant.
+    fn nacked(&mut self, ssrc: u32) -> Option<&mut Subscription> {
+        match ssrc {
+            0 => only(self.subscriptions.iter_mut().filter(|sub| sub.takes_nack())),
+            _ => self.by_ssrc(ssrc),
         }
     }
 
@@ -390,6 +408,22 @@ impl Subscriber {
     fn by_ssrc(&mut self, ssrc: u32) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|subscription| subscription.plan.ssrc == ssrc)
     }
+}
+
+/// The video that a PLI or FIR names by its SSRC or, as some clients do, by the RTX SSRC or by 0
+/// where there is only one video.
+fn asked_for_keyframe(subscriptions: &mut [Subscription], ssrc: u32) -> Option<&mut Subscription> {
+    let mut videos = subscriptions.iter_mut().filter(|sub| sub.plan.kind == MediaKind::Video);
+    match ssrc {
+        0 => only(videos),
+        _ => videos.find(|sub| [sub.plan.ssrc, sub.plan.rtx_ssrc].contains(&ssrc)),
+    }
+}
+
+/// The only item, if there is one.
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    let first = items.next();
+    first.filter(|_| items.next().is_none())
 }
 
 /// Runs `each` for the subscriptions that carry a track of this stream.

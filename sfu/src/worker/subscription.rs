@@ -24,10 +24,10 @@ use crate::forward::{
 use crate::ids::{LayerIdx, LayerKey, TrackIdx};
 use crate::limiter::PerSecondLimit;
 use crate::media::stats::SenderStats;
-use crate::media::{Packet, PacketCache};
+use crate::media::{Packet, PacketCache, PacketMeta};
 use crate::repair::rtx_budget::RtxBudget;
 use crate::router::{SourceInfo, StreamId, StreamShared};
-use crate::rtp::rtcp::SenderReportOut;
+use crate::rtp::rtcp::{ReportBlock, SenderReportOut};
 use crate::sdp::{SubscribeTrack, codec_matches};
 use crate::units::{Bitrate, Ntp};
 
@@ -56,6 +56,9 @@ pub(super) struct Subscription {
     pub(super) nacks: u64,
     nack_limit: PerSecondLimit,
     pub(super) retransmits: u64,
+    pub(super) keyframes: SentKeyframes,
+    /// PLI and FIR for this sender.
+    pub(super) keyframe_requests: u64,
     rtx_budget: RtxBudget,
     /// Preference in force; `None` is the automatic choice.
     preference: Option<Box<LayerPreference>>,
@@ -118,6 +121,28 @@ impl SendRateMeter {
     }
 }
 
+/// Video keyframes that were sent, each frame once.
+#[derive(Debug, Default)]
+pub(super) struct SentKeyframes {
+    count: u64,
+    /// Publisher and timestamp of the newest.
+    newest: Option<(LayerKey, u32)>,
+}
+
+impl SentKeyframes {
+    /// Keyframes so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Notes a packet of a keyframe that was sent.
+    fn on_packet(&mut self, layer: LayerKey, timestamp: u32) {
+        if self.newest.replace((layer, timestamp)) != Some((layer, timestamp)) {
+            self.count += 1;
+        }
+    }
+}
+
 impl Subscription {
     /// A subscription to the track that a viewer's offer requested.
     pub(super) fn new(
@@ -138,6 +163,8 @@ impl Subscription {
             nacks: 0,
             nack_limit: PerSecondLimit::per_second(NACKS_PER_SECOND),
             retransmits: 0,
+            keyframes: SentKeyframes::default(),
+            keyframe_requests: 0,
             rtx_budget: RtxBudget::new(now),
             preference: None,
             next_preference: None,
@@ -331,7 +358,13 @@ impl Subscription {
         let cache = StreamCache { stream, delivery };
         loop {
             match self.forwarder.poll(outbox.now, &cache) {
-                Step::Send(numbered, packet) => self.send(numbered, packet, None, outbox),
+                Step::Send(numbered, packet) => {
+                    self.send(numbered, packet, None, outbox);
+                    let layer = self.source.zip(self.forwarder.current_layer());
+                    if let Some(((source, layer), meta)) = layer.zip(packet.meta()) {
+                        self.note_keyframe(source.with_layer(layer), meta);
+                    }
+                }
                 Step::Drop(reason) => outbox.count_dropped(reason, 1),
                 Step::Idle => return,
             }
@@ -384,9 +417,11 @@ impl Subscription {
             Ok(numbered) => {
                 let sender = self.forwarder.sender_mut();
                 outbox.media(sender, numbered, packet, Some(meta.arrival));
+                self.note_keyframe(layer.key, meta);
             }
             Err(ForwardDecision::Send(numbered)) => {
                 self.send(numbered, packet, Some(meta.arrival), outbox);
+                self.note_keyframe(layer.key, meta);
                 return self.forwarder.sender().begins_with() == Some(ext_seq);
             }
             Err(ForwardDecision::Later) => {}
@@ -397,6 +432,15 @@ impl Subscription {
             Err(ForwardDecision::Drop(reason)) => outbox.count_dropped(reason, 1),
         }
         false
+    }
+
+    /// Counts a keyframe that is sent. Every packet of audio is marked as one.
+    #[inline(always)]
+    fn note_keyframe(&mut self, layer: LayerKey, meta: &PacketMeta) {
+        let video = |format: OutgoingFormat| format.codec.kind() == MediaKind::Video;
+        if meta.frame.keyframe && self.forwarder.sender().format().is_some_and(video) {
+            self.keyframes.on_packet(layer, meta.timestamp);
+        }
     }
 
     /// Sends a packet that is cached, or not ordinary; apart, as [`Forwarder::number_packet`]
@@ -459,6 +503,21 @@ impl Subscription {
         Ok(())
     }
 
+    /// Handles a block of the viewer's receiver report about this sender.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::ReportRefused`] if it cannot be true.
+    pub(super) fn on_report(&mut self, server: Ntp, block: &ReportBlock) -> Result<(), DropReason> {
+        let numbers = self.forwarder.sender().numbers();
+        self.stats.on_report(server, block, numbers).map_err(|_| DropReason::ReportRefused)
+    }
+
+    /// Whether the viewer's answer to this m-line has NACK.
+    pub(super) fn takes_nack(&self) -> bool {
+        self.plan.codecs.iter().any(|codec| codec.feedback.nack)
+    }
+
     /// The sender report that is due, if there is anything to report. Updates the rate meters.
     pub(super) fn sender_report(&mut self, now: Instant, server: Ntp) -> Option<SenderReportOut> {
         let sender = self.forwarder.sender();
@@ -469,6 +528,7 @@ impl Subscription {
             return None;
         }
         self.rate.turn(now, octets);
+        self.stats.on_sender_report(server);
         Some(SenderReportOut {
             ssrc: sender.ssrc(),
             ntp: server.0,

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::report::{DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers};
+use super::report::{DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers, seconds};
 use super::streams::Streams;
 use super::subscriber::Subscriber;
 use super::subscription::Subscription;
@@ -47,12 +47,12 @@ fn layers_of(subscription: &Subscription, now: Instant, streams: &Streams) -> Tr
 
 /// A viewer's tracks for the API.
 pub(super) fn tracks(subscriber: &Subscriber, now: Instant, streams: &Streams) -> Vec<TrackInfo> {
-    let keyframe_requests = subscriber.keyframe_requests;
     let of = |subscription: &Subscription| {
         let sender = subscription.forwarder.sender();
         let (packets, bytes) = sender.totals();
         let (temporal_flows, temporal_cap) = subscription.forwarder.temporal_layers();
         let last_report = subscription.stats.last_report();
+        let lost = last_report.map_or(0, |report| report.cumulative_lost);
         let rid = |layer: Option<LayerIdx>| {
             layer.map(|_| rid(subscription, layer, streams).unwrap_or_default())
         };
@@ -63,12 +63,13 @@ pub(super) fn tracks(subscriber: &Subscriber, now: Instant, streams: &Streams) -
             packets,
             bytes,
             bitrate_bps: subscription.rate.bitrate(now, bytes).0,
-            lost: last_report.map_or(0, |report| report.cumulative_lost.into()),
-            keyframes: 0,
-            keyframe_requests,
+            lost: lost.max(0).unsigned_abs().into(),
+            duplicates: lost.min(0).unsigned_abs().into(),
+            keyframes: subscription.keyframes.count(),
+            keyframe_requests: subscription.keyframe_requests,
             nacks: subscription.nacks,
             repairs: subscription.retransmits,
-            resolution: None,
+            resolution: size(subscription, now, streams),
             learned: None,
         };
         TrackInfo {
@@ -86,6 +87,13 @@ pub(super) fn tracks(subscriber: &Subscriber, now: Instant, streams: &Streams) -
         }
     };
     subscriber.subscriptions.iter().map(of).collect()
+}
+
+/// Size of the layer that is sent, as the publisher's keyframes tell it.
+fn size(subscription: &Subscription, now: Instant, streams: &Streams) -> Option<(u16, u16)> {
+    let stream = streams.get(subscription.stream()?.id)?;
+    let views = stream.views(subscription.track()?, now);
+    views.get(usize::from(subscription.forwarder.current_layer()?))?.size
 }
 
 /// The last decisions of all tracks of a viewer, oldest first, for the API.
@@ -107,7 +115,7 @@ pub(super) fn decisions(
             all.push((
                 decision.at,
                 DecisionInfo {
-                    at_s: decision.at.saturating_duration_since(created).as_secs_f64(),
+                    at_s: seconds(decision.at.saturating_duration_since(created)),
                     decision: format!("mid {}: {what}", subscription.plan.mid),
                     reason: decision.reason.label(),
                 },

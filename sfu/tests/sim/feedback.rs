@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use weir_sfu::codec::Codec;
-use weir_sfu::codec::MediaKind::Video;
+use weir_sfu::codec::MediaKind::{Audio, Video};
 use weir_sfu::error::DropReason;
 use weir_sfu::repair::keyframe_planner::KeyframeNeed;
 use weir_sfu::sdp::Feedback;
+use weir_sfu::units::ClockBase;
 
 use crate::world::World;
-use crate::world::spec::{PublisherSpec, ViewerSpec};
+use crate::world::spec::{PublisherSpec, ViewerSpec, video};
 use crate::{ms, receives_frames, watched};
 
 // whip-whep G13, quality B4 item 25
@@ -75,6 +76,119 @@ fn publisher_that_ignores_pli_gets_fewer_requests() {
     assert_eq!(world.viewer(viewer).video_frames(), 1, "the last keyframe, as a poster");
     world.publisher(publisher).video().layers[0].wants_key = true;
     assert!(receives_frames(&mut world, viewer, 90), "its own keyframe starts the picture");
+}
+
+/// A PLI (RFC 4585 section 6.3.1) or FIR (RFC 5104 section 4.3.1) for this SSRC.
+fn keyframe_request(fir: bool, ssrc: u32) -> Vec<u8> {
+    let ssrc = ssrc.to_be_bytes();
+    match fir {
+        false => [&[0x81, 206, 0, 2, 0, 0, 0, 9][..], &ssrc].concat(),
+        true => [&[0x84, 206, 0, 4, 0, 0, 0, 9, 0, 0, 0, 0][..], &ssrc, &[1, 0, 0, 0]].concat(),
+    }
+}
+
+/// Clients that do not know the SSRC write 0, and some write the one of the RTX stream.
+#[test]
+fn keyframe_request_for_ssrc_0_or_the_rtx_ssrc_is_for_the_only_video() {
+    let (mut world, publisher, viewer) =
+        watched(2, PublisherSpec::browser(), ViewerSpec::browser());
+    let guard = &world.viewer(viewer).guard;
+    let (video, audio) = (guard.sender(Video).plan.clone(), guard.sender(Audio).plan.ssrc);
+    for (ssrc, taken) in [(video.ssrc, 1), (0, 1), (video.rtx_ssrc, 1), (audio, 0), (77, 0)] {
+        for fir in [false, true] {
+            world.run_s(4); // more than the viewer's limit
+            let before = world.publisher(publisher).feedback.keyframe_requests.len();
+            let unknown = world.dropped(DropReason::FeedbackUnknownSsrc);
+            world.link(viewer).send_rtcp(&keyframe_request(fir, ssrc));
+            world.run_ms(500);
+            let after = world.publisher(publisher).feedback.keyframe_requests.len();
+            assert_eq!(after - before, taken, "{ssrc}, FIR: {fir}");
+            let unknown = world.dropped(DropReason::FeedbackUnknownSsrc) - unknown;
+            assert_eq!(unknown, 1 - taken as u64, "{ssrc}, FIR: {fir}");
+        }
+    }
+}
+
+#[test]
+fn feedback_for_ssrc_0_is_ambiguous_with_two_videos() {
+    let mut second = video(Codec::Vp8);
+    second.mid = "2";
+    second.declares = true;
+    let mut publisher = PublisherSpec::browser();
+    publisher.tracks.push(second);
+    let mut spec = ViewerSpec::browser();
+    let mut other = spec.tracks[1].clone();
+    other.mid = "pic2";
+    spec.tracks.push(other);
+    let (mut world, publisher, viewer) = watched(1, publisher, spec);
+    world.run_s(4);
+    let before = world.publisher(publisher).feedback.keyframe_requests.len();
+    for bytes in [keyframe_request(false, 0), keyframe_request(true, 0), nack(0, 1)] {
+        world.link(viewer).send_rtcp(&bytes);
+    }
+    world.run_ms(500);
+    assert_eq!(world.publisher(publisher).feedback.keyframe_requests.len(), before);
+    assert_eq!(world.dropped(DropReason::FeedbackUnknownSsrc), 3);
+}
+
+/// A NACK of one number (RFC 4585 section 6.2.1).
+fn nack(ssrc: u32, number: u16) -> Vec<u8> {
+    let number = number.to_be_bytes();
+    [&[0x81, 205, 0, 3, 0, 0, 0, 9][..], &ssrc.to_be_bytes(), &number, &[0, 0]].concat()
+}
+
+/// Numbers with the RTX SSRC may be those of the RTX stream, so that nothing is retransmitted.
+#[test]
+fn nack_for_ssrc_0_is_for_the_only_sender_that_takes_nacks() {
+    for audio_nack in [false, true] {
+        let mut spec = ViewerSpec { sends_nack: false, ..ViewerSpec::browser() };
+        spec.tracks[0].codecs[0].nack = audio_nack;
+        let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), spec);
+        let plan = world.viewer(viewer).guard.sender(Video).plan.clone();
+        let asked = [(plan.ssrc, 1), (0, u64::from(!audio_nack)), (plan.rtx_ssrc, 0)];
+        for (ssrc, answered) in asked {
+            let newest = world.viewer(viewer).guard.sender(Video).last_seq();
+            let before = world.viewer(viewer).guard.rtx;
+            world.link(viewer).send_rtcp(&nack(ssrc, newest.expect("video was sent")));
+            world.run_ms(100);
+            let rtx = world.viewer(viewer).guard.rtx - before;
+            assert_eq!(rtx, answered, "{ssrc}, NACK for audio: {audio_nack}");
+        }
+    }
+}
+
+/// A receiver report of one block: SSRC, lost, highest number, LSR; DLSR is 0.
+fn receiver_report(ssrc: u32, lost: u32, highest: u32, lsr: u32) -> Vec<u8> {
+    let words = [9, ssrc, lost & 0xff_ffff, highest, 0, lsr, 0];
+    [&[0x81, 201, 0, 7][..], &words.map(u32::to_be_bytes).concat()].concat()
+}
+
+#[test]
+fn receiver_reports_that_cannot_be_true_are_not_used() {
+    let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+    world.run_s(5);
+    let shown = |world: &mut World| {
+        let info = world.info(viewer).expect("it is connected");
+        let video = info.tracks.iter().find(|track| track.kind == Video).expect("video");
+        (info.rtt_ms.expect("reports came"), video.layers[0].lost)
+    };
+    let (rtt_ms, lost) = shown(&mut world);
+    assert!((rtt_ms - 20.0).abs() < 3.0 && lost == 0, "{rtt_ms} ms, {lost} lost");
+    let sender = world.viewer(viewer).guard.sender(Video);
+    let (ssrc, highest) = (sender.plan.ssrc, u32::from(sender.last_seq().expect("video")));
+    // Never sent, and 9.9 s old.
+    let clock = ClockBase::new(world.epoch, Duration::from_secs(1_700_000_000));
+    let lsr = clock.ntp(world.now).minus(ms(9_900)).middle();
+    world.link(viewer).send_rtcp(&receiver_report(ssrc, 0, highest, lsr));
+    world.run_ms(30);
+    assert_eq!(world.dropped(DropReason::ReportRefused), 0);
+    world.link(viewer).send_rtcp(&receiver_report(ssrc, 8_388_607, highest + 30_000, 0));
+    world.run_ms(30);
+    assert_eq!(world.dropped(DropReason::ReportRefused), 1);
+    let (after_ms, lost) = shown(&mut world);
+    assert!((after_ms - rtt_ms).abs() < 3.0 && lost == 0, "{after_ms} ms, {lost} lost");
+    world.run_s(5);
+    assert_eq!(world.dropped(DropReason::ReportRefused), 1, "its own reports are believed");
 }
 
 // whip-whep G13

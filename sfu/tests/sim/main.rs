@@ -25,6 +25,7 @@ mod publisher_changes;
 mod redundancy;
 mod repair;
 mod scenarios;
+mod session_info;
 mod session_lifetime;
 mod simulcast;
 mod subscriptions;

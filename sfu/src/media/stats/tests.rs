@@ -84,13 +84,22 @@ fn report_answers_the_last_sender_report() {
     assert_eq!(report.dlsr, 3 * 65_536 / 2);
 }
 
+/// Numbers that were sent when a report comes, with a first one that no wrap is near.
+const SENT: std::ops::Range<u64> = 1_000..3_000;
+
+fn report_up_to(highest: u64) -> ReportBlock {
+    ReportBlock { highest_seq: highest as u32, ..ReportBlock::default() }
+}
+
 #[test]
 fn round_trip_is_measured_and_implausible_ones_are_not() {
     let sent = Ntp(0xe000_0000_ffff_8000); // the middle 32 bits wrap soon
-    let report = |lsr, dlsr| ReportBlock { lsr, dlsr, ..ReportBlock::default() };
+    let report = |lsr, dlsr| ReportBlock { lsr, dlsr, ..report_up_to(2_000) };
     let mut stats = SenderStats::new();
+    stats.on_sender_report(sent);
+    stats.on_sender_report(sent.minus(Duration::from_secs(20)));
     let back = sent.plus(Duration::from_millis(1_080));
-    stats.on_report(back, &report(sent.middle(), 65_536));
+    assert_eq!(stats.on_report(back, &report(sent.middle(), 65_536), SENT), Ok(()));
     let rtt = stats.rtt().unwrap();
     assert!(rtt.abs_diff(80 * MS) < MS, "{rtt:?}");
 
@@ -100,7 +109,7 @@ fn round_trip_is_measured_and_implausible_ones_are_not() {
         (sent.middle().wrapping_sub(20 * 65_536), 65_536), // 20 s
         (0x1234_5678, 0xffff_ffff),
     ] {
-        stats.on_report(back, &report(lsr, dlsr));
+        assert_eq!(stats.on_report(back, &report(lsr, dlsr), SENT), Ok(()));
         assert_eq!(stats.rtt(), Some(rtt), "{lsr:#x} {dlsr:#x}");
     }
     let at_once = round_trip(sent, sent.middle(), 10);
@@ -111,15 +120,79 @@ fn round_trip_is_measured_and_implausible_ones_are_not() {
 }
 
 #[test]
+fn round_trip_is_measured_only_against_one_of_the_last_sender_reports() {
+    let first = Ntp(0xe000_0000_0000_0000);
+    let at = |second: u32| first.plus(Duration::from_secs(1) * second);
+    let mut stats = SenderStats::new();
+    for second in 0..=SENDER_REPORTS as u32 {
+        stats.on_sender_report(at(second));
+    }
+    let now = at(SENDER_REPORTS as u32).plus(30 * MS);
+    let answer = |sent: Ntp| ReportBlock { lsr: sent.middle(), ..report_up_to(2_000) };
+    // Never sent, and 9.9 s old; then one that was sent and is forgotten.
+    for lsr in [now.minus(9_900 * MS), at(0)] {
+        assert_eq!(stats.on_report(now, &answer(lsr), SENT), Ok(()));
+        assert_eq!(stats.rtt(), None);
+    }
+    let since_first = at(SENDER_REPORTS as u32).since(at(1)) >> 16;
+    let oldest = ReportBlock { dlsr: since_first as u32, ..answer(at(1)) };
+    assert_eq!(stats.on_report(now, &oldest, SENT), Ok(()));
+    assert!(stats.rtt().unwrap().abs_diff(30 * MS) < MS);
+}
+
+#[test]
 fn round_trip_is_smoothed() {
     let sent = Ntp(0x1234_5678_9abc_def0);
     let mut stats = SenderStats::new();
+    stats.on_sender_report(sent);
     for ms in [80, 160] {
-        let report = ReportBlock { lsr: sent.middle(), fraction_lost: 64, ..Default::default() };
-        stats.on_report(sent.plus(MS * ms), &report);
+        let report = ReportBlock { lsr: sent.middle(), fraction_lost: 64, ..report_up_to(1_000) };
+        assert_eq!(stats.on_report(sent.plus(MS * ms), &report, SENT), Ok(()));
     }
     assert!(stats.rtt().unwrap().abs_diff(90 * MS) < MS);
     assert_eq!(stats.loss(), 0.25);
+}
+
+#[test]
+fn report_that_cannot_be_true_is_refused_as_a_whole() {
+    let now = Ntp(0xe000_0001_0000_0000);
+    let lost = |lost, highest| ReportBlock { cumulative_lost: lost, ..report_up_to(highest) };
+    for (sent, report, believed) in [
+        (SENT, lost(0, 2_999), true),
+        (SENT, lost(0, 3_000), false), // not sent yet
+        (SENT, lost(0, 2_999 + 30_000), false),
+        (SENT, lost(0x7f_ffff, 2_999 + 30_000), false),
+        (SENT, lost(0x7f_ffff, 2_999), false),
+        (SENT, lost(2_000, 2_999), true), // each single one
+        (SENT, lost(2_001, 2_999), false),
+        (SENT, lost(-7, 1_000), true), // duplicates
+        (SENT, lost(0, 999), false),   // below the first
+        (1_000..1_000, lost(0, 1_000), false),
+        (1_000..140_000, lost(5, 139_990), true), // cycles of its own
+        (1_000..140_000, lost(5, 139_990 & 0xffff), true),
+    ] {
+        let mut stats = SenderStats::new();
+        stats.on_sender_report(now);
+        let report = ReportBlock { lsr: now.middle(), ..report };
+        let expected = if believed { Ok(()) } else { Err(ReportRefused) };
+        assert_eq!(stats.on_report(now, &report, sent.clone()), expected, "{sent:?} {report:?}");
+        assert_eq!(stats.last_report(), believed.then_some(&report));
+        assert_eq!(stats.rtt().is_some(), believed);
+    }
+}
+
+#[test]
+fn reports_follow_one_another() {
+    let now = Ntp(0xe000_0000_0000_0000);
+    let report = |lost, highest| ReportBlock { cumulative_lost: lost, ..report_up_to(highest) };
+    let mut stats = SenderStats::new();
+    assert_eq!(stats.on_report(now, &report(10, 2_000), SENT), Ok(()));
+    // Two reports that the path reordered, and 50,000 above ours, which could also be behind.
+    for (lost, highest) in [(0, 1_999), (0, 52_999), (112, 2_100)] {
+        assert_eq!(stats.on_report(now, &report(lost, highest), SENT), Err(ReportRefused));
+    }
+    assert_eq!(stats.on_report(now, &report(111, 2_100), SENT), Ok(()));
+    assert_eq!(stats.on_report(now, &report(5, 2_100), SENT), Ok(()), "late packets came");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit as UdpTransmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::gso::{GsoMemory, is_refusal};
 use super::latency::ForwardLatency;
@@ -48,6 +48,15 @@ pub(super) struct SocketStats {
     pub gso_spared_paths: Option<usize>,
 }
 
+/// Whether a socket may be bound to a port that another one has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// It may not: the first socket of a group.
+    Exclusive,
+    /// It joins the sockets of its group.
+    Group,
+}
+
 /// Result of one send call.
 enum Sent {
     Taken,
@@ -67,26 +76,37 @@ pub(super) struct MediaSocket {
 
 impl MediaSocket {
     /// Binds one socket per worker to the same address; port 0 is chosen by the first.
+    ///
+    /// The first is bound without `SO_REUSEPORT`, which fails if any other socket has the port, also one that
+    /// would share it. So of two servers on one port the second cannot start, even if both start at once. Linux
+    /// lets a bound socket join the group afterwards.
     pub(super) fn bind_group(addr: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
-        let first = match Self::bind(addr) {
+        let first = match Self::bind(addr, Sharing::Exclusive) {
             // On a host without IPv6 only the IPv4 half of the wildcard exists.
-            Err(_) if addr.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-                Self::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port()))?
+            Err(error)
+                if addr.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                    && error.kind() != io::ErrorKind::AddrInUse =>
+            {
+                let half = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port());
+                Self::bind(half, Sharing::Exclusive)?
             }
             first => first?,
         };
         first.explain_buffers();
         let bound = first.local_addr()?;
+        if count > 1 {
+            SockRef::from(&first.socket).set_reuse_port(true)?;
+        }
         let mut group = vec![first];
         for _ in 1..count {
-            group.push(Self::bind(bound)?);
+            group.push(Self::bind(bound, Sharing::Group)?);
         }
         Ok(group)
     }
 
-    fn bind(addr: SocketAddr) -> io::Result<Self> {
+    fn bind(addr: SocketAddr, sharing: Sharing) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_reuse_port(true)?;
+        socket.set_reuse_port(sharing == Sharing::Group)?;
         if addr.is_ipv6() {
             socket.set_only_v6(!addr.ip().is_unspecified())?;
         }
@@ -339,6 +359,54 @@ mod tests {
         assert!(got.iter().all(|(p, _)| p.remote == from && p.local == Some(path.remote.ip())));
         let stats = sender.stats();
         assert_eq!((stats.send_calls, stats.datagrams_out), (1, 3));
+    }
+
+    #[test]
+    fn second_group_on_a_port_is_refused_whatever_its_size() {
+        for (first, second) in [(1, 1), (4, 1), (1, 4), (4, 4)] {
+            let group = MediaSocket::bind_group("[::]:0".parse().unwrap(), first).unwrap();
+            let port = group[0].local_addr().unwrap().port();
+            for other in ["[::]", "127.0.0.1", "0.0.0.0"] {
+                let other = format!("{other}:{port}").parse().unwrap();
+                let refused = MediaSocket::bind_group(other, second).err().expect("it is taken");
+                assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{first} {second} {other}");
+            }
+            let addr = group[0].local_addr().unwrap();
+            drop(group);
+            MediaSocket::bind_group(addr, second).expect("it is free at once");
+        }
+    }
+
+    #[test]
+    fn of_groups_that_are_bound_at_once_to_one_port_at_most_one_exists() {
+        let free = MediaSocket::bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let addr = free[0].local_addr().unwrap();
+        drop(free);
+        for _ in 0..50 {
+            let start = std::sync::Barrier::new(4);
+            let bind = || {
+                start.wait();
+                MediaSocket::bind_group(addr, 4)
+            };
+            let bound = std::thread::scope(|scope| {
+                let threads = [(); 4].map(|()| scope.spawn(bind));
+                threads.map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(bound.iter().filter(|group| group.is_ok()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn datagrams_are_spread_over_a_group() {
+        let mut group = MediaSocket::bind_group("[::]:0".parse().unwrap(), 4).unwrap();
+        let port = group[0].local_addr().unwrap().port();
+        for _ in 0..200 {
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.send_to(b"x", ("127.0.0.1", port)).unwrap();
+        }
+        let got: Vec<_> = group.iter_mut().map(|socket| receive(socket).len()).collect();
+        assert_eq!(got.iter().sum::<usize>(), 200);
+        assert!(got.iter().all(|count| *count > 10), "{got:?}");
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub struct Config {
     /// UDP address of the media sockets; port 0 takes a free one. Default 127.0.0.1:8189.
     pub media_addr: SocketAddr,
     /// Candidates for answers, the best first; port 0 stands for the bound port. Empty: the bound
-    /// address, which must then not be a wildcard.
+    /// address. If that is a wildcard, there is no candidate yet, and offers are refused with 503 until
+    /// [`crate::net::Operations::set_candidates`] gives one.
     pub advertise: Vec<SocketAddr>,
     /// Media threads, 1 to [`WORKERS_MAX`]. Default 1.
     pub workers: usize,
@@ -31,9 +32,8 @@ pub struct Config {
     /// Maximum sessions per worker that were accepted but have no DTLS yet; more are refused with 503.
     /// Default 1,000 (quality B2). Operators cannot set it.
     pub half_open_per_worker: usize,
-    /// Whether a new publisher replaces the one of a live stream; otherwise it is refused with 409.
-    /// Default true (whip-whep A54).
-    pub takeover: bool,
+    /// What becomes of a new publisher of a live stream. Default [`Takeover::Always`] (whip-whep A54).
+    pub takeover: Takeover,
     /// Time that viewers wait for a publisher, before the first and after the last. Default 10 min
     /// (whip-whep G8).
     pub viewer_wait: Duration,
@@ -57,7 +57,7 @@ impl Default for Config {
             worker_cpus: Vec::new(),
             sessions_per_worker: 5_000,
             half_open_per_worker: 1_000,
-            takeover: true,
+            takeover: Takeover::default(),
             viewer_wait: Duration::from_secs(600),
             tombstone: Duration::from_secs(30),
             pool_packets: 65_536,
@@ -81,6 +81,30 @@ impl Default for PublisherLimits {
     }
 }
 
+/// What becomes of a new publisher of a live stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Takeover {
+    /// It replaces the one before, unless the stream changed hands three times within 30 s: then it
+    /// is refused with 409, so that two programs under one name do not replace each other for ever.
+    #[default]
+    Always,
+    /// It is refused with 409.
+    Reject,
+}
+
+impl Takeover {
+    /// Every policy, the default first.
+    pub const ALL: [Self; 2] = [Self::Always, Self::Reject];
+
+    /// Name of the policy in settings.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Reject => "reject",
+        }
+    }
+}
+
 /// A setting that cannot work; the text names it and says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {problem}")]
@@ -101,9 +125,6 @@ impl Config {
             |setting, problem: &str| Err(ConfigError { setting, problem: problem.to_owned() });
         if !(1..=WORKERS_MAX).contains(&self.workers) {
             return refuse("workers", "must be from 1 to 64");
-        }
-        if self.advertise.is_empty() && self.media_addr.ip().is_unspecified() {
-            return refuse("advertise", "name the addresses to offer, or bind to one address");
         }
         if self.advertise.iter().any(|addr| addr.ip().is_unspecified()) {
             return refuse("advertise", "0.0.0.0 and [::] are no addresses a client can reach");
@@ -129,10 +150,8 @@ mod tests {
         assert_eq!(named(Config { workers: 0, ..Config::default() }), "workers");
         assert_eq!(named(Config { workers: WORKERS_MAX + 1, ..Config::default() }), "workers");
         assert!(Config { workers: WORKERS_MAX, ..Config::default() }.validate().is_ok());
-        let wildcard = Config { media_addr: "[::]:0".parse().unwrap(), ..Config::default() };
-        assert_eq!(named(wildcard.clone()), "advertise");
         let advertise = vec!["0.0.0.0:0".parse().unwrap()];
-        assert_eq!(named(Config { advertise, ..wildcard }), "advertise");
+        assert_eq!(named(Config { advertise, ..Config::default() }), "advertise");
         assert_eq!(named(Config { pool_packets: 255, ..Config::default() }), "pool_packets");
     }
 }

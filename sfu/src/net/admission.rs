@@ -17,6 +17,26 @@ const RETRY_AFTER_S: u32 = 5;
 
 const UNAVAILABLE: OfferError = OfferError::Unavailable { retry_after_s: RETRY_AFTER_S };
 
+/// Reason why no new session is taken now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotReady {
+    /// The machine has no address that a client could reach.
+    NoAddress,
+    /// The server holds as many sessions as it may.
+    Full,
+    /// The server stops.
+    Draining,
+}
+
+impl From<NotReady> for OfferError {
+    fn from(reason: NotReady) -> Self {
+        match reason {
+            NotReady::NoAddress => Self::NoAddress { retry_after_s: RETRY_AFTER_S },
+            NotReady::Full | NotReady::Draining => UNAVAILABLE,
+        }
+    }
+}
+
 /// Limits on sessions, and the half-open places that are taken.
 #[derive(Debug)]
 pub(super) struct Admission {
@@ -38,13 +58,14 @@ impl Admission {
     }
 
     /// Whether a session may be added to `sessions`.
-    pub(super) fn has_room(&self, sessions: usize) -> bool {
-        !self.draining.load(Ordering::Relaxed) && sessions < self.sessions_max
-    }
-
-    /// The same as a refusal.
-    pub(super) fn ensure_room(&self, sessions: usize) -> Result<(), OfferError> {
-        if self.has_room(sessions) { Ok(()) } else { Err(UNAVAILABLE) }
+    pub(super) fn ready(&self, sessions: usize) -> Result<(), NotReady> {
+        if self.draining.load(Ordering::Relaxed) {
+            Err(NotReady::Draining)
+        } else if sessions >= self.sessions_max {
+            Err(NotReady::Full)
+        } else {
+            Ok(())
+        }
     }
 
     /// Refuses all new sessions from now on.
@@ -89,21 +110,18 @@ mod tests {
     #[test]
     fn session_beyond_the_limit_of_all_workers_is_refused() {
         let admission = admission(2, 3, 10);
-        assert_eq!(admission.ensure_room(5), Ok(()));
-        assert_eq!(
-            admission.ensure_room(6),
-            Err(UNAVAILABLE),
-            "six are here, one more is too many"
-        );
-        assert!(admission.has_room(5) && !admission.has_room(6));
+        assert_eq!(admission.ready(5), Ok(()));
+        assert_eq!(admission.ready(6), Err(NotReady::Full), "six are here, one more is too many");
     }
 
     #[test]
     fn draining_server_refuses_even_the_first_session() {
         let admission = admission(1, 10, 10);
-        assert!(admission.has_room(0));
+        assert_eq!(admission.ready(0), Ok(()));
         admission.drain();
-        assert_eq!(admission.ensure_room(0), Err(OfferError::Unavailable { retry_after_s: 5 }));
+        assert_eq!(admission.ready(0), Err(NotReady::Draining));
+        let refused = OfferError::from(NotReady::Draining);
+        assert_eq!(refused, OfferError::Unavailable { retry_after_s: 5 });
     }
 
     // quality B2

@@ -11,7 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admission::Admission;
+use arc_swap::ArcSwap;
+
+use super::admission::{Admission, NotReady};
 use super::directory::Directory;
 use super::messages::Notice;
 use super::outcome::{Created, LayerError, OfferError};
@@ -22,6 +24,7 @@ use super::session_entry::{SessionEntry, etag};
 use super::stats::Totals;
 use super::status_board::StatusBoard;
 use super::stream_entry::{StreamEntry, StreamState};
+use super::takeover::CONTEST_WINDOW;
 use super::workers::Workers;
 use crate::config::Config;
 use crate::error::CloseReason;
@@ -51,7 +54,8 @@ const ADOPTION_PAUSE: Duration = Duration::from_millis(1);
 pub(super) struct Control {
     pub config: Config,
     pub media_addr: SocketAddr,
-    pub candidates: Vec<SocketAddr>,
+    /// Candidates of the next answer, the best first; they change when the machine's addresses do.
+    candidates: ArcSwap<Vec<SocketAddr>>,
     pub workers: Workers,
     pub directory: Directory,
     pub admission: Admission,
@@ -85,7 +89,7 @@ impl Control {
             placement: Placement::new(workers.len(), config.sessions_per_worker),
             config,
             media_addr,
-            candidates,
+            candidates: ArcSwap::from_pointee(candidates),
             workers,
             directory: Directory::default(),
             status_board: StatusBoard::default(),
@@ -102,18 +106,16 @@ impl Control {
         offer: &[u8],
         network: Option<IpAddr>,
     ) -> Result<Admitted, OfferError> {
-        self.ensure_room()?;
+        self.ensure_ready()?;
         let offer = Offer::parse(offer)?;
         let local = self.fresh_transport();
         let (plan, answer) = answer_publish(&offer, &local)?;
         let id = random::session_id();
         let (stream, evicted) = self.directory.with_stream(name, |stream, state| {
-            if !state.publishers.may_add(self.config.takeover) {
-                return Err(OfferError::Conflict);
-            }
+            state.publishers.may_add(self.config.takeover, Instant::now())?;
             let evicted = self.admission.reserve_half_open(id, network)?;
             state.publishers.add(id);
-            Ok((Arc::clone(stream), evicted))
+            Ok::<_, OfferError>((Arc::clone(stream), evicted))
         })?;
         let new = NewSession {
             id,
@@ -138,7 +140,7 @@ impl Control {
         start: StartMode,
         network: Option<IpAddr>,
     ) -> Result<Admitted, OfferError> {
-        self.ensure_room()?;
+        self.ensure_ready()?;
         let offer = Offer::parse(offer)?;
         let local = self.fresh_transport();
         let id = random::session_id();
@@ -185,12 +187,29 @@ impl Control {
     }
 
     /// Whether a new session would be taken.
-    pub(super) fn has_room(&self) -> bool {
-        self.admission.has_room(self.directory.session_count())
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn ready(&self) -> Result<(), NotReady> {
+        if self.candidates().is_empty() {
+            return Err(NotReady::NoAddress);
+        }
+        self.admission.ready(self.directory.session_count())
     }
 
-    fn ensure_room(&self) -> Result<(), OfferError> {
-        self.admission.ensure_room(self.directory.session_count())
+    fn ensure_ready(&self) -> Result<(), OfferError> {
+        self.ready().map_err(OfferError::from)
+    }
+
+    /// Candidates of the next answer, the best first.
+    pub(super) fn candidates(&self) -> Arc<Vec<SocketAddr>> {
+        self.candidates.load_full()
+    }
+
+    /// Sets the candidates of the next answer; port 0 stands for the bound port.
+    pub(super) fn set_candidates(&self, candidates: &[SocketAddr]) {
+        let with_port = candidates.iter().map(|addr| with_port(*addr, self.media_addr.port()));
+        self.candidates.store(Arc::new(with_port.collect()));
     }
 
     /// Fresh credentials under the same certificate and candidates.
@@ -198,7 +217,7 @@ impl Control {
         LocalTransport {
             ice: random::ice_credentials(),
             fingerprint_sha256: self.fingerprint_sha256,
-            candidates: self.candidates.clone(),
+            candidates: self.candidates().to_vec(),
             session_id: random::sdp_session_id(),
         }
     }
@@ -316,15 +335,15 @@ impl Control {
         true
     }
 
-    /// Follows a notice of a worker. Returns a publisher that lost its stream and must be closed.
-    pub(super) fn on_notice(&self, worker: usize, notice: Notice) -> Option<SessionId> {
+    /// Follows a notice of a worker. Returns the publishers that lost their stream and must be closed.
+    pub(super) fn on_notice(&self, worker: usize, notice: Notice) -> Vec<SessionId> {
         match notice {
             Notice::Event(Event::Adopted(id)) => self.on_adopted(id, worker),
             Notice::Event(Event::Connected(id)) => return self.on_connected(id),
             Notice::Event(Event::Closed(id, reason)) => self.on_closed(id, reason),
             Notice::Lost => self.on_worker_lost(worker),
         }
-        None
+        Vec::new()
     }
 
     /// A worker adopted a session that waited in the lobby.
@@ -342,10 +361,10 @@ impl Control {
         }
     }
 
-    /// The keys of a session are known. Returns the publisher that lost the stream and must be
+    /// The keys of a session are known. Returns the publishers that lost the stream and must be
     /// closed.
-    fn on_connected(&self, id: SessionId) -> Option<SessionId> {
-        let session = self.directory.session(id)?;
+    fn on_connected(&self, id: SessionId) -> Vec<SessionId> {
+        let Some(session) = self.directory.session(id) else { return Vec::new() };
         let was_connected = std::mem::replace(&mut session.lock().connected, true);
         if !was_connected {
             self.admission.release_half_open(id, session.network);
@@ -353,12 +372,23 @@ impl Control {
         let (role, stream) = (session.role, &session.stream);
         tracing::info!(session = %id, ?role, stream = %stream.shared.name, "connected");
         if role != Role::Publisher {
-            return None;
+            return Vec::new();
         }
+        let now = Instant::now();
         let mut state = stream.lock();
-        // None: the publisher has gone already and that event is on its way.
-        let holder = stream.shared.source.load_full()?;
-        let lost = state.publisher_connected(id, holder);
+        let was_contested = state.publishers.contested_until(now).is_some();
+        // No source: the publisher has gone already and that event is on its way.
+        let lost = state.publisher_connected(id, stream.shared.source.load_full(), now);
+        if !was_contested && state.publishers.contested_until(now).is_some() {
+            tracing::warn!(
+                stream = %stream.shared.name,
+                session = %id,
+                replaced = ?lost,
+                "several publishers replace each other under this name; new ones are refused with 409 \
+                 for up to {} s",
+                CONTEST_WINDOW.as_secs()
+            );
+        }
         self.refresh(stream, &state);
         lost
     }
@@ -455,6 +485,14 @@ impl Control {
         for worker in workers {
             self.workers.try_command(worker, Command::Refresh(Arc::clone(&stream.shared)));
         }
+    }
+}
+
+/// Candidate with the bound port where it names none.
+pub(super) fn with_port(addr: SocketAddr, bound: u16) -> SocketAddr {
+    match addr.port() {
+        0 => SocketAddr::new(addr.ip(), bound),
+        _ => addr,
     }
 }
 

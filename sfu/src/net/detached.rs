@@ -69,11 +69,17 @@ impl Detached {
 
     /// A worker adopts a session.
     pub(super) fn adopt(&self, id: SessionId, worker: usize) {
-        assert_eq!(self.control.on_notice(worker, Notice::Event(Event::Adopted(id))), None);
+        assert_eq!(self.control.on_notice(worker, Notice::Event(Event::Adopted(id))), []);
     }
 
-    /// A session connects. Returns the publisher that it replaces.
-    pub(super) fn connect(&self, id: SessionId) -> Option<SessionId> {
+    /// A session connects, and that is told. Returns the publishers that must be closed.
+    pub(super) fn connect(&self, id: SessionId) -> Vec<SessionId> {
+        self.connect_untold(id);
+        self.tell_connected(id)
+    }
+
+    /// A session connects at its worker, and the event is on its way.
+    pub(super) fn connect_untold(&self, id: SessionId) {
         let session = self.control.directory.session(id).unwrap();
         if session.role == Role::Publisher {
             let format = CodecFormat { codec: Codec::Vp8, fmtp: String::new() };
@@ -83,6 +89,10 @@ impl Detached {
                 SourceInfo { epoch: crate::ids::Epoch(0), publisher: id, tracks: vec![track] };
             session.stream.shared.connect(&offered);
         }
+    }
+
+    /// The event of a connected session arrives. Returns the publishers that must be closed.
+    pub(super) fn tell_connected(&self, id: SessionId) -> Vec<SessionId> {
         self.control.on_notice(0, Notice::Event(Event::Connected(id)))
     }
 

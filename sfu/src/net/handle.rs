@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use super::affinity::usable_cpus;
-use super::control::Control;
+use super::control::{Control, with_port};
 use super::inspection::Inspection;
 use super::operations::Operations;
 use super::signalling::Signalling;
@@ -53,7 +53,8 @@ pub enum StartError {
     },
     /// The media port could not be bound.
     #[error(
-        "cannot bind the media port {addr} (UDP): {error}; choose an address of this machine and a free port"
+        "media-port: cannot bind {addr} (UDP): {error}; if another program has this port, perhaps another weir, \
+         stop it or choose another port"
     )]
     MediaPort {
         /// Address that was configured.
@@ -124,8 +125,8 @@ impl Sfu {
     }
 
     /// UDP candidates that answers offer, the best first.
-    pub fn candidates(&self) -> &[SocketAddr] {
-        &self.control.candidates
+    pub fn candidates(&self) -> Vec<SocketAddr> {
+        self.control.candidates().to_vec()
     }
 }
 
@@ -190,16 +191,14 @@ fn clock_base() -> ClockBase {
     ClockBase::new(Instant::now(), unix)
 }
 
-/// Candidates of answers: the advertised addresses with the bound port for port 0, or the bound address.
+/// Candidates of answers: the advertised addresses with the bound port for port 0, or the bound address unless it
+/// is a wildcard.
 fn candidates(advertise: &[SocketAddr], bound: SocketAddr) -> Vec<SocketAddr> {
-    if advertise.is_empty() {
-        return vec![bound];
+    match advertise {
+        [] if bound.ip().is_unspecified() => Vec::new(),
+        [] => vec![bound],
+        advertise => advertise.iter().map(|addr| with_port(*addr, bound.port())).collect(),
     }
-    let with_port = |addr: &SocketAddr| match addr.port() {
-        0 => SocketAddr::new(addr.ip(), bound.port()),
-        _ => *addr,
-    };
-    advertise.iter().map(with_port).collect()
 }
 
 #[cfg(test)]
@@ -218,6 +217,7 @@ mod tests {
         let wanted: Vec<SocketAddr> =
             ["192.0.2.1:8189", "[2001:db8::1]:99"].map(|addr| addr.parse().unwrap()).into();
         assert_eq!(candidates(&advertise, bound), wanted);
+        assert!(candidates(&[], "[::]:8189".parse().unwrap()).is_empty(), "nobody can reach it");
     }
 
     #[tokio::test]
@@ -239,10 +239,18 @@ mod tests {
 
     #[tokio::test]
     async fn media_port_that_is_taken_is_refused_by_address() {
+        let refused = |media_addr| {
+            let refused = Sfu::start(Config { media_addr, ..config() }).err().unwrap();
+            assert!(matches!(refused, StartError::MediaPort { addr, .. } if addr == media_addr));
+            let text = refused.to_string();
+            assert!(
+                text.contains("media-port") && text.contains(&media_addr.to_string()),
+                "{text}"
+            );
+        };
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let media_addr = taken.local_addr().unwrap();
-        let refused = Sfu::start(Config { media_addr, ..config() }).err().unwrap();
-        assert!(matches!(refused, StartError::MediaPort { addr, .. } if addr == media_addr));
-        assert!(refused.to_string().contains(&media_addr.to_string()), "{refused}");
+        refused(taken.local_addr().unwrap());
+        let other = Sfu::start(Config { workers: 2, ..config() }).unwrap();
+        refused(other.media_addr());
     }
 }

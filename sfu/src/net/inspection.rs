@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::admission::NotReady;
 use super::control::Control;
 use super::session_entry::SessionEntry;
 use super::stats::{SfuStats, StatsSum};
@@ -79,9 +80,12 @@ impl Inspection {
         sum.finish(control.workers.len(), streams)
     }
 
-    /// Whether new sessions are taken: false while draining or when full.
-    pub fn ready(&self) -> bool {
-        self.control.has_room()
+    /// Whether new sessions are taken.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        self.control.ready()
     }
 
     /// Streams in the given order.

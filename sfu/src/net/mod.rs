@@ -68,12 +68,16 @@ pub use crate::forward::LayerPreference;
 pub use crate::forward::start::{StartMode, UnknownStartMode};
 pub use crate::worker::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo};
 pub use crate::worker::{LayerState, TrackLayers};
+pub use admission::NotReady;
 pub use affinity::usable_cpus;
 pub use handle::{Sfu, StartError};
 pub use inspection::{Inspection, StreamInfo};
 pub use latency::LatencySummary;
 pub use operations::Operations;
-pub use outcome::{Created, IfMatch, LayerError, LookupError, OfferError, PatchError, Patched};
+pub use outcome::{
+    Conflict, ConflictCause, Created, IfMatch, LayerError, LookupError, OfferError, PatchError,
+    Patched,
+};
 pub use received_track::MediaLayers;
 pub use signalling::Signalling;
 pub use stats::{AnswerTotals, Counts, SessionTotals, SfuStats, WorkerStats};

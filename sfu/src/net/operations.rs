@@ -3,6 +3,7 @@
 //! A view of the control plane. Keeps no state. Called by `/api/v1` and at the end of the process; next:
 //! `control.rs`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::control::Control;
@@ -24,6 +25,12 @@ impl Operations {
     /// Ends a session by its public id; false if there is none.
     pub async fn kick(&self, id: SessionId) -> bool {
         self.control.close(id, CloseReason::Kicked).await
+    }
+
+    /// Sets the candidates that answers offer from now on, the best first; port 0 stands for the bound port.
+    /// Sessions that were answered before keep theirs. Without candidates new sessions are refused.
+    pub fn set_candidates(&self, candidates: &[SocketAddr]) {
+        self.control.set_candidates(candidates);
     }
 
     /// Refuses new sessions from now on; live ones go on.

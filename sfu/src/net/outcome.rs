@@ -3,6 +3,9 @@
 //! Below everything else in `net/`: decides nothing and knows no session. Error texts are for the client and
 //! say what to do; `api` gives each error its HTTP status.
 
+use std::fmt;
+
+use super::takeover::{CONTEST_TAKEOVERS, CONTEST_WINDOW};
 use crate::ids::{SessionId, SessionSecret};
 use crate::sdp::SdpError;
 
@@ -28,15 +31,66 @@ pub enum OfferError {
     /// SDP that is understood and cannot be served: 422.
     #[error("{0}")]
     Unacceptable(String),
-    /// The stream has a live publisher and takeover is off: 409.
-    #[error("stream is already being published")]
-    Conflict,
+    /// The stream has a live publisher that is not replaced: 409.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The machine has no address that a client could reach yet: 503 with `Retry-After` in seconds.
+    #[error(
+        "this server has no address to offer for media: the machine has only loopback addresses; it \
+         takes sessions as soon as an interface has an address, or with --advertise ADDR"
+    )]
+    NoAddress {
+        /// Seconds after which a new try makes sense.
+        retry_after_s: u32,
+    },
     /// The server is full or draining: 503 with `Retry-After` in seconds.
     #[error("server is full or stopping; try again in {retry_after_s} s")]
     Unavailable {
         /// Seconds after which a new try makes sense.
         retry_after_s: u32,
     },
+}
+
+/// Reason why a live stream takes no other publisher, and who holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this stream has a publisher, session {holder}, live for {live_s} s{cause}")]
+pub struct Conflict {
+    /// Public id of the publisher that holds the stream.
+    pub holder: SessionId,
+    /// Seconds since it took the stream.
+    pub live_s: u64,
+    /// Why it stays.
+    pub cause: ConflictCause,
+}
+
+/// Reason why a publisher is not replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConflictCause {
+    /// [`Takeover::Reject`](crate::config::Takeover::Reject).
+    Reject,
+    /// The stream changed hands too often.
+    Contested {
+        /// Seconds after which newcomers are taken again.
+        retry_after_s: u32,
+    },
+}
+
+impl fmt::Display for ConflictCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reject => f.write_str(
+                ", and this server replaces no publisher (--takeover reject); stop that one, or \
+                 publish under another name",
+            ),
+            Self::Contested { retry_after_s } => write!(
+                f,
+                ", and the name changed hands {CONTEST_TAKEOVERS} times within {} s: several \
+                 programs publish under it and replace each other; stop all but one of them, or give \
+                 each its own name; a new publisher is taken again in {retry_after_s} s",
+                CONTEST_WINDOW.as_secs()
+            ),
+        }
+    }
 }
 
 impl From<SdpError> for OfferError {

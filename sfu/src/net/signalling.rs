@@ -96,7 +96,8 @@ impl Signalling {
             let Some(remote) = changed else { return Ok(Patched::Trickled) };
             (state.local.clone(), remote)
         };
-        let local = LocalTransport { ice: self.control.fresh_ice(), ..old.clone() };
+        let candidates = self.control.candidates().to_vec();
+        let local = LocalTransport { ice: self.control.fresh_ice(), candidates, ..old.clone() };
         if !self.control.restart(&session, &old.ice, &local.ice, &remote).await {
             return Err(PatchError::Unavailable);
         }

@@ -88,10 +88,18 @@ impl StreamState {
     pub(super) fn publisher_connected(
         &mut self,
         id: SessionId,
-        holder: Arc<SourceInfo>,
-    ) -> Option<SessionId> {
-        self.waiting_since = None;
-        self.publishers.connected(id, holder)
+        holder: Option<Arc<SourceInfo>>,
+        now: Instant,
+    ) -> Vec<SessionId> {
+        let lost = self.publishers.connected(id, holder, now);
+        match self.publishers.live() {
+            Some(_) => self.waiting_since = None,
+            None if self.viewers.is_empty() => {}
+            None => {
+                self.waiting_since.get_or_insert(now);
+            }
+        }
+        lost
     }
 
     /// Follows a publisher that ended. True if the workers must be told, because it held the stream.
@@ -101,7 +109,7 @@ impl StreamState {
         holder: Option<Arc<SourceInfo>>,
         now: Instant,
     ) -> bool {
-        let held = self.publishers.remove(id, holder);
+        let held = self.publishers.remove(id, holder, now);
         if held && self.publishers.live().is_none() && !self.viewers.is_empty() {
             self.waiting_since = Some(now);
         }
@@ -154,12 +162,12 @@ mod tests {
         StreamEntry::new(id, StreamName::new("a").unwrap())
     }
 
-    fn source(publisher: u64) -> Arc<SourceInfo> {
-        Arc::new(SourceInfo {
+    fn source(publisher: u64) -> Option<Arc<SourceInfo>> {
+        Some(Arc::new(SourceInfo {
             epoch: crate::ids::Epoch(1),
             publisher: SessionId(publisher),
             tracks: Vec::new(),
-        })
+        }))
     }
 
     #[test]
@@ -201,7 +209,7 @@ mod tests {
         assert_eq!(state.overdue_viewers(late + max, max, created).len(), 2);
 
         state.publishers.add(SessionId(7));
-        state.publisher_connected(SessionId(7), source(7));
+        state.publisher_connected(SessionId(7), source(7), late + max);
         assert_eq!(state.overdue_viewers(late + max, max, created), [], "a publisher is there");
         let left = late + max * 2;
         assert!(state.publisher_ended(SessionId(7), None, left));

@@ -35,7 +35,7 @@ pub(super) async fn run(control: Weak<Control>, mut notices: mpsc::Receiver<Work
         let Some(control) = control.upgrade() else { return };
         match notice {
             Some((worker, notice)) => {
-                if let Some(replaced) = control.on_notice(worker, notice) {
+                for replaced in control.on_notice(worker, notice) {
                     control.close(replaced, CloseReason::TakenOver).await;
                 }
             }

@@ -1,6 +1,7 @@
 //! Control plane without worker threads: limits, takeover, placement, and what is ended when.
 
 use super::*;
+use crate::config::Takeover;
 use crate::ids::Role;
 use crate::net::detached::{Detached, WHEP_OFFER, WHIP_OFFER};
 
@@ -27,9 +28,9 @@ async fn session_beyond_the_limit_is_refused_until_another_ends() {
     let (name, refused) = (Detached::name("a"), OfferError::Unavailable { retry_after_s: 5 });
     assert_eq!(server.control.publish(&name, WHIP_OFFER, None).unwrap_err(), refused);
     assert_eq!(server.control.subscribe(&name, WHEP_OFFER, start, None).unwrap_err(), refused);
-    assert!(!server.control.has_room());
+    assert_eq!(server.control.ready(), Err(NotReady::Full));
     assert!(server.control.close(first, CloseReason::Kicked).await);
-    assert!(server.control.has_room());
+    assert_eq!(server.control.ready(), Ok(()));
     server.publish("a");
 }
 
@@ -72,8 +73,8 @@ async fn session_that_connects_frees_its_half_open_place_once() {
 fn second_publisher_replaces_the_first_when_it_connects() {
     let server = Detached::new(1);
     let (first, second) = (server.publish("a"), server.publish("a"));
-    assert_eq!(server.connect(first), None);
-    assert_eq!(server.connect(second), Some(first));
+    assert_eq!(server.connect(first), []);
+    assert_eq!(server.connect(second), [first]);
     let third = server.publish("a");
     let stream = server.control.directory.stream(&Detached::name("a")).unwrap();
     let offered = |id| crate::router::SourceInfo {
@@ -87,14 +88,76 @@ fn second_publisher_replaces_the_first_when_it_connects() {
 }
 
 // whip-whep A54
+#[tokio::test]
+async fn publisher_that_was_live_ends_when_two_take_over_before_either_is_told() {
+    for told_first in [1, 2] {
+        let server = Detached::new(1);
+        let [a, b, c] = [server.publish("a"), server.publish("a"), server.publish("a")];
+        for id in [a, b, c] {
+            server.adopt(id, 0);
+        }
+        assert_eq!(server.connect(a), []);
+        server.connect_untold(b);
+        server.connect_untold(c);
+        let order = if told_first == 1 { [b, c] } else { [c, b] };
+        let mut lost: Vec<_> = order.into_iter().flat_map(|id| server.tell_connected(id)).collect();
+        lost.sort_unstable();
+        let mut wanted = [a, b];
+        wanted.sort_unstable();
+        assert_eq!(lost, wanted);
+        server.control.on_closed(c, CloseReason::PeerClosed);
+        let stream = server.control.directory.stream(&Detached::name("a")).unwrap();
+        assert!(stream.lock().publishers.live().is_none());
+    }
+}
+
+// whip-whep A54
+#[test]
+fn contested_stream_refuses_a_newcomer_and_says_who_holds_it() {
+    let server = Detached::new(1);
+    let mut last = server.publish("a");
+    assert_eq!(server.connect(last), []);
+    for _ in 0..3 {
+        let next = server.publish("a");
+        assert_eq!(server.connect(next), [last]);
+        server.control.on_closed(last, CloseReason::TakenOver);
+        last = next;
+    }
+    let name = Detached::name("a");
+    let refused = server.control.publish(&name, WHIP_OFFER, None).unwrap_err();
+    let OfferError::Conflict(conflict) = &refused else { panic!("{refused}") };
+    assert_eq!(conflict.holder, last);
+    let text = refused.to_string();
+    assert!(text.contains(&last.to_string()) && text.contains("3 times within 30 s"), "{text}");
+    server.publish("b");
+}
+
+#[test]
+fn answers_offer_the_candidates_of_now_and_without_any_an_offer_is_refused() {
+    let wildcard = "[::]:8189".parse().unwrap();
+    let server = Detached::with(Config { media_addr: wildcard, ..Config::default() });
+    let name = Detached::name("a");
+    server.control.set_candidates(&[]);
+    assert_eq!(server.control.ready(), Err(NotReady::NoAddress));
+    let refused = server.control.publish(&name, WHIP_OFFER, None).unwrap_err();
+    assert_eq!(refused, OfferError::NoAddress { retry_after_s: 5 });
+    let answer = |addr: &str| {
+        server.control.set_candidates(&[addr.parse().unwrap()]);
+        server.control.publish(&name, WHIP_OFFER, None).unwrap().created.answer
+    };
+    assert!(answer("192.0.2.1:0").contains("192.0.2.1 8189 typ host"));
+    let second = answer("192.0.2.2:99");
+    assert!(second.contains("192.0.2.2 99 typ host") && !second.contains("192.0.2.1"), "{second}");
+}
+
 #[test]
 fn without_takeover_a_live_stream_refuses_a_publisher() {
-    let server = Detached::with(Config { takeover: false, ..Config::default() });
+    let server = Detached::with(Config { takeover: Takeover::Reject, ..Config::default() });
     let name = Detached::name("a");
     let (first, second) = (server.publish("a"), server.publish("a"));
-    assert_eq!(server.connect(first), None);
+    assert_eq!(server.connect(first), []);
     let refused = server.control.publish(&name, WHIP_OFFER, None).unwrap_err();
-    assert_eq!(refused, OfferError::Conflict);
+    assert!(matches!(refused, OfferError::Conflict(conflict) if conflict.holder == first));
     server.control.on_closed(first, CloseReason::PeerClosed);
     server.control.publish(&name, WHIP_OFFER, None).unwrap();
     assert!(server.control.directory.session(second).is_some());
@@ -123,7 +186,7 @@ fn lost_worker_ends_its_own_sessions_only() {
     server.adopt(ids[0], 0);
     server.adopt(ids[1], 1);
     server.adopt(ids[2], 1);
-    assert_eq!(server.control.on_notice(1, Notice::Lost), None);
+    assert_eq!(server.control.on_notice(1, Notice::Lost), []);
     let left: Vec<_> =
         ids.iter().map(|id| server.control.directory.session(*id).is_some()).collect();
     assert_eq!(left, [true, false, false, true], "one that waits belongs to no worker");

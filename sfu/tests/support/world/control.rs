@@ -261,12 +261,19 @@ impl Control {
         }
         let name = session.stream.clone();
         let stream = self.streams.get_mut(&name).expect("a session keeps its stream");
-        let Some(source) = stream.shared.source.load_full() else { return Vec::new() };
-        let holder = source.publisher;
-        let replaced = stream.publisher.replace(source);
-        let replaced = if holder == id { replaced.map(|old| old.publisher) } else { Some(id) };
+        // As `net/takeover.rs`: every publisher that has connected and does not hold the stream lost it.
+        stream.publisher = stream.shared.source.load_full();
+        let holder = stream.publisher.as_ref().map(|source| source.publisher);
+        let mut lost: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.role == Role::Publisher && session.stream == name)
+            .filter(|(id, session)| session.connected && Some(**id) != holder)
+            .map(|(id, _)| *id)
+            .collect();
+        lost.sort_unstable();
         let mut orders = self.refresh(&name);
-        if let Some(old) = replaced.filter(|old| *old != holder) {
+        for old in lost {
             orders.extend(self.close(old, CloseReason::TakenOver));
         }
         orders

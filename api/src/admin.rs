@@ -91,7 +91,7 @@ pub async fn stats(State(state): State<AppState>) -> Response {
     json(Stats {
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: state.started.elapsed().as_secs_f64(),
-        ready: state.sfu.inspection().ready(),
+        ready: state.sfu.inspection().ready().is_ok(),
         sfu: state.sfu.inspection().stats().await,
     })
 }

@@ -2,12 +2,12 @@
 //!
 //! IPv4 comes before IPv6 because FFmpeg uses only the first candidate (whip-whep C41). Bridges of
 //! containers come last, and loopback is never shown to another machine. Pure but for
-//! [`interfaces`]. Called by `settings.rs` and `config.rs`.
+//! [`interfaces`]. Called by `settings.rs` and `config.rs`; `addresses.rs` follows what changes.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 /// Maximum candidates in one answer; more only slow clients down.
-const CANDIDATES_MAX: usize = 8;
+pub(crate) const CANDIDATES_MAX: usize = 8;
 
 /// Value of `--advertise`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +65,12 @@ impl Advertise {
         candidates.sort_by_key(SocketAddr::is_ipv6);
         candidates.truncate(CANDIDATES_MAX);
         if *self == Self::Auto && local_clients {
+            // Before IPv6: if it is the only IPv4 address, FFmpeg takes it. After the addresses of
+            // the network: Firefox forms no pair with loopback, and libnice binds its packets to
+            // an interface from which loopback cannot be reached (IP_UNICAST_IF).
             candidates.truncate(CANDIDATES_MAX - 1);
-            candidates.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), media_port));
+            let ipv4 = candidates.iter().take_while(|addr| addr.is_ipv4()).count();
+            candidates.insert(ipv4, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), media_port));
         }
         candidates
     }
@@ -191,7 +195,14 @@ mod tests {
             ["192.168.1.7:8189", "10.8.0.1:8189", "172.17.0.1:8189", "[2001:db8::7]:8189"];
         assert_eq!(texts(&far), expected); // whip-whep C41
         let near = Advertise::Auto.candidates(8189, true, &machine);
-        assert_eq!(texts(&near).last().unwrap(), "127.0.0.1:8189");
+        let expected = [
+            "192.168.1.7:8189",
+            "10.8.0.1:8189",
+            "172.17.0.1:8189",
+            "127.0.0.1:8189",
+            "[2001:db8::7]:8189",
+        ];
+        assert_eq!(texts(&near), expected);
         assert_eq!(texts(&Advertise::Auto.candidates(0, true, &machine[..2])), ["127.0.0.1:0"]);
         assert!(Advertise::Auto.candidates(0, false, &machine[..2]).is_empty());
     }

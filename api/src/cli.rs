@@ -3,11 +3,17 @@
 //! The settings are declared in `settings.rs`; `config.rs` merges, checks and explains them. Called
 //! by `main.rs`.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
-use crate::settings::Settings;
+use crate::setting::Setting;
+use crate::settings::{SETTINGS, Settings};
+
+/// Variable of `--config`.
+const CONFIG_ENV: &str = "WEIR_CONFIG";
 
 /// Live video from one to many: WHIP in, WHEP out, one HTTP port, one UDP port.
 #[derive(Debug, Parser)]
@@ -18,7 +24,7 @@ pub struct Cli {
     pub command: Option<Command>,
     /// TOML file with any of these settings: `key = value`, where the key is the long flag without
     /// its dashes. SIGHUP reads it again.
-    #[arg(long, env = "WEIR_CONFIG", value_name = "FILE", global = true)]
+    #[arg(long, env = CONFIG_ENV, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Settings that flags and environment give.
     #[command(flatten)]
@@ -31,6 +37,48 @@ pub enum Command {
     /// Check the configuration, print it with the origin of each value, and exit: 0 if it is valid,
     /// 2 if not.
     CheckConfig,
+}
+
+/// Parses a command line and the environment. A value of a variable that cannot be used is reported
+/// by the variable's name: clap names the flag, which nobody gave.
+///
+/// # Errors
+/// What is wrong with the command line, also a request for help.
+pub fn matches_of(args: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    Cli::command().try_get_matches_from(&args).map_err(|mut error| {
+        if let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg)
+            && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+            && let Some(setting) = SETTINGS.iter().find(|setting| is_named(setting, named))
+            && !args.iter().any(|arg| gives(arg, value))
+        {
+            let variable = ContextValue::String(setting.env.to_owned());
+            error.insert(ContextKind::InvalidArg, variable);
+        }
+        error
+    })
+}
+
+/// Whether clap's name of an argument, such as `--http <ADDR:PORT>`, is that of the setting.
+fn is_named(setting: &Setting, named: &str) -> bool {
+    let flag = named.split([' ', '=', '[']).next().and_then(|flag| flag.strip_prefix("--"));
+    flag == Some(setting.key)
+}
+
+/// Whether an argument is the value of a flag, or ends with it: `99999` or `--media-port=99999`.
+fn gives(arg: &OsStr, value: &str) -> bool {
+    let value_of = |arg: &str| arg == value || arg.split_once('=').is_some_and(|(_, v)| v == value);
+    arg.to_str().is_some_and(value_of)
+}
+
+/// Variables that look like settings of this server and are none.
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let is_known = |name: &str| name == CONFIG_ENV || SETTINGS.iter().any(|s| s.env == name);
+    let names = names.filter_map(|name| name.into_string().ok());
+    let mut unknown: Vec<_> =
+        names.filter(|name| name.starts_with("WEIR_") && !is_known(name)).collect();
+    unknown.sort_unstable();
+    unknown
 }
 
 const EXAMPLES: &str = "\
@@ -49,7 +97,7 @@ Examples:
 
 Flags win over WEIR_* variables, these over the --config file, that over the defaults.
 SIGHUP reads the file again; SIGTERM ends all sessions and exits with 0.
-Exit code 2: the configuration is not valid, and the message names the setting.";
+Exit code 2: the configuration is not valid or a port is in use, and the message names the setting.";
 
 #[cfg(test)]
 mod tests {
@@ -60,6 +108,13 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn variables_that_are_no_settings_are_found() {
+        let names = ["WEIR_HTTP", "WEIR_HTPP", "PATH", "WEIR_CONFIG", "WEIR_", "weir_http"];
+        let unknown = unknown_variables(names.into_iter().map(OsString::from));
+        assert_eq!(unknown, ["WEIR_", "WEIR_HTPP"]);
     }
 
     #[test]

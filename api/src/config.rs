@@ -5,7 +5,7 @@
 //! media plane's configuration. Called by `main.rs`; each setting by itself is in `settings.rs`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -60,41 +60,59 @@ impl Config {
         Ok(())
     }
 
-    /// The media plane's configuration. With HTTP on loopback and `--advertise` not given, media is
-    /// bound to loopback too. A candidate with port 0 stands for the port that media is bound to.
-    ///
-    /// # Errors
-    /// `advertise`, when this machine has no address to offer.
-    pub fn media(&self, interfaces: &[Interface]) -> Result<weir_sfu::config::Config, ConfigError> {
-        let local_clients = self.http.ip().is_loopback();
-        let (ip, interfaces): (IpAddr, _) = match &self.advertise {
-            None if local_clients => (Ipv4Addr::LOCALHOST.into(), &[][..]),
-            _ => (Ipv6Addr::UNSPECIFIED.into(), interfaces),
-        };
-        let advertise = self.advertise.as_ref().unwrap_or(&Advertise::Auto);
-        let candidates = advertise.candidates(self.media_port, local_clients, interfaces);
-        if candidates.is_empty() {
-            return bad(
-                "advertise",
-                "auto finds no address of this machine that others can reach; give --advertise ADDR",
-            );
-        }
-        Ok(weir_sfu::config::Config {
-            media_addr: SocketAddr::new(ip, self.media_port),
+    /// The media plane's configuration. Media is bound to all addresses, also with HTTP on loopback:
+    /// a session can only be made through HTTP, and media is authenticated.
+    pub fn media(&self, interfaces: &[Interface]) -> weir_sfu::config::Config {
+        weir_sfu::config::Config {
+            media_addr: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.media_port),
             workers: self.workers,
             worker_cpus: self.worker_cpus.cpus().to_vec(),
-            advertise: candidates,
+            advertise: self.candidates(interfaces),
             takeover: self.takeover,
             viewer_wait: Duration::from_secs(self.viewer_wait),
             ..weir_sfu::config::Config::default()
-        })
+        }
     }
 
-    /// Keys whose values differ in `new` and that a running server cannot take over.
-    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+    /// Candidates of answers, the best first; empty while the machine has no address for them. Port
+    /// 0 stands for the port that media is bound to.
+    pub fn candidates(&self, interfaces: &[Interface]) -> Vec<SocketAddr> {
+        let advertise = self.advertise.as_ref().unwrap_or(&Advertise::Auto);
+        advertise.candidates(self.media_port, self.http.ip().is_loopback(), interfaces)
+    }
+
+    /// Settings whose values differ in `new`.
+    pub fn changes(&self, new: &Self) -> Vec<Change> {
         let entries = self.entries().into_iter().zip(new.entries()).zip(SETTINGS);
-        let changed = entries.filter(|((old, new), setting)| old != new && !setting.reload);
-        changed.map(|(_, setting)| setting.key).collect()
+        let changed = entries.filter(|(((_, old), (_, new)), _)| old != new);
+        changed
+            .map(|(((key, old), (_, new)), setting)| Change {
+                key,
+                old,
+                new,
+                needs_restart: !setting.reload,
+            })
+            .collect()
+    }
+}
+
+/// Setting that a reload finds changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its key.
+    pub key: &'static str,
+    /// Its value until now, as TOML.
+    pub old: String,
+    /// Its value in the file, as TOML.
+    pub new: String,
+    /// Whether a running server cannot take it over.
+    pub needs_restart: bool,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { key, old, new, .. } = self;
+        write!(f, "{key} = {new} (was {old})")
     }
 }
 
@@ -129,6 +147,23 @@ pub fn origins(
     Ok(origins)
 }
 
+/// Names the place where a setting that cannot be used was given: its flag, its variable, or the
+/// file.
+pub fn name_origin(
+    error: ConfigError,
+    cli: &Cli,
+    origins: &BTreeMap<&'static str, String>,
+) -> String {
+    let ConfigError { key, problem } = error;
+    let place = match (origins.get(key).map(String::as_str), &cli.config) {
+        (Some("flag"), _) => format!("--{key}"),
+        (Some("file"), Some(path)) => format!("{key} in {}", path.display()),
+        (Some(variable), _) => variable.to_owned(),
+        (None, _) => key.to_owned(),
+    };
+    ConfigError::text(&place, &problem)
+}
+
 /// The effective configuration for people (TOML with comments) or for machines (one JSON line).
 pub fn describe(config: &Config, origins: &BTreeMap<&'static str, String>) -> String {
     let origin = |key: &str| origins.get(key).map_or("default", String::as_str);
@@ -159,9 +194,24 @@ fn read_file<T: DeserializeOwned + Default>(cli: &Cli) -> Result<T, ConfigError>
     let Some(path) = &cli.config else { return Ok(T::default()) };
     let complain = |problem: String| bad("config", format!("{}: {problem}", path.display()));
     match std::fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text).or_else(|problem| complain(problem.to_string())),
+        Ok(text) => toml::from_str(&text).or_else(|problem| {
+            let hint = problem.span().and_then(|span| quoting_hint(&text, span.start));
+            complain(format!("{problem}{}", hint.unwrap_or_default()))
+        }),
         Err(problem) => complain(problem.to_string()),
     }
+}
+
+/// Advice for a line of the form `key = value` whose value lacks its quotes; none for other lines.
+fn quoting_hint(text: &str, at: usize) -> Option<String> {
+    let begin = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = text.get(begin..)?.lines().next()?;
+    let (key, value) = line.split_once('=')?;
+    let value = value.split('#').next()?.trim();
+    let key = SETTINGS.iter().find(|setting| setting.key == key.trim())?.key;
+    let is_bare = !value.is_empty() && !value.contains(['"', '\'', '[', '{']);
+    let as_text = value.parse::<toml::Value>().is_err() && value.parse::<bool>().is_err();
+    (is_bare && as_text).then(|| format!("put the value into quotes: {key} = \"{value}\""))
 }
 
 fn bad<T>(key: &'static str, problem: impl Into<String>) -> Result<T, ConfigError> {
@@ -173,6 +223,7 @@ mod tests {
     use super::*;
     use clap::{CommandFactory, FromArgMatches};
     use std::io::Write;
+    use weir_sfu::config::Takeover;
     use weir_sfu::net::{StartMode, usable_cpus};
 
     fn load(args: &[&str]) -> Result<Config, ConfigError> {
@@ -258,6 +309,7 @@ mod tests {
         assert_eq!(key_of(&["--advertise", "example.org"]), "advertise");
         assert_eq!(key_of(&["--log", "weir=loudly"]), "log");
         assert_eq!(key_of(&["--start", "slowly"]), "start");
+        assert_eq!(key_of(&["--takeover", "no"]), "takeover");
         assert_eq!(key_of(&["--admin-http", "127.0.0.1:8080"]), "admin-http");
         assert_eq!(key_of(&["--config", "/does/not/exist"]), "config");
         for url in ["live.example.org", "ftp://a", "https://a/?b", "https://u@a", "https://a b"] {
@@ -266,6 +318,10 @@ mod tests {
         for (text, named) in [
             ("htpp = 1", "htpp"),
             ("workers = \"x\"", "workers"),
+            ("workers = 2\nhttp = 127.0.0.1:8080 # here", "http = \"127.0.0.1:8080\""),
+            ("start = poster", "start = \"poster\""),
+            ("log = info", "log = \"info\""),
+            ("advertise = 203.0.113.7", "advertise = \"203.0.113.7\""),
             ("=", "TOML parse error at line 1"),
         ] {
             let (_file, path) = file(text);
@@ -281,35 +337,34 @@ mod tests {
     }
 
     #[test]
-    fn media_stays_on_loopback_until_an_address_is_advertised() {
+    fn media_binds_to_all_addresses_and_answers_offer_those_that_clients_reach() {
         let lan =
             Interface { name: "eth0".into(), ip: "10.0.0.7".parse().unwrap(), default_route: true };
-        let lan = [lan];
-        let media = |args: &[&str]| load(args).unwrap().media(&lan);
-        let text = |config: weir_sfu::config::Config| {
+        let text = |args: &[&str], interfaces: &[Interface]| {
+            let config = load(args).unwrap().media(interfaces);
             let candidates: Vec<_> = config.advertise.iter().map(ToString::to_string).collect();
             format!("{} {}", config.media_addr, candidates.join(" "))
         };
-        assert_eq!(text(media(&[]).unwrap()), "127.0.0.1:8189 127.0.0.1:8189");
-        let auto = media(&["--advertise", "auto"]).unwrap();
-        assert_eq!(text(auto), "[::]:8189 10.0.0.7:8189 127.0.0.1:8189");
-        let open =
-            media(&["--http", "0.0.0.0:80", "--insecure-open", "--media-port", "0"]).unwrap();
-        assert_eq!(text(open), "[::]:0 10.0.0.7:0");
-        let alone = load(&["--http", "0.0.0.0:80", "--insecure-open"]).unwrap().media(&[]);
-        assert_eq!(alone.unwrap_err().key, "advertise");
+        let lan = [lan];
+        let this_machine = "[::]:8189 10.0.0.7:8189 127.0.0.1:8189";
+        assert_eq!(text(&[], &lan), this_machine);
+        assert_eq!(text(&["--advertise", "auto"], &lan), this_machine);
+        assert_eq!(text(&[], &[]), "[::]:8189 127.0.0.1:8189");
+        let open = ["--http", "0.0.0.0:80", "--insecure-open", "--media-port", "0"];
+        assert_eq!(text(&open, &lan), "[::]:0 10.0.0.7:0");
+        assert_eq!(text(&open, &[]), "[::]:0 ", "it has no address yet");
     }
 
     #[test]
     fn media_gets_the_settings_that_concern_it() {
-        let media = |args: &[&str]| load(args).unwrap().media(&[]).unwrap();
+        let media = |args: &[&str]| load(args).unwrap().media(&[]);
         let defaults = weir_sfu::config::Config::default();
         assert_eq!(media(&[]).takeover, defaults.takeover);
         assert_eq!(media(&[]).viewer_wait, defaults.viewer_wait);
-        let set = media(&["--takeover=no", "--viewer-wait", "5", "--workers", "2"]);
+        let set = media(&["--takeover", "reject", "--viewer-wait", "5", "--workers", "2"]);
         assert_eq!(
             (set.takeover, set.viewer_wait, set.workers),
-            (false, Duration::from_secs(5), 2)
+            (Takeover::Reject, Duration::from_secs(5), 2)
         );
     }
 
@@ -319,7 +374,20 @@ mod tests {
         let new =
             load(&["--strict", "--media-port", "1", "--log", "debug", "--start", "wait"]).unwrap();
         assert_eq!(new.start, StartMode::Wait);
-        assert_eq!(old.needs_restart(&new), ["media-port"]);
+        let changes = old.changes(&new);
+        let texts: Vec<_> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "media-port = 1 (was 8189)",
+                "strict = true (was false)",
+                "start = \"wait\" (was \"fast-forward\")",
+                "log = \"debug\" (was \"info\")",
+            ]
+        );
+        let restart: Vec<_> = changes.iter().filter(|c| c.needs_restart).map(|c| c.key).collect();
+        assert_eq!(restart, ["media-port"]);
+        assert_eq!(old.changes(&old), []);
         let mut running = old.clone();
         running.apply_reloadable(new.clone());
         assert_eq!((running.strict, running.media_port), (true, old.media_port));

@@ -7,7 +7,7 @@
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use weir_sfu::net::{LayerError, LookupError, OfferError, PatchError};
+use weir_sfu::net::{ConflictCause, LayerError, LookupError, NotReady, OfferError, PatchError};
 
 /// A refusal: a status, a text that says what to do, and the headers that belong to it.
 #[derive(Debug)]
@@ -71,11 +71,25 @@ impl From<OfferError> for Problem {
             // Never 406: players take that as a counter-offer (whip-whep A10, E4).
             OfferError::Malformed(_) => Self::new(StatusCode::BAD_REQUEST, detail),
             OfferError::Unacceptable(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
-            OfferError::Conflict => Self::new(StatusCode::CONFLICT, detail),
-            OfferError::Unavailable { retry_after_s } => {
+            OfferError::Conflict(conflict) => {
+                let problem = Self::new(StatusCode::CONFLICT, detail);
+                match conflict.cause {
+                    ConflictCause::Reject => problem,
+                    ConflictCause::Contested { retry_after_s } => {
+                        problem.retry_after(retry_after_s)
+                    }
+                }
+            }
+            OfferError::NoAddress { retry_after_s } | OfferError::Unavailable { retry_after_s } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(retry_after_s)
             }
         }
+    }
+}
+
+impl From<NotReady> for Problem {
+    fn from(reason: NotReady) -> Self {
+        OfferError::from(reason).into()
     }
 }
 
@@ -128,13 +142,24 @@ impl From<LayerError> for Problem {
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
+    use weir_sfu::net::Conflict;
 
     #[test]
     fn each_media_plane_error_has_the_status_that_clients_expect() {
         let offer = |e| Problem::from(e).into_response();
         assert_eq!(offer(OfferError::Malformed("x".into())).status(), 400);
         assert_eq!(offer(OfferError::Unacceptable("x".into())).status(), 422);
-        assert_eq!(offer(OfferError::Conflict).status(), 409);
+        let conflict = |cause| {
+            let holder = weir_sfu::ids::SessionId(7);
+            offer(OfferError::Conflict(Conflict { holder, live_s: 3, cause }))
+        };
+        let rejected = conflict(ConflictCause::Reject);
+        assert_eq!((rejected.status().as_u16(), rejected.headers().get(RETRY_AFTER)), (409, None));
+        let contested = conflict(ConflictCause::Contested { retry_after_s: 20 });
+        assert_eq!(contested.status(), 409);
+        assert_eq!(contested.headers()[RETRY_AFTER], "20");
+        assert_eq!(Problem::from(NotReady::NoAddress).into_response().status(), 503);
+        assert_eq!(Problem::from(NotReady::Full).into_response().status(), 503);
         let busy = offer(OfferError::Unavailable { retry_after_s: 0 });
         assert_eq!(busy.status(), 503); // whip-whep A53
         assert_eq!(busy.headers()[RETRY_AFTER], "1");

@@ -75,11 +75,51 @@ pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Resp
     Ok(([(CACHE_CONTROL, "no-store")], Json(events::layers(&layers))).into_response())
 }
 
-/// Preference of a body and the section that it is for. Unknown members are ignored, so that a
-/// client may send an element of the `layers` event as it is.
+/// Members of a preference.
+const PREFERENCE: [&str; 9] = [
+    "mediaId",
+    "rid",
+    "encodingId",
+    "spatialLayerId",
+    "temporalLayerId",
+    "maxSpatialLayerId",
+    "maxTemporalLayerId",
+    "maxWidth",
+    "maxHeight",
+];
+
+/// Members of an element of the `layers` event that are not in a preference: they describe the
+/// layer and are ignored, so that a client may send the element as it is. Ours, then those of the
+/// extension and of drafts before it.
+const DESCRIPTION: [&str; 9] = [
+    "bitrate",
+    "width",
+    "height",
+    "active",
+    "target",
+    "targetBitrate",
+    "heigth",
+    "id",
+    "simulcastIdx",
+];
+
+/// Refuses a member that is neither: a misspelled limit would silently limit nothing.
+fn check_names(body: &Map<String, Value>) -> Result<(), String> {
+    let known = |name: &str| PREFERENCE.contains(&name) || DESCRIPTION.contains(&name);
+    match body.keys().find(|name| !known(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let known = PREFERENCE.join(", ");
+            Err(format!("there is no {name:?} in a layer preference; it has {known}"))
+        }
+    }
+}
+
+/// Preference of a body and the section that it is for.
 fn parse(body: &[u8]) -> Result<(Option<String>, LayerPreference), String> {
     let body: Map<String, Value> = serde_json::from_slice(body)
         .map_err(|error| format!("the body is not a JSON object: {error}"))?;
+    check_names(&body)?;
     let media = match body.get("mediaId") {
         None | Some(Value::Null) => None,
         Some(Value::String(name)) => Some(name.clone()),
@@ -187,6 +227,8 @@ mod tests {
             (r#"{"maxWidth":"1"}"#, "maxWidth"),
             (r#"{"spatialLayerId":256}"#, "spatialLayerId"),
             (r#"{"maxTemporalLayerId":1.5}"#, "maxTemporalLayerId"),
+            (r#"{"maxheight":360}"#, "\"maxheight\""),
+            (r#"{"mediaId":"1","layer":"h"}"#, "\"layer\""),
         ] {
             let refused = parse(body.as_bytes()).unwrap_err();
             assert!(refused.contains(named), "{body}: {refused}");

@@ -7,6 +7,7 @@
 //! | [`app`](mod@app) | the routes by group, and what every request gets before its handler |
 //! | [`access`] | who may use a route group at a listener |
 //! | [`state`] | what handlers share |
+//! | [`addresses`] | what answers offer as the machine's addresses change |
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
 //! | [`layer`], [`sse`], [`events`], [`listeners`] | two extensions of WHEP: layer preferences, and event streams |
 //! | [`offer`], [`body`], [`path`] | what these share: a POSTed offer, a bounded body, a URL's parts |
@@ -23,6 +24,7 @@
 )]
 
 pub mod access;
+pub mod addresses;
 pub mod admin;
 pub mod advertise;
 pub mod app;

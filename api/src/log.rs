@@ -94,10 +94,42 @@ pub(crate) fn parse_filter(filter: &str) -> Result<Targets, String> {
         };
         match module {
             None => Ok(targets.with_default(level)),
-            Some(module) if is_module(module) => Ok(targets.with_target(module, level)),
+            Some(module) if is_module(module) => match misspelled(module) {
+                Some(meant) => Err(format!("there is no module `{module}`; is `{meant}` meant?")),
+                None => Ok(targets.with_target(module, level)),
+            },
             Some(module) => Err(format!("`{module}` is no module")),
         }
     })
+}
+
+/// Crates of this server.
+const CRATES: [&str; 2] = ["weir", "weir_sfu"];
+
+/// Crate of this server that a module is nearly, but not, named after: the filter would then have
+/// no effect. Names of other crates cannot be checked.
+fn misspelled(module: &str) -> Option<&'static str> {
+    let name = module.split("::").next().unwrap_or(module);
+    if CRATES.contains(&name) {
+        return None;
+    }
+    // `weir-sfu` and `weir_api` too: no other crate has such a name.
+    let begins = name.starts_with("weir").then_some("weir_sfu");
+    CRATES.into_iter().find(|known| distance(name, known) <= 2).or(begins)
+}
+
+/// Number of letters to insert, remove or replace to make `b` of `a` (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }
 
 #[cfg(test)]
@@ -130,6 +162,9 @@ mod tests {
             ("weir_sfu=", "`weir_sfu=` names no level"),
             ("[session]=debug", "`[session]` is no module"),
             ("=debug", "`` is no module"),
+            ("weir_sfuu=debug", "there is no module `weir_sfuu`; is `weir_sfu` meant?"),
+            ("wier::app=debug", "there is no module `wier::app`; is `weir` meant?"),
+            ("weir-sfu=debug", "there is no module `weir-sfu`; is `weir_sfu` meant?"),
         ];
         for (filter, problem) in cases {
             assert_eq!(parse_filter(filter).unwrap_err(), problem);

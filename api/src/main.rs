@@ -1,7 +1,8 @@
 //! The binary `weir`: reads the configuration, starts media and HTTP, waits for signals.
 //!
 //! Prints one line on stdout when it is ready, and everything else on stderr. Exit codes: 0 after a
-//! drained stop, 1 if it could not start, 2 for a configuration that is not valid.
+//! drained stop, 2 for a configuration that is not valid or a port in use, 1 if it could not start
+//! for another reason.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -9,17 +10,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use weir::access::ListenerAccess;
+use weir::addresses::Addresses;
 use weir::advertise::interfaces;
-use weir::cli::{Cli, Command};
+use weir::cli::{self, Cli, Command};
 use weir::config::{self, Config, ConfigError};
 use weir::limits::ConnectionLimit;
 use weir::{AppState, admin_app, app, log, server};
-use weir_sfu::net::Sfu;
+use weir_sfu::net::{Sfu, StartError};
 
 /// Number of HTTP threads; media has threads of its own.
 const HTTP_THREADS: usize = 2;
@@ -31,8 +34,14 @@ const HTTP_NICE: i32 = 10;
 /// Time in which sessions are closed when the server stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Interval at which the machine's addresses are looked at without a request.
+const ADDRESSES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Exit code for a setting that cannot be used, or a port that another program has.
+const BAD_CONFIGURATION: u8 = 2;
+
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = cli::matches_of(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match configure(&matches, &cli) {
         Ok((_, _, text)) if matches!(cli.command, Some(Command::CheckConfig)) => {
@@ -45,13 +54,18 @@ fn main() -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("weir: {error:#}");
-                    ExitCode::FAILURE
+                    if error.is::<ConfigError>() || error.is::<StartError>() {
+                        ExitCode::from(BAD_CONFIGURATION)
+                    } else {
+                        ExitCode::FAILURE
+                    }
                 }
             }
         }
         Err(error) => {
-            eprintln!("weir: {error}");
-            ExitCode::from(2)
+            let origins = config::origins(&matches, &cli, rust_log().is_some()).unwrap_or_default();
+            eprintln!("weir: {}", config::name_origin(error, &cli, &origins));
+            ExitCode::from(BAD_CONFIGURATION)
         }
     }
 }
@@ -66,7 +80,7 @@ fn configure(
         key: "advertise",
         problem: format!("the addresses of this machine cannot be listed: {error}"),
     })?;
-    let media = config.media(&interfaces)?;
+    let media = config.media(&interfaces);
     let origins = config::origins(matches, cli, rust_log().is_some())?;
     let text = config::describe(&config, &origins);
     Ok((config, media, text))
@@ -109,13 +123,19 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    for name in cli::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        tracing::warn!(
+            "{name} is set in the environment, and there is no such setting; see --help"
+        );
+    }
     let open_files = server::raise_open_files();
     tracing::debug!(?open_files, "limit of open files");
 
     let http = listen("http", config.http).await?;
     let http_addr = http.local_addr()?;
     let sfu = Sfu::start(media)?;
-    let state = AppState::new(sfu.clone(), config.clone());
+    let addresses = Addresses::following(interfaces);
+    let state = AppState::with_addresses(sfu.clone(), config.clone(), addresses);
     let access = ListenerAccess::of_http(config.http, config.insecure_open);
 
     let (stop, stopped) = watch::channel(false);
@@ -129,10 +149,14 @@ async fn serve(
         let app = admin_app(state.clone(), ListenerAccess::of_admin_http(addr));
         servers.spawn(server::serve(admin, app, connections, stopped));
     }
+    state.refresh_addresses();
     print_ready(http_addr, sfu.media_addr());
 
+    let mut look = tokio::time::interval(ADDRESSES_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = look.tick() => state.refresh_addresses(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hang_up.recv() => reload(cli, &mut config, &state, &filter),
@@ -157,8 +181,16 @@ async fn serve(
     Ok(())
 }
 
-async fn listen(key: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("{key}: cannot listen on {addr}"))
+async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, ConfigError> {
+    TcpListener::bind(addr).await.map_err(|error| {
+        let taken = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "; another program has this port, perhaps another weir: stop it or choose another port"
+            }
+            _ => "",
+        };
+        ConfigError { key, problem: format!("cannot listen on {addr}: {error}{taken}") }
+    })
 }
 
 /// Writes the line that scripts wait for: exactly this text, once, on stdout.
@@ -177,15 +209,21 @@ fn reload(cli: &Cli, config: &mut Config, state: &AppState, filter: &log::LogFil
             return;
         }
     };
-    let restart = config.needs_restart(&new);
+    let changes = config.changes(&new);
+    let list = |needs_restart| {
+        let texts = changes.iter().filter(|change| change.needs_restart == needs_restart);
+        texts.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let (changed, restart) = (list(false), list(true));
     if !restart.is_empty() {
-        tracing::warn!(
-            keys = restart.join(", "),
-            "reload: these settings take effect after a restart"
-        );
+        tracing::warn!("reload: these settings take effect after a restart: {restart}");
     }
     config.apply_reloadable(new);
     filter.set(&config.log);
     state.set_config(config.clone());
-    tracing::info!("configuration reloaded");
+    match (&cli.config, changed.as_str()) {
+        (None, _) => tracing::info!("reload: there is no --config file to read"),
+        (Some(_), "") => tracing::info!("reload: no setting that a reload applies has changed"),
+        (Some(_), changed) => tracing::info!("reload: changed: {changed}"),
+    }
 }

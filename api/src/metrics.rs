@@ -244,7 +244,7 @@ fn pairs(counts: &Counts) -> Vec<(&'static str, u64)> {
 pub async fn metrics(State(state): State<AppState>) -> Response {
     let stats = state.sfu.inspection().stats().await;
     let scrape = Scrape {
-        ready: state.sfu.inspection().ready(),
+        ready: state.sfu.inspection().ready().is_ok(),
         uptime: state.started.elapsed(),
         process: Process::read(),
     };

@@ -73,6 +73,7 @@ pub async fn answer(
         // 400 and not 406, which some players take as a counter-offer (whip-whep A10).
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; POST an SDP offer"));
     }
+    state.refresh_addresses();
     let session = tokio::time::timeout(
         ANSWER_TIMEOUT,
         create(&state.sfu, purpose, &stream, offer, peer.and_then(network)),

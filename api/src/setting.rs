@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgMatches, value_parser};
 use serde::{Deserialize, Deserializer};
+use weir_sfu::config::Takeover;
 use weir_sfu::net::StartMode;
 
 use crate::advertise::Advertise;
@@ -55,12 +56,19 @@ impl Setting {
 
 /// A setting that cannot be used. The text names its key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("bad configuration: {key}: {problem}")]
+#[error("{}", Self::text(key, problem))]
 pub struct ConfigError {
     /// The setting: the long flag without its dashes, and the key in the file.
     pub key: &'static str,
     /// What was expected, what came, and what to do.
     pub problem: String,
+}
+
+impl ConfigError {
+    /// Text for the operator; `place` names the setting as it was given.
+    pub(crate) fn text(place: &str, problem: &str) -> String {
+        format!("bad configuration: {place}: {problem}")
+    }
 }
 
 /// A kind of value as flags, environment and file give it.
@@ -191,6 +199,7 @@ printed! {
     String: |value| quoted(value);
     SocketAddr: |value| quoted(value);
     StartMode: |value| quoted(value.label());
+    Takeover: |value| quoted(value.label());
     WorkerCpus: |value| quoted(value);
     LogFormat: |value| quoted(value.label());
     Option<String>: |value| value.as_ref().map_or("unset".into(), quoted);

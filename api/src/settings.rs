@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use axum::http::Uri;
-use weir_sfu::config::WORKERS_MAX;
+use weir_sfu::config::{Takeover, WORKERS_MAX};
 use weir_sfu::net::{StartMode, UnknownStartMode, usable_cpus};
 
 use crate::advertise::Advertise;
@@ -28,10 +28,11 @@ settings! {
         default "8189", restart, read Ok
     }
     /// Addresses that clients send media to, the best first, or `auto` for those of this machine.
-    /// Needed behind NAT and in a container: give the address that clients can reach.
+    /// Needed behind NAT and in a container: give the address that clients can reach. `auto` follows
+    /// the machine's addresses when they change.
     advertise: List => Option<Advertise> {
         key "advertise", alias "public-ip", env "WEIR_ADVERTISE", value "auto|ADDR[:PORT],…",
-        heading "Addresses", unset "auto", restart,
+        heading "Addresses", unset "auto", reload,
         read |given, _| given.map(|list| Advertise::parse(&list.0)).transpose()
     }
     /// Base of the session URLs in answers, such as `https://live.example.org`. Needed when clients
@@ -64,10 +65,11 @@ settings! {
         key "strict", env "WEIR_STRICT", value "BOOL", heading "Access",
         default "false", reload, read Ok
     }
-    /// Let a new publisher replace the one of a live stream; otherwise it is refused with 409.
-    takeover: bool => bool {
-        key "takeover", env "WEIR_TAKEOVER", value "BOOL", heading "Access",
-        default "true", restart, read Ok
+    /// What becomes of a new publisher of a live stream: `always` replaces the one before, unless
+    /// the stream changed hands three times within 30 s; `reject` refuses the new one, with 409.
+    takeover: String => Takeover {
+        key "takeover", env "WEIR_TAKEOVER", value "always|reject", heading "Access",
+        default "always", restart, read |text| takeover(&text)
     }
 
     /// Cached media that a viewer is sent at most, to show a picture at once: `fast-forward` (all
@@ -135,7 +137,14 @@ fn public_url(text: &str) -> Result<String, String> {
 }
 
 fn start(text: &str) -> Result<StartMode, String> {
-    text.parse().map_err(|problem: UnknownStartMode| problem.to_string())
+    text.parse().map_err(|problem: UnknownStartMode| format!("is `{text}`; {problem}"))
+}
+
+fn takeover(text: &str) -> Result<Takeover, String> {
+    let found = Takeover::ALL.into_iter().find(|policy| policy.label() == text);
+    found.ok_or_else(|| {
+        format!("is `{text}`; must be {}", Takeover::ALL.map(Takeover::label).join(" or "))
+    })
 }
 
 fn workers(given: Option<usize>, settings: &Settings) -> Result<usize, String> {

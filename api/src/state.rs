@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use weir_sfu::net::Sfu;
 
+use crate::addresses::Addresses;
 use crate::config::Config;
 use crate::limits::PostRate;
 use crate::listeners::Listeners;
@@ -24,17 +25,24 @@ pub struct AppState {
     pub listeners: Listeners,
     /// Time of the server's start, for `/metrics` and `/api/v1/stats`.
     pub started: Instant,
+    addresses: Arc<Addresses>,
     config: Arc<RwLock<Arc<Config>>>,
 }
 
 impl AppState {
-    /// State of a server that starts now.
+    /// State of a server that starts now and offers the addresses that `sfu` was given.
     pub fn new(sfu: Sfu, config: Config) -> Self {
+        Self::with_addresses(sfu, config, Addresses::fixed())
+    }
+
+    /// State of a server that starts now.
+    pub fn with_addresses(sfu: Sfu, config: Config, addresses: Addresses) -> Self {
         Self {
             sfu,
             posts: Arc::default(),
             listeners: Listeners::default(),
             started: Instant::now(),
+            addresses: Arc::new(addresses),
             config: Arc::new(RwLock::new(Arc::new(config))),
         }
     }
@@ -47,5 +55,11 @@ impl AppState {
     /// Replaces the configuration, for this state and its clones.
     pub fn set_config(&self, config: Config) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.addresses.refresh_at_once(&self.sfu, &self.config());
+    }
+
+    /// Has the next answer offer the addresses that the machine has now.
+    pub fn refresh_addresses(&self) {
+        self.addresses.refresh(&self.sfu, &self.config());
     }
 }

@@ -58,6 +58,50 @@ fn a_bad_configuration_is_exit_2_and_names_its_key() {
 }
 
 #[test]
+fn a_bad_value_is_named_by_the_place_that_gave_it() {
+    let named_by = |variable: (&str, &str), args: &[&str]| {
+        let output =
+            weir(&["check-config"]).args(args).env(variable.0, variable.1).output().unwrap();
+        let text = String::from_utf8([&output.stdout[..], &output.stderr[..]].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{variable:?} {args:?}\n{text}");
+        text
+    };
+    for variable in [
+        ("WEIR_MEDIA_PORT", "99999"),
+        ("WEIR_STRICT", "perhaps"),
+        ("WEIR_LOG_FORMAT", "xml"),
+        ("WEIR_HTTP", "nowhere"),
+        ("WEIR_START", "nonsense"),
+    ] {
+        let text = named_by(variable, &[]);
+        assert!(text.contains(variable.0) && text.contains(variable.1), "{text}");
+        assert!(!text.contains("--media-port") && !text.contains("--http"), "{text}");
+    }
+    let text = named_by(("WEIR_MEDIA_PORT", "99999"), &["--media-port", "99998"]);
+    assert!(text.contains("--media-port") && text.contains("99998"), "{text}");
+    let text = named_by(("WEIR_START", "wait"), &["--start", "nonsense"]);
+    assert!(
+        text.contains("--start: is `nonsense`; must be fast-forward, poster or wait"),
+        "{text}"
+    );
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"takeover = \"perhaps\"\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let text = named_by(("WEIR_START", "wait"), &["--config", path]);
+    assert!(text.contains(&format!("takeover in {path}: is `perhaps`")), "{text}");
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_a_warning() {
+    let server = Running::with_env("WEIR_HTPP", "127.0.0.1:1");
+    server.signal(Signal::TERM);
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("WEIR_HTPP is set in the environment"), "{log}");
+    assert!(log.contains("WARN"), "{log}");
+}
+
+#[test]
 fn check_config_shows_each_value_and_where_it_comes_from() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"workers = 3\nstrict = true\nmedia-port = 7000\n").unwrap();
@@ -84,23 +128,28 @@ fn check_config_shows_each_value_and_where_it_comes_from() {
 struct Running {
     child: Child,
     http: String,
+    media_port: u16,
 }
 
 impl Running {
     fn start(args: &[&str]) -> Self {
-        let mut child = weir(&["--http", "127.0.0.1:0", "--media-port", "0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::spawn(weir(&["--http", "127.0.0.1:0", "--media-port", "0"]).args(args))
+    }
+
+    fn with_env(name: &str, value: &str) -> Self {
+        Self::spawn(weir(&["--http", "127.0.0.1:0", "--media-port", "0"]).env(name, value))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let rest =
             line.trim_end().strip_prefix("weir ready http=").unwrap_or_else(|| panic!("{line:?}"));
         let (http, media) = rest.split_once(" media=").unwrap();
-        assert_ne!(media.parse::<std::net::SocketAddr>().unwrap().port(), 0);
-        Self { http: http.to_owned(), child }
+        let media_port = media.parse::<std::net::SocketAddr>().unwrap().port();
+        assert_ne!(media_port, 0);
+        Self { http: http.to_owned(), media_port, child }
     }
 
     fn get(&self, path: &str) -> String {
@@ -170,6 +219,7 @@ fn sighup_reads_the_file_again_and_a_bad_file_changes_nothing() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
     }
+    std::thread::sleep(Duration::from_millis(300));
     write(&mut file, "public-url = 7\n");
     server.signal(Signal::HUP);
     std::thread::sleep(Duration::from_millis(300));
@@ -177,15 +227,34 @@ fn sighup_reads_the_file_again_and_a_bad_file_changes_nothing() {
     server.signal(Signal::TERM);
     let (code, log) = server.end();
     assert_eq!(code, Some(0));
-    assert!(log.contains("after a restart") && log.contains("workers"), "{log}");
+    assert!(log.contains("after a restart: workers = 7 (was "), "{log}");
+    assert!(
+        log.contains(r#"changed: public-url = \"https://live.example.org\" (was unset)"#),
+        "{log}"
+    );
     assert!(log.contains("nothing was changed") && log.contains("public-url"), "{log}");
 }
 
 #[test]
-fn a_port_that_is_taken_is_exit_1_and_named() {
+fn a_port_that_is_taken_is_exit_2_and_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (output, text) = output(&["--http", &addr, "--media-port", "0"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(text.contains("http: cannot listen on"), "{text}");
+}
+
+#[test]
+fn a_second_server_on_one_media_port_is_exit_2_and_named() {
+    for workers in ["1", "2"] {
+        let first = Running::start(&["--workers", workers]);
+        let port = first.media_port.to_string();
+        let (output, text) =
+            output(&["--http", "127.0.0.1:0", "--media-port", &port, "--workers", workers]);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(&format!("media-port: cannot bind [::]:{port}")), "{text}");
+        assert!(!text.contains("weir ready"), "{text}");
+        first.signal(Signal::TERM);
+        assert_eq!(first.end().0, Some(0));
+    }
 }

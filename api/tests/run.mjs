@@ -18,7 +18,7 @@ import { OUT, startServer } from './lib/server.mjs';
  * each other. Beside others runs only what takes little CPU time: small pictures, or waiting for timeouts of the protocol.
  */
 const STAGES = [
-  [['http']],
+  [['http'], ['addresses']],
   [['chromium']],
   [['layers']],
   [['starts']],

@@ -15,13 +15,14 @@ const STOP_GRACE_MS = 30_000;
 
 /**
  * @param {string} binary
- * @param {{log: string, args?: string[], http?: string, mediaPort?: string}} options
- *   `log` names the file in out/; ports are chosen by the system unless given.
+ * @param {{log: string, args?: string[], http?: string, mediaPort?: string, defaults?: boolean}} options
+ *   `log` names the file in out/; ports are chosen by the system unless given. With `defaults` the server is started
+ *   as a user does, without a flag: its ports must be free, so the scenario runs in a namespace.
  */
-export async function startServer(binary, { log, args = [], http: listen = '127.0.0.1:0', mediaPort = '0' }) {
+export async function startServer(binary, { log, args = [], http: listen = '127.0.0.1:0', mediaPort = '0', defaults = false }) {
   const logFile = path.join(OUT, `${log}.server.log`);
   const out = fs.openSync(logFile, 'w');
-  const command = ['--http', listen, '--media-port', mediaPort, ...args];
+  const command = defaults ? args : ['--http', listen, '--media-port', mediaPort, ...args];
   const child = start(binary, command, { stdio: ['ignore', 'pipe', out] });
   fs.closeSync(out);
   const line = await readyLine(child).catch(async (error) => {
@@ -72,6 +73,10 @@ class Server {
 
   logged(pattern) {
     return fs.readFileSync(this.logFile, 'utf8').split('\n').filter((line) => pattern.test(line));
+  }
+
+  signal(name) {
+    process.kill(this.child.pid, name);
   }
 
   async stop() {

@@ -1,51 +1,27 @@
-// Firefox publishes and Chromium watches, then the other way round, inside a network namespace. Then Firefox alone:
-// a viewer that began in the past beside one that waited.
+// Firefox publishes and Chromium watches, then the other way round, inside a network namespace and at a server that was
+// started without a flag. Then Firefox alone: a viewer that began in the past beside one that waited.
 
-import readline from 'node:readline';
-import { fileURLToPath } from 'node:url';
-import { end, start } from '../lib/child.mjs';
 import { sleep } from '../lib/check.mjs';
 import { decodes, launch as launchChromium, listen, live, publishUrl, watchUrl } from '../lib/chromium.mjs';
 import { Delivery, endVideo, framesEncoded, judge } from '../lib/delivery.mjs';
 import { launch as launchFirefox } from '../lib/firefox.mjs';
-import { ADDRESS, withNamespace } from '../lib/netns.mjs';
+import { inNamespace } from '../lib/netns.mjs';
 import { sideBySide } from '../lib/playout.mjs';
 import { startServer } from '../lib/server.mjs';
 
 /** The server must live in the namespace too. */
 export const bringsOwnServer = true;
 
-const INSIDE = 'WEIR_TEST_INSIDE_NAMESPACE';
 const WINDOW_MS = 15_000;
 /** Between two viewers who come one after the other. */
 const APART_MS = 300;
 
-export async function run({ checks, args }) {
-  if (process.env[INSIDE]) return inside(checks, args);
-  await withNamespace((name) => startAgain(name, checks, args));
-}
-
-/** Runs this scenario once more, inside, and takes over its lines and its counts. */
-async function startAgain(name, checks, args) {
-  const main = fileURLToPath(new URL('../run.mjs', import.meta.url));
-  const command = ['netns', 'exec', name, process.execPath, main, '--only', 'firefox', '--server', args.server, '--loadtest', args.loadtest];
-  const child = start('ip', command, { env: { ...process.env, [INSIDE]: '1' }, stdio: ['ignore', 'pipe', 'inherit'] });
-  let counted = false;
-  for await (const line of readline.createInterface({ input: child.stdout })) {
-    const [, passed, failed] = /^(\d+) passed, (\d+) failed$/.exec(line) ?? [];
-    if (passed) {
-      checks.add(Number(passed), Number(failed));
-      counted = true;
-    } else {
-      console.log(line);
-    }
-  }
-  await end(child);
-  if (!counted) throw new Error('the run inside the namespace broke off');
+export function run(context) {
+  return inNamespace('firefox', context, () => inside(context.checks, context.args));
 }
 
 async function inside(checks, args) {
-  const server = await startServer(args.server, { log: 'firefox', args: ['--advertise', ADDRESS] });
+  const server = await startServer(args.server, { log: 'firefox', defaults: true });
   const firefox = await launchFirefox();
   const chromium = await launchChromium();
   checks.note(`${await firefox.version()}, Chromium ${chromium.version()}`);

@@ -7,6 +7,7 @@
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use weir_sfu::error::CloseReason;
 use weir_sfu::net::{ConflictCause, LayerError, LookupError, NotReady, OfferError, PatchError};
 
 /// A refusal: a status, a text that says what to do, and the headers that belong to it.
@@ -14,13 +15,15 @@ use weir_sfu::net::{ConflictCause, LayerError, LookupError, NotReady, OfferError
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    /// Why the session of a URL ended: member `reason`, for programs.
+    reason: Option<CloseReason>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// A refusal with `detail` as the text for the client.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), headers: Vec::new() }
+        Self { status, detail: detail.into(), reason: None, headers: Vec::new() }
     }
 
     /// Adds a header that belongs to the refusal.
@@ -41,18 +44,59 @@ impl Problem {
             "there is no such session: it has ended, or its URL is wrong; POST a new offer",
         )
     }
+
+    /// 404 for a session URL whose session ended a short time ago: its client learns why, and whether to come
+    /// again.
+    pub fn ended(reason: CloseReason) -> Self {
+        let ended = Self::new(StatusCode::NOT_FOUND, end_text(reason));
+        Self { reason: Some(reason), ..ended }
+    }
+}
+
+/// Text for the person whose session ended.
+fn end_text(reason: CloseReason) -> &'static str {
+    use CloseReason as R;
+    match reason {
+        R::Deleted => "the session was deleted at its URL",
+        R::PeerClosed => "the client closed the connection",
+        R::NoIce => {
+            "no connectivity check arrived at the media port; open its UDP port in the firewall, and \
+             advertise an address that clients can reach (--advertise)"
+        }
+        R::DtlsTimeout => "the encrypted connection (DTLS) was not ready in time",
+        R::DtlsFailed => "the encrypted connection (DTLS) failed",
+        R::FingerprintMismatch => {
+            "the certificate of the connection (DTLS) is not the one that the offer named"
+        }
+        R::ConsentExpired => {
+            "nothing arrived from the client any more; its network was interrupted"
+        }
+        R::NoMedia => "the publisher was connected and sent no media for a long time",
+        R::TakenOver => "another publisher went live under this name",
+        R::StreamEnded => "nobody publishes this stream any more",
+        R::CodecNotNegotiated => {
+            "the publisher now uses a codec that this session did not negotiate"
+        }
+        R::Kicked => "an operator ended this session",
+        R::Shutdown => "the server stops",
+        R::Panic | R::WorkerLost => "the server met an internal error",
+        R::Evicted => "the session was not connected yet, and its place was needed; POST again",
+    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         // `error` repeats `detail`: a widely used player shows `json().error` (whip-whep A16).
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
             "detail": &self.detail,
             "error": &self.detail,
         });
+        if let Some(reason) = self.reason {
+            body["reason"] = reason.label().into();
+        }
         let mut response = (
             self.status,
             [(CONTENT_TYPE, "application/problem+json"), (CACHE_CONTROL, "no-store")],
@@ -197,5 +241,18 @@ mod tests {
         assert_eq!(body["error"], "taken"); // whip-whep A16
         assert_eq!(body["status"], 409);
         assert_eq!(body["title"], "Conflict");
+        assert_eq!(body.get("reason"), None);
+    }
+
+    #[tokio::test]
+    async fn url_of_an_ended_session_says_why_it_ended() {
+        for &reason in CloseReason::ALL {
+            let response = Problem::ended(reason).into_response();
+            assert_eq!(response.status(), 404);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["reason"], reason.label());
+            assert!(!body["detail"].as_str().unwrap().is_empty());
+        }
     }
 }

@@ -9,7 +9,8 @@ use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use weir_sfu::net::{IfMatch, Patched};
+use serde::Serialize;
+use weir_sfu::net::{IfMatch, Patched, SessionInfo};
 
 use crate::cors::ACCEPT_PATCH;
 use crate::error::Problem;
@@ -75,16 +76,27 @@ pub async fn delete(State(state): State<AppState>, url: SessionUrl) -> Result<St
     Ok(StatusCode::OK)
 }
 
-/// `GET` and `HEAD`: 204 while the session is live (whip-whep A20).
+/// `GET` and `HEAD`: 204 while the session is live (whip-whep A20), 404 after it; for a short time with the
+/// reason of its end.
 ///
 /// # Errors
 /// 404 as a [`Problem`].
 pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<StatusCode, Problem> {
-    if state.sfu.signalling().exists(url.role, &url.stream, &url.secret) {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(Problem::no_session())
+    let signalling = state.sfu.signalling();
+    if signalling.exists(url.role, &url.stream, &url.secret) {
+        return Ok(StatusCode::NO_CONTENT);
     }
+    let ended = signalling.ended(url.role, &url.stream, &url.secret);
+    Err(ended.map_or_else(Problem::no_session, Problem::ended))
+}
+
+/// Answer of `GET …/stats`.
+#[derive(Serialize)]
+struct Stats {
+    #[serde(flatten)]
+    session: SessionInfo,
+    /// Number of viewers of the stream: a publisher cannot ask for it elsewhere.
+    viewers: usize,
 }
 
 /// `GET …/stats`: statistics of this session, for the client that knows its URL.
@@ -94,7 +106,8 @@ pub async fn look(State(state): State<AppState>, url: SessionUrl) -> Result<Stat
 pub async fn stats(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
     let id = state.sfu.signalling().rate_limited_lookup(url.role, &url.stream, &url.secret)?;
     let session = state.sfu.inspection().session(id).await.ok_or_else(Problem::no_session)?;
-    Ok(([(CACHE_CONTROL, "no-store")], Json(session)).into_response())
+    let viewers = state.sfu.inspection().viewers(&url.stream);
+    Ok(([(CACHE_CONTROL, "no-store")], Json(Stats { session, viewers })).into_response())
 }
 
 /// `If-Match` of a PATCH. `*` and the quoted `"*"` of the RFC's own example are the wildcard

@@ -313,7 +313,7 @@ impl Control {
     /// none.
     pub(super) async fn close(&self, id: SessionId, reason: CloseReason) -> bool {
         let Some(session) = self.directory.session(id) else { return false };
-        self.directory.end_url(&session, Instant::now());
+        self.directory.end_url(&session, Instant::now(), reason);
         let _change = session.change_lock.lock().await;
         let (worker, ufrag) = {
             let state = session.lock();
@@ -396,7 +396,7 @@ impl Control {
     /// A session is over.
     pub(super) fn on_closed(&self, id: SessionId, reason: CloseReason) {
         let now = Instant::now();
-        let Some(session) = self.directory.remove_session(id, now) else { return };
+        let Some(session) = self.directory.remove_session(id, now, reason) else { return };
         self.release(&session);
         self.status_board.close(id, reason);
         self.totals.count_closed(reason);

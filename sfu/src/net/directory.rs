@@ -12,6 +12,7 @@ use dashmap::DashMap;
 use super::lock_order::{LockRank, OrderedMutex};
 use super::session_entry::SessionEntry;
 use super::stream_entry::{StreamEntry, StreamState};
+use crate::error::CloseReason;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::router::StreamId;
 
@@ -31,8 +32,8 @@ pub(super) struct SessionUrl {
     pub id: SessionId,
     pub role: Role,
     pub stream: StreamName,
-    /// When the session ended.
-    pub ended: Option<Instant>,
+    /// When the session ended, and why.
+    pub ended: Option<(Instant, CloseReason)>,
 }
 
 impl Directory {
@@ -102,9 +103,14 @@ impl Directory {
     }
 
     /// Removes a session. Its URL stays as a tombstone.
-    pub(super) fn remove_session(&self, id: SessionId, now: Instant) -> Option<Arc<SessionEntry>> {
+    pub(super) fn remove_session(
+        &self,
+        id: SessionId,
+        now: Instant,
+        reason: CloseReason,
+    ) -> Option<Arc<SessionEntry>> {
         let (_, session) = self.sessions.remove(&id)?;
-        self.end_url(&session, now);
+        self.end_url(&session, now, reason);
         Some(session)
     }
 
@@ -123,10 +129,10 @@ impl Directory {
         self.sessions.len()
     }
 
-    /// Marks a session's URL as ended; the first time counts.
-    pub(super) fn end_url(&self, session: &SessionEntry, now: Instant) {
+    /// Marks a session's URL as ended; the first time and its reason count.
+    pub(super) fn end_url(&self, session: &SessionEntry, now: Instant, reason: CloseReason) {
         if let Some(mut url) = self.urls.get_mut(session.secret.expose()) {
-            url.ended.get_or_insert(now);
+            url.ended.get_or_insert((now, reason));
         }
     }
 
@@ -149,8 +155,8 @@ impl Directory {
 
     /// Forgets URLs of sessions that ended `max` ago or earlier.
     pub(super) fn drop_tombstones(&self, now: Instant, max: Duration) {
-        self.urls
-            .retain(|_, url| url.ended.is_none_or(|at| now.saturating_duration_since(at) < max));
+        let recent = |at| now.saturating_duration_since(at) < max;
+        self.urls.retain(|_, url| url.ended.is_none_or(|(at, _)| recent(at)));
     }
 }
 

@@ -63,6 +63,12 @@ impl Inspection {
         self.session_infos(vec![session]).await.remove(&id)
     }
 
+    /// Number of viewers of a stream; asks no worker.
+    pub fn viewers(&self, stream: &StreamName) -> usize {
+        let stream = self.control.directory.stream(stream);
+        stream.map_or(0, |stream| stream.lock().viewer_count())
+    }
+
     /// Totals over all workers.
     pub async fn stats(&self) -> SfuStats {
         let control = &self.control;
@@ -163,6 +169,9 @@ mod tests {
         let last = infos.last().unwrap();
         assert_eq!(last.publisher.as_ref().map(|info| info.id), Some(waiting));
         assert_eq!(infos[0].viewers, 1);
+        let count =
+            |name| Inspection::new(Arc::clone(&server.control)).viewers(&Detached::name(name));
+        assert_eq!((count("s000"), count("waits"), count("nobody")), (1, 0, 0));
         assert_eq!(server.stop(), [1, 1, 1]);
     }
 

@@ -123,6 +123,13 @@ impl Signalling {
         self.live(role, stream, secret).is_some()
     }
 
+    /// Why the session of this URL ended; `None` while it is live, if it never existed, and after the tombstone
+    /// time. A client that was closed learns from it whether a new offer may succeed.
+    pub fn ended(&self, role: Role, stream: &StreamName, secret: &str) -> Option<CloseReason> {
+        let (_, reason) = self.control.directory.url(role, stream, secret)?.ended?;
+        Some(reason)
+    }
+
     /// Public id of a live session URL, for logs.
     pub fn resolve(&self, role: Role, stream: &StreamName, secret: &str) -> Option<SessionId> {
         Some(self.live(role, stream, secret)?.id)

@@ -28,10 +28,12 @@ fn url_of_an_ended_session_is_known_for_the_tombstone_time() {
     let (ended, max) = (Instant::now(), Duration::from_secs(30));
     directory.drop_tombstones(ended + max * 2, max);
     assert!(directory.url(role, &stream, secret).is_some(), "it is live");
-    assert!(directory.remove_session(session.id, ended).is_some());
-    assert!(directory.remove_session(session.id, ended).is_none());
+    assert!(directory.remove_session(session.id, ended, CloseReason::TakenOver).is_some());
+    assert!(directory.remove_session(session.id, ended, CloseReason::PeerClosed).is_none());
     assert!(directory.live_session(role, &stream, secret).is_none());
-    directory.end_url(&session, ended + max);
+    directory.end_url(&session, ended + max, CloseReason::Kicked);
+    let tombstone = directory.url(role, &stream, secret).unwrap();
+    assert_eq!(tombstone.ended, Some((ended, CloseReason::TakenOver)), "the first reason counts");
     directory.drop_tombstones(ended + max - Duration::from_millis(1), max);
     assert!(directory.url(role, &stream, secret).is_some());
     directory.drop_tombstones(ended + max, max);

@@ -24,6 +24,10 @@ const RESTART_TIMEOUT_MS = 8_000;
 const BACKOFF_MS = [500, 1_000, 2_000, 4_000, 8_000];
 /** Time without a packet after which the state of a viewer is `waiting`. */
 const SILENCE_MS = 3_000;
+/** Time that a viewer who hears sound waits for a first video packet; after it sound alone is `live`. */
+const SOUND_ALONE_MS = 2_000;
+/** Time in which video packets become a first picture; after it the browser cannot decode them. */
+const UNDECODABLE_MS = 5_000;
 
 /** Interval at which layers are read where there is no event stream. */
 const LAYERS_EVERY_MS = 4_000;
@@ -36,7 +40,8 @@ export class WeirError extends Error {
   /**
    * @param {'refused'|'unauthorized'|'forbidden'|'unavailable'|'network'|'ice'|'ended'|'protocol'} kind
    * @param {string} message
-   * @param {{status?: number, retryAfterMs?: number}} [more]
+   * @param {{status?: number, retryAfterMs?: number, reason?: string}} [more] `reason` is the server's label
+   *   for the end of a session, such as `taken_over`.
    */
   constructor(kind, message, more = {}) {
     super(message);
@@ -44,11 +49,14 @@ export class WeirError extends Error {
     this.kind = kind;
     this.status = more.status ?? null;
     this.retryAfterMs = more.retryAfterMs ?? 0;
+    this.reason = more.reason ?? null;
   }
 }
 
 /** Kinds of errors after which a later attempt may succeed. */
 const TRANSIENT = new Set(['unavailable', 'network', 'ice']);
+/** Reasons of the server for the end of a session after which the client does not come again by itself. */
+const FINAL_REASONS = new Set(['taken_over', 'kicked', 'deleted']);
 
 /**
  * Publishes the tracks of `stream` to a WHIP endpoint, and reconnects until `close()`.
@@ -59,6 +67,7 @@ const TRANSIENT = new Set(['unavailable', 'network', 'ice']);
  * @param {string} [opts.token] Bearer token.
  * @param {string} [opts.codec] Video codec name, e.g. `VP9`; without it the browser's order holds.
  * @param {boolean} [opts.simulcast] Sends three layers, rids l, m, h (a quarter, half and full size).
+ * @param {string} [opts.scalabilityMode] Layers inside one encoding, e.g. `L3T3_KEY` with AV1 or VP9.
  * @param {number} [opts.maxKbps] Maximum bitrate of the largest layer.
  * @param {'trickle'|'full'} [opts.gather] Offers at once and PATCHes candidates, or gathers first.
  * @param {RTCIceServer[]} [opts.iceServers]
@@ -74,7 +83,10 @@ export function publish(url, stream, opts = {}) {
         streams: [session.media],
         sendEncodings: track.kind === 'video' ? videoEncodings(opts) : undefined,
       });
-      if (track.kind === 'video' && opts.codec) preferCodec(transceiver, opts.codec);
+      if (track.kind !== 'video') continue;
+      if (opts.codec) preferCodec(transceiver, opts.codec);
+      // The layers inside AV1 can be told apart by the descriptor alone.
+      if (opts.scalabilityMode || /^AV1$/i.test(opts.codec ?? '')) askForDescriptor(transceiver);
     }
   };
   session.start();
@@ -93,7 +105,9 @@ export function publish(url, stream, opts = {}) {
 export function watch(url, video, opts = {}) {
   const session = new Session(url, 'viewer', opts);
   session.attach = (pc) => {
-    const receivers = ['audio', 'video'].map((kind) => pc.addTransceiver(kind, { direction: 'recvonly' }).receiver);
+    const transceivers = ['audio', 'video'].map((kind) => pc.addTransceiver(kind, { direction: 'recvonly' }));
+    askForDescriptor(transceivers[1]);
+    const receivers = transceivers.map(({ receiver }) => receiver);
     const media = new MediaStream(receivers.map((receiver) => receiver.track));
     const show = () => {
       if (video.srcObject !== media && session.pc === pc) video.srcObject = media;
@@ -108,7 +122,7 @@ export function watch(url, video, opts = {}) {
     for (const { track } of receivers) track.addEventListener('unmute', show);
     pc.addEventListener('signalingstatechange', () => {
       // A player waits for every track that it has.
-      const idle = pc.getTransceivers().filter((transceiver) => transceiver.currentDirection === 'inactive');
+      const idle = transceivers.filter(({ currentDirection }) => /inactive|stopped/.test(currentDirection));
       for (const { receiver } of idle) media.removeTrack(receiver.track);
     });
     // The player is attached before the answer: a first picture that is decoded before that is never shown,
@@ -130,6 +144,15 @@ export function sendableVideoCodecs() {
   return [...new Set(names)].filter((name) => !/^(rtx|red|ulpfec|flexfec.*)$/i.test(name));
 }
 
+/** Status of a viewer to whom the server has told nothing. */
+const NO_STATUS = Object.freeze({
+  warnings: [],
+  awaitsKeyframe: false,
+  keyframeIntervalMs: null,
+  nextKeyframeMs: null,
+  publishing: null,
+});
+
 /** States that may follow each state of a session; `closed` is final. */
 const NEXT = {
   connecting: ['waiting', 'live', 'reconnecting', 'failed', 'closed'],
@@ -146,15 +169,15 @@ const NEXT = {
  *
  * `state` is one of
  * - `connecting`: the first attempt is running;
- * - `waiting`: (viewer) connected, or refused for now, and no media yet;
- * - `live`: media is sent or received;
+ * - `waiting`: (viewer) connected, or refused for now, and no picture yet, or no sound if there is no picture;
+ * - `live`: media is sent, or a picture was decoded and media arrives;
  * - `reconnecting`: media stopped or an attempt failed, and another one follows (`lastError` says why);
  * - `failed`: no more attempts, because they would fail in the same way;
  * - `ended`: (publisher) the server ended the session on purpose;
  * - `closed`: `close()` was called.
  *
- * A `state` event follows each change of `state` or `lastError`. After `listen` a viewer also has `layers`
- * events when `layers` changes and `viewers` events when `viewers` changes.
+ * A `state` event follows each change of `state` or `lastError`. After `listen` a viewer also has `layers`,
+ * `viewers` and `status` events when those properties change.
  */
 export class Session extends EventTarget {
   state = 'connecting';
@@ -173,6 +196,16 @@ export class Session extends EventTarget {
   layers = [];
   /** @type {?number} Viewer: the number of viewers, if the server sends it. */
   viewers = null;
+  /**
+   * Viewer: what the server says of the stream, if it does. `warnings` are sentences for the person who can
+   * mend what is wrong; `awaitsKeyframe`: nothing moves before the next keyframe; `publishing`: there is a
+   * publisher.
+   * @type {{warnings: {code: string, message: string}[], awaitsKeyframe: boolean, keyframeIntervalMs: ?number,
+   *   nextKeyframeMs: ?number, publishing: ?boolean}}
+   */
+  status = NO_STATUS;
+  /** Viewer: whether video packets have arrived for a while of which none became a picture. */
+  undecodable = false;
   /** Viewer: the preference of `selectLayer`; `{}` leaves the choice to the server. */
   preference = {};
 
@@ -231,8 +264,9 @@ export class Session extends EventTarget {
   /** Publisher: sends the tracks of another stream from now on, in the same session. */
   async setMedia(stream) {
     this.media = stream;
-    for (const { sender } of this.pc?.getTransceivers() ?? []) {
-      const track = stream.getTracks().find((track) => track.kind === sender.track?.kind);
+    for (const { sender, receiver } of this.pc?.getTransceivers() ?? []) {
+      // A sender that was muted by `replaceTrack(null)` has no track of its own to tell its kind.
+      const track = stream.getTracks().find((track) => track.kind === receiver.track.kind);
       if (track && track !== sender.track) await sender.replaceTrack(track);
     }
   }
@@ -272,6 +306,16 @@ export class Session extends EventTarget {
   }
 
   /**
+   * What the server says of this session: its tracks, `warnings`, and `viewers` of the stream. Null if it does not
+   * say, as servers other than Weir do not.
+   */
+  async serverStats() {
+    const answer = await this.#connection?.signalling.stats().catch(() => null);
+    const stats = answer?.ok ? await answer.json().catch(() => null) : null;
+    return stats && { ...stats, warnings: warningsOf(stats) };
+  }
+
+  /**
    * Restarts ICE in the same session (RFC 9725 section 4.3.3). Resolves to false if the server no longer
    * has the session or cannot restart ICE.
    */
@@ -288,7 +332,7 @@ export class Session extends EventTarget {
     const connection = new Connection(this.#server, this.#opts, {
       connected: () => this.#connected(connection),
       silent: () => this.#pathSilent(connection),
-      failed: () => this.#lost(this.#everLive ? pathError() : iceError()),
+      failed: (error) => this.#lost(error),
       closed: () => this.#endedByServer(connection),
     });
     this.#connection = connection;
@@ -317,29 +361,43 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Viewer: sets the state to `live` while packets arrive and to `waiting` while they do not. */
+  /** Viewer: sets the state to `live` while media arrives that can be played, and to `waiting` while it does not. */
   #watchArrivals(connection) {
     let packets = 0;
+    let firstAt = 0;
     let arrivedAt = 0;
+    let videoAt = 0;
     const look = async () => {
       const report = await connection.pc.getStats().catch(() => null);
       if (this.#connection !== connection || !report) return;
-      let sum = 0;
-      for (const stat of report.values()) {
-        if (stat.type === 'inbound-rtp') sum += stat.packetsReceived ?? 0;
-      }
+      const got = arrivals(report);
       const now = performance.now();
-      if (sum > packets) arrivedAt = now;
-      packets = sum;
-      if (arrivedAt && now - arrivedAt < SILENCE_MS) {
-        // Audio only, or a browser that does not report when a frame is shown.
-        if (this.state !== 'live') this.#becomeLive();
-      } else if (this.state === 'live') {
-        this.#become('waiting', null);
+      if (got.packets > packets) {
+        firstAt ||= now;
+        arrivedAt = now;
+      }
+      packets = got.packets;
+      if (got.video) videoAt ||= now;
+      const undecodable = Boolean(videoAt && !got.picture && now - videoAt >= UNDECODABLE_MS);
+      if (this.undecodable !== undecodable) {
+        this.undecodable = undecodable;
+        this.dispatchEvent(new Event('status'));
+      }
+      if (!arrivedAt || now - arrivedAt >= SILENCE_MS) {
+        if (this.state === 'live') this.#become('waiting', null);
+      } else if (this.state !== 'live' && (got.picture || this.#soundAlone(connection.pc, got, now - firstAt))) {
+        this.#becomeLive();
       }
       this.#after('arrivals', this.state === 'live' ? 1_000 : 250, look);
     };
     void look();
+  }
+
+  /** Whether sound that arrived for `forMs` is all that there is to play. */
+  #soundAlone(pc, { video }, forMs) {
+    if (video || this.layers.some((layer) => layer.bitrate)) return false;
+    const pictures = pc.getTransceivers().some((t) => t.receiver.track.kind === 'video' && t.currentDirection === 'recvonly');
+    return !pictures || forMs >= SOUND_ALONE_MS;
   }
 
   #becomeLive() {
@@ -360,26 +418,22 @@ export class Session extends EventTarget {
   }
 
   /**
-   * The server closed the connection (close_notify). A viewer reconnects, because the stream may return. A
-   * publisher reconnects only if the server itself stops. If the server still answers, this session was taken
-   * over or removed, and two publishers must not take one stream from each other again and again.
+   * The server closed the connection (close_notify). Its session URL says why. A publisher that was taken over
+   * or removed does not reconnect: two publishers must not take one stream from each other again and again.
    */
   async #endedByServer(connection) {
-    if (this.#role === 'viewer') {
-      return this.#lost(new WeirError('unavailable', 'The server ended the stream.'));
-    }
     this.#dropConnection();
+    this.#followEvents();
+    this.#forget();
     this.#become('reconnecting', new WeirError('network', 'The server closed the connection.'));
-    const answers = await connection.signalling.answers();
+    const end = await connection.signalling.end();
     if (this.pc || this.state !== 'reconnecting') return;
-    if (!answers) return this.#retryLater();
-    this.#become(
-      'ended',
-      new WeirError(
-        'ended',
-        'The server ended this session: another publisher took this stream over, or an operator ended it.',
-      ),
-    );
+    if (!end) return this.#retryLater();
+    const viewer = this.#role === 'viewer';
+    const final = end.reason ? FINAL_REASONS.has(end.reason) : !viewer;
+    const text = end.text ?? (viewer ? 'The server ended the stream.' : 'The server ended this session.');
+    if (!final) return this.#lost(new WeirError(viewer ? 'unavailable' : 'network', text, { reason: end.reason }));
+    this.#become(viewer ? 'failed' : 'ended', new WeirError('ended', text, { reason: end.reason }));
   }
 
   #lost(error) {
@@ -405,9 +459,16 @@ export class Session extends EventTarget {
     const connection = this.#connection;
     this.#dropConnection();
     this.#followEvents();
+    this.#forget();
+    connection?.signalling.delete();
+  }
+
+  /** Forgets what the server told of a session that is over. */
+  #forget() {
+    this.undecodable = false;
     this.#layersAre([]);
     this.#viewersAre(null);
-    connection?.signalling.delete();
+    this.#statusIs(NO_STATUS);
   }
 
   #dropConnection() {
@@ -433,6 +494,12 @@ export class Session extends EventTarget {
       events.addEventListener('viewercount', ({ data }) => {
         this.#viewersAre(JSON.parse(data).viewercount);
       });
+      events.addEventListener('status', ({ data }) => {
+        const told = JSON.parse(data);
+        this.#statusIs({ ...this.status, ...told, warnings: warningsOf(told) });
+      });
+      events.addEventListener('active', () => this.#statusIs({ ...this.status, publishing: true }));
+      events.addEventListener('inactive', () => this.#statusIs({ ...NO_STATUS, publishing: false }));
       events.addEventListener('error', () => {
         // Closed and not reconnecting: refused by a limit, or because the session has ended.
         if (events === this.#events && events.readyState === EventSource.CLOSED) void this.#pollLayers();
@@ -453,12 +520,19 @@ export class Session extends EventTarget {
     this.#after('layers', LAYERS_EVERY_MS, () => this.#pollLayers());
   }
 
-  /** Takes the layers by m-line; there is one video section. */
+  /** Takes the layers by m-line, as a list or as an object with one; there is one video section. */
   #layersAre(sections) {
-    const layers = Object.values(sections)[0] ?? [];
+    const section = Object.values(sections)[0] ?? [];
+    const layers = section.layers ?? section;
     if (!layers.length && !this.layers.length) return;
     this.layers = layers;
     this.dispatchEvent(new Event('layers'));
+  }
+
+  #statusIs(status) {
+    if (this.status === status) return;
+    this.status = status;
+    this.dispatchEvent(new Event('status'));
   }
 
   #viewersAre(viewers) {
@@ -505,6 +579,7 @@ class Connection {
   #candidates = [];
   /** @type {'held'|'sent'} held until the server has an answer for their ufrag */
   #trickle = 'held';
+  #everConnected = false;
   #timer = null;
 
   constructor(server, opts, on) {
@@ -568,18 +643,35 @@ class Connection {
       if (this.#trickle === 'sent') this.#sendCandidates();
     });
     pc.addEventListener('connectionstatechange', () => {
-      if (pc.connectionState === 'connected') this.#connected();
-      if (pc.connectionState === 'disconnected') this.#on?.silent();
-      if (pc.connectionState === 'failed') this.#on?.failed();
-      if (pc.connectionState === 'closed') this.#on?.closed();
+      // Read once: a handler may close the connection, and its state is `closed` then.
+      switch (pc.connectionState) {
+        case 'connected':
+          return this.#connected();
+        case 'disconnected':
+          return this.#on?.silent();
+        case 'failed':
+          return this.#on?.failed(this.#failure());
+        case 'closed':
+          return this.#on?.closed();
+      }
     });
   }
 
+  /** What failed: the media path, before it ever worked or after, or the encryption on a path that works. */
+  #failure() {
+    const { pc } = this;
+    const reached = ['connected', 'completed'].includes(pc.iceConnectionState);
+    if (reached) return new WeirError('network', 'The encrypted connection (DTLS) to the server failed.');
+    return this.#everConnected ? pathError() : iceError();
+  }
+
   #connected() {
+    this.#everConnected = true;
     // A close_notify of the server is seen here first, and in some browsers only here.
     const dtls = (this.pc.getSenders()[0] ?? this.pc.getReceivers()[0])?.transport;
     dtls?.addEventListener('statechange', () => {
-      if (dtls.state === 'closed') this.#on?.closed();
+      // Firefox closes the transport of a path that failed, too; then `failed` follows or was there.
+      if (dtls.state === 'closed' && this.pc.iceConnectionState !== 'failed') this.#on?.closed();
     });
     this.#on?.connected();
   }
@@ -655,12 +747,21 @@ class Signalling {
     if ([405, 422, 501].includes(answer?.status)) this.#server.trickles = false;
   }
 
-  /** Whether the server still answers for this session, with any status below 500. */
-  answers() {
-    return request(this.#server, this.#resource, { method: 'HEAD' }).then(
-      (response) => response.status < 500,
-      () => false,
-    );
+  /**
+   * Why the server ended this session, as label and text, where it says so; null if the server does not
+   * answer, or still has the session.
+   */
+  async end() {
+    const response = await request(this.#server, this.#resource, { method: 'GET' }).catch(() => null);
+    if (!response || response.ok || response.status >= 500) return null;
+    const problem = await response.json().catch(() => null);
+    return { reason: problem?.reason ?? null, text: problem?.reason ? sentence(problem.detail) : null };
+  }
+
+  /** Statistics of the session, as this server has them. */
+  async stats() {
+    if (!this.#resource) return null;
+    return request(this.#server, `${this.#resource.href}/stats`, { method: 'GET' });
   }
 
   /** Ends the session, if it was created; works while the page is unloaded. */
@@ -696,7 +797,7 @@ function links(response) {
 /** Error of an HTTP refusal; the `detail` of problem+json comes before our own text. */
 async function refusal(response) {
   const problem = await response.json().catch(() => null);
-  const says = problem?.detail || problem?.error || problem?.title;
+  const says = sentence(problem?.detail || problem?.error || problem?.title);
   const status = response.status;
   const retryAfterMs = 1_000 * (Number(response.headers.get('Retry-After')) || 0);
   const more = { status, retryAfterMs };
@@ -710,6 +811,12 @@ async function refusal(response) {
   return new WeirError('refused', says ?? `The server refused the offer (HTTP ${status}).`, more);
 }
 
+/** The text of a server as a sentence for people; undefined without one. */
+function sentence(text) {
+  if (!text) return undefined;
+  return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.');
+}
+
 const iceError = () =>
   new WeirError(
     'ice',
@@ -718,10 +825,45 @@ const iceError = () =>
   );
 const pathError = () => new WeirError('network', 'The connection was interrupted.');
 
+/** Packets of a viewer's statistics, and whether a picture was decoded from them. */
+function arrivals(report) {
+  const got = { packets: 0, video: 0, picture: false };
+  for (const stat of report.values()) {
+    if (stat.type !== 'inbound-rtp') continue;
+    got.packets += stat.packetsReceived ?? 0;
+    if (stat.kind !== 'video') continue;
+    got.video += stat.packetsReceived ?? 0;
+    // A browser that does not count frames is believed to decode them.
+    got.picture ||= (stat.framesDecoded ?? stat.packetsReceived) > 0;
+  }
+  return got;
+}
+
+/** Header extension that describes the layers and references of each frame (AV1 RTP payload, appendix A). */
+const DEPENDENCY_DESCRIPTOR =
+  'https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension';
+
+/**
+ * Offers the dependency descriptor, which Chromium knows and does not offer unless asked. Without it a viewer cannot
+ * decode AV1 with several spatial layers. Other browsers have no such call, and go on without.
+ */
+function askForDescriptor(transceiver) {
+  const extensions = transceiver.getHeaderExtensionsToNegotiate?.();
+  const wanted = extensions?.find(({ uri }) => uri === DEPENDENCY_DESCRIPTOR);
+  if (!wanted) return;
+  wanted.direction = 'sendrecv';
+  transceiver.setHeaderExtensionsToNegotiate(extensions);
+}
+
+/** Warnings of a server with their texts as sentences. */
+function warningsOf({ warnings }) {
+  return (warnings ?? []).map(({ code, message }) => ({ code, message: sentence(message) ?? code }));
+}
+
 /** Encodings of one video track: three sizes, or one. */
-function videoEncodings({ codec, simulcast, maxKbps }) {
+function videoEncodings({ codec, simulcast, scalabilityMode, maxKbps }) {
   const cap = maxKbps ? maxKbps * 1_000 : undefined;
-  if (!simulcast) return [cap ? { maxBitrate: cap } : {}];
+  if (!simulcast) return [{ ...(cap && { maxBitrate: cap }), ...(scalabilityMode && { scalabilityMode }) }];
   // VP9 and AV1 send all three rids only if each one is set to one spatial layer.
   const mode = /^(VP9|AV1)$/i.test(codec ?? '') ? { scalabilityMode: 'L1T3' } : {};
   const layer = (rid, scale, share) => ({

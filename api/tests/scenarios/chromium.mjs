@@ -1,7 +1,8 @@
-// Chromium publishes, Chromium watches: every codec, an early and a late viewer, simulcast.
+// Chromium publishes, Chromium watches: every codec, an early and a late viewer, simulcast, layers inside AV1, and
+// a viewer that cannot decode what it gets.
 
 import { sleep, until } from '../lib/check.mjs';
-import { counters, keepSize, keyframeRequests, launch, listen, live, publishUrl, waiting, watchUrl } from '../lib/chromium.mjs';
+import { counters, decodes, keepSize, keyframeRequests, launch, listen, live, publishUrl, waiting, watchUrl } from '../lib/chromium.mjs';
 import { Delivery, endVideo, framesEncoded, judge } from '../lib/delivery.mjs';
 
 /** Software encoders of VP9 and AV1 need the lower frame rate on slow machines. */
@@ -24,6 +25,7 @@ export async function run({ server, checks }) {
   checks.note(`Chromium ${chromium.version()}`);
   for (const { codec, fps } of CODECS) await oneCodec(server, checks, chromium, codec, fps);
   await simulcast(server, checks, chromium);
+  await svc(server, checks, chromium);
   await chromium.close();
 }
 
@@ -113,4 +115,37 @@ async function simulcast(server, checks, chromium) {
   const rids = info?.publisher?.tracks.flatMap((track) => track.layers.map((layer) => layer.rid)).filter(Boolean);
   checks.equal('simulcast: rids in the API', rids?.sort().join(' '), 'h l m');
   for (const page of [publisher, viewer, ...others]) await page.context().close();
+}
+
+/** Spatial layers inside one AV1 encoding: a decoder needs the dependency descriptor, which browsers offer only if asked. */
+async function svc(server, checks, chromium) {
+  const what = 'AV1 L3T3_KEY';
+  const publisher = await chromium.page(
+    publishUrl(server, 'svc', { codec: 'AV1', svc: 'L3T3_KEY', width: '1280', height: '720', fps: '15' }));
+  await live(publisher);
+  const viewer = await chromium.page(watchUrl(server, 'svc'));
+  await live(viewer);
+  checks.check(`${what}: the viewer decodes it`, await decodes(viewer, 30), `${(await counters(viewer)).framesDecoded} frames`);
+  await viewer.context().close();
+
+  // A viewer that does not ask gets packets and no picture.
+  const blind = await chromium.page(null);
+  await blind.addInitScript(() => {
+    RTCRtpTransceiver.prototype.setHeaderExtensionsToNegotiate = () => {};
+    addEventListener('DOMContentLoaded', () => {
+      setInterval(() => {
+        window.__wasLive ||= window.__weir?.state === 'live';
+      }, 20);
+    });
+  });
+  await blind.goto(watchUrl(server, 'svc'));
+  const got = await until('video packets', () => blind.evaluate(async () => {
+    const stats = [...(await __weir.pc?.getStats() ?? new Map()).values()];
+    const video = stats.find((stat) => stat.type === 'inbound-rtp' && stat.kind === 'video');
+    return video?.packetsReceived > 100 && { packets: video.packetsReceived, frames: video.framesDecoded };
+  }));
+  const [wasLive, title] = await blind.evaluate(() => [window.__wasLive, document.getElementById('message-title').textContent]);
+  checks.check(`${what}, undecodable: the page is not live without a picture`, got.frames === 0 && !wasLive,
+    `${got.packets} packets, ${got.frames} frames, "${title}"`);
+  for (const page of [publisher, blind]) await page.context().close();
 }

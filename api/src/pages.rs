@@ -18,11 +18,14 @@ use crate::state::AppState;
 
 macro_rules! files {
     ($($name:literal,)*) => {
-        &[$(($name, include_str!(concat!("../pages/", $name))),)*]
+        &[$(($name, include_str!(concat!("../pages/", $name))),)* README]
     };
 }
 
-/// Every file of `api/pages/`; a test finds those that are missing here.
+/// The README of the repository: the documentation that a server has with it.
+const README: (&str, &str) = ("assets/readme.txt", include_str!("../../README.md"));
+
+/// Every file of `api/pages/` and the README; a test finds those that are missing here.
 const FILES: &[(&str, &str)] = files![
     "index.html",
     "publish.html",
@@ -133,7 +136,8 @@ fn media_type(name: &str) -> &'static str {
         "js" => "text/javascript; charset=utf-8",
         "css" => "text/css; charset=utf-8",
         "svg" => "image/svg+xml",
-        _ => "text/plain; charset=utf-8",
+        "txt" => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
     }
 }
 
@@ -153,6 +157,7 @@ mod tests {
         let mut there = files_in("");
         there.retain(|name| name != "README.md");
         there.extend(files_in("assets/"));
+        there.push(README.0.to_owned());
         there.sort();
         let mut embedded: Vec<_> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
         embedded.sort();
@@ -169,7 +174,7 @@ mod tests {
     fn a_browser_that_has_the_file_gets_304_and_every_type_is_known() {
         for (name, _) in FILES {
             let first = file(name, &HeaderMap::new()).unwrap();
-            assert_ne!(media_type(name), "text/plain; charset=utf-8", "{name}");
+            assert_ne!(media_type(name), "application/octet-stream", "{name}");
             let tag = first.headers()[ETAG].clone();
             let again = HeaderMap::from_iter([(IF_NONE_MATCH, tag)]);
             assert_eq!(file(name, &again).unwrap().status(), 304, "{name}");

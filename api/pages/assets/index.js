@@ -1,6 +1,6 @@
 // Start page: the streams of this server, and the URLs and commands for a stream name.
 
-import { $, STREAM_NAME, addCopyButtons, codecWords, kbps, makeTabs, show, write } from './ui.js';
+import { $, STREAM_NAME, addCopyButtons, codecWords, explainLoopback, kbps, makeTabs, seconds, show, write, writeUrl } from './ui.js';
 
 /** Interval at which the list of streams is read while the page is visible. */
 const POLL_MS = 2_000;
@@ -19,25 +19,26 @@ function showCommands() {
   const watch = `${origin}/watch/${stream}`;
   $('go-publish').href = `/publish/${stream}`;
   $('go-watch').href = `/watch/${stream}`;
-  write($('whip-url'), whip);
-  write($('whep-url'), whep);
-  write($('watch-url'), watch);
-  for (const element of document.querySelectorAll('[data-whip]')) write(element, whip);
+  writeUrl($('whip-url'), whip);
+  writeUrl($('whep-url'), whep);
+  writeUrl($('watch-url'), watch);
+  for (const element of document.querySelectorAll('[data-whip]')) writeUrl(element, whip);
 
+  // The README has the same commands.
   write($('ffmpeg-command'), [
-    'ffmpeg -re -f lavfi -i testsrc2=size=1280x720:rate=30 \\',
+    'ffmpeg -re -f lavfi -i testsrc=size=1280x720:rate=30 \\',
     '  -f lavfi -i sine=frequency=440 \\',
     '  -c:v libx264 -profile:v baseline -pix_fmt yuv420p \\',
-    '  -preset veryfast -tune zerolatency -bf 0 -g 60 -b:v 2500k \\',
+    '  -preset veryfast -tune zerolatency -bf 0 -g 60 -b:v 2M \\',
     '  -c:a libopus -ar 48000 -ac 2 \\',
     `  -f whip ${whip}`,
   ].join('\n'));
   write($('gst-command'), [
     'gst-launch-1.0 whipclientsink name=out \\',
-    `  signaller::whip-endpoint="${whip}" \\`,
-    '  videotestsrc is-live=true ! videoconvert \\',
-    '  ! video/x-raw,width=1280,height=720,framerate=30/1 ! out. \\',
-    '  audiotestsrc is-live=true ! audioconvert ! out.',
+    `  signaller::whip-endpoint=${whip} \\`,
+    '  videotestsrc is-live=true ! video/x-raw,width=1280,height=720 \\',
+    '  ! videoconvert ! queue ! out.video_0 \\',
+    '  audiotestsrc is-live=true ! audioconvert ! queue ! out.audio_0',
   ].join('\n'));
   write($('js-publish'), [
     `import { publish } from '${origin}/weir.js';`,
@@ -81,7 +82,7 @@ async function readStreams() {
   if (!response.ok) return say('failed', 'Running with errors', `The list of streams answers HTTP ${response.status}.`);
   const body = await response.json();
   const streams = Array.isArray(body) ? body : (body.streams ?? []);
-  if (!Array.isArray(body) && body.version) write($('version'), body.version);
+  if (!Array.isArray(body) && body.version) write($('version'), `Weir ${body.version}`);
   say('live', 'Running', null);
   showStreams(streams);
 }
@@ -115,6 +116,7 @@ function showStreams(streams) {
     const count = stream.viewers ?? 0;
     write(row.querySelector('.viewers'), count === 1 ? '1 viewer' : `${count} viewers`);
     write(row.querySelector('.facts'), factsOf(stream));
+    write(row.querySelector('.wrong'), wrongWith(stream));
     return row;
   });
   if (ordered.some((row, i) => list.children[i] !== row) || list.children.length !== ordered.length) {
@@ -132,7 +134,9 @@ function streamRow(name) {
   viewers.className = 'viewers number';
   const facts = document.createElement('span');
   facts.className = 'facts number';
-  row.append(link, viewers, facts);
+  const wrong = document.createElement('span');
+  wrong.className = 'wrong';
+  row.append(link, viewers, facts, wrong);
   return row;
 }
 
@@ -148,6 +152,13 @@ function factsOf(stream) {
     sizes.length ? `${sizes[0].width} × ${sizes[0].height}` : '',
     total ? kbps(total / 1_000) : '',
   ].filter(Boolean).join(' · ') || 'connecting';
+}
+
+/** What the server says is wrong with a stream: warnings, and silence of its publisher. */
+function wrongWith({ publisher }) {
+  const silent = publisher?.silent_ms ? [`The publisher is connected and has sent nothing for ${seconds(publisher.silent_ms)}.`] : [];
+  const warnings = (publisher?.warnings ?? []).map(({ message }) => `${message[0].toUpperCase()}${message.slice(1)}.`);
+  return [...silent, ...warnings].join(' ');
 }
 
 function paragraph(text) {
@@ -178,5 +189,6 @@ $('name-form').addEventListener('submit', (event) => {
 for (const list of document.querySelectorAll('[role="tablist"]')) makeTabs(list);
 addCopyButtons($('announce'));
 explainOrigin();
+explainLoopback($('local'));
 showCommands();
 void poll();

@@ -1,18 +1,21 @@
 // Publish page: captures camera, screen or test card, sends it by WHIP, shows statistics, records here.
 // Query for automation: video=camera|screen|test|none, audio=0|1, codec, simulcast=1, width, height,
-// fps, bitrate (kbit/s), gather=full, autostart=1. A token may follow as #token=….
+// fps, bitrate (kbit/s), svc (scalability mode), gather=full, autostart=1. A token may follow as #token=….
 // Next: /weir.js (the session), testcard.js.
 
 import { publish, sendableVideoCodecs } from '../weir.js';
-import { $, Sparkline, clock, codecWords, kbps, ms, percent, show, size } from './ui.js';
-import { streamName, tokenFromFragment, write } from './ui.js';
+import { $, Sparkline, addCopyButtons, clock, codecWords, explainLoopback, kbps, ms, percent, show, showList } from './ui.js';
+import { size, streamName, tokenFromFragment, write, writeUrl } from './ui.js';
 import { testCard } from './testcard.js';
 
 /** Interval at which the statistics are read. */
 const STATS_MS = 1_000;
+/** Interval at which the server is asked for viewers and warnings. */
+const SERVER_MS = 3_000;
 
 const WORDS = {
   idle: 'Not live',
+  preview: 'Preview, not live',
   preparing: 'Preparing',
   connecting: 'Connecting',
   live: 'Live',
@@ -28,7 +31,8 @@ const spark = new Sparkline($('spark'));
 const layerRows = new Map();
 
 let session = null;
-let source = null; // {stream, stop()} of the media that is sent
+let source = null; // {stream, stop()} of the media that is sent or previewed
+let previewed = ''; // settings of a source that is previewed, as text
 let recorder = null;
 let state = 'idle';
 let problem = null;
@@ -60,30 +64,63 @@ function settings() {
     maxKbps: Number($('bitrate').value) || undefined,
     simulcast: $('simulcast').checked,
     token: $('token').value || undefined,
+    scalabilityMode: query.get('svc') ?? undefined,
     gather: query.get('gather') ?? undefined,
   };
 }
 
-async function goLive() {
-  if (session) return;
+/** Opens the chosen devices and shows the picture; true if there is something to send. */
+async function openSource(chosen) {
   become('preparing', null);
-  const chosen = settings();
   try {
     source = await capture(chosen);
   } catch (error) {
     source = null;
-    return become('failed', error);
+    become('failed', error);
+    return false;
   }
   if (!source.stream.getTracks().length) {
-    return become('failed', new Error('Choose a picture, a microphone, or both.'));
+    source = null;
+    become('failed', new Error('Choose a picture, a microphone, or both.'));
+    return false;
   }
   showPreview(chosen);
   watchForEnd(source);
   void listDevices();
+  return true;
+}
 
+const captureKey = ({ video, camera, microphone, width, height, fps }) => [video, camera, microphone, width, height, fps].join();
+
+/** Shows what would be sent, or ends that. */
+async function togglePreview() {
+  if (session) return;
+  if (source) return stopSending();
+  const chosen = settings();
+  if (!(await openSource(chosen))) return;
+  previewed = captureKey(chosen);
+  become('preview', null);
+}
+
+/** Settings that changed during a preview show in it. */
+async function renewPreview() {
+  if (session || !source || state !== 'preview') return;
+  const chosen = settings();
+  if (captureKey(chosen) === previewed) return;
+  source.stop();
+  source = null;
+  previewed = captureKey(chosen);
+  if (await openSource(chosen)) become('preview', null);
+}
+
+async function goLive() {
+  if (session || state === 'preparing') return;
+  const chosen = settings();
+  if (!source && !(await openSource(chosen))) return;
   session = publish(`/whip/${encodeURIComponent(stream)}`, source.stream, {
     codec: chosen.codec,
     simulcast: chosen.simulcast,
+    scalabilityMode: chosen.scalabilityMode,
     maxKbps: chosen.maxKbps,
     token: chosen.token,
     gather: chosen.gather,
@@ -91,6 +128,7 @@ async function goLive() {
   session.addEventListener('state', followSession);
   followSession();
   void showStats();
+  void askServer();
   void keepAwake();
 }
 
@@ -112,6 +150,14 @@ function stopSending(next = 'idle', error = null) {
   source?.stop();
   source = null;
   liveSince = 0;
+  previewed = '';
+  setMuted(false);
+  write($('elapsed'), '');
+  write($('viewers'), '');
+  spark.clear();
+  for (const row of layerRows.values()) row.element.remove();
+  layerRows.clear();
+  showList($('warnings'), []);
   void wakeLock?.release().catch(() => {});
   wakeLock = null;
   preview.srcObject = null;
@@ -221,12 +267,18 @@ function become(next, error) {
   show($('start'), !sending);
   $('start').disabled = next === 'preparing';
   write($('start'), next === 'failed' || next === 'ended' ? 'Go live again' : 'Go live');
+  show($('look'), !sending);
+  $('look').disabled = next === 'preparing';
+  write($('look'), source && !sending ? 'End preview' : 'Preview');
+  show($('share'), sending);
   show($('stop'), sending);
   show($('mute'), sending && source.stream.getAudioTracks().length > 0);
   show($('record'), sending && 'MediaRecorder' in window);
   show($('stats'), sending);
-  show(preview, sending && source.stream.getVideoTracks().length > 0);
-  show($('hint'), !sending);
+  const pictured = Boolean(source?.stream.getVideoTracks().length);
+  show(preview, pictured);
+  show($('hint'), !pictured);
+  write($('hint'), source ? 'Sound only, without a picture.' : 'Nothing is sent before you go live. Preview shows what would be.');
   for (const field of $('settings').elements) {
     const device = field.id === 'camera' || field.id === 'microphone';
     const switchable = device && ['camera', 'none'].includes(chosen('video'));
@@ -266,6 +318,19 @@ function toggleRecording() {
 
 function showRecording() {
   write($('record'), recorder ? 'Stop recording' : 'Record');
+}
+
+/** Shows how many watch, and what the server says is wrong with the stream. */
+async function askServer() {
+  const current = session;
+  if (!current) return;
+  const told = current.state === 'live' ? await current.serverStats() : null;
+  if (session !== current) return;
+  const { viewers = null, warnings = [], tracks = [] } = told ?? {};
+  write($('viewers'), viewers === null ? '' : viewers === 1 ? '1 viewer' : `${viewers} viewers`);
+  const unserved = tracks.map((track) => track.reason_text).filter(Boolean);
+  showList($('warnings'), [...warnings.map(({ message }) => message), ...unserved]);
+  setTimeout(askServer, SERVER_MS);
 }
 
 async function showStats() {
@@ -324,13 +389,15 @@ function addLayerRow(rid) {
   for (let i = 0; i < 4; i += 1) cells.push(element.insertCell());
   const canvas = document.createElement('canvas');
   canvas.setAttribute('aria-hidden', 'true');
-  element.insertCell().append(canvas);
+  const overTime = element.insertCell();
+  overTime.className = 'over-time';
+  overTime.append(canvas);
   return { element, cells, spark: new Sparkline(canvas) };
 }
 
 function limitWords(line) {
   if (!line.active) return 'switched off';
-  return { none: 'nothing', bandwidth: 'network', cpu: 'this computer', other: 'other' }[line.limit] ?? '–';
+  return { none: 'full', bandwidth: 'lower, by the network', cpu: 'lower, by this computer', other: 'lower' }[line.limit] ?? '–';
 }
 
 async function listDevices() {
@@ -392,12 +459,17 @@ function applyQuery() {
 write($('stream-name'), stream);
 document.title = `Publish ${stream} – Weir`;
 $('watch-link').href = `/watch/${encodeURIComponent(stream)}`;
+writeUrl($('watch-url'), $('watch-link').href);
+explainLoopback($('local'));
+addCopyButtons($('announce'));
 $('start').addEventListener('click', goLive);
+$('look').addEventListener('click', togglePreview);
 $('stop').addEventListener('click', () => stopSending());
 $('mute').addEventListener('click', () => setMuted(source.stream.getAudioTracks()[0].enabled));
 $('record').addEventListener('click', toggleRecording);
 $('camera').addEventListener('change', switchDevices);
 $('microphone').addEventListener('change', switchDevices);
+$('settings').addEventListener('change', renewPreview);
 $('settings').addEventListener('submit', (event) => event.preventDefault());
 for (const radio of document.querySelectorAll('input[name="video"]')) radio.addEventListener('change', fitSettings);
 document.addEventListener('visibilitychange', () => {

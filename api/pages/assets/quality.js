@@ -1,4 +1,4 @@
-// Quality menu of the watch page: the layers, the one that is forwarded, and how it is chosen.
+// Quality menu of the watch page: the sizes of the picture (layers), the one that is shown, and how it is chosen.
 // Hidden unless the publisher sends several layers. Next: /weir.js (`layers`, `selectLayer`).
 
 import { $, kbps, show, size, write } from './ui.js';
@@ -31,8 +31,8 @@ export class QualityMenu {
   words() {
     const forwarded = this.#forwarded();
     if (!forwarded || this.#session.layers.length < 2) return '–';
-    const why = { automatic: 'automatic', cap: 'limited by you', pin: 'chosen by you' }[this.#mode];
-    return `${forwarded.rid ?? forwarded.spatialLayerId}, ${why}`;
+    const why = { automatic: 'the best', cap: 'limited by you', pin: 'chosen by you' }[this.#mode];
+    return `${lines(forwarded) || 'size unknown'}, ${why}`;
   }
 
   #forwarded() {
@@ -82,26 +82,29 @@ export class QualityMenu {
       row.dataset.flows = String(layer.active);
       row.setAttribute('aria-pressed', String(Boolean(chosen)));
       row.classList.toggle('beyond', this.#mode === 'cap' && area(layer) > area(this.#chosen));
-      const [name, rid, rate] = row.children;
-      write(name, layer.width ? size(layer) : 'Size unknown');
-      write(rid, layer.active ? 'now' : '');
-      write(rate, layer.bitrate ? kbps(layer.bitrate / 1_000) : 'stopped');
+      const [name, pixels, now, rate] = row.children;
+      write(name, lines(layer) || 'Size not known yet');
+      write(pixels, layer.width ? size(layer) : '');
+      write(now, layer.active ? 'playing' : '');
+      write(rate, layer.bitrate ? kbps(layer.bitrate / 1_000) : 'not sent now');
     });
   }
 
   #label(forwarded) {
     const now = lines(forwarded);
-    return { automatic: `Auto ${now}`, cap: `≤ ${lines(this.#chosen)}`, pin: lines(this.#chosen) }[this.#mode].trim() || 'Quality';
+    const chosen = lines(this.#chosen);
+    return { automatic: `Best ${now}`, cap: `Up to ${chosen}`, pin: chosen }[this.#mode].trim() || 'Quality';
   }
 
   #note(forwarded) {
-    if (this.#mode === 'automatic') return 'The largest layer that the publisher sends.';
+    if (this.#mode === 'automatic') return 'The largest picture that the publisher sends.';
     const now = this.#session.layers.find((layer) => key(layer) === key(this.#chosen));
-    if (!now) return 'The publisher no longer has this layer; the server chooses.';
-    if (this.#mode === 'pin' && !now.bitrate) return 'This layer sends nothing now; the next smaller one is shown meanwhile.';
+    if (!now) return 'The publisher no longer sends this size, so the server chooses one.';
+    const chosen = lines(now) || 'this size';
+    if (this.#mode === 'pin' && !now.bitrate) return `The publisher does not send ${chosen} now; the next smaller picture is shown meanwhile.`;
     const target = this.#session.layers.find((layer) => layer.target);
-    if (target && target !== forwarded) return 'Changes with the next keyframe.';
-    return this.#mode === 'pin' ? 'This layer and no other.' : 'The largest layer up to this size.';
+    if (target && target !== forwarded) return 'The picture changes in a moment, with the next keyframe.';
+    return this.#mode === 'pin' ? `Always ${chosen}.` : `The largest picture up to ${chosen}.`;
   }
 }
 
@@ -121,7 +124,7 @@ function emptyRow() {
   const item = document.createElement('li');
   const row = document.createElement('button');
   row.type = 'button';
-  for (const name of ['name', 'now', 'rate']) {
+  for (const name of ['name', 'size', 'now', 'rate']) {
     const part = document.createElement('span');
     part.className = name;
     row.append(part);

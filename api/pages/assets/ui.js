@@ -31,9 +31,29 @@ export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Writes a URL that may break after its slashes only, not in the middle of a word. */
+export function writeUrl(element, url) {
+  if (element.textContent === url) return;
+  const parts = url.split(/(?<=[/:?&=])(?![/])/).flatMap((part) => [part, document.createElement('wbr')]);
+  element.replaceChildren(...parts.slice(0, -1));
+}
+
+/** Shows texts as a list in a notice, or hides the notice if there are none. */
+export function showList(notice, texts) {
+  const list = notice.querySelector('ul');
+  if (list.textContent !== texts.join('')) {
+    list.replaceChildren(...texts.map((text) => Object.assign(document.createElement('li'), { textContent: text })));
+  }
+  show(notice, texts.length > 0);
+}
+
+/** Seconds for people: whole ones from 2 s on. */
+export const seconds = (ms) => `${ms < 2_000 ? (ms / 1_000).toFixed(1) : Math.round(ms / 1_000)} s`;
+
 export function kbps(value) {
   if (value == null) return '–';
-  return value >= 1_000 ? `${(value / 1_000).toFixed(2)} Mbit/s` : `${Math.round(value)} kbit/s`;
+  if (value < 1_000) return `${Math.round(value)} kbit/s`;
+  return `${(value / 1_000).toFixed(Number.isInteger(value / 1_000) ? 0 : 2)} Mbit/s`;
 }
 
 /** Codec names as in "VP8 + Opus", video first. */
@@ -80,6 +100,21 @@ export function addCopyButtons(announce) {
   }
 }
 
+/** Says how to let others in, where the address of the page is that of this computer alone. */
+export function explainLoopback(notice) {
+  const { hostname, port } = location;
+  const loopback = /^(localhost|127\..*|\[::1\])$/.test(hostname);
+  show(notice, loopback);
+  if (!loopback) return;
+  const command = document.createElement('code');
+  command.textContent = `--http 0.0.0.0:${port || 80} --insecure-open`;
+  notice.replaceChildren(
+    `${hostname} is this computer alone. For viewers elsewhere start the server with `,
+    command,
+    ' and give them its own address. Everyone who can reach it may then publish and watch.',
+  );
+}
+
 function labelOf(source) {
   const field = source.closest('.field');
   return field?.querySelector('label')?.textContent ?? 'command';
@@ -122,7 +157,10 @@ export function makeTabs(list) {
   select(tabs[0], false);
 }
 
-/** Line of the last values on a canvas; `push` adds one and draws. */
+/**
+ * Line of the last two minutes on a canvas; `push` adds a value and draws. Its top is a round value, which is
+ * written beside it where there is room.
+ */
 export class Sparkline {
   #canvas;
   #values = [];
@@ -153,20 +191,57 @@ export class Sparkline {
     const values = this.#values;
     if (values.length < 2 || !width) return;
 
-    const top = Math.max(...values, 1);
+    const top = roundUp(Math.max(...values, 1));
+    const style = getComputedStyle(canvas);
+    const large = height >= 40;
+    // Below a large one is room for the time.
+    const bottom = large ? height - 16 : height - 1;
     const step = width / (SPARK_SAMPLES - 1);
     const x = (i) => width - (values.length - 1 - i) * step;
-    const y = (value) => height - 2 - (value / top) * (height - 6);
+    const y = (value) => bottom - (value / top) * (bottom - (large ? 14 : 4));
+    const label = (text, at, line, align) => {
+      g.textAlign = align;
+      g.fillText(text, at, line);
+    };
+    g.fillStyle = style.color;
+    g.strokeStyle = style.color;
+    g.font = `11px ${style.fontFamily}`;
+    if (large) {
+      g.globalAlpha = 0.75;
+      label(kbps(top), 0, 10, 'left');
+      label('2 min ago', 0, height - 3, 'left');
+      label('now', width, height - 3, 'right');
+      g.globalAlpha = 0.3;
+      g.lineWidth = 1;
+      for (const level of [top, 0]) {
+        g.beginPath();
+        g.moveTo(0, Math.round(y(level)) + 0.5);
+        g.lineTo(width, Math.round(y(level)) + 0.5);
+        g.stroke();
+      }
+      g.globalAlpha = 1;
+    }
     g.beginPath();
     values.forEach((value, i) => g.lineTo(x(i), y(value)));
-    g.strokeStyle = getComputedStyle(canvas).getPropertyValue('--accent');
+    g.strokeStyle = style.color;
     g.lineWidth = 1.75;
     g.lineJoin = 'round';
     g.stroke();
-    g.lineTo(width, height);
-    g.lineTo(x(0), height);
+    g.lineTo(width, bottom);
+    g.lineTo(x(0), bottom);
     g.globalAlpha = 0.14;
-    g.fillStyle = g.strokeStyle;
+    g.fillStyle = style.color;
     g.fill();
+    if (large) return;
+    // A small one has the scale alone, inside.
+    g.globalAlpha = 0.75;
+    g.font = `9px ${style.fontFamily}`;
+    label(kbps(top), 0, 9, 'left');
   }
+}
+
+/** The next of 1, 2 and 5 times a power of ten. */
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].find((step) => step * power >= value) * power;
 }

@@ -4,11 +4,13 @@
 
 import { watch } from '../weir.js';
 import { QualityMenu } from './quality.js';
-import { $, Sparkline, codecWords, kbps, ms, percent, show, size } from './ui.js';
+import { $, Sparkline, codecWords, kbps, ms, percent, seconds, show, showList, size } from './ui.js';
 import { streamName, tokenFromFragment, write } from './ui.js';
 
 /** Interval at which the statistics are read while they are visible. */
 const STATS_MS = 1_000;
+/** Time for which an embedded player shows its controls after a touch or a movement of the mouse. */
+const AWAKE_MS = 3_000;
 
 const WORDS = {
   connecting: ['Connecting', ''],
@@ -43,7 +45,7 @@ window.__weir = {
 
 function showState() {
   const { state, lastError } = session;
-  const [title, text] = WORDS[state] ?? [state, ''];
+  const [title, text] = (state === 'waiting' && waitingWords()) || (WORDS[state] ?? [state, '']);
   const badge = $('state');
   badge.dataset.state = state;
   write(badge, title);
@@ -51,12 +53,46 @@ function showState() {
   write($('message-text'), lastError?.message ?? text);
   show($('message'), state !== 'live');
   show($('again'), state === 'failed');
-  showSound();
+  const still = state === 'live' && session.status.awaitsKeyframe;
+  show($('still'), still);
+  if (still) write($('still'), `Still picture, ${untilKeyframe()}`);
+  showControls();
 }
 
-/** Shows the sound button: browsers start muted, and one click turns sound on. */
-function showSound() {
-  show($('sound'), session.state === 'live' && video.muted && hasAudio());
+/** What a viewer waits for who is connected; null if there is nothing to say of it. */
+function waitingWords() {
+  const { status, layers, undecodable, lastError, pc } = session;
+  if (lastError || pc?.connectionState !== 'connected') return null;
+  if (undecodable) return ['No picture', 'Video arrives, and this browser cannot decode it.'];
+  if (status.awaitsKeyframe || layers.some((layer) => layer.bitrate)) return ['Waiting for the picture', sentence(untilKeyframe())];
+  if (status.publishing) return ['Waiting for the publisher', 'The publisher is connected, and nothing arrives from it now. Playback goes on by itself.'];
+  return null;
+}
+
+function untilKeyframe() {
+  const every = session.status.keyframeIntervalMs;
+  return `waiting for the next keyframe${every ? ` (every ${seconds(every)})` : ''}`;
+}
+
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
+
+/** Warnings that the viewer has hidden, by code. */
+const hidden = new Set();
+
+function showStatus() {
+  const warnings = session.status.warnings.filter(({ code }) => !hidden.has(code));
+  showList($('warnings'), warnings.map(({ message }) => message));
+  showState();
+}
+
+/** Shows the controls for what there is to play: browsers start muted, and one click turns sound on. */
+function showControls() {
+  const playable = session.state === 'live' || video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
+  const audible = playable && hasAudio();
+  show($('play'), playable);
+  show($('mute'), audible);
+  show($('volume'), audible);
+  show($('sound'), session.state === 'live' && video.muted && audible);
   write($('mute'), video.muted ? 'Unmute' : 'Mute');
 }
 
@@ -86,6 +122,14 @@ function toggleStats(visible) {
 function listen() {
   const embedded = window !== window.parent;
   session.listen(document.hidden ? null : embedded ? 'poll' : 'events');
+}
+
+let asleep = null;
+/** Shows the controls of an embedded player for a while; they stay while it is paused. */
+function wake() {
+  clearTimeout(asleep);
+  document.body.classList.add('awake');
+  asleep = setTimeout(() => document.body.classList.toggle('awake', video.paused), AWAKE_MS);
 }
 
 function showViewers() {
@@ -131,6 +175,8 @@ show($('pip'), Boolean(document.pictureInPictureEnabled));
 
 session.addEventListener('state', showState);
 session.addEventListener('viewers', showViewers);
+session.addEventListener('status', showStatus);
+session.addEventListener('layers', showState);
 document.addEventListener('visibilitychange', listen);
 $('again').addEventListener('click', () => session.retryNow());
 $('sound').addEventListener('click', () => setMuted(false));
@@ -147,10 +193,17 @@ $('pip').addEventListener('click', () => {
   const change = document.pictureInPictureElement ? document.exitPictureInPicture() : video.requestPictureInPicture();
   void change.catch(() => {});
 });
-video.addEventListener('volumechange', showSound);
+video.addEventListener('volumechange', showControls);
 for (const change of ['play', 'pause']) video.addEventListener(change, showPlaying);
 // Audio may start after video, and no other event reports it.
-video.addEventListener('timeupdate', showSound);
+video.addEventListener('timeupdate', showControls);
+
+$('warnings').querySelector('button').addEventListener('click', () => {
+  for (const { code } of session.status.warnings) hidden.add(code);
+  showStatus();
+});
+for (const sign of ['pointermove', 'pointerdown', 'keydown']) addEventListener(sign, wake);
+video.addEventListener('pause', wake);
 
 listen();
 toggleStats(query.get('stats') === '1');

@@ -238,15 +238,17 @@ async function choices(server, checks, viewer) {
 /** The page's own menu. */
 async function menu(checks, viewer) {
   const label = () => viewer.textContent('#toggle-quality');
-  checks.equal('watch page: the button says what is shown', await label(), 'Auto 540p');
+  checks.equal('watch page: the button says what is shown', await label(), 'Best 540p');
   await viewer.click('#toggle-quality');
   await viewer.click('#layers li:nth-child(3) button');
   checks.equal('watch page: one click pins a layer', await label(), '135p');
+  const note = await viewer.textContent('#quality-note');
+  checks.check('watch page: says so in words for people', !/layer|rid|[{}]/.test(note) && !/layer|rid/.test(await viewer.textContent('#layers')), note);
   const pinned = await soon('the small picture', () => viewer.evaluate(() => document.getElementById('video').videoHeight === 135), SWITCH_TIMEOUT_MS, 50);
   checks.check('watch page: and it comes', pinned);
   await viewer.click('#quality-mode label:has([value=automatic])');
   const back = await soon('the large picture', () => viewer.evaluate(() => document.getElementById('video').videoHeight === 540), SWITCH_TIMEOUT_MS, 50);
-  checks.check('watch page: and back to automatic', back && (await soon('its name', async () => (await label()) === 'Auto 540p', EVENT_TIMEOUT_MS, 50)), await label());
+  checks.check('watch page: and back to automatic', back && (await soon('its name', async () => (await label()) === 'Best 540p', EVENT_TIMEOUT_MS, 50)), await label());
   checks.equal('watch page: how many watch', await viewer.textContent('#viewers'), '1 viewer');
 }
 

@@ -164,7 +164,7 @@ async fn serve(
     }
 
     tracing::info!(
-        "stopping: no new sessions are accepted, {} streams are closed",
+        "stopping: no new sessions are accepted; streams to close: {}",
         sfu.inspection().streams().await.len()
     );
     sfu.operations().drain();

@@ -120,7 +120,8 @@ async function muteAlone(server, browser) {
   const page = await browser.page(publishUrl(server, 'mute', { video: 'none' }));
   await live(page);
   await page.evaluate(async () => {
-    const words = () => window.__told.add(`${__weir.state}: ${document.getElementById('error').textContent}`);
+    const error = document.getElementById('error');
+    const words = () => window.__told.add(`${__weir.state}: ${error.hidden ? '' : error.textContent}`);
     window.__told = new Set();
     setInterval(words, 100);
     for (const sender of __weir.pc.getSenders()) await sender.replaceTrack(null);

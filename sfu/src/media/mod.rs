@@ -2,6 +2,7 @@
 //!
 //! A packet is decrypted and parsed once, becomes immutable, and is then read for every viewer.
 
+pub mod encoding;
 pub mod frame_interval;
 pub mod keyframe;
 pub mod packet;
@@ -11,6 +12,7 @@ pub mod source_clock;
 pub mod stats;
 pub mod timeline;
 
+pub use encoding::Encoding;
 pub use frame_interval::FrameInterval;
 pub use keyframe::{Keyframe, KeyframeCache};
 pub use packet::{ForwardedExt, Packet, PacketMeta};

@@ -1,22 +1,22 @@
-//! AV1 payloads (AV1 RTP specification section 4) and the size in a sequence header.
+//! AV1 payloads (AV1 RTP specification section 4).
 //!
 //! Only the first OBU element is looked at, so a payload does not tell its layer for certain: that
 //! comes from the dependency descriptor alone.
 
 use super::FrameInfo;
-use super::bits::BitReader;
+use super::av1_sequence::Av1Sequence;
 use crate::rtp::reader::Reader;
 
 // Aggregation header.
-const CONTINUES: u8 = 0x80;
-const ELEMENT_COUNT: u8 = 0x30;
-const ONE_ELEMENT: u8 = 0x10;
+pub(super) const CONTINUES: u8 = 0x80;
+pub(super) const ELEMENT_COUNT: u8 = 0x30;
+pub(super) const ONE_ELEMENT: u8 = 0x10;
 const NEW_SEQUENCE: u8 = 0x08;
 
 // OBU header (AV1 section 5.3.2).
-const OBU_HAS_EXTENSION: u8 = 0x04;
-const OBU_HAS_SIZE: u8 = 0x02;
-const OBU_SEQUENCE_HEADER: u8 = 1;
+pub(super) const OBU_HAS_EXTENSION: u8 = 0x04;
+pub(super) const OBU_HAS_SIZE: u8 = 0x02;
+pub(super) const OBU_SEQUENCE_HEADER: u8 = 1;
 
 pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
     let mut rest = Reader(payload);
@@ -42,13 +42,17 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
     Some(FrameInfo {
         starts_frame: keyframe,
         keyframe,
-        resolution: if is_sequence_header { sequence_resolution(rest.0) } else { None },
+        resolution: if is_sequence_header {
+            Av1Sequence::parse(rest.0).and_then(|sequence| sequence.size)
+        } else {
+            None
+        },
         ..FrameInfo::default()
     })
 }
 
 /// Little-endian base 128 number of at most eight bytes (AV1 section 4.10.5).
-fn leb128(rest: &mut Reader<'_>) -> Option<usize> {
+pub(super) fn leb128(rest: &mut Reader<'_>) -> Option<usize> {
     let mut value = 0u64;
     for group in 0..8 {
         let byte = rest.u8()?;
@@ -58,55 +62,6 @@ fn leb128(rest: &mut Reader<'_>) -> Option<usize> {
         }
     }
     None
-}
-
-/// Reads the largest frame size of a sequence header (AV1 section 5.5.1).
-fn sequence_resolution(body: &[u8]) -> Option<(u16, u16)> {
-    let mut r = BitReader::plain(body);
-    r.skip(3 + 1)?; // seq_profile, still_picture
-    let reduced = r.flag()?;
-    if reduced {
-        r.skip(5)?; // seq_level_idx
-    } else {
-        skip_operating_points(&mut r)?;
-    }
-    let width_bits = r.bits(4)? + 1;
-    let height_bits = r.bits(4)? + 1;
-    let width = r.bits(width_bits)? + 1;
-    let height = r.bits(height_bits)? + 1;
-    Some((u16::try_from(width).ok()?, u16::try_from(height).ok()?))
-}
-
-fn skip_operating_points(r: &mut BitReader<'_>) -> Option<()> {
-    let mut buffer_delay_bits = None;
-    if r.flag()? {
-        r.skip(32 + 32)?; // num_units_in_display_tick, time_scale
-        if r.flag()? {
-            r.ue()?; // num_ticks_per_picture: uvlc() is an Exp-Golomb number
-        }
-        if r.flag()? {
-            buffer_delay_bits = Some(r.bits(5)? + 1);
-            r.skip(32 + 5 + 5)?; // decoding tick, and lengths of removal and presentation times
-        }
-    }
-    let has_display_delay = r.flag()?;
-    let points = r.bits(5)? + 1;
-    for _ in 0..points {
-        r.skip(12)?; // operating_point_idc
-        let level = r.bits(5)?;
-        if level > 7 {
-            r.skip(1)?; // tier
-        }
-        if let Some(bits) = buffer_delay_bits
-            && r.flag()?
-        {
-            r.skip(bits + bits + 1)?;
-        }
-        if has_display_delay && r.flag()? {
-            r.skip(4)?;
-        }
-    }
-    Some(())
 }
 
 #[cfg(test)]
@@ -157,39 +112,6 @@ mod tests {
         assert_eq!(peek(&extended).unwrap().resolution, Some((320, 180)));
         let info = peek(&[0x10, 0x34, 0x48, 0]).unwrap();
         assert_eq!((info.temporal_id, info.spatial_id), (None, None), "not on every packet");
-    }
-
-    #[test]
-    fn timing_and_decoder_model_are_passed_over() {
-        // Written by hand after section 5.5.1: timing info, decoder model, two operating points.
-        let mut bits = String::new();
-        bits += "000"; // profile
-        bits += "0"; // still_picture
-        bits += "0"; // reduced
-        bits += "1"; // timing info
-        bits += &"0".repeat(64);
-        bits += "1"; // equal_picture_interval
-        bits += "00101"; // uvlc 4
-        bits += "1"; // decoder model
-        bits += "00011"; // buffer delays of 4 bits
-        bits += &"0".repeat(42);
-        bits += "1"; // initial display delay
-        bits += "00001"; // two operating points
-        bits += &("0".repeat(12) + "01000" + "1" + "1" + &"0".repeat(9) + "1" + "0000");
-        bits += &("0".repeat(12) + "00111" + "0" + "0");
-        bits += "1001"; // 10 bits of width
-        bits += "1000"; // 9 bits of height
-        bits += "1001111111"; // 640
-        bits += "101100111"; // 360
-        let bytes: Vec<u8> = bits
-            .as_bytes()
-            .chunks(8)
-            .map(|c| c.iter().enumerate().fold(0, |acc, (i, b)| acc | (b - b'0') << (7 - i)))
-            .collect();
-        assert_eq!(sequence_resolution(&bytes), Some((640, 360)));
-        for cut in 0..bytes.len() - 1 {
-            assert_eq!(sequence_resolution(&bytes[..cut]), None, "{cut}");
-        }
     }
 
     #[test]

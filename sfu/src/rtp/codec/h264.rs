@@ -1,16 +1,18 @@
-//! H.264 payloads (RFC 6184): single NAL unit, STAP-A and FU-A; and the size in an SPS.
+//! H.264 payloads (RFC 6184): single NAL unit, STAP-A and FU-A.
 //!
 //! Everything passes unchanged (whip-whep G16); this only finds where a keyframe begins. Access
 //! units are not marked in a payload, so `starts_frame` stays false.
 
 use super::FrameInfo;
-use super::bits::BitReader;
-use super::nal::{aggregated, chroma_subsampling, cropped};
+use super::h264_sps::H264Sps;
+use super::nal::aggregated;
 
 // NAL unit types (H.264 table 7-1, RFC 6184 table 1).
 const SLICE: u8 = 1;
 const IDR_SLICE: u8 = 5;
+const SEI: u8 = 6;
 const SPS: u8 = 7;
+const DELIMITER: u8 = 9;
 const STAP_A: u8 = 24;
 const FU_A: u8 = 28;
 
@@ -24,10 +26,14 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
     match *payload {
         [header, ref units @ ..] if header & 0x1f == STAP_A => {
             let mut info = FrameInfo::default();
-            for (index, unit) in aggregated(units).enumerate() {
+            let mut judged = false;
+            for unit in aggregated(units) {
                 if let Some((&header, body)) = unit.split_first() {
                     let found = nal_unit(header, body);
-                    info.discardable = found.discardable && (index == 0 || info.discardable);
+                    if !is_preamble(header & 0x1f) {
+                        info.discardable = found.discardable && (!judged || info.discardable);
+                        judged = true;
+                    }
                     info.keyframe |= found.keyframe;
                     info.resolution = info.resolution.or(found.resolution);
                 }
@@ -47,6 +53,46 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
     }
 }
 
+/// What a payload says of the frame it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference {
+    /// Nothing but access unit delimiters, which no decoder needs.
+    Delimiter,
+    /// Nothing but units that come before the slices, such as SEI.
+    Preamble,
+    /// A slice that no frame refers to, and nothing that others need.
+    Unreferenced,
+    /// Anything else.
+    Referenced,
+}
+
+/// Judges an H.264 payload by its slices: delimiters and SEI come first in a frame, and their
+/// `nal_ref_idc` is always 0 (H.264 section 7.4.1).
+pub fn reference(payload: &[u8]) -> Reference {
+    let all = |wanted: fn(u8) -> bool| match *payload {
+        [header, ref units @ ..] if header & 0x1f == STAP_A => {
+            let mut headers = aggregated(units).filter_map(|unit| unit.first()).peekable();
+            headers.peek().is_some() && headers.all(|header| wanted(header & 0x1f))
+        }
+        [indicator, fu, ..] if indicator & 0x1f == FU_A => wanted(fu & 0x1f),
+        [header, ..] => wanted(header & 0x1f),
+        [] => false,
+    };
+    if all(|unit_type| unit_type == DELIMITER) {
+        Reference::Delimiter
+    } else if all(is_preamble) {
+        Reference::Preamble
+    } else if peek(payload).discardable {
+        Reference::Unreferenced
+    } else {
+        Reference::Referenced
+    }
+}
+
+fn is_preamble(unit_type: u8) -> bool {
+    matches!(unit_type, SEI | DELIMITER)
+}
+
 /// Frame information of one NAL unit; `body` are the bytes behind its header, perhaps only the
 /// first.
 fn nal_unit(header: u8, body: &[u8]) -> FrameInfo {
@@ -54,91 +100,13 @@ fn nal_unit(header: u8, body: &[u8]) -> FrameInfo {
     FrameInfo {
         discardable: unit_type == SLICE && header & REF_IDC == 0,
         keyframe: matches!(unit_type, SPS | IDR_SLICE),
-        resolution: if unit_type == SPS { sps_resolution(body) } else { None },
+        resolution: if unit_type == SPS {
+            H264Sps::parse(body).and_then(|sps| sps.size)
+        } else {
+            None
+        },
         ..FrameInfo::default()
     }
-}
-
-/// Reads the cropped size of a sequence parameter set (H.264 section 7.3.2.1.1).
-fn sps_resolution(body: &[u8]) -> Option<(u16, u16)> {
-    let mut r = BitReader::nal_unit(body);
-    let profile_idc = r.bits(8)?;
-    r.skip(16)?; // constraint flags and level
-    r.ue()?; // seq_parameter_set_id
-    let mut chroma_format_idc = 1;
-    let mut separate_planes = false;
-    if matches!(
-        profile_idc,
-        44 | 83 | 86 | 100 | 110 | 118 | 122 | 128 | 134 | 135 | 138 | 139 | 244
-    ) {
-        chroma_format_idc = r.ue()?;
-        if chroma_format_idc == 3 {
-            separate_planes = r.flag()?;
-        }
-        r.ue()?; // bit depth, luma
-        r.ue()?; // bit depth, chroma
-        r.skip(1)?; // qpprime_y_zero_transform_bypass_flag
-        if r.flag()? {
-            skip_scaling_matrix(&mut r, chroma_format_idc)?;
-        }
-    }
-    r.ue()?; // log2_max_frame_num_minus4
-    skip_picture_order(&mut r)?;
-    r.ue()?; // max_num_ref_frames
-    r.skip(1)?; // gaps_in_frame_num_value_allowed_flag
-    let width = (u64::from(r.ue()?) + 1) * 16;
-    let map_units = u64::from(r.ue()?) + 1;
-    let frames_only = r.flag()?;
-    let fields = if frames_only { 1 } else { 2 };
-    if !frames_only {
-        r.skip(1)?; // mb_adaptive_frame_field_flag
-    }
-    r.skip(1)?; // direct_8x8_inference_flag
-    let mut crop = (0, 0);
-    if r.flag()? {
-        let x = u64::from(r.ue()?) + u64::from(r.ue()?);
-        let y = u64::from(r.ue()?) + u64::from(r.ue()?);
-        crop = (x, y);
-    }
-    let (x_unit, y_unit) = chroma_subsampling(if separate_planes { 0 } else { chroma_format_idc });
-    cropped((width, map_units * 16 * fields), crop, (x_unit, y_unit * fields))
-}
-
-fn skip_scaling_matrix(r: &mut BitReader<'_>, chroma_format_idc: u32) -> Option<()> {
-    let lists = if chroma_format_idc == 3 { 12 } else { 8 };
-    for list in 0..lists {
-        if !r.flag()? {
-            continue;
-        }
-        let size = if list < 6 { 16 } else { 64 };
-        let mut next = 8i32;
-        for _ in 0..size {
-            // A next scale of 0 repeats the last one to the end without further bits.
-            next = next.wrapping_add(r.se()?) & 0xff;
-            if next == 0 {
-                break;
-            }
-        }
-    }
-    Some(())
-}
-
-fn skip_picture_order(r: &mut BitReader<'_>) -> Option<()> {
-    match r.ue()? {
-        0 => {
-            r.ue()?; // log2_max_pic_order_cnt_lsb_minus4
-        }
-        1 => {
-            r.skip(1)?; // delta_pic_order_always_zero_flag
-            r.se()?; // offset_for_non_ref_pic
-            r.se()?; // offset_for_top_to_bottom_field
-            for _ in 0..r.ue()? {
-                r.se()?; // ends with the bits, whatever count is claimed
-            }
-        }
-        _ => {}
-    }
-    Some(())
 }
 
 #[cfg(test)]
@@ -165,33 +133,6 @@ mod tests {
             let info = peek(&hex(sps));
             assert_eq!(info.resolution, Some(size), "{sps}");
             assert!(info.keyframe && !info.starts_frame);
-        }
-    }
-
-    #[test]
-    fn scaling_lists_of_any_length_are_passed_over() {
-        let mut r = BitReader::plain(&[]);
-        assert_eq!(skip_scaling_matrix(&mut r, 1), None, "ends inside");
-        // Lists 0 and 6 present: 16 and 64 deltas of 0 (one bit each); the others absent.
-        let mut bits = vec![1u8; 17];
-        bits.extend([0; 5]);
-        bits.extend([1; 65]);
-        bits.extend([0; 1]);
-        // List 0 again, ended by delta -8 (000 0001 0001) after one value.
-        let mut ended: Vec<u8> = vec![1, 1];
-        ended.extend([0, 0, 0, 0, 1, 0, 0, 0, 1]);
-        ended.extend([0; 7]);
-        for bits in [bits, ended] {
-            let mut bits = bits;
-            let read = bits.len();
-            bits.extend([1, 0, 1, 0, 1, 1]);
-            let bytes: Vec<u8> = bits
-                .chunks(8)
-                .map(|byte| byte.iter().enumerate().fold(0, |acc, (i, bit)| acc | bit << (7 - i)))
-                .collect();
-            let mut r = BitReader::plain(&bytes);
-            skip_scaling_matrix(&mut r, 1).unwrap();
-            assert_eq!(r.bits(6), Some(0b10_1011), "{read} bits read");
         }
     }
 
@@ -239,10 +180,33 @@ mod tests {
             (&[0x1c, 0x41, 0x9a], true),
             (&[0x5c, 0x81, 0x9a], false),
             (&[0x18, 0, 2, 0x01, 0x9a, 0, 2, 0x01, 0x9a], true),
-            (&[0x18, 0, 2, 0x01, 0x9a, 0, 2, 0x06, 5], false),
-            (&[0x18, 0, 2, 0x06, 5, 0, 2, 0x01, 0x9a], false),
+            (&[0x18, 0, 2, 0x06, 5, 0, 2, 0x01, 0x9a], true),
+            (&[0x18, 0, 2, 0x09, 0xf0, 0, 2, 0x01, 0x9a], true),
+            (&[0x18, 0, 2, 0x09, 0xf0, 0, 2, 0x41, 0x9a], false),
+            (&[0x18, 0, 2, 0x01, 0x9a, 0, 2, 0x41, 0x9a], false),
+            (&[0x18, 0, 2, 0x68, 0xce, 0, 2, 0x01, 0x9a], false), // a parameter set
         ] {
             assert_eq!(peek(payload).discardable, discardable, "{payload:x?}");
+        }
+    }
+
+    #[test]
+    fn delimiters_and_sei_say_nothing_of_their_frame() {
+        for (payload, expected) in [
+            (&[0x09, 0x10][..], Reference::Delimiter),
+            (&[0x06, 5], Reference::Preamble),
+            (&[0x18, 0, 2, 0x09, 0x10, 0, 2, 0x06, 5], Reference::Preamble),
+            (&[0x18, 0, 2, 0x09, 0x10], Reference::Delimiter),
+            (&[0x1c, 0x86, 5], Reference::Preamble), // fragments of a long SEI
+            (&[0x1c, 0x46, 5], Reference::Preamble),
+            (&[0x67, 0x42], Reference::Referenced),
+            (&[0x41, 0x9a], Reference::Referenced),
+            (&[0x01, 0x9e], Reference::Unreferenced),
+            (&[0x1c, 0x01, 0x9e], Reference::Unreferenced),
+            (&[0x18], Reference::Referenced),
+            (&[], Reference::Referenced),
+        ] {
+            assert_eq!(reference(payload), expected, "{payload:x?}");
         }
     }
 

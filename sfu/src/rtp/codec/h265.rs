@@ -1,11 +1,11 @@
-//! H.265 payloads (RFC 7798): single NAL unit, AP and FU; and the size in an SPS.
+//! H.265 payloads (RFC 7798): single NAL unit, AP and FU.
 //!
 //! Only the form without decoding order numbers (`sprop-max-don-diff` 0), as WebRTC uses it.
 //! Access units are not marked in a payload, so `starts_frame` stays false.
 
 use super::FrameInfo;
-use super::bits::BitReader;
-use super::nal::{aggregated, chroma_subsampling, cropped};
+use super::h265_sps::H265Sps;
+use super::nal::aggregated;
 
 // NAL unit types (H.265 table 7-1, RFC 7798 section 4.4).
 const FIRST_IRAP: u8 = 16; // BLA_W_LP
@@ -51,50 +51,13 @@ fn unit_type(first: u8) -> u8 {
 fn nal_unit(unit_type: u8, body: &[u8]) -> FrameInfo {
     FrameInfo {
         keyframe: matches!(unit_type, VPS | SPS | FIRST_IRAP..=LAST_IRAP),
-        resolution: if unit_type == SPS { sps_resolution(body) } else { None },
+        resolution: if unit_type == SPS {
+            H265Sps::parse(body).and_then(|sps| sps.size)
+        } else {
+            None
+        },
         ..FrameInfo::default()
     }
-}
-
-/// Bits of a profile, and of a level, in a profile_tier_level structure.
-const PROFILE_BITS: u32 = 88;
-const LEVEL_BITS: u32 = 8;
-
-/// Reads the cropped size of a sequence parameter set (H.265 section 7.3.2.2).
-fn sps_resolution(body: &[u8]) -> Option<(u16, u16)> {
-    let mut r = BitReader::nal_unit(body);
-    r.skip(4)?; // sps_video_parameter_set_id
-    let upper_sub_layers = r.bits(3)?;
-    r.skip(1)?; // sps_temporal_id_nesting_flag
-    skip_profile_tier_level(&mut r, upper_sub_layers)?;
-    r.ue()?; // sps_seq_parameter_set_id
-    let chroma_format_idc = r.ue()?;
-    let separate_planes = chroma_format_idc == 3 && r.flag()?;
-    let size = (u64::from(r.ue()?), u64::from(r.ue()?));
-    let mut crop = (0, 0);
-    if r.flag()? {
-        let x = u64::from(r.ue()?) + u64::from(r.ue()?);
-        let y = u64::from(r.ue()?) + u64::from(r.ue()?);
-        crop = (x, y);
-    }
-    cropped(size, crop, chroma_subsampling(if separate_planes { 0 } else { chroma_format_idc }))
-}
-
-/// H.265 section 7.3.3.
-fn skip_profile_tier_level(r: &mut BitReader<'_>, upper_sub_layers: u32) -> Option<()> {
-    r.skip(PROFILE_BITS + LEVEL_BITS)?;
-    if upper_sub_layers == 0 {
-        return Some(());
-    }
-    let mut bits = 0;
-    for sub_layer in 0..8 {
-        // Flags stand for eight layers, those above the highest are reserved zeros.
-        let (profile, level) = (r.bit()?, r.bit()?);
-        if sub_layer < upper_sub_layers {
-            bits += profile * PROFILE_BITS + level * LEVEL_BITS;
-        }
-    }
-    r.skip(bits)
 }
 
 #[cfg(test)]

@@ -9,10 +9,14 @@ use super::layer_set::LayerSet;
 use crate::codec::Codec;
 
 mod av1;
+mod av1_sequence;
 pub(super) mod bits;
-mod h264;
+pub mod h264;
+mod h264_sps;
 mod h265;
+mod h265_sps;
 mod nal;
+pub mod parameters;
 mod vp8;
 mod vp9;
 

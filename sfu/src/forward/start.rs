@@ -30,9 +30,6 @@ const SWITCH_BYTES_MAX: usize = 60_000;
 /// Maximum packets searched and sent from the cache.
 pub const TAIL_PACKETS_MAX: usize = 400;
 
-/// Maximum age of a poster: an older picture says nothing about the present.
-const POSTER_AGE_MAX: Duration = Duration::from_secs(10);
-
 /// Most data of the past that is sent to a viewer without a picture. Each mode falls back to the
 /// next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,8 +97,10 @@ pub fn begin(now: Instant, mode: StartMode, cached: &Cached<'_>) -> Start {
     match (cached.tail.filter(allowed), cached.keyframe) {
         (Some(tail), _) => Start::FastForward(tail),
         (None, _) if all && recent && cached.tail.is_none() => Start::JoinInProgress,
-        (None, Some(keyframe)) if age(keyframe.arrival()) <= POSTER_AGE_MAX => Start::Poster,
-        _ => Start::Wait,
+        // However old it is, as long as it is the newest: an encoder with a keyframe every 250 frames
+        // sends none for 25 s at 10 frames per second.
+        (None, Some(_)) => Start::Poster,
+        (None, None) => Start::Wait,
     }
 }
 

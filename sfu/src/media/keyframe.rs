@@ -18,7 +18,8 @@ pub const KEYFRAME_PACKETS_MAX: usize = 400;
 /// Maximum payload bytes of a keyframe; a larger one is not kept (quality A3.3).
 pub const KEYFRAME_BYTES_MAX: usize = 512 * 1024;
 
-/// Age from which a keyframe is sent to no viewer any more, and dropped.
+/// Age from which a keyframe is dropped, if a newer one began or the layer sends nothing. The newest
+/// keyframe of a layer that sends has no limit: encoders at low frame rates send none for 25 s.
 pub const KEYFRAME_AGE_MAX: Duration = Duration::from_secs(12);
 
 /// Whether a decoder without any state can begin at this packet.
@@ -177,13 +178,15 @@ impl KeyframeCache {
         kept.find_map(|keyframe| keyframe.get(ext_seq))
     }
 
-    /// Drops keyframes that are too old.
-    pub fn expire(&mut self, now: Instant) {
+    /// Drops keyframes that are too old; `last_packet` is when the layer last sent anything.
+    pub fn expire(&mut self, now: Instant, last_packet: Option<Instant>) {
         self.replaced = None;
-        let old = |keyframe: &Keyframe| {
-            now.saturating_duration_since(keyframe.arrival) > KEYFRAME_AGE_MAX
-        };
-        if self.whole.as_ref().is_some_and(old) {
+        let old = |at: Instant| now.saturating_duration_since(at) > KEYFRAME_AGE_MAX;
+        let begins = self.begins();
+        let is_newest = |keyframe: &Keyframe| begins.is_none_or(|first| first < keyframe.end());
+        if self.whole.as_ref().is_some_and(|keyframe| {
+            last_packet.is_none_or(old) || (old(keyframe.arrival) && !is_newest(keyframe))
+        }) {
             self.whole = None;
         }
     }
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn keyframe_outlives_the_packet_cache_up_to_its_age_limit() {
+    fn keyframe_outlives_the_packet_cache_while_it_is_the_newest() {
         let mut layer = Layer::new();
         layer.feed(&[(100, 9, true, true)]);
         layer.now += Duration::from_secs(4);
@@ -306,10 +309,18 @@ mod tests {
         let keyframe = layer.cache.whole().expect("it is kept");
         assert!(keyframe.get(100).is_some() && keyframe.get(101).is_none());
         assert!(keyframe.get(99).is_none());
-        layer.cache.expire(layer.now);
-        assert!(layer.cache.whole().is_some());
-        layer.cache.expire(layer.now + KEYFRAME_AGE_MAX);
-        assert!(layer.cache.whole().is_none());
+        let (sent, later) = (layer.now, layer.now + KEYFRAME_AGE_MAX);
+        layer.cache.expire(later, Some(later));
+        assert!(layer.cache.whole().is_some(), "the layer sends, and nothing newer began");
+        layer.cache.expire(later + Duration::from_millis(1), Some(sent));
+        assert!(layer.cache.whole().is_none(), "the layer is silent");
+        // A newer one begins, and is never whole.
+        layer.feed(&[(102, 720_000, true, true), (110, 800_000, true, false)]);
+        layer.cache.expire(later, Some(later));
+        assert_eq!(layer.whole(), Some((102, 103)));
+        let late = later + Duration::from_secs(1);
+        layer.cache.expire(late, Some(late));
+        assert_eq!(layer.whole(), None);
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl LocalStream {
     pub(super) fn expire(&mut self, now: Instant, pool: &mut PacketPool) {
         let owned = self.owned;
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
-            layer.keyframe.expire(now);
+            layer.keyframe.expire(now, layer.last_packet);
             layer.cache.expire(now, |packet| release(owned, pool, packet));
         }
     }

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 use weir_sfu::error::CloseReason;
-use weir_sfu::net::{LayerState, MediaLayers, ViewerStatus};
+use weir_sfu::net::{LayerState, MediaLayers, ViewerStatus, Warning};
 
 /// Interval of `layers` events in which only bitrates changed. A layer that starts, stops, changes
 /// its size or becomes the forwarded one is sent at once.
 const BITRATES_EVERY: Duration = Duration::from_secs(2);
+/// Shortest interval of `status` events in which only the times of keyframes changed.
+const KEYFRAMES_EVERY: Duration = Duration::from_secs(2);
 /// Shortest interval of `viewercount` events.
 const VIEWERCOUNT_EVERY: Duration = Duration::from_secs(2);
 
@@ -30,14 +32,22 @@ pub enum Kind {
     Layers,
     /// The number of viewers.
     ViewerCount,
+    /// What is wrong with the stream, and when its next keyframe is due. Not in the extension.
+    Status,
     /// The session ends, and a new one may succeed.
     Reconnect,
 }
 
 impl Kind {
     /// All events, as the `Link` header lists them.
-    pub const ALL: [Self; 5] =
-        [Self::Active, Self::Inactive, Self::Layers, Self::ViewerCount, Self::Reconnect];
+    pub const ALL: [Self; 6] = [
+        Self::Active,
+        Self::Inactive,
+        Self::Layers,
+        Self::ViewerCount,
+        Self::Status,
+        Self::Reconnect,
+    ];
 
     /// Text of the `event` field.
     pub fn name(self) -> &'static str {
@@ -46,6 +56,7 @@ impl Kind {
             Self::Inactive => "inactive",
             Self::Layers => "layers",
             Self::ViewerCount => "viewercount",
+            Self::Status => "status",
             Self::Reconnect => "reconnect",
         }
     }
@@ -127,6 +138,46 @@ pub fn layers(sections: &[MediaLayers]) -> Value {
     json!(by_m_line)
 }
 
+/// What the `status` event tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct StreamState {
+    warnings: Vec<Warning>,
+    /// Whether this viewer sees nothing move until a keyframe comes.
+    awaits_keyframe: bool,
+    keyframe_interval: Option<Duration>,
+    next_keyframe: Option<Instant>,
+}
+
+impl StreamState {
+    fn of(status: &ViewerStatus) -> Self {
+        let ViewerStatus { publisher, layers, .. } = status;
+        let in_vain = layers.iter().any(|section| section.filters_in_vain);
+        let own = in_vain.then_some(Warning::NothingToLeaveOut);
+        Self {
+            warnings: publisher.warnings.iter().copied().chain(own).collect(),
+            awaits_keyframe: layers.iter().any(|section| section.awaits_keyframe),
+            keyframe_interval: publisher.keyframe_interval,
+            next_keyframe: publisher.next_keyframe,
+        }
+    }
+
+    /// All but the times of keyframes.
+    fn urgent(&self) -> (&[Warning], bool) {
+        (&self.warnings, self.awaits_keyframe)
+    }
+
+    fn data(&self, now: Instant) -> Value {
+        let ms = |time: Duration| time.as_millis() as u64;
+        let until = |at: Instant| at.checked_duration_since(now).map(ms);
+        json!({
+            "warnings": self.warnings,
+            "awaitsKeyframe": self.awaits_keyframe,
+            "keyframeIntervalMs": self.keyframe_interval.map(ms),
+            "nextKeyframeMs": self.next_keyframe.and_then(until),
+        })
+    }
+}
+
 /// State of one event stream: what its client was sent last.
 #[derive(Debug)]
 pub struct SseState {
@@ -134,12 +185,13 @@ pub struct SseState {
     active: bool,
     layers: Option<(Instant, Vec<MediaLayers>)>,
     viewers: Option<(Instant, usize)>,
+    stream: Option<(Instant, StreamState)>,
 }
 
 impl SseState {
     /// State of a client that was sent nothing yet.
     pub fn new(filter: EventFilter) -> Self {
-        Self { filter, active: false, layers: None, viewers: None }
+        Self { filter, active: false, layers: None, viewers: None, stream: None }
     }
 
     /// Events that bring the client up to date with `status`, and when to ask again if the status
@@ -174,6 +226,18 @@ impl SseState {
             if due <= now || shape(&status.layers) != shape(sent) {
                 self.layers = Some((now, status.layers.clone()));
                 write(Kind::Layers, layers(&status.layers));
+            } else {
+                again = again.into_iter().chain([due]).min();
+            }
+        }
+        let newest = StreamState::of(status);
+        let empty = StreamState::default();
+        let sent = self.stream.as_ref().map_or(&empty, |(_, sent)| sent);
+        if newest != *sent {
+            let due = self.stream.as_ref().map_or(now, |(at, _)| *at + KEYFRAMES_EVERY);
+            if due <= now || newest.urgent() != sent.urgent() {
+                write(Kind::Status, newest.data(now));
+                self.stream = Some((now, newest));
             } else {
                 again = again.into_iter().chain([due]).min();
             }
@@ -231,11 +295,11 @@ mod tests {
 
     fn two(high: u64) -> Vec<MediaLayers> {
         let layers = vec![layer("h", 720, high, high > 0), layer("l", 360, 300_000, high == 0)];
-        vec![MediaLayers { m_line: 1, layers }]
+        vec![MediaLayers { m_line: 1, layers, awaits_keyframe: false, filters_in_vain: false }]
     }
 
     fn status(viewers: usize, layers: Vec<MediaLayers>) -> ViewerStatus {
-        ViewerStatus { active: true, viewers, layers, ended: None }
+        ViewerStatus { active: true, viewers, layers, ..ViewerStatus::default() }
     }
 
     fn names(text: &str) -> Vec<&str> {
@@ -287,6 +351,38 @@ mod tests {
         }
         let both = |n| [(n, "viewercount".to_owned()), (n, "layers".to_owned())];
         assert_eq!(sent, [both(40), both(80)].concat());
+    }
+
+    #[test]
+    fn warnings_are_sent_at_once_and_times_of_keyframes_every_two_seconds() {
+        let start = Instant::now();
+        let mut state = SseState::new(EventFilter::parse(br#"["status"]"#).unwrap());
+        let with = |warnings: &[Warning], next_ms| {
+            let mut status = status(1, two(900_000));
+            status.publisher.warnings = warnings.to_vec();
+            status.publisher.keyframe_interval = Some(Duration::from_millis(8_300));
+            status.publisher.next_keyframe = Some(start + Duration::from_millis(next_ms));
+            status
+        };
+        assert_eq!(state.update(start, &status(1, two(900_000))).0, "", "all is well");
+        let (text, _) = state.update(start, &with(&[], 4_000));
+        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(
+            (&data["keyframeIntervalMs"], &data["nextKeyframeMs"]),
+            (&json!(8300), &json!(4000))
+        );
+        assert_eq!((&data["warnings"], &data["awaitsKeyframe"]), (&json!([]), &json!(false)));
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(state.update(at(1_000), &with(&[], 9_000)), (String::new(), Some(at(2_000))));
+        let (text, again) = state.update(at(1_100), &with(&[Warning::BFrames], 9_000));
+        assert!(text.contains(r#""code":"b_frames""#) && again.is_none(), "{text}");
+        let mut waits = with(&[Warning::BFrames], 9_000);
+        waits.layers[0].awaits_keyframe = true;
+        waits.layers[0].filters_in_vain = true;
+        let (text, _) = state.update(at(1_200), &waits);
+        assert!(text.contains(r#""awaitsKeyframe":true"#), "{text}");
+        assert!(text.contains(r#""code":"nothing_to_leave_out""#), "{text}");
     }
 
     #[test]

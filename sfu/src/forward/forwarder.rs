@@ -285,9 +285,23 @@ impl Forwarder {
         (shown(self.filter.level()), shown(self.filter.cap()))
     }
 
+    /// Whether temporal layers are limited, and no frame of late could be left out.
+    pub fn filters_in_vain(&self) -> bool {
+        self.filter.leaves_out_nothing()
+    }
+
     /// The layer whose keyframe is awaited, if any.
     pub fn awaits_keyframe(&self) -> Option<LayerKey> {
         self.flow.awaits_keyframe()
+    }
+
+    /// Whether nothing moves until a keyframe comes: nothing is sent, or a poster.
+    pub fn stands_still(&self) -> bool {
+        match &self.flow {
+            Flow::Waiting { target } => target.is_some(),
+            Flow::Sending { pass: Pass::Cached(catch_up), .. } => catch_up.is_poster(),
+            Flow::Sending { pass: Pass::Live, .. } => false,
+        }
     }
 
     /// The layer of which a keyframe is to be requested: once for each layer that is awaited.

@@ -52,6 +52,10 @@ const REOPENS_AFTER: u64 = 1024;
 /// switching points send no keyframes by themselves, and browsers send keyframes only on request.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
+/// Pictures kept in a row after which a cap counts as one without effect. Encoders put at most 16
+/// B-frames between two others, and layers in use repeat within 8 frames.
+const IN_VAIN_AFTER: u32 = 30;
+
 /// Layer filter of one viewer and track.
 #[derive(Debug)]
 #[repr(C)]
@@ -63,12 +67,17 @@ pub struct LayerFilter {
     source: Option<LayerKey>,
     /// The highest number seen of the stream; not updated while open.
     newest: u64,
+    /// The packet with which the stream that is sent began. It is kept whatever it holds: numbers
+    /// continue from it.
+    first: u64,
     /// The highest number of the stream that was left out.
     left_out: u64,
     /// Timestamp and marker of the newest packet, if it was seen here.
     tail: Option<(u32, bool)>,
     /// Time since which allowed frames are left out, because no switching point came.
     waits_since: Option<Instant>,
+    /// Pictures since the last one that was left out, or since the cap was set.
+    kept: u32,
     /// Changes of the level, oldest first; empty while open.
     changes: VecDeque<Change>,
     /// Whether nothing is left out, and nothing was left out recently. Last, next to what each
@@ -98,9 +107,11 @@ impl LayerFilter {
             level: LayerCap::OPEN,
             source: None,
             newest: 0,
+            first: 0,
             left_out: 0,
             tail: None,
             waits_since: None,
+            kept: 0,
             changes: VecDeque::new(),
             open: true,
         }
@@ -122,12 +133,18 @@ impl LayerFilter {
         self.level
     }
 
+    /// Whether a cap is set, and the stream has had nothing above it for long.
+    pub fn leaves_out_nothing(&self) -> bool {
+        self.cap != LayerCap::OPEN && self.kept > IN_VAIN_AFTER
+    }
+
     /// Sets the highest layers that may be sent. A lower cap applies from the next picture, a
     /// higher one from the next legal point. `newest` is the highest number of the stream that was
     /// sent so far: a packet with a lower number is late.
     pub fn set(&mut self, cap: LayerCap, newest: u64) {
         self.cap = cap;
         self.waits_since = None;
+        self.kept = 0;
         if self.open && cap != LayerCap::OPEN {
             self.open = false;
             (self.newest, self.tail) = (newest, None);
@@ -144,6 +161,7 @@ impl LayerFilter {
         self.level = self.cap;
         self.waits_since = None;
         self.newest = meta.ext_seq.saturating_sub(1);
+        self.first = meta.ext_seq;
         self.left_out = 0;
         self.tail = Some((meta.timestamp, true));
         if !self.open {
@@ -180,9 +198,11 @@ impl LayerFilter {
         let Some(level) = self.level_at(key, meta.ext_seq) else {
             return FilterDecision::Drop;
         };
-        if !is_within(meta, level) {
+        let begins = self.source == Some(key) && meta.ext_seq == self.first;
+        if !is_within(meta, level) && !begins {
             if self.source == Some(key) {
                 self.left_out = self.left_out.max(meta.ext_seq);
+                self.kept = 0;
                 if is_within(meta, self.cap) {
                     self.waits_since.get_or_insert(meta.arrival);
                 }
@@ -199,7 +219,9 @@ impl LayerFilter {
         if meta.ext_seq <= self.newest {
             return;
         }
-        let level = self.next_level(meta, self.begins_picture(meta));
+        let begins_picture = self.begins_picture(meta);
+        self.kept = self.kept.saturating_add(begins_picture.into());
+        let level = self.next_level(meta, begins_picture);
         self.newest = meta.ext_seq;
         self.tail = Some((meta.timestamp, meta.marker));
         if level != self.level {
@@ -369,6 +391,35 @@ mod tests {
             FilterDecision::Keep { marker: false },
             "late"
         );
+    }
+
+    /// An access unit delimiter may come first in a keyframe, and no frame needs it.
+    #[test]
+    fn first_packet_of_the_stream_is_kept_whatever_it_holds() {
+        let delimiter = |seq| PacketMeta {
+            marker: false,
+            ..frame(seq, None, |frame| (frame.starts_frame, frame.discardable) = (false, true))
+        };
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.set(cap(0), 0);
+        layer_filter.begin(key(1, 0), &delimiter(1));
+        let kept = FilterDecision::Keep { marker: false };
+        assert_eq!(layer_filter.decide(key(1, 0), &delimiter(1)), kept);
+        assert_eq!(layer_filter.decide(key(1, 0), &delimiter(2)), FilterDecision::Drop);
+    }
+
+    #[test]
+    fn cap_without_effect_is_known_after_thirty_pictures() {
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
+        layer_filter.set(cap(0), 1);
+        for seq in 2..=u64::from(IN_VAIN_AFTER) + 2 {
+            assert!(!layer_filter.leaves_out_nothing(), "{seq}");
+            layer_filter.decide(key(1, 0), &temporal(seq, 0));
+        }
+        assert!(layer_filter.leaves_out_nothing());
+        layer_filter.decide(key(1, 0), &temporal(40, 1));
+        assert!(!layer_filter.leaves_out_nothing(), "a frame was left out");
     }
 
     /// The earlier packets were not seen by the filter, but a number that is lower than theirs is

@@ -35,7 +35,7 @@ use crate::sdp::{
     answer_subscribe,
 };
 use crate::transport::peer::ICE_TIMEOUT;
-use crate::worker::{Command, Event, Lobby, NewSession, Plan};
+use crate::worker::{Command, Event, Lobby, NewSession, Plan, Warning};
 
 /// Media stream id of all m-lines (whip-whep C38), and CNAME of our SDES.
 const MSID: &str = "weir";
@@ -341,6 +341,7 @@ impl Control {
             Notice::Event(Event::Adopted(id)) => self.on_adopted(id, worker),
             Notice::Event(Event::Connected(id)) => return self.on_connected(id),
             Notice::Event(Event::Closed(id, reason)) => self.on_closed(id, reason),
+            Notice::Event(Event::Warned(id, warning)) => self.on_warned(id, warning),
             Notice::Lost => self.on_worker_lost(worker),
         }
         Vec::new()
@@ -391,6 +392,13 @@ impl Control {
         }
         self.refresh(stream, &state);
         lost
+    }
+
+    /// Something is wrong with a publisher's stream.
+    fn on_warned(&self, id: SessionId, warning: Warning) {
+        let Some(session) = self.directory.session(id) else { return };
+        let stream = &session.stream.shared.name;
+        tracing::warn!(session = %id, %stream, code = warning.code(), "{warning}");
     }
 
     /// A session is over.

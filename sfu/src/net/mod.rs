@@ -67,7 +67,7 @@ mod workers;
 pub use crate::forward::LayerPreference;
 pub use crate::forward::start::{StartMode, UnknownStartMode};
 pub use crate::worker::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo};
-pub use crate::worker::{LayerState, TrackLayers};
+pub use crate::worker::{LayerState, PublisherStatus, TrackLayers, Warning};
 pub use admission::NotReady;
 pub use affinity::usable_cpus;
 pub use handle::{Sfu, StartError};

@@ -31,6 +31,10 @@ pub struct MediaLayers {
     pub m_line: usize,
     /// Layers that ever sent anything, the largest first.
     pub layers: Vec<LayerState>,
+    /// Whether nothing moves until a keyframe comes.
+    pub awaits_keyframe: bool,
+    /// Whether temporal layers are limited, and the stream has none that can be left out.
+    pub filters_in_vain: bool,
 }
 
 impl ReceivedTracks {
@@ -73,7 +77,12 @@ impl ReceivedTracks {
     pub(super) fn by_m_line(&self, tracks: Vec<TrackLayers>) -> Vec<MediaLayers> {
         let named = tracks.into_iter().filter_map(|layers| {
             let track = self.0.iter().find(|track| track.mid == layers.mid)?;
-            Some(MediaLayers { m_line: track.m_line, layers: layers.layers })
+            Some(MediaLayers {
+                m_line: track.m_line,
+                layers: layers.layers,
+                awaits_keyframe: layers.awaits_keyframe,
+                filters_in_vain: layers.filters_in_vain,
+            })
         });
         named.collect()
     }
@@ -173,7 +182,12 @@ mod tests {
 
     #[test]
     fn layers_of_a_mid_get_the_index_of_its_m_line() {
-        let layers = |mid: &str| TrackLayers { mid: mid.to_owned(), layers: Vec::new() };
+        let layers = |mid: &str| TrackLayers {
+            mid: mid.to_owned(),
+            layers: Vec::new(),
+            awaits_keyframe: false,
+            filters_in_vain: false,
+        };
         let named = tracks().by_m_line(vec![layers("screen"), layers("gone"), layers("camera")]);
         let m_lines: Vec<_> = named.iter().map(|layers| layers.m_line).collect();
         assert_eq!(m_lines, [3, 1]);

@@ -106,6 +106,7 @@ impl SessionEntry {
             rtt_ms: None,
             tracks: Vec::new(),
             decisions: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }

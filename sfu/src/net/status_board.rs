@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use super::received_track::MediaLayers;
 use crate::error::CloseReason;
 use crate::ids::SessionId;
+use crate::worker::PublisherStatus;
 
 /// State of a stream as one viewer sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct ViewerStatus {
     pub viewers: usize,
     /// Layers to choose from in each video m-line.
     pub layers: Vec<MediaLayers>,
+    /// State of the publisher's stream.
+    pub publisher: PublisherStatus,
     /// Why the session ended; nothing follows.
     pub ended: Option<CloseReason>,
 }

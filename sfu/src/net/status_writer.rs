@@ -3,7 +3,7 @@
 //! Asks each worker for its viewers, some at a time, and only while somebody listens; writes what it learns to
 //! `status_board.rs`. Decides nothing. Started by `handle.rs`, ends with the server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 use super::control::Control;
 use super::session_entry::SessionEntry;
 use super::status_board::ViewerStatus;
-use crate::worker::Worker;
+use crate::ids::SessionId;
+use crate::router::SourceInfo;
+use crate::worker::{PublisherStatus, Worker};
 
 /// Interval at which the status is renewed while somebody listens.
 const STATUS_INTERVAL: Duration = Duration::from_millis(250);
@@ -21,8 +23,8 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 /// storm of listeners asks the workers no more often.
 const FIRST_STATUS: Duration = Duration::from_millis(20);
 
-/// Maximum viewers in one question to a worker, so that it delays media by some tens of microseconds.
-const VIEWERS_PER_QUESTION: usize = 32;
+/// Maximum sessions in one question to a worker, so that it delays media by some tens of microseconds.
+const SESSIONS_PER_QUESTION: usize = 32;
 
 /// Writes the status of listened viewers until the last handle of the server is dropped.
 pub(super) async fn run(control: Weak<Control>, changed: Arc<Notify>) {
@@ -48,15 +50,52 @@ async fn write_all(control: &Control) {
     for session in listened.into_iter().filter_map(|id| control.directory.session(id)) {
         by_worker.entry(session.worker()).or_default().push(session);
     }
+    let publishers = publishers(control, by_worker.values().flatten()).await;
     for (worker, sessions) in by_worker {
-        for sessions in sessions.chunks(VIEWERS_PER_QUESTION) {
-            write_some(control, worker, sessions).await;
+        for sessions in sessions.chunks(SESSIONS_PER_QUESTION) {
+            write_some(control, worker, sessions, &publishers).await;
         }
     }
 }
 
+/// Status of the publishers of these viewers, asked of their workers some at a time.
+async fn publishers(
+    control: &Control,
+    viewers: impl Iterator<Item = &Arc<SessionEntry>>,
+) -> HashMap<SessionId, PublisherStatus> {
+    let live: HashSet<SessionId> =
+        viewers.filter_map(|session| live(session.stream.lock().publishers.live())).collect();
+    let mut by_worker: BTreeMap<usize, Vec<SessionId>> = BTreeMap::new();
+    for session in live.into_iter().filter_map(|id| control.directory.session(id)) {
+        if let Some(worker) = session.worker() {
+            by_worker.entry(worker).or_default().push(session.id);
+        }
+    }
+    let mut found = HashMap::new();
+    for (worker, ids) in by_worker {
+        for ids in ids.chunks(SESSIONS_PER_QUESTION) {
+            let ids = ids.to_vec();
+            let look = move |worker: &mut Worker, now: Instant| {
+                let status = |id| Some((id, worker.publisher_status(id, now)?));
+                ids.into_iter().filter_map(status).collect::<Vec<_>>()
+            };
+            found.extend(control.workers.inspect(worker, look).await.unwrap_or_default());
+        }
+    }
+    found
+}
+
+fn live(source: Option<&Arc<SourceInfo>>) -> Option<SessionId> {
+    source.map(|source| source.publisher)
+}
+
 /// Writes the status of viewers of one worker.
-async fn write_some(control: &Control, worker: Option<usize>, sessions: &[Arc<SessionEntry>]) {
+async fn write_some(
+    control: &Control,
+    worker: Option<usize>,
+    sessions: &[Arc<SessionEntry>],
+    publishers: &HashMap<SessionId, PublisherStatus>,
+) {
     let ids: Vec<_> = sessions.iter().map(|session| session.id).collect();
     let answer = match worker {
         None => None,
@@ -70,11 +109,13 @@ async fn write_some(control: &Control, worker: Option<usize>, sessions: &[Arc<Se
     let mut layers = answer.unwrap_or_default().into_iter();
     for session in sessions {
         let layers = session.tracks.by_m_line(layers.next().flatten().unwrap_or_default());
-        let (active, viewers) = {
+        let (live, viewers) = {
             let state = session.stream.lock();
-            (state.publishers.live().is_some(), state.viewer_count())
+            (live(state.publishers.live()), state.viewer_count())
         };
-        let status = ViewerStatus { active, viewers, layers, ended: None };
+        let publisher = live.and_then(|id| publishers.get(&id)).cloned().unwrap_or_default();
+        let active = live.is_some();
+        let status = ViewerStatus { active, viewers, layers, publisher, ended: None };
         control.status_board.set(session.id, status);
     }
 }
@@ -86,7 +127,7 @@ mod tests {
 
     #[tokio::test]
     async fn worker_is_asked_once_per_thirty_two_listened_viewers() {
-        for (viewers, questions) in [(VIEWERS_PER_QUESTION, 1), (VIEWERS_PER_QUESTION + 1, 2)] {
+        for (viewers, questions) in [(SESSIONS_PER_QUESTION, 1), (SESSIONS_PER_QUESTION + 1, 2)] {
             let server = Detached::new(2);
             let mut receivers = Vec::new();
             for _ in 0..viewers {

@@ -85,9 +85,7 @@ impl KeyframeSchedule {
     /// monitoring client, each answered equally fast, make no period.
     pub fn period(&self) -> Option<Duration> {
         let known = self.interval_count.min(INTERVALS);
-        let mut sorted = self.intervals.map(|interval| interval.map_or(Duration::MAX, |(i, _)| i));
-        sorted.sort_unstable();
-        let median = *sorted.get(..known)?.get(known / 2)?;
+        let median = self.interval()?;
         let tolerance = tolerance(median);
         let (mut equal, mut unrequested) = (0, false);
         let (mut soonest, mut latest) = (Duration::MAX, Duration::ZERO);
@@ -106,6 +104,22 @@ impl KeyframeSchedule {
         }
         let own = unrequested || latest.saturating_sub(soonest) > tolerance * 2;
         (own && equal >= MIN_EQUAL && equal * 4 >= known * 3).then_some(median)
+    }
+
+    /// Median of the remembered intervals, periodic or not; `None` before two keyframes that came
+    /// unrequested. For people: nothing is decided by it.
+    pub fn interval(&self) -> Option<Duration> {
+        let known = self.interval_count.min(INTERVALS);
+        let mut sorted = self.intervals.map(|interval| interval.map_or(Duration::MAX, |(i, _)| i));
+        sorted.sort_unstable();
+        sorted.get(..known)?.get(known / 2).copied()
+    }
+
+    /// Time at which the next unrequested keyframe is expected by [`Self::interval`]; in the past
+    /// if it is late.
+    pub fn next_expected(&self) -> Option<Instant> {
+        let (last, cause) = self.last?;
+        (cause != KeyframeCause::Answer).then_some(last + self.interval()?)
     }
 
     /// Whether the last keyframe came one period after the keyframe before.

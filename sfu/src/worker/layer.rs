@@ -17,6 +17,7 @@ use crate::media::timeline::Timeline;
 use crate::repair::keyframe_planner::KeyframePlanner;
 use crate::repair::nack_generator::{Arrival, NackGenerator};
 use crate::repair::red_recovery::RedRecovery;
+use crate::repair::responses::Responsiveness;
 use crate::repair::rtt::RtxRtt;
 use crate::router::LayerInfoUpdate;
 use crate::rtp::packet::RtpHeader;
@@ -58,6 +59,13 @@ pub(super) struct Arrived<'a> {
     /// Bytes on the wire.
     pub wire_len: usize,
 }
+
+/// Interval of keyframes above which a new viewer waits long for one.
+const SLOW_INTERVAL: Duration = Duration::from_secs(4);
+
+/// Interval up to which a publisher that was not asked for a keyframe yet is taken for one with a
+/// fixed interval. Browsers answer requests, and send one in 100 s unrequested.
+const UNREQUESTED_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
 /// One layer.
 pub(super) struct Layer {
@@ -316,6 +324,7 @@ impl Layer {
         let counters = self.nack.counters();
         Some(LayerInfo {
             rid: self.rid.clone(),
+            codec_string: self.inspector.encoding().codec().map(|codec| codec.to_string()),
             ssrc: self.ssrc?,
             packets: self.stats.packets(),
             bytes: self.stats.bytes(),
@@ -331,18 +340,44 @@ impl Layer {
         })
     }
 
+    /// Interval of the keyframes that come unrequested, and when the next one is due; `None` for
+    /// audio and before the second keyframe.
+    pub(super) fn keyframe_times(&self) -> Option<(Duration, Option<Instant>)> {
+        let schedule = self.keyframes.schedule();
+        let interval = schedule.interval().filter(|_| self.video)?;
+        Some((interval, schedule.next_expected()))
+    }
+
+    /// Whether the layer has B-frames.
+    pub(super) fn has_b_frames(&self) -> bool {
+        self.inspector.encoding().has_b_frames()
+    }
+
+    /// Interval of the keyframes, if a new viewer has to wait long for one.
+    pub(super) fn slow_keyframes(&mut self, now: Instant) -> Option<Duration> {
+        let (interval, _) = self.keyframe_times()?;
+        let longest = match self.keyframes.responses(now).responsiveness() {
+            Responsiveness::Answered => return None,
+            Responsiveness::Unknown => UNREQUESTED_INTERVAL_MAX,
+            Responsiveness::Ignored => Duration::MAX,
+        };
+        (interval > SLOW_INTERVAL && interval <= longest).then_some(interval)
+    }
+
     fn learned(&mut self, now: Instant) -> Option<LearnedInfo> {
         if !self.video {
             return None;
         }
         let pli = self.asks_keyframes.then(|| ResponseInfo::of(self.keyframes.responses(now)));
         let schedule = self.keyframes.schedule();
-        let until = schedule.next_due().and_then(|due| due.checked_duration_since(now));
+        let until = schedule.next_expected().and_then(|due| due.checked_duration_since(now));
+        let ms = |time: Duration| time.as_millis() as u64;
         Some(LearnedInfo {
             pli,
             nack: self.nack.responses().map(ResponseInfo::of),
-            keyframe_period_ms: schedule.period().map(|period| period.as_millis() as u64),
-            next_keyframe_ms: until.map(|until| until.as_millis() as u64),
+            keyframe_period_ms: schedule.period().map(ms),
+            keyframe_interval_ms: schedule.interval().map(ms),
+            next_keyframe_ms: until.map(ms),
         })
     }
 }

@@ -180,10 +180,14 @@ impl Worker {
             true => TransmitClass::JoiningMedia,
             false => TransmitClass::Media,
         };
-        let Session { peer, sending, role, stream, .. } = session;
+        let Session { id, peer, sending, role, stream, .. } = session;
         match role {
             RoleState::Publisher(publisher) => {
-                publisher.handle_timeout(now, peer, stream, &mut self.context, egress);
+                if publisher.handle_timeout(now, peer, stream, &mut self.context, egress)
+                    && let Some(warning) = publisher.take_new_warning(now)
+                {
+                    self.events.push(Event::Warned(*id, warning));
+                }
             }
             RoleState::Subscriber(subscriber) => {
                 let shared = (&mut self.batch, &mut self.context);

@@ -39,6 +39,7 @@ mod timers;
 mod turn;
 mod viewer_info;
 mod viewer_queue;
+mod warning;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -48,11 +49,12 @@ pub use lobby::{CheckOutcome, Lobby, Owner};
 pub use preference_mailbox::PreferenceMailbox;
 pub(crate) use report::seconds;
 pub use report::{
-    DecisionInfo, LayerInfo, LayerState, LearnedInfo, ResponseInfo, SessionInfo, TrackInfo,
-    TrackLayers, WorkerReport,
+    DecisionInfo, LayerInfo, LayerState, LearnedInfo, PublisherStatus, ResponseInfo, SessionInfo,
+    TrackInfo, TrackLayers, WorkerReport,
 };
 pub use session::{NewSession, Plan};
 pub use subscription::BoundTrack;
+pub use warning::Warning;
 
 use batch::Batch;
 use context::{Context, SCRATCH_BYTES};
@@ -165,6 +167,8 @@ pub enum Event {
     Connected(SessionId),
     /// A session ended.
     Closed(SessionId, CloseReason),
+    /// Something is wrong with a publisher's stream; once for each code of a warning.
+    Warned(SessionId, Warning),
 }
 
 /// State machine of one core.
@@ -326,13 +330,15 @@ impl Worker {
         let session = self.sessions.get_mut(*self.by_id.get(&id)?)?;
         let shared = Arc::clone(&session.stream);
         let check_rtt = session.peer.check_rtt();
-        let (tracks, decisions, rtt) = match &mut session.role {
+        let (tracks, decisions, warnings, rtt) = match &mut session.role {
             RoleState::Publisher(publisher) => {
-                (publisher.report(now), Vec::new(), check_rtt.or(publisher.rtt.get()))
+                let rtt = check_rtt.or(publisher.rtt.get());
+                (publisher.report(now), Vec::new(), publisher.warnings(now), rtt)
             }
             RoleState::Subscriber(subscriber) => (
                 viewer_info::tracks(subscriber, now, &self.streams),
                 viewer_info::decisions(subscriber, session.created, &self.streams),
+                viewer_info::warnings(subscriber),
                 subscriber.rtt().or(check_rtt),
             ),
         };
@@ -347,6 +353,7 @@ impl Worker {
             rtt_ms: rtt.map(report::milliseconds),
             tracks,
             decisions,
+            warnings,
         })
     }
 
@@ -358,6 +365,15 @@ impl Worker {
                 Some(viewer_info::layers(subscriber, now, &self.streams))
             }
             RoleState::Publisher(_) => None,
+        }
+    }
+
+    /// Status of a publisher's stream for its viewers; `None` if the publisher is not here.
+    pub fn publisher_status(&mut self, id: SessionId, now: Instant) -> Option<PublisherStatus> {
+        let session = self.sessions.get_mut(*self.by_id.get(&id)?)?;
+        match &mut session.role {
+            RoleState::Publisher(publisher) => Some(publisher.status(now)),
+            RoleState::Subscriber(_) => None,
         }
     }
 

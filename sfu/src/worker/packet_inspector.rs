@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
+use crate::media::Encoding;
 use crate::media::packet::{FORWARDED_EXTS_MAX, ForwardedExt, PacketMeta};
+use crate::rtp::codec::h264::{Reference, reference};
 use crate::rtp::codec::{FrameInfo, descriptor_prefix_len, peek};
 use crate::rtp::dependency_descriptor::DependencyReader;
 use crate::rtp::ext::ExtKind;
@@ -42,6 +44,7 @@ pub(super) struct PacketInspector {
     dependencies: DependencyReader,
     unreferenced: UnreferencedFrames,
     announced: Option<(u16, u16)>,
+    encoding: Encoding,
 }
 
 impl PacketInspector {
@@ -54,6 +57,7 @@ impl PacketInspector {
             dependencies: DependencyReader::default(),
             unreferenced: UnreferencedFrames::default(),
             announced: None,
+            encoding: Encoding::default(),
         }
     }
 
@@ -91,11 +95,18 @@ impl PacketInspector {
         };
         let frame = match self.read_elements(header, plaintext, incoming, &seen) {
             Some(described) => described,
-            None if codec == Codec::H264 => FrameInfo {
-                discardable: self.unreferenced.holds(incoming, header.marker, seen.discardable),
-                ..seen
-            },
-            None => seen,
+            None => {
+                if !red {
+                    self.encoding.on_payload(codec, payload);
+                }
+                let discardable = match codec {
+                    Codec::H264 => {
+                        self.unreferenced.holds(incoming, header.marker, reference(payload))
+                    }
+                    _ => seen.discardable,
+                };
+                FrameInfo { discardable, ..seen }
+            }
         };
         let narrow = |number: usize| u16::try_from(number).map_err(|_| DropReason::RtpMalformed);
         Ok(PacketMeta {
@@ -116,6 +127,11 @@ impl PacketInspector {
     /// that carries them.
     pub(super) fn announced(&self) -> Option<(u16, u16)> {
         self.announced
+    }
+
+    /// Profile and level of the layer, and whether it has B-frames.
+    pub(super) fn encoding(&self) -> &Encoding {
+        &self.encoding
     }
 
     /// Reads the extension elements that describe layers; returns the frame if the dependency
@@ -178,33 +194,59 @@ impl PacketInspector {
 const FRAMES_MAX: usize = 64;
 
 /// H.264 frames that no frame refers to. A packet describes itself only, and a frame must be left
-/// out as a whole. So a frame counts if its first packet, certainly the first, is such a slice.
+/// out as a whole. So a frame counts if its first slice, certainly the first, is such a slice: only
+/// delimiters and SEI come before it.
 #[derive(Debug, Default)]
 struct UnreferencedFrames {
     /// Frames by timestamp, oldest first.
-    frames: VecDeque<(u32, bool)>,
+    frames: VecDeque<(u32, Judgement)>,
     /// Number, timestamp and marker of the newest packet.
     newest: Option<(u64, u32, bool)>,
 }
 
+/// What is known of one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judgement {
+    /// All its packets so far, up to this number, have no slice.
+    Begun(u64),
+    Unreferenced,
+    Referenced,
+}
+
 impl UnreferencedFrames {
-    fn holds(&mut self, packet: &Incoming, marker: bool, slice: bool) -> bool {
+    /// Whether no other frame needs this packet. A delimiter is needed by none, whatever its frame
+    /// is; an SEI before the slices may be a caption of a frame that is kept.
+    fn holds(&mut self, packet: &Incoming, marker: bool, reference: Reference) -> bool {
         let begins = self.newest.is_some_and(|(ext_seq, timestamp, ended)| {
             packet.ext_seq == ext_seq + 1 && (ended || timestamp != packet.timestamp)
         });
         if self.newest.is_none_or(|(ext_seq, ..)| packet.ext_seq > ext_seq) {
             self.newest = Some((packet.ext_seq, packet.timestamp, marker));
         }
-        let known = self.frames.iter().rev().find(|(at, _)| *at == packet.timestamp);
-        if let Some((_, unreferenced)) = known {
-            return *unreferenced;
+        let known = self.frames.iter().rposition(|(at, _)| *at == packet.timestamp);
+        let before = known.and_then(|index| self.frames.get(index)).map(|(_, judged)| *judged);
+        let is_next = match before {
+            None => begins,
+            Some(Judgement::Begun(last)) => packet.ext_seq == last + 1,
+            Some(Judgement::Unreferenced) => return true,
+            Some(Judgement::Referenced) => return reference == Reference::Delimiter,
+        };
+        let judged = match reference {
+            _ if !is_next => Judgement::Referenced,
+            Reference::Delimiter | Reference::Preamble => Judgement::Begun(packet.ext_seq),
+            Reference::Unreferenced => Judgement::Unreferenced,
+            Reference::Referenced => Judgement::Referenced,
+        };
+        match known.and_then(|index| self.frames.get_mut(index)) {
+            Some(frame) => frame.1 = judged,
+            None => {
+                if self.frames.len() == FRAMES_MAX {
+                    self.frames.pop_front();
+                }
+                self.frames.push_back((packet.timestamp, judged));
+            }
         }
-        let unreferenced = begins && slice;
-        if self.frames.len() == FRAMES_MAX {
-            self.frames.pop_front();
-        }
-        self.frames.push_back((packet.timestamp, unreferenced));
-        unreferenced
+        judged == Judgement::Unreferenced || reference == Reference::Delimiter
     }
 }
 
@@ -251,32 +293,52 @@ mod tests {
         Incoming { ext_seq, timestamp, start: 12, len: 100 }
     }
 
+    const SLICE: Reference = Reference::Unreferenced;
+    const OTHER: Reference = Reference::Referenced;
+
     #[test]
     fn frame_is_unreferenced_as_a_whole_or_not_at_all() {
         let mut frames = UnreferencedFrames::default();
         let mut holds =
-            |seq, timestamp, marker, slice| frames.holds(&packet(seq, timestamp), marker, slice);
-        assert!(!holds(1, 10, true, true), "the frame may have begun before");
-        assert!(holds(2, 20, false, true) && holds(3, 20, false, true));
-        assert!(holds(5, 20, true, true), "number 4 is missing");
-        assert!(!holds(6, 30, false, false), "begins with parameter sets or an SEI");
-        assert!(!holds(7, 30, true, true), "so its slices are sent too");
-        assert!(holds(8, 40, false, true) && holds(9, 50, true, true), "no marker in between");
-        assert!(!holds(11, 60, false, true), "its first packet is missing");
-        assert!(!holds(10, 60, false, true), "and comes late");
-        assert!(holds(4, 20, false, true), "late, of a frame that is known");
+            |seq, timestamp, marker, unit| frames.holds(&packet(seq, timestamp), marker, unit);
+        assert!(!holds(1, 10, true, SLICE), "the frame may have begun before");
+        assert!(holds(2, 20, false, SLICE) && holds(3, 20, false, SLICE));
+        assert!(holds(5, 20, true, SLICE), "number 4 is missing");
+        assert!(!holds(6, 30, false, OTHER), "begins with parameter sets");
+        assert!(!holds(7, 30, true, SLICE), "so its slices are sent too");
+        assert!(holds(8, 40, false, SLICE) && holds(9, 50, true, SLICE), "no marker in between");
+        assert!(!holds(11, 60, false, SLICE), "its first packet is missing");
+        assert!(!holds(10, 60, false, SLICE), "and comes late");
+        assert!(holds(4, 20, false, SLICE), "late, of a frame that is known");
+    }
+
+    // OBS begins each frame with an access unit delimiter in a packet of its own.
+    #[test]
+    fn frame_is_judged_by_its_first_slice() {
+        let mut frames = UnreferencedFrames::default();
+        let mut holds =
+            |seq, timestamp, marker, unit| frames.holds(&packet(seq, timestamp), marker, unit);
+        let (delimiter, sei) = (Reference::Delimiter, Reference::Preamble);
+        holds(1, 10, true, OTHER);
+        assert!(holds(2, 20, false, delimiter) && holds(3, 20, true, SLICE));
+        assert!(holds(4, 30, false, delimiter), "no decoder needs a delimiter");
+        assert!(!holds(5, 30, true, OTHER));
+        assert!(holds(6, 40, false, delimiter) && !holds(7, 40, false, sei));
+        assert!(holds(8, 40, false, SLICE) && holds(9, 40, true, SLICE));
+        assert!(holds(10, 50, false, delimiter) && !holds(12, 50, true, SLICE), "11 is missing");
+        assert!(!holds(11, 50, false, SLICE), "and comes late");
     }
 
     #[test]
     fn frames_above_the_limit_are_forgotten() {
         let mut frames = UnreferencedFrames::default();
-        frames.holds(&packet(1, 1), true, false);
+        frames.holds(&packet(1, 1), true, OTHER);
         for seq in 2..2 + FRAMES_MAX as u64 {
-            assert!(frames.holds(&packet(seq, seq as u32), true, true));
+            assert!(frames.holds(&packet(seq, seq as u32), true, SLICE));
         }
-        assert!(frames.holds(&packet(2, 2), true, true));
+        assert!(frames.holds(&packet(2, 2), true, SLICE));
         let next = FRAMES_MAX as u64 + 2;
-        assert!(frames.holds(&packet(next, next as u32), true, true));
-        assert!(!frames.holds(&packet(2, 2), true, true));
+        assert!(frames.holds(&packet(next, next as u32), true, SLICE));
+        assert!(!frames.holds(&packet(2, 2), true, SLICE));
     }
 }

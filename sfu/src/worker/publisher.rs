@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use super::context::{Context, REPORT_INTERVAL};
 use super::layer::{Arrived, Layer, Track};
 use super::lookup::{self, transport_sequence};
-use super::report::{LayerInfo, TrackInfo};
+use super::report::{LayerInfo, PublisherStatus, TrackInfo};
 use super::routing::Routing;
 use super::ssrcs::{SsrcTable, Target};
 use super::stream::LocalStream;
+use super::warning::Warning;
 use crate::congestion::twcc_receiver::TwccReceiver;
 use crate::error::{CloseReason, DropReason};
 use crate::ids::{LayerKey, SessionId};
@@ -46,6 +47,8 @@ pub(super) struct Publisher {
     pub(super) rtt: RtxRtt,
     pub(super) our_ssrc: u32,
     pub(super) next_report: Instant,
+    /// Warnings that were reported.
+    warned: Vec<&'static str>,
     /// Time when it connected or last sent media; `None` before.
     last_media: Option<Instant>,
 }
@@ -83,6 +86,7 @@ impl Publisher {
             rtt: RtxRtt::default(),
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
+            warned: Vec::new(),
             last_media: None,
         }
     }
@@ -300,6 +304,38 @@ impl Publisher {
         let others =
             [self.twcc.next_timeout(), self.routing.next_request_poll(), Some(self.next_report)];
         feedback.chain(others.into_iter().flatten()).min()
+    }
+
+    /// What is wrong with the stream, each code once; of several layers the worst.
+    pub(super) fn warnings(&mut self, now: Instant) -> Vec<Warning> {
+        let layers = || self.tracks.iter().flat_map(|track| &track.layers);
+        let b_frames = layers().any(Layer::has_b_frames).then_some(Warning::BFrames);
+        let layers = self.tracks.iter_mut().flat_map(|track| &mut track.layers);
+        let slowest = layers.filter_map(|layer| layer.slow_keyframes(now)).max();
+        let interval = slowest.map(|interval| Warning::KeyframeInterval {
+            // To a tenth of a second, so that it does not change all the time.
+            interval: Duration::from_millis((interval.as_millis() as u64 + 50) / 100 * 100),
+        });
+        b_frames.into_iter().chain(interval).collect()
+    }
+
+    /// A warning that was not reported yet.
+    pub(super) fn take_new_warning(&mut self, now: Instant) -> Option<Warning> {
+        let all = self.warnings(now);
+        let new = all.into_iter().find(|warning| !self.warned.contains(&warning.code()))?;
+        self.warned.push(new.code());
+        Some(new)
+    }
+
+    /// Status of the stream for its viewers.
+    pub(super) fn status(&mut self, now: Instant) -> PublisherStatus {
+        let layers = self.tracks.iter().flat_map(|track| &track.layers);
+        let (interval, next) = layers.filter_map(Layer::keyframe_times).max().unzip();
+        PublisherStatus {
+            warnings: self.warnings(now),
+            keyframe_interval: interval,
+            next_keyframe: next.flatten(),
+        }
     }
 
     /// Tracks for the API.

@@ -20,7 +20,7 @@ use crate::transport::peer::Peer;
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 
 impl Publisher {
-    /// Sends the feedback that is due.
+    /// Sends the feedback that is due. True once in each [`REPORT_INTERVAL`].
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
@@ -28,17 +28,19 @@ impl Publisher {
         stream: &StreamShared,
         context: &mut Context,
         egress: &mut dyn Egress,
-    ) {
+    ) -> bool {
         if self.routing.take_request_poll(now) {
             self.take_keyframe_requests(now, stream);
         }
         self.send_twcc(now, peer, context, egress);
         self.send_nacks(now, peer, context, egress);
         self.send_keyframe_requests(now, peer, context, egress);
-        if self.next_report <= now {
+        let reports = self.next_report <= now;
+        if reports {
             self.next_report = now + REPORT_INTERVAL;
             self.send_reports(now, peer, context, egress);
         }
+        reports
     }
 
     /// Sends transport-wide feedback that is due by now or soon, after packets were handled.

@@ -1,6 +1,6 @@
 //! Reports of sessions and workers for the API: plain values, never a secret or an address.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
@@ -10,6 +10,8 @@ use crate::forward::LayerPreference;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::repair::keyframe_planner::KeyframeCounts;
 use crate::repair::responses::ResponseStats;
+
+use super::warning::Warning;
 
 /// One session as `/api/v1/sessions/{id}` shows it. It never holds a secret or an address.
 #[derive(Debug, Clone, Serialize)]
@@ -34,6 +36,8 @@ pub struct SessionInfo {
     pub tracks: Vec<TrackInfo>,
     /// The last decisions with their reasons, oldest first.
     pub decisions: Vec<DecisionInfo>,
+    /// What is wrong with the publisher's stream, or with what the viewer asked for.
+    pub warnings: Vec<Warning>,
 }
 
 /// One track of a session.
@@ -66,6 +70,18 @@ pub struct TrackInfo {
     pub preference: Option<LayerPreference>,
 }
 
+/// State of a publisher's stream that its viewers are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublisherStatus {
+    /// What is wrong with the stream.
+    pub warnings: Vec<Warning>,
+    /// Time between two keyframes that come unrequested, once it is known; of several layers the
+    /// longest.
+    pub keyframe_interval: Option<Duration>,
+    /// Time at which the next of them is expected; in the past if it is late.
+    pub next_keyframe: Option<Instant>,
+}
+
 /// Layers that a viewer can choose for one of its video tracks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrackLayers {
@@ -73,6 +89,10 @@ pub struct TrackLayers {
     pub mid: String,
     /// Layers that ever sent anything, the largest first.
     pub layers: Vec<LayerState>,
+    /// Whether nothing moves until a keyframe comes.
+    pub awaits_keyframe: bool,
+    /// Whether temporal layers are limited, and the stream has none that can be left out.
+    pub filters_in_vain: bool,
 }
 
 /// One layer as its viewer sees it.
@@ -97,6 +117,9 @@ pub struct LayerState {
 pub struct LayerInfo {
     /// `a=rid` of the publisher's layer, empty without simulcast.
     pub rid: String,
+    /// Profile and level as the publisher's parameter sets state them, e.g. `avc1.64001e`. The
+    /// profile in its offer may be another.
+    pub codec_string: Option<String>,
     /// SSRC on this connection.
     pub ssrc: u32,
     /// Packets received (publisher) or sent (subscriber).
@@ -156,7 +179,10 @@ pub struct LearnedInfo {
     pub nack: Option<ResponseInfo>,
     /// Milliseconds between the keyframes that it sends unrequested, if they are periodic.
     pub keyframe_period_ms: Option<u64>,
-    /// Milliseconds until the next of them.
+    /// Median of the last intervals between keyframes that came unrequested, periodic or not, in
+    /// milliseconds; `null` before the second of them.
+    pub keyframe_interval_ms: Option<u64>,
+    /// Milliseconds until the next keyframe is due by that interval.
     pub next_keyframe_ms: Option<u64>,
 }
 

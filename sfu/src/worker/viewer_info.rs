@@ -10,6 +10,7 @@ use super::report::{DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers,
 use super::streams::Streams;
 use super::subscriber::Subscriber;
 use super::subscription::Subscription;
+use super::warning::Warning;
 use crate::codec::MediaKind;
 use crate::forward::layer_preference::spatial_layer;
 use crate::ids::LayerIdx;
@@ -42,7 +43,19 @@ fn layers_of(subscription: &Subscription, now: Instant, streams: &Streams) -> Tr
         .collect();
     layers.sort_by_key(|(weight, _)| *weight);
     let layers = layers.into_iter().map(|(_, state)| state).collect();
-    TrackLayers { mid: subscription.plan.mid.clone(), layers }
+    TrackLayers {
+        mid: subscription.plan.mid.clone(),
+        layers,
+        awaits_keyframe: subscription.forwarder.stands_still(),
+        filters_in_vain: subscription.forwarder.filters_in_vain(),
+    }
+}
+
+/// What is wrong with what a viewer asked for.
+pub(super) fn warnings(subscriber: &Subscriber) -> Vec<Warning> {
+    let in_vain = |subscription: &Subscription| subscription.forwarder.filters_in_vain();
+    let any = subscriber.subscriptions.iter().any(in_vain);
+    any.then_some(Warning::NothingToLeaveOut).into_iter().collect()
 }
 
 /// A viewer's tracks for the API.
@@ -59,6 +72,7 @@ pub(super) fn tracks(subscriber: &Subscriber, now: Instant, streams: &Streams) -
         let current_layer = rid(subscription.forwarder.current_layer());
         let layer = LayerInfo {
             rid: current_layer.clone().unwrap_or_default(),
+            codec_string: None,
             ssrc: sender.ssrc(),
             packets,
             bytes,

@@ -20,6 +20,7 @@ mod layer_switches;
 mod limits;
 mod lip_sync;
 mod number_wraps;
+mod obs;
 mod publish_and_view;
 mod publisher_changes;
 mod redundancy;

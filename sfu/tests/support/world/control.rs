@@ -12,7 +12,7 @@ use weir_sfu::forward::start::StartMode;
 use weir_sfu::ids::{Role, SessionId, StreamName};
 use weir_sfu::router::{Route, SourceInfo, StreamId, StreamShared};
 use weir_sfu::sdp::{IceCredentials, PublishPlan, SubscribeCodec, codec_matches};
-use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan, PreferenceMailbox};
+use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan, PreferenceMailbox, Warning};
 
 use super::link::credentials;
 
@@ -28,6 +28,8 @@ pub(crate) struct Control {
     pub sessions: BTreeMap<SessionId, Session>,
     /// Every session that ended, in order.
     pub closed: Vec<(SessionId, CloseReason)>,
+    /// Every warning, in order.
+    pub warned: Vec<(SessionId, Warning)>,
     workers: usize,
     free_ids: Vec<StreamId>,
     next_stream: u32,
@@ -61,6 +63,7 @@ impl Control {
             streams: BTreeMap::new(),
             sessions: BTreeMap::new(),
             closed: Vec::new(),
+            warned: Vec::new(),
             free_ids: Vec::new(),
             next_stream: 0,
             next_session: 0,
@@ -239,6 +242,10 @@ impl Control {
             Event::Adopted(id) => self.on_adopted(id, worker).into_iter().collect(),
             Event::Connected(id) => self.on_connected(id),
             Event::Closed(id, reason) => self.on_closed(id, reason),
+            Event::Warned(id, warning) => {
+                self.warned.push((id, warning));
+                Vec::new()
+            }
         }
     }
 

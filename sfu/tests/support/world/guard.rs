@@ -15,7 +15,7 @@ use weir_sfu::rtp::ext::ExtKind;
 use weir_sfu::sdp::{SubscribePlan, SubscribeTrack};
 
 use super::media::Stamp;
-use super::publisher::RtpHead;
+use super::publisher::{ACCESS_UNIT_DELIMITER, RtpHead};
 
 /// Maximum distance of catch-up timestamps, in ticks of 90 kHz: no camera is so fast.
 pub(crate) const CATCH_UP_TICKS_MAX: u32 = 100;
@@ -93,7 +93,7 @@ struct Sent {
     payload: u64,
     stamp: Option<Stamp>,
     picture: Option<Picture>,
-    /// Whether the packet has no payload.
+    /// Whether the packet has no payload, or nothing but an access unit delimiter.
     blank: bool,
 }
 
@@ -322,7 +322,7 @@ impl GuardedSender {
             payload: hash(payload),
             stamp: Stamp::find(payload),
             picture: if codec == Codec::Vp8 { picture(payload) } else { None },
-            blank: payload.is_empty(),
+            blank: payload.is_empty() || payload == ACCESS_UNIT_DELIMITER,
         };
         let seq = self.extend(head.seq);
         let mut seen = Seen {

@@ -24,6 +24,18 @@ use super::link::{Link, Note};
 use super::media::{LayerPosition, Picture, Stamp, payload};
 use super::spec::{PublishTrackSpec, PublisherSpec, ext_map, format};
 
+/// An access unit delimiter of H264 with any type of slice.
+pub(crate) const ACCESS_UNIT_DELIMITER: [u8; 2] = [0x09, 0xf0];
+
+/// First byte of an H264 slice behind its NAL unit header: macroblock 0, and the type I, B or P.
+fn slice_header(key: bool, b: bool) -> u8 {
+    match (key, b) {
+        (true, _) => 0x88,
+        (false, true) => 0x9e,
+        (false, false) => 0x9a,
+    }
+}
+
 /// Packets that an encoder keeps for retransmission.
 const KEPT: usize = 1_000;
 
@@ -109,7 +121,9 @@ impl Publisher {
                     rtx_ssrc: id + 507,
                     active: true,
                     wants_key: true,
-                    next_seq: u64::from(track.first_seq.wrapping_add(layer as u16 * 7_000)),
+                    next_seq: u64::from(
+                        track.first_seq.wrapping_add(layer as u16 * track.layer_seqs_apart),
+                    ),
                     next_frame: now,
                     packets_sent: 0,
                     frame: 0,
@@ -261,7 +275,9 @@ impl Publisher {
         // A keyframe is larger.
         let count = of.packets * if key && video { 2 } else { 1 };
         let count = shot.map_or(count, |frame| frame.payloads.len() as u16);
-        for index in 0..count {
+        let lead = u16::from(spec.delimits);
+        for place in 0..lead + count {
+            let (is_delimiter, index) = (place < lead, place.saturating_sub(lead));
             let stamp = Stamp {
                 source: encoder.source,
                 serial: encoder.next_seq,
@@ -279,12 +295,16 @@ impl Publisher {
                 layers: spec.temporal_layers,
             };
             let mut body = match shot {
+                _ if is_delimiter => ACCESS_UNIT_DELIMITER.to_vec(),
                 Some(frame) => frame.payloads[usize::from(index)].clone(),
                 None if spec.encrypts => {
                     described::payload(spec.codec, &stamp, picture, spec.bytes)
                 }
                 None => payload(spec.codec, &stamp, picture, of.size, spec.bytes),
             };
+            if spec.delimits && matches!(body[0] & 0x1f, 1 | 5) {
+                body.insert(1, slice_header(key, layer_position.temporal > 0));
+            }
             let mut pt = spec.pt;
             let mut carries = 0;
             if spec.sends_red {
@@ -299,7 +319,7 @@ impl Publisher {
                     forge(encoder.next_seq, &mut body);
                 }
             }
-            let marker = if video { index + 1 == count } else { false };
+            let marker = video && !is_delimiter && index + 1 == count;
             let header = Header {
                 version: 2,
                 marker,
@@ -317,7 +337,7 @@ impl Publisher {
                 source: encoder.source,
                 serial: encoder.next_seq,
                 carries,
-                upper: layer_position.temporal > 0,
+                upper: is_delimiter || layer_position.temporal > 0,
                 sent_at: captured + spec.encode_delay,
             };
             let sealed = link.seal_rtp(&plaintext).expect("it is connected");
@@ -337,7 +357,8 @@ impl Publisher {
     fn send_reports(&mut self, now: Instant, epoch: Instant, link: &mut Link) {
         let ntp_time = self.ntp(now, epoch);
         for track in 0..self.tracks.len() {
-            for layer in 0..self.tracks[track].layers.len() {
+            let reported = if self.spec.reports_first_layer { 1 } else { usize::MAX };
+            for layer in 0..self.tracks[track].layers.len().min(reported) {
                 let rtp_time = self.rtp_time(track, layer, now);
                 let encoder = &self.tracks[track].layers[layer];
                 if encoder.packets_sent == 0 {

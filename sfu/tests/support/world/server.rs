@@ -18,7 +18,9 @@ use weir_sfu::transport::dtls::DtlsCertificate;
 use weir_sfu::transport::egress::{Egress, Transmit};
 use weir_sfu::transport::{Entropy, FiveTuple};
 use weir_sfu::units::ClockBase;
-use weir_sfu::worker::{Command, Event, Lobby, SessionInfo, Worker, WorkerConfig, WorkerReport};
+use weir_sfu::worker::{
+    Command, Event, Lobby, SessionInfo, Warning, Worker, WorkerConfig, WorkerReport,
+};
 
 use super::control::{Control, Order};
 use super::dtls::Backend;
@@ -450,6 +452,13 @@ impl World {
             self.workers[worker].handle_command(self.now, command, &mut outbox);
             self.post(outbox);
         }
+    }
+
+    /// Warnings of a publisher so far.
+    pub(crate) fn warned(&self, client: ClientId) -> Vec<Warning> {
+        let id = self.clients[client.0].id;
+        let of = self.control.warned.iter().filter(|(warned, _)| *warned == id);
+        of.map(|(_, warning)| *warning).collect()
     }
 
     /// The reason why a client's session ended, if it did.

@@ -71,12 +71,17 @@ pub(crate) struct PublishTrackSpec {
     pub profile: &'static str,
     /// Temporal layers, 1 to 3; H264 has two at most, by slices that no frame refers to.
     pub temporal_layers: u8,
+    /// Whether each frame begins with an access unit delimiter in a packet of its own, and slices
+    /// have a header that tells their type: B slices where no frame refers to them. H264.
+    pub delimits: bool,
     /// Whether frames of upper layers refer to the one before of their layer, so that there are no
     /// switching points except keyframes.
     pub no_switch_points: bool,
     /// 15, 7 or 0 (none) bits of VP8 picture id.
     pub picture_bits: u8,
     pub first_seq: u16,
+    /// Distance of the layers' first numbers.
+    pub layer_seqs_apart: u16,
     pub first_timestamp: u32,
     pub first_picture: u16,
     /// Delay from capture to sending.
@@ -107,6 +112,8 @@ pub(crate) struct PublisherSpec {
     /// Speed of its clocks above true time, in parts per million.
     pub clock_ppm: f64,
     pub sends_reports: bool,
+    /// Whether it reports the first layer of a track only (OBS does).
+    pub reports_first_layer: bool,
     /// Whether it responds to NACK (by RTX where negotiated, else by the same packet again).
     pub answers_nack: bool,
     /// Whether it responds to NACK of other layers than the largest (OBS does not).
@@ -130,6 +137,7 @@ impl PublisherSpec {
             clock_ahead_s: 0.0,
             clock_ppm: 0.0,
             sends_reports: true,
+            reports_first_layer: false,
             answers_nack: true,
             answers_nack_below_top: true,
             answers_pli: true,
@@ -159,6 +167,50 @@ impl PublisherSpec {
             if codec == Codec::Av1 {
                 track.exts.push((ExtKind::DependencyDescriptor, 12));
             }
+        })
+    }
+
+    /// OBS Studio 32.2 with H264, as it is set by default: B-frames, a keyframe every 250 frames and
+    /// none on request, no RTX, no transport-wide numbers. Rid 0 is the largest layer.
+    pub(crate) fn obs(layers: usize) -> Self {
+        let sizes = [(1280, 704), (960, 528), (640, 352), (320, 176)];
+        let rids = ["0", "1", "2", "3"];
+        let of = |n: usize| {
+            LayerSpec::new(if layers > 1 { rids[n] } else { "" }, sizes[n], 4 - n as u16)
+        };
+        let audio = PublishTrackSpec {
+            feedback: Feedback { nack: true, ..Feedback::default() },
+            exts: vec![(ExtKind::Mid, 1)],
+            extra_exts: Vec::new(),
+            first_seq: 0,
+            ..opus()
+        };
+        let picture = PublishTrackSpec {
+            pt: 96,
+            rtx_pt: None,
+            feedback: Feedback { nack: true, pli: true, remb: true, ..Feedback::default() },
+            exts: vec![(ExtKind::Mid, 1), (ExtKind::Rid, 2)],
+            extra_exts: Vec::new(),
+            layers: (0..layers).map(of).collect(),
+            key_every: Some(250),
+            temporal_layers: 2,
+            delimits: true,
+            first_seq: 0,
+            layer_seqs_apart: 0,
+            ..video(Codec::H264)
+        };
+        Self {
+            answers_pli: false,
+            answers_nack_below_top: false,
+            reports_first_layer: true,
+            ..Self::of(vec![audio, picture])
+        }
+    }
+
+    /// OBS as the README tells to set it: no B-frames, a keyframe every 2 s.
+    pub(crate) fn obs_tuned(layers: usize) -> Self {
+        Self::obs(layers).with(MediaKind::Video, |track| {
+            (track.temporal_layers, track.key_every) = (1, Some(60));
         })
     }
 
@@ -196,9 +248,11 @@ pub(crate) fn opus() -> PublishTrackSpec {
         bytes: 120,
         profile: "42e01f",
         temporal_layers: 1,
+        delimits: false,
         no_switch_points: false,
         picture_bits: 0,
         first_seq: 1_000,
+        layer_seqs_apart: 7_000,
         first_timestamp: 5_000,
         first_picture: 0,
         encode_delay: Duration::ZERO,

@@ -24,6 +24,7 @@ const STAGES = [
   [['starts']],
   [['obs'], ['ffmpeg']],
   [['firefox']],
+  [['readme']],
   [['load']],
   [['screenshots']],
   [['churn'], ['lifecycle', 'pages']],

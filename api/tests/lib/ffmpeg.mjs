@@ -62,12 +62,17 @@ export function publish(version, url, seconds, gopS = 1) {
   return child;
 }
 
-/** A closed-GOP H264 clip as Annex B with access unit delimiters: one frame between two of them. */
-export function h264Clip(seconds) {
-  const file = path.join(OUT, 'clip.h264');
+/**
+ * A closed-GOP H264 clip as Annex B with access unit delimiters: one frame between two of them. Baseline with a keyframe
+ * per second; with `bFrames` the high profile and a keyframe every `gop` frames, as OBS encodes unless told otherwise.
+ */
+export function h264Clip(seconds, { bFrames = 0, gop = 30 } = {}) {
+  const file = path.join(OUT, `clip-${bFrames}-${gop}.h264`);
+  const profile = bFrames ? ['-profile:v', 'high', '-tune', 'animation'] : [];
+  const params = `aud=1:repeat-headers=1:slices=1:threads=1${bFrames ? `:b-adapt=0:scenecut=0:bframes=${bFrames}` : ''}`;
   execFileSync(ffmpeg(), [
-    '-y', '-loglevel', 'error', '-nostdin', ...PICTURE, '-t', String(seconds), ...H264, ...LIVE,
-    '-x264-params', 'aud=1:repeat-headers=1:slices=1:threads=1', '-f', 'h264', file,
+    '-y', '-loglevel', 'error', '-nostdin', ...PICTURE, '-t', String(seconds), ...H264, ...LIVE, ...profile,
+    '-bf', String(bFrames), '-g', String(gop), '-x264-params', params, '-f', 'h264', file,
   ]);
   return fs.readFileSync(file);
 }

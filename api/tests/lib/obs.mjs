@@ -12,12 +12,13 @@ const CLIP_SECONDS = 10;
 /** Payload bytes per RTP packet, as OBS has it. */
 const FRAGMENT_BYTES = 1_200;
 
-let clips = null;
+const clips = new Map();
 
-/** Test clips, cut into frames once per run. */
-function media() {
-  clips ??= { frames: accessUnits(h264Clip(CLIP_SECONDS)), packets: oggPackets(opusClip(CLIP_SECONDS)).slice(2) };
-  return clips;
+/** Test clips of an encoding, cut into frames once per run. */
+function media(encoding) {
+  const key = JSON.stringify(encoding);
+  if (!clips.has(key)) clips.set(key, { frames: accessUnits(h264Clip(CLIP_SECONDS, encoding)), packets: oggPackets(opusClip(CLIP_SECONDS)).slice(2) });
+  return clips.get(key);
 }
 
 /** Splits Annex B at access unit delimiters (NAL type 9). */
@@ -59,8 +60,11 @@ export class Obs {
   #pc;
   #timer;
   #videoEnded = false;
+  #encoding;
 
-  constructor() {
+  /** @param {{bFrames?: number, gop?: number}} encoding Default: as the README tells to set it. */
+  constructor(encoding = {}) {
+    this.#encoding = encoding;
     this.#pc = new nd.PeerConnection('obs', { iceServers: [], disableAutoNegotiation: true });
     const audio = new nd.Audio('0', 'SendOnly');
     audio.addOpusCodec(111, 'minptime=10;maxaveragebitrate=96000;stereo=1;sprop-stereo=1;useinbandfec=1');
@@ -102,7 +106,7 @@ export class Obs {
 
   /** Sends the clips in a loop, on time, until `close`. */
   send() {
-    const { frames, packets } = media();
+    const { frames, packets } = media(this.#encoding);
     const startedAt = performance.now();
     let frame = 0;
     let packet = 0;

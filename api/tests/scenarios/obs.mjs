@@ -43,7 +43,30 @@ export async function run({ server, checks }) {
   const gone = await soon('the publisher to be gone', async () => !(await server.stream('obs'))?.publisher, 30_000);
   checks.check('the stream is free then', gone);
   checks.equal('and once more', await second.delete(), 200);
+  await defaults(server, checks);
   await chromium.close();
+}
+
+/** OBS with B-frames and a long keyframe interval: what the API and the log say. */
+async function defaults(server, checks) {
+  const obs = new Obs({ bFrames: 3, gop: 150 });
+  await obs.publish(server.whip('defaults'));
+  await obs.connected();
+  obs.send();
+  const publisher = async () => (await server.stream('defaults'))?.publisher;
+  const codes = async () => (await publisher())?.warnings.map(({ code }) => code) ?? [];
+  const told = await soon('both warnings', async () => (await codes()).length === 2, 30_000);
+  checks.check('B-frames and rare keyframes are told', told, JSON.stringify((await publisher())?.warnings));
+  const picture = (await publisher()).tracks.find(({ kind }) => kind === 'video').layers[0];
+  checks.check('profile and level are those of the SPS', /^avc1\.4d40/.test(picture.codec_string), picture.codec_string);
+  const interval = picture.learned.keyframe_interval_ms;
+  checks.check('keyframes come every 5 s', Math.abs(interval - 5_000) < 300, `${interval} ms`);
+  checks.check('the next one is due', picture.learned.next_keyframe_ms > 0 && picture.learned.next_keyframe_ms <= 5_300, `in ${picture.learned.next_keyframe_ms} ms`);
+  await sleep(2_000);
+  checks.equal('the log warns once of B-frames', server.logged(/b_frames/).length, 1);
+  checks.equal('and once of keyframes', server.logged(/keyframe_interval/).length, 1);
+  obs.closeConnection();
+  await obs.delete();
 }
 
 async function delivers(server, checks, viewer, obs, what) {

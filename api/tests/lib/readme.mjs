@@ -1,0 +1,30 @@
+// Commands and addresses of the README, as a reader would copy them.
+
+import fs from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const README = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'README.md');
+
+/** Code blocks of a language, without the indentation of the list they stand in. */
+export function blocks(language = 'sh') {
+  const found = [];
+  for (const [, indent, code] of fs.readFileSync(README, 'utf8').matchAll(new RegExp(`^( *)\`\`\`${language}\\n(.*?)^ *\`\`\``, 'gms'))) {
+    found.push(code.split('\n').map((line) => line.slice(indent.length)).join('\n').trim());
+  }
+  return found;
+}
+
+/** The one block that begins with a program; throws where it is missing or there are several. */
+export function command(begin) {
+  const found = blocks().filter((block) => block.startsWith(begin));
+  if (found.length !== 1) throw new Error(`README: ${found.length} blocks begin with "${begin}", one is expected`);
+  return found[0];
+}
+
+/** The address with this path on the server as it is started by default. */
+export function address(route) {
+  const found = fs.readFileSync(README, 'utf8').match(new RegExp(`http://[\\w.:]+${route}(?![\\w/])`));
+  if (!found) throw new Error(`README: no address of ${route}`);
+  return found[0];
+}

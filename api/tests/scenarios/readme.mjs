@@ -1,0 +1,134 @@
+// The README's commands, as they are written, against a server that is started as written: FFmpeg, the browser's pages,
+// OBS' address (by its double), curl, and the load test. GStreamer's command runs where its elements are installed.
+
+import fs from 'node:fs';
+import path from 'node:path';
+import { spawnSync } from 'node:child_process';
+import { end, start } from '../lib/child.mjs';
+import { sleep, soon, until } from '../lib/check.mjs';
+import { counters, decodes, launch, live } from '../lib/chromium.mjs';
+import { ffmpeg } from '../lib/ffmpeg.mjs';
+import { Obs } from '../lib/obs.mjs';
+import * as offers from '../lib/offers.mjs';
+import { address, blocks, command } from '../lib/readme.mjs';
+import { OUT, startServer } from '../lib/server.mjs';
+
+/** It is started with the default ports, so nothing may run beside it. */
+export const bringsOwnServer = true;
+
+const STREAM = 'demo';
+/** Time in which a publisher's media is to arrive. */
+const MEDIA_TIMEOUT_MS = 30_000;
+const GSTREAMER_TIMEOUT_MS = 60_000;
+
+export async function run({ checks, args }) {
+  const [program, ...flags] = command('cargo run --release').split(/\s+/).slice(3);
+  checks.check('the server is started without flags', program === undefined && flags.length === 0);
+  const server = await startServer(args.server, { log: 'readme', defaults: true });
+  checks.equal('the ready line has the address of the README', `${server.url}/`, address('/'));
+  const chromium = await launch();
+  try {
+    await ffmpegCommand(server, checks, chromium);
+    await pages(server, checks, chromium);
+    await obs(server, checks);
+    await gstreamer(server, checks);
+    await loadtest(checks, args);
+  } finally {
+    await chromium.close();
+    const { code } = await server.stop();
+    checks.equal('the server stops with', code, 0);
+  }
+}
+
+/** The publisher of the stream once media of each kind came, or null. */
+function media(server, kinds) {
+  return soon(`${kinds} to arrive`, async () => {
+    const publisher = (await server.stream(STREAM))?.publisher;
+    const flows = (kind) => publisher?.tracks.some((track) => track.kind === kind && track.layers.some((layer) => layer.packets > 50));
+    return kinds.every(flows) ? publisher : null;
+  }, MEDIA_TIMEOUT_MS);
+}
+
+const gone = (server) => until('the stream to be free', async () => !(await server.stream(STREAM))?.publisher, MEDIA_TIMEOUT_MS);
+
+/** Runs a block of the README in a shell that finds `programs` (name to path). */
+function shell(block, programs = {}) {
+  const bin = fs.mkdtempSync(path.join(OUT, 'bin-'));
+  for (const [name, file] of Object.entries(programs)) fs.symlinkSync(file, path.join(bin, name));
+  const child = start('bash', ['-c', block], { env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } });
+  child.log = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (child.log += data));
+  return child;
+}
+
+async function ffmpegCommand(server, checks, chromium) {
+  for (const version of ['9.0.2', '8.0']) {
+    const publisher = shell(command('ffmpeg'), { ffmpeg: ffmpeg(version) });
+    const found = await media(server, ['audio', 'video']);
+    checks.check(`FFmpeg ${version}: its media arrives`, found, found ? '' : publisher.log.slice(-300));
+    const picture = found?.tracks.find((track) => track.kind === 'video')?.layers[0];
+    checks.check(`FFmpeg ${version}: 1280x720 in baseline`, picture?.resolution?.width === 1280 && /^avc1\.42/.test(picture.codec_string), JSON.stringify(picture?.codec_string));
+    checks.equal(`FFmpeg ${version}: warnings`, JSON.stringify(found?.warnings), '[]');
+    const viewer = await chromium.page(address(`/watch/${STREAM}`));
+    await live(viewer);
+    checks.check(`FFmpeg ${version}: the watch page shows it`, await decodes(viewer, 60), JSON.stringify(await counters(viewer)));
+    await viewer.context().close();
+    await end(publisher);
+    await gone(server);
+  }
+}
+
+async function pages(server, checks, chromium) {
+  const publisher = await chromium.page(`${address(`/publish/${STREAM}`)}?autostart=1&simulcast=1`);
+  await live(publisher);
+  checks.check('publish page: its media arrives', await media(server, ['audio', 'video']));
+  const viewer = await chromium.page(address(`/watch/${STREAM}`));
+  await live(viewer);
+  checks.check('watch page: shows it', await decodes(viewer, 30));
+  // The extensions are tried at the session of a viewer that has only posted its offer.
+  const posted = await fetch(address(`/whep/${STREAM}`), { method: 'POST', headers: { 'Content-Type': 'application/sdp' }, body: offers.viewer });
+  const session = new URL(posted.headers.get('location'), posted.url).href;
+  for (const line of blocks().find((block) => block.startsWith('curl')).split('\n')) {
+    const wanted = line.replace('curl -N', 'curl -N --max-time 3').replace('curl', `curl -s -w '\\n%{http_code}'`);
+    const { stdout } = spawnSync('bash', ['-c', wanted], { env: { ...process.env, SESSION: session }, encoding: 'utf8' });
+    const ok = line.includes('/sse') ? stdout.includes('event: active') : stdout.trim().endsWith('200');
+    checks.check(line.replace(/\s+#.*/, ''), ok, stdout.trim().slice(0, 120).replaceAll('\n', ' '));
+  }
+  await viewer.context().close();
+  await publisher.context().close();
+  await gone(server);
+}
+
+async function obs(server, checks) {
+  const double = new Obs();
+  const { status } = await double.publish(address(`/whip/${STREAM}`));
+  checks.equal('OBS: POST to its Server address', status, 201);
+  await double.connected();
+  double.send();
+  checks.check('OBS: its media arrives', await media(server, ['audio', 'video']));
+  double.closeConnection();
+  await double.delete();
+  await gone(server);
+}
+
+async function gstreamer(server, checks) {
+  const block = command('gst-launch-1.0');
+  checks.check('GStreamer: the address of the stream', block.includes(`whip-endpoint=${address(`/whip/${STREAM}`)}`));
+  if (spawnSync('gst-inspect-1.0', ['whipclientsink']).status !== 0) {
+    console.log('     GStreamer: whipclientsink is not installed, so its command was not run');
+    return;
+  }
+  const publisher = shell(block);
+  const found = await soon('GStreamer', () => media(server, ['audio', 'video']), GSTREAMER_TIMEOUT_MS);
+  checks.check('GStreamer: its media arrives', found, found ? '' : publisher.log.slice(-300));
+  await end(publisher);
+  await gone(server);
+}
+
+async function loadtest(checks, args) {
+  const block = command('cargo run --release -p weir-loadtest');
+  const child = shell(block.replace('cargo run --release -p weir-loadtest --', JSON.stringify(args.loadtest)).replace('--viewers 100', '--viewers 20'));
+  const how = await Promise.race([child.ended, sleep(60_000)]);
+  checks.check('weir-loadtest (20 viewers): all frames arrive', how?.code === 0, `code ${how?.code} ${child.log.trim().split('\n').at(-1)}`);
+  await end(child);
+}

@@ -78,6 +78,8 @@ pub struct LayerFilter {
     waits_since: Option<Instant>,
     /// Pictures since the last one that was left out, or since the cap was set.
     kept: u32,
+    /// Whether a packet of the newest picture was kept. Its delimiter is not.
+    keeps_picture: bool,
     /// Changes of the level, oldest first; empty while open.
     changes: VecDeque<Change>,
     /// Whether nothing is left out, and nothing was left out recently. Last, next to what each
@@ -112,6 +114,7 @@ impl LayerFilter {
             tail: None,
             waits_since: None,
             kept: 0,
+            keeps_picture: true,
             changes: VecDeque::new(),
             open: true,
         }
@@ -144,7 +147,7 @@ impl LayerFilter {
     pub fn set(&mut self, cap: LayerCap, newest: u64) {
         self.cap = cap;
         self.waits_since = None;
-        self.kept = 0;
+        (self.kept, self.keeps_picture) = (0, true);
         if self.open && cap != LayerCap::OPEN {
             self.open = false;
             (self.newest, self.tail) = (newest, None);
@@ -202,13 +205,13 @@ impl LayerFilter {
         if !is_within(meta, level) && !begins {
             if self.source == Some(key) {
                 self.left_out = self.left_out.max(meta.ext_seq);
-                self.kept = 0;
                 if is_within(meta, self.cap) {
                     self.waits_since.get_or_insert(meta.arrival);
                 }
             }
             return FilterDecision::Drop;
         }
+        self.keeps_picture = true;
         let (_, spatial) = layers(meta);
         let last = meta.frame.ends_frame && spatial == level.spatial;
         FilterDecision::Keep { marker: meta.marker || last }
@@ -220,7 +223,10 @@ impl LayerFilter {
             return;
         }
         let begins_picture = self.begins_picture(meta);
-        self.kept = self.kept.saturating_add(begins_picture.into());
+        if begins_picture {
+            self.kept = if self.keeps_picture { self.kept.saturating_add(1) } else { 0 };
+            self.keeps_picture = false;
+        }
         let level = self.next_level(meta, begins_picture);
         self.newest = meta.ext_seq;
         self.tail = Some((meta.timestamp, meta.marker));
@@ -419,6 +425,7 @@ mod tests {
         }
         assert!(layer_filter.leaves_out_nothing());
         layer_filter.decide(key(1, 0), &temporal(40, 1));
+        layer_filter.decide(key(1, 0), &temporal(41, 0));
         assert!(!layer_filter.leaves_out_nothing(), "a frame was left out");
     }
 

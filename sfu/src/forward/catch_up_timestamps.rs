@@ -2,110 +2,74 @@
 //!
 //! A viewer that starts from the cache, or switches to another layer, gets frames of its past. By
 //! their own clock they precede what was sent, or lie so far before "now" that the viewer would
-//! stay behind. Such frames get timestamps a millisecond apart, as late as possible: the decoder
-//! gets all of them and the renderer shows the newest. From the first frame that lies ahead,
-//! timestamps follow the layer's own clock and no offset is left (quality A2.3, A3.3). Called by
+//! stay behind. The distances between such frames are divided by [`DIVISOR`]: the decoder gets all
+//! of them and the renderer shows the newest. From the first frame that lies ahead of that,
+//! timestamps follow the layer's own clock and no offset is left (quality A2.3, A3.3). A timestamp
+//! depends on the packet's own timestamp only, so a packet may come as late as it likes. Used by
 //! `rtp_sender.rs`; knows nothing of packets.
 
-use crate::warm::warm;
-
-/// Ticks of 90 kHz between two catch-up timestamps: a millisecond.
+/// Ticks from the last timestamp to the first one after a switch to frames of the past: a
+/// millisecond of 90 kHz.
 pub const STEP: u32 = 90;
 
-/// Catch-up frames whose late packets still get their timestamp: a repair takes about a round trip.
-const FRAMES: usize = 8;
+/// Factor by which frames of the past are closer than their own clock says: half a millisecond at
+/// 30 frames per second. Frames keep timestamps of their own up to 1,400 frames per second.
+pub const DIVISOR: u32 = 64;
 
-/// Timestamps of the frames of one segment that do not follow its clock.
-#[derive(Debug, Clone, Copy)]
+/// Ticks by which the clock must be ahead of catch-up timestamps before these are forgotten: ten
+/// seconds. No packet comes as late as that.
+const FORGET_AFTER: u32 = 900_000;
+
+/// Catch-up timestamps of one segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CatchUpTimestamps {
-    /// Frames that begin before this number are of the past, whatever their clock says.
-    until: u64,
-    /// The newest catch-up frames, newest first: late packets of them may still come.
-    frames: [Option<Frame>; FRAMES],
-    /// The last timestamp that was assigned.
-    last: u32,
-    /// First packet whose timestamp follows the clock; 0 while there is none.
-    plain_from: u64,
-    /// Timestamp of that packet.
-    plain_at: u32,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Frame {
-    first: u64,
+    /// Timestamp of the first frame, as it came and as it is sent.
     incoming: u32,
     outgoing: u32,
+    /// Whether all timestamps follow the clock.
+    is_over: bool,
 }
 
 impl CatchUpTimestamps {
-    /// Timestamps that begin after `last`. Frames that begin before `until` get catch-up
-    /// timestamps.
-    pub fn after(last: u32, until: u64) -> Self {
-        Self { until, frames: [None; FRAMES], last, plain_from: 0, plain_at: 0 }
+    /// No catch-up: all timestamps follow the clock.
+    pub const NONE: Self = Self { incoming: 0, outgoing: 0, is_over: true };
+
+    /// Catch-up timestamps from a frame of timestamp `incoming` on, which is sent with `outgoing`.
+    pub fn from(incoming: u32, outgoing: u32) -> Self {
+        Self { incoming, outgoing, is_over: false }
     }
 
-    /// Reads what the next packet needs, so that it is in the CPU caches by then.
-    pub(super) fn warm(&self) {
-        warm!(self.plain_from, self.plain_at);
-    }
-
-    /// The timestamp of a packet whose own clock says `plain`. `None` if the packet is too late:
-    /// the timestamp of its frame, or of the frame before, is not known any more.
-    pub fn stamp(&mut self, ext_seq: u64, incoming: u32, plain: u32) -> Option<u32> {
-        if self.is_over() && ext_seq >= self.plain_from {
-            return Some(plain);
-        }
-        let known = self.frames.iter_mut().flatten().find(|frame| frame.incoming == incoming);
-        if let Some(frame) = known {
-            frame.first = frame.first.min(ext_seq);
-            return Some(frame.outgoing);
-        }
-        if ext_seq >= self.until && is_ahead(plain, self.last) {
-            if ext_seq < self.plain_from() {
-                (self.plain_from, self.plain_at) = (ext_seq, plain);
-            }
-            return Some(plain);
-        }
-        let newest = self.frames.first().copied().flatten();
-        if self.is_over() || newest.is_some_and(|frame| ext_seq < frame.first) {
-            return self.between(ext_seq, incoming);
-        }
-        let outgoing = self.last.wrapping_add(STEP);
-        self.last = outgoing;
-        self.frames.rotate_right(1);
-        if let Some(newest) = self.frames.first_mut() {
-            *newest = Some(Frame { first: ext_seq, incoming, outgoing });
-        }
-        Some(outgoing)
-    }
-
-    /// The timestamp of a whole frame that comes after later frames: behind the frame before it, if
-    /// two timestamps leave a value between them.
-    fn between(&mut self, ext_seq: u64, incoming: u32) -> Option<u32> {
-        let is_before = |frame: &Option<Frame>| frame.is_some_and(|frame| frame.first < ext_seq);
-        let position = self.frames.iter().position(is_before)?;
-        let before = self.frames.get(position).copied().flatten()?.outgoing;
-        let after = match position.checked_sub(1) {
-            Some(position) => self.frames.get(position).copied().flatten()?.outgoing,
-            None => self.plain_at,
-        };
-        let step = (after.wrapping_sub(before) / 2).min(STEP);
-        let outgoing = before.wrapping_add(step);
-        let known = self.frames.get_mut(position..).filter(|_| step > 0)?;
-        known.rotate_right(1);
-        *known.first_mut()? = Some(Frame { first: ext_seq, incoming, outgoing });
-        Some(outgoing)
-    }
-
-    /// The first packet that follows the clock; `u64::MAX` while there is none.
-    pub fn plain_from(&self) -> u64 {
-        if self.is_over() { self.plain_from } else { u64::MAX }
-    }
-
-    /// Whether timestamps follow the clock by now.
+    /// Whether all timestamps follow the clock.
     pub fn is_over(&self) -> bool {
-        self.plain_from > 0
+        self.is_over
     }
+
+    /// The timestamp of a packet whose own clock says `plain`.
+    pub fn stamp(&self, incoming: u32, plain: u32) -> u32 {
+        if self.is_over {
+            return plain;
+        }
+        let since = incoming.wrapping_sub(self.incoming) as i32;
+        let near = match u32::try_from(since) {
+            Ok(since) => self.outgoing.wrapping_add(since / DIVISOR),
+            // A frame that is shown before the keyframe, and still after what was sent before.
+            Err(_) => {
+                self.outgoing.wrapping_sub((since.unsigned_abs() / DIVISOR).clamp(1, STEP - 1))
+            }
+        };
+        if is_ahead(plain, near) { plain } else { near }
+    }
+
+    /// Ends the catch-up if a new packet with this timestamp shows that it is long past.
+    pub fn forget_if_over(&mut self, plain: u32) {
+        let ahead = plain.wrapping_sub(self.outgoing);
+        self.is_over |= is_ahead(plain, self.outgoing) && ahead > FORGET_AFTER;
+    }
+}
+
+/// Ticks that frames of the past take, from the first timestamp to the newest.
+pub fn span(first: u32, newest: u32) -> u32 {
+    if is_ahead(newest, first) { newest.wrapping_sub(first) / DIVISOR } else { 0 }
 }
 
 /// Whether `a` comes after `b` in the modular order of RTP timestamps.
@@ -119,71 +83,62 @@ mod tests {
 
     const FRAME: u32 = 3_000;
 
-    #[test]
-    fn frames_of_the_past_get_catch_up_timestamps_and_the_present_follows_the_clock() {
-        // Three frames of the past, two packets each; the sender's clock is the publisher's plus
-        // 1,000.
-        let mut timestamps = CatchUpTimestamps::after(90_000, 106);
-        let mut stamps = Vec::new();
-        for ext_seq in 100..110u64 {
-            let incoming = 88_000 + (ext_seq as u32 - 100) / 2 * 1_100;
-            stamps.push(timestamps.stamp(ext_seq, incoming, incoming + 1_000).unwrap());
-        }
-        let [a, b, c] = [1, 2, 3].map(|n| 90_000 + n * STEP);
-        let (d, e) = (88_000 + 3 * 1_100 + 1_000, 88_000 + 4 * 1_100 + 1_000);
-        assert_eq!(stamps, [a, a, b, b, c, c, d, d, e, e]);
-        assert!(timestamps.is_over());
+    /// Timestamps of these frames in the order in which they come. The clock of the sender is the
+    /// publisher's plus `delta`.
+    fn stamps(catch_up: CatchUpTimestamps, incoming: &[u32], delta: u32) -> Vec<u32> {
+        incoming.iter().map(|at| catch_up.stamp(*at, at.wrapping_add(delta))).collect()
     }
 
     #[test]
-    fn frame_whose_clock_is_still_behind_gets_a_catch_up_timestamp() {
-        let mut timestamps = CatchUpTimestamps::after(10 * FRAME, 101);
-        assert_eq!(timestamps.stamp(100, 0, 9 * FRAME), Some(10 * FRAME + STEP));
-        assert_eq!(timestamps.stamp(101, 1, 10 * FRAME), Some(10 * FRAME + 2 * STEP));
-        assert_eq!(timestamps.stamp(102, 2, 11 * FRAME), Some(11 * FRAME));
-        assert_eq!(timestamps.stamp(103, 3, 12 * FRAME), Some(12 * FRAME));
+    fn frames_of_the_past_are_close_together_and_the_present_follows_the_clock() {
+        let (first, newest) = (90_000, 90_000 + 10 * FRAME);
+        let present = 500_000;
+        let catch_up = CatchUpTimestamps::from(first, present - span(first, newest));
+        let frames: Vec<_> = (0..13).map(|n| first + n * FRAME).collect();
+        let sent = stamps(catch_up, &frames, present - newest);
+        let (past, now) = sent.split_at(11);
+        assert!(past.windows(2).all(|pair| (46..=47).contains(&(pair[1] - pair[0]))), "{past:?}");
+        assert_eq!(past.last(), Some(&present));
+        assert_eq!(now, [present + FRAME, present + 2 * FRAME]);
     }
 
     #[test]
-    fn late_packets_get_the_timestamp_of_their_frame_or_none() {
-        let mut timestamps = CatchUpTimestamps::after(0, 130);
-        for n in 0..=FRAMES as u64 {
-            timestamps.stamp(100 + 2 * n, n as u32, 0);
-        }
-        let last = FRAMES as u32;
-        assert_eq!(timestamps.stamp(117, last, 0), Some((last + 1) * STEP));
-        assert_eq!(timestamps.stamp(103, 1, 0), Some(2 * STEP));
-        assert_eq!(timestamps.stamp(101, 0, 0), None, "too many frames ago");
-        assert_eq!(timestamps.stamp(132, 50_000, 50_000), Some(50_000));
-        assert_eq!(timestamps.stamp(130, 47_000, 47_000), Some(47_000), "a whole frame, late");
-        assert_eq!(
-            timestamps.stamp(118, last, 0),
-            Some((last + 1) * STEP),
-            "also after the catch-up"
-        );
-        assert_eq!(timestamps.stamp(127, 46_000, 46_000), Some((last + 2) * STEP), "of the past");
+    fn frames_whose_clock_is_behind_run_into_the_present() {
+        // The last frame of the old layer was sent with a timestamp two and a half frames ahead.
+        let catch_up = CatchUpTimestamps::from(0, 2 * FRAME + FRAME / 2);
+        let sent = stamps(catch_up, &[0, FRAME, 2 * FRAME, 3 * FRAME, 4 * FRAME], 0);
+        assert_eq!(sent, [7_500, 7_546, 7_593, 3 * FRAME, 4 * FRAME]);
     }
 
     #[test]
-    fn repaired_frame_gets_a_timestamp_between_its_neighbours() {
-        let mut timestamps = CatchUpTimestamps::after(0, 200);
-        for (ext_seq, incoming) in [(100, 1), (101, 2), (104, 5)] {
-            timestamps.stamp(ext_seq, incoming, incoming);
-        }
-        let [first, second, third] = [STEP, 2 * STEP, 3 * STEP];
-        assert_eq!(timestamps.stamp(102, 3, 3), Some(second + STEP / 2));
-        assert_eq!(timestamps.stamp(103, 4, 4), Some(second + STEP / 2 + STEP / 4));
-        assert_eq!(timestamps.stamp(104, 5, 5), Some(third));
-        assert_eq!(timestamps.stamp(102, 3, 3), Some(second + STEP / 2), "another packet of it");
-        assert_eq!(timestamps.stamp(99, 0, 0), None, "nothing is known before it");
-        assert_eq!(timestamps.stamp(100, 1, 1), Some(first));
+    fn order_of_arrival_does_not_matter() {
+        let catch_up = CatchUpTimestamps::from(1_000, 50_000);
+        let frames: Vec<_> = (0..200).map(|n| 1_000 + n * FRAME).collect();
+        let sent = stamps(catch_up, &frames, 20_000);
+        assert!(sent.windows(2).all(|pair| pair[0] < pair[1]));
+        let reversed: Vec<_> = frames.iter().rev().copied().collect();
+        let late = stamps(catch_up, &reversed, 20_000);
+        assert!(late.iter().rev().eq(&sent));
     }
 
     #[test]
-    fn timestamps_wrap() {
-        let mut timestamps = CatchUpTimestamps::after(u32::MAX - 10, 0);
-        assert_eq!(timestamps.stamp(1 << 16, 1, u32::MAX - 20), Some(STEP - 11));
-        assert_eq!(timestamps.stamp((1 << 16) + 1, 2, STEP - 11), Some(2 * STEP - 11));
-        assert_eq!(timestamps.stamp((1 << 16) + 2, 3, FRAME), Some(FRAME));
+    fn frame_that_is_shown_before_the_keyframe_stays_behind_what_was_sent() {
+        let last = 50_000;
+        let catch_up = CatchUpTimestamps::from(30 * FRAME, last + STEP);
+        let sent = stamps(catch_up, &[28 * FRAME, 29 * FRAME, 20 * FRAME], 0);
+        assert!(sent.iter().all(|at| (last + 1..last + STEP).contains(at)), "{sent:?}");
+    }
+
+    #[test]
+    fn timestamps_wrap_and_the_catch_up_is_forgotten() {
+        let first = u32::MAX - FRAME;
+        let mut catch_up = CatchUpTimestamps::from(first, u32::MAX - 10);
+        assert_eq!(catch_up.stamp(0, 20), 20 + 16);
+        assert_eq!(catch_up.stamp(FRAME, 20 + FRAME), 20 + FRAME);
+        catch_up.forget_if_over(FORGET_AFTER - 11);
+        assert!(!catch_up.is_over());
+        catch_up.forget_if_over(FORGET_AFTER - 10);
+        assert!(catch_up.is_over(), "else it would count again after half a turn of the clock");
+        assert_eq!(catch_up.stamp(first, 7), 7);
     }
 }

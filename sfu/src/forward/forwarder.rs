@@ -1,22 +1,23 @@
 //! Forwarder of one track to one viewer: decides on each packet.
 //!
-//! Packets of the old layer are sent until a keyframe of the new one is cached and the old frame is
-//! complete. A publisher that returns continues the same numbers. A viewer may begin at a cached
-//! keyframe, and then catches up. The state is one [`Flow`]. [`Forwarder::number_packet`] decides
-//! on packets that arrive, [`Forwarder::poll`] on cached ones. Never looks at other viewers and
-//! never at bytes. Called by `worker/subscription.rs`; next: `start.rs` chooses the keyframe,
+//! Packets of the old layer are sent until a whole keyframe of the new one is cached and the old
+//! frame is complete. A publisher that returns continues the same numbers. A viewer begins with a
+//! keyframe's first packet as it arrives, or from the cache if packets behind it came earlier, and
+//! then catches up: no number is left out. The state is one [`Flow`]. [`Forwarder::number_packet`]
+//! decides on packets that arrive, [`Forwarder::poll`] on cached ones. Never looks at other viewers
+//! and never at bytes. Called by `worker/subscription.rs`; next: `start.rs` chooses the keyframe,
 //! `rtp_sender.rs` numbers and writes.
 
 use std::time::{Duration, Instant};
 
 use super::catch_up::CatchUp;
-use super::catch_up_timestamps::{self, CatchUpTimestamps, is_ahead};
+use super::catch_up_timestamps::{self, CatchUpTimestamps, STEP, is_ahead};
 use super::decision::{DecisionLog, Reason};
 use super::layer_cache::{LayerCache, LayerContext};
 use super::layer_filter::{FilterDecision, LayerCap, LayerFilter};
 use super::rtp_sender::{NotNumbered, OutgoingFormat, RtpSender, RtpSenderConfig, SourceSwitch};
 use super::sent::Numbered;
-use super::start::{StartMode, StartPart, StartPolicy};
+use super::start::{SWITCH_BURST_BYTES, StartMode, StartPart, StartPolicy, TAIL_PACKETS_MAX};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::ids::{LayerIdx, LayerKey};
@@ -249,6 +250,7 @@ impl Forwarder {
 
     fn stop(&mut self) {
         self.flow = Flow::STOPPED;
+        self.starts.end_wait();
         self.sender.close();
     }
 
@@ -262,6 +264,7 @@ impl Forwarder {
         if self.flow.layer().is_some() || !new_source {
             self.target_reason = reason;
         }
+        self.starts.end_wait();
         match &mut self.flow {
             Flow::Waiting { target } => *target = Some(key),
             Flow::Sending { layer, next, .. } if *layer == key => *next = Next::Same,
@@ -304,9 +307,11 @@ impl Forwarder {
         }
     }
 
-    /// The layer of which a keyframe is to be requested: once for each layer that is awaited.
+    /// The layer of which a keyframe is to be requested: once for each layer that is awaited, unless
+    /// a keyframe of it is arriving.
     pub fn take_keyframe_request(&mut self) -> Option<LayerKey> {
-        let awaited = self.flow.awaits_keyframe();
+        let arriving = self.starts.arriving().map(|(key, _)| key);
+        let awaited = self.flow.awaits_keyframe().filter(|key| arriving != Some(*key));
         let requested = std::mem::replace(&mut self.requested_keyframe, awaited);
         awaited.filter(|_| requested != awaited)
     }
@@ -425,25 +430,43 @@ impl Forwarder {
         }
         if !sent || self.jumped(meta) {
             let wanted = sent || self.flow.target() == Some(key);
-            let starts = wanted && can_start(format.codec, meta, context.inband_parameter_sets);
+            let arriving = self.starts.arriving().filter(|(of, _)| *of == key);
+            let starts = wanted
+                && (arriving == Some((key, meta.ext_seq))
+                    || can_start(format.codec, meta, context.inband_parameter_sets));
+            // The picture that is shown goes on until all of the keyframe is cached.
+            let keeps_picture = !sent && self.flow.layer().is_some();
             match (starts, sent) {
-                (true, false) if self.waits_for_frame_end(meta.arrival, key, meta.ext_seq) => {
-                    return ForwardDecision::Later;
-                }
+                (true, _) if keeps_picture => return ForwardDecision::Later,
                 (true, _) => self.start(context, format.codec, meta),
                 (false, true) => return ForwardDecision::NeedKeyframe,
-                // A late packet of an earlier segment, or a packet that this viewer does not get.
                 (false, false) => {
-                    return match self.number_or_drop(context, meta, padded) {
-                        Err(NotNumbered::OutsideSegments) if !wanted => {
+                    return match (self.number_or_drop(context, meta, padded), arriving) {
+                        (Err(NotNumbered::OutsideSegments), _) if !wanted => {
                             ForwardDecision::Drop(DropReason::LayerNotSelected)
                         }
-                        numbered => decision(numbered),
+                        (Err(NotNumbered::OutsideSegments), Some((_, first))) => {
+                            match meta.ext_seq > first {
+                                true => ForwardDecision::Later,
+                                false => ForwardDecision::Drop(DropReason::AwaitingKeyframe),
+                            }
+                        }
+                        (Err(NotNumbered::OutsideSegments), None) => ForwardDecision::NeedKeyframe,
+                        // A late packet of an earlier segment.
+                        (numbered, _) => decision(numbered),
                     };
                 }
             }
         }
         decision(self.number(context, meta, padded))
+    }
+
+    /// Has the packets behind the first one of a segment sent from the cache: some of them arrived
+    /// before it, and are not handed to this viewer any more.
+    pub fn catch_up_behind(&mut self, now: Instant, first: u64) {
+        if let Flow::Sending { pass: pass @ Pass::Live, .. } = &mut self.flow {
+            *pass = Pass::Cached(Box::new(CatchUp::at_once(now, first + 1, None)));
+        }
     }
 
     /// Decides on cached packets that are due: starts at a cached keyframe where that helps, and
@@ -558,14 +581,23 @@ impl Forwarder {
             .and_then(meta)
             .or_else(|| cache.keyframe(key)?.whole()?.packets().last()?.meta());
         let (Some(newest), Some(cached)) = (newest, cache.start(key, now)) else { return false };
-        // Also where a cached packet is missing: the frames are of the past all the same.
-        let past = Some(end.unwrap_or(newest.ext_seq + 1));
-        let frames = tail.map_or(1, |tail| tail.frames);
         // A picture that is shown must not freeze meanwhile.
-        let paced = tail.filter(|_| self.sender.last_timestamp().is_none());
-        self.switch_source(context, format.codec, first, newest, frames, past);
-        let catch_up = match paced {
-            Some(tail) => CatchUp::paced(now, first.ext_seq, end, tail.bytes, cached.bitrate),
+        let has_picture = self.sender.last_timestamp().is_some();
+        let behind = newest.ext_seq.saturating_sub(first.ext_seq);
+        let bytes = match tail {
+            Some(tail) => (!has_picture || tail.bytes > SWITCH_BURST_BYTES).then_some(tail.bytes),
+            // Too many packets to count, or one is missing.
+            None => (behind >= TAIL_PACKETS_MAX as u64)
+                .then_some(behind as usize * usize::from(first.payload_len)),
+        };
+        // A poster is the present, whatever its age.
+        let span = match end {
+            None => catch_up_timestamps::span(first.timestamp, newest.timestamp),
+            Some(_) => 0,
+        };
+        self.switch_source(context, format.codec, first, newest, span);
+        let catch_up = match bytes {
+            Some(bytes) => CatchUp::paced(now, first.ext_seq, end, bytes, cached.bitrate),
             None => CatchUp::at_once(now, first.ext_seq, end),
         };
         let pass = Pass::Cached(Box::new(catch_up));
@@ -639,7 +671,7 @@ impl Forwarder {
             Some(target) if target != layer => Next::Keyframe(target),
             _ => Next::Same,
         };
-        self.switch_source(context, codec, meta, meta, 1, None);
+        self.switch_source(context, codec, meta, meta, 0);
         self.flow = Flow::Sending { layer, pass: Pass::Live, next };
         self.note_switched(meta.arrival, layer.layer, reason);
     }
@@ -650,29 +682,30 @@ impl Forwarder {
     }
 
     /// Continues the outgoing numbers with this packet's layer, at the capture time of the layer's
-    /// newest packet. Packets before `past` are not of the present; `frames` of them follow.
+    /// newest packet. The first packet precedes that time by `span` ticks.
     fn switch_source(
         &mut self,
         context: LayerContext,
         codec: Codec,
         first: &PacketMeta,
         newest: &PacketMeta,
-        frames: u32,
-        past: Option<u64>,
+        span: u32,
     ) {
         let gap = codec.kind() == MediaKind::Video && !self.sender.frame_finished();
-        let span = frames.saturating_mul(catch_up_timestamps::STEP);
         let present = self.present(context, codec, newest, span);
-        let start = present.wrapping_sub(span);
-        let last = self.sender.last_timestamp().filter(|last| !is_ahead(start, *last));
-        let catch_up = match (codec.kind(), last) {
-            (MediaKind::Audio, _) => None,
-            // Fewer ticks than frames: they run into the present, and the sender catches up with
-            // its clock.
-            (_, Some(last)) => Some(CatchUpTimestamps::after(last, past.unwrap_or(first.ext_seq))),
-            (_, None) => past.map(|past| CatchUpTimestamps::after(start, past)),
-        };
         let ts_delta = present.wrapping_sub(newest.timestamp);
+        let start = present.wrapping_sub(span);
+        // Fewer ticks than frames: they run into the present, and the sender catches up with its
+        // clock.
+        let earliest = self.sender.last_timestamp().map(|last| last.wrapping_add(STEP));
+        let start = earliest.filter(|earliest| is_ahead(*earliest, start)).unwrap_or(start);
+        let follows_clock =
+            codec.kind() == MediaKind::Audio || start == first.timestamp.wrapping_add(ts_delta);
+        let catch_up = match follows_clock {
+            true => CatchUpTimestamps::NONE,
+            false => CatchUpTimestamps::from(first.timestamp, start),
+        };
+        self.starts.end_wait();
         self.sender.switch_source(context.key, first, SourceSwitch { ts_delta, gap, catch_up });
         self.filter.begin(context.key, first);
         self.highest_in = first.ext_seq;
@@ -682,10 +715,7 @@ impl Forwarder {
     /// on the sender's clock.
     fn present(&self, context: LayerContext, codec: Codec, newest: &PacketMeta, span: u32) -> u32 {
         let Some(last) = self.sender.last_timestamp() else {
-            return self
-                .sender
-                .first_timestamp()
-                .wrapping_add(span.saturating_sub(catch_up_timestamps::STEP));
+            return self.sender.first_timestamp().wrapping_add(span);
         };
         let (step, behind_max) = match codec.kind() {
             MediaKind::Audio => (codec.clock_rate() / 50, 0),
@@ -709,7 +739,8 @@ fn decision(numbered: Result<Numbered, NotNumbered>) -> ForwardDecision {
 /// The decision on a packet that gets no number.
 fn not_sent(reason: NotNumbered) -> ForwardDecision {
     match reason {
-        NotNumbered::OutsideSegments => ForwardDecision::NeedKeyframe,
+        // A late packet from before the keyframe that the viewer began with.
+        NotNumbered::OutsideSegments => ForwardDecision::Drop(DropReason::AwaitingKeyframe),
         NotNumbered::Duplicate => ForwardDecision::Drop(DropReason::Duplicate),
         NotNumbered::TooOld => ForwardDecision::Drop(DropReason::TooOld),
         NotNumbered::Filtered => ForwardDecision::Drop(DropReason::LayerFiltered),

@@ -52,6 +52,7 @@ pub trait LayerCache<'a> {
     /// Cached data with which a viewer could start.
     fn start(&self, key: LayerKey, now: Instant) -> Option<Cached<'a>>;
 
-    /// Whether the packet is handed to this viewer in the present delivery, cached or not.
-    fn delivers(&self, key: LayerKey, ext_seq: u64) -> bool;
+    /// Whether this packet and all cached ones behind it are handed to this viewer in the present
+    /// delivery.
+    fn delivers_from(&self, key: LayerKey, first: u64) -> bool;
 }

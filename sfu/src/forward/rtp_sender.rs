@@ -90,7 +90,7 @@ pub enum NotNumbered {
     OutsideSegments,
     /// The packet's number was assigned before, or the numbers were closed over it.
     Duplicate,
-    /// The timestamp of its frame is forgotten, or the numbers that were dropped since.
+    /// The numbers that were dropped since are forgotten.
     TooOld,
     /// The packet was left out by the layer filter.
     Filtered,
@@ -108,7 +108,7 @@ pub struct SourceSwitch {
     /// Offset to add to the publisher's timestamps.
     pub ts_delta: u32,
     /// Timestamps of the first frames, if they are of the viewer's past.
-    pub catch_up: Option<CatchUpTimestamps>,
+    pub catch_up: CatchUpTimestamps,
     /// Whether one number stays unused, so that a decoder sees that the frame before was cut.
     pub gap: bool,
 }
@@ -124,9 +124,8 @@ struct SourceSegment {
     seq_delta: u64,
     /// One past the highest number that the segment closes over; 0 if there is none.
     closed_to: u64,
-    /// First packet whose timestamp follows the clock.
-    plain_from: u64,
     ts_delta: u32,
+    catch_up: CatchUpTimestamps,
     /// Offset of picture ids, counted like `seq_delta`.
     picture_delta: u16,
     tl0_delta: u8,
@@ -148,9 +147,6 @@ pub struct RtpSender {
     /// Copy of the SSRC in `config`, which lies in another cache line.
     ssrc: u32,
     sent: Option<SentMap>,
-    /// Catch-up timestamps of the present segment and the one before: repaired packets come about a
-    /// round trip later.
-    timestamps: [Option<Box<CatchUpTimestamps>>; 2],
     /// Dropped numbers of each segment; empty until packets may be left out.
     dropped_seqs: Vec<DroppedSeqs>,
     template: Template,
@@ -185,7 +181,6 @@ impl RtpSender {
             format: None,
             segments: [None; SEGMENTS],
             dropped_seqs: Vec::new(),
-            timestamps: [None, None],
             last: None,
             packets: 0,
             octets: 0,
@@ -197,9 +192,6 @@ impl RtpSender {
         warm!(self.timestamp_delta(), self.last, self.octets, self.format);
         warm!(self.template.bytes.first().copied(), self.template.len);
         self.issued.warm();
-        if let Some(catch_up) = self.timestamps.first().and_then(Option::as_deref) {
-            catch_up.warm();
-        }
         if let Some(sent) = &self.sent {
             sent.warm(self.issued.next() as u32);
         }
@@ -290,8 +282,6 @@ impl RtpSender {
             None => (0, 0, 0),
         };
         self.close();
-        let [present, before] = &mut self.timestamps;
-        *before = std::mem::replace(present, switch.catch_up.map(Box::new));
         let next = self.issued.next() + u64::from(switch.gap && self.last.is_some());
         self.issued_to = meta.ext_seq;
         self.segments.rotate_right(1);
@@ -308,8 +298,8 @@ impl RtpSender {
                 end: u64::MAX,
                 seq_delta: next.wrapping_sub(meta.ext_seq),
                 closed_to: 0,
-                plain_from: 0,
                 ts_delta: switch.ts_delta,
+                catch_up: switch.catch_up,
                 picture_delta,
                 tl0_delta,
                 frame_delta,
@@ -321,9 +311,6 @@ impl RtpSender {
     pub fn close(&mut self) {
         let Some(current) = self.segments.first_mut().and_then(Option::as_mut) else { return };
         current.end = current.end.min(self.issued_to);
-        if let Some(catch_up) = self.timestamps.first().and_then(Option::as_deref) {
-            current.plain_from = catch_up.plain_from();
-        }
     }
 
     /// Whether late packets of this layer may still be numbered.
@@ -438,15 +425,11 @@ impl RtpSender {
         let (seq_delta, picture_delta) = self.deltas(place, segment, seq)?;
         let out = seq.wrapping_add(seq_delta);
         let newest = out >= self.issued.next();
-        let plain = meta.timestamp.wrapping_add(segment.ts_delta);
-        let timestamp = match self.timestamps.get_mut(place).and_then(Option::as_deref_mut) {
-            Some(catch_up) => catch_up.stamp(seq, meta.timestamp, plain),
-            None => (seq >= segment.plain_from).then_some(plain),
-        };
-        let timestamp = timestamp.ok_or(NotNumbered::TooOld)?;
         if !self.issued.issue(out) {
             return Err(NotNumbered::Duplicate);
         }
+        let plain = meta.timestamp.wrapping_add(segment.ts_delta);
+        let timestamp = segment.catch_up.stamp(meta.timestamp, plain);
         let picture = meta.frame.picture.unwrap_or_default();
         let picture_id = picture_number(picture).wrapping_add(picture_delta);
         let tl0 = picture.tl0_pic_idx.unwrap_or(0).wrapping_add(segment.tl0_delta);
@@ -462,6 +445,11 @@ impl RtpSender {
                 frame_number: frame_number.wrapping_add(segment.frame_delta),
                 marker: numbered.marker(),
             });
+            if !segment.catch_up.is_over()
+                && let Some(segment) = self.segments.get_mut(place).and_then(Option::as_mut)
+            {
+                segment.catch_up.forget_if_over(plain);
+            }
         }
         Ok(numbered)
     }

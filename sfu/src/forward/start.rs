@@ -2,9 +2,10 @@
 //!
 //! A viewer without a picture gets one at once: all packets since the last keyframe if they are
 //! few, else the keyframe alone as a poster until the next one. A [`StartMode`] may allow less. A
-//! viewer with a picture switches to a cached keyframe only if few packets follow it.
-//! [`StartPolicy`] remembers which cached keyframes one viewer was offered of one track. Pure;
-//! called by `forwarder.rs`, which sees the cache as a [`LayerCache`].
+//! viewer with a picture keeps it until the keyframe of another layer is whole. Both start at any
+//! keyframe that comes while they wait, however late and large: the cache sends what came before
+//! its first packet. [`StartPolicy`] remembers which cached keyframes one viewer was offered of one
+//! track. Pure; called by `forwarder.rs`, which sees the cache as a [`LayerCache`].
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -21,13 +22,14 @@ const RECENT: Duration = Duration::from_millis(400);
 /// times the rate sends them in 300 ms (quality A3.3).
 const FAST_FORWARD_MS: u64 = 750;
 
-/// Maximum payload bytes sent from the cache at a start.
+/// Maximum payload bytes sent from the cache at a start, and at a layer switch, if the keyframe came
+/// before the viewer waited for it. For a later one the packet cache is the limit.
 const START_BYTES_MAX: usize = 256 * 1024;
 
-/// Maximum payload bytes sent from the cache at a layer switch (quality A2.3).
-const SWITCH_BYTES_MAX: usize = 60_000;
+/// Payload bytes that a layer switch sends from the cache without a pace (quality A2.3).
+pub const SWITCH_BURST_BYTES: usize = 60_000;
 
-/// Maximum packets searched and sent from the cache.
+/// Maximum packets behind a keyframe of the past that are searched and sent from the cache.
 pub const TAIL_PACKETS_MAX: usize = 400;
 
 /// Most data of the past that is sent to a viewer without a picture. Each mode falls back to the
@@ -81,22 +83,19 @@ pub enum Start {
     Wait,
 }
 
-/// Start of a viewer without a picture.
+/// Start of a viewer without a picture at a keyframe of its past.
 pub fn begin(now: Instant, mode: StartMode, cached: &Cached<'_>) -> Start {
     if mode == StartMode::Wait {
         return Start::Wait;
     }
     let all = mode == StartMode::FastForward;
-    let age = |at: Instant| now.saturating_duration_since(at);
-    let recent = cached.begun.is_some_and(|at| age(at) <= RECENT);
-    let budget = (cached.bitrate.0 / 8 * FAST_FORWARD_MS / 1_000) as usize;
-    let affordable =
-        |tail: &Tail| tail.bytes <= START_BYTES_MAX && (recent || tail.bytes <= budget);
     // If no frame follows the keyframe, it need not be a poster.
-    let allowed = |tail: &Tail| affordable(tail) && (all || tail.frames == 1);
+    let allowed = |tail: &Tail| is_affordable(now, tail, cached) && (all || tail.frames == 1);
     match (cached.tail.filter(allowed), cached.keyframe) {
         (Some(tail), _) => Start::FastForward(tail),
-        (None, _) if all && recent && cached.tail.is_none() => Start::JoinInProgress,
+        (None, _) if all && is_recent(now, cached) && cached.tail.is_none() => {
+            Start::JoinInProgress
+        }
         // However old it is, as long as it is the newest: an encoder with a keyframe every 250 frames
         // sends none for 25 s at 10 frames per second.
         (None, Some(_)) => Start::Poster,
@@ -104,22 +103,33 @@ pub fn begin(now: Instant, mode: StartMode, cached: &Cached<'_>) -> Start {
     }
 }
 
-/// Start of a viewer with a picture on another layer.
-pub fn switch(cached: &Cached<'_>) -> Start {
-    match cached.tail.filter(|tail| tail.bytes <= SWITCH_BYTES_MAX) {
+/// Start of a viewer with a picture on another layer, at a whole keyframe of its past.
+pub fn switch(now: Instant, cached: &Cached<'_>) -> Start {
+    match cached.tail.filter(|tail| is_affordable(now, tail, cached)) {
         Some(tail) => Start::FastForward(tail),
         None => Start::Wait,
     }
+}
+
+/// Whether the packets since a keyframe are few enough to be sent from the cache: the same bound
+/// for starts and for layer switches.
+fn is_affordable(now: Instant, tail: &Tail, cached: &Cached<'_>) -> bool {
+    let budget = (cached.bitrate.0 / 8 * FAST_FORWARD_MS / 1_000) as usize;
+    tail.bytes <= START_BYTES_MAX && (is_recent(now, cached) || tail.bytes <= budget)
+}
+
+fn is_recent(now: Instant, cached: &Cached<'_>) -> bool {
+    cached.begun.is_some_and(|at| age(now, at) <= RECENT)
+}
+
+fn age(now: Instant, at: Instant) -> Duration {
+    now.saturating_duration_since(at)
 }
 
 /// Interval and burst of layer switches that may use cached packets. Above it a switch waits for
 /// the next keyframe.
 const SWITCH_EVERY: Duration = Duration::from_millis(500);
 const SWITCH_BURST: u32 = 2;
-
-/// Packets after the first one of a switch that may have arrived before it. A longer distance is
-/// not reordering within one frame.
-pub const OVERTAKEN_MAX: usize = 64;
 
 /// The part of the cache that a viewer begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +148,7 @@ struct Candidate {
     key: LayerKey,
     begins: Option<u64>,
     whole: Option<u64>,
+    is_decided: bool,
 }
 
 /// Policy of starts for one viewer on one track, with the keyframes it was offered.
@@ -146,6 +157,10 @@ pub struct StartPolicy {
     mode: StartMode,
     /// Time when the cache was first considered for this viewer.
     since: Option<Instant>,
+    /// Time when the cache was first considered for the layer that is awaited now.
+    awaited_since: Option<Instant>,
+    /// First packet of the keyframe that is arriving and will be started with: it needs no request.
+    arriving: Option<(LayerKey, u64)>,
     /// The keyframe that was considered last; each one is considered once.
     considered: Option<Candidate>,
     /// The keyframe that was sent as a poster: its layer and first packet.
@@ -157,12 +172,31 @@ impl StartPolicy {
     /// A policy that has offered no keyframe.
     pub fn new(mode: StartMode) -> Self {
         let switches = TokenBucket::new(SWITCH_EVERY, SWITCH_BURST);
-        Self { mode, since: None, considered: None, shown: None, switches }
+        Self {
+            mode,
+            since: None,
+            awaited_since: None,
+            arriving: None,
+            considered: None,
+            shown: None,
+            switches,
+        }
     }
 
     /// Forgets which keyframes were offered: keyframes of another stream may bear the same numbers.
     pub fn forget(&mut self) {
         (self.since, self.considered, self.shown) = (None, None, None);
+        self.end_wait();
+    }
+
+    /// Notes that the layer that was awaited is awaited no more, or was started with.
+    pub fn end_wait(&mut self) {
+        (self.awaited_since, self.arriving) = (None, None);
+    }
+
+    /// Layer and first packet of the keyframe that is arriving and will be started with, if any.
+    pub fn arriving(&self) -> Option<(LayerKey, u64)> {
+        self.arriving
     }
 
     /// The part of the cache to start with now on this layer, if any.
@@ -173,44 +207,52 @@ impl StartPolicy {
         has_picture: bool,
         cache: &impl LayerCache<'a>,
     ) -> Option<StartPart> {
+        let awaited_since = *self.awaited_since.get_or_insert(now);
+        let since = *self.since.get_or_insert(now);
         let keyframe = cache.keyframe(key)?;
         let whole = keyframe.whole();
         let candidate = Candidate {
             key,
             begins: keyframe.begins(),
             whole: whole.map(|keyframe| keyframe.first()),
+            is_decided: keyframe.is_decided(),
         };
         if self.considered.replace(candidate) == Some(candidate) {
             return None;
         }
+        self.arriving = None;
+        let begins = candidate.begins?;
         let cached = cache.start(key, now)?;
-        // A keyframe that came after the viewer joined is not of its past, such as one that waited
-        // for a poster to end.
-        let since = *self.since.get_or_insert(now);
-        let live = cached.begun.is_some_and(|at| at >= since);
-        let mode = if live { StartMode::FastForward } else { self.mode };
-        let comes_now = |tail: &Tail| {
-            let few = tail.newest - tail.first <= OVERTAKEN_MAX as u64;
-            few && cache.delivers(key, tail.first)
-        };
-        if cached.tail.as_ref().is_some_and(comes_now) {
-            // It is handed to this viewer anyway: there is nothing to catch up with.
-            return None;
-        }
-        let how = match has_picture {
-            false => begin(now, mode, &cached),
-            true => match switch(&cached) {
+        let came_since = |since| cached.begun.is_some_and(|at| at >= since);
+        let how = if has_picture {
+            let awaited = came_since(awaited_since);
+            if !candidate.is_decided {
+                // The picture that is shown goes on until the keyframe is whole.
+                let soon = awaited || is_recent(now, &cached);
+                self.arriving = soon.then_some((key, begins));
+                return None;
+            }
+            match switch(now, &cached) {
+                _ if awaited => cached.tail.map_or(Start::JoinInProgress, Start::FastForward),
                 Start::FastForward(_) if !self.switches.take(now) => Start::Wait,
                 how => how,
-            },
+            }
+        } else if cache.delivers_from(key, begins) {
+            // It is handed to this viewer anyway: there is nothing to catch up with.
+            self.arriving = Some((key, begins));
+            return None;
+        } else if came_since(since) {
+            // It came after the viewer joined and is not of its past, such as one that waited for a
+            // poster to end, or whose first packet was repaired.
+            cached.tail.map_or(Start::JoinInProgress, Start::FastForward)
+        } else {
+            begin(now, self.mode, &cached)
         };
         match how {
             Start::FastForward(tail) => {
                 Some(StartPart { first: tail.first, end: None, tail: Some(tail) })
             }
-            Start::JoinInProgress => {
-                Some(StartPart { first: candidate.begins?, end: None, tail: None })
-            }
+            Start::JoinInProgress => Some(StartPart { first: begins, end: None, tail: None }),
             Start::Poster => {
                 let whole = whole?;
                 let this = (key, whole.first());
@@ -282,13 +324,15 @@ mod tests {
     }
 
     #[test]
-    fn layer_switch_sends_less_from_the_cache_than_a_start() {
-        let cached = |bytes| Cached { tail: tail(bytes), ..NOTHING };
-        assert_eq!(
-            switch(&cached(SWITCH_BYTES_MAX)),
-            tail(SWITCH_BYTES_MAX).map(Start::FastForward).unwrap()
-        );
-        assert_eq!(switch(&cached(SWITCH_BYTES_MAX + 1)), Start::Wait);
-        assert_eq!(switch(&NOTHING), Start::Wait);
+    fn layer_switch_sends_as_much_from_the_cache_as_a_start() {
+        let now = Instant::now();
+        let cached = |bytes, begun| Cached { tail: tail(bytes), begun, ..NOTHING };
+        for bytes in [1, SWITCH_BURST_BYTES, START_BYTES_MAX] {
+            let whole = tail(bytes).map(Start::FastForward).unwrap();
+            assert_eq!(switch(now, &cached(bytes, Some(now))), whole);
+        }
+        assert_eq!(switch(now, &cached(START_BYTES_MAX + 1, Some(now))), Start::Wait);
+        assert_eq!(switch(now, &cached(1, None)), Start::Wait, "more than the layer's rate allows");
+        assert_eq!(switch(now, &NOTHING), Start::Wait);
     }
 }

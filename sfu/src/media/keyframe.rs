@@ -120,7 +120,7 @@ impl KeyframeCache {
             self.begun = Some(Begun {
                 first: meta.ext_seq,
                 timestamp: meta.timestamp,
-                last: None,
+                last: last_of_frame(packets, meta),
                 is_decided: false,
                 missing: None,
                 is_prefilled: false,
@@ -137,7 +137,8 @@ impl KeyframeCache {
             begun.last = Some(meta.ext_seq);
         }
         // One check for each packet that was missing, so that no publisher makes it expensive.
-        let may_complete = meta.marker || begun.missing == Some(meta.ext_seq);
+        let is_first = meta.ext_seq == begun.first;
+        let may_complete = is_first || meta.marker || begun.missing == Some(meta.ext_seq);
         let Some(last) = begun.last.filter(|_| may_complete && !begun.is_decided) else { return };
         match collect(packets, begun.first, last) {
             Ok(keyframe) => {
@@ -165,6 +166,11 @@ impl KeyframeCache {
     /// is here or not.
     pub fn begins(&self) -> Option<u64> {
         self.begun.map(|begun| begun.first)
+    }
+
+    /// Whether all of the newest keyframe that has begun came, or more of it than is kept.
+    pub fn is_decided(&self) -> bool {
+        self.begun.is_some_and(|begun| begun.is_decided)
     }
 
     /// The newest complete keyframe.
@@ -203,6 +209,14 @@ enum NotCollected {
     Missing(u64),
     /// More packets or bytes than are kept.
     TooLarge,
+}
+
+/// The last packet of a frame whose first packet came after others of it; `None` if it has not come.
+fn last_of_frame(packets: &PacketCache, first: &PacketMeta) -> Option<u64> {
+    let behind = first.ext_seq + 1..=packets.newest();
+    let came = behind.filter_map(|ext_seq| packets.get(ext_seq)?.meta());
+    let mut frame = came.take_while(|meta| meta.timestamp == first.timestamp);
+    frame.find(|meta| meta.marker).map(|meta| meta.ext_seq)
 }
 
 /// Collects handles to all packets from the first to the last.
@@ -300,6 +314,21 @@ mod tests {
     }
 
     #[test]
+    fn keyframe_whose_first_packet_comes_last_is_whole() {
+        let mut layer = Layer::new();
+        layer.feed(&[(101, 9, false, false), (102, 9, false, true), (103, 12, false, true)]);
+        assert!(!layer.cache.is_decided());
+        layer.feed(&[(100, 9, true, false)]);
+        assert_eq!(layer.whole(), Some((100, 103)));
+        assert!(layer.cache.is_decided());
+        // Of the next one, a packet in the middle is missing as well.
+        layer.feed(&[(111, 20, false, false), (113, 20, false, true), (110, 20, true, false)]);
+        assert_eq!((layer.cache.begins(), layer.cache.is_decided()), (Some(110), false));
+        layer.feed(&[(112, 20, false, false)]);
+        assert_eq!(layer.whole(), Some((110, 114)));
+    }
+
+    #[test]
     fn keyframe_outlives_the_packet_cache_while_it_is_the_newest() {
         let mut layer = Layer::new();
         layer.feed(&[(100, 9, true, true)]);
@@ -337,6 +366,7 @@ mod tests {
             let packets: Vec<_> = (0..count).map(|n| (n, 9, n == 0, n + 1 == count)).collect();
             layer.feed(&packets);
             assert_eq!(layer.whole().is_some(), kept, "{count} x {payload_len}");
+            assert!(layer.cache.is_decided());
         }
     }
 }

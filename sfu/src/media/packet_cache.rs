@@ -139,6 +139,11 @@ impl PacketCache {
         *self = Self::new();
     }
 
+    /// Number of packets held from this number on.
+    pub fn held_from(&self, first: u64) -> usize {
+        (first.max(self.oldest)..self.next).filter(|ext_seq| self.get(*ext_seq).is_some()).count()
+    }
+
     /// Highest number seen; 0 before the first.
     pub fn newest(&self) -> u64 {
         self.next.saturating_sub(1)

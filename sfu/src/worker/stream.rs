@@ -321,9 +321,11 @@ impl LocalStream {
         layer.cache.get(ext_seq).or_else(|| layer.keyframe.get(ext_seq)).map(|packet| &**packet)
     }
 
-    /// Whether the packet is part of the present delivery anyway.
-    pub(super) fn delivers(&self, delivery: Delivery, key: LayerKey, ext_seq: u64) -> bool {
-        self.viewers.delivers(delivery, key, ext_seq)
+    /// Whether this packet and all cached ones behind it are part of the present delivery anyway.
+    pub(super) fn delivers_from(&self, delivery: Delivery, key: LayerKey, first: u64) -> bool {
+        let delivered = self.viewers.delivered_from(delivery, key, first);
+        let cache = self.cache(key).filter(|cache| cache.get(first).is_some());
+        cache.is_some_and(|cache| delivered == cache.held_from(first))
     }
 
     /// Facts that a forwarder needs about a layer.
@@ -415,8 +417,8 @@ impl<'a> LayerCache<'a> for StreamCache<'a> {
         })
     }
 
-    fn delivers(&self, key: LayerKey, ext_seq: u64) -> bool {
-        self.stream.delivers(self.delivery, key, ext_seq)
+    fn delivers_from(&self, key: LayerKey, first: u64) -> bool {
+        self.stream.delivers_from(self.delivery, key, first)
     }
 }
 

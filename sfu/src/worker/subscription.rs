@@ -16,7 +16,7 @@ use super::viewer_queue::{Delivery, PacketRef};
 use crate::codec::MediaKind;
 use crate::error::{CloseReason, DropReason};
 use crate::forward::sent::{NotClaimed, SENT_AUDIO_MAX, SENT_MAX};
-use crate::forward::start::{OVERTAKEN_MAX, StartMode};
+use crate::forward::start::StartMode;
 use crate::forward::{
     Choice, ForwardDecision, Forwarder, LayerContext, LayerPreference, Numbered, OutgoingFormat,
     Reason, RtpSenderConfig, Step,
@@ -385,15 +385,12 @@ impl Subscription {
             return;
         }
         for &packet in run {
-            if self.forward(packet, cache, layer, stream, outbox) {
+            if self.forward(packet, cache, layer, stream, outbox)
+                && !stream.delivers_from(delivery, layer.key, packet.ext_seq)
+            {
                 // Packets that overtook the first packet of the start arrived in an earlier turn or
                 // round.
-                for ext_seq in (packet.ext_seq + 1..=cache.newest()).take(OVERTAKEN_MAX) {
-                    if !stream.delivers(delivery, layer.key, ext_seq) {
-                        let overtaken = PacketRef { ext_seq, ..packet };
-                        self.forward(overtaken, cache, layer, stream, outbox);
-                    }
-                }
+                self.forwarder.catch_up_behind(outbox.now, packet.ext_seq);
             }
         }
     }

@@ -160,14 +160,17 @@ impl ViewerQueue {
         }
     }
 
-    /// Whether a viewer of this delivery is handed the packet in this turn, in this round or in the
-    /// next. Packets that wait for joining viewers go to no established viewer.
-    pub(super) fn delivers(&self, delivery: Delivery, layer: LayerKey, ext_seq: u64) -> bool {
-        let is = |p: &PacketRef| (p.layer, p.ext_seq) == (layer, ext_seq);
+    /// Number of a layer's packets, from this one on, that a viewer of this delivery is handed in
+    /// this turn, in this round or in the next. Packets that wait for joining viewers go to no
+    /// established viewer.
+    pub(super) fn delivered_from(&self, delivery: Delivery, layer: LayerKey, first: u64) -> usize {
+        let is = |p: &&PacketRef| p.layer == layer && p.ext_seq >= first;
         let (arrived, round) = (&self.arrived.packets, &self.round.packets);
         match delivery {
-            Delivery::Immediate => arrived.iter().any(is),
-            Delivery::Deferred => round.iter().chain(&self.waiting).chain(arrived).any(is),
+            Delivery::Immediate => arrived.iter().filter(is).count(),
+            Delivery::Deferred => {
+                round.iter().chain(&self.waiting).chain(arrived).filter(is).count()
+            }
         }
     }
 

@@ -16,6 +16,7 @@ mod ffmpeg_decoding;
 mod forgery;
 mod headers;
 mod join_storms;
+mod late_keyframes;
 mod layer_switches;
 mod limits;
 mod lip_sync;

@@ -242,7 +242,7 @@ fn timestamps_never_go_back_over_a_source_switch() {
     viewer.set_target(layer(1, 1), Reason::LargestLiveLayer);
     // By its clock this frame was captured a second before the last one that was sent.
     let early = meta(now, 1 << 20, 500_000 - 90_000, true, true);
-    let sent = viewer.on_packet(anchored(1, 1, 500_000), &early, false).unwrap();
+    let sent = sent(&mut viewer, anchored(1, 1, 500_000), &early);
     assert_eq!(sent.timestamp, 50_000 + FRAME);
 }
 
@@ -302,7 +302,7 @@ struct Cache {
     context: LayerContext,
     packets: PacketCache,
     keyframe: KeyframeCache,
-    /// Packet that is handed to the viewer in the present delivery.
+    /// First packet that is handed to the viewer in the present delivery.
     delivered: Option<u64>,
 }
 
@@ -349,8 +349,25 @@ impl<'a> LayerCache<'a> for &'a Cache {
         })
     }
 
-    fn delivers(&self, _: LayerKey, ext_seq: u64) -> bool {
-        self.delivered == Some(ext_seq)
+    fn delivers_from(&self, _: LayerKey, first: u64) -> bool {
+        self.delivered.is_some_and(|delivered| delivered <= first)
+    }
+}
+
+/// The packet as it is sent: at once, or, where a picture is shown, from the cache.
+fn sent(viewer: &mut Forwarder, context: LayerContext, meta: &PacketMeta) -> SentRecord {
+    match viewer.on_packet(context, meta, false) {
+        ForwardDecision::Later => {
+            let cache = Cache::of(context, &[*meta]);
+            match viewer.poll(meta.arrival, &&cache) {
+                Step::Send(numbered, _) => {
+                    assert!(matches!(viewer.poll(meta.arrival, &&cache), Step::Idle));
+                    numbered.stamp(0xbeef)
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        decision => decision.unwrap(),
     }
 }
 
@@ -372,7 +389,7 @@ fn frames(now: Instant, count: u32) -> Vec<PacketMeta> {
 }
 
 #[test]
-fn viewer_that_joins_gets_the_cached_frames_a_millisecond_apart_and_then_the_present() {
+fn viewer_that_joins_gets_the_cached_frames_close_together_and_then_the_present() {
     let now = Instant::now();
     let mut viewer = forwarder();
     viewer.attach(now, format(Codec::Vp8));
@@ -387,11 +404,12 @@ fn viewer_that_joins_gets_the_cached_frames_a_millisecond_apart_and_then_the_pre
     assert_eq!(viewer.on_packet(on(1, 0), &fresh, false), ForwardDecision::Later);
     cache.insert(&fresh);
     let rest = cached(&mut viewer, now + Duration::from_secs(1), &cache);
-    let ms = catch_up_timestamps::STEP;
-    let expected = [0, ms, 2 * ms, 3 * ms, 3 * ms + FRAME].map(|after| 50_000 + after).into_iter();
+    let near = |frames| frames * FRAME / catch_up_timestamps::DIVISOR;
+    let expected =
+        [0, near(1), near(2), near(3), near(3) + FRAME].map(|after| 50_000 + after).into_iter();
     assert_eq!([first, rest].concat(), (1_000..).zip(expected).collect::<Vec<_>>());
     let next = viewer.on_packet(on(1, 0), &meta(now, 505, 5 * FRAME, false, true), false).unwrap();
-    assert_eq!(numbers(&next), (1_005, 50_000 + 3 * ms + 2 * FRAME));
+    assert_eq!(numbers(&next), (1_005, 50_000 + near(3) + 2 * FRAME));
     let reasons: Vec<_> = viewer.decisions().iter().map(|d| d.reason).collect();
     use Reason::*;
     assert_eq!(reasons, [AwaitingKeyframe, CachedKeyframe, LargestLiveLayer]);
@@ -428,6 +446,7 @@ fn cached_keyframe_with_a_gap_after_it_is_of_the_past_too() {
     let mut metas = frames(now, 50);
     let context = at(0, 45 * FRAME);
     assert_eq!(viewer.on_packet(context, &metas[0], false), ForwardDecision::Later);
+    assert_eq!(cached(&mut viewer, now, &Cache::of(context, &metas[..1])), []);
     metas.remove(25);
     let sent = cached(&mut viewer, now + FRAME_END_MAX, &Cache::of(context, &metas));
     let (_, timestamp) = sent[0];
@@ -491,12 +510,114 @@ fn switch_to_another_size_of_the_same_frame_leaves_no_offset() {
         // The keyframe of the same capture as the last frame sent, then the next frame.
         let captured = (switch - 1) * FRAME;
         let key = meta(now, seq, base + captured, true, true);
-        let key = viewer.on_packet(at(layer, base), &key, false).unwrap();
+        let key = sent(&mut viewer, at(layer, base), &key);
         assert_eq!(key.timestamp, 50_000 + captured + catch_up_timestamps::STEP);
         let next = meta(now, seq + 1, base + captured + FRAME, false, true);
         let next = viewer.on_packet(at(layer, base), &next, false).unwrap();
         assert_eq!(next.timestamp, 50_000 + captured + FRAME, "switch {switch}");
     }
+}
+
+/// A keyframe of four packets in three frames' time, of which the first comes last.
+#[test]
+fn keyframe_whose_first_packet_is_late_is_started_with_from_the_cache() {
+    let now = Instant::now();
+    for has_picture in [false, true] {
+        let mut viewer = forwarder();
+        viewer.attach(now, format(Codec::Vp8));
+        let mut next = 1_000;
+        if has_picture {
+            viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
+            viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), false).unwrap();
+            next += 1;
+        }
+        viewer.set_target(layer(1, 1), Reason::LargestLiveLayer);
+        assert_eq!(viewer.take_keyframe_request(), Some(layer(1, 1)));
+        let packet = |seq: u64| meta(now, 500 + seq, 0, seq == 0, seq == 3);
+        let behind: Vec<_> =
+            (1..4).map(packet).chain([meta(now, 504, FRAME, false, true)]).collect();
+        let mut cache = Cache::of(on(1, 1), &behind);
+        for meta in &behind {
+            assert_eq!(cached(&mut viewer, now, &cache), []);
+            let unknown = viewer.on_packet(on(1, 1), meta, false);
+            assert_eq!(unknown, ForwardDecision::NeedKeyframe);
+        }
+        cache.insert(&packet(0));
+        let sent = cached(&mut viewer, now + Duration::from_millis(50), &cache);
+        let numbers: Vec<_> = sent.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, (next..next + 5).collect::<Vec<_>>(), "picture: {has_picture}");
+        assert!(viewer.is_passthrough());
+    }
+}
+
+/// The picture that is shown goes on while the keyframe of another layer arrives, and nothing more
+/// is requested meanwhile.
+#[test]
+fn keyframe_that_is_arriving_is_waited_for() {
+    let now = Instant::now();
+    let mut viewer = forwarder();
+    viewer.attach(now, format(Codec::Vp8));
+    viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
+    viewer.on_packet(on(1, 0), &meta(now, 100, 0, true, true), false).unwrap();
+    viewer.set_target(layer(1, 1), Reason::LargestLiveLayer);
+    let packets = [(500, true, false), (501, false, false), (502, false, true)]
+        .map(|(seq, key, last)| meta(now, seq, 0, key, last));
+    let mut cache = Cache::of(on(1, 1), &[]);
+    assert_eq!(cached(&mut viewer, now, &cache), []);
+    for meta in &packets[..2] {
+        cache.insert(meta);
+        assert_eq!(cached(&mut viewer, now, &cache), []);
+        assert_eq!(viewer.on_packet(on(1, 1), meta, false), ForwardDecision::Later);
+        assert_eq!(viewer.take_keyframe_request(), None);
+    }
+    let late = meta(now, 499, 0, false, true);
+    let late = viewer.on_packet(on(1, 1), &late, false);
+    assert_eq!(late, ForwardDecision::Drop(DropReason::AwaitingKeyframe));
+    let old = viewer.on_packet(on(1, 0), &meta(now, 101, FRAME, false, true), false);
+    assert_eq!(numbers(&old.unwrap()), (1_001, 50_000 + FRAME));
+    cache.insert(&packets[2]);
+    let sent = cached(&mut viewer, now, &cache);
+    assert_eq!(sent.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1_002, 1_003, 1_004]);
+}
+
+#[test]
+fn late_repair_from_before_the_first_keyframe_requests_none() {
+    let now = Instant::now();
+    let mut viewer = forwarder();
+    viewer.attach(now, format(Codec::Vp8));
+    viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
+    viewer.on_packet(on(1, 0), &meta(now, 500, 0, true, true), false).unwrap();
+    let late = viewer.on_packet(on(1, 0), &meta(now, 498, 0, false, true), false);
+    assert_eq!(late, ForwardDecision::Drop(DropReason::AwaitingKeyframe));
+    // In one delivery with the keyframe, and before it.
+    let mut viewer = forwarder();
+    viewer.attach(now, format(Codec::Vp8));
+    viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
+    let mut cache = Cache::of(on(1, 0), &[meta(now, 500, 9, true, true)]);
+    cache.delivered = Some(500);
+    assert_eq!(cached(&mut viewer, now, &cache), []);
+    let late = viewer.on_packet(on(1, 0), &meta(now, 498, 0, false, true), false);
+    assert_eq!(late, ForwardDecision::Drop(DropReason::AwaitingKeyframe));
+    assert_eq!(viewer.take_keyframe_request(), None);
+    viewer.on_packet(on(1, 0), &meta(now, 500, 9, true, true), false).unwrap();
+}
+
+#[test]
+fn packets_that_overtook_a_start_are_sent_from_the_cache() {
+    let now = Instant::now();
+    let mut viewer = forwarder();
+    viewer.attach(now, format(Codec::Vp8));
+    viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
+    let metas = frames(now, 300);
+    let cache = Cache::of(on(1, 0), &metas);
+    viewer.on_packet(on(1, 0), &metas[0], false).unwrap();
+    viewer.catch_up_behind(now, 500);
+    let later = viewer.on_packet(on(1, 0), &metas[299], false);
+    assert_eq!(later, ForwardDecision::Later, "in its order");
+    let sent = cached(&mut viewer, now, &cache);
+    let expected: Vec<_> = (1..300).map(|n| (1_000 + n, 50_000 + n * FRAME)).collect();
+    assert_eq!(sent, expected);
+    assert!(viewer.is_passthrough());
 }
 
 // whip-whep G10
@@ -518,7 +639,7 @@ fn frame_numbers_of_descriptors_continue_over_source_switches_and_retransmission
     };
     let send = |viewer: &mut Forwarder, layer: u8, (packet, meta): &(Packet, PacketMeta)| {
         viewer.set_target(self::layer(1, layer), Reason::LargestLiveLayer);
-        let record = viewer.on_packet(on(1, layer), meta, false).unwrap();
+        let record = sent(viewer, on(1, layer), meta);
         (record, written_number(viewer.sender(), &record, packet))
     };
     let first = described(1 << 17, 0, 60_000);

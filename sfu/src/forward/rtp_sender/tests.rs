@@ -60,7 +60,11 @@ fn at(now: Instant) -> SendTime {
 }
 
 fn begin(sender: &mut RtpSender, first: &PacketMeta) {
-    sender.switch_source(LAYER, first, SourceSwitch { ts_delta: 0, catch_up: None, gap: false });
+    sender.switch_source(
+        LAYER,
+        first,
+        SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
+    );
 }
 
 fn sent(sender: &mut RtpSender, meta: &PacketMeta, numbered: Numbered) -> SentRecord {
@@ -101,7 +105,7 @@ fn numbers_close_over_filtered_packets() {
     sender.switch_source(
         layer(1),
         &meta(7, 7),
-        SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
+        SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
     );
     let next = sender.assign(layer(1), &meta(7, 7), true, false).unwrap().stamp(0);
     assert_eq!(next.out, 1_002);
@@ -147,7 +151,7 @@ fn late_packet_of_the_old_layer_takes_no_number_of_the_next_one() {
     sender.switch_source(
         layer(1),
         &meta(7, 7),
-        SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
+        SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
     );
     // Its number would be the one that the next layer begins with.
     for late in [101, 103] {
@@ -197,7 +201,7 @@ fn picture_ids_of_vp8_close_and_those_of_vp9_keep_their_gaps() {
         sender.switch_source(
             layer(1),
             &next,
-            SourceSwitch { ts_delta: 0, catch_up: None, gap: false },
+            SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
         );
         let next = sender.assign(layer(1), &next, true, false).unwrap().stamp(0);
         assert_eq!(next.picture_id & 0x7fff, ids[2] + 1, "over the source switch");

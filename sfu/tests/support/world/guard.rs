@@ -247,6 +247,15 @@ impl GuardedSender {
         self.packets.values().filter(|sent| sent.blank).count()
     }
 
+    /// Numbers between the first and the newest that were never sent. The number that stays unused
+    /// after a frame that was cut is none of them.
+    pub(crate) fn holes(&self) -> Vec<u64> {
+        let ends = self.packets.first_key_value().zip(self.packets.last_key_value());
+        let all = ends.map_or(0..0, |((first, _), (last, _))| *first..*last);
+        let unused = all.filter(|seq| !self.packets.contains_key(seq));
+        unused.filter(|seq| !self.segments.iter().any(|run| run.first_seq == seq + 1)).collect()
+    }
+
     /// Packets that were sent, in order: source, serial and payload hash.
     pub(crate) fn contents(&self) -> Vec<(Option<Stamp>, u64)> {
         self.packets.values().map(|sent| (sent.stamp, sent.payload)).collect()

@@ -60,6 +60,13 @@ impl Timeline {
         timestamp.wrapping_add(self.offset)
     }
 
+    /// Timestamp of a packet whose own timestamp means nothing: that of the packet before it.
+    pub fn of_useless(&self, ext_seq: u64, timestamp: u32) -> u32 {
+        let offset = if ext_seq < self.since { self.before } else { self.offset };
+        let newest = self.newest.filter(|newest| newest.ext_seq < ext_seq);
+        newest.map_or(timestamp, |newest| newest.timestamp).wrapping_add(offset)
+    }
+
     /// RTP time of a sender report as a continued timestamp; `None` if it is from before a jump.
     /// `clock_rate` in Hz.
     pub fn of_report(&self, now: Instant, timestamp: u32, clock_rate: u32) -> Option<u32> {
@@ -110,6 +117,8 @@ mod tests {
             assert_eq!(line.on_packet(start + FRAME, 12, after, RATE), 1_000 + 3_600);
             assert_eq!(line.on_packet(start + FRAME, 13, after, RATE), 1_000 + 3_600);
             assert_eq!(line.on_packet(start + FRAME, 11, 1_000, RATE), 1_000, "before the jump");
+            assert_eq!(line.of_useless(14, 77), 1_000 + 3_600, "as the packet before it");
+            assert_eq!(line.of_useless(11, 1_000), 1_000, "late");
             let next = after.wrapping_add(3_600);
             assert_eq!(line.on_packet(start + FRAME * 2, 14, next, RATE), 1_000 + 7_200);
             let now = start + FRAME * 2;

@@ -179,6 +179,13 @@ pub struct PublishTrack {
     pub ssrcs: Vec<DeclaredSsrc>,
 }
 
+impl PublishTrack {
+    /// Whether packets of this payload type carry the track's media, bare or in RED.
+    pub fn is_media(&self, payload_type: u8) -> bool {
+        self.pt == payload_type || self.red_pt == Some(payload_type)
+    }
+}
+
 /// Result of a WHIP offer and our answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishPlan {

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::context::Context;
-use super::packet_inspector::{Incoming, PacketInspector};
+use super::packet_inspector::{Incoming, PacketInspector, without_payload};
 use super::report::{LayerInfo, LearnedInfo, ResponseInfo};
 use crate::codec::MediaKind;
 use crate::config::PublisherLimits;
@@ -230,10 +230,17 @@ impl Layer {
         plan: &PublishTrack,
         arrived: &Arrived<'_>,
         rtt: &mut RtxRtt,
-        context: &Context,
+        context: &mut Context,
     ) -> Result<Option<PacketMeta>, DropReason> {
         let Arrived { header, plaintext, index, rtx, wire_len } = *arrived;
-        let payload_len = header.payload_len(plaintext).map_err(|_| DropReason::RtpMalformed)?;
+        let (payload_len, useless) = match header.payload_len(plaintext) {
+            _ if !rtx && !plan.is_media(header.payload_type) => {
+                (0, Some(DropReason::UnknownPayloadType))
+            }
+            Ok(len) => (len, None),
+            Err(_) if rtx => return Err(DropReason::RtpMalformed),
+            Err(_) => (0, Some(DropReason::RtpMalformed)),
+        };
         let payload_start = header.header_len;
         let (ext_seq, start, len) = if rtx {
             // RFC 4588: two bytes of original sequence number, then the payload. A packet without
@@ -262,10 +269,26 @@ impl Layer {
             return Err(DropReason::PublisherRate);
         }
         let clock_rate = plan.format.codec.clock_rate();
-        let timestamp = self.timeline.on_packet(now, ext_seq, header.timestamp, clock_rate);
+        let timestamp = match useless {
+            None => self.timeline.on_packet(now, ext_seq, header.timestamp, clock_rate),
+            Some(_) => self.timeline.of_useless(ext_seq, header.timestamp),
+        };
         let incoming = Incoming { ext_seq, timestamp, start, len };
         let announced = self.inspector.announced();
-        let meta = self.inspector.describe(plan, header, plaintext, &incoming, now)?;
+        let described = match useless {
+            None => self.inspector.describe(plan, header, plaintext, &incoming, now),
+            Some(reason) => Err(reason),
+        };
+        let meta = match described {
+            Ok(meta) => meta,
+            // The packet is authentic, so its number has come and is requested no more. It is sent
+            // on without a payload: a viewer would send NACKs for a number that never comes, and a
+            // decoder of H264 would wait for it.
+            Err(reason) => {
+                context.report.dropped.count(reason);
+                without_payload(&incoming, now)?
+            }
+        };
         if self.inspector.announced() != announced {
             self.anchored_at = None; // it is due at once
         }

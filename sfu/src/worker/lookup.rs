@@ -27,15 +27,16 @@ pub(super) fn find_target(
     if let Some(target) = ssrcs.known(header.ssrc) {
         let track = tracks.get_mut(usize::from(target.track));
         let Track { plan, layers, .. } = track.ok_or(DropReason::UnknownTrack)?;
+        let layer = layers.get_mut(usize::from(target.layer));
+        let layer = layer.ok_or(DropReason::UnknownTrack)?;
         let fits = match target.rtx {
             true => plan.rtx_pt == Some(header.payload_type),
-            false => is_media(plan, header.payload_type),
+            // The number of a packet with another payload type still counts.
+            false => plan.is_media(header.payload_type) || layer.ssrc() == Some(header.ssrc),
         };
         if !fits {
             return Err(DropReason::UnknownPayloadType);
         }
-        let layer = layers.get_mut(usize::from(target.layer));
-        let layer = layer.ok_or(DropReason::UnknownTrack)?;
         if !target.rtx && layer.ssrc() != Some(header.ssrc) {
             // A late packet of an earlier SSRC, or the encoder returned to it.
             if !layer.is_silent(now) {
@@ -57,10 +58,6 @@ pub(super) fn find_target(
     Ok(target)
 }
 
-fn is_media(plan: &PublishTrack, payload_type: u8) -> bool {
-    plan.pt == payload_type || plan.red_pt == Some(payload_type)
-}
-
 /// The transport-wide sequence number of a packet
 /// (draft-holmer-rmcat-transport-wide-cc-extensions-01), where it was negotiated.
 pub(super) fn transport_sequence(
@@ -80,7 +77,7 @@ fn resolve(
     plaintext: &[u8],
 ) -> Result<Target, DropReason> {
     let pt = header.payload_type;
-    let takes = |plan: &PublishTrack| is_media(plan, pt) || plan.rtx_pt == Some(pt);
+    let takes = |plan: &PublishTrack| plan.is_media(pt) || plan.rtx_pt == Some(pt);
     let index = track_by_mid(tracks, header, plaintext)
         .or_else(|| ssrcs.declared_track(header.ssrc))
         .or_else(|| {

@@ -187,6 +187,26 @@ impl PacketInspector {
     }
 }
 
+/// Describes an authentic packet of no use: nothing but its number is forwarded.
+///
+/// # Errors
+///
+/// [`DropReason::RtpMalformed`] if its header is longer than a packet may be.
+pub(super) fn without_payload(incoming: &Incoming, now: Instant) -> Result<PacketMeta, DropReason> {
+    Ok(PacketMeta {
+        ext_seq: incoming.ext_seq,
+        timestamp: incoming.timestamp,
+        marker: false,
+        red: false,
+        payload_start: u16::try_from(incoming.start).map_err(|_| DropReason::RtpMalformed)?,
+        payload_len: 0,
+        prefix_len: 0,
+        frame: FrameInfo::default(),
+        exts: [None; FORWARDED_EXTS_MAX],
+        arrival: now,
+    })
+}
+
 /// Frames remembered for their late packets. At the limit the oldest is forgotten. A late packet of
 /// it then counts as referenced, which damages the frame for viewers that it was left out for. So
 /// the limit is longer than a repair may take

@@ -32,6 +32,7 @@ mod session_lifetime;
 mod simulcast;
 mod subscriptions;
 mod temporal_layers;
+mod useless_packets;
 
 use std::time::Duration;
 

@@ -392,7 +392,9 @@ impl GuardedSender {
         let begins = stamp.index == 0 && (stamp.key || codec.kind() == MediaKind::Audio);
         assert!(begins, "a run begins with {stamp:?}, which is no start of a keyframe");
         if let Some((highest, before)) = newest {
-            let torn = self.video() && !before.marker;
+            // A packet without payload ends no frame and begins none.
+            let last = self.packets.values().rev().find(|sent| !sent.blank).unwrap_or(&before);
+            let torn = self.video() && !last.marker;
             assert_eq!(
                 seq,
                 highest + 1 + u64::from(torn),

@@ -488,6 +488,37 @@ impl Publisher {
         }
     }
 
+    /// Sends a packet with this payload type and this body, under the next number of a track's first
+    /// layer.
+    pub(crate) fn send_by_hand(
+        &mut self,
+        kind: MediaKind,
+        pt: u8,
+        padding: bool,
+        body: &[u8],
+        now: Instant,
+        link: &mut Link,
+    ) {
+        let track = self.tracks.iter_mut().find(|track| track.spec.codec.kind() == kind);
+        let Track { spec, layers } = track.expect("such a track");
+        let layer = &mut layers[0];
+        let header = Header {
+            version: 2,
+            padding,
+            payload_type: pt,
+            sequence_number: layer.next_seq as u16,
+            timestamp: 0x1234_5678,
+            ssrc: layer.ssrc,
+            ..Header::default()
+        };
+        let head = with_exts(header, spec, layer.rid, ExtKind::Rid, &mut self.next_twcc, &[]);
+        let (source, serial) = (layer.source, layer.next_seq);
+        layer.next_seq += 1;
+        layer.packets_sent += 1;
+        let sealed = link.seal_rtp(&[&head[..], body].concat()).expect("it is connected");
+        link.send(sealed, Some(Note { source, serial, carries: 0, upper: false, sent_at: now }));
+    }
+
     /// Makes the media clock of a track jump.
     pub(crate) fn shift_timestamps(&mut self, kind: MediaKind, by: u32) {
         for layer in &mut self.track(kind).layers {

@@ -4,6 +4,8 @@ import { $, STREAM_NAME, addCopyButtons, codecWords, explainLoopback, kbps, make
 
 /** Interval at which the list of streams is read while the page is visible. */
 const POLL_MS = 2_000;
+/** Silence of a publisher that is worth a line. */
+const SILENT_MS = 3_000;
 
 const name = $('name');
 
@@ -98,6 +100,8 @@ function say(state, words, instead) {
 
 function showStreams(streams) {
   const live = streams.filter((stream) => stream.publisher);
+  const publishers = new Set(live.map((stream) => stream.publisher.id));
+  for (const id of arrivals.keys()) if (!publishers.has(id)) arrivals.delete(id);
   write($('live-count'), live.length ? String(live.length) : '');
   if (!streams.length) {
     $('live').replaceChildren(paragraph('No stream is live. Publish from this browser, or send from other software below.'));
@@ -154,9 +158,22 @@ function factsOf(stream) {
   ].filter(Boolean).join(' · ') || 'connecting';
 }
 
-/** What the server says is wrong with a stream: warnings, and silence of its publisher. */
+/** Packets of each publisher by its session, and when their number last changed. */
+const arrivals = new Map();
+
+/** Time for which a publisher has sent nothing, in milliseconds, as far as this page has seen. */
+function silence({ id, tracks = [] }) {
+  const layers = tracks.flatMap((track) => track.layers ?? []);
+  const packets = layers.reduce((sum, layer) => sum + (layer.packets ?? 0), 0);
+  const now = performance.now();
+  if (arrivals.get(id)?.packets !== packets) arrivals.set(id, { packets, at: now });
+  return now - arrivals.get(id).at;
+}
+
+/** What is wrong with a stream: silence of its publisher, and the warnings of the server. */
 function wrongWith({ publisher }) {
-  const silent = publisher?.silent_ms ? [`The publisher is connected and has sent nothing for ${seconds(publisher.silent_ms)}.`] : [];
+  const silentMs = publisher?.state === 'connected' ? silence(publisher) : 0;
+  const silent = silentMs >= SILENT_MS ? [`The publisher is connected and has sent nothing for ${seconds(silentMs)}.`] : [];
   const warnings = (publisher?.warnings ?? []).map(({ message }) => `${message[0].toUpperCase()}${message.slice(1)}.`);
   return [...silent, ...warnings].join(' ');
 }

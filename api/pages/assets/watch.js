@@ -79,9 +79,19 @@ const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 /** Warnings that the viewer has hidden, by code. */
 const hidden = new Set();
 
+/** Warnings of the server, and what of the stream it does not send to this browser. */
+function warnings() {
+  const words = { video: 'No picture', audio: 'No sound' };
+  const unserved = Object.values(session.unserved ?? {}).map(({ kind, text }) => ({
+    code: `unserved ${kind}`,
+    message: `${words[kind] ?? kind}: ${text}.`,
+  }));
+  return [...unserved, ...session.status.warnings];
+}
+
 function showStatus() {
-  const warnings = session.status.warnings.filter(({ code }) => !hidden.has(code));
-  showList($('warnings'), warnings.map(({ message }) => message));
+  const shown = warnings().filter(({ code }) => !hidden.has(code));
+  showList($('warnings'), shown.map(({ message }) => message));
   showState();
 }
 
@@ -175,7 +185,7 @@ show($('pip'), Boolean(document.pictureInPictureEnabled));
 
 session.addEventListener('state', showState);
 session.addEventListener('viewers', showViewers);
-session.addEventListener('status', showStatus);
+for (const news of ['status', 'unserved']) session.addEventListener(news, showStatus);
 session.addEventListener('layers', showState);
 document.addEventListener('visibilitychange', listen);
 $('again').addEventListener('click', () => session.retryNow());
@@ -199,7 +209,7 @@ for (const change of ['play', 'pause']) video.addEventListener(change, showPlayi
 video.addEventListener('timeupdate', showControls);
 
 $('warnings').querySelector('button').addEventListener('click', () => {
-  for (const { code } of session.status.warnings) hidden.add(code);
+  for (const { code } of warnings()) hidden.add(code);
   showStatus();
 });
 for (const sign of ['pointermove', 'pointerdown', 'keydown']) addEventListener(sign, wake);

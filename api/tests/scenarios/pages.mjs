@@ -180,6 +180,9 @@ async function told(server, checks, chromium) {
   await start.goto(`${server.url}/`);
   const row = await soon('the warning', () => start.textContent('.streams .wrong'), 10_000);
   checks.check('start page: shows a warning of the server', shown.test(row ?? ''), row);
+  await publisher.evaluate(() => __weir.pc.getSenders().forEach((sender) => sender.replaceTrack(null)));
+  const silent = await soon('a line of silence', async () => /nothing for \d+ s/.exec(await start.textContent('.streams .wrong'))?.[0], 15_000);
+  checks.check('start page: says that a publisher is silent', silent, silent);
   for (const page of [publisher, viewer, start]) await page.context().close();
 }
 

@@ -163,6 +163,11 @@ async function told(server, checks, chromium) {
   await tell({ warnings: [warning], awaitsKeyframe: false });
   checks.check('watch page: a warning that was hidden stays hidden', !(await text('#warnings')) && !(await text('#still')));
 
+  // As the extension is published; this server sends the list itself.
+  const layer = (height) => ({ spatialLayerId: height / 360 - 1, width: height * 16 / 9, height, bitrate: height * 1_000, active: height > 400 });
+  await viewer.evaluate((layers) => window.__tell('layers', { 1: { layers } }), [layer(720), layer(360)]);
+  checks.equal('watch page: takes layers also in the shape of the extension', await text('#toggle-quality'), 'Best 720p');
+
   const told = await soon('the warning', async () => shown.test(await publisher.textContent('#warnings')), 10_000);
   checks.check('publish page: shows a warning of the server', told, await publisher.textContent('#warnings'));
   const count = await soon('the viewer', async () => (await publisher.textContent('#viewers')) === '1 viewer', 10_000);

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::half_open::{Full, HalfOpen};
 use super::lock_order::{LockRank, OrderedMutex};
@@ -78,8 +79,9 @@ impl Admission {
         &self,
         id: SessionId,
         network: Option<IpAddr>,
+        now: Instant,
     ) -> Result<Option<SessionId>, OfferError> {
-        let reserved = self.half_open.lock().reserve(id, network, self.half_open_max);
+        let reserved = self.half_open.lock().reserve(id, network, self.half_open_max, now);
         reserved.map_err(|Full| UNAVAILABLE)
     }
 
@@ -127,17 +129,24 @@ mod tests {
     // quality B2
     #[test]
     fn half_open_session_beyond_the_limit_evicts_one_of_the_heaviest_network() {
-        let admission = admission(2, 10, 2);
+        let (admission, now) = (admission(2, 10, 2), Instant::now());
         for n in 0..4 {
-            assert_eq!(admission.reserve_half_open(SessionId(n), network(1)), Ok(None));
+            assert_eq!(admission.reserve_half_open(SessionId(n), network(1), now), Ok(None));
         }
-        let refused = admission.reserve_half_open(SessionId(4), network(1));
+        let refused = admission.reserve_half_open(SessionId(4), network(1), now);
         assert_eq!(refused, Err(UNAVAILABLE), "its own network has the most");
-        let evicted = admission.reserve_half_open(SessionId(5), network(2));
+        let evicted = admission.reserve_half_open(SessionId(5), network(2), now);
         assert_eq!(evicted, Ok(Some(SessionId(0))), "the oldest of the other network");
         admission.release_half_open(SessionId(1), network(1));
         admission.release_half_open(SessionId(1), network(1));
-        assert_eq!(admission.reserve_half_open(SessionId(6), network(3)), Ok(None), "one is free");
-        assert_eq!(admission.reserve_half_open(SessionId(7), network(2)), Ok(Some(SessionId(2))));
+        assert_eq!(
+            admission.reserve_half_open(SessionId(6), network(3), now),
+            Ok(None),
+            "one is free"
+        );
+        assert_eq!(
+            admission.reserve_half_open(SessionId(7), network(2), now),
+            Ok(Some(SessionId(2)))
+        );
     }
 }

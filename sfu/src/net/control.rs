@@ -112,8 +112,9 @@ impl Control {
         let (plan, answer) = answer_publish(&offer, &local)?;
         let id = random::session_id();
         let (stream, evicted) = self.directory.with_stream(name, |stream, state| {
-            state.publishers.may_add(self.config.takeover, Instant::now())?;
-            let evicted = self.admission.reserve_half_open(id, network)?;
+            let now = Instant::now();
+            state.publishers.may_add(self.config.takeover, now)?;
+            let evicted = self.admission.reserve_half_open(id, network, now)?;
             state.publishers.add(id);
             Ok::<_, OfferError>((Arc::clone(stream), evicted))
         })?;
@@ -154,7 +155,7 @@ impl Control {
                 msid: MSID,
             };
             let (plan, answer) = answer_subscribe(&offer, &local, options)?;
-            let evicted = self.admission.reserve_half_open(id, network)?;
+            let evicted = self.admission.reserve_half_open(id, network, Instant::now())?;
             let worker = self.place(state);
             let tracks = ReceivedTracks::of(&plan, &offer);
             let new = NewSession {

@@ -19,8 +19,9 @@ use crate::rtp::packet::RtpHeader;
 use crate::sdp::{DtlsRole, IceCredentials, RemoteTransport};
 use crate::warm::warm;
 
-/// Time for the first valid check after the answer; then the session is ended (quality B2).
-pub const ICE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the first valid check after the answer; then the session is ended (quality B2). A
+/// browser may first ask its user whether the page may reach the local network.
+pub const ICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time for DTLS after the first valid check; then the session is ended, so that it does not count
 /// among the half-open sessions for long (quality B2).

@@ -28,12 +28,34 @@ fn session_reaped_without_ice() {
     for client in [publisher, viewer] {
         world.link(client).checks = false;
     }
-    assert!(closed_after(&mut world, viewer, 60).is_some_and(|s| (10..=12).contains(&s)));
+    assert!(closed_after(&mut world, viewer, 60).is_some_and(|s| (30..=32).contains(&s)));
     world.run_s(2);
     for client in [publisher, viewer] {
         assert_eq!(world.closed(client), Some(CloseReason::NoIce));
     }
     assert!(world.control.lobby.is_empty() && world.control.streams.is_empty());
+}
+
+/// A browser may ask its user whether the page may reach the local network, and checks nothing
+/// meanwhile.
+// whip-whep A14
+#[test]
+fn client_that_begins_its_checks_late_connects() {
+    for wait_s in [11, 29] {
+        let mut world = World::new(2);
+        let publisher = world.publish("live", PublisherSpec::browser());
+        let viewer = world.watch("live", ViewerSpec::browser());
+        for client in [publisher, viewer] {
+            world.link(client).checks = false;
+        }
+        world.run_s(wait_s);
+        for client in [publisher, viewer] {
+            world.link(client).checks = true;
+        }
+        world.run_s(3);
+        assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None), "{wait_s} s");
+        assert!(receives_frames(&mut world, viewer, 95), "{wait_s} s");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use weir_sfu::worker::{Command, Event, Lobby, NewSession, Plan, PreferenceMailbo
 use super::link::credentials;
 
 /// Time after which a session that no worker adopted is forgotten.
-const LOBBY_TIME: Duration = Duration::from_secs(10);
+const LOBBY_TIME: Duration = weir_sfu::transport::peer::ICE_TIMEOUT;
 
 /// An order for a worker.
 pub(crate) type Order = (usize, Command);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 use weir_sfu::error::CloseReason;
-use weir_sfu::net::{LayerState, MediaLayers, ViewerStatus, Warning};
+use weir_sfu::net::{LayerState, MediaLayers, UnservedMedia, ViewerStatus, Warning};
 
 /// Interval of `layers` events in which only bitrates changed. A layer that starts, stops, changes
 /// its size or becomes the forwarded one is sent at once.
@@ -34,18 +34,22 @@ pub enum Kind {
     ViewerCount,
     /// What is wrong with the stream, and when its next keyframe is due. Not in the extension.
     Status,
+    /// The m-lines on which nothing is sent although the viewer asked for them, with the reasons. Not
+    /// in the extension.
+    Unserved,
     /// The session ends, and a new one may succeed.
     Reconnect,
 }
 
 impl Kind {
     /// All events, as the `Link` header lists them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Active,
         Self::Inactive,
         Self::Layers,
         Self::ViewerCount,
         Self::Status,
+        Self::Unserved,
         Self::Reconnect,
     ];
 
@@ -57,6 +61,7 @@ impl Kind {
             Self::Layers => "layers",
             Self::ViewerCount => "viewercount",
             Self::Status => "status",
+            Self::Unserved => "unserved",
             Self::Reconnect => "reconnect",
         }
     }
@@ -178,6 +183,15 @@ impl StreamState {
     }
 }
 
+/// Data of the `unserved` event: by m-line, its kind and the reason as a code and in words.
+fn unserved(media: &[UnservedMedia]) -> Value {
+    let one = |media: &UnservedMedia| {
+        let UnservedMedia { m_line, kind, reason, text } = media;
+        (m_line.to_string(), json!({"kind": kind, "reason": reason, "text": text}))
+    };
+    json!(media.iter().map(one).collect::<BTreeMap<_, _>>())
+}
+
 /// State of one event stream: what its client was sent last.
 #[derive(Debug)]
 pub struct SseState {
@@ -186,12 +200,20 @@ pub struct SseState {
     layers: Option<(Instant, Vec<MediaLayers>)>,
     viewers: Option<(Instant, usize)>,
     stream: Option<(Instant, StreamState)>,
+    unserved: Vec<UnservedMedia>,
 }
 
 impl SseState {
     /// State of a client that was sent nothing yet.
     pub fn new(filter: EventFilter) -> Self {
-        Self { filter, active: false, layers: None, viewers: None, stream: None }
+        Self {
+            filter,
+            active: false,
+            layers: None,
+            viewers: None,
+            stream: None,
+            unserved: Vec::new(),
+        }
     }
 
     /// Events that bring the client up to date with `status`, and when to ask again if the status
@@ -207,6 +229,11 @@ impl SseState {
         // No initial `inactive` (whip-whep E8).
         if status.active != std::mem::replace(&mut self.active, status.active) {
             write(if status.active { Kind::Active } else { Kind::Inactive }, json!({}));
+        }
+        // Once per change: a publisher comes or goes.
+        if status.unserved != self.unserved {
+            self.unserved.clone_from(&status.unserved);
+            write(Kind::Unserved, unserved(&status.unserved));
         }
         let mut again = None;
         let known = self.viewers;
@@ -281,6 +308,7 @@ fn may_reconnect(reason: CloseReason) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_sfu::codec::MediaKind;
 
     fn layer(rid: &str, height: u16, bitrate_bps: u64, flows: bool) -> LayerState {
         LayerState {
@@ -397,6 +425,30 @@ mod tests {
             let refused = EventFilter::parse(bad).unwrap_err();
             assert!(refused.contains("viewercount"), "{refused}");
         }
+    }
+
+    #[test]
+    fn an_m_line_without_media_is_told_with_its_reason_and_when_it_is_served_again() {
+        let now = Instant::now();
+        let mut state = SseState::new(EventFilter::ALL);
+        let served = status(1, Vec::new());
+        let missing = UnservedMedia {
+            m_line: 1,
+            kind: MediaKind::Video,
+            reason: "codec_not_negotiated",
+            text: "the publisher sends VP9".into(),
+        };
+        let without = ViewerStatus { unserved: vec![missing], ..served.clone() };
+        state.update(now, &served);
+        let (text, _) = state.update(now, &without);
+        assert_eq!(
+            text,
+            "event: unserved\ndata: {\"1\":{\"kind\":\"video\",\
+             \"reason\":\"codec_not_negotiated\",\"text\":\"the publisher sends VP9\"}}\n\n"
+        );
+        assert_eq!(state.update(now, &without), (String::new(), None));
+        let (text, _) = state.update(now, &served);
+        assert_eq!(text, "event: unserved\ndata: {}\n\n");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use tokio::sync::oneshot;
 use weir_sfu::ids::{Role, StreamName};
-use weir_sfu::net::{Created, OfferError, Sfu, StartMode};
+use weir_sfu::net::{Created, Grammar, OfferError, OfferText, Sfu, StartMode};
 
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
 use crate::error::Problem;
@@ -74,9 +74,10 @@ pub async fn answer(
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; POST an SDP offer"));
     }
     state.refresh_addresses();
+    let grammar = if state.config().strict { Grammar::Strict } else { Grammar::Lenient };
     let session = tokio::time::timeout(
         ANSWER_TIMEOUT,
-        create(&state.sfu, purpose, &stream, offer, peer.and_then(network)),
+        create(&state.sfu, purpose, &stream, (offer, grammar), peer.and_then(network)),
     )
     .await
     .unwrap_or(Err(OfferError::Unavailable { retry_after_s: 1 }))?;
@@ -118,17 +119,18 @@ async fn create(
     sfu: &Sfu,
     purpose: Purpose,
     stream: &StreamName,
-    offer: Bytes,
+    (bytes, grammar): (Bytes, Grammar),
     network: Option<IpAddr>,
 ) -> Result<Unclaimed, OfferError> {
     let (answered, answer) = oneshot::channel();
     let (sfu, stream) = (sfu.clone(), stream.clone());
     tokio::spawn(async move {
         let role = purpose.role();
+        let offer = OfferText { bytes: &bytes, grammar };
         let created = match purpose {
-            Purpose::Publish => sfu.signalling().publish(stream.clone(), &offer, network).await,
+            Purpose::Publish => sfu.signalling().publish(stream.clone(), offer, network).await,
             Purpose::Watch(start) => {
-                sfu.signalling().subscribe(stream.clone(), &offer, start, network).await
+                sfu.signalling().subscribe(stream.clone(), offer, start, network).await
             }
         };
         let session = created

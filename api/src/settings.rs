@@ -60,7 +60,8 @@ settings! {
         key "post-rate", env "WEIR_POST_RATE", value "N", heading "Access",
         default "50", reload, read Ok
     }
-    /// Demand `If-Match` on every PATCH, as RFC 9725 does and known clients do not.
+    /// Demand `If-Match` on every PATCH, as RFC 9725 does, and offers to the letter of RFC 8866. Known
+    /// clients fall short of both.
     strict: bool => bool {
         key "strict", env "WEIR_STRICT", value "BOOL", heading "Access",
         default "false", reload, read Ok

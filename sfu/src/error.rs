@@ -141,7 +141,7 @@ reasons! {
         TakenOver => "taken_over",
         /// The publisher left and the grace period is over (whip-whep G8).
         StreamEnded => "stream_ended",
-        /// The publisher's codec is not in this viewer's answer (whip-whep G6).
+        /// No published codec is in this viewer's answer (whip-whep G6).
         CodecNotNegotiated => "codec_not_negotiated",
         /// Closed by the operator.
         Kicked => "kicked",

@@ -49,7 +49,7 @@ async fn the_201_of_a_viewer_names_both_extensions() {
         let wanted = [
             format!(
                 "<{session}/sse>; rel=\"{urn}:server-sent-events\"; \
-                 events=\"active,inactive,layers,viewercount,status,reconnect\""
+                 events=\"active,inactive,layers,viewercount,status,unserved,reconnect\""
             ),
             format!("<{session}/layer>; rel=\"{urn}:layer\""),
         ];

@@ -21,7 +21,7 @@ pub enum Reason {
     Unbound,
     /// The m-line was bound to this track.
     Bound,
-    /// The codec of the track that the m-line was bound to is not in the viewer's answer.
+    /// The codec of the track is not in the viewer's answer.
     CodecNotNegotiated,
     /// Audio starts with any packet.
     AudioFlows,

@@ -31,8 +31,8 @@ use crate::error::CloseReason;
 use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::sdp::{
-    IceCredentials, LocalTransport, Offer, SourceTrack, SubscribeOptions, answer_publish,
-    answer_subscribe,
+    IceCredentials, LocalTransport, Offer, OfferText, SourceTrack, SubscribeOptions,
+    answer_publish, answer_subscribe,
 };
 use crate::transport::peer::ICE_TIMEOUT;
 use crate::worker::{Command, Event, Lobby, NewSession, Plan, Warning};
@@ -103,7 +103,7 @@ impl Control {
     pub(super) fn publish(
         &self,
         name: &StreamName,
-        offer: &[u8],
+        offer: OfferText<'_>,
         network: Option<IpAddr>,
     ) -> Result<Admitted, OfferError> {
         self.ensure_ready()?;
@@ -137,7 +137,7 @@ impl Control {
     pub(super) fn subscribe(
         &self,
         name: &StreamName,
-        offer: &[u8],
+        offer: OfferText<'_>,
         start: StartMode,
         network: Option<IpAddr>,
     ) -> Result<Admitted, OfferError> {
@@ -169,6 +169,9 @@ impl Control {
             let secret = random::session_secret();
             let session = SessionEntry::new(&new, stream, secret, tracks, local, network);
             self.placement.reserve(&mut session.lock().placed, worker);
+            for section in &session.rejected {
+                tracing::info!(session = %id, stream = %name, "rejected {section}");
+            }
             let created = self.accept(session, answer);
             state.add_viewer(id, new.created);
             self.lobby.wait(Box::new(new), Some(worker));

@@ -14,13 +14,13 @@ use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::router::SourceInfo;
 use crate::router::table::SourceTrackInfo;
-use crate::sdp::{CodecFormat, ExtMap, SourceTrack};
+use crate::sdp::{CodecFormat, ExtMap, OfferText, SourceTrack};
 use crate::worker::{Event, Lobby};
 
-pub(super) const WHIP_OFFER: &[u8] =
-    include_bytes!("../../tests/data/offers/chromium-156-whip.sdp");
-pub(super) const WHEP_OFFER: &[u8] =
-    include_bytes!("../../tests/data/offers/chromium-156-whep.sdp");
+pub(super) const WHIP_OFFER: OfferText<'static> =
+    OfferText::lenient(include_bytes!("../../tests/data/offers/chromium-156-whip.sdp"));
+pub(super) const WHEP_OFFER: OfferText<'static> =
+    OfferText::lenient(include_bytes!("../../tests/data/offers/chromium-156-whep.sdp"));
 
 /// Control plane whose workers the test plays.
 pub(super) struct Detached {

@@ -15,7 +15,7 @@ use super::session_entry::SessionEntry;
 use super::stats::{SfuStats, StatsSum};
 use super::stream_entry::StreamEntry;
 use crate::ids::{SessionId, StreamName};
-use crate::worker::{SessionInfo, Worker};
+use crate::worker::{SessionInfo, TrackInfo, Worker};
 
 /// Maximum viewer ids listed per stream.
 const VIEWER_IDS_MAX: usize = 1_000;
@@ -125,7 +125,11 @@ impl Inspection {
     ) -> HashMap<SessionId, SessionInfo> {
         let mut infos = HashMap::with_capacity(sessions.len());
         let mut by_worker: BTreeMap<usize, Vec<SessionId>> = BTreeMap::new();
+        let mut rejected = Vec::new();
         for session in sessions {
+            if !session.rejected.is_empty() {
+                rejected.push(Arc::clone(&session));
+            }
             match session.worker() {
                 Some(worker) => by_worker.entry(worker).or_default().push(session.id),
                 None => {
@@ -143,6 +147,11 @@ impl Inspection {
         for question in questions {
             let answer = question.await.unwrap_or_default();
             infos.extend(answer.into_iter().map(|info| (info.id, info)));
+        }
+        for session in rejected {
+            if let Some(info) = infos.get_mut(&session.id) {
+                info.tracks.extend(session.rejected.iter().map(TrackInfo::rejected));
+            }
         }
         infos
     }

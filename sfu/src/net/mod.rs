@@ -66,6 +66,7 @@ mod workers;
 
 pub use crate::forward::LayerPreference;
 pub use crate::forward::start::{StartMode, UnknownStartMode};
+pub use crate::sdp::{Grammar, OfferText};
 pub use crate::worker::{DecisionInfo, LayerInfo, SessionInfo, TrackInfo};
 pub use crate::worker::{LayerState, PublisherStatus, TrackLayers, Warning};
 pub use admission::NotReady;
@@ -78,7 +79,7 @@ pub use outcome::{
     Conflict, ConflictCause, Created, IfMatch, LayerError, LookupError, OfferError, PatchError,
     Patched,
 };
-pub use received_track::MediaLayers;
+pub use received_track::{MediaLayers, UnservedMedia};
 pub use signalling::Signalling;
 pub use stats::{AnswerTotals, Counts, SessionTotals, SfuStats, WorkerStats};
 pub use status_board::{StatusReceiver, ViewerStatus};

@@ -6,8 +6,8 @@
 use super::outcome::LayerError;
 use crate::codec::MediaKind;
 use crate::router::SourceInfo;
-use crate::sdp::{Offer, SubscribePlan};
-use crate::worker::{LayerState, TrackLayers};
+use crate::sdp::{Offer, RejectedSection, SubscribePlan};
+use crate::worker::{LayerState, TrackLayers, UnservedTrack};
 
 /// One track that a viewer receives.
 #[derive(Debug, Clone)]
@@ -35,6 +35,30 @@ pub struct MediaLayers {
     pub awaits_keyframe: bool,
     /// Whether temporal layers are limited, and the stream has none that can be left out.
     pub filters_in_vain: bool,
+}
+
+/// M-line of a viewer on which nothing is sent although the viewer asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnservedMedia {
+    /// Position of the m-line in the viewer's SDP, from 0.
+    pub m_line: usize,
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// Reason code.
+    pub reason: &'static str,
+    /// The reason in words.
+    pub text: String,
+}
+
+impl From<&RejectedSection> for UnservedMedia {
+    fn from(section: &RejectedSection) -> Self {
+        Self {
+            m_line: section.m_line,
+            kind: section.kind,
+            reason: section.cause.label(),
+            text: section.cause.to_string(),
+        }
+    }
 }
 
 impl ReceivedTracks {
@@ -83,6 +107,15 @@ impl ReceivedTracks {
                 awaits_keyframe: layers.awaits_keyframe,
                 filters_in_vain: layers.filters_in_vain,
             })
+        });
+        named.collect()
+    }
+
+    /// The same for tracks on which nothing is sent.
+    pub(super) fn unserved(&self, tracks: Vec<UnservedTrack>) -> Vec<UnservedMedia> {
+        let named = tracks.into_iter().filter_map(|UnservedTrack { mid, kind, reason, text }| {
+            let track = self.0.iter().find(|track| track.mid == mid)?;
+            Some(UnservedMedia { m_line: track.m_line, kind, reason, text })
         });
         named.collect()
     }

@@ -12,9 +12,9 @@ use super::received_track::ReceivedTracks;
 use super::stream_entry::StreamEntry;
 use crate::ids::{Role, SessionId, SessionSecret};
 use crate::limiter::PerSecondLimit;
-use crate::sdp::{IceCredentials, LocalTransport};
+use crate::sdp::{IceCredentials, LocalTransport, RejectedSection};
 use crate::transport::peer::PeerState;
-use crate::worker::{NewSession, PreferenceMailbox, SessionInfo, seconds};
+use crate::worker::{NewSession, Plan, PreferenceMailbox, SessionInfo, seconds};
 
 /// Maximum requests of one kind per second and session (whip-whep B19): PATCHes, and separately lookups that
 /// interrupt a media thread or hold something open. Further ones are refused with 429.
@@ -29,6 +29,8 @@ pub(super) struct SessionEntry {
     pub created: Instant,
     /// Tracks that it receives; none for a publisher.
     pub tracks: ReceivedTracks,
+    /// M-lines that its answer rejected; none for a publisher.
+    pub rejected: Vec<RejectedSection>,
     /// Layer preferences that its worker has not read yet.
     pub preferences: Arc<PreferenceMailbox>,
     /// Client network that it came from; `None` for loopback.
@@ -77,6 +79,10 @@ impl SessionEntry {
             secret,
             created: new.created,
             tracks,
+            rejected: match &new.plan {
+                Plan::Publish { .. } => Vec::new(),
+                Plan::Subscribe { plan, .. } => plan.rejected.clone(),
+            },
             preferences: Arc::default(),
             network,
             change_lock: tokio::sync::Mutex::default(),

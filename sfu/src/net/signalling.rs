@@ -16,7 +16,7 @@ use crate::error::CloseReason;
 use crate::forward::LayerPreference;
 use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, StreamName};
-use crate::sdp::{LocalTransport, fragment};
+use crate::sdp::{LocalTransport, OfferText, fragment};
 
 /// View of the server for clients: with an offer, or with the URL of their own session. Cheap to clone.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ impl Signalling {
     pub async fn publish(
         &self,
         stream: StreamName,
-        offer: &[u8],
+        offer: OfferText<'_>,
         network: Option<IpAddr>,
     ) -> Result<Created, OfferError> {
         let admitted = self.control.publish(&stream, offer, network)?;
@@ -51,7 +51,7 @@ impl Signalling {
     pub async fn subscribe(
         &self,
         stream: StreamName,
-        offer: &[u8],
+        offer: OfferText<'_>,
         start: StartMode,
         network: Option<IpAddr>,
     ) -> Result<Created, OfferError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use tokio::sync::{Notify, watch};
 
-use super::received_track::MediaLayers;
+use super::received_track::{MediaLayers, UnservedMedia};
 use crate::error::CloseReason;
 use crate::ids::SessionId;
 use crate::worker::PublisherStatus;
@@ -25,6 +25,8 @@ pub struct ViewerStatus {
     pub layers: Vec<MediaLayers>,
     /// State of the publisher's stream.
     pub publisher: PublisherStatus,
+    /// M-lines on which nothing is sent although the viewer asked for them.
+    pub unserved: Vec<UnservedMedia>,
     /// Why the session ended; nothing follows.
     pub ended: Option<CloseReason>,
 }

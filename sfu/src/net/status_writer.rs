@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::control::Control;
+use super::received_track::UnservedMedia;
 use super::session_entry::SessionEntry;
 use super::status_board::ViewerStatus;
 use crate::ids::SessionId;
@@ -101,21 +102,26 @@ async fn write_some(
         None => None,
         Some(worker) => {
             let look = move |worker: &mut Worker, now: Instant| {
-                ids.into_iter().map(|id| worker.viewer_layers(id, now)).collect::<Vec<_>>()
+                let look = |id| (worker.viewer_layers(id, now), worker.unserved_tracks(id));
+                ids.into_iter().map(look).collect::<Vec<_>>()
             };
             control.workers.inspect(worker, look).await
         }
     };
-    let mut layers = answer.unwrap_or_default().into_iter();
+    let mut answers = answer.unwrap_or_default().into_iter();
     for session in sessions {
-        let layers = session.tracks.by_m_line(layers.next().flatten().unwrap_or_default());
+        let (layers, refused) = answers.next().unwrap_or_default();
+        let layers = session.tracks.by_m_line(layers.unwrap_or_default());
+        let rejected = session.rejected.iter().map(UnservedMedia::from);
+        let mut unserved: Vec<_> = rejected.chain(session.tracks.unserved(refused)).collect();
+        unserved.sort_by_key(|media| media.m_line);
         let (live, viewers) = {
             let state = session.stream.lock();
             (live(state.publishers.live()), state.viewer_count())
         };
         let publisher = live.and_then(|id| publishers.get(&id)).cloned().unwrap_or_default();
         let active = live.is_some();
-        let status = ViewerStatus { active, viewers, layers, publisher, ended: None };
+        let status = ViewerStatus { active, viewers, layers, publisher, unserved, ended: None };
         control.status_board.set(session.id, status);
     }
 }

@@ -10,8 +10,10 @@ use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::transport::stun::{CheckRequest, StunClass, StunView, write_check};
 
-const OFFER: &[u8] = include_bytes!("../../tests/data/offers/chromium-156-whip.sdp");
-const WATCH: &[u8] = include_bytes!("../../tests/data/offers/chromium-156-whep.sdp");
+const OFFER: OfferText<'static> =
+    OfferText::lenient(include_bytes!("../../tests/data/offers/chromium-156-whip.sdp"));
+const WATCH: OfferText<'static> =
+    OfferText::lenient(include_bytes!("../../tests/data/offers/chromium-156-whep.sdp"));
 
 /// Client that gets as far as its first answered check; then a worker owns its session.
 struct Client {

@@ -41,10 +41,25 @@ pub(super) struct Accepted<'o> {
     pub(super) direction: Direction,
     /// The codecs, best first, with the feedback taken for each.
     pub(super) codecs: Vec<(CodecChoice<'o>, Feedback)>,
+    /// Whether the first codec stands before all others, wherever the offer has it.
+    pub(super) first_leads: bool,
     /// Values of `a=extmap`.
     pub(super) exts: Vec<String>,
     /// Further attributes: rids and simulcast, or msid and SSRCs.
     pub(super) lines: Vec<(&'static str, String)>,
+}
+
+impl<'o> Accepted<'o> {
+    /// Payload types in the order of the offer, companions too: the first one is what a browser
+    /// sends, so that RED before Opus means RED (RFC 3264 section 6.1).
+    fn payloads(&self, section: &'o Section) -> Vec<&'o Payload> {
+        let taken = |payload: &&Payload| self.codecs.iter().any(|(codec, _)| codec.has(payload));
+        let mut payloads: Vec<&Payload> = section.payloads.iter().filter(taken).collect();
+        if let Some((first, _)) = self.codecs.first().filter(|_| self.first_leads) {
+            payloads.sort_by_key(|payload| !first.has(payload));
+        }
+        payloads
+    }
 }
 
 impl<'o> Reply<'o> {
@@ -56,6 +71,7 @@ impl<'o> Reply<'o> {
             Some(codec) => Self::Accepted(Accepted {
                 direction: Direction::Inactive,
                 codecs: vec![(codec, Feedback::default())],
+                first_leads: false,
                 exts: Vec::new(),
                 lines: Vec::new(),
             }),
@@ -144,15 +160,13 @@ impl LocalLines<'_> {
         if section.allow_mixed {
             attributes.push(flag("extmap-allow-mixed"));
         }
-        attributes.extend(reply.exts.into_iter().map(|ext| value("extmap", ext)));
+        attributes.extend(reply.exts.iter().map(|ext| value("extmap", ext)));
         let mut formats = Vec::new();
-        for (codec, feedback) in &reply.codecs {
-            let companions = [codec.red, codec.rtx].into_iter().flatten();
-            for payload in std::iter::once(codec.media).chain(companions) {
-                formats.push(payload.pt.to_string());
-                attributes.extend(payload_lines(payload));
-            }
-            attributes.extend(feedback_lines(codec.media.pt, *feedback));
+        for payload in reply.payloads(section) {
+            formats.push(payload.pt.to_string());
+            attributes.extend(payload_lines(payload));
+            let own = reply.codecs.iter().find(|(codec, _)| codec.media.pt == payload.pt);
+            attributes.extend(own.into_iter().flat_map(|(_, f)| feedback_lines(payload.pt, *f)));
         }
         attributes.extend(reply.lines.into_iter().map(|(key, line)| value(key, line)));
         media(section, 9, formats, attributes)
@@ -213,7 +227,8 @@ fn payload_lines(payload: &Payload) -> impl Iterator<Item = Attribute> {
     let line = |key: &str, rest: &str| {
         (!rest.is_empty()).then(|| value(key, format!("{} {rest}", payload.pt)))
     };
-    [line("rtpmap", &payload.encoding), line("fmtp", &payload.fmtp)].into_iter().flatten()
+    let fmtp = payload.answered_fmtp();
+    [line("rtpmap", &payload.encoding), line("fmtp", &fmtp)].into_iter().flatten()
 }
 
 fn feedback_lines(pt: u8, feedback: Feedback) -> impl Iterator<Item = Attribute> {

@@ -151,7 +151,10 @@ pub enum Unacceptable {
     #[error("add a=rtcp-mux; RTCP has no port of its own")]
     NoRtcpMux,
     /// Two or more m-sections that are not in one BUNDLE group.
-    #[error("put every m-section into one a=group:BUNDLE; one transport is served")]
+    #[error(
+        "one transport is served: give each m-section an a=mid, and list them all before the first \
+         m-section, such as a=group:BUNDLE 0 1 for a=mid:0 and a=mid:1"
+    )]
     NotBundled,
     /// A transport attribute that no level has.
     #[error("the offer has no {0}")]
@@ -180,6 +183,9 @@ pub enum Unacceptable {
     /// A WHEP offer without a receiving m-section.
     #[error("a WHEP offer receives media: give an audio or video m-section a=recvonly")]
     NothingReceived,
+    /// No m-section of a WHEP offer can be served, each for a reason of its own.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NoneServed(Vec<RejectedSection>),
     /// No m-section of a WHEP offer takes a published track.
     #[error("the publisher sends {published}, which no m-section of the offer receives")]
     NoTrackReceived {
@@ -191,8 +197,48 @@ pub enum Unacceptable {
 /// Names of the codecs that are forwarded.
 fn forwarded(kind: MediaKind) -> &'static str {
     match kind {
-        MediaKind::Audio => "opus, PCMU, PCMA or G722",
-        MediaKind::Video => "H264, H265, VP8, VP9 or AV1",
+        MediaKind::Audio => "opus/48000/2, PCMU/8000, PCMA/8000 or G722/8000",
+        MediaKind::Video => "H264/90000, H265/90000, VP8/90000, VP9/90000 or AV1/90000",
+    }
+}
+
+impl Unacceptable {
+    /// Reason code for the API.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NotAudioOrVideo => "not_audio_or_video",
+            Self::NotDtlsSrtp => "not_dtls_srtp",
+            Self::NoCommonCodec { .. } => "no_common_codec",
+            Self::NotThePublishersCodec { .. } => "codec_not_negotiated",
+            Self::NoRtcpMux => "no_rtcp_mux",
+            Self::NotBundled => "not_bundled",
+            Self::Missing(_) | Self::HoldConn => "no_transport",
+            Self::NothingSent | Self::NothingReceived => "wrong_direction",
+            Self::TooManyTracks { .. } => "too_many_tracks",
+            Self::NoneServed(_) | Self::NoTrackReceived { .. } => "no_track",
+        }
+    }
+}
+
+/// An m-section of a viewer that is answered with port 0, while others are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedSection {
+    /// Position in the offer, from 0.
+    pub m_line: usize,
+    /// `a=mid`, or the position if it has none.
+    pub mid: String,
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// The m-section, such as `m-section 2 (video, mid "1")`.
+    pub section: String,
+    /// Why it is not served.
+    pub cause: Unacceptable,
+}
+
+/// `m-section 2 (video, mid "1"): offer …`
+impl fmt::Display for RejectedSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.section, self.cause)
     }
 }
 

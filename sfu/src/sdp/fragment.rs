@@ -7,9 +7,10 @@
 
 use rtc_sdp::description::common::Attribute;
 
+use super::grammar::Grammar;
 use super::plan::{IceCredentials, LocalTransport};
 use super::transport_lines::TransportLines;
-use super::{Location, SdpError, answer, scan};
+use super::{Location, SdpError, answer};
 
 /// Content of a PATCH body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +27,11 @@ pub struct Fragment {
 /// [`SdpError::Malformed`] when it is empty, not lines of `x=value`, over a limit (quality B2),
 /// or has credentials that break their grammar. The session is to survive it (whip-whep B16).
 pub fn parse(bytes: &[u8]) -> Result<Fragment, SdpError> {
-    let text = scan::scan(bytes)?;
+    let text = Grammar::Lenient.read(bytes)?;
     let mut lines = Vec::new();
     let mut candidates = 0_usize;
     for attribute in text.lines().filter_map(|line| line.strip_prefix("a=")) {
-        match attribute.trim().split_once(':') {
+        match attribute.split_once(':') {
             Some(("candidate", _)) => candidates = candidates.saturating_add(1),
             Some((key @ ("ice-ufrag" | "ice-pwd"), value)) => {
                 lines.push(Attribute::new(key.into(), Some(value.into())));
@@ -58,6 +59,7 @@ pub fn render(local: &LocalTransport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scan;
     use super::*;
 
     const UFRAG: &str = "EsAw";

@@ -3,7 +3,8 @@
 //! Pure: no clock, no socket, no randomness (ids and SSRCs come in as arguments). The worker reads
 //! plans, never SDP. Rules: docs/rules/whip-whep.md, sections C, D and G.
 //!
-//! A POST passes `scan.rs` (limits, before any parser) → `offer.rs` (the content, with
+//! A POST passes `grammar.rs` (what is read although RFC 8866 forbids it, with `scan.rs` for the
+//! limits before any parser) → `offer.rs` (the content, with
 //! `payload.rs`, `exts.rs`, `simulcast.rs`, `transport_lines.rs`) → `publish.rs` or `subscribe.rs`
 //! (what is accepted, with `remote.rs` for the transport and `matching.rs` for codecs) →
 //! `answer.rs` (the text). A PATCH body goes through [`fragment`]. Refusals are in `error.rs`.
@@ -13,6 +14,7 @@ mod answer;
 mod error;
 mod exts;
 pub mod fragment;
+mod grammar;
 mod matching;
 mod offer;
 mod payload;
@@ -27,7 +29,8 @@ mod transport_lines;
 #[cfg(test)]
 mod tests;
 
-pub use error::{Location, Malformed, SdpError, Unacceptable};
+pub use error::{Location, Malformed, RejectedSection, SdpError, Unacceptable};
+pub use grammar::{Grammar, OfferText};
 pub use matching::codec_matches;
 pub use offer::Offer;
 pub use plan::*;

@@ -4,8 +4,8 @@
 //! refused by `publish.rs`, `subscribe.rs` and `remote.rs` (422). Those three read the fields;
 //! `answer.rs` mirrors the sections.
 //!
-//! `rtc-sdp` splits the text after `scan.rs` has bounded it. It takes every client's offer that we
-//! have. Of legal SDP it refuses only an `o=` session id past 64 bits, which no client sends.
+//! `rtc-sdp` splits the text that `grammar.rs` has bounded and respelled. It takes every client's
+//! offer that we have.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,11 +17,12 @@ use rtc_sdp::description::session::SessionDescription;
 use rtc_sdp::direction::Direction;
 
 use super::exts::{self, OfferedExt};
+use super::grammar::OfferText;
 use super::payload::{self, Payload};
 use super::plan::DeclaredSsrc;
 use super::simulcast::{self, OfferedLayer};
 use super::transport_lines::TransportLines;
-use super::{Location, Malformed, SdpError, Unacceptable, scan};
+use super::{Location, Malformed, RejectedSection, SdpError, Unacceptable};
 use crate::codec::MediaKind;
 use crate::ids::Role;
 
@@ -58,11 +59,11 @@ impl Offer {
     /// # Errors
     /// [`SdpError::Malformed`] when it is not SDP, is over a limit (quality B2), repeats a mid, or
     /// has an attribute that breaks its grammar.
-    pub fn parse(bytes: &[u8]) -> Result<Self, SdpError> {
-        let text = scan::scan(bytes)?;
+    pub fn parse(OfferText { bytes, grammar }: OfferText<'_>) -> Result<Self, SdpError> {
+        let text = grammar.read(bytes)?;
         let mut reader = Cursor::new(text.as_bytes());
         let sdp = SessionDescription::unmarshal(&mut reader)
-            .map_err(|_| malformed_line(text, reader.position()))?;
+            .map_err(|_| text.malformed_line(reader.position()))?;
         let session = &sdp.attributes;
         let mut mids = BTreeSet::new();
         let mut sections = Vec::with_capacity(sdp.media_descriptions.len());
@@ -189,19 +190,20 @@ impl Section {
     /// [`SdpError::Unacceptable`] for media over anything but DTLS-SRTP (whip-whep C22), and for a
     /// publisher's media that is neither audio nor video (whip-whep C24). Data channels are not
     /// media.
-    pub(super) fn intent(&self, role: Role) -> Result<Intent, SdpError> {
+    pub(super) fn intent(&self, role: Role) -> Result<Intent, Unacceptable> {
         let kind = match self.kind {
             _ if self.disabled => return Ok(Intent::Reject),
             Some(kind) => kind,
             None if role == Role::Publisher && self.media != "application" => {
-                return Err(self.unacceptable(Unacceptable::NotAudioOrVideo));
+                return Err(Unacceptable::NotAudioOrVideo);
             }
             None => return Ok(Intent::Reject),
         };
         // The answer repeats the offered profile; older ones mean the same with a fingerprint
         // (RFC 9429 section 5.1.2).
-        if !self.proto.ends_with("RTP/SAVPF") && !self.proto.ends_with("RTP/SAVP") {
-            return Err(self.unacceptable(Unacceptable::NotDtlsSrtp));
+        let proto = self.proto.to_ascii_uppercase();
+        if !proto.ends_with("RTP/SAVPF") && !proto.ends_with("RTP/SAVP") {
+            return Err(Unacceptable::NotDtlsSrtp);
         }
         let one_way = match role {
             Role::Publisher => Direction::SendOnly,
@@ -209,6 +211,17 @@ impl Section {
         };
         let flows = self.direction == one_way || self.direction == Direction::SendRecv;
         Ok(if flows { Intent::Live(kind) } else { Intent::Idle(kind) })
+    }
+
+    /// Rejection of this section alone, for a viewer; what is no media has no reason to tell.
+    pub(super) fn rejected(&self, cause: Unacceptable) -> Option<RejectedSection> {
+        Some(RejectedSection {
+            m_line: self.index,
+            mid: self.mid_or_index(),
+            kind: self.kind?,
+            section: self.to_string(),
+            cause,
+        })
     }
 
     /// The mid for the plan: a lone section without BUNDLE need not have one.
@@ -227,13 +240,11 @@ impl Section {
 
     /// The offered codecs, for an error text: `VP8, VP9`.
     pub(super) fn encodings(&self) -> String {
-        const COMPANIONS: [&str; 4] = ["rtx", "red", "ulpfec", "flexfec-03"];
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"-._+".contains(&b);
-        let mut names: Vec<&str> = Vec::new();
-        for payload in &self.payloads {
-            let name = payload.encoding.split('/').next().unwrap_or_default();
-            let shown = !name.is_empty() && name.bytes().all(token) && !COMPANIONS.contains(&name);
-            if shown && !names.contains(&name) {
+        const SHOWN_MAX: usize = 16;
+        let mut names: Vec<String> = Vec::new();
+        let kind = self.kind.into_iter().cycle();
+        for name in self.payloads.iter().zip(kind).filter_map(|(one, kind)| one.described(kind)) {
+            if names.len() < SHOWN_MAX && !names.contains(&name) {
                 names.push(name);
             }
         }
@@ -250,17 +261,6 @@ impl fmt::Display for Section {
             None => write!(f, ")"),
         }
     }
-}
-
-/// Error for the line at which `rtc-sdp` stopped reading. Its own error text is not shown: it may
-/// quote the line.
-fn malformed_line(text: &str, position: u64) -> SdpError {
-    // The reader stops inside the bad line, or right behind its line end.
-    let read = usize::try_from(position).unwrap_or(usize::MAX).saturating_sub(1);
-    let before = text.bytes().take(read).filter(|byte| *byte == b'\n').count();
-    let kind: String =
-        text.lines().nth(before).into_iter().flat_map(|l| l.chars().take(2)).collect();
-    Malformed::BadLine(kind).at(Location::Line(before.saturating_add(1)))
 }
 
 /// Whether a flag attribute is there.

@@ -3,6 +3,7 @@
 //! Owns `a=rtpmap`, `a=fmtp` and `a=rtcp-fb`. Never decides which codec is used; that is
 //! `publish.rs` and `subscribe.rs`, with `matching.rs`. Called by `offer.rs`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rtc_sdp::description::common::Attribute;
@@ -28,6 +29,62 @@ pub(super) struct Payload {
     pub(super) fmtp: String,
     purpose: Purpose,
     feedback: Feedback,
+}
+
+impl Payload {
+    /// The payload type for an error text: its name, and what keeps it from being a codec that is
+    /// forwarded. `None` for what is no codec by itself.
+    pub(super) fn described(&self, kind: MediaKind) -> Option<String> {
+        const COMPANIONS: [&str; 6] =
+            ["rtx", "red", "ulpfec", "flexfec-03", "CN", "telephone-event"];
+        const NAME_CHARS_SHOWN: usize = 40;
+        let pt = self.pt;
+        if self.encoding.is_empty() {
+            return Some(format!("payload type {pt} without an a=rtpmap"));
+        }
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"-._+/".contains(&b);
+        let encoding: String = self.encoding.chars().take(NAME_CHARS_SHOWN).collect();
+        let name = encoding.split('/').next().unwrap_or_default();
+        if COMPANIONS.iter().any(|one| one.eq_ignore_ascii_case(name))
+            || !encoding.bytes().all(token)
+        {
+            return None;
+        }
+        let (Some(codec), Purpose::Other) = (Codec::from_name(name), self.purpose) else {
+            return Some(name.to_owned());
+        };
+        let clock = encoding.split('/').nth(1).filter(|clock| !clock.is_empty());
+        let usual = match codec {
+            Codec::Opus => "WebRTC's Opus is opus/48000/2".to_owned(),
+            _ => format!("write {}/{}", codec.name(), codec.clock_rate()),
+        };
+        Some(match clock {
+            _ if codec.kind() != kind => format!("{name} in a section of another kind"),
+            _ if RTCP_CONFLICT.contains(&pt) => {
+                format!("{name} as payload type {pt}, which RTCP uses (RFC 5761); take 96 to 127")
+            }
+            None => format!("{name} without its clock rate; {usual}"),
+            Some(_) => format!("{encoding}; {usual}"),
+        })
+    }
+
+    /// `a=fmtp` for the answer: as offered, and for Opus with two channels in both directions.
+    ///
+    /// `stereo` is what the writer of a description can receive and `sprop-stereo` what it sends
+    /// (RFC 7587 section 7.1), so that the offer's values say nothing about the answer. Without
+    /// them Chromium sends and plays one channel (whip-whep C44).
+    pub(super) fn answered_fmtp(&self) -> Cow<'_, str> {
+        const CHANNELS: [&str; 2] = ["stereo", "sprop-stereo"];
+        let stereo = |name| parameter(&self.fmtp, name) == Some("1");
+        if self.purpose != Purpose::Media(Codec::Opus) || CHANNELS.into_iter().all(stereo) {
+            return Cow::Borrowed(&self.fmtp);
+        }
+        let name = |item: &str| item.split('=').next().unwrap_or_default().trim().to_lowercase();
+        let others = self.fmtp.split(';').map(str::trim);
+        let others = others.filter(|item| !item.is_empty() && !CHANNELS.contains(&&*name(item)));
+        let items: Vec<_> = others.chain(["stereo=1", "sprop-stereo=1"]).collect();
+        Cow::Owned(items.join(";"))
+    }
 }
 
 /// Content of a payload type.
@@ -68,6 +125,11 @@ impl<'o> CodecChoice<'o> {
             let red = companion(Purpose::Red { inner: media.pt }).filter(|_| codec == Codec::Opus);
             Some(Self { codec, media, rtx, red })
         })
+    }
+
+    /// Whether a payload type is this codec or one of its companions.
+    pub(super) fn has(&self, payload: &Payload) -> bool {
+        [Some(self.media), self.rtx, self.red].into_iter().flatten().any(|own| own.pt == payload.pt)
     }
 
     /// Codec as the matcher and the plans use it.

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use super::error::RejectedSection;
 use crate::codec::{Codec, MediaKind};
 use crate::rtp::ext::ExtKind;
 
@@ -219,8 +220,8 @@ pub struct SubscribeTrack {
     pub kind: MediaKind,
     /// Takes the n-th published track of its kind (whip-whep G15).
     pub ordinal: usize,
-    /// Every codec in the answer, best first: one when the publisher is known, all common ones
-    /// otherwise (whip-whep G6).
+    /// Every codec in the answer: all common ones, first the one that the publisher sends
+    /// (whip-whep G6).
     pub codecs: Vec<SubscribeCodec>,
     /// Accepted header extensions.
     pub exts: ExtMap,
@@ -237,6 +238,8 @@ pub struct SubscribePlan {
     pub transport: RemoteTransport,
     /// Live m-lines in offer order (rejected and inactive ones are not here).
     pub tracks: Vec<SubscribeTrack>,
+    /// M-lines that asked for media and are rejected, in offer order (whip-whep G5).
+    pub rejected: Vec<RejectedSection>,
 }
 
 /// Published track, as the matcher needs it.

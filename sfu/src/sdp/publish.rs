@@ -27,7 +27,9 @@ pub fn answer_publish(
     let mut tracks = Vec::new();
     let mut replies = Vec::with_capacity(offer.sections.len());
     for section in &offer.sections {
-        replies.push(match section.intent(Role::Publisher)? {
+        let intent =
+            section.intent(Role::Publisher).map_err(|cause| section.unacceptable(cause))?;
+        replies.push(match intent {
             Intent::Reject => Reply::Rejected,
             Intent::Idle(_) => Reply::idle(section),
             Intent::Live(kind) => {
@@ -56,7 +58,7 @@ fn take(section: &Section, kind: MediaKind) -> Result<(PublishTrack, Accepted<'_
     let codec = CodecChoice::all(&section.payloads)
         .find(|choice| choice.codec == Codec::Opus)
         .or_else(|| CodecChoice::all(&section.payloads).next())
-        .ok_or_else(|| no_common_codec(section, kind))?;
+        .ok_or_else(|| section.unacceptable(no_common_codec(section, kind)))?;
     let mid = section.mid_or_index();
     let exts = exts::agree(&section.exts, Role::Publisher, section.allow_mixed, &mid);
     let feedback = codec.feedback(exts.transport_cc());
@@ -68,6 +70,7 @@ fn take(section: &Section, kind: MediaKind) -> Result<(PublishTrack, Accepted<'_
     let reply = Accepted {
         direction: Direction::RecvOnly,
         codecs: vec![(codec, feedback)],
+        first_leads: false,
         exts: exts.lines,
         lines: simulcast::answer_lines(&layers),
     };
@@ -87,6 +90,6 @@ fn take(section: &Section, kind: MediaKind) -> Result<(PublishTrack, Accepted<'_
 }
 
 /// Refusal of a section without a codec that is forwarded.
-pub(super) fn no_common_codec(section: &Section, kind: MediaKind) -> SdpError {
-    section.unacceptable(Unacceptable::NoCommonCodec { offered: section.encodings(), kind })
+pub(super) fn no_common_codec(section: &Section, kind: MediaKind) -> Unacceptable {
+    Unacceptable::NoCommonCodec { offered: section.encodings(), kind }
 }

@@ -1,8 +1,8 @@
 //! Limits that hold before any parser runs: size, characters, and counts.
 //!
 //! Owns every number of quality B2's SDP row that can be checked in one pass over the lines. Knows
-//! no meaning. Called by `offer.rs` and `fragment.rs`. The text it returns is safe to hand to
-//! `rtc-sdp`: each non-empty line is `x=…`, printable, and nothing is more numerous than allowed.
+//! no meaning. Called by `grammar.rs`. The text it returns is safe to hand to `rtc-sdp`: each
+//! non-empty line is `x=…`, printable, and nothing is more numerous than allowed.
 
 use super::{Location, Malformed, SdpError};
 
@@ -25,25 +25,29 @@ pub(super) const SSRCS_MAX: usize = 32;
 /// Maximum `a=rid` lines in one m-section; one more refuses the body.
 pub(super) const RIDS_MAX: usize = 8;
 
-/// Checks a body once, line by line, and returns it as text.
+/// The body as text.
 ///
 /// # Errors
-/// [`SdpError::Malformed`] at the first line that breaks a rule.
-pub(super) fn scan(bytes: &[u8]) -> Result<&str, SdpError> {
+/// [`SdpError::Malformed`] when it is too large or not UTF-8.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, SdpError> {
     if bytes.len() > BYTES_MAX {
         return Err(Malformed::TooLarge(BYTES_MAX).at(Location::Body));
     }
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| Malformed::NotUtf8(error.valid_up_to()).at(Location::Body))?;
+    std::str::from_utf8(bytes)
+        .map_err(|error| Malformed::NotUtf8(error.valid_up_to()).at(Location::Body))
+}
+
+/// Checks a text once, line by line.
+///
+/// # Errors
+/// The first line that breaks a rule, from 0, and its fault; no line if the text has none.
+pub(super) fn check(text: &str) -> Result<(), (Option<usize>, Malformed)> {
     let mut counts = Counts::default();
     for (index, line) in text.lines().enumerate() {
         let number = index.saturating_add(1);
-        counts.line(number, line).map_err(|cause| cause.at(Location::Line(number)))?;
+        counts.line(number, line).map_err(|cause| (Some(index), cause))?;
     }
-    if !counts.any_line {
-        return Err(Malformed::Empty.at(Location::Body));
-    }
-    Ok(text)
+    if counts.any_line { Ok(()) } else { Err((None, Malformed::Empty)) }
 }
 
 /// Counts so far: in the whole body, and in the current m-section.
@@ -126,7 +130,13 @@ fn limit(value: usize, max: usize, what: &'static str) -> Result<(), Malformed> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::grammar::Grammar;
     use super::*;
+
+    /// Reads a body to the letter, as it is written.
+    fn scan(bytes: &[u8]) -> Result<String, SdpError> {
+        Grammar::Strict.read(bytes).map(|read| read.to_string())
+    }
 
     const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n";
     const MEDIA: &str = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n";
@@ -134,7 +144,7 @@ mod tests {
     /// Checks one named limit: `build(n)` makes a body with n of the thing.
     fn at_and_past(max: usize, word: &str, build: impl Fn(usize) -> String) {
         let at = build(max);
-        assert_eq!(scan(at.as_bytes()), Ok(at.as_str()), "{word}: at the limit");
+        assert_eq!(scan(at.as_bytes()), Ok(at.clone()), "{word}: at the limit");
         match scan(build(max + 1).as_bytes()) {
             Err(error @ SdpError::Malformed { .. }) => {
                 assert!(error.to_string().contains(word), "{error}");

@@ -14,14 +14,14 @@ use super::plan::{
     LocalTransport, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack, TRACKS_MAX,
 };
 use super::publish::no_common_codec;
-use super::{SdpError, Unacceptable, exts};
+use super::{RejectedSection, SdpError, Unacceptable, exts};
 use crate::codec::MediaKind;
 use crate::ids::Role;
 
 /// Input of a viewer's answer beside the offer.
 pub struct SubscribeOptions<'a> {
-    /// The published tracks; None while there is no publisher: then every common codec is
-    /// answered, and the worker picks among them later (whip-whep G6).
+    /// The published tracks; None while there is no publisher. Every common codec is answered, and
+    /// the worker picks among them when a publisher comes (whip-whep G6).
     pub source: Option<&'a [SourceTrack]>,
     /// Source of random SSRCs, different at each call.
     pub ssrc_base: &'a mut dyn FnMut() -> u32,
@@ -30,41 +30,34 @@ pub struct SubscribeOptions<'a> {
 }
 
 /// Answers a WHEP offer: the k-th section of a kind that receives gets the k-th published track
-/// of that kind; what has no track stays `inactive`.
+/// of that kind. What has no track stays `inactive`. A section that cannot be served is rejected
+/// with its reason, and the others are served (whip-whep G5).
 ///
 /// # Errors
-/// [`SdpError::Unacceptable`] when nothing would be received, a section cannot take its track's
-/// codec (the text names both sides, whip-whep G5), or the transport lacks something
-/// (whip-whep C21, C22).
+/// [`SdpError::Unacceptable`] when no section can be served, or the transport lacks something
+/// (whip-whep C22).
 pub fn answer_subscribe(
     offer: &Offer,
     local: &LocalTransport,
     options: SubscribeOptions<'_>,
 ) -> Result<(SubscribePlan, String), SdpError> {
+    let mut choices = choose(offer, options.source);
+    reject_unreachable(offer, &mut choices);
     let mut tracks: Vec<SubscribeTrack> = Vec::new();
+    let mut rejected = Vec::new();
     let mut replies = Vec::with_capacity(offer.sections.len());
-    let mut receives = false;
-    for section in &offer.sections {
-        let kind = match section.intent(Role::Subscriber)? {
-            Intent::Reject => {
-                replies.push(Reply::Rejected);
-                continue;
-            }
-            Intent::Idle(_) => {
+    for (section, choice) in offer.sections.iter().zip(choices) {
+        let Take { kind, ordinal, codecs } = match choice {
+            SectionChoice::Take(take) => take,
+            SectionChoice::Idle => {
                 replies.push(Reply::idle(section));
                 continue;
             }
-            Intent::Live(kind) => kind,
-        };
-        receives = true;
-        if tracks.len() >= TRACKS_MAX {
-            replies.push(Reply::idle(section));
-            continue;
-        }
-        let ordinal = tracks.iter().filter(|track| track.kind == kind).count();
-        let Some(codecs) = codecs(section, kind, ordinal, options.source)? else {
-            replies.push(Reply::idle(section));
-            continue;
+            SectionChoice::Reject(cause) => {
+                rejected.extend(cause.and_then(|cause| section.rejected(cause)));
+                replies.push(Reply::Rejected);
+                continue;
+            }
         };
         let ssrc = (options.ssrc_base)();
         let rtx_ssrc = (options.ssrc_base)();
@@ -91,46 +84,153 @@ pub fn answer_subscribe(
                 with_rtx.then_some(rtx_ssrc),
             ),
             codecs,
+            first_leads: options.source.is_some(),
             exts: exts.lines,
         }));
     }
-    if !receives {
-        return Err(Unacceptable::NothingReceived.whole());
-    }
     if tracks.is_empty() {
-        let published = options.source.map_or_else(|| "nothing".into(), describe);
-        return Err(Unacceptable::NoTrackReceived { published }.whole());
+        return Err(nothing_served(offer, rejected, options.source));
     }
     let (transport, answer) = answer::finish(offer, local, replies)?;
-    Ok((SubscribePlan { transport, tracks }, answer))
+    Ok((SubscribePlan { transport, tracks, rejected }, answer))
 }
 
-/// The codecs to answer for the section's track; None when there is no such track.
+/// The refusal of an offer of which no section can be served.
+fn nothing_served(
+    offer: &Offer,
+    rejected: Vec<RejectedSection>,
+    source: Option<&[SourceTrack]>,
+) -> SdpError {
+    let receives =
+        |section: &Section| matches!(section.intent(Role::Subscriber), Ok(Intent::Live(_)));
+    match rejected.len() {
+        0 if !offer.sections.iter().any(receives) => Unacceptable::NothingReceived,
+        0 => Unacceptable::NoTrackReceived {
+            published: source.map_or_else(|| "nothing".into(), describe),
+        },
+        _ => Unacceptable::NoneServed(rejected),
+    }
+    .whole()
+}
+
+/// Use of one section.
+enum SectionChoice<'o> {
+    /// A track is sent on it.
+    Take(Take<'o>),
+    /// It stays without media.
+    Idle,
+    /// Port 0; without a cause where nobody asked for media.
+    Reject(Option<Unacceptable>),
+}
+
+/// A track that is sent on a section.
+struct Take<'o> {
+    kind: MediaKind,
+    ordinal: usize,
+    codecs: Vec<CodecChoice<'o>>,
+}
+
+/// Use of each section by its codecs.
+fn choose<'o>(offer: &'o Offer, source: Option<&[SourceTrack]>) -> Vec<SectionChoice<'o>> {
+    let mut receiving = Vec::new();
+    let one = |section: &'o Section| {
+        let kind = match section.intent(Role::Subscriber) {
+            Ok(Intent::Reject) => return SectionChoice::Reject(None),
+            Ok(Intent::Idle(_)) => return SectionChoice::Idle,
+            Ok(Intent::Live(kind)) => kind,
+            Err(cause) => return SectionChoice::Reject(Some(cause)),
+        };
+        if receiving.len() >= TRACKS_MAX {
+            return SectionChoice::Idle;
+        }
+        // The k-th section keeps its track also when one before it cannot be served.
+        let ordinal = receiving.iter().filter(|of| **of == kind).count();
+        receiving.push(kind);
+        match codecs(section, kind, ordinal, source) {
+            Ok(Some(codecs)) => SectionChoice::Take(Take { kind, ordinal, codecs }),
+            Ok(None) => SectionChoice::Idle,
+            Err(cause) => SectionChoice::Reject(Some(cause)),
+        }
+    };
+    offer.sections.iter().map(one).collect()
+}
+
+/// Rejects the sections that are not on the one transport that is served: of one BUNDLE group, or
+/// without a group one section, with a picture if there is one.
+fn reject_unreachable(offer: &Offer, choices: &mut [SectionChoice<'_>]) {
+    let sections = || offer.sections.iter().zip(0_usize..);
+    let takes = |index: usize, choices: &[SectionChoice<'_>]| match choices.get(index) {
+        Some(SectionChoice::Take(take)) => Some(take.kind),
+        _ => None,
+    };
+    for (section, index) in sections() {
+        if !section.rtcp_mux && !section.bundle_only {
+            reject(choices, index, Unacceptable::NoRtcpMux);
+        }
+    }
+    let taken: Vec<_> =
+        sections().filter_map(|(s, index)| Some((s, index, takes(index, choices)?))).collect();
+    let in_group = |group: &[String], section: &Section| {
+        section.mid.as_ref().is_some_and(|mid| group.contains(mid))
+    };
+    let group = offer
+        .bundles
+        .iter()
+        .find(|group| taken.iter().any(|(section, ..)| in_group(group, section)));
+    let alone = taken.iter().find(|(.., kind)| *kind == MediaKind::Video).or(taken.first());
+    let alone = alone.map(|(_, index, _)| *index);
+    for (section, index) in sections() {
+        let reached = match group {
+            Some(group) => in_group(group, section) || (taken.len() == 1 && alone == Some(index)),
+            None => alone == Some(index),
+        };
+        if !reached {
+            reject(choices, index, Unacceptable::NotBundled);
+        }
+    }
+}
+
+/// Rejects a section; its cause is told where media was asked for.
+fn reject(choices: &mut [SectionChoice<'_>], index: usize, cause: Unacceptable) {
+    if let Some(choice) = choices.get_mut(index) {
+        match choice {
+            SectionChoice::Take(_) => *choice = SectionChoice::Reject(Some(cause)),
+            SectionChoice::Idle => *choice = SectionChoice::Reject(None),
+            SectionChoice::Reject(_) => {}
+        }
+    }
+}
+
+/// The codecs to answer for the section's track, the published one first; None when there is no
+/// such track.
 fn codecs<'o>(
     section: &'o Section,
     kind: MediaKind,
     ordinal: usize,
     source: Option<&[SourceTrack]>,
-) -> Result<Option<Vec<CodecChoice<'o>>>, SdpError> {
-    let common = || CodecChoice::all(&section.payloads);
+) -> Result<Option<Vec<CodecChoice<'o>>>, Unacceptable> {
+    let mut common: Vec<_> = CodecChoice::all(&section.payloads).collect();
     let Some(source) = source else {
-        let all: Vec<_> = common().collect();
-        return if all.is_empty() { Err(no_common_codec(section, kind)) } else { Ok(Some(all)) };
+        return match common.is_empty() {
+            true => Err(no_common_codec(section, kind)),
+            false => Ok(Some(common)),
+        };
     };
     let Some(track) = source.iter().filter(|track| track.kind == kind).nth(ordinal) else {
         return Ok(None);
     };
     // `min_by_key` keeps the first of equal ranks: the viewer's own order.
-    let best = common()
-        .filter_map(|choice| Some((codec_matches(&track.format, &choice.format())?, choice)))
-        .min_by_key(|(rank, _)| *rank);
-    match best {
-        Some((_, choice)) => Ok(Some(vec![choice])),
-        None => Err(section.unacceptable(Unacceptable::NotThePublishersCodec {
+    let ranks = common.iter().map(|choice| codec_matches(&track.format, &choice.format()));
+    let ranked = ranks.enumerate().filter_map(|(index, rank)| Some((rank?, index)));
+    let Some((_, best)) = ranked.min_by_key(|(rank, _)| *rank) else {
+        return Err(Unacceptable::NotThePublishersCodec {
             published: describe(std::slice::from_ref(track)),
             offered: section.encodings(),
-        })),
-    }
+        });
+    };
+    let live = common.remove(best);
+    common.insert(0, live);
+    Ok(Some(common))
 }
 
 /// `H264 (profile-level-id=42e01f), opus`, each format cut to a readable length.

@@ -23,6 +23,8 @@ macro_rules! offer {
 const FFMPEG: &str = offer!("ffmpeg-8.1-whip");
 const OBS: &str = offer!("obs-32-whip");
 const OBS_SIMULCAST: &str = offer!("obs-32.1-whip-simulcast");
+const OBS_32_2: &str = offer!("obs-32.2-whip");
+const OBS_32_2_SIMULCAST: &str = offer!("obs-32.2-whip-simulcast-4");
 const GSTREAMER_WHEP: &str = offer!("gstreamer-whepsrc");
 const CHROMIUM_WHIP: &str = offer!("chromium-156-whip");
 const CHROMIUM_SIMULCAST: &str = offer!("chromium-156-whip-simulcast");
@@ -33,10 +35,12 @@ const FIREFOX_SIMULCAST: &str = offer!("firefox-153-whip-simulcast");
 const FIREFOX_WHEP: &str = offer!("firefox-153-whep");
 const FIREFOX_WHEP_DATA: &str = offer!("firefox-153-whep-data");
 
-const PUBLISHERS: [&str; 7] = [
+const PUBLISHERS: [&str; 9] = [
     FFMPEG,
     OBS,
     OBS_SIMULCAST,
+    OBS_32_2,
+    OBS_32_2_SIMULCAST,
     CHROMIUM_WHIP,
     CHROMIUM_SIMULCAST,
     FIREFOX_WHIP,
@@ -54,8 +58,12 @@ fn local() -> LocalTransport {
     }
 }
 
+fn parse(bytes: &[u8]) -> Result<Offer, SdpError> {
+    Offer::parse(OfferText::lenient(bytes))
+}
+
 fn publish(offer: &str) -> Result<(PublishPlan, String), SdpError> {
-    answer_publish(&Offer::parse(offer.as_bytes())?, &local())
+    answer_publish(&parse(offer.as_bytes())?, &local())
 }
 
 fn subscribe(
@@ -68,7 +76,7 @@ fn subscribe(
         next
     };
     let options = SubscribeOptions { source, ssrc_base: &mut ssrc_base, msid: "live" };
-    answer_subscribe(&Offer::parse(offer.as_bytes())?, &local(), options)
+    answer_subscribe(&parse(offer.as_bytes())?, &local(), options)
 }
 
 fn source(codec: Codec, fmtp: &str) -> SourceTrack {
@@ -185,9 +193,21 @@ fn lint_codecs(offered: &[&str], answered: &[&str]) -> Result<(), String> {
         for name in ["ulpfec", "flexfec", "CN", "telephone-event"] {
             must!(!rtpmap[0].starts_with(name), "{name} accepted");
         }
-        for prefix in [format!("a=rtpmap:{pt} "), format!("a=fmtp:{pt} ")] {
-            must!(find(answered, &prefix) == find(offered, &prefix), "C36: {prefix}changed");
+        let prefix = format!("a=fmtp:{pt} ");
+        let fmtp = find(answered, &prefix).concat();
+        if rtpmap[0].to_lowercase().starts_with("opus/") {
+            for stereo in ["stereo=1", "sprop-stereo=1"] {
+                must!(fmtp.split(';').any(|item| item == stereo), "C44: {stereo} in {fmtp}");
+            }
+            for item in find(offered, &prefix).concat().split(';') {
+                let kept = fmtp.split(';').any(|kept| kept == item.trim());
+                must!(kept || item.contains("stereo") || item.is_empty(), "C36: {item} is gone");
+            }
+        } else {
+            must!(fmtp == find(offered, &prefix).concat(), "C36: {prefix}changed");
         }
+        let prefix = format!("a=rtpmap:{pt} ");
+        must!(find(answered, &prefix) == find(offered, &prefix), "C36: {prefix}changed");
         for fmtp in find(answered, &format!("a=fmtp:{pt} apt=")) {
             must!(is.contains(&fmtp.to_owned()), "C36: apt={fmtp} is not in the answer");
         }
@@ -340,6 +360,31 @@ fn obs_gets_all_three_layers_back_or_it_would_stop() {
     assert_eq!(plan.transport.fingerprints[0].digest[..2], [0xEB, 0x12]);
 }
 
+/// whip-whep D3, D5: OBS 32.2 with four layers. No SSRC of them is declared; rid 0 is the largest.
+#[test]
+fn obs_with_four_layers_gets_all_of_them_back() {
+    let (plan, answer) = publish(OBS_32_2_SIMULCAST).unwrap();
+    let [audio, video] = &plan.tracks[..] else { panic!("{plan:?}") };
+    assert_eq!(audio.ssrcs, [DeclaredSsrc { ssrc: 1_000, rtx: None }]);
+    assert_eq!(video.rids, ["0", "1", "2", "3"]);
+    assert_eq!(video.ssrcs, []);
+    assert!(answer.contains("a=simulcast:recv 0;1;2;3\r\n"), "{answer}");
+    assert_eq!((video.exts.id(ExtKind::Mid), video.exts.id(ExtKind::Rid)), (Some(1), Some(2)));
+    assert_eq!(
+        video.feedback,
+        Feedback { nack: true, pli: true, remb: true, ..Feedback::default() }
+    );
+    assert_eq!((video.pt, video.rtx_pt), (96, None));
+    let opus =
+        "a=fmtp:111 minptime=10;maxaveragebitrate=96000;stereo=1;sprop-stereo=1;useinbandfec=1\r\n";
+    assert!(answer.contains(opus), "as offered: {answer}");
+    // One layer: its SSRC is the one behind that of the audio, and it is declared.
+    let (plan, answer) = publish(OBS_32_2).unwrap();
+    assert_eq!(plan.tracks[1].ssrcs, [DeclaredSsrc { ssrc: 1_001, rtx: None }]);
+    assert!(plan.tracks[1].rids.is_empty() && !answer.contains("a=rid"), "{answer}");
+    assert!(answer.contains(opus), "{answer}");
+}
+
 /// whip-whep D1, D5, D6
 #[test]
 fn browsers_send_all_simulcast_layers_with_their_repair_extension() {
@@ -418,6 +463,100 @@ fn one_section_without_a_known_codec_refuses_the_whole_publish() {
     assert!(text.contains("MPV") && text.contains("H264"), "{text}");
     let text = refusal(publish(&format!("{OBS}m=text 9 UDP/TLS/RTP/SAVPF 99\r\na=mid:2\r\n")));
     assert!(text.contains("only audio and video"), "{text}");
+}
+
+/// whip-whep C24: the text says what is wrong with the line.
+#[test]
+fn a_codec_with_a_wrong_rtpmap_is_refused_with_the_right_one() {
+    for (line, words) in [
+        ("111 opus/48000/1", &["opus/48000/1", "WebRTC's Opus is opus/48000/2"][..]),
+        ("111 opus", &["opus without its clock rate", "opus/48000/2"]),
+        ("111 PCMU/16000", &["PCMU/16000", "write PCMU/8000"]),
+        ("111 VP8/90000", &["VP8 in a section of another kind"]),
+    ] {
+        let offer = OBS.replace("a=rtpmap:111 opus/48000/2", &format!("a=rtpmap:{line}"));
+        let text = refusal(publish(&offer));
+        for word in words {
+            assert!(text.contains(word), "{word:?} in {text}");
+        }
+    }
+    let text = refusal(publish(&OBS.replace("a=rtpmap:96 H264/90000", "a=rtpmap:96 H264")));
+    assert!(text.contains("H264 without its clock rate; write H264/90000"), "{text}");
+    let text = refusal(publish(&OBS.replace("a=rtpmap:96 H264/90000\r\n", "")));
+    assert!(text.contains("payload type 96 without an a=rtpmap"), "{text}");
+    let low = OBS.replace("SAVPF 96", "SAVPF 72").replace("rtpmap:96", "rtpmap:72");
+    let text = refusal(publish(&low));
+    assert!(text.contains("payload type 72, which RTCP uses"), "{text}");
+    // A viewer is told the same.
+    let viewer = FIREFOX_WHEP
+        .replace("SAVPF 109 9 0 8 101", "SAVPF 109")
+        .replace("opus/48000/2", "opus/48000/1");
+    let rejected = subscribe(&viewer, None).unwrap().0.rejected;
+    assert!(rejected[0].to_string().contains("WebRTC's Opus is opus/48000/2"), "{rejected:?}");
+}
+
+/// whip-whep C12, RFC 8866 section 5.2 for the session id.
+#[test]
+fn unusual_spellings_are_read_unless_the_grammar_is_strict() {
+    let strict = |offer: &str| {
+        let text = OfferText { bytes: offer.as_bytes(), grammar: Grammar::Strict };
+        answer_publish(&Offer::parse(text)?, &local())
+    };
+    let expected = publish(OBS).unwrap();
+    let origin = OBS.lines().find(|line| line.starts_with("o=")).unwrap();
+    let long = OBS.replacen(origin, "o=- 123456789012345678901234567890 1 IN IP4 127.0.0.1", 1);
+    for offer in [OBS, &long] {
+        assert_eq!(strict(offer).unwrap(), expected);
+        assert_eq!(publish(offer).unwrap(), expected);
+    }
+    let name = OBS.lines().find(|line| line.starts_with("s=")).unwrap();
+    for (what, offer) in [
+        ("a blank behind a colon", OBS.replace("a=mid:", "a=mid: ")),
+        ("blanks everywhere", OBS.replace("a=ice-pwd:", "a=ice-pwd : ").replace("\r\n", " \r\n")),
+        ("upper case", OBS.replace("a=setup:actpass", "a=setup:ACTPASS")),
+        ("upper case names", OBS.replace("a=sendonly", "a=SendOnly").replace("a=mid", "a=MID")),
+        ("a bandwidth with a fraction", OBS.replace("a=mid:1", "b=AS:500.5\r\na=mid:1")),
+        ("NUL at the end", format!("{OBS}\0")),
+        ("a byte order mark", format!("\u{feff}{OBS}\u{feff}")),
+        ("no s= line", OBS.replace(&format!("{name}\r\n"), "")),
+        ("no t= line", OBS.replace("t=0 0\r\n", "")),
+        ("neither", OBS.replace("t=0 0\r\n", "").replace(&format!("{name}\r\n"), "")),
+    ] {
+        assert_ne!(offer, OBS, "{what}");
+        assert_eq!(publish(&offer).unwrap(), expected, "{what}");
+    }
+    for offer in [
+        OBS.replace("a=mid:1", "a=mid: 1"),
+        OBS.replace("a=setup:actpass", "a=setup:ACTPASS"),
+        OBS.replace("a=mid:1", "b=AS:500.5\r\na=mid:1"),
+        format!("{OBS}\0"),
+        format!("\u{feff}{OBS}"),
+        OBS.replace(&format!("{name}\r\n"), ""),
+        OBS.replace("t=0 0\r\n", ""),
+    ] {
+        malformed(strict(&offer));
+    }
+}
+
+/// whip-whep C21: old clients name neither mid nor BUNDLE, and want a transport for each section.
+#[test]
+fn viewer_without_mid_and_bundle_is_served_one_section_and_a_publisher_told_what_to_add() {
+    let bare = |offer: &str| -> String {
+        let old = |line: &&str| !line.starts_with("a=mid") && !line.starts_with("a=group");
+        offer.split_inclusive('\n').filter(old).collect()
+    };
+    let (plan, answer) = subscribe(&bare(FIREFOX_WHEP), None).unwrap();
+    let kinds: Vec<_> = plan.tracks.iter().map(|track| (track.kind, track.mid.as_str())).collect();
+    assert_eq!(kinds, [(MediaKind::Video, "1")], "the picture");
+    assert_eq!(plan.rejected.iter().map(|r| r.cause.label()).collect::<Vec<_>>(), ["not_bundled"]);
+    assert!(answer.contains("m=audio 0 ") && answer.contains("m=video 9 "), "{answer}");
+    assert!(!answer.contains("a=group"), "{answer}");
+    let text = refusal(publish(&bare(OBS)));
+    assert!(text.contains("a=mid") && text.contains("a=group:BUNDLE 0 1"), "{text}");
+    // Of sections that are not all in the group, those in it are served.
+    let (plan, answer) = subscribe(&FIREFOX_WHEP.replace("BUNDLE 0 1", "BUNDLE 0"), None).unwrap();
+    assert_eq!(plan.tracks.iter().map(|track| track.kind).collect::<Vec<_>>(), [MediaKind::Audio]);
+    assert!(answer.contains("a=group:BUNDLE 0\r\n"), "{answer}");
 }
 
 /// whip-whep C11, H21
@@ -566,12 +705,46 @@ fn the_nearest_h264_profile_is_answered() {
     }
 }
 
+/// whip-whep G5: what matches is served, the rest is rejected with a reason.
+#[test]
+fn section_that_does_not_match_is_rejected_and_the_others_are_served() {
+    let rejected = |offer: &str, tracks: &[SourceTrack]| {
+        let (plan, answer) = subscribe(offer, Some(tracks)).unwrap();
+        lint(offer, &answer, "sendonly").unwrap();
+        let served: Vec<_> = plan.tracks.iter().map(|track| track.kind).collect();
+        let [rejected] = &plan.rejected[..] else { panic!("{plan:?}") };
+        let line = sections(&answer)[rejected.m_line + 1][0].to_owned();
+        assert!(line.contains(" 0 "), "{line}");
+        (served, rejected.cause.label(), rejected.to_string())
+    };
+    // The publisher sends PCMU; the viewer offers Opus and the right video codec.
+    let opus_only = FIREFOX_WHEP.replace("SAVPF 109 9 0 8 101", "SAVPF 109");
+    assert_ne!(opus_only, FIREFOX_WHEP);
+    let (served, label, text) =
+        rejected(&opus_only, &[source(Codec::Pcmu, ""), source(Codec::Vp8, "")]);
+    assert_eq!((&served[..], label), (&[MediaKind::Video][..], "codec_not_negotiated"));
+    for word in ["m-section 1 (audio", "sends PCMU", "offers opus"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let (served, _, text) =
+        rejected(FIREFOX_WHEP, &[source(Codec::Opus, ""), source(Codec::H265, "profile-id=2")]);
+    assert_eq!(served, [MediaKind::Audio]);
+    for word in ["m-section 2", "H265 (profile-id=2)", "VP8, VP9, AV1"] {
+        assert!(text.contains(word), "{text}");
+    }
+    // A section over plain RTP is rejected, too.
+    let plain = FIREFOX_WHEP.replacen("m=audio 9 UDP/TLS/RTP/SAVPF", "m=audio 9 RTP/AVP", 1);
+    let (served, label, _) = rejected(&plain, &[source(Codec::Opus, ""), source(Codec::Vp8, "")]);
+    assert_eq!((&served[..], label), (&[MediaKind::Video][..], "not_dtls_srtp"));
+}
+
 /// whip-whep G5, E4, E5
 #[test]
-fn a_viewer_without_the_publishers_codec_is_told_both_sides() {
-    let tracks = [source(Codec::Opus, ""), source(Codec::H265, "profile-id=2")];
-    let text = refusal(subscribe(FIREFOX_WHEP, Some(&tracks)));
-    for word in ["m-section 2", "H265 (profile-id=2)", "VP8, VP9, AV1"] {
+fn viewer_of_which_nothing_matches_is_told_every_reason() {
+    let tracks = [source(Codec::Pcma, ""), source(Codec::H265, "profile-id=2")];
+    let offer = FIREFOX_WHEP.replace("SAVPF 109 9 0 8 101", "SAVPF 109");
+    let text = refusal(subscribe(&offer, Some(&tracks)));
+    for word in ["m-section 1", "PCMA", "m-section 2", "H265 (profile-id=2)", "VP8, VP9, AV1"] {
         assert!(text.contains(word), "{text}");
     }
     let text = refusal(subscribe(
@@ -583,21 +756,64 @@ fn a_viewer_without_the_publishers_codec_is_told_both_sides() {
 
 /// whip-whep G6
 #[test]
-fn a_viewer_that_came_first_is_answered_all_common_codecs_in_its_order() {
-    let (plan, _) = subscribe(CHROMIUM_WHEP, None).unwrap();
-    let names = |track: &SubscribeTrack| {
-        let mut names: Vec<_> = track.codecs.iter().map(|c| c.format.codec).collect();
-        names.dedup();
-        names
-    };
-    assert_eq!(names(&plan.tracks[0]), [Codec::Opus, Codec::G722, Codec::Pcmu, Codec::Pcma]);
-    assert_eq!(names(&plan.tracks[1]), [Codec::Vp8, Codec::Vp9, Codec::H264, Codec::Av1]);
-    assert!(plan.tracks[1].codecs.iter().all(|codec| codec.rtx_pt.is_some()));
-    // When the publisher arrives, the matcher picks among them.
-    let published = source(Codec::Vp9, "profile-id=2").format;
-    let best =
-        plan.tracks[1].codecs.iter().find(|c| codec_matches(&published, &c.format).is_some());
-    assert!(best.is_some_and(|c| c.format.fmtp.contains("profile-id=2")));
+fn answer_has_all_common_codecs_and_the_live_one_first() {
+    for offer in [CHROMIUM_WHEP, FIREFOX_WHEP] {
+        let early = subscribe(offer, None).unwrap().0;
+        for codec in [Codec::Vp9, Codec::H264, Codec::Vp8] {
+            let tracks = [source(Codec::Pcmu, ""), source(codec, "")];
+            let (late, answer) = subscribe(offer, Some(&tracks)).unwrap();
+            lint(offer, &answer, "sendonly").unwrap();
+            for (track, early) in late.tracks.iter().zip(&early.tracks) {
+                assert_eq!(track.codecs.len(), early.codecs.len());
+                let live = tracks.iter().find(|source| source.kind == track.kind).unwrap();
+                let first = &track.codecs[0];
+                assert_eq!(first.format.codec, live.format.codec);
+                let line = sections(&answer)[if track.kind == MediaKind::Audio { 1 } else { 2 }][0];
+                assert!(line.contains(&format!("SAVPF {}", first.pt)), "{line}");
+            }
+        }
+    }
+}
+
+/// RFC 3264 section 6.1: a browser sends the first payload type of the answer.
+#[test]
+fn red_before_opus_stays_before_opus() {
+    let red_first = CHROMIUM_WHIP.replacen("SAVPF 111 63", "SAVPF 63 111", 1);
+    assert_ne!(red_first, CHROMIUM_WHIP);
+    let (plan, answer) = publish(&red_first).unwrap();
+    assert_eq!((plan.tracks[0].pt, plan.tracks[0].red_pt), (111, Some(63)));
+    assert!(answer.contains("m=audio 9 UDP/TLS/RTP/SAVPF 63 111\r\n"), "{answer}");
+    let (_, answer) = publish(CHROMIUM_WHIP).unwrap();
+    assert!(answer.contains("m=audio 9 UDP/TLS/RTP/SAVPF 111 63\r\n"), "{answer}");
+    // The same for a viewer, whether its publisher is there or not.
+    let viewer = CHROMIUM_WHEP.replacen("SAVPF 111 63", "SAVPF 63 111", 1);
+    for source in [None, Some(&[source(Codec::Opus, "")][..])] {
+        let (_, answer) = subscribe(&viewer, source).unwrap();
+        assert!(answer.contains("m=audio 9 UDP/TLS/RTP/SAVPF 63 111 9 0 8\r\n"), "{answer}");
+    }
+}
+
+/// whip-whep C44, RFC 7587 section 7.1
+#[test]
+fn opus_is_answered_with_two_channels_in_both_directions() {
+    let stereo = "minptime=10;useinbandfec=1;stereo=1;sprop-stereo=1\r\n";
+    let (_, answer) = publish(CHROMIUM_WHIP).unwrap();
+    assert!(answer.contains(&format!("a=fmtp:111 {stereo}")), "{answer}");
+    for tracks in [None, Some(&[source(Codec::Opus, "")][..])] {
+        let (_, answer) = subscribe(CHROMIUM_WHEP, tracks).unwrap();
+        assert!(answer.contains(&format!("a=fmtp:111 {stereo}")), "{answer}");
+    }
+    // Without a line of its own it gets one, and what was offered does not decide.
+    let fmtp = "a=fmtp:111 minptime=10;useinbandfec=1\r\n";
+    for (offered, expected) in [
+        ("", "a=fmtp:111 stereo=1;sprop-stereo=1\r\n"),
+        ("a=fmtp:111 Stereo=0; usedtx=1\r\n", "a=fmtp:111 usedtx=1;stereo=1;sprop-stereo=1\r\n"),
+    ] {
+        let offer = CHROMIUM_WHIP.replacen(fmtp, offered, 1);
+        let (plan, answer) = publish(&offer).unwrap();
+        assert!(answer.contains(expected), "{answer}");
+        assert!(!plan.tracks[0].format.fmtp.contains("sprop-stereo"), "the plan has the offer's");
+    }
 }
 
 /// whip-whep G14, C38: the kind that is not published stays inactive, the rest is served.
@@ -699,7 +915,7 @@ fn huge_bodies_are_refused_quickly() {
         let took = fastest_of_five(|| malformed(publish(&bomb)));
         assert!(took < Duration::from_millis(10), "{took:?}");
     }
-    malformed(Offer::parse(b"v=0\r\ns=\xff\xfe\r\n").map(|_| ()));
+    malformed(parse(b"v=0\r\ns=\xff\xfe\r\n").map(|_| ()));
 }
 
 /// An offer that sends so many VP8 tracks with so many layers each.
@@ -772,7 +988,7 @@ fn every_truncation_of_every_golden_offer_gives_an_answer_or_an_error() {
 
 #[test]
 fn passwords_show_neither_in_debug_nor_in_errors() {
-    let offer = Offer::parse(OBS.as_bytes()).unwrap();
+    let offer = parse(OBS.as_bytes()).unwrap();
     let shown = format!("{offer:?} {:?}", publish(OBS).unwrap().0);
     assert!(shown.contains("video") && !shown.contains("ScG6"), "{shown}");
 }
@@ -781,7 +997,7 @@ fn passwords_show_neither_in_debug_nor_in_errors() {
 fn try_everything(bytes: &[u8]) {
     let _ = fragment::parse(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else {
-        assert!(Offer::parse(bytes).is_err());
+        assert!(parse(bytes).is_err());
         return;
     };
     let tracks = [source(Codec::H264, "profile-level-id=42e01f"), source(Codec::Opus, "")];

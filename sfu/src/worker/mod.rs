@@ -50,7 +50,7 @@ pub use preference_mailbox::PreferenceMailbox;
 pub(crate) use report::seconds;
 pub use report::{
     DecisionInfo, LayerInfo, LayerState, LearnedInfo, PublisherStatus, ResponseInfo, SessionInfo,
-    TrackInfo, TrackLayers, WorkerReport,
+    TrackInfo, TrackLayers, UnservedTrack, WorkerReport,
 };
 pub use session::{NewSession, Plan};
 pub use subscription::BoundTrack;
@@ -375,6 +375,13 @@ impl Worker {
             RoleState::Publisher(publisher) => Some(publisher.status(now)),
             RoleState::Subscriber(_) => None,
         }
+    }
+
+    /// M-lines of a viewer on which nothing is sent because of their codec.
+    pub fn unserved_tracks(&self, id: SessionId) -> Vec<UnservedTrack> {
+        let session = self.by_id.get(&id).and_then(|key| self.sessions.get(*key));
+        let subscriber = session.and_then(|session| session.subscriber());
+        subscriber.map_or_else(Vec::new, |viewer| viewer_info::unserved(viewer, &self.streams))
     }
 
     /// Live sessions here.

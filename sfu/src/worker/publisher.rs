@@ -352,6 +352,7 @@ impl Publisher {
                     .filter_map(|layer| layer.report(now))
                     .collect::<Vec<LayerInfo>>(),
                 reason: None,
+                reason_text: None,
                 current_layer: None,
                 target_layer: None,
                 target_reason: None,

@@ -10,6 +10,7 @@ use crate::forward::LayerPreference;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::repair::keyframe_planner::KeyframeCounts;
 use crate::repair::responses::ResponseStats;
+use crate::sdp::RejectedSection;
 
 use super::warning::Warning;
 
@@ -49,11 +50,14 @@ pub struct TrackInfo {
     pub kind: MediaKind,
     /// Codec in use, once known.
     pub codec: Option<Codec>,
-    /// Layers (publisher) or the one outgoing RTP stream (subscriber).
+    /// Layers (publisher) or the one outgoing RTP stream (subscriber); none for an m-line that was
+    /// rejected.
     pub layers: Vec<LayerInfo>,
     /// Reason code of what is sent to this viewer, e.g. `largest_live_layer`, `awaiting_keyframe`,
     /// `no_publisher`; `null` for a publisher.
     pub reason: Option<&'static str>,
+    /// The reason in words, where a viewer's m-line is not served.
+    pub reason_text: Option<String>,
     /// Rid of the layer that is sent to this viewer, empty without simulcast; `null` while none is.
     pub current_layer: Option<String>,
     /// Rid of the layer that should be sent: it is from its next keyframe on.
@@ -80,6 +84,39 @@ pub struct PublisherStatus {
     pub keyframe_interval: Option<Duration>,
     /// Time at which the next of them is expected; in the past if it is late.
     pub next_keyframe: Option<Instant>,
+}
+
+impl TrackInfo {
+    /// An m-line of a viewer that the answer rejected.
+    pub fn rejected(section: &RejectedSection) -> Self {
+        Self {
+            mid: section.mid.clone(),
+            kind: section.kind,
+            codec: None,
+            layers: Vec::new(),
+            reason: Some(section.cause.label()),
+            reason_text: Some(section.cause.to_string()),
+            current_layer: None,
+            target_layer: None,
+            target_reason: None,
+            current_temporal_layer: None,
+            target_temporal_layer: None,
+            preference: None,
+        }
+    }
+}
+
+/// M-line of a viewer on which nothing is sent although the viewer asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnservedTrack {
+    /// `a=mid`
+    pub mid: String,
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// Reason code.
+    pub reason: &'static str,
+    /// The reason in words.
+    pub text: String,
 }
 
 /// Layers that a viewer can choose for one of its video tracks.

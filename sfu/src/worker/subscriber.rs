@@ -121,23 +121,26 @@ impl Subscriber {
     ///
     /// # Errors
     ///
-    /// As [`Subscription::apply_source`].
+    /// [`CloseReason::CodecNotNegotiated`] if the viewer's answer has the codec of no track that its
+    /// offer requested, so that nothing would be sent: then only a new offer helps (whip-whep G6).
     pub(super) fn apply_source(
         &mut self,
         now: Instant,
         stream: &LocalStream,
     ) -> Result<(), CloseReason> {
         let id = stream.shared.id;
+        let mut fits = true;
         self.routes.retain(|route| route.stream != id);
         for (index, subscription) in (0u8..).zip(&mut self.subscriptions) {
             if subscription.is_of(id) {
-                subscription.apply_source(now, stream.source().map(|source| &**source))?;
+                fits &= subscription.apply_source(now, stream.source().map(|source| &**source));
                 let route =
                     |track| Route { stream: id, track, subscription: index, selection: None };
                 self.routes.extend(subscription.track().map(route));
             }
         }
-        Ok(())
+        let carries = self.subscriptions.iter().any(|sub| sub.track().is_some());
+        if fits || carries { Ok(()) } else { Err(CloseReason::CodecNotNegotiated) }
     }
 
     /// Sets the viewer's layer preferences, by subscription. They apply from the next packets of

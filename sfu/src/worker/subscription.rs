@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use super::context::Context;
 use super::outbox::Outbox;
 use super::stream::{LocalStream, StreamCache};
+use super::streams::Streams;
 use super::viewer_queue::{Delivery, PacketRef};
 use crate::codec::MediaKind;
-use crate::error::{CloseReason, DropReason};
+use crate::error::DropReason;
 use crate::forward::sent::{NotClaimed, SENT_AUDIO_MAX, SENT_MAX};
 use crate::forward::start::StartMode;
 use crate::forward::{
@@ -207,21 +208,12 @@ impl Subscription {
     }
 
     /// Applies a change of publisher of the stream it is bound to. A track whose codec is not in
-    /// the viewer's answer is not sent, if it was bound after the offer.
-    ///
-    /// # Errors
-    ///
-    /// [`CloseReason::CodecNotNegotiated`] if that is the track which the offer requested: the
-    /// session is closed rather than left silent (whip-whep G6).
-    pub(super) fn apply_source(
-        &mut self,
-        now: Instant,
-        source: Option<&SourceInfo>,
-    ) -> Result<(), CloseReason> {
+    /// the viewer's answer is not sent. False if the viewer's offer requested that track.
+    pub(super) fn apply_source(&mut self, now: Instant, source: Option<&SourceInfo>) -> bool {
         let epoch = source.map(|source| source.epoch);
         if self.source.is_some_and(|carried| Some(carried.epoch) == epoch) {
             // Another subscription to the same stream was bound.
-            return Ok(());
+            return true;
         }
         let found = source.zip(self.binding.track()).and_then(|(source, binding)| {
             let tracks = TrackIdx::all().zip(&source.tracks);
@@ -232,20 +224,15 @@ impl Subscription {
         let Some((key, info)) = found else {
             let reason = if source.is_some() { Reason::NoTrack } else { Reason::NoPublisher };
             self.detach(now, reason);
-            return Ok(());
+            return true;
         };
         let fitting = self.plan.codecs.iter().filter_map(|codec| {
             codec_matches(&info.source.format, &codec.format).map(|rank| (rank, codec))
         });
         let best = fitting.min_by_key(|(rank, _)| *rank);
         let Some((_, codec)) = best else {
-            return match self.binding {
-                Binding::Offered(_) => Err(CloseReason::CodecNotNegotiated),
-                Binding::Rebound(_) => {
-                    self.detach(now, Reason::CodecNotNegotiated);
-                    Ok(())
-                }
-            };
+            self.detach(now, Reason::CodecNotNegotiated);
+            return matches!(self.binding, Binding::Rebound(_));
         };
         self.source = Some(key);
         self.choice = None;
@@ -258,7 +245,22 @@ impl Subscription {
                 red_pt: codec.red_pt,
             },
         );
-        Ok(())
+        true
+    }
+
+    /// Why nothing of its track is sent, for the viewer: its codec, if that is the reason.
+    pub(super) fn refusal(&self, streams: &Streams) -> Option<String> {
+        if self.source.is_some() || self.reason() != Reason::CodecNotNegotiated {
+            return None;
+        }
+        let binding = self.binding.track()?;
+        let source = streams.get(binding.stream.id)?.source()?;
+        let mut of_kind = source.tracks.iter().filter(|track| track.source.kind == self.plan.kind);
+        let published = of_kind.nth(binding.ordinal)?.source.format.codec.name();
+        let mut offered: Vec<_> = self.plan.codecs.iter().map(|c| c.format.codec.name()).collect();
+        offered.dedup();
+        let offered = offered.join(", ");
+        Some(format!("the publisher sends {published}, which the viewer did not offer ({offered})"))
     }
 
     /// The viewer's newest preference, applied or not.

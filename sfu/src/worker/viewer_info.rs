@@ -6,7 +6,9 @@
 
 use std::time::Instant;
 
-use super::report::{DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers, seconds};
+use super::report::{
+    DecisionInfo, LayerInfo, LayerState, TrackInfo, TrackLayers, UnservedTrack, seconds,
+};
 use super::streams::Streams;
 use super::subscriber::Subscriber;
 use super::subscription::Subscription;
@@ -92,6 +94,7 @@ pub(super) fn tracks(subscriber: &Subscriber, now: Instant, streams: &Streams) -
             codec: sender.format().map(|format| format.codec),
             layers: vec![layer],
             reason: Some(subscription.reason().label()),
+            reason_text: subscription.refusal(streams),
             current_layer,
             target_layer: rid(subscription.choice.map(|choice| choice.layer)),
             target_reason: subscription.choice.map(|choice| choice.reason.label()),
@@ -108,6 +111,19 @@ fn size(subscription: &Subscription, now: Instant, streams: &Streams) -> Option<
     let stream = streams.get(subscription.stream()?.id)?;
     let views = stream.views(subscription.track()?, now);
     views.get(usize::from(subscription.forwarder.current_layer()?))?.size
+}
+
+/// A viewer's m-lines whose track has a codec that is not in its answer.
+pub(super) fn unserved(subscriber: &Subscriber, streams: &Streams) -> Vec<UnservedTrack> {
+    let refused = |subscription: &Subscription| {
+        Some(UnservedTrack {
+            text: subscription.refusal(streams)?,
+            mid: subscription.plan.mid.clone(),
+            kind: subscription.plan.kind,
+            reason: subscription.reason().label(),
+        })
+    };
+    subscriber.subscriptions.iter().filter_map(refused).collect()
 }
 
 /// The last decisions of all tracks of a viewer, oldest first, for the API.

@@ -67,7 +67,8 @@ fn guard_inside_a_frame() -> (Guard, Made) {
 fn plan(world: &mut World, viewer: crate::world::ClientId) -> weir_sfu::sdp::SubscribePlan {
     let tracks =
         world.viewer(viewer).guard.senders.iter().map(|sender| sender.plan.clone()).collect();
-    weir_sfu::sdp::SubscribePlan { transport: world.link(viewer).offer(), tracks }
+    let transport = world.link(viewer).offer();
+    weir_sfu::sdp::SubscribePlan { transport, tracks, rejected: Vec::new() }
 }
 
 fn feed(guard: &mut Guard, made: &Made) {

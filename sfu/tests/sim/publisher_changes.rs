@@ -115,10 +115,67 @@ fn codec_change_inside_the_negotiated_set() {
 
 // whip-whep G6
 #[test]
-fn codec_not_negotiated_closes_the_viewer() {
+fn viewer_that_joined_later_goes_on_when_the_publisher_returns_with_another_codec() {
     let mut world = World::new(2);
-    let only_vp8 = world.watch("live", ViewerSpec::on_worker(0).only(&[Codec::Vp8]));
-    let far_vp8 = world.watch("live", ViewerSpec::on_worker(1).only(&[Codec::Vp8]));
+    let early = world.watch("live", ViewerSpec::on_worker(0));
+    let first = world.publish("live", PublisherSpec::of(vec![opus(), video(Codec::Vp8)]));
+    world.run_s(2);
+    let late = world.watch("live", ViewerSpec::on_worker(1));
+    world.run_s(1);
+    world.delete(first);
+    world.run_ms(300);
+    world.publish("live", PublisherSpec::of(vec![opus(), video(Codec::H264)]));
+    world.run_s(2);
+    for viewer in [early, late] {
+        assert_eq!(world.closed(viewer), None);
+        let last = world.viewer(viewer).frames.iter().rfind(|f| f.kind == Video).map(|f| f.codec);
+        assert_eq!(last, Some(Codec::H264));
+        assert!(receives_frames(&mut world, viewer, 95));
+        assert_eq!(world.viewer(viewer).broken_frames(), 0);
+    }
+}
+
+// whip-whep G5 and G6
+#[test]
+fn viewer_without_the_codec_of_the_picture_hears_the_sound_and_is_told_why() {
+    let mut world = World::new(2);
+    let near = world.watch("live", ViewerSpec::on_worker(0).only(&[Codec::Vp8]));
+    let far = world.watch("live", ViewerSpec::on_worker(1).only(&[Codec::Vp8]));
+    world.run_s(1);
+    let vp9 = world.publish("live", PublisherSpec::of(vec![opus(), video(Codec::Vp9)]));
+    world.run_s(2);
+    for viewer in [near, far] {
+        assert_eq!(world.closed(viewer), None);
+        let watched = world.viewer(viewer);
+        assert_eq!(watched.video_frames(), 0);
+        assert!(watched.audio_frames() > 80, "{}", watched.audio_frames());
+        let info = world.info(viewer).expect("it is connected");
+        let video = info.tracks.iter().find(|track| track.kind == Video).expect("an m-line");
+        assert_eq!(video.reason, Some("codec_not_negotiated"));
+        let text = video.reason_text.as_deref().unwrap_or_default();
+        assert!(text.contains("VP9") && text.contains("VP8"), "{text}");
+        let [unserved] = &world.unserved(viewer)[..] else { panic!("one m-line is not served") };
+        assert_eq!((unserved.kind, unserved.reason), (Video, "codec_not_negotiated"));
+    }
+    // A publisher with their codec: the picture comes, and the reason is gone.
+    world.delete(vp9);
+    world.run_ms(300);
+    world.publish("live", PublisherSpec::browser());
+    world.run_s(2);
+    for viewer in [near, far] {
+        assert!(receives_frames(&mut world, viewer, 95));
+        assert_eq!(world.unserved(viewer), []);
+    }
+}
+
+// whip-whep G6
+#[test]
+fn viewer_of_whose_codecs_none_is_published_is_closed() {
+    let mut world = World::new(2);
+    let only_vp8 = ViewerSpec::on_worker(0).only(&[Codec::Vp8]).video_only();
+    let far_vp8 = ViewerSpec::on_worker(1).only(&[Codec::Vp8]).video_only();
+    let only_vp8 = world.watch("live", only_vp8);
+    let far_vp8 = world.watch("live", far_vp8);
     let both = world.watch("live", ViewerSpec::on_worker(1));
     world.run_s(1);
     world.publish("live", PublisherSpec::of(vec![opus(), video(Codec::H264)]));

@@ -109,8 +109,7 @@ fn track_with_a_codec_that_was_not_negotiated_is_not_sent_and_closes_nothing() {
     world.publish("left", vp8);
     world.publish("right", h264);
     world.run_s(1);
-    // The answer holds the codec of the present publisher.
-    let viewer = world.watch("left", ViewerSpec::browser());
+    let viewer = world.watch("left", ViewerSpec::browser().only(&[Codec::Vp8]));
     world.run_s(1);
     bind(&mut world, viewer, VIDEO, Some("right"));
     world.run_s(1);

@@ -20,8 +20,8 @@ use weir_sfu::rtp::packet::{RTP_HEADER_LEN, RtpHeader, classify};
 use weir_sfu::rtp::rtcp::{Rtcp, packets};
 use weir_sfu::rtp::{ext, red};
 use weir_sfu::sdp::{
-    CodecFormat, IceCredentials, LocalTransport, Offer, SourceTrack, SubscribeOptions,
-    answer_publish, answer_subscribe, fragment,
+    CodecFormat, Grammar, IceCredentials, LocalTransport, Offer, OfferText, SourceTrack,
+    SubscribeOptions, answer_publish, answer_subscribe, fragment,
 };
 use weir_sfu::transport::stun::{StunView, plain_binding_reply, server_ufrag};
 
@@ -160,7 +160,8 @@ fn rtcp(data: &[u8]) {
 /// The body of a POST as an offer of both kinds, and of a PATCH as a fragment.
 fn sdp(data: &[u8]) {
     let _ = fragment::parse(data);
-    let Ok(offer) = Offer::parse(data) else { return };
+    let _ = Offer::parse(OfferText { bytes: data, grammar: Grammar::Strict });
+    let Ok(offer) = Offer::parse(OfferText::lenient(data)) else { return };
     let local = LocalTransport {
         ice: IceCredentials { ufrag: "weir".into(), pwd: "VOkJxbRl1RmTxUk/WvJxBt".into() },
         fingerprint_sha256: [7; 32],

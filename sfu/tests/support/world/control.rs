@@ -111,7 +111,7 @@ impl Control {
         (id, local)
     }
 
-    /// Codecs in a viewer's answer: all, or those of the present publisher.
+    /// Codecs in a viewer's answer: all, first the one of the present publisher.
     pub(crate) fn answer_codecs(
         &self,
         name: &str,
@@ -124,9 +124,12 @@ impl Control {
         let Some(track) = tracks.filter(|t| t.source.kind == kind).nth(ordinal) else {
             return offered;
         };
-        let fits =
-            offered.iter().find(|c| codec_matches(&track.source.format, &c.format).is_some());
-        fits.into_iter().cloned().collect()
+        let fits = |c: &SubscribeCodec| codec_matches(&track.source.format, &c.format).is_some();
+        let mut codecs = offered;
+        if let Some(live) = codecs.iter().position(fits) {
+            codecs[..=live].rotate_right(1);
+        }
+        codecs
     }
 
     /// WHEP POST.

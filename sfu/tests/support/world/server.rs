@@ -19,7 +19,7 @@ use weir_sfu::transport::egress::{Egress, Transmit};
 use weir_sfu::transport::{Entropy, FiveTuple};
 use weir_sfu::units::ClockBase;
 use weir_sfu::worker::{
-    Command, Event, Lobby, SessionInfo, Warning, Worker, WorkerConfig, WorkerReport,
+    Command, Event, Lobby, SessionInfo, UnservedTrack, Warning, Worker, WorkerConfig, WorkerReport,
 };
 
 use super::control::{Control, Order};
@@ -476,6 +476,12 @@ impl World {
         let (id, now) = (self.clients[client.0].id, self.now);
         let worker = self.worker_of(client)?;
         self.workers[worker].session_info(id, now)
+    }
+
+    /// M-lines of a viewer that its status shows as unserved.
+    pub(crate) fn unserved(&mut self, client: ClientId) -> Vec<UnservedTrack> {
+        let worker = self.worker_of(client).expect("adopted");
+        self.workers[worker].unserved_tracks(self.clients[client.0].id)
     }
 
     pub(crate) fn report(&self, worker: usize) -> WorkerReport {

@@ -177,7 +177,7 @@ const NEXT = {
  * - `closed`: `close()` was called.
  *
  * A `state` event follows each change of `state` or `lastError`. After `listen` a viewer also has `layers`,
- * `viewers` and `status` events when those properties change.
+ * `viewers`, `status` and `unserved` events when those properties change.
  */
 export class Session extends EventTarget {
   state = 'connecting';
@@ -194,6 +194,11 @@ export class Session extends EventTarget {
    *   `active`: it is forwarded to this viewer; `target`: it should be.
    */
   layers = [];
+  /**
+   * Viewer: by m-line, what was asked for and is not sent, because of its codec for example.
+   * @type {Object<string, {kind: string, reason: string, text: string}>}
+   */
+  unserved = {};
   /** @type {?number} Viewer: the number of viewers, if the server sends it. */
   viewers = null;
   /**
@@ -486,6 +491,7 @@ export class Session extends EventTarget {
   #followEvents() {
     this.#events?.close();
     this.#events = null;
+    this.unserved = {};
     this.#cancel('layers');
     const url = this.#link(EVENTS);
     if (this.#listens === 'events' && url) {
@@ -500,6 +506,10 @@ export class Session extends EventTarget {
       });
       events.addEventListener('active', () => this.#statusIs({ ...this.status, publishing: true }));
       events.addEventListener('inactive', () => this.#statusIs({ ...NO_STATUS, publishing: false }));
+      events.addEventListener('unserved', ({ data }) => {
+        this.unserved = JSON.parse(data);
+        this.dispatchEvent(new Event('unserved'));
+      });
       events.addEventListener('error', () => {
         // Closed and not reconnecting: refused by a limit, or because the session has ended.
         if (events === this.#events && events.readyState === EventSource.CLOSED) void this.#pollLayers();
@@ -593,7 +603,7 @@ class Connection {
   /** Offers, and takes the answer; `created` is called between the `201` and the answer. */
   async open(created) {
     this.#watch();
-    await this.pc.setLocalDescription();
+    await this.#offer();
     if (this.#opts.gather === 'full') await gathered(this.pc);
     if (!this.#on) return;
     this.postedAt = performance.now();
@@ -620,7 +630,7 @@ class Connection {
     if (!this.signalling.created) return false;
     this.#trickle = 'held';
     pc.restartIce();
-    await pc.setLocalDescription();
+    await this.#offer();
     const answer = await this.signalling.patch(fragment(pc, []), '*').catch(() => null);
     if (!this.#on) return false;
     if (answer?.status !== 200) {
@@ -632,6 +642,13 @@ class Connection {
     await pc.setRemoteDescription({ type: 'answer', sdp });
     this.#releaseCandidates();
     return true;
+  }
+
+  /** Offers two channels of Opus: Chromium plays one unless its own offer says otherwise (RFC 7587 section 7.1). */
+  async #offer() {
+    const { sdp } = await this.pc.createOffer();
+    // A browser that takes no changed offer plays one channel.
+    await this.pc.setLocalDescription({ type: 'offer', sdp: withStereo(sdp) }).catch(() => this.pc.setLocalDescription());
   }
 
   #watch() {
@@ -668,7 +685,8 @@ class Connection {
   #connected() {
     this.#everConnected = true;
     // A close_notify of the server is seen here first, and in some browsers only here.
-    const dtls = (this.pc.getSenders()[0] ?? this.pc.getReceivers()[0])?.transport;
+    // A section that was rejected has no transport.
+    const { transport: dtls } = [...this.pc.getSenders(), ...this.pc.getReceivers()].find(({ transport }) => transport) ?? {};
     dtls?.addEventListener('statechange', () => {
       // Firefox closes the transport of a path that failed, too; then `failed` follows or was there.
       if (dtls.state === 'closed' && this.pc.iceConnectionState !== 'failed') this.#on?.closed();
@@ -903,6 +921,16 @@ function fragment(pc, candidates) {
   const lines = [line('a=ice-ufrag:'), line('a=ice-pwd:'), line('m='), line('a=mid:')];
   for (const candidate of candidates) lines.push(candidate ? `a=${candidate}` : 'a=end-of-candidates');
   return lines.filter(Boolean).join('\r\n') + '\r\n';
+}
+
+/** A description whose Opus takes two channels. */
+function withStereo(sdp) {
+  let stereo = sdp;
+  for (const [, pt] of sdp.matchAll(/^a=rtpmap:(\d+) opus\/48000/gim)) {
+    const fmtp = new RegExp(`^(a=fmtp:${pt} )(?!.*\\bstereo=)`, 'm');
+    stereo = stereo.replace(fmtp, '$1stereo=1;');
+  }
+  return stereo;
 }
 
 /** Present answer with the credentials and candidates of an ICE restart fragment. */

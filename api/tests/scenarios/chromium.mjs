@@ -1,5 +1,5 @@
-// Chromium publishes, Chromium watches: every codec, an early and a late viewer, simulcast, layers inside AV1, and
-// a viewer that cannot decode what it gets.
+// Chromium publishes, Chromium watches: every codec, an early and a late viewer, simulcast, layers inside AV1, a viewer
+// that cannot decode what it gets, stereo, and codecs that only one side has.
 
 import { sleep, until } from '../lib/check.mjs';
 import { counters, decodes, keepSize, keyframeRequests, launch, listen, live, publishUrl, waiting, watchUrl } from '../lib/chromium.mjs';
@@ -26,6 +26,9 @@ export async function run({ server, checks }) {
   for (const { codec, fps } of CODECS) await oneCodec(server, checks, chromium, codec, fps);
   await simulcast(server, checks, chromium);
   await svc(server, checks, chromium);
+  await stereo(server, checks, chromium);
+  await otherSound(server, checks, chromium);
+  await otherPicture(server, checks, chromium);
   await chromium.close();
 }
 
@@ -148,4 +151,102 @@ async function svc(server, checks, chromium) {
   checks.check(`${what}, undecodable: the page is not live without a picture`, got.frames === 0 && !wasLive,
     `${got.packets} packets, ${got.frames} frames, "${title}"`);
   for (const page of [publisher, blind]) await page.context().close();
+}
+
+/** A tone on the left, silence on the right: both channels reach the player (whip-whep C44). */
+async function stereo(server, checks, chromium) {
+  const publisher = await chromium.page(`${server.url}/`);
+  await publisher.evaluate(async (url) => {
+    const { publish } = await import('/weir.js');
+    const context = new AudioContext();
+    const tone = new OscillatorNode(context, { frequency: 440 });
+    const channels = new ChannelMergerNode(context, { numberOfInputs: 2 });
+    const out = new MediaStreamAudioDestinationNode(context, { channelCount: 2 });
+    tone.connect(channels, 0, 0).connect(out);
+    tone.start();
+    window.__stereo = { context, session: publish(url, out.stream) };
+  }, server.whip('stereo'));
+  const viewer = await chromium.page(`${server.url}/`);
+  await viewer.evaluate(async (url) => {
+    const { watch } = await import('/weir.js');
+    const video = document.createElement('video');
+    document.body.prepend(video);
+    const session = watch(url, video);
+    const context = new AudioContext();
+    const analysers = [new AnalyserNode(context), new AnalyserNode(context)];
+    let heard = null;
+    const rms = (analyser) => {
+      const samples = new Float32Array(analyser.fftSize);
+      analyser.getFloatTimeDomainData(samples);
+      return Math.sqrt(samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length);
+    };
+    window.__levels = () => {
+      if (video.srcObject?.getAudioTracks().length && heard !== video.srcObject) {
+        heard = video.srcObject;
+        const split = new ChannelSplitterNode(context, { numberOfOutputs: 2 });
+        context.createMediaStreamSource(heard).connect(split);
+        analysers.forEach((analyser, channel) => split.connect(analyser, channel));
+      }
+      return analysers.map(rms);
+    };
+    window.__stereo = { session };
+  }, server.whep('stereo'));
+  const levels = () => viewer.evaluate(() => __levels());
+  await until('a tone on the left', async () => (await levels())[0] > 0.05);
+  // The first packets may still be those of a decoder that fades in.
+  await sleep(1_000);
+  const [left, right] = await levels();
+  checks.check('stereo: the left channel alone has the tone', left > 0.1 && right < left / 20, `left ${left.toFixed(3)}, right ${right.toFixed(3)}`);
+  for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** A page at `url` that offers one audio codec only. */
+async function withAudioCodec(chromium, url, name) {
+  const page = await chromium.page(null);
+  await page.addInitScript((name) => {
+    const add = RTCPeerConnection.prototype.addTransceiver;
+    RTCPeerConnection.prototype.addTransceiver = function addTransceiver(what, init) {
+      const transceiver = add.call(this, what, init);
+      if ((what.kind ?? what) === 'audio') {
+        const codecs = RTCRtpReceiver.getCapabilities('audio').codecs.filter(({ mimeType }) => mimeType.toUpperCase() === `AUDIO/${name}`);
+        transceiver.setCodecPreferences(codecs);
+      }
+      return transceiver;
+    };
+  }, name);
+  await page.goto(url);
+  return page;
+}
+
+/** The publisher sends PCMU, which the viewer does not offer: the picture plays, and the API says why there is no sound. */
+async function otherSound(server, checks, chromium) {
+  const publisher = await withAudioCodec(chromium, publishUrl(server, 'sound', { codec: 'VP8' }), 'PCMU');
+  await live(publisher);
+  const viewer = await withAudioCodec(chromium, watchUrl(server, 'sound'), 'OPUS');
+  await live(viewer);
+  const { framesDecoded } = await counters(viewer);
+  checks.check('a viewer without the codec of the sound sees the picture', framesDecoded > 0, `${framesDecoded} frames`);
+  const [id] = (await server.stream('sound')).viewer_ids;
+  const { tracks } = await server.api(`/api/v1/sessions/${id}`);
+  const audio = tracks.find((track) => track.kind === 'audio');
+  checks.check('the API says why it hears nothing', audio?.reason === 'codec_not_negotiated' && /PCMU/.test(audio?.reason_text), audio?.reason_text);
+  for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** The publisher returns with another codec: a viewer that joined while the first one was live goes on in its session. */
+async function otherPicture(server, checks, chromium) {
+  const first = await chromium.page(publishUrl(server, 'picture', { codec: 'VP8' }));
+  await live(first);
+  const viewer = await chromium.page(watchUrl(server, 'picture'));
+  await live(viewer);
+  const ids = async () => (await server.stream('picture')).viewer_ids.join(' ');
+  const before = await ids();
+  await first.context().close();
+  const second = await chromium.page(publishUrl(server, 'picture', { codec: 'VP9', fps: '20' }));
+  await live(second);
+  await until('VP9', async () => (await counters(viewer)).codec === 'VP9', FULL_SIZE_TIMEOUT_MS).catch(() => {});
+  const { codec } = await counters(viewer);
+  checks.equal('the publisher returns with VP9: what the viewer decodes', codec, 'VP9');
+  checks.equal('the publisher returns with VP9: the viewer has its session still', await ids(), before);
+  for (const page of [second, viewer]) await page.context().close();
 }

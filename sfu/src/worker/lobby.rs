@@ -90,11 +90,19 @@ impl Lobby {
 
     /// Changes a session that still waits; false if it does not. Its credentials may change.
     pub fn edit_waiting(&self, ufrag: &str, edit: impl FnOnce(&mut NewSession)) -> bool {
-        let waiting =
-            self.entries.remove_if(ufrag, |_, entry| matches!(entry, LobbyEntry::Waiting { .. }));
-        let Some((_, LobbyEntry::Waiting { mut session, placed })) = waiting else { return false };
-        edit(&mut session);
-        self.wait(session, placed);
+        let Some(mut entry) = self.entries.get_mut(ufrag) else { return false };
+        let LobbyEntry::Waiting { session, .. } = entry.value_mut() else { return false };
+        edit(session);
+        let is_renamed = session.local.ufrag != ufrag;
+        // The guard must not be held while another entry is locked.
+        drop(entry);
+        if is_renamed
+            && let Some((_, LobbyEntry::Waiting { session, placed })) = self.entries.remove(ufrag)
+        {
+            // Nobody was told the new ufrag yet, so that no check can miss the session meanwhile. One
+            // under the old ufrag fails by its password from the edit on.
+            self.wait(session, placed);
+        }
         true
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::ring::{STRAY_HEADER_BYTES, STRAY_RING_BYTES};
 use super::*;
-use crate::ids::{LayerIdx, TrackIdx};
+use crate::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
 use crate::transport::FiveTuple;
 
 struct NoWaker;
@@ -104,18 +104,44 @@ fn requests_are_taken_once_and_never_mixed_up() {
     assert!(bits.take().is_empty());
 }
 
+/// Under overload a reader takes fewer items than come. Each of the others gets its share of them.
 #[test]
-fn worker_with_a_full_ring_does_not_starve_the_others() {
-    let wakes: Vec<_> = (0..3).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
+fn four_workers_with_full_rings_are_read_in_turn() {
+    let wakes: Vec<_> = (0..4).map(|_| WakeFlag::new(Arc::new(NoWaker))).collect();
     let mut ports = mesh(&wakes);
     let mut reader = ports.remove(0);
-    let from = [1, 2].map(|n| FiveTuple::udp(None, format!("192.0.2.{n}:9").parse().unwrap()));
-    for _ in 0..10 {
-        for (port, path) in ports.iter_mut().zip(from) {
-            assert!(port.send_stray(0, path, &[7]));
-        }
+    let stream = |worker: usize| StreamId { index: worker as u32, generation: 0 };
+    let path = |worker: usize| FiveTuple::udp(None, format!("192.0.2.{worker}:9").parse().unwrap());
+    let item = |worker| MediaItem::Layer {
+        stream: stream(worker),
+        layer: LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) },
+        update: LayerInfoUpdate { anchor: None, resolution: None },
+    };
+    for port in &mut ports {
+        while port.send_media(0, item(port.index)) {}
+        while port.send_stray(0, path(port.index), &[7; 1000]) {}
     }
     let mut buffer = [0; 1500];
-    let got: Vec<_> = (0..6).map(|_| reader.receive_stray(&mut buffer).unwrap().0).collect();
-    assert_eq!(got.iter().filter(|path| **path == from[0]).count(), 3, "{got:?}");
+    for taken in 1..=60 {
+        let mut media = [0; 4];
+        let mut strays = [0; 4];
+        for _ in 0..taken {
+            let Some(MediaItem::Layer { stream, .. }) = reader.receive_media() else { panic!() };
+            media[stream.index as usize] += 1;
+            let (from, _) = reader.receive_stray(&mut buffer).unwrap();
+            strays[(1..4).find(|worker| path(*worker) == from).unwrap()] += 1;
+        }
+        // What was taken is sent again: the rings stay full, and the next round goes on.
+        for port in &mut ports {
+            for _ in 0..media[port.index] {
+                assert!(port.send_media(0, item(port.index)));
+                assert!(port.send_stray(0, path(port.index), &[7; 1000]));
+            }
+        }
+        for counts in [media, strays] {
+            let [_, others @ ..] = counts;
+            let (least, most) = (others.iter().min().unwrap(), others.iter().max().unwrap());
+            assert!(most - least <= 1, "{counts:?} of {taken}");
+        }
+    }
 }

@@ -107,6 +107,7 @@ impl SessionEntry {
             stream: self.stream.shared.name.clone(),
             state: PeerState::WaitingIce.label(),
             age_s: seconds(now.saturating_duration_since(self.created)),
+            silent_s: None,
             worker: 0,
             srtp_profile: None,
             rtt_ms: None,

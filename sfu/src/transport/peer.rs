@@ -189,6 +189,11 @@ impl Peer {
         self.ice.is_validated(path) && now.saturating_duration_since(self.ice.last_alive()) < span
     }
 
+    /// When the peer last proved to be alive: by a packet that was authenticated.
+    pub fn last_alive(&self) -> Instant {
+        self.ice.last_alive()
+    }
+
     /// Whether a valid check came from this pair.
     pub fn is_validated(&self, path: FiveTuple) -> bool {
         self.ice.is_validated(path)

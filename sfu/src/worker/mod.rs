@@ -348,6 +348,7 @@ impl Worker {
             stream: shared.name.clone(),
             state: session.peer.state().label(),
             age_s: report::seconds(now.saturating_duration_since(session.created)),
+            silent_s: SessionInfo::silence(session.peer.state(), session.peer.last_alive(), now),
             worker: self.context.port.index,
             srtp_profile: session.peer.profile().map(|profile| profile.label()),
             rtt_ms: rtt.map(report::milliseconds),

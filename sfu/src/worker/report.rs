@@ -11,8 +11,23 @@ use crate::ids::{Role, SessionId, StreamName};
 use crate::repair::keyframe_planner::KeyframeCounts;
 use crate::repair::responses::ResponseStats;
 use crate::sdp::RejectedSection;
+use crate::transport::peer::PeerState;
 
 use super::warning::Warning;
+
+/// Time after which a client from which nothing comes is shown as silent. Media and RTCP come at least
+/// each second; a client that sends no media is asked for consent each 4 to 6 s, so that it may be
+/// shown as silent in between.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+
+impl SessionInfo {
+    /// How long a connected client was silent, if that is longer than [`SILENT_AFTER`].
+    pub(super) fn silence(state: PeerState, last_alive: Instant, now: Instant) -> Option<f64> {
+        let silent = now.saturating_duration_since(last_alive);
+        let shown = state == PeerState::Connected && silent >= SILENT_AFTER;
+        shown.then(|| seconds(silent))
+    }
+}
 
 /// One session as `/api/v1/sessions/{id}` shows it. It never holds a secret or an address.
 #[derive(Debug, Clone, Serialize)]
@@ -27,6 +42,9 @@ pub struct SessionInfo {
     pub state: &'static str,
     /// Seconds since the POST, to the millisecond.
     pub age_s: f64,
+    /// Seconds since anything authenticated came from a connected client, if it should have sent
+    /// something by now: from 3 s on. At 30 s its session ends.
+    pub silent_s: Option<f64>,
     /// The worker that owns it.
     pub worker: usize,
     /// SRTP profile once connected.

@@ -71,7 +71,6 @@ fn end_text(reason: CloseReason) -> &'static str {
         R::ConsentExpired => {
             "nothing arrived from the client any more; its network was interrupted"
         }
-        R::NoMedia => "the publisher was connected and sent no media for a long time",
         R::TakenOver => "another publisher went live under this name",
         R::StreamEnded => "nobody publishes this stream any more",
         R::CodecNotNegotiated => {

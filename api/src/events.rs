@@ -297,7 +297,6 @@ fn may_reconnect(reason: CloseReason) -> bool {
         | R::DtlsTimeout
         | R::DtlsFailed
         | R::FingerprintMismatch
-        | R::NoMedia
         | R::TakenOver
         | R::StreamEnded
         | R::Kicked

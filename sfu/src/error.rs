@@ -135,8 +135,6 @@ reasons! {
         FingerprintMismatch => "fingerprint_mismatch",
         /// Nothing authenticated came for the consent time (RFC 7675, whip-whep C60).
         ConsentExpired => "consent_expired",
-        /// A publisher that is alive sent no media for 30 s (quality B2).
-        NoMedia => "no_media",
         /// A new publisher took the stream over (whip-whep A54).
         TakenOver => "taken_over",
         /// The publisher left and the grace period is over (whip-whep G8).

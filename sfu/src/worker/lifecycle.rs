@@ -149,7 +149,7 @@ impl Worker {
             RoleState::Publisher(publisher) => {
                 // Applied here at once: the publisher's packets follow the handshake. The control
                 // plane informs the other workers.
-                publisher.on_connected(now, &session.stream);
+                publisher.on_connected(&session.stream);
                 self.refresh(now, id, egress);
             }
             RoleState::Subscriber(subscriber) => subscriber.on_connected(),
@@ -168,11 +168,9 @@ impl Worker {
 
     fn session_timeout(&mut self, now: Instant, key: SessionKey, egress: &mut dyn Egress) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let over = match &session.role {
-            RoleState::Publisher(publisher) => publisher.verdict(now),
-            RoleState::Subscriber(_) => None,
-        };
-        if let Some(reason) = session.peer.handle_timeout(now).or(over) {
+        // A publisher that sends nothing, such as a muted microphone, stays for as long as its
+        // consent holds (RFC 7675).
+        if let Some(reason) = session.peer.handle_timeout(now) {
             self.close(now, key, reason, egress);
             return;
         }

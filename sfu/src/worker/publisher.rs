@@ -18,7 +18,7 @@ use super::ssrcs::{SsrcTable, Target};
 use super::stream::LocalStream;
 use super::warning::Warning;
 use crate::congestion::twcc_receiver::TwccReceiver;
-use crate::error::{CloseReason, DropReason};
+use crate::error::DropReason;
 use crate::ids::{LayerKey, SessionId};
 use crate::media::packet::FORWARDED_EXTS_MAX;
 use crate::media::source_clock::PublisherClock;
@@ -49,13 +49,7 @@ pub(super) struct Publisher {
     pub(super) next_report: Instant,
     /// Warnings that were reported.
     warned: Vec<&'static str>,
-    /// Time when it connected or last sent media; `None` before.
-    last_media: Option<Instant>,
 }
-
-/// Time without media after which a connected publisher is closed ([`CloseReason::NoMedia`],
-/// quality B2). Its name is free then, and its viewers are informed.
-const MEDIA_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Publisher {
     /// A publisher that has not sent anything. `our_ssrc` signs its feedback.
@@ -87,7 +81,6 @@ impl Publisher {
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
             warned: Vec::new(),
-            last_media: None,
         }
     }
 
@@ -96,7 +89,7 @@ impl Publisher {
         self.twcc.warm();
         self.ssrcs.warm();
         self.routing.warm();
-        warm!(self.source.epoch, self.last_media);
+        warm!(self.source.epoch);
         for track in &self.tracks {
             warm!(track.plan.pt, track.plan.exts.allow_mixed);
         }
@@ -111,15 +104,8 @@ impl Publisher {
     }
 
     /// Makes the publisher the stream's source, once its keys are known.
-    pub(super) fn on_connected(&mut self, now: Instant, stream: &StreamShared) {
-        self.last_media = Some(now);
+    pub(super) fn on_connected(&mut self, stream: &StreamShared) {
         self.source = stream.connect(&self.source);
-    }
-
-    /// The reason to close the session, if there is one. Its reports call this each second.
-    pub(super) fn verdict(&self, now: Instant) -> Option<CloseReason> {
-        let silent = |at| now.saturating_duration_since(at) >= MEDIA_TIMEOUT;
-        self.last_media.is_some_and(silent).then_some(CloseReason::NoMedia)
     }
 
     /// Handles one SRTP packet from a validated path.
@@ -190,7 +176,6 @@ impl Publisher {
             return Ok(None);
         };
         packet.describe(meta);
-        self.last_media = Some(now);
         Ok(Some(LayerKey { epoch: self.source.epoch, track: target.track, layer: target.layer }))
     }
 

@@ -4,7 +4,7 @@ use weir_sfu::error::{CloseReason, DropReason};
 use weir_sfu::transport::peer::DTLS_TIMEOUT;
 use weir_sfu::worker::Command;
 
-use crate::world::spec::{DtlsMode, PublisherSpec, ViewerSpec};
+use crate::world::spec::{DtlsMode, PublisherSpec, ViewerSpec, opus};
 use crate::world::{ClientId, World, WorldConfig};
 use crate::{TestRng, ms, receives_frames, watched};
 
@@ -303,19 +303,43 @@ fn closing_all_sends_goodbye_to_every_session() {
     }
 }
 
-/// A publisher that is connected and sends nothing keeps its name for half a minute.
-// quality B2
+/// A publisher that sends nothing, because its microphone is muted, stays live while its ICE agent
+/// is alive (RFC 7675); its viewers hear it again.
 #[test]
-fn publisher_without_media_is_closed_after_thirty_seconds() {
+fn muted_publisher_stays_live_while_its_consent_holds() {
     for ever_sent in [false, true] {
-        let mut world = World::new(1);
-        let publisher = world.publish("live", PublisherSpec::browser());
+        let mut world = World::new(2);
+        let publisher = world.publish("live", PublisherSpec::of(vec![opus()]));
         world.publisher(publisher).sends = ever_sent;
-        world.run_s(5);
+        world.run_s(2);
+        let viewer = world.watch("live", ViewerSpec::browser());
+        world.run_s(2);
         world.publisher(publisher).sends = false;
-        world.run_s(if ever_sent { 28 } else { 23 });
+        world.run_s(120);
         assert_eq!(world.closed(publisher), None);
-        world.run_s(5);
-        assert_eq!(world.closed(publisher), Some(CloseReason::NoMedia));
+        world.publisher(publisher).sends = true;
+        let before = world.viewer(viewer).audio_frames();
+        world.run_s(2);
+        assert!(world.viewer(viewer).audio_frames() - before >= 98, "sound is back");
+        world.kill(publisher);
+        world.run_s(31);
+        assert_eq!(world.closed(publisher), Some(CloseReason::ConsentExpired));
     }
+}
+
+/// The API tells of a client that was killed long before its consent expires.
+#[test]
+fn api_tells_since_when_a_killed_publisher_is_silent() {
+    let (mut world, publisher, viewer) =
+        watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+    let silent_s = |world: &mut World, client| world.info(client).expect("it is live").silent_s;
+    world.run_s(5);
+    assert_eq!([publisher, viewer].map(|client| silent_s(&mut world, client)), [None, None]);
+    world.kill(publisher);
+    world.run_ms(2_900);
+    assert_eq!(silent_s(&mut world, publisher), None);
+    world.run_ms(1_100);
+    let silent = silent_s(&mut world, publisher).expect("nothing comes from it");
+    assert!((3.9..4.1).contains(&silent), "{silent} s");
+    assert_eq!(silent_s(&mut world, viewer), None, "its viewer is there");
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::de::DeserializeOwned;
+use weir_sfu::config::PublisherLimits;
 
 use crate::advertise::{Advertise, Interface};
 use crate::cli::Cli;
@@ -70,6 +71,7 @@ impl Config {
             advertise: self.candidates(interfaces),
             takeover: self.takeover,
             viewer_wait: Duration::from_secs(self.viewer_wait),
+            publisher_limits: PublisherLimits::new(self.publisher_bitrate, self.publisher_packets),
             ..weir_sfu::config::Config::default()
         }
     }
@@ -361,6 +363,11 @@ mod tests {
         let defaults = weir_sfu::config::Config::default();
         assert_eq!(media(&[]).takeover, defaults.takeover);
         assert_eq!(media(&[]).viewer_wait, defaults.viewer_wait);
+        assert_eq!(media(&[]).publisher_limits, defaults.publisher_limits);
+        let limits = media(&["--publisher-bitrate", "20", "--publisher-packets", "3000"]);
+        assert_eq!(limits.publisher_limits, PublisherLimits::new(20, 3_000));
+        assert_eq!(load(&["--publisher-bitrate", "0"]).unwrap_err().key, "publisher-bitrate");
+        assert_eq!(load(&["--publisher-packets", "0"]).unwrap_err().key, "publisher-packets");
         let set = media(&["--takeover", "reject", "--viewer-wait", "5", "--workers", "2"]);
         assert_eq!(
             (set.takeover, set.viewer_wait, set.workers),

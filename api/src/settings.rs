@@ -86,6 +86,17 @@ settings! {
         key "viewer-wait", env "WEIR_VIEWER_WAIT", value "SECONDS", heading "Running",
         default "600", restart, read viewer_wait
     }
+    /// Megabits per second that one publisher may send, all tracks and layers together. What it
+    /// saved up in the last 5 seconds may come at once; packets above that are dropped.
+    publisher_bitrate: u32 => u32 {
+        key "publisher-bitrate", env "WEIR_PUBLISHER_BITRATE", value "MBITS", heading "Running",
+        default "100", restart, read publisher_bitrate
+    }
+    /// Packets per second that one publisher may send, in the same way.
+    publisher_packets: u32 => u32 {
+        key "publisher-packets", env "WEIR_PUBLISHER_PACKETS", value "N", heading "Running",
+        default "16000", restart, read publisher_packets
+    }
     /// Media threads.
     workers: usize => usize {
         key "workers", env "WEIR_WORKERS", value "N", heading "Running",
@@ -174,6 +185,26 @@ fn viewer_wait(seconds: u64) -> Result<u64, String> {
     match seconds {
         1..=VIEWER_WAIT_S_MAX => Ok(seconds),
         _ => Err(format!("is {seconds}; give 1 to {VIEWER_WAIT_S_MAX} seconds")),
+    }
+}
+
+/// Highest limit of a publisher's rate, in Mbit/s: what one core takes in.
+const PUBLISHER_MBITS_MAX: u32 = 10_000;
+
+fn publisher_bitrate(mbits: u32) -> Result<u32, String> {
+    match mbits {
+        1..=PUBLISHER_MBITS_MAX => Ok(mbits),
+        _ => Err(format!("is {mbits}; give 1 to {PUBLISHER_MBITS_MAX} Mbit/s")),
+    }
+}
+
+/// Highest limit of a publisher's packets per second: 10 Gbit/s in packets of 1,200 bytes.
+const PUBLISHER_PACKETS_MAX: u32 = 1_000_000;
+
+fn publisher_packets(packets: u32) -> Result<u32, String> {
+    match packets {
+        1..=PUBLISHER_PACKETS_MAX => Ok(packets),
+        _ => Err(format!("is {packets}; give 1 to {PUBLISHER_PACKETS_MAX} packets per second")),
     }
 }
 

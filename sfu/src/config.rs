@@ -1,7 +1,7 @@
 //! Configuration of the media plane as plain data: defaults, limits, validation.
 //!
 //! Never reads flags or files. `api` fills in what operators may set (media address, advertised
-//! addresses, workers and their CPUs, takeover, the wait of viewers); the other fields keep their
+//! addresses, workers and their CPUs, takeover, the wait of viewers, the rate of publishers); the other fields keep their
 //! defaults in the `weir` binary and exist for tests and benches. `net/` uses the values.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -43,8 +43,8 @@ pub struct Config {
     /// Maximum packet buffers per worker and size class; about 1.6 KB each, allocated when needed. At
     /// the limit packets are dropped (`pool_exhausted`). Default 65,536. Operators cannot set it.
     pub pool_packets: usize,
-    /// Maximum rate of one publisher layer. Default 25 Mbit/s and 4,000 packets/s. Operators cannot
-    /// set it.
+    /// Maximum rate of one publisher over [`PUBLISHER_WINDOW`]. Default 100 Mbit/s and 16,000
+    /// packets/s (quality B2).
     pub publisher_limits: PublisherLimits,
 }
 
@@ -66,7 +66,13 @@ impl Default for Config {
     }
 }
 
-/// Maximum rate of one publisher layer; packets above it are dropped (`DropReason::PublisherRate`).
+/// Window over which the rate of a publisher is limited. A publisher that stood still and then
+/// sends what it had captured may send this much of its limit at once.
+pub const PUBLISHER_WINDOW: Duration = Duration::from_secs(5);
+
+/// Maximum rate of one publisher, all tracks and layers together, as bytes of SRTP on the wire.
+/// Packets above it are dropped (`DropReason::PublisherRate`) and reported to the publisher and the
+/// operator. They are never counted as loss and never requested again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublisherLimits {
     /// Bits per second.
@@ -75,9 +81,16 @@ pub struct PublisherLimits {
     pub packets_per_second: u32,
 }
 
+impl PublisherLimits {
+    /// Limits in megabits (1,000,000 bits) and packets per second.
+    pub const fn new(mbits: u32, packets_per_second: u32) -> Self {
+        Self { bitrate: Bitrate::kbps(mbits as u64 * 1_000), packets_per_second }
+    }
+}
+
 impl Default for PublisherLimits {
     fn default() -> Self {
-        Self { bitrate: Bitrate::kbps(25_000), packets_per_second: 4_000 }
+        Self::new(100, 16_000)
     }
 }
 
@@ -132,6 +145,10 @@ impl Config {
         if self.sessions_per_worker == 0 {
             return refuse("sessions_per_worker", "must be at least 1");
         }
+        let PublisherLimits { bitrate, packets_per_second } = self.publisher_limits;
+        if bitrate.0 == 0 || packets_per_second == 0 {
+            return refuse("publisher_limits", "must be at least 1 bit/s and 1 packet/s");
+        }
         if self.pool_packets < 256 {
             return refuse("pool_packets", "must be at least 256");
         }
@@ -152,6 +169,8 @@ mod tests {
         assert!(Config { workers: WORKERS_MAX, ..Config::default() }.validate().is_ok());
         let advertise = vec!["0.0.0.0:0".parse().unwrap()];
         assert_eq!(named(Config { advertise, ..Config::default() }), "advertise");
+        let publisher_limits = PublisherLimits { packets_per_second: 0, ..Default::default() };
+        assert_eq!(named(Config { publisher_limits, ..Config::default() }), "publisher_limits");
         assert_eq!(named(Config { pool_packets: 255, ..Config::default() }), "pool_packets");
     }
 }

@@ -1,4 +1,4 @@
-//! Rate limiters: a count per second and a token bucket.
+//! Rate limiters: a count per second, a token bucket, and a rate of bytes over a window.
 //!
 //! Owns the arithmetic only. Never reads a clock, never drops or counts anything: the caller passes
 //! `now` and acts on the answer. Called by `repair/` for keyframe requests and by `worker/` and
@@ -76,9 +76,74 @@ impl TokenBucket {
     }
 }
 
+/// Limit of a rate over a window: what the rate gives in one window may come at once, and after
+/// that the rate itself.
+#[derive(Debug, Clone, Copy)]
+pub struct WindowLimit {
+    per_second: u64,
+    window: Duration,
+    /// Time at which all that was taken is paid off; `None` before the first.
+    paid_at: Option<Instant>,
+}
+
+impl WindowLimit {
+    /// A limiter that has taken nothing.
+    pub const fn new(per_second: u64, window: Duration) -> Self {
+        Self { per_second, window, paid_at: None }
+    }
+
+    /// Whether `amount` may be taken now if `reserved` of the window stays free for others.
+    pub fn allows(&self, now: Instant, amount: u64, reserved: Duration) -> bool {
+        let end = now + self.window.saturating_sub(reserved);
+        self.paid_after(now, amount).is_some_and(|paid_at| paid_at <= end)
+    }
+
+    /// Takes `amount`, even if it is more than is left.
+    pub fn spend(&mut self, now: Instant, amount: u64) {
+        // A sum past the end of time is never paid off; a limit of 0 gives that with anything.
+        if let Some(paid_at) = self.paid_after(now, amount) {
+            self.paid_at = Some(paid_at);
+        }
+    }
+
+    fn paid_after(&self, now: Instant, amount: u64) -> Option<Instant> {
+        let nanos = (u128::from(amount) * 1_000_000_000).checked_div(self.per_second.into())?;
+        let time = Duration::from_nanos(u64::try_from(nanos).ok()?);
+        self.paid_at.map_or(now, |at| at.max(now)).checked_add(time)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn window_of_a_rate_may_come_at_once_and_then_the_rate() {
+        let now = Instant::now();
+        let mut limit = WindowLimit::new(1_000, SECOND * 5);
+        let mut take = |ms, amount| {
+            let at = now + Duration::from_millis(ms);
+            let allowed = limit.allows(at, amount, Duration::ZERO);
+            if allowed {
+                limit.spend(at, amount);
+            }
+            allowed
+        };
+        assert_eq!([5_000, 1].map(|amount| take(0, amount)), [true, false], "a whole window");
+        assert_eq!([101, 100, 1].map(|amount| take(100, amount)), [false, true, false]);
+        assert!((1..100).all(|n| take(100 + n, 1)) && !take(200, 2), "the rate for ever");
+        assert!(take(60_000, 5_000) && !take(60_000, 1), "full again, and not fuller");
+        assert!(!WindowLimit::new(0, SECOND).allows(now, 1, Duration::ZERO));
+        assert!(!WindowLimit::new(1, SECOND).allows(now, u64::MAX, Duration::ZERO));
+    }
+
+    #[test]
+    fn reserved_part_of_a_window_is_left_to_others() {
+        let now = Instant::now();
+        let mut limit = WindowLimit::new(1_000, SECOND * 5);
+        limit.spend(now, 4_500);
+        assert!(!limit.allows(now, 1, SECOND / 2) && limit.allows(now, 500, Duration::ZERO));
+    }
 
     #[test]
     fn second_begins_with_its_first_event() {

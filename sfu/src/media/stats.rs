@@ -16,6 +16,8 @@ pub struct ReceiverStats {
     numbers: Option<Numbers>,
     packets: u64,
     bytes: u64,
+    /// Packets that arrived and were dropped here.
+    refused: u64,
     /// Expected and received packets at the last report.
     reported: (u64, u64),
     jitter: Jitter,
@@ -28,6 +30,12 @@ struct Numbers {
     highest: u64,
     /// Multiple of 65,536 that counts as no wraps.
     cycle_zero: u64,
+}
+
+impl Numbers {
+    fn first(ext_seq: u64) -> Self {
+        Self { lowest: ext_seq, highest: ext_seq, cycle_zero: ext_seq & !0xffff }
+    }
 }
 
 impl ReceiverStats {
@@ -54,16 +62,21 @@ impl ReceiverStats {
     ) {
         self.packets += 1;
         self.bytes += bytes as u64;
-        let numbers = self.numbers.get_or_insert(Numbers {
-            lowest: ext_seq,
-            highest: ext_seq,
-            cycle_zero: ext_seq & !0xffff,
-        });
+        let numbers = self.numbers.get_or_insert(Numbers::first(ext_seq));
         numbers.lowest = numbers.lowest.min(ext_seq);
         if ext_seq >= numbers.highest {
             numbers.highest = ext_seq;
             self.jitter.on_packet(now, rtp_ts, clock_rate);
         }
+    }
+
+    /// Counts a packet that arrived and was dropped here: the network did not lose it. Neither its
+    /// bytes nor its arrival time count.
+    pub fn on_refused(&mut self, ext_seq: u64) {
+        self.refused += 1;
+        let numbers = self.numbers.get_or_insert(Numbers::first(ext_seq));
+        numbers.lowest = numbers.lowest.min(ext_seq);
+        numbers.highest = numbers.highest.max(ext_seq);
     }
 
     /// Records a sender report for this SSRC; `ntp` is its 64-bit time.
@@ -77,8 +90,9 @@ impl ReceiverStats {
         let numbers = self.numbers?;
         let expected = self.expected();
         let interval_expected = expected.saturating_sub(self.reported.0);
-        let interval_received = self.packets - self.reported.1;
-        self.reported = (expected, self.packets);
+        let received = self.packets + self.refused;
+        let interval_received = received - self.reported.1;
+        self.reported = (expected, received);
         let interval_lost = interval_expected.saturating_sub(interval_received);
         let (lsr, dlsr) = self.sender_report.map_or((0, 0), |(lsr, at)| {
             let since = now.saturating_duration_since(at).as_micros() * 65_536 / 1_000_000;
@@ -107,7 +121,7 @@ impl ReceiverStats {
 
     /// Packets expected and not received; negative only if duplicates were counted.
     pub fn lost(&self) -> i64 {
-        self.expected() as i64 - self.packets as i64
+        self.expected() as i64 - (self.packets + self.refused) as i64
     }
 
     /// Interarrival jitter in units of the RTP clock.
@@ -334,14 +348,6 @@ impl RateMeter {
         let bucket = self.bucket_mut(index);
         *bucket = (bucket.0 + bytes, bucket.1 + 1);
         self.sum = (self.sum.0 + bytes, self.sum.1 + 1);
-    }
-
-    /// Whether more than either limit came over the last second.
-    pub fn exceeds(&self, now: Instant, bitrate: Bitrate, packets_per_second: u32) -> bool {
-        let (bytes, packets, span) = self.window(now);
-        let ms = span.as_millis() as u64;
-        bytes.saturating_mul(8_000) > bitrate.0.saturating_mul(ms)
-            || packets.saturating_mul(1_000) > u64::from(packets_per_second).saturating_mul(ms)
     }
 
     /// Bits per second over the last second, or since the first packet if that is later.

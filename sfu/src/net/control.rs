@@ -222,6 +222,7 @@ impl Control {
             ice: random::ice_credentials(),
             fingerprint_sha256: self.fingerprint_sha256,
             candidates: self.candidates().to_vec(),
+            publisher_limits: self.config.publisher_limits,
             session_id: random::sdp_session_id(),
         }
     }

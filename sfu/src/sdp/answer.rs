@@ -14,7 +14,7 @@
 
 use std::net::SocketAddr;
 
-use rtc_sdp::description::common::{Address, Attribute, ConnectionInformation};
+use rtc_sdp::description::common::{Address, Attribute, Bandwidth, ConnectionInformation};
 use rtc_sdp::description::media::{MediaDescription, MediaName, RangedPort};
 use rtc_sdp::description::session::{Origin, SessionDescription, TimeDescription};
 use rtc_sdp::direction::Direction;
@@ -23,6 +23,7 @@ use super::offer::{Offer, Section};
 use super::payload::{CodecChoice, Payload};
 use super::plan::{DtlsRole, Feedback, LocalTransport, RemoteTransport};
 use super::{SdpError, remote};
+use crate::config::PublisherLimits;
 
 /// `a=ice-options` of answers and of ICE restarts, which must agree (whip-whep B6).
 pub(super) const ICE_OPTIONS: &str = "trickle";
@@ -63,6 +64,11 @@ impl<'o> Accepted<'o> {
 }
 
 impl<'o> Reply<'o> {
+    /// Whether we receive media of this section.
+    fn receives(&self) -> bool {
+        matches!(self, Self::Accepted(reply) if reply.direction == Direction::RecvOnly)
+    }
+
     /// Keeps a section without media. It still names a codec, as every accepted section must;
     /// without any it is rejected.
     pub(super) fn idle(section: &'o Section) -> Self {
@@ -77,6 +83,13 @@ impl<'o> Reply<'o> {
             }),
         }
     }
+}
+
+/// `b=TIAS` (RFC 3890) of the whole session, because the limit is one for all tracks. Chromium takes
+/// a `b=` of an m-section as its encoder's maximum instead of its own default (2.5 Mbit/s at 720p):
+/// our limit would become its rate.
+fn bandwidth(limits: PublisherLimits) -> Bandwidth {
+    Bandwidth { experimental: false, bandwidth_type: "TIAS".into(), bandwidth: limits.bitrate.0 }
 }
 
 /// Decides the transport and prints the answer; `replies` has one entry per offered section.
@@ -95,6 +108,7 @@ pub(super) fn finish(
         .filter(|(_, reply)| matches!(reply, Reply::Accepted(_)))
         .map(|(section, _)| section)
         .collect();
+    let receives = replies.iter().any(Reply::receives);
     let bundled = remote::bundle(offer, &accepted)?;
     let transport = remote::transport(offer, &bundled)?;
     let mut candidates = Some(candidate_lines(local));
@@ -123,6 +137,9 @@ pub(super) fn finish(
     if offer.allow_mixed {
         attributes.push(flag("extmap-allow-mixed"));
     }
+    let limits = receives.then_some(local.publisher_limits);
+    attributes
+        .extend(limits.map(|limits| value("maxprate", format!("{}.0", limits.packets_per_second))));
     let sdp = SessionDescription {
         origin: Origin {
             username: "-".into(),
@@ -134,6 +151,7 @@ pub(super) fn finish(
             unicast_address: "127.0.0.1".into(),
         },
         session_name: "-".into(),
+        bandwidth: limits.map(bandwidth).into_iter().collect(),
         time_descriptions: vec![TimeDescription::default()],
         attributes,
         media_descriptions,

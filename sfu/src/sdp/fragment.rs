@@ -120,6 +120,7 @@ mod tests {
             ice: IceCredentials { ufrag: UFRAG.into(), pwd: PWD.into() },
             fingerprint_sha256: [0; 32],
             candidates: vec!["192.0.2.1:8189".parse().unwrap(), "[::1]:8189".parse().unwrap()],
+            publisher_limits: crate::config::PublisherLimits::default(),
             session_id: 1,
         };
         assert_eq!(

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::error::RejectedSection;
 use crate::codec::{Codec, MediaKind};
+use crate::config::PublisherLimits;
 use crate::rtp::ext::ExtKind;
 
 /// Maximum tracks of one publisher or viewer (whip-whep C23). An offer that sends more is refused;
@@ -83,6 +84,8 @@ pub struct LocalTransport {
     pub candidates: Vec<SocketAddr>,
     /// `o=` session id, decimal.
     pub session_id: u64,
+    /// What a publisher may send, which its answer tells.
+    pub publisher_limits: PublisherLimits,
 }
 
 /// A codec with the parameters that decide a match.

@@ -54,6 +54,7 @@ fn local() -> LocalTransport {
         ice: IceCredentials { ufrag: "weirUfrag".into(), pwd: "weirPassword0123456789ab".into() },
         fingerprint_sha256: std::array::from_fn(|i| i as u8),
         candidates: vec!["192.0.2.7:8189".parse().unwrap(), "[2001:db8::7]:8189".parse().unwrap()],
+        publisher_limits: crate::config::PublisherLimits::default(),
         session_id: u64::MAX,
     }
 }
@@ -131,9 +132,14 @@ fn lint(offer: &str, answer: &str, direction: &str) -> Result<(), String> {
     let (offered, answered) = (sections(offer), sections(answer));
     must!(offered.len() == answered.len(), "C30: number of m-lines");
     let (session, offered_session) = (&answered[0], &offered[0]);
-    for (place, prefix) in ["v=0", "o=- ", "s=", "t=0 0"].iter().enumerate() {
+    // A publisher is told its limit, and nobody else is.
+    let limit: &[&str] = if direction == "recvonly" { &["b=TIAS:100000000"] } else { &[] };
+    let first = ["v=0", "o=- ", "s="].iter().chain(limit).chain(&["t=0 0"]);
+    for (place, prefix) in first.enumerate() {
         must!(session.get(place).is_some_and(|l| l.starts_with(prefix)), "C32: {prefix}");
     }
+    must!(answer.matches("\nb=").count() == limit.len(), "B2: the limit is one of the session");
+    must!(find(session, "a=maxprate:16000.0").len() == limit.len(), "B2: packets per second");
     must!(find(session, "a=ice-lite").len() == 1, "C43: ice-lite");
     let bundle = find(session, "a=group:BUNDLE ").concat();
     let bundled: Vec<&str> = bundle.split(' ').collect();

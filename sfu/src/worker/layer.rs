@@ -5,10 +5,10 @@
 use std::time::{Duration, Instant};
 
 use super::context::Context;
+use super::ingress_rate::IngressRate;
 use super::packet_inspector::{Incoming, PacketInspector, without_payload};
 use super::report::{LayerInfo, LearnedInfo, ResponseInfo};
 use crate::codec::MediaKind;
-use crate::config::PublisherLimits;
 use crate::error::DropReason;
 use crate::media::PacketMeta;
 use crate::media::source_clock::{PublisherClock, TrackClock};
@@ -95,7 +95,8 @@ pub(super) struct Layer {
     unwrapper: SeqUnwrapper,
     base: u64,
     highest: u64,
-    rate: RateMeter,
+    /// Rate of the packets that were taken.
+    pub rate: RateMeter,
     keyframes_seen: u64,
     last_keyframe_ts: Option<u32>,
     resolution: Option<(u16, u16)>,
@@ -229,6 +230,7 @@ impl Layer {
         now: Instant,
         plan: &PublishTrack,
         arrived: &Arrived<'_>,
+        limit: &mut IngressRate,
         rtt: &mut RtxRtt,
         context: &mut Context,
     ) -> Result<Option<PacketMeta>, DropReason> {
@@ -265,9 +267,11 @@ impl Layer {
         }
         // After the limit, because a packet that the limit drops has arrived and must not be
         // requested again.
-        if !self.within(context.publisher_limits, now, wire_len) {
+        if !limit.take(now, plan.kind, wire_len) {
+            self.stats.on_refused(ext_seq);
             return Err(DropReason::PublisherRate);
         }
+        self.rate.add(now, wire_len);
         let clock_rate = plan.format.codec.clock_rate();
         let timestamp = match useless {
             None => self.timeline.on_packet(now, ext_seq, header.timestamp, clock_rate),
@@ -294,15 +298,6 @@ impl Layer {
         }
         self.on_media(now, context.clock.ntp(now), &meta, clock_rate, rtx);
         Ok(Some(meta))
-    }
-
-    /// Counts a packet on the wire; false if the layer is above its limits.
-    pub(super) fn within(&mut self, limits: PublisherLimits, now: Instant, bytes: usize) -> bool {
-        let above = self.rate.exceeds(now, limits.bitrate, limits.packets_per_second);
-        if !above {
-            self.rate.add(now, bytes);
-        }
-        !above
     }
 
     /// Records a media packet that will be forwarded.

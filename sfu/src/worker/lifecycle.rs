@@ -27,7 +27,7 @@ use crate::transport::peer::{Peer, PeerEvent};
 const UFRAGS_MAX: usize = 2;
 
 impl Worker {
-    /// Adopts a session: a publisher from the lobby, a viewer by order of the control plane.
+    /// Adopts a session from the lobby.
     pub(super) fn adopt(
         &mut self,
         now: Instant,
@@ -42,7 +42,8 @@ impl Worker {
                 let mut ssrc = [0; 4];
                 self.context.entropy.fill(&mut ssrc);
                 let ssrc = u32::from_be_bytes(ssrc) | 1;
-                let publisher = Publisher::new(new.id, plan, &stream, ssrc, now);
+                let limits = self.context.publisher_limits;
+                let publisher = Publisher::new(new.id, plan, &stream, ssrc, limits, now);
                 RoleState::Publisher(Box::new(publisher))
             }
             Plan::Subscribe { plan, start } => {

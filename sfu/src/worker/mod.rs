@@ -13,8 +13,10 @@ mod batch;
 mod context;
 mod demux;
 mod dispatch;
+mod drop_warnings;
 mod fanout;
 mod handshakes;
+mod ingress_rate;
 mod keyframe_requests;
 mod keys;
 mod layer;
@@ -104,7 +106,7 @@ pub struct WorkerConfig {
     pub port: RingPort,
     /// Maximum packet buffers per size class.
     pub pool_packets: usize,
-    /// Limits per publisher layer.
+    /// Limits per publisher.
     pub publisher_limits: PublisherLimits,
 }
 

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::context::{Context, REPORT_INTERVAL};
+use super::drop_warnings::DropWarnings;
+use super::ingress_rate::IngressRate;
 use super::layer::{Arrived, Layer, Track};
 use super::lookup::{self, transport_sequence};
 use super::report::{LayerInfo, PublisherStatus, TrackInfo};
@@ -17,6 +19,8 @@ use super::routing::Routing;
 use super::ssrcs::{SsrcTable, Target};
 use super::stream::LocalStream;
 use super::warning::Warning;
+use crate::codec::MediaKind;
+use crate::config::PublisherLimits;
 use crate::congestion::twcc_receiver::TwccReceiver;
 use crate::error::DropReason;
 use crate::ids::{LayerKey, SessionId};
@@ -45,6 +49,9 @@ pub(super) struct Publisher {
     pub(super) clock: PublisherClock,
     pub(super) routing: Routing,
     pub(super) rtt: RtxRtt,
+    /// Warnings about its packets that are dropped.
+    pub(super) dropped: DropWarnings,
+    rate: IngressRate,
     pub(super) our_ssrc: u32,
     pub(super) next_report: Instant,
     /// Warnings that were reported.
@@ -58,6 +65,7 @@ impl Publisher {
         plan: PublishPlan,
         stream: &Arc<StreamShared>,
         our_ssrc: u32,
+        limits: PublisherLimits,
         now: Instant,
     ) -> Self {
         let source = Arc::new(SourceInfo::offered(id, &plan));
@@ -78,6 +86,8 @@ impl Publisher {
             clock: PublisherClock::new(),
             routing: Routing::new(stream),
             rtt: RtxRtt::default(),
+            dropped: DropWarnings::default(),
+            rate: IngressRate::new(limits),
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
             warned: Vec::new(),
@@ -89,7 +99,7 @@ impl Publisher {
         self.twcc.warm();
         self.ssrcs.warm();
         self.routing.warm();
-        warm!(self.source.epoch);
+        warm!(self.source.epoch, self.rate);
         for track in &self.tracks {
             warm!(track.plan.pt, track.plan.exts.allow_mixed);
         }
@@ -172,9 +182,12 @@ impl Publisher {
         let track = self.tracks.get_mut(usize::from(target.track));
         let Track { plan, layers } = track.ok_or(DropReason::UnknownTrack)?;
         let layer = layers.get_mut(usize::from(target.layer)).ok_or(DropReason::UnknownTrack)?;
-        let Some(meta) = layer.accept(now, plan, &arrived, &mut self.rtt, context)? else {
-            return Ok(None);
-        };
+        let rate = &mut self.rate;
+        let accepted = layer.accept(now, plan, &arrived, rate, &mut self.rtt, context);
+        if accepted.err() == Some(DropReason::PublisherRate) {
+            self.dropped.note(now, Warning::PublisherRate(context.publisher_limits));
+        }
+        let Some(meta) = accepted? else { return Ok(None) };
         packet.describe(meta);
         Ok(Some(LayerKey { epoch: self.source.epoch, track: target.track, layer: target.layer }))
     }
@@ -220,10 +233,13 @@ impl Publisher {
             if matches!(arrival, Arrival::Duplicate | Arrival::TooOld) {
                 continue;
             }
-            if !state.within(context.publisher_limits, now, lost.payload.len()) {
+            if !self.rate.take(now, MediaKind::Audio, lost.payload.len()) {
+                state.stats.on_refused(lost.ext_seq);
+                self.dropped.note(now, Warning::PublisherRate(context.publisher_limits));
                 context.report.dropped.count(DropReason::PublisherRate);
                 continue;
             }
+            state.rate.add(now, lost.payload.len());
             let Some(twin) = recovered(&lost, meta, context) else {
                 context.report.dropped.count(DropReason::PoolExhausted);
                 continue;
@@ -301,7 +317,7 @@ impl Publisher {
             // To a tenth of a second, so that it does not change all the time.
             interval: Duration::from_millis((interval.as_millis() as u64 + 50) / 100 * 100),
         });
-        b_frames.into_iter().chain(interval).collect()
+        b_frames.into_iter().chain(interval).chain(self.dropped.recent(now)).collect()
     }
 
     /// A warning that was not reported yet.

@@ -10,6 +10,9 @@ use std::time::Duration;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use crate::config::{PUBLISHER_WINDOW, PublisherLimits};
+use crate::media::packet::PACKET_BYTES_MAX;
+
 /// One warning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Warning {
@@ -23,7 +26,24 @@ pub enum Warning {
     },
     /// A viewer limits temporal layers, and the stream has no frames that can be left out.
     NothingToLeaveOut,
+    /// The publisher sends more than these limits.
+    PublisherRate(PublisherLimits),
+    /// Packets do not fit the path to a viewer, although optional extensions are left out.
+    TooLargeToSend {
+        /// Payload bytes of such a packet.
+        payload_bytes: usize,
+    },
+    /// The publisher's datagrams are larger than any that is taken.
+    Oversized {
+        /// Bytes of such a datagram.
+        bytes: usize,
+    },
+    /// The worker had no packet buffer for the publisher.
+    PoolExhausted,
 }
+
+/// Packet size to set at an encoder: it leaves room for headers of every kind on every usual path.
+const ADVISED_PACKET_BYTES: usize = 1_200;
 
 impl Warning {
     /// Name that programs compare.
@@ -32,6 +52,10 @@ impl Warning {
             Self::BFrames => "b_frames",
             Self::KeyframeInterval { .. } => "keyframe_interval",
             Self::NothingToLeaveOut => "nothing_to_leave_out",
+            Self::PublisherRate(_) => "publisher_rate",
+            Self::TooLargeToSend { .. } => "too_large_to_send",
+            Self::Oversized { .. } => "oversized",
+            Self::PoolExhausted => "pool_exhausted",
         }
     }
 }
@@ -51,6 +75,32 @@ impl fmt::Display for Warning {
             Self::NothingToLeaveOut => f.write_str(
                 "publisher's stream has no frames that can be left out, so the limit on temporal \
                  layers changes nothing",
+            ),
+            Self::PublisherRate(PublisherLimits { bitrate, packets_per_second }) => write!(
+                f,
+                "publisher sends more than {} Mbit/s or {packets_per_second} packets/s over {} s, and \
+                 packets above that are dropped; lower its bitrate, or raise --publisher-bitrate or \
+                 --publisher-packets",
+                bitrate.0 as f64 / 1e6,
+                PUBLISHER_WINDOW.as_secs(),
+            ),
+            Self::TooLargeToSend { payload_bytes } => write!(
+                f,
+                "publisher sends packets with {payload_bytes} bytes of payload, which are dropped \
+                 because they are too large for the path to a viewer: with headers and SRTP tag 1472 \
+                 bytes fit over IPv4 and 1452 over IPv6; set its packet size (MTU) to \
+                 {ADVISED_PACKET_BYTES} bytes"
+            ),
+            Self::Oversized { bytes } => write!(
+                f,
+                "publisher sends datagrams of {bytes} bytes, which are dropped because \
+                 {PACKET_BYTES_MAX} are taken at most; set its packet size (MTU) to \
+                 {ADVISED_PACKET_BYTES} bytes"
+            ),
+            Self::PoolExhausted => f.write_str(
+                "publisher's packets are dropped because its worker has no packet buffer left: the \
+                 publishers of the worker send too much together; lower their bitrates, or start \
+                 more --workers",
             ),
         }
     }

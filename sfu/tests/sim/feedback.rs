@@ -245,7 +245,7 @@ fn remb_and_twcc_are_sent_upstream() {
     let feedback = &world.publisher(publisher).feedback;
     assert_eq!(feedback.rembs.len(), 11, "one a second");
     for (bitrate, ssrcs) in &feedback.rembs {
-        assert!((*bitrate - 25e6).abs() < 1e5 && *ssrcs == [ssrc], "{bitrate} for {ssrcs:?}");
+        assert!((*bitrate - 100e6).abs() < 4e5 && *ssrcs == [ssrc], "{bitrate} for {ssrcs:?}");
     }
     // 20 ms are under way.
     assert!(feedback.twcc_received + feedback.twcc_missing + 30 >= numbered);

@@ -1,9 +1,11 @@
 //! Limits of rings, pools, rates and stalls: what exceeds them is dropped and counted.
 
+use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::config::PublisherLimits;
 use weir_sfu::error::DropReason;
 use weir_sfu::units::Bitrate;
+use weir_sfu::worker::Warning;
 
 use crate::world::spec::{PublisherSpec, ViewerSpec};
 use crate::world::{ClientId, World, WorldConfig};
@@ -81,9 +83,58 @@ fn server_that_sleeps_for_5_s_disconnects_no_session() {
     }
 }
 
+/// A publisher of about `mbits`, in packets of 1,180 bytes.
+fn fast(mbits: usize) -> PublisherSpec {
+    let packets = (mbits * 1_000_000 / 8 / 1_180 / 30) as u16;
+    PublisherSpec::browser().with(Video, |track| {
+        track.layers[0].packets = packets;
+        track.bytes = 1_180;
+    })
+}
+
+/// Code of the only warning about a session.
+fn warning(world: &mut World, client: ClientId) -> Option<&'static str> {
+    let warnings = world.info(client).expect("it is live").warnings;
+    assert!(warnings.len() <= 1, "{warnings:?}");
+    warnings.first().map(Warning::code)
+}
+
 // quality B2
 #[test]
-fn publisher_above_the_rate_limit_is_limited() {
+fn publisher_of_40_mbits_reaches_its_viewer_whole() {
+    let mut world = World::new(1);
+    let publisher = world.publish("live", fast(40));
+    world.run_ms(300);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.run_s(5);
+    assert!(world.viewer(viewer).video_frames() > 140);
+    assert_eq!((world.viewer(viewer).broken_frames(), world.viewer(viewer).missing()), (0, 0));
+    assert_eq!(world.dropped(DropReason::PublisherRate), 0);
+    assert_eq!(warning(&mut world, publisher), None);
+}
+
+/// OBS that is stopped for 6 s sends what it captured meanwhile at once.
+// quality B2
+#[test]
+fn burst_of_a_publisher_that_stood_still_passes() {
+    let mut world = World::new(2);
+    let publisher = world.publish("live", fast(6));
+    world.run_ms(300);
+    let viewer = world.watch("live", ViewerSpec::browser());
+    world.run_s(2);
+    world.link(publisher).alive = false;
+    world.run_s(6);
+    world.link(publisher).alive = true;
+    world.run_s(2);
+    let watched = world.viewer(viewer);
+    assert!(watched.video_frames() > 285, "{} frames", watched.video_frames());
+    assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+    assert_eq!(world.dropped(DropReason::PublisherRate), 0);
+}
+
+// quality B2
+#[test]
+fn publisher_above_the_rate_limit_is_limited_and_told() {
     let limits = PublisherLimits { bitrate: Bitrate::kbps(400), packets_per_second: 4_000 };
     let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });
     world.drops_allowed = true;
@@ -93,39 +144,54 @@ fn publisher_above_the_rate_limit_is_limited() {
     world.run_s(1);
     let viewer = world.watch("over", ViewerSpec { sends_nack: false, ..ViewerSpec::browser() });
     let other = world.watch("within", ViewerSpec::browser());
-    world.run_s(1);
-    let before = world.viewer(viewer).received;
+    world.run_s(5);
+    let before = (world.viewer(viewer).received, world.viewer(viewer).audio_frames());
     world.publisher(over).feedback = Default::default();
     world.run_s(5);
-    assert!(world.dropped(DropReason::PublisherRate) > 500);
-    let packets = (world.viewer(viewer).received - before) / 5;
+    let dropped = world.dropped(DropReason::PublisherRate);
+    assert!(dropped > 500, "{dropped}");
+    let packets = (world.viewer(viewer).received - before.0) / 5;
     assert!(packets < 50 + 400_000 / 8 / 900 + 20, "{packets} packets a second");
+    let sound = world.viewer(viewer).audio_frames() - before.1;
+    assert!(sound >= 249, "{sound} of 250 audio packets: pictures leave room for sound");
     assert!(receives_frames(&mut world, other, 100));
     assert_eq!(world.closed(over), None);
     assert_eq!(world.closed(within), None);
-    // Packets that the server itself dropped are not requested again: that would only add to the
-    // rate.
-    let nacked = world.publisher(over).feedback.nacked.len();
-    assert!(nacked < 100, "requested {nacked} packets of a publisher that sends too much");
+    // The packets arrived: they are neither requested again, which would only add to the rate, nor
+    // counted as loss of the network.
+    let feedback = &world.publisher(over).feedback;
+    assert_eq!(feedback.nacked.len(), 0);
+    assert!(feedback.reports.iter().all(|r| r.fraction_lost == 0 && r.total_lost == 0));
+    assert!(feedback.rembs.iter().all(|(bitrate, _)| *bitrate == 400_000.0));
+    let lost: u64 = {
+        let info = world.info(over).expect("it is live");
+        info.tracks.iter().flat_map(|track| &track.layers).map(|layer| layer.lost).sum()
+    };
+    assert_eq!(lost, 0);
+    assert_eq!(warning(&mut world, over), Some("publisher_rate"));
+    assert_eq!(warning(&mut world, within), None);
+    world.run_s(40);
+    let told = [(world.client(over).id, Warning::PublisherRate(limits))];
+    assert_eq!(world.control.warned, told, "once");
 }
 
 // quality B2
 #[test]
-fn packets_per_second_are_limited_too() {
-    let limits = PublisherLimits { bitrate: Bitrate::kbps(25_000), packets_per_second: 100 };
+fn packets_per_second_are_limited_over_all_layers_of_a_publisher() {
+    let limits = PublisherLimits { packets_per_second: 100, ..PublisherLimits::default() };
     let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });
     world.drops_allowed = true;
-    let spec = PublisherSpec::browser().with(Video, |track| {
-        track.layers[0].packets = 20;
-        track.bytes = 60;
-    });
-    world.publish("live", spec);
-    let viewer = world.watch("live", ViewerSpec { sends_nack: false, ..ViewerSpec::browser() });
-    world.run_s(2);
-    let before = world.viewer(viewer).received;
-    world.run_s(2);
-    let video = (world.viewer(viewer).received - before) / 2;
-    assert!(video < 100 + 50 + 20, "{video}");
+    let spec = PublisherSpec::simulcast(Codec::Vp8).with(Video, |track| track.bytes = 60);
+    let publisher = world.publish("live", spec);
+    world.run_s(8);
+    let taken = |world: &mut World| -> u64 {
+        let info = world.info(publisher).expect("it is live");
+        info.tracks.iter().flat_map(|track| &track.layers).map(|layer| layer.packets).sum()
+    };
+    let before = taken(&mut world);
+    world.run_s(10);
+    let packets = taken(&mut world) - before;
+    assert!((980..=1_020).contains(&packets), "{packets} packets in ten seconds");
 }
 
 #[test]

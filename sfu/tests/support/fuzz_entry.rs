@@ -166,6 +166,7 @@ fn sdp(data: &[u8]) {
         ice: IceCredentials { ufrag: "weir".into(), pwd: "VOkJxbRl1RmTxUk/WvJxBt".into() },
         fingerprint_sha256: [7; 32],
         candidates: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8189))],
+        publisher_limits: weir_sfu::config::PublisherLimits::default(),
         session_id: 1,
     };
     let sections = data.split(|&byte| byte == b'\n').filter(|sender| sender.starts_with(b"m="));

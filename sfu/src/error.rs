@@ -71,7 +71,7 @@ reasons! {
         TooOld => "too_old",
         /// RTP from a session that may not send (a viewer).
         WrongDirection => "wrong_direction",
-        /// Publisher above its bitrate or packet-rate limit.
+        /// Publisher above its bitrate or packet-rate limit. Counted neither as loss nor requested again.
         PublisherRate => "publisher_rate",
         /// RTCP that does not parse.
         RtcpMalformed => "rtcp_malformed",
@@ -96,7 +96,8 @@ reasons! {
         /// An address that our own check has not confirmed gets at most 3 x the bytes received from
         /// it.
         UnconfirmedEgress => "unconfirmed_egress",
-        /// Larger after rewriting than the path carries.
+        /// Larger than the path to the viewer carries, also without the extensions that decoding does
+        /// not need.
         TooLargeToSend => "too_large_to_send",
         /// A viewer's keyframe request or NACK that names no SSRC which could answer it.
         FeedbackUnknownSsrc => "feedback_unknown_ssrc",

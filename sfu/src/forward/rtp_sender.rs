@@ -74,6 +74,8 @@ pub struct Plaintext<'a> {
     pub(crate) padding: &'static [u8],
     pub(crate) ssrc: u32,
     pub(crate) index: u64,
+    /// Whether the header has room for the transport-wide number. Otherwise the number is still free.
+    pub(crate) is_full: bool,
 }
 
 impl Plaintext<'_> {
@@ -95,6 +97,14 @@ pub enum NotNumbered {
     /// The packet was left out by the layer filter.
     Filtered,
 }
+
+/// Bytes on the wire above which a packet leaves out the extensions that decoding does not need: what
+/// IPv6 carries on Ethernet (1500 - 40 - 8). The bound is one for all paths, because a repeated packet
+/// must be the same bytes even if its viewer has moved to another address.
+const FULL_HEADER_BYTES_MAX: usize = 1452;
+
+/// Longest SRTP tag (RFC 7714: 16 bytes).
+const SRTP_TAG_BYTES_MAX: usize = 16;
 
 /// One byte of padding: its value is the padding length.
 const PADDING: &[u8] = &[1];
@@ -485,8 +495,10 @@ impl RtpSender {
         let pt = if meta.red { format.red_pt.unwrap_or(format.pt) } else { format.pt };
         let sequence = record.out as u16;
         let ids = (pt, sequence, self.ssrc);
-        let header_len = self.write_header(record, record.twcc, ids, packet, meta, out)?;
         let padding = if record.padded() { PADDING } else { &[] };
+        let behind = usize::from(meta.payload_len) + padding.len();
+        let Header { len: header_len, is_full } =
+            self.write_header(record, record.twcc, ids, (packet, meta, behind), out)?;
         if record.padded() {
             *out.first_mut()? |= PADDING_BIT;
         }
@@ -494,7 +506,7 @@ impl RtpSender {
             copy_prefix(&format, record, packet, meta, out.get_mut(header_len..)?)?;
         let index = self.issued.widen(record.out);
         let ssrc = self.ssrc;
-        Some(Plaintext { out, header_len, prefix_len, rest, padding, ssrc, index })
+        Some(Plaintext { out, header_len, prefix_len, rest, padding, ssrc, index, is_full })
     }
 
     /// Wraps a record for retransmission (RFC 4588) under a new RTX number and TWCC number.
@@ -509,7 +521,9 @@ impl RtpSender {
         let meta = packet.meta().filter(|meta| meta.ext_seq == record.source.ext_seq())?;
         let index = self.next_rtx;
         let ids = (format.rtx_pt?, index as u16, self.config.rtx_ssrc);
-        let header_len = self.write_header(record, twcc, ids, packet, meta, out)?;
+        let behind = usize::from(meta.payload_len) + 2;
+        let Header { len: header_len, is_full } =
+            self.write_header(record, twcc, ids, (packet, meta, behind), out)?;
         let original = out.get_mut(header_len..header_len + 2)?;
         original.copy_from_slice(&(record.out as u16).to_be_bytes());
         let (prefix_len, rest) =
@@ -517,7 +531,7 @@ impl RtpSender {
         self.next_rtx += 1;
         let ssrc = self.config.rtx_ssrc;
         let prefix_len = prefix_len + 2;
-        Some(Plaintext { out, header_len, prefix_len, rest, padding: &[], ssrc, index })
+        Some(Plaintext { out, header_len, prefix_len, rest, padding: &[], ssrc, index, is_full })
     }
 
     fn current(&self) -> Option<&SourceSegment> {
@@ -539,33 +553,56 @@ impl RtpSender {
         })
     }
 
+    /// Writes the header of a packet with `behind` bytes behind it. Of a large packet only the
+    /// extensions are kept that decoding needs.
     fn write_header(
         &self,
         record: &SentRecord,
         twcc: u16,
         (pt, sequence, ssrc): (u8, u16, u32),
-        packet: &Packet,
-        meta: &PacketMeta,
+        (packet, meta, behind): (&Packet, &PacketMeta, usize),
         out: &mut [u8],
-    ) -> Option<usize> {
+    ) -> Option<Header> {
+        let is_full = |len: usize| len + behind + SRTP_TAG_BYTES_MAX <= FULL_HEADER_BYTES_MAX;
         // Most video packets carry no extension of the publisher's: their header is always the
         // same.
-        let header_len = if record.is_blank() || matches!(meta.exts.first(), Some(None)) {
-            self.template.write(twcc, out)?
+        let header = if record.is_blank() || matches!(meta.exts.first(), Some(None)) {
+            match record.is_blank() || is_full(self.template.len) {
+                true => Header { len: self.template.write(twcc, out)?, is_full: true },
+                false => Header { len: RTP_HEADER_LEN, is_full: false },
+            }
         } else {
             let numbered = meta.frame.frame_number.is_some();
             let frame_delta = if numbered { self.frame_delta(record)? } else { 0 };
             let carrier = Carrier { packet, meta, frame_delta };
-            write_extensions(&self.config, twcc, Some(carrier), out)?
+            let all = |_| true;
+            let len = write_extensions(&self.config, Some(twcc), Some(carrier), all, out)?;
+            match is_full(len) {
+                true => Header { len, is_full: true },
+                false => {
+                    // A decoder that was promised descriptors cannot do without.
+                    let needed = |kind| kind == ExtKind::DependencyDescriptor;
+                    let len = write_extensions(&self.config, None, Some(carrier), needed, out)?;
+                    Header { len, is_full: false }
+                }
+            }
         };
         let fixed = out.first_chunk_mut::<RTP_HEADER_LEN>()?;
-        fixed[0] = 0x80 | if header_len > RTP_HEADER_LEN { 0x10 } else { 0 };
+        fixed[0] = 0x80 | if header.len > RTP_HEADER_LEN { 0x10 } else { 0 };
         fixed[1] = pt & 0x7f | if record.marker() { 0x80 } else { 0 };
         fixed[2..4].copy_from_slice(&sequence.to_be_bytes());
         fixed[4..8].copy_from_slice(&record.timestamp.to_be_bytes());
         fixed[8..12].copy_from_slice(&ssrc.to_be_bytes());
-        Some(header_len)
+        Some(header)
     }
+}
+
+/// Header as it was written.
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    len: usize,
+    /// Whether it has all extensions.
+    is_full: bool,
 }
 
 /// Bytes of the fixed header and the extensions of every packet. A mid of 16 bytes and a
@@ -586,7 +623,7 @@ impl Template {
         // Two headers whose numbers have no byte in common show the offset of the number.
         let [ours, other] = [0x0102, 0x0304].map(|twcc: u16| {
             let mut bytes = [0; TEMPLATE_BYTES];
-            let len = write_extensions(config, twcc, None, &mut bytes);
+            let len = write_extensions(config, Some(twcc), None, |_| true, &mut bytes);
             (bytes, len.unwrap_or(RTP_HEADER_LEN))
         });
         let ((bytes, len), (changed, _)) = (ours, other);
@@ -618,19 +655,23 @@ struct Carrier<'a> {
 }
 
 /// Writes the extensions after the fixed header, with those that this packet carries; returns the
-/// header's length. Extensions that the form cannot express, or that do not fit, are left out.
+/// header's length. Extensions that the form cannot express, or that do not fit, are left out, as are
+/// those that `keep` refuses.
 fn write_extensions(
     config: &RtpSenderConfig,
-    twcc: u16,
+    twcc: Option<u16>,
     carrier: Option<Carrier<'_>>,
+    keep: impl Fn(ExtKind) -> bool,
     out: &mut [u8],
 ) -> Option<usize> {
     let two_byte = needs_two_byte(config, carrier.map(|carrier| carrier.meta));
     let mut writer = ExtWriter::new(out.get_mut(RTP_HEADER_LEN..)?, two_byte);
-    for &(kind, id) in &config.exts {
+    for &(kind, id) in config.exts.iter().filter(|(kind, _)| keep(*kind)) {
         match kind {
             ExtKind::Mid => _ = writer.push(id, &config.mid),
-            ExtKind::TransportCc => _ = writer.push(id, &twcc.to_be_bytes()),
+            ExtKind::TransportCc => {
+                _ = twcc.map(|twcc| writer.push(id, &twcc.to_be_bytes()));
+            }
             _ => {
                 let Some(Carrier { packet, meta, frame_delta }) = carrier else { continue };
                 let carried = meta.exts.iter().flatten().find(|ext| ext.kind == kind);

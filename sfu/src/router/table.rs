@@ -91,6 +91,9 @@ pub struct StreamShared {
     /// paced by itself.
     requests: KeyframeRequestBits,
     refreshes: KeyframeRequestBits,
+    /// Payload bytes of the largest packet that was too large for the path to a viewer, since the
+    /// publisher's worker asked last; 0 if there was none.
+    unsendable_bytes: AtomicU32,
 }
 
 impl StreamShared {
@@ -104,6 +107,7 @@ impl StreamShared {
             epochs: AtomicU32::new(0),
             requests: KeyframeRequestBits::default(),
             refreshes: KeyframeRequestBits::default(),
+            unsendable_bytes: AtomicU32::new(0),
         })
     }
 
@@ -135,6 +139,20 @@ impl StreamShared {
     /// one. It may wait for some seconds.
     pub fn request_refresh(&self, track: TrackIdx, layer: LayerIdx) {
         self.refreshes.request(track, layer);
+    }
+
+    /// Notes a packet that was too large for the path to a viewer.
+    pub fn note_unsendable(&self, payload_bytes: u16) {
+        self.unsendable_bytes.fetch_max(payload_bytes.into(), Ordering::Relaxed);
+    }
+
+    /// Takes the payload bytes of the largest packet that was too large for the path to a viewer; the
+    /// publisher's worker tells of it.
+    pub fn take_unsendable(&self) -> Option<usize> {
+        if self.unsendable_bytes.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(self.unsendable_bytes.swap(0, Ordering::Relaxed) as usize)
     }
 
     /// Whether any keyframe is requested.

@@ -291,7 +291,7 @@ impl Peer {
     /// Seals a packet that an `RtpSender` wrote; returns the length on the wire. This is the only way
     /// to seal RTP.
     pub fn seal(&mut self, plaintext: Plaintext<'_>) -> Option<usize> {
-        let Plaintext { out, header_len, prefix_len, rest, padding, ssrc, index } = plaintext;
+        let Plaintext { out, header_len, prefix_len, rest, padding, ssrc, index, .. } = plaintext;
         let tail = Tail { shared: rest, padding };
         let srtp = self.stage.connected_mut()?;
         srtp.sender.seal_rtp(out, header_len, prefix_len, tail, ssrc, index)

@@ -11,6 +11,7 @@ use super::keys::SessionKey;
 use super::outbox::Outbox;
 use super::session::{RoleState, Session};
 use super::stream::LocalStream;
+use super::warning::Warning;
 use super::{CheckOutcome, Event, Owner, Worker};
 use crate::error::DropReason;
 use crate::ids::{Epoch, Role};
@@ -113,6 +114,7 @@ impl Worker {
         egress: &mut dyn Egress,
     ) -> Result<(), DropReason> {
         if datagram.len() > PACKET_BYTES_MAX {
+            self.on_oversized(now, path, datagram.len());
             return Err(DropReason::Oversized);
         }
         let class = classify(datagram);
@@ -141,6 +143,16 @@ impl Worker {
             self.collect_requests_of(now, key, egress);
         }
         outcome
+    }
+
+    /// Warns of datagrams that no publisher's packet may be as large as. Nothing in them is
+    /// authenticated; the address is.
+    fn on_oversized(&mut self, now: Instant, path: FiveTuple, bytes: usize) {
+        let key = self.demux.session_at(path);
+        let session = key.and_then(|key| self.sessions.get_mut(key));
+        if let Some(RoleState::Publisher(publisher)) = session.map(|session| &mut session.role) {
+            publisher.dropped.note(now, Warning::Oversized { bytes });
+        }
     }
 
     /// Finds (or adopts) the session of a STUN message. `None` if the message was answered or

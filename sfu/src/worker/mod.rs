@@ -340,7 +340,10 @@ impl Worker {
             RoleState::Subscriber(subscriber) => (
                 viewer_info::tracks(subscriber, now, &self.streams),
                 viewer_info::decisions(subscriber, session.created, &self.streams),
-                viewer_info::warnings(subscriber),
+                viewer_info::warnings(subscriber)
+                    .into_iter()
+                    .chain(session.sending.warnings(now))
+                    .collect(),
                 subscriber.rtt().or(check_rtt),
             ),
         };

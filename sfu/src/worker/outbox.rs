@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use super::batch::{Batch, Envelope};
 use super::context::Context;
+use super::drop_warnings::DropWarnings;
+use super::warning::Warning;
 use crate::error::DropReason;
 use crate::forward::{Numbered, Plaintext, RtpSender, SendTime, SentRecord};
 use crate::media::Packet;
@@ -20,16 +22,17 @@ use crate::transport::peer::Peer;
 /// State of a viewer's send path between visits.
 #[derive(Debug, Default)]
 pub(super) struct SendState {
-    /// Next transport-wide sequence number (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+    /// Next transport-wide sequence number (draft-holmer-rmcat-transport-wide-cc-extensions-01). It is
+    /// used up when a packet leaves with it: a receiver reports every other number as lost.
     next_twcc: u16,
+    /// What is wrong with the path to this viewer. Boxed, because few have anything.
+    dropped: Option<Box<DropWarnings>>,
 }
 
 impl SendState {
-    #[inline]
-    fn take_twcc(&mut self) -> u16 {
-        let twcc = self.next_twcc;
-        self.next_twcc = twcc.wrapping_add(1);
-        twcc
+    /// The warnings for the API.
+    pub(super) fn warnings(&self, now: Instant) -> impl Iterator<Item = Warning> {
+        self.dropped.iter().flat_map(move |dropped| dropped.recent(now))
     }
 }
 
@@ -105,6 +108,10 @@ impl<'a> Outbox<'a> {
     }
 
     /// Sends a packet for the first time. `arrived` is its arrival time, if it is forwarded live.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it was not sent, which is counted already.
     #[inline(always)]
     pub(super) fn media(
         &mut self,
@@ -112,14 +119,27 @@ impl<'a> Outbox<'a> {
         numbered: Numbered,
         packet: &Packet,
         arrived: Option<Instant>,
-    ) {
-        let record = numbered.stamp(self.state.take_twcc());
+    ) -> Result<(), DropReason> {
+        let record = numbered.stamp(self.state.next_twcc);
         let written = sender.write_media(&record, packet, self.batch.slot());
-        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
+        let (octets, counts) = measures(&written);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
         // Without keys the viewer is not connected, and its packets do not come here.
-        if self.post(sealed, DropReason::NoKeys, arrived).is_some() {
-            sender.on_sent(self.sent_at, record, octets);
+        self.post(sealed, DropReason::NoKeys, arrived).inspect_err(|reason| {
+            self.on_dropped(*reason, octets);
+        })?;
+        self.state.next_twcc = self.state.next_twcc.wrapping_add(counts);
+        sender.on_sent(self.sent_at, record, octets);
+        Ok(())
+    }
+
+    /// Counts a packet that is not sent. One that is too large for its path is told to the operator.
+    #[cold]
+    fn on_dropped(&mut self, reason: DropReason, payload_bytes: usize) {
+        self.count_dropped(reason, 1);
+        if reason == DropReason::TooLargeToSend {
+            let warning = Warning::TooLargeToSend { payload_bytes };
+            self.state.dropped.get_or_insert_default().note(self.now, warning);
         }
     }
 
@@ -137,16 +157,33 @@ impl<'a> Outbox<'a> {
         let rtx = sender
             .format()
             .is_some_and(|format| format.rtx_pt.is_some() && !(red && format.red_pt.is_some()));
-        let written = match rtx {
-            true => sender.write_rtx(record, packet, self.state.next_twcc, self.batch.slot()),
-            false => sender.write_media(record, packet, self.batch.slot()),
-        };
-        let octets = written.as_ref().map_or(0, Plaintext::payload_len);
+        if rtx {
+            let twcc = self.state.next_twcc;
+            let written = sender.write_rtx(record, packet, twcc, self.batch.slot());
+            let (octets, counts) = measures(&written);
+            let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
+            match self.post(sealed, DropReason::RepairExpired, None) {
+                Ok(()) => {
+                    self.state.next_twcc = twcc.wrapping_add(counts);
+                    self.context.report.retransmits_out += 1;
+                    return Some(octets);
+                }
+                // The two bytes of RTX are too much for the path (RFC 4588 section 4). The packet
+                // itself was not.
+                Err(DropReason::TooLargeToSend) => {}
+                Err(reason) => {
+                    self.count_dropped(reason, 1);
+                    return None;
+                }
+            }
+        }
+        let written = sender.write_media(record, packet, self.batch.slot());
+        let (octets, _) = measures(&written);
         let sealed = written.and_then(|plaintext| self.peer.seal(plaintext));
         // A record whose segment is forgotten cannot be written as it was.
-        self.post(sealed, DropReason::RepairExpired, None)?;
-        if rtx {
-            self.state.take_twcc();
+        if let Err(reason) = self.post(sealed, DropReason::RepairExpired, None) {
+            self.count_dropped(reason, 1);
+            return None;
         }
         self.context.report.retransmits_out += 1;
         Some(octets)
@@ -170,28 +207,29 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Puts the sealed packet in the batch's slot on its way, or counts the reason why not:
-    /// `unsealed` if it was not written or sealed.
+    /// Puts the sealed packet in the batch's slot on its way.
+    ///
+    /// # Errors
+    ///
+    /// The reason why not: `unsealed` if it was not written or sealed. The caller counts it.
     #[inline]
     fn post(
         &mut self,
         sealed: Option<usize>,
         unsealed: DropReason,
         arrived: Option<Instant>,
-    ) -> Option<()> {
-        let reason = match sealed {
-            None => unsealed,
-            Some(bytes) if bytes > self.datagram_bytes_max => DropReason::TooLargeToSend,
-            Some(bytes) if !self.reserve(bytes) => DropReason::UnconfirmedEgress,
+    ) -> Result<(), DropReason> {
+        match sealed {
+            None => Err(unsealed),
+            Some(bytes) if bytes > self.datagram_bytes_max => Err(DropReason::TooLargeToSend),
+            Some(bytes) if !self.reserve(bytes) => Err(DropReason::UnconfirmedEgress),
             Some(bytes) => {
                 self.packets += 1;
                 self.bytes += bytes as u64;
                 self.put(bytes, arrived);
-                return Some(());
+                Ok(())
             }
-        };
-        self.context.report.dropped.count(reason);
-        None
+        }
     }
 
     /// Puts the sealed packet into the viewer's message, and sends the message that is complete.
@@ -222,4 +260,11 @@ impl<'a> Outbox<'a> {
         self.context.report.packets_out += self.packets;
         self.context.report.bytes_out += self.bytes;
     }
+}
+
+/// Payload octets of a packet that was written, and how many transport-wide numbers it carries.
+#[inline]
+fn measures(written: &Option<Plaintext<'_>>) -> (usize, u16) {
+    let measure = |plaintext: &Plaintext<'_>| (plaintext.payload_len(), plaintext.is_full.into());
+    written.as_ref().map_or((0, 0), measure)
 }

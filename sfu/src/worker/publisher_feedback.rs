@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::publisher::Publisher;
+use super::warning::Warning;
 use crate::repair::keyframe_planner::KeyframeNeed;
 use crate::repair::nack_list::NackList;
 use crate::router::StreamShared;
@@ -38,6 +39,9 @@ impl Publisher {
         let reports = self.next_report <= now;
         if reports {
             self.next_report = now + REPORT_INTERVAL;
+            if let Some(payload_bytes) = stream.take_unsendable() {
+                self.dropped.note(now, Warning::TooLargeToSend { payload_bytes });
+            }
             self.send_reports(now, peer, context, egress);
         }
         reports

@@ -415,7 +415,10 @@ impl Subscription {
         match self.forwarder.number_packet(layer, meta, padded) {
             Ok(numbered) => {
                 let sender = self.forwarder.sender_mut();
-                outbox.media(sender, numbered, packet, Some(meta.arrival));
+                let sent = outbox.media(sender, numbered, packet, Some(meta.arrival));
+                if sent == Err(DropReason::TooLargeToSend) {
+                    stream.shared.note_unsendable(meta.payload_len);
+                }
                 self.note_keyframe(layer.key, meta);
             }
             Err(ForwardDecision::Send(numbered)) => {
@@ -452,7 +455,12 @@ impl Subscription {
         arrived: Option<Instant>,
         outbox: &mut Outbox<'_>,
     ) {
-        outbox.media(self.forwarder.sender_mut(), numbered, packet, arrived);
+        let sent = outbox.media(self.forwarder.sender_mut(), numbered, packet, arrived);
+        if sent == Err(DropReason::TooLargeToSend)
+            && let Some((shared, meta)) = self.stream().zip(packet.meta())
+        {
+            shared.note_unsendable(meta.payload_len);
+        }
     }
 
     /// Answers one NACKed sequence number.

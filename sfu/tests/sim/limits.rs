@@ -7,7 +7,7 @@ use weir_sfu::error::DropReason;
 use weir_sfu::units::Bitrate;
 use weir_sfu::worker::Warning;
 
-use crate::world::spec::{PublisherSpec, ViewerSpec};
+use crate::world::spec::{GCM, PublisherSpec, SHA1, ViewerSpec};
 use crate::world::{ClientId, World, WorldConfig};
 use crate::{ms, receives_frames};
 
@@ -212,22 +212,81 @@ fn small_pool_drops_and_recovers() {
     assert_eq!(world.dropped(DropReason::PoolExhausted), before);
 }
 
-/// Packets as large as a datagram may be are sent whole, or dropped and counted.
+/// A publisher whose packets have this many bytes of payload. Its network and its short SRTP tag let
+/// it send more than fits to a viewer.
+fn large(bytes: usize) -> PublisherSpec {
+    let mut spec = PublisherSpec::browser().with(Video, |track| track.bytes = bytes);
+    spec.dtls = SHA1;
+    spec.up.mtu = 1_600;
+    spec
+}
+
+/// Extensions are left out where a packet fits the path to its viewer without them: 1,472 bytes over
+/// IPv4, of which the RTP header is 12 and the SRTP tag 16 or 10.
 #[test]
-fn packets_too_large_for_egress_are_counted() {
+fn payload_as_large_as_the_path_carries_reaches_the_viewer() {
+    for (dtls, largest) in [(GCM, 1_444), (SHA1, 1_450)] {
+        for bytes in [1_411, 1_440, largest] {
+            let mut world = World::new(1);
+            let publisher = world.publish("live", large(bytes));
+            let viewer = world.watch("live", ViewerSpec { dtls, ..ViewerSpec::browser() });
+            world.run_s(3);
+            let mut count = 0;
+            world.lose_down(viewer, move |bytes| {
+                count += u64::from(bytes.len() > 1_400);
+                bytes.len() > 1_400 && count.is_multiple_of(20)
+            });
+            world.run_s(3);
+            world.lose_nothing(viewer);
+            world.run_s(1);
+            let watched = world.viewer(viewer);
+            assert!(watched.video_frames() > 195, "{} frames", watched.video_frames());
+            assert_eq!((watched.broken_frames(), watched.missing()), (0, 0), "repaired too");
+            assert_eq!(world.dropped(DropReason::TooLargeToSend), 0);
+            assert_eq!(warning(&mut world, publisher), None);
+        }
+    }
+}
+
+/// What does not fit even so is dropped, and publisher, viewer and operator are told of it.
+#[test]
+fn payload_that_no_path_carries_is_told_to_publisher_and_viewer() {
+    let mut world = World::new(2);
+    world.drops_allowed = true;
+    let publisher = world.publish("live", large(1_448));
+    let viewers = [GCM, SHA1].map(|dtls| {
+        let spec = ViewerSpec { dtls, ..ViewerSpec::browser() };
+        let viewer = world.watch("live", spec);
+        world.viewer(viewer).guard.counts_in_reports = false;
+        viewer
+    });
+    world.run_s(5);
+    let dropped = world.dropped(DropReason::TooLargeToSend);
+    assert!(dropped > 140, "{dropped}");
+    let [tag_of_16, tag_of_10] = viewers;
+    assert!(world.viewer(tag_of_16).audio_frames() > 200, "sound goes on");
+    assert!(world.viewer(tag_of_10).video_frames() > 140, "six bytes less fit");
+    let told = Some("too_large_to_send");
+    assert_eq!(viewers.map(|viewer| warning(&mut world, viewer)), [told, None]);
+    assert_eq!(warning(&mut world, publisher), told);
+    world.run_s(30);
+    let warning = Warning::TooLargeToSend { payload_bytes: 1_448 };
+    let told = [(world.client(publisher).id, warning)];
+    assert_eq!(world.control.warned, told, "once");
+    assert_eq!(viewers.map(|viewer| world.closed(viewer)), [None; 2]);
+}
+
+/// Datagrams that are larger than any that is taken are told to the publisher.
+#[test]
+fn oversized_datagrams_are_told_to_the_publisher() {
     let mut world = World::new(1);
     world.drops_allowed = true;
-    let mut spec = PublisherSpec::browser().with(Video, |track| track.bytes = 1_440);
-    spec.dtls = crate::world::spec::SHA1;
-    // In the publisher's network jumbo frames are usual.
-    spec.up.mtu = 1_600;
-    world.publish("live", spec);
-    let viewer = world.watch("live", ViewerSpec::browser());
-    world.viewer(viewer).guard.counts_in_reports = false;
-    world.run_s(2);
-    assert!(world.dropped(DropReason::TooLargeToSend) > 0);
-    assert!(world.viewer(viewer).audio_frames() > 60);
-    assert_eq!(world.closed(viewer), None);
+    let publisher = world.publish("live", large(1_480));
+    world.run_s(3);
+    let dropped = world.dropped(DropReason::Oversized);
+    assert!(dropped > 80);
+    assert_eq!(warning(&mut world, publisher), Some("oversized"));
+    assert_eq!(world.control.warned.len(), 1);
 }
 
 #[test]

@@ -20,6 +20,10 @@ use super::publisher::{ACCESS_UNIT_DELIMITER, RtpHead};
 /// Maximum distance of catch-up timestamps, in ticks of 90 kHz: no camera is so fast.
 pub(crate) const CATCH_UP_TICKS_MAX: u32 = 100;
 
+/// Bytes on the wire of the smallest packet that may go without extensions: 1,452 without the
+/// extensions of a browser and with the shorter SRTP tag.
+const EXTS_LEFT_OUT_ABOVE: usize = 1_410;
+
 /// Result of the guard's check of one packet.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
@@ -289,13 +293,17 @@ impl GuardedSender {
         })
     }
 
-    /// Checks the mid and that every id was negotiated; returns the transport-wide number.
-    fn check_exts(&mut self, head: &RtpHead) -> Option<u16> {
+    /// Checks the mid and that every id was negotiated; returns the transport-wide number. Only a
+    /// packet that would be too large with them goes without either.
+    fn check_exts(&mut self, head: &RtpHead, wire: &[u8]) -> Option<u16> {
         for (id, data) in &head.exts {
             let kind = self.plan.exts.kind(*id);
             let kind = kind.unwrap_or_else(|| panic!("extension id {id} was not negotiated"));
             assert!(!matches!(kind, ExtKind::Rid | ExtKind::RepairedRid), "no rid to viewers");
             self.exts.insert(kind, data.clone());
+        }
+        if head.exts.is_empty() && wire.len() > EXTS_LEFT_OUT_ABOVE {
+            return None;
         }
         let value = |kind| {
             let id = self.plan.exts.id(kind)?;
@@ -315,7 +323,7 @@ impl GuardedSender {
         plaintext: &[u8],
         head: RtpHead,
     ) -> (Seen, Option<u16>) {
-        let twcc = self.check_exts(&head);
+        let twcc = self.check_exts(&head, wire);
         let (codec, red) = self
             .codec(head.pt)
             .unwrap_or_else(|| panic!("payload type {} was not negotiated", head.pt));
@@ -519,7 +527,7 @@ impl GuardedSender {
         plaintext: &[u8],
         head: RtpHead,
     ) -> (Seen, Option<u16>) {
-        let twcc = self.check_exts(&head);
+        let twcc = self.check_exts(&head, wire);
         let rtx_pts: Vec<_> = self.plan.codecs.iter().filter_map(|codec| codec.rtx_pt).collect();
         assert!(rtx_pts.contains(&head.pt), "RTX payload type {}", head.pt);
         let first = self.rtx_bytes.insert(head.seq, hash(wire)).is_none();

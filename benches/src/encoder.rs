@@ -231,7 +231,7 @@ impl Encoder {
         let bytes = self.next_rtp();
         let header = RtpHeader::parse(&bytes).expect("it is RTP");
         let payload = &bytes[header.header_len..];
-        let mut packet = pool.take(bytes.len()).expect("the pool is large enough");
+        let mut packet = pool.take(bytes.len(), || 0).expect("the pool is large enough");
         let buffer = Arc::get_mut(&mut packet).expect("a new buffer");
         buffer.buffer_mut()[..bytes.len()].copy_from_slice(&bytes);
         buffer.describe(PacketMeta {

@@ -133,7 +133,11 @@ impl Publisher {
         context: &mut Context,
     ) -> Result<(), DropReason> {
         let header = RtpHeader::parse(datagram).map_err(|_| DropReason::RtpMalformed)?;
-        let mut packet = context.pool.take(datagram.len()).ok_or(DropReason::PoolExhausted)?;
+        let held = || stream.packets_held();
+        let Some(mut packet) = context.pool.take(datagram.len(), held) else {
+            self.dropped.note(now, Warning::PoolExhausted);
+            return Err(DropReason::PoolExhausted);
+        };
         let outcome = self.open(now, path, datagram, &header, peer, &mut packet, context);
         match outcome {
             Ok(Some(key)) => {
@@ -240,7 +244,7 @@ impl Publisher {
                 continue;
             }
             state.rate.add(now, lost.payload.len());
-            let Some(twin) = recovered(&lost, meta, context) else {
+            let Some(twin) = recovered(&lost, meta, stream, context) else {
                 context.report.dropped.count(DropReason::PoolExhausted);
                 continue;
             };
@@ -377,9 +381,10 @@ impl Publisher {
 fn recovered(
     lost: &Recovered<'_>,
     inside: &PacketMeta,
+    stream: &LocalStream,
     context: &mut Context,
 ) -> Option<Arc<Packet>> {
-    let mut twin = context.pool.take(lost.payload.len())?;
+    let mut twin = context.pool.take(lost.payload.len(), || stream.packets_held())?;
     let packet = Arc::get_mut(&mut twin)?;
     packet.buffer_mut().get_mut(..lost.payload.len())?.copy_from_slice(lost.payload);
     packet.describe(PacketMeta {

@@ -364,6 +364,11 @@ impl LocalStream {
         })
     }
 
+    /// Number of packets that the layers' caches hold here.
+    pub(super) fn packets_held(&self) -> usize {
+        self.tracks.iter().flat_map(|track| &track.layers).map(|layer| layer.cache.packets()).sum()
+    }
+
     /// Whether the packets are ours (and not handles to another worker's).
     pub(super) fn is_owned(&self) -> bool {
         self.owned

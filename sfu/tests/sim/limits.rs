@@ -212,6 +212,30 @@ fn small_pool_drops_and_recovers() {
     assert_eq!(world.dropped(DropReason::PoolExhausted), before);
 }
 
+/// A publisher that fills the pool by its packet caches does not stop another one.
+// quality B2
+#[test]
+fn fast_publisher_leaves_packet_buffers_to_others() {
+    let mut world = World::with(WorldConfig { pool_packets: 4_096, ..WorldConfig::default() });
+    world.drops_allowed = true;
+    let fast = PublisherSpec::simulcast(Codec::Vp8).with(Video, |track| {
+        track.bytes = 400;
+        track.layers.iter_mut().for_each(|layer| layer.packets = 60);
+    });
+    let fast = world.publish("fast", fast);
+    world.run_s(3);
+    assert!(world.dropped(DropReason::PoolExhausted) > 100);
+    let other = world.publish("other", PublisherSpec::browser());
+    world.run_ms(300);
+    let viewer = world.watch("other", ViewerSpec::browser());
+    world.run_s(4);
+    let watched = world.viewer(viewer);
+    assert!(watched.video_frames() > 115);
+    assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
+    assert_eq!(warning(&mut world, fast), Some("pool_exhausted"));
+    assert_eq!(warning(&mut world, other), None);
+}
+
 /// A publisher whose packets have this many bytes of payload. Its network and its short SRTP tag let
 /// it send more than fits to a viewer.
 fn large(bytes: usize) -> PublisherSpec {

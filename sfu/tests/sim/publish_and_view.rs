@@ -30,7 +30,7 @@ fn first_picture_comes_within_a_round_trip_and_a_keyframe() {
     world.publish("live", PublisherSpec::browser());
     world.run_s(3);
     let viewer = world.watch("live", ViewerSpec::browser());
-    // Check, DTLS and request: 10 ms each way; keyframe requests are read every 100 ms, frames come
+    // Check, DTLS and request: 10 ms each way; keyframe requests are read every 20 ms, frames come
     // every 33.
     assert!(world.run_until(crate::ms(300), |world| world.viewer(viewer).video_frames() > 0));
     assert!(world.viewer(viewer).frames[0].kind == Audio, "sound needs no keyframe");

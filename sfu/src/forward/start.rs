@@ -126,6 +126,11 @@ fn age(now: Instant, at: Instant) -> Duration {
     now.saturating_duration_since(at)
 }
 
+/// Time for which a keyframe that is arriving is waited for instead of requested: a packet that the
+/// publisher does not repair is given up after 600 ms, and one that was lost between two workers is
+/// repaired by nobody.
+const ARRIVAL_MAX: Duration = Duration::from_millis(700);
+
 /// Interval and burst of layer switches that may use cached packets. Above it a switch waits for
 /// the next keyframe.
 const SWITCH_EVERY: Duration = Duration::from_millis(500);
@@ -161,6 +166,8 @@ pub struct StartPolicy {
     awaited_since: Option<Instant>,
     /// First packet of the keyframe that is arriving and will be started with: it needs no request.
     arriving: Option<(LayerKey, u64)>,
+    /// Time until which it is waited for.
+    arrives_until: Option<Instant>,
     /// The keyframe that was considered last; each one is considered once.
     considered: Option<Candidate>,
     /// The keyframe that was sent as a poster: its layer and first packet.
@@ -177,6 +184,7 @@ impl StartPolicy {
             since: None,
             awaited_since: None,
             arriving: None,
+            arrives_until: None,
             considered: None,
             shown: None,
             switches,
@@ -218,9 +226,13 @@ impl StartPolicy {
             is_decided: keyframe.is_decided(),
         };
         if self.considered.replace(candidate) == Some(candidate) {
+            if self.arrives_until.is_some_and(|until| until <= now) {
+                self.arriving = None;
+            }
             return None;
         }
         self.arriving = None;
+        self.arrives_until = Some(now + ARRIVAL_MAX);
         let begins = candidate.begins?;
         let cached = cache.start(key, now)?;
         let came_since = |since| cached.begun.is_some_and(|at| at >= since);

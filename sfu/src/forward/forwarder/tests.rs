@@ -575,8 +575,14 @@ fn keyframe_that_is_arriving_is_waited_for() {
     assert_eq!(late, ForwardDecision::Drop(DropReason::AwaitingKeyframe));
     let old = viewer.on_packet(on(1, 0), &meta(now, 101, FRAME, false, true), false);
     assert_eq!(numbers(&old.unwrap()), (1_001, 50_000 + FRAME));
+    // Not for ever: a packet may be lost for good.
+    let later = now + Duration::from_millis(700);
+    assert_eq!(cached(&mut viewer, later, &cache), []);
+    assert_eq!(viewer.take_keyframe_request(), Some(layer(1, 1)));
+    let packet = viewer.on_packet(on(1, 1), &meta(now, 503, FRAME, false, true), false);
+    assert_eq!(packet, ForwardDecision::NeedKeyframe);
     cache.insert(&packets[2]);
-    let sent = cached(&mut viewer, now, &cache);
+    let sent = cached(&mut viewer, later, &cache);
     assert_eq!(sent.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1_002, 1_003, 1_004]);
 }
 

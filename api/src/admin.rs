@@ -61,13 +61,17 @@ pub async fn stream(
 /// `GET /api/v1/sessions/{id}`: one session with its tracks and its latest decisions.
 ///
 /// # Errors
-/// 404 as a [`Problem`].
+/// 404 as a [`Problem`]; that of a session which ended within 30 s says why it ended.
 pub async fn session(
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let session = state.sfu.inspection().session(public_id(&id)?).await;
-    session.map(json).ok_or_else(Problem::no_session)
+    let id = public_id(&id)?;
+    let session = state.sfu.inspection().session(id).await;
+    session.map(json).ok_or_else(|| match state.sfu.inspection().ended(id) {
+        Some(ended) => Problem::session_ended(&ended),
+        None => Problem::no_session(),
+    })
 }
 
 /// `DELETE /api/v1/sessions/{id}`: ends a session; 204.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::admission::{Admission, NotReady};
-use super::directory::Directory;
+use super::directory::{Directory, EndedSession};
 use super::messages::Notice;
 use super::outcome::{Created, LayerError, OfferError};
 use super::placement::Placement;
@@ -345,6 +345,11 @@ impl Control {
         match notice {
             Notice::Event(Event::Adopted(id)) => self.on_adopted(id, worker),
             Notice::Event(Event::Connected(id)) => return self.on_connected(id),
+            Notice::Event(Event::HandshakeFailed(id, cause)) => {
+                if let Some(session) = self.directory.session(id) {
+                    session.lock().failure = Some(cause);
+                }
+            }
             Notice::Event(Event::Closed(id, reason)) => self.on_closed(id, reason),
             Notice::Event(Event::Warned(id, warning)) => self.on_warned(id, warning),
             Notice::Lost => self.on_worker_lost(worker),
@@ -414,13 +419,16 @@ impl Control {
         self.status_board.close(id, reason);
         self.totals.count_closed(reason);
         let (role, stream) = (session.role, &session.stream);
+        let cause = session.lock().failure.clone();
         tracing::info!(
             session = %id,
             ?role,
             stream = %stream.shared.name,
             reason = reason.label(),
+            cause = cause.as_deref(),
             "closed"
         );
+        self.directory.remember(id, EndedSession { at: now, reason, cause });
         let mut state = stream.lock();
         match role {
             Role::Publisher => {

@@ -23,6 +23,8 @@ pub(super) struct Directory {
     sessions: DashMap<SessionId, Arc<SessionEntry>>,
     /// Session URLs by their secret. Those of ended sessions stay for the tombstone time.
     urls: DashMap<Box<str>, SessionUrl>,
+    /// Sessions that ended within the tombstone time, for operators who ask why.
+    ended: DashMap<SessionId, EndedSession>,
     stream_ids: StreamIds,
 }
 
@@ -34,6 +36,15 @@ pub(super) struct SessionUrl {
     pub stream: StreamName,
     /// When the session ended, and why.
     pub ended: Option<(Instant, CloseReason)>,
+}
+
+/// Record of a session that has ended.
+#[derive(Debug, Clone)]
+pub(super) struct EndedSession {
+    pub at: Instant,
+    pub reason: CloseReason,
+    /// What happened in its DTLS handshake, if that failed.
+    pub cause: Option<Arc<str>>,
 }
 
 impl Directory {
@@ -153,10 +164,21 @@ impl Directory {
         self.session(url.id)
     }
 
-    /// Forgets URLs of sessions that ended `max` ago or earlier.
+    /// Keeps the record of a session that ended, as long as its URL.
+    pub(super) fn remember(&self, id: SessionId, ended: EndedSession) {
+        self.ended.insert(id, ended);
+    }
+
+    /// Record of a session that ended a moment ago.
+    pub(super) fn ended(&self, id: SessionId) -> Option<EndedSession> {
+        self.ended.get(&id).map(|ended| ended.clone())
+    }
+
+    /// Forgets URLs and records of sessions that ended `max` ago or earlier.
     pub(super) fn drop_tombstones(&self, now: Instant, max: Duration) {
         let recent = |at| now.saturating_duration_since(at) < max;
         self.urls.retain(|_, url| url.ended.is_none_or(|(at, _)| recent(at)));
+        self.ended.retain(|_, ended| recent(ended.at));
     }
 }
 

@@ -14,6 +14,7 @@ use super::control::Control;
 use super::session_entry::SessionEntry;
 use super::stats::{SfuStats, StatsSum};
 use super::stream_entry::StreamEntry;
+use crate::error::CloseReason;
 use crate::ids::{SessionId, StreamName};
 use crate::worker::{SessionInfo, TrackInfo, Worker};
 
@@ -67,6 +68,13 @@ impl Inspection {
     pub fn viewers(&self, stream: &StreamName) -> usize {
         let stream = self.control.directory.stream(stream);
         stream.map_or(0, |stream| stream.lock().viewer_count())
+    }
+
+    /// Why a session ended, for as long as its URL is remembered.
+    pub fn ended(&self, id: SessionId) -> Option<SessionEnd> {
+        let ended = self.control.directory.ended(id)?;
+        let ago_s = Instant::now().saturating_duration_since(ended.at).as_secs_f64();
+        Some(SessionEnd { reason: ended.reason, cause: ended.cause, ago_s })
     }
 
     /// Totals over all workers.
@@ -155,6 +163,17 @@ impl Inspection {
         }
         infos
     }
+}
+
+/// End of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionEnd {
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// What happened in its DTLS handshake, if that failed: who sent which alert, and why.
+    pub cause: Option<Arc<str>>,
+    /// Seconds since.
+    pub ago_s: f64,
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub(super) enum Message {
 }
 
 /// Notice from a worker's thread to the control plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notice {
     /// Something happened to a session.
     Event(Event),

@@ -72,7 +72,7 @@ pub use crate::worker::{LayerState, PublisherStatus, TrackLayers, Warning};
 pub use admission::NotReady;
 pub use affinity::usable_cpus;
 pub use handle::{Sfu, StartError};
-pub use inspection::{Inspection, StreamInfo};
+pub use inspection::{Inspection, SessionEnd, StreamInfo};
 pub use latency::LatencySummary;
 pub use operations::Operations;
 pub use outcome::{

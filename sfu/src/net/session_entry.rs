@@ -47,6 +47,8 @@ pub(super) struct SessionState {
     /// Worker that owns it; `None` while it waits in the lobby.
     pub worker: Option<usize>,
     pub connected: bool,
+    /// What happened in its DTLS handshake, if that failed.
+    pub failure: Option<Arc<str>>,
     pub local: LocalTransport,
     pub remote: IceCredentials,
     pub patches: PerSecondLimit,
@@ -67,6 +69,7 @@ impl SessionEntry {
             placed: None,
             worker: None,
             connected: false,
+            failure: None,
             local,
             remote: new.remote().ice.clone(),
             patches: PerSecondLimit::per_second(REQUESTS_PER_SECOND),

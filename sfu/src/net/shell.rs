@@ -286,7 +286,7 @@ impl Shell {
     /// Sends notices to the control plane. Those that its queue cannot take are sent in the next turn.
     fn send_notices(&mut self, worker: &mut Worker) {
         while let Some(notice) = self.pending_notices.front() {
-            if !(self.inbox.emit)(*notice) {
+            if !(self.inbox.emit)(notice.clone()) {
                 return;
             }
             self.pending_notices.pop_front();

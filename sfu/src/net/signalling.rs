@@ -219,9 +219,14 @@ impl Signalling {
         Ok(session.tracks.by_m_line(layers))
     }
 
-    /// Status of a viewer's session until it ends; `None` if there is no such session.
-    pub fn viewer_status(&self, stream: &StreamName, secret: &str) -> Option<StatusReceiver> {
-        let session = self.live(Role::Subscriber, stream, secret)?;
+    /// Status of a session until it ends; `None` if there is no such session. That of a publisher has no layers.
+    pub fn session_status(
+        &self,
+        role: Role,
+        stream: &StreamName,
+        secret: &str,
+    ) -> Option<StatusReceiver> {
+        let session = self.live(role, stream, secret)?;
         let receiver = self.control.status_board.subscribe(session.id);
         if !self.is_live(session.id) {
             // It ended in between: nobody would tell this receiver.

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::dtls::{Dtls, DtlsBackend, DtlsEvent};
+use super::dtls::{Dtls, DtlsBackend, DtlsEvent, DtlsFailure};
 use super::egress::{Egress, Transmit};
 use super::ice::{IceAgent, IceConfig, Policy};
 use super::srtp::{Opened, SrtpKeys, SrtpProfile, SrtpReceiver, SrtpSender, Tail};
@@ -53,10 +53,12 @@ impl PeerState {
 }
 
 /// Event that the worker must react to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerEvent {
     /// Keys are known: media may flow.
     Connected,
+    /// The handshake failed, and the connection is over.
+    HandshakeFailed(DtlsFailure),
     /// The connection is over.
     Closed(CloseReason),
 }
@@ -351,7 +353,7 @@ impl Peer {
                 self.stage = Stage::Connected(Srtp::new(profile, &keys));
                 Some(PeerEvent::Connected)
             }
-            DtlsEvent::Failed(reason) => Some(PeerEvent::Closed(reason)),
+            DtlsEvent::Failed(failure) => Some(PeerEvent::HandshakeFailed(failure)),
             DtlsEvent::PeerClosed => Some(PeerEvent::Closed(CloseReason::PeerClosed)),
         }
     }

@@ -133,6 +133,11 @@ impl Worker {
             match session.peer.poll(now, &mut *self.context.entropy, egress) {
                 None => break,
                 Some(PeerEvent::Connected) => self.on_connected(now, key, egress),
+                Some(PeerEvent::HandshakeFailed(failure)) => {
+                    self.events.push(Event::HandshakeFailed(session.id, failure.cause));
+                    self.close(now, key, failure.reason, egress);
+                    return;
+                }
                 Some(PeerEvent::Closed(reason)) => {
                     self.close(now, key, reason, egress);
                     return;

@@ -161,12 +161,14 @@ pub enum Command {
 }
 
 /// Event for the control plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A session was adopted by this worker.
     Adopted(SessionId),
     /// A session is connected: media may be sent.
     Connected(SessionId),
+    /// The DTLS handshake of a session failed, and what happened; its end follows.
+    HandshakeFailed(SessionId, Arc<str>),
     /// A session ended.
     Closed(SessionId, CloseReason),
     /// Something is wrong with a publisher's stream; once for each code of a warning.
@@ -312,7 +314,7 @@ impl Worker {
     /// Passes on events since the last call, oldest first. Events that the caller cannot take now
     /// are passed on again.
     pub fn drain_events(&mut self, mut take: impl FnMut(Event) -> bool) {
-        let taken = self.events.iter().take_while(|event| take(**event)).count();
+        let taken = self.events.iter().take_while(|event| take((*event).clone())).count();
         self.events.drain(..taken);
     }
 

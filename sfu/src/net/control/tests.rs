@@ -268,3 +268,22 @@ async fn closed_session_ends_its_url_and_its_listeners() {
     );
     assert!(live.is_none());
 }
+
+#[test]
+fn failed_handshake_is_remembered_with_its_cause_for_the_tombstone_time() {
+    let server = Detached::new(1);
+    let id = server.publish("a");
+    server.adopt(id, 0);
+    let cause: Arc<str> = "the client sent the alert decode_error (50)".into();
+    for event in
+        [Event::HandshakeFailed(id, Arc::clone(&cause)), Event::Closed(id, CloseReason::DtlsFailed)]
+    {
+        assert_eq!(server.control.on_notice(0, Notice::Event(event)), []);
+    }
+    let ended = server.control.directory.ended(id).unwrap();
+    assert_eq!((ended.reason, ended.cause), (CloseReason::DtlsFailed, Some(cause)));
+    server.control.reap(ended.at + server.control.config.tombstone - millis(1));
+    assert!(server.control.directory.ended(id).is_some());
+    server.control.reap(ended.at + server.control.config.tombstone);
+    assert!(server.control.directory.ended(id).is_none());
+}

@@ -97,8 +97,8 @@ async fn listener_of_a_viewer_that_ended_gets_nothing() {
     let stream = Detached::name("demo");
     let session = server.control.directory.session(server.subscribe("demo")).unwrap();
     let secret = session.secret.expose();
-    assert!(signalling.viewer_status(&stream, secret).is_some());
+    assert!(signalling.session_status(Role::Subscriber, &stream, secret).is_some());
     server.control.close(session.id, CloseReason::Kicked).await;
-    assert!(signalling.viewer_status(&stream, secret).is_none());
+    assert!(signalling.session_status(Role::Subscriber, &stream, secret).is_none());
     assert!(server.control.status_board.is_empty());
 }

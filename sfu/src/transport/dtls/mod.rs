@@ -4,6 +4,7 @@
 //! addresses or ICE; the caller lets only records from validated pairs in (quality B1). Called by
 //! `transport/peer`. Next: `rtc.rs` (the association by `rtc-dtls`), `certificate.rs`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -55,10 +56,19 @@ pub enum DtlsEvent {
         /// Keys for this profile.
         keys: SrtpKeys,
     },
-    /// The handshake failed: `FingerprintMismatch`, `DtlsTimeout` or `DtlsFailed`.
-    Failed(CloseReason),
+    /// The handshake failed.
+    Failed(DtlsFailure),
     /// The peer sent close_notify, or a fatal alert after the handshake.
     PeerClosed,
+}
+
+/// Failed handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DtlsFailure {
+    /// `FingerprintMismatch`, `DtlsTimeout` or `DtlsFailed`.
+    pub reason: CloseReason,
+    /// What happened, for the log and the session's record: who sent which alert, and why.
+    pub cause: Arc<str>,
 }
 
 /// Maker of associations. [`DtlsCertificate`] is the shipped one; the simulator has one whose

@@ -26,7 +26,7 @@ use rtc_shared::TransportProtocol;
 use rtc_shared::error::Error;
 
 use super::certificate::{DtlsCertificate, matches_any};
-use super::{Dtls, DtlsBackend, DtlsEvent};
+use super::{Dtls, DtlsBackend, DtlsEvent, DtlsFailure};
 use crate::error::{CloseReason, DropReason};
 use crate::sdp::{DtlsRole, Fingerprint};
 use crate::transport::client_hello::{ClientHello, ClientHelloGate, HelloVerdict};
@@ -70,6 +70,9 @@ impl DtlsBackend for DtlsCertificate {
         })
     }
 }
+
+/// Cause of a failed handshake with the wrong certificate (whip-whep C55).
+const NO_FINGERPRINT: &str = "the client's certificate matches no fingerprint of its offer";
 
 /// Address by which `rtc-dtls` tells associations apart; ours has one and moves with ICE.
 pub(super) const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
@@ -185,7 +188,7 @@ impl Dtls for RtcDtls {
             config.and_then(|config| self.endpoint.connect(now, PEER, Arc::new(config), None));
         match connected {
             Ok(()) => self.on_flight_sent(now),
-            Err(_) => self.fail(CloseReason::DtlsFailed),
+            Err(error) => self.refuse(&error, None),
         }
     }
 
@@ -229,7 +232,8 @@ impl Dtls for RtcDtls {
     fn handle_timeout(&mut self, now: Instant) {
         let Phase::Handshake(handshake) = &self.phase else { return };
         if handshake.deadline <= now {
-            self.fail(CloseReason::DtlsTimeout);
+            let cause = format!("the handshake did not end within {} s", HANDSHAKE_TIME.as_secs());
+            self.fail(CloseReason::DtlsTimeout, &cause);
         } else if handshake.repeat.as_ref().is_some_and(|repeat| repeat.at() <= now) {
             self.repeat_flight(now);
         }
@@ -285,7 +289,10 @@ impl RtcDtls {
             Some(answer) => hello.profiles.contains(&answer.profile).then_some(answer.profile),
             None => hello.profiles.first().copied(),
         };
-        let Some(profile) = profile else { return self.fail(CloseReason::DtlsFailed) };
+        let Some(profile) = profile else {
+            let cause = "the client offers no SRTP profile that this server has";
+            return self.fail(CloseReason::DtlsFailed, cause);
+        };
         if !first {
             let messages = std::mem::take(gate).into_messages(FLIGHT_BYTES);
             handshake.inbound = Inbound::Flight(Flight::new(self.role, messages));
@@ -295,8 +302,9 @@ impl RtcDtls {
         if !first {
             return self.feed(now, &record);
         }
-        let Ok(config) = self.config(&[profile]) else {
-            return self.fail(CloseReason::DtlsFailed);
+        let config = match self.config(&[profile]) {
+            Ok(config) => config,
+            Err(error) => return self.refuse(&error, None),
         };
         self.endpoint.set_server_config(Some(Arc::new(config)));
         self.feed(now, &record);
@@ -357,15 +365,16 @@ impl RtcDtls {
                 self.on_complete(now);
             }
             Ok(_) => self.on_flight_sent(now),
-            Err(_) => {
+            Err(error) => {
+                let before = self.out.len();
                 self.drain();
-                let reason = match self.peer_certificate() {
+                let alert = self.out.iter().skip(before).find_map(|datagram| fatal_alert(datagram));
+                match self.peer_certificate() {
                     Some(der) if !matches_any(&self.fingerprints, der) => {
-                        CloseReason::FingerprintMismatch
+                        self.fail(CloseReason::FingerprintMismatch, NO_FINGERPRINT);
                     }
-                    _ => CloseReason::DtlsFailed,
-                };
-                self.fail(reason);
+                    _ => self.refuse(&error, alert),
+                }
             }
         }
     }
@@ -377,7 +386,7 @@ impl RtcDtls {
             self.peer_certificate().is_some_and(|der| matches_any(&self.fingerprints, der));
         if !matches {
             self.close(now);
-            self.events.push_back(DtlsEvent::Failed(CloseReason::FingerprintMismatch));
+            self.fail(CloseReason::FingerprintMismatch, NO_FINGERPRINT);
             return;
         }
         match self.export() {
@@ -387,7 +396,7 @@ impl RtcDtls {
             }
             None => {
                 self.close(now);
-                self.events.push_back(DtlsEvent::Failed(CloseReason::DtlsFailed));
+                self.fail(CloseReason::DtlsFailed, "the handshake gave no SRTP profile or keys");
             }
         }
     }
@@ -430,8 +439,8 @@ impl RtcDtls {
         // Its timer has a fixed interval; we come later, or earlier when the peer asks.
         let repeated = self.endpoint.handle_timeout(PEER, now.max(at));
         self.drain();
-        if repeated.is_err() {
-            self.fail(CloseReason::DtlsFailed);
+        if let Err(error) = repeated {
+            self.refuse(&error, None);
         }
     }
 
@@ -444,8 +453,26 @@ impl RtcDtls {
         self.out.len() - before
     }
 
-    fn fail(&mut self, reason: CloseReason) {
-        self.end(DtlsEvent::Failed(reason));
+    fn fail(&mut self, reason: CloseReason, cause: &str) {
+        self.end(DtlsEvent::Failed(DtlsFailure { reason, cause: cause.into() }));
+    }
+
+    /// Fails because of what `rtc-dtls` says of the peer's messages; `alert` is what it sent to the peer.
+    fn refuse(&mut self, error: &Error, alert: Option<u8>) {
+        let sent = match alert {
+            Some(code) => format!(", and the alert {} was sent", alert_name(code)),
+            None => String::new(),
+        };
+        let hint = match error {
+            // FFmpeg with GnuTLS makes itself a certificate of P-224, for which no signature fits.
+            Error::ErrKeySignatureMismatch => {
+                "; perhaps the client's certificate is of a curve that this server does not have, such as \
+                 P-224: give the client one of P-256"
+            }
+            _ => "",
+        };
+        let cause = format!("the client's handshake cannot be used: {error}{hint}{sent}");
+        self.fail(CloseReason::DtlsFailed, &cause);
     }
 
     /// Ends the association and tells why.
@@ -509,17 +536,60 @@ fn encrypted_records(
     if bytes.is_empty() { Err(DropReason::DtlsMalformed) } else { Ok(bytes) }
 }
 
+const FATAL: u8 = 2;
+const CLOSE_NOTIFY: u8 = 0;
+
 /// Event of a plaintext alert that ends a handshake.
 fn ending_alert(datagram: &[u8]) -> Option<DtlsEvent> {
-    const FATAL: u8 = 2;
-    const CLOSE_NOTIFY: u8 = 0;
     records(datagram).find_map(|record| match record {
         Record { content_type: content::ALERT, epoch: 0, body: [_, CLOSE_NOTIFY], .. } => {
             Some(DtlsEvent::PeerClosed)
         }
-        Record { content_type: content::ALERT, epoch: 0, body: [FATAL, _], .. } => {
-            Some(DtlsEvent::Failed(CloseReason::DtlsFailed))
+        Record { content_type: content::ALERT, epoch: 0, body: [FATAL, code], .. } => {
+            let cause = format!("the client sent the alert {}", alert_name(*code)).into();
+            Some(DtlsEvent::Failed(DtlsFailure { reason: CloseReason::DtlsFailed, cause }))
         }
         _ => None,
     })
+}
+
+/// Code of a fatal plaintext alert in a datagram.
+fn fatal_alert(datagram: &[u8]) -> Option<u8> {
+    records(datagram).find_map(|record| match record {
+        Record { content_type: content::ALERT, epoch: 0, body: [FATAL, code], .. } => Some(*code),
+        _ => None,
+    })
+}
+
+/// Name and number of an alert (RFC 5246 section 7.2), with what it mostly means here.
+fn alert_name(code: u8) -> String {
+    let (name, meaning) = match code {
+        CLOSE_NOTIFY => ("close_notify", ""),
+        10 => ("unexpected_message", ""),
+        20 => ("bad_record_mac", ""),
+        22 => ("record_overflow", ""),
+        40 => ("handshake_failure", "no cipher suite, curve or SRTP profile in common"),
+        42 => ("bad_certificate", "the certificate is broken or not that of the SDP"),
+        43 => ("unsupported_certificate", "its key or curve is not supported; use P-256"),
+        44 => ("certificate_revoked", ""),
+        45 => ("certificate_expired", ""),
+        46 => ("certificate_unknown", "the certificate is not that of the SDP"),
+        47 => ("illegal_parameter", "a curve or another value is not supported; use P-256"),
+        48 => ("unknown_ca", "the client wants a certificate of an authority"),
+        49 => ("access_denied", ""),
+        50 => ("decode_error", "a message could not be read, often a certificate of another curve"),
+        51 => ("decrypt_error", "a signature or the end of the handshake does not fit"),
+        70 => ("protocol_version", "no DTLS version in common; this server has DTLS 1.2"),
+        71 => ("insufficient_security", "no cipher suite that the client takes"),
+        80 => ("internal_error", "a fault of the sender's own"),
+        90 => ("user_canceled", ""),
+        109 => ("missing_extension", ""),
+        110 => ("unsupported_extension", ""),
+        _ => ("", ""),
+    };
+    let name = if name.is_empty() { "without a name" } else { name };
+    match meaning {
+        "" => format!("{name} ({code})"),
+        meaning => format!("{name} ({code}: {meaning})"),
+    }
 }

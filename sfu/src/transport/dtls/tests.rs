@@ -223,11 +223,44 @@ fn client_offers_gcm_first() {
     }
 }
 
+/// The one event of an association: that it failed.
+fn failure(events: &[DtlsEvent]) -> &DtlsFailure {
+    match events {
+        [DtlsEvent::Failed(failure)] => failure,
+        events => panic!("{events:?}"),
+    }
+}
+
+#[test]
+fn alert_of_the_client_is_named_with_what_it_means() {
+    for (code, named) in
+        [(50, "decode_error (50: "), (43, "unsupported_certificate (43: "), (99, "(99)")]
+    {
+        let mut link = Link::with_client(&[7]);
+        let mut hellos = 0;
+        link.carry(&mut |to_us, datagram| {
+            hellos += usize::from(to_us);
+            if to_us && hellos > 2 {
+                let mut alert = Vec::new();
+                flight::write_record(&mut alert, content::ALERT, 9, &[2, code]);
+                return vec![alert];
+            }
+            vec![datagram]
+        });
+        let failure = failure(&link.events);
+        assert_eq!(failure.reason, CloseReason::DtlsFailed);
+        assert!(failure.cause.starts_with("the client sent the alert "), "{failure:?}");
+        assert!(failure.cause.contains(named), "{failure:?}");
+    }
+}
+
 #[test]
 fn handshake_without_a_common_profile_fails() {
     let mut link = Link::with_client(&[2]);
     link.carry(&mut faithful);
-    assert!(matches!(link.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+    let failure = failure(&link.events);
+    assert_eq!(failure.reason, CloseReason::DtlsFailed);
+    assert!(failure.cause.contains("no SRTP profile"), "{failure:?}");
 }
 
 // whip-whep C4
@@ -257,9 +290,9 @@ fn certificate_that_matches_no_fingerprint_gets_no_keys() {
         let wrong = vec![promise(FingerprintAlgorithm::Sha256, b"another certificate")];
         let mut link = Link::new(role, oracle, wrong, now);
         link.carry(&mut faithful);
-        let [DtlsEvent::Failed(CloseReason::FingerprintMismatch)] = link.events[..] else {
-            panic!("{:?}", link.events);
-        };
+        let failure = failure(&link.events);
+        assert_eq!(failure.reason, CloseReason::FingerprintMismatch);
+        assert!(failure.cause.contains("matches no fingerprint"), "{failure:?}");
         assert!(!link.oracle.connected);
         assert_eq!(link.ours.next_timeout(), None);
     }
@@ -280,7 +313,9 @@ fn client_without_a_certificate_gets_no_keys() {
     let fingerprints = sha256(&oracle.certificate);
     let mut link = Link::new(DtlsRole::Server, oracle, fingerprints, now);
     link.carry(&mut faithful);
-    assert!(matches!(link.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+    let failure = failure(&link.events);
+    assert_eq!(failure.reason, CloseReason::DtlsFailed);
+    assert!(failure.cause.starts_with("the client's handshake cannot be used: "), "{failure:?}");
 }
 
 fn is_plain_handshake(datagram: &[u8]) -> bool {
@@ -422,8 +457,9 @@ fn silent_client_is_sent_eight_flights_and_ended_after_thirty_seconds() {
         link.now = at;
         link.ours.handle_timeout(at);
         flights += link.sent_by_us().len();
-        if let Some(DtlsEvent::Failed(reason)) = link.ours.poll_event() {
-            assert_eq!(reason, CloseReason::DtlsTimeout);
+        if let Some(DtlsEvent::Failed(failure)) = link.ours.poll_event() {
+            assert_eq!(failure.reason, CloseReason::DtlsTimeout);
+            assert_eq!(&*failure.cause, "the handshake did not end within 30 s");
             ended_at = Some(at - begin);
         }
     }
@@ -501,7 +537,7 @@ fn second_client_hello_without_the_chosen_profile_fails() {
         }
         vec![datagram]
     });
-    assert!(matches!(link.events[..], [DtlsEvent::Failed(CloseReason::DtlsFailed)]));
+    assert_eq!(failure(&link.events).reason, CloseReason::DtlsFailed);
 }
 
 // quality B4 item 8

@@ -244,6 +244,7 @@ impl Control {
         match event {
             Event::Adopted(id) => self.on_adopted(id, worker).into_iter().collect(),
             Event::Connected(id) => self.on_connected(id),
+            Event::HandshakeFailed(..) => Vec::new(),
             Event::Closed(id, reason) => self.on_closed(id, reason),
             Event::Warned(id, warning) => {
                 self.warned.push((id, warning));

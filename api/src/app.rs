@@ -8,17 +8,18 @@
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::header::{REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, patch, post};
 use tracing::Instrument;
 
 use crate::access::{self, AccessRule, ListenerAccess};
 use crate::error::Problem;
+use crate::other_url::Meant;
 use crate::state::AppState;
 use crate::{admin, cors, health, layer, metrics, pages, path, session, sse, whep, whip};
 
@@ -84,12 +85,10 @@ impl RouteGroup {
     fn unknown_paths(self) -> &'static [&'static str] {
         match self {
             Self::Media => &[
+                "/whip",
+                "/whep",
                 "/whip/",
                 "/whep/",
-                "/whip/{stream}/",
-                "/whep/{stream}/",
-                "/whip/{stream}/{secret}/",
-                "/whep/{stream}/{secret}/",
                 "/whip/{stream}/{secret}/{*rest}",
                 "/whep/{stream}/{secret}/{*rest}",
             ],
@@ -109,10 +108,17 @@ impl RouteGroup {
     fn router(self, access: ListenerAccess) -> Router<AppState> {
         let mut router = Router::new();
         for (path, handlers) in self.routes() {
+            // People and players add a slash; it means nothing else (whip-whep A37).
+            if self == Self::Media && path.starts_with("/wh") {
+                router = router.route(&format!("{path}/"), handlers.clone());
+            }
             router = router.route(path, handlers);
         }
         for path in self.unknown_paths() {
-            router = router.route(path, any(not_found));
+            router = match self {
+                Self::Media => router.route(path, any(no_such_media)),
+                Self::Pages | Self::Admin | Self::Health => router.route(path, any(not_found)),
+            };
         }
         // The refusals of the router itself come after the access rule too, so it is added last.
         let router = router
@@ -132,6 +138,9 @@ fn media_routes() -> Routes {
             .get(session::look)
             .options(cors::session_options)
     };
+    let events = || post(sse::subscribe).get(sse::listen).options(cors::events_options);
+    let event_stream =
+        || get(sse::resume).delete(sse::unsubscribe).options(cors::event_stream_options);
     let stats = || get(session::stats).options(cors::stats_options);
     vec![
         ("/whip/{stream}", post(whip::publish).get(whip::look).options(cors::endpoint_options)),
@@ -147,14 +156,10 @@ fn media_routes() -> Routes {
                 .get(layer::look)
                 .options(cors::layer_options),
         ),
-        (
-            "/whep/{stream}/{secret}/sse",
-            post(sse::subscribe).get(sse::listen).options(cors::events_options),
-        ),
-        (
-            "/whep/{stream}/{secret}/sse/{number}",
-            get(sse::resume).delete(sse::unsubscribe).options(cors::event_stream_options),
-        ),
+        ("/whip/{stream}/{secret}/sse", events()),
+        ("/whep/{stream}/{secret}/sse", events()),
+        ("/whip/{stream}/{secret}/sse/{number}", event_stream()),
+        ("/whep/{stream}/{secret}/sse/{number}", event_stream()),
         ("/weir.js", get(pages::library)),
     ]
 }
@@ -162,17 +167,41 @@ fn media_routes() -> Routes {
 fn router(groups: &[RouteGroup], state: AppState, access: ListenerAccess) -> Router {
     // A path that belongs to no group follows the rule of the listener's first group.
     let rule = groups.first().map_or(AccessRule::Nobody, |group| group.rule(access));
-    let unknown = not_found.layer(middleware::from_fn_with_state(rule, access::enforce));
-    groups
-        .iter()
-        .fold(Router::new(), |router, group| router.merge(group.router(access)))
-        .fallback(unknown)
-        .layer(middleware::from_fn(front))
-        .with_state(state)
+    let enforce = middleware::from_fn_with_state(rule, access::enforce);
+    let router =
+        groups.iter().fold(Router::new(), |router, group| router.merge(group.router(access)));
+    let router = match groups.contains(&RouteGroup::Media) {
+        true => router.fallback(unknown_path.layer(enforce)),
+        false => router.fallback(not_found.layer(enforce)),
+    };
+    router.layer(middleware::from_fn(front)).with_state(state)
 }
 
-async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "this server has nothing at this path")
+/// 404. If the path has the form of another server's, the text names the right one.
+async fn not_found(State(state): State<AppState>, request: Request) -> Problem {
+    let meant = Meant::of(request.uri().path(), request.uri().query());
+    let detail = match meant {
+        Some(meant) => meant.advice(state.config().public_url.as_deref()),
+        None => "this server has nothing at this path".to_owned(),
+    };
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+/// The same where scripts of other origins may read it: their preflight is answered, without which
+/// a browser does not send the request.
+async fn no_such_media(state: State<AppState>, request: Request) -> Response {
+    match *request.method() {
+        Method::OPTIONS => cors::endpoint_options(request.headers().clone()).await,
+        _ => not_found(state, request).await.into_response(),
+    }
+}
+
+/// A path of no group, at a listener that serves media.
+async fn unknown_path(state: State<AppState>, request: Request) -> Response {
+    match Meant::of(request.uri().path(), None) {
+        Some(_) => cors::open(no_such_media(state, request).await).await,
+        None => not_found(state, request).await.into_response(),
+    }
 }
 
 async fn method_not_allowed() -> Problem {

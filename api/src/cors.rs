@@ -5,9 +5,9 @@
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use crate::{JSON, SDP, TRICKLE};
@@ -25,8 +25,13 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
 /// Methods that scripts may use. Clients trickle only if PATCH is among them (whip-whep A31, A33).
 const METHODS: HeaderValue = HeaderValue::from_static("POST, GET, HEAD, PATCH, DELETE, OPTIONS");
 /// Request headers that scripts may send. One client library sends `ETag` (whip-whep A31).
-const REQUEST_HEADERS: HeaderValue =
-    HeaderValue::from_static("Authorization, Content-Type, If-Match, ETag");
+const REQUEST_HEADERS: &str = "Authorization, Content-Type, If-Match, ETag";
+/// Maximum headers that a preflight may ask for besides. They are allowed whatever they are, such as
+/// `traceparent` and `x-request-id` of tracing libraries: none has a meaning here, and no cookie or
+/// password is taken from another origin. Of a longer list nothing is allowed.
+const ASKED_MAX: usize = 32;
+/// Maximum characters of that list.
+const ASKED_CHARS_MAX: usize = 1_024;
 /// Time for which browsers keep a preflight, in seconds: two hours, the maximum of Chromium.
 const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
@@ -39,45 +44,96 @@ pub async fn open(mut response: Response) -> Response {
 }
 
 /// `OPTIONS` on an endpoint URL, as a preflight or not (whip-whep A30, A31, A33).
-pub async fn endpoint_options() -> Response {
-    ([(ACCEPT_POST, HeaderValue::from_static(SDP))], options("POST, GET, HEAD, OPTIONS"))
+pub async fn endpoint_options(headers: HeaderMap) -> Response {
+    ([(ACCEPT_POST, HeaderValue::from_static(SDP))], options(&headers, "POST, GET, HEAD, OPTIONS"))
         .into_response()
 }
 
 /// `OPTIONS` on a session URL.
-pub async fn session_options() -> Response {
+pub async fn session_options(headers: HeaderMap) -> Response {
     let accepts = [(ACCEPT_PATCH, HeaderValue::from_static(TRICKLE))];
-    (accepts, options("GET, HEAD, PATCH, DELETE, OPTIONS")).into_response()
+    (accepts, options(&headers, "GET, HEAD, PATCH, DELETE, OPTIONS")).into_response()
 }
 
 /// `OPTIONS` on the statistics of a session.
-pub async fn stats_options() -> Response {
-    options("GET, HEAD, OPTIONS")
+pub async fn stats_options(headers: HeaderMap) -> Response {
+    options(&headers, "GET, HEAD, OPTIONS")
 }
 
 /// `OPTIONS` on the layer preference of a viewer.
-pub async fn layer_options() -> Response {
+pub async fn layer_options(headers: HeaderMap) -> Response {
     let accepts = [(ACCEPT_POST, HeaderValue::from_static(JSON))];
-    (accepts, options("POST, GET, HEAD, DELETE, OPTIONS")).into_response()
+    (accepts, options(&headers, "POST, GET, HEAD, DELETE, OPTIONS")).into_response()
 }
 
 /// `OPTIONS` on the event streams of a viewer.
-pub async fn events_options() -> Response {
+pub async fn events_options(headers: HeaderMap) -> Response {
     let accepts = [(ACCEPT_POST, HeaderValue::from_static(JSON))];
-    (accepts, options("POST, GET, HEAD, OPTIONS")).into_response()
+    (accepts, options(&headers, "POST, GET, HEAD, OPTIONS")).into_response()
 }
 
 /// `OPTIONS` on one event stream.
-pub async fn event_stream_options() -> Response {
-    options("GET, HEAD, DELETE, OPTIONS")
+pub async fn event_stream_options(headers: HeaderMap) -> Response {
+    options(&headers, "GET, HEAD, DELETE, OPTIONS")
 }
 
-fn options(allow: &'static str) -> Response {
+/// Value of `Access-Control-Allow-Headers`: our own list and what the preflight asks for.
+fn allowed_headers(request: &HeaderMap) -> HeaderValue {
+    let asked = request.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(|list| list.to_str().ok());
+    let asked = asked.filter(|list| list.len() <= ASKED_CHARS_MAX).unwrap_or("");
+    let names: Vec<&str> = asked.split(',').map(str::trim).filter(|n| !n.is_empty()).collect();
+    let own = || REQUEST_HEADERS.split(", ");
+    // `from_bytes` takes names of RFC 9110 and nothing else.
+    let usable = names.len() <= ASKED_MAX
+        && names.iter().all(|name| HeaderName::from_bytes(name.as_bytes()).is_ok());
+    let mut list = REQUEST_HEADERS.to_owned();
+    if usable {
+        for name in names {
+            if !own().any(|known| known.eq_ignore_ascii_case(name)) {
+                list = list + ", " + name;
+            }
+        }
+    }
+    HeaderValue::try_from(list).unwrap_or(HeaderValue::from_static(REQUEST_HEADERS))
+}
+
+fn options(request: &HeaderMap, allow: &'static str) -> Response {
     let headers = [
         (ALLOW, HeaderValue::from_static(allow)),
         (ACCESS_CONTROL_ALLOW_METHODS, METHODS),
-        (ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
+        (ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(request)),
         (ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(asked: &str) -> String {
+        let asked = HeaderValue::from_str(asked).unwrap();
+        let headers = HeaderMap::from_iter([(ACCESS_CONTROL_REQUEST_HEADERS, asked)]);
+        allowed_headers(&headers).to_str().unwrap().to_owned()
+    }
+
+    // whip-whep A31
+    #[test]
+    fn headers_that_a_preflight_asks_for_are_allowed_within_a_limit() {
+        assert_eq!(allowed_headers(&HeaderMap::new()), REQUEST_HEADERS);
+        let more = |names: &str| format!("{REQUEST_HEADERS}, {names}");
+        assert_eq!(
+            allowed("content-type,traceparent, x-request-id"),
+            more("traceparent, x-request-id")
+        );
+        assert_eq!(allowed("authorization, ,etag"), REQUEST_HEADERS);
+        assert_eq!(allowed("traceparent, bad name"), REQUEST_HEADERS);
+        let many =
+            |count: usize| (0..count).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(", ");
+        assert_eq!(allowed(&many(ASKED_MAX)), more(&many(ASKED_MAX)));
+        assert_eq!(allowed(&many(ASKED_MAX + 1)), REQUEST_HEADERS);
+        let longest = "x".repeat(ASKED_CHARS_MAX);
+        assert_eq!(allowed(&longest), more(&longest));
+        assert_eq!(allowed(&format!("{longest}x")), REQUEST_HEADERS);
+    }
 }

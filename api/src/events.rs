@@ -1,4 +1,4 @@
-//! Events of a viewer's event stream (WHEP extension `core:server-sent-events`): which events
+//! Events of a session's event stream (WHEP extension `core:server-sent-events`): which events
 //! exist, how they are written, and when one is due.
 //!
 //! Pure: a viewer's status and the time go in, text comes out. An event stream has no queue:
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 use weir_sfu::error::CloseReason;
+use weir_sfu::ids::Role;
 use weir_sfu::net::{LayerState, MediaLayers, UnservedMedia, ViewerStatus, Warning};
 
 /// Interval of `layers` events in which only bitrates changed. A layer that starts, stops, changes
@@ -75,21 +76,36 @@ impl EventFilter {
     /// Every event.
     pub const ALL: Self = Self([true; Kind::ALL.len()]);
 
-    /// Reads a JSON array of event names; an empty body selects every event.
+    /// Every event of a session. A publisher receives no media, so it has none about that.
+    pub fn of(role: Role) -> Self {
+        let mut all = Self::ALL;
+        for received in [Kind::Layers, Kind::Unserved] {
+            all.0[received as usize] = role == Role::Subscriber;
+        }
+        all
+    }
+
+    /// Names of the selected events.
+    pub fn names(self) -> Vec<&'static str> {
+        Kind::ALL.into_iter().filter(|kind| self.has(*kind)).map(Kind::name).collect()
+    }
+
+    /// Reads a JSON array of event names; an empty body selects every event of the session.
     ///
     /// # Errors
     /// A sentence that lists the events (whip-whep E8: nothing is created then).
-    pub fn parse(body: &[u8]) -> Result<Self, String> {
-        let known = || Kind::ALL.map(Kind::name).join(", ");
+    pub fn parse(role: Role, body: &[u8]) -> Result<Self, String> {
+        let every = Self::of(role);
+        let known = || every.names().join(", ");
         if body.trim_ascii().is_empty() {
-            return Ok(Self::ALL);
+            return Ok(every);
         }
         let names: Vec<String> = serde_json::from_slice(body).map_err(|error| {
             format!("the body is not a JSON array of event names ({}): {error}", known())
         })?;
         let mut filter = Self([false; Kind::ALL.len()]);
         for name in names {
-            let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+            let kind = Kind::ALL.into_iter().find(|kind| every.has(*kind) && kind.name() == name);
             let kind =
                 kind.ok_or_else(|| format!("there is no event {name:?}; name any of {}", known()))?;
             filter.0[kind as usize] = true;
@@ -120,7 +136,9 @@ struct Layer<'a> {
     target: bool,
 }
 
-/// Data of the `layers` event: by m-line, a list of layers with the largest first.
+/// Data of the `layers` event: by m-line, a list of layers with the largest first. This is the
+/// shape of the extension (webrtc-http-egress-events, "layers event"). Drafts before it had
+/// `{"0":{"layers":[…]}}`, and the player of Broadcast Box reads that; one shape excludes the other.
 pub fn layers(sections: &[MediaLayers]) -> Value {
     let list = |layers: &[LayerState]| {
         let layer = |state: &LayerState| {
@@ -383,7 +401,8 @@ mod tests {
     #[test]
     fn warnings_are_sent_at_once_and_times_of_keyframes_every_two_seconds() {
         let start = Instant::now();
-        let mut state = SseState::new(EventFilter::parse(br#"["status"]"#).unwrap());
+        let mut state =
+            SseState::new(EventFilter::parse(Role::Subscriber, br#"["status"]"#).unwrap());
         let with = |warnings: &[Warning], next_ms| {
             let mut status = status(1, two(900_000));
             status.publisher.warnings = warnings.to_vec();
@@ -414,14 +433,15 @@ mod tests {
 
     #[test]
     fn only_selected_events_are_sent() {
-        let mut state = SseState::new(EventFilter::parse(br#"["layers"]"#).unwrap());
+        let mut state =
+            SseState::new(EventFilter::parse(Role::Subscriber, br#"["layers"]"#).unwrap());
         let (text, _) = state.update(Instant::now(), &status(3, two(1)));
         assert_eq!(names(&text), ["layers"]);
-        assert_eq!(EventFilter::parse(b" "), Ok(EventFilter::ALL));
+        assert_eq!(EventFilter::parse(Role::Subscriber, b" "), Ok(EventFilter::ALL));
         let all = serde_json::to_vec(&Kind::ALL.map(Kind::name)).unwrap();
-        assert_eq!(EventFilter::parse(&all), Ok(EventFilter::ALL));
+        assert_eq!(EventFilter::parse(Role::Subscriber, &all), Ok(EventFilter::ALL));
         for bad in [&br#"["layers","scte35"]"#[..], br#""layers""#, b"{}", b"[1]"] {
-            let refused = EventFilter::parse(bad).unwrap_err();
+            let refused = EventFilter::parse(Role::Subscriber, bad).unwrap_err();
             assert!(refused.contains("viewercount"), "{refused}");
         }
     }

@@ -11,6 +11,7 @@
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
 //! | [`layer`], [`sse`], [`events`], [`listeners`] | two extensions of WHEP: layer preferences, and event streams |
 //! | [`offer`], [`body`], [`path`] | what these share: a POSTed offer, a bounded body, a URL's parts |
+//! | [`other_url`] | what a path of another server's form means here |
 //! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
 //! | [`error`] | the response to a refused request |
 //! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
@@ -42,6 +43,7 @@ pub mod listeners;
 pub mod log;
 pub mod metrics;
 pub mod offer;
+pub mod other_url;
 pub mod pages;
 pub mod path;
 pub mod process;

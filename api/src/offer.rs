@@ -18,7 +18,7 @@ use weir_sfu::net::{Created, Grammar, OfferError, OfferText, Sfu, StartMode};
 
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
 use crate::error::Problem;
-use crate::events::Kind;
+use crate::events::EventFilter;
 use crate::limits::network;
 use crate::server::Peer;
 use crate::state::AppState;
@@ -102,15 +102,14 @@ fn created(state: &AppState, session: NewSession) -> Response {
     (StatusCode::CREATED, links, headers, created.answer).into_response()
 }
 
-/// `Link` headers of a viewer's session, one per extension (whip-whep E8, E9).
+/// `Link` headers of a session, one per extension (whip-whep E8, E9). Their URLs are absolute, or
+/// paths from the root: naive clients do not resolve others.
 fn links(role: Role, session: &str) -> impl Iterator<Item = String> + use<> {
-    let events = Kind::ALL.map(Kind::name).join(",");
+    let events = EventFilter::of(role).names().join(",");
     let extension = |name| format!("rel=\"urn:ietf:params:whep:ext:core:{name}\"");
-    let links = [
-        format!("<{session}/sse>; {}; events=\"{events}\"", extension("server-sent-events")),
-        format!("<{session}/layer>; {}", extension("layer")),
-    ];
-    links.into_iter().filter(move |_| role == Role::Subscriber)
+    let sse = format!("<{session}/sse>; {}; events=\"{events}\"", extension("server-sent-events"));
+    let layer = format!("<{session}/layer>; {}", extension("layer"));
+    [Some(sse), (role == Role::Subscriber).then_some(layer)].into_iter().flatten()
 }
 
 /// Asks the media plane in a task of its own. If the client has left when the answer comes, the

@@ -1,5 +1,6 @@
 //! `/whep/{stream}/{secret}/sse`: event streams of a viewer (WHEP extension
-//! `core:server-sent-events`).
+//! `core:server-sent-events`), and the same below `/whip/` for a publisher: the page of Broadcast Box
+//! publishes only where the `201` has a `Link` to one.
 //!
 //! GET opens a stream of every event. POST selects events and creates an address for GET and
 //! DELETE. A stream ends with its session. A stream costs one task and at most one unsent message:
@@ -19,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use weir_sfu::ids::{Role, SessionId};
+use weir_sfu::ids::SessionId;
 use weir_sfu::net::StatusReceiver;
 
 use crate::cors::ACCEPT_POST;
@@ -27,7 +28,7 @@ use crate::error::Problem;
 use crate::events::{EventFilter, SseState};
 use crate::path::SessionUrl;
 use crate::state::AppState;
-use crate::{JSON, body};
+use crate::{JSON, body, path};
 
 /// Maximum body of a POST in bytes; a longer one is refused with 413.
 const EVENTS_MAX: usize = 1024;
@@ -45,7 +46,7 @@ const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// # Errors
 /// 404, 429 or 503 as a [`Problem`].
 pub async fn listen(State(state): State<AppState>, url: SessionUrl) -> Result<Response, Problem> {
-    open(&state, &url, EventFilter::ALL, None)
+    open(&state, &url, EventFilter::of(url.role), None)
 }
 
 /// `POST …/sse`: a JSON array of events, or no body for all; 201 with the stream's address.
@@ -66,11 +67,12 @@ pub async fn subscribe(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
     }
-    let filter = EventFilter::parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
+    let filter = EventFilter::parse(url.role, &body);
+    let filter = filter.map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let number = state.listeners.subscribe(id, filter, |id| state.sfu.signalling().is_live(id))?;
     let base = state.config().public_url.clone().unwrap_or_default();
-    let SessionUrl { stream, secret, .. } = url;
-    let location = format!("{base}/whep/{stream}/{secret}/sse/{number}");
+    let SessionUrl { role, stream, secret } = url;
+    let location = format!("{base}/{}/{stream}/{secret}/sse/{number}", path::prefix(role));
     Ok((StatusCode::CREATED, [(LOCATION, location)]).into_response())
 }
 
@@ -104,14 +106,14 @@ pub async fn unsubscribe(
 }
 
 fn live(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
-    let id = state.sfu.signalling().resolve(Role::Subscriber, &url.stream, &url.secret);
+    let id = state.sfu.signalling().resolve(url.role, &url.stream, &url.secret);
     id.ok_or_else(Problem::no_session)
 }
 
 /// The session for requests that cost a task or an address: a client may not open and leave streams
 /// all the time.
 fn admitted(state: &AppState, url: &SessionUrl) -> Result<SessionId, Problem> {
-    Ok(state.sfu.signalling().rate_limited_lookup(Role::Subscriber, &url.stream, &url.secret)?)
+    Ok(state.sfu.signalling().rate_limited_lookup(url.role, &url.stream, &url.secret)?)
 }
 
 fn no_stream() -> Problem {
@@ -131,7 +133,7 @@ fn open(
     let status = state
         .sfu
         .signalling()
-        .viewer_status(&url.stream, &url.secret)
+        .session_status(url.role, &url.stream, &url.secret)
         .ok_or_else(Problem::no_session)?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {

@@ -143,9 +143,10 @@ impl Answer {
         assert_eq!(self.header("content-type"), "application/problem+json", "{why}");
         let problem = self.json();
         assert_eq!(problem["status"], status, "{why}");
-        for member in ["type", "title", "detail", "error"] {
+        for member in ["type", "title", "detail"] {
             assert!(problem[member].is_string(), "{why}: {member}");
         }
+        assert_eq!(problem["error"].is_string(), status == 400, "{why}: A16");
     }
 }
 
@@ -376,7 +377,11 @@ async fn strict_mode_requires_if_match() {
 #[tokio::test]
 async fn options_names_methods_and_media_types_for_every_origin() {
     let server = Server::new();
-    let preflight = [("origin", "https://a.example"), ("access-control-request-method", "POST")];
+    let preflight = [
+        ("origin", "https://a.example"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "content-type,traceparent,x-request-id"),
+    ];
     for headers in [&preflight[..], &[]] {
         for (path, accept, media_type) in [
             ("/whip/demo", "accept-post", SDP),
@@ -392,7 +397,8 @@ async fn options_names_methods_and_media_types_for_every_origin() {
             assert_eq!(answer.header("access-control-allow-origin"), "*", "A31, A36 {path}");
             let methods = "POST, GET, HEAD, PATCH, DELETE, OPTIONS";
             assert_eq!(answer.header("access-control-allow-methods"), methods, "A31, A33 {path}");
-            let allowed = "Authorization, Content-Type, If-Match, ETag";
+            let asked = if headers.is_empty() { "" } else { ", traceparent, x-request-id" };
+            let allowed = format!("Authorization, Content-Type, If-Match, ETag{asked}");
             assert_eq!(answer.header("access-control-allow-headers"), allowed, "A31 {path}");
             let exposed = answer.header("access-control-expose-headers");
             assert!(exposed.contains("Access-Control-Allow-Methods"), "A33 {path}");
@@ -551,6 +557,47 @@ async fn a_client_that_leaves_before_its_201_leaves_no_session() {
         assert!(Instant::now() < deadline, "{stats:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_of_a_url_changes_nothing() {
+    // A37
+    let server = Server::new();
+    for (endpoint, offer) in [("/whip/demo/", PUBLISH), ("/whep/demo/", WATCH)] {
+        let session = server.post(endpoint, offer).await;
+        assert_eq!(session.status, 201, "{endpoint}");
+        let location = session.header("location").to_owned();
+        assert!(location.starts_with(endpoint) && !location.ends_with('/'), "{location}");
+        assert_eq!(server.get(&format!("{location}/")).await.status, 204, "{location}");
+        assert_eq!(server.get(&format!("{location}/stats/")).await.status, 200, "{location}");
+        let gone = server.call("DELETE", &format!("{location}/"), &[], "").await;
+        assert_eq!(gone.status, 200, "{location}");
+        assert_eq!(server.call("OPTIONS", endpoint, &[], "").await.status, 204, "{endpoint}");
+    }
+}
+
+#[tokio::test]
+async fn the_url_of_another_servers_form_is_told_the_right_one() {
+    // A37
+    let server = Server::new();
+    for (path, right) in [
+        ("/demo/whip", "/whip/demo"),
+        ("/demo/whep", "/whep/demo"),
+        ("/rtc/v1/whip/?app=live&stream=demo", "/whip/demo"),
+        ("/whip/", "/whip/NAME"),
+        ("/whip", "/whip/NAME"),
+    ] {
+        let answer = server.post(path, PUBLISH).await;
+        answer.refused(404, path);
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(&format!("POST the offer to {right}")), "{path}: {detail}");
+        assert_eq!(answer.header("access-control-allow-origin"), "*", "A34 {path}");
+        let preflight = server.call("OPTIONS", path, &[], "").await;
+        assert_eq!(preflight.status, 204, "a script may read the 404: {path}");
+    }
+    let nothing = server.get("/nothing").await;
+    nothing.refused(404, "no other form");
+    assert!(!nothing.headers.contains_key("access-control-allow-origin"));
 }
 
 #[tokio::test]

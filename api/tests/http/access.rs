@@ -4,7 +4,7 @@
 
 use super::*;
 
-const MEDIA: [&str; 10] = [
+const MEDIA: [&str; 12] = [
     "/whip/{stream}",
     "/whep/{stream}",
     "/whip/{stream}/{secret}",
@@ -14,6 +14,8 @@ const MEDIA: [&str; 10] = [
     "/whep/{stream}/{secret}/layer",
     "/whep/{stream}/{secret}/sse",
     "/whep/{stream}/{secret}/sse/{number}",
+    "/whip/{stream}/{secret}/sse",
+    "/whip/{stream}/{secret}/sse/{number}",
     "/weir.js",
 ];
 const PAGES: [&str; 4] = ["/", "/publish/{stream}", "/watch/{stream}", "/assets/{file}"];
@@ -28,15 +30,15 @@ const ADMIN: [&str; 6] = [
 const HEALTH: [&str; 2] = ["/livez", "/readyz"];
 /// Paths without a handler follow the rule of the group that they look like.
 const UNKNOWN_MEDIA: [&str; 7] = [
+    "/whip",
     "/whip/",
-    "/whip/a/",
-    "/whip/a/b/",
+    "/whep",
     "/whip/a/b/c",
     "/whip/a/b/stats/d",
     "/whep/a/b/c/d/e",
     "/whep/a/b/sse/1/2",
 ];
-const UNKNOWN_PAGES: [&str; 4] = ["/nothing", "/whip", "/assets/a/b", "/livez/x"];
+const UNKNOWN_PAGES: [&str; 3] = ["/nothing", "/assets/a/b", "/livez/x"];
 const UNKNOWN_ADMIN: [&str; 4] = ["/api/", "/api/v2", "/api/v1/nothing", "/api/v1/streams/a/b"];
 
 /// Requests that differ in what `Host` and the headers of a proxy say.

@@ -55,7 +55,13 @@ async fn the_201_of_a_viewer_names_both_extensions() {
         ];
         assert_eq!(links, wanted, "E8, E9");
         let publisher = server.post("/whip/demo", PUBLISH).await;
-        assert!(!publisher.headers.contains_key("link"), "nothing to choose there");
+        let links: Vec<_> = publisher.headers.get_all("link").iter().collect();
+        let sse = format!(
+            "<{}/sse>; rel=\"urn:ietf:params:whep:ext:core:server-sent-events\"; \
+             events=\"active,inactive,viewercount,status,reconnect\"",
+            publisher.header("location")
+        );
+        assert_eq!(links, [&sse], "no layers to choose from");
     }
 }
 

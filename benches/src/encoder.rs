@@ -213,10 +213,14 @@ impl Encoder {
                 let flags = u8::from(!key) << 6 | u8::from(first) << 3 | u8::from(last) << 2;
                 vec![0x80 | flags, high, low]
             }
-            // The AV1 payload format: one OBU per packet, a frame in pieces.
+            // The AV1 payload format: a frame in pieces, with a sequence header before a key frame.
             Codec::Av1 => {
-                let flags = u8::from(!first) << 7 | u8::from(!last) << 6 | 1 << 4;
-                vec![flags | u8::from(first && key) << 3, 6 << 3]
+                let flags = u8::from(!first) << 7 | u8::from(!last) << 6;
+                match (first, key) {
+                    (true, true) => vec![flags | 2 << 4 | 1 << 3, 2, 1 << 3, 0, 6 << 3, 0x10],
+                    (true, false) => vec![flags | 1 << 4, 6 << 3, 0x30],
+                    (false, _) => vec![flags | 1 << 4],
+                }
             }
             _ => vec![0xfc],
         }

@@ -11,8 +11,7 @@ use weir_sfu::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
 use crate::encoder::{Encoder, MID, PT};
 
 /// Layer of the encoder's packets.
-pub const LAYER: LayerContext =
-    LayerContext { key: KEY, anchor: None, inband_parameter_sets: false };
+pub const LAYER: LayerContext = LayerContext { key: KEY, anchor: None, start: None };
 
 const KEY: LayerKey = LayerKey { epoch: Epoch(1), track: TrackIdx(0), layer: LayerIdx(0) };
 

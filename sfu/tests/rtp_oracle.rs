@@ -444,7 +444,7 @@ fn keyframes_packetized_by_rtc_rtp_begin_where_a_decoder_can() {
     let mut payloader = h264::H264Payloader::default();
     let key = nal_units(&[(&[0x67], 20), (&[0x68], 4), (&[0x65], 3_000)]);
     let found = keyframe_packets(Codec::H264, &mut payloader, &key);
-    assert_eq!(found, [true, true, false, false], "STAP-A, then FU-A");
+    assert_eq!(found, [false, true, false, false], "STAP-A, then FU-A");
     let delta = nal_units(&[(&[0x41], 3_000)]);
     assert_eq!(keyframe_packets(Codec::H264, &mut payloader, &delta), [false; 3]);
 
@@ -452,7 +452,7 @@ fn keyframes_packetized_by_rtc_rtp_begin_where_a_decoder_can() {
     let key =
         nal_units(&[(&[0x40, 1], 20), (&[0x42, 1], 40), (&[0x44, 1], 8), (&[0x26, 1], 3_000)]);
     let found = keyframe_packets(Codec::H265, &mut payloader, &key);
-    assert_eq!(found, [true, true, false, false], "AP, then FU");
+    assert_eq!(found, [false, true, false, false], "AP, then FU");
     let delta = nal_units(&[(&[0x02, 1], 3_000)]);
     assert_eq!(keyframe_packets(Codec::H265, &mut payloader, &delta), [false; 3]);
 
@@ -465,8 +465,11 @@ fn keyframes_packetized_by_rtc_rtp_begin_where_a_decoder_can() {
 
     let mut payloader = av1::Av1Payloader::default();
     let sequence_header = [0x0a, 2, 0x55, 0x55];
-    let frame_obu = [&[0x32, 0xb8, 0x17][..], &[0x55; 3_000]].concat();
+    // A shown key frame.
+    let frame_obu = [&[0x32, 0xb9, 0x17, 0x10][..], &[0x55; 3_000]].concat();
     let key = [&sequence_header[..], &frame_obu].concat();
     assert_eq!(keyframe_packets(Codec::Av1, &mut payloader, &key), [true, false, false]);
-    assert_eq!(keyframe_packets(Codec::Av1, &mut payloader, &frame_obu), [false; 3]);
+    let inter = [&[0x32, 0xb9, 0x17, 0x30][..], &[0x55; 3_000]].concat();
+    let delta = [&sequence_header[..], &inter].concat();
+    assert_eq!(keyframe_packets(Codec::Av1, &mut payloader, &delta), [false; 3]);
 }

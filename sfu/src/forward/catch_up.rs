@@ -72,6 +72,11 @@ impl CatchUp {
         self.due = (self.due.max(now) + Duration::from_micros(micros)).min(self.paced_until);
     }
 
+    /// Extended number of the next packet to send.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Whether the catch-up has yet to reach this packet.
     pub fn is_before(&self, ext_seq: u64) -> bool {
         ext_seq >= self.next

@@ -21,9 +21,8 @@ use super::start::{SWITCH_BURST_BYTES, StartMode, StartPart, StartPolicy, TAIL_P
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::ids::{LayerIdx, LayerKey};
-use crate::media::keyframe::can_start;
 use crate::media::source_clock::ClockAnchor;
-use crate::media::{Packet, PacketMeta};
+use crate::media::{DecoderStart, Packet, PacketMeta};
 use crate::warm::warm;
 
 /// Jump of the publisher's numbers above which the layer starts again. It is no loss: the viewer
@@ -91,8 +90,47 @@ enum Flow {
 enum Pass {
     /// Packets as they arrive.
     Live,
+    /// Kept parameter sets that go before the first cached packet, then as [`Self::Cached`].
+    Sets(Box<SetsFirst>),
     /// Cached packets, up to the present or, for a poster, to the end of its keyframe.
     Cached(Box<CatchUp>),
+}
+
+/// Parameter sets before a keyframe that has none of its own.
+#[derive(Debug, Clone, Copy)]
+struct SetsFirst {
+    /// Number of sets that are sent.
+    sent: usize,
+    /// What follows.
+    then: CatchUp,
+}
+
+impl Pass {
+    /// Cached packets, after the parameter sets that the first of them needs.
+    fn cached(then: CatchUp, needs_sets: bool) -> Self {
+        match needs_sets {
+            true => Self::Sets(Box::new(SetsFirst { sent: 0, then })),
+            false => Self::Cached(Box::new(then)),
+        }
+    }
+
+    /// The position among cached packets, if these are sent.
+    fn catch_up(&self) -> Option<&CatchUp> {
+        match self {
+            Self::Live => None,
+            Self::Sets(sets) => Some(&sets.then),
+            Self::Cached(catch_up) => Some(catch_up),
+        }
+    }
+}
+
+/// Beginning of a viewer at a packet that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// With this packet.
+    Here,
+    /// With packets that are cached: parameter sets, or others of its access unit before it.
+    Before(DecoderStart),
 }
 
 /// Layer that follows the one that is sent.
@@ -151,8 +189,8 @@ impl Flow {
     fn awaits_keyframe(&self) -> Option<LayerKey> {
         match self {
             Self::Waiting { target } => *target,
-            Self::Sending { layer, pass: Pass::Cached(catch_up), next: Next::Same } => {
-                catch_up.is_poster().then_some(*layer)
+            Self::Sending { layer, pass, next: Next::Same } => {
+                pass.catch_up().filter(|catch_up| catch_up.is_poster()).map(|_| *layer)
             }
             Self::Sending { next, .. } => next.target(),
         }
@@ -302,8 +340,7 @@ impl Forwarder {
     pub fn stands_still(&self) -> bool {
         match &self.flow {
             Flow::Waiting { target } => target.is_some(),
-            Flow::Sending { pass: Pass::Cached(catch_up), .. } => catch_up.is_poster(),
-            Flow::Sending { pass: Pass::Live, .. } => false,
+            Flow::Sending { pass, .. } => pass.catch_up().is_some_and(CatchUp::is_poster),
         }
     }
 
@@ -347,8 +384,8 @@ impl Forwarder {
     pub fn next_timeout(&self) -> Option<Instant> {
         match &self.flow {
             Flow::Sending { next: Next::FrameEnd(end), .. } => Some(end.until),
-            Flow::Sending { pass: Pass::Cached(catch_up), .. } => Some(catch_up.next_timeout()),
-            Flow::Waiting { .. } | Flow::Sending { .. } => None,
+            Flow::Sending { pass, .. } => pass.catch_up().map(CatchUp::next_timeout),
+            Flow::Waiting { .. } => None,
         }
     }
 
@@ -358,7 +395,7 @@ impl Forwarder {
     }
 
     /// Decides on one packet that arrived. A packet that is sent now carries one byte of padding if
-    /// `padded`.
+    /// `padded`. A keyframe begins with this packet unless `context` says otherwise.
     #[cfg(feature = "internals")]
     pub fn on_packet(
         &mut self,
@@ -366,6 +403,9 @@ impl Forwarder {
         meta: &PacketMeta,
         padded: bool,
     ) -> ForwardDecision {
+        let this = DecoderStart { first: meta.ext_seq, key: meta.ext_seq, needs_sets: false };
+        let start = context.start.or(meta.frame.keyframe.then_some(this));
+        let context = LayerContext { start, ..context };
         self.number_packet(context, meta, padded).map_or_else(|other| other, ForwardDecision::Send)
     }
 
@@ -415,10 +455,10 @@ impl Forwarder {
         let key = context.key;
         let sent = self.flow.layer() == Some(key);
         if let Flow::Sending { layer, pass, next } = &self.flow {
-            let later = match (pass, next) {
+            let later = match (pass.catch_up(), next) {
                 // Packets after a poster refer to frames that were not sent, unless they are a
                 // keyframe. That one is found in the cache when the poster is complete.
-                (Pass::Cached(catch_up), _) if *layer == key => catch_up.is_before(meta.ext_seq),
+                (Some(catch_up), _) if *layer == key => catch_up.is_before(meta.ext_seq),
                 (_, Next::FrameEnd(end)) if *layer != key => {
                     end.target == key && meta.ext_seq >= end.first
                 }
@@ -431,16 +471,21 @@ impl Forwarder {
         if !sent || self.jumped(meta) {
             let wanted = sent || self.flow.target() == Some(key);
             let arriving = self.starts.arriving().filter(|(of, _)| *of == key);
-            let starts = wanted
-                && (arriving == Some((key, meta.ext_seq))
-                    || can_start(format.codec, meta, context.inband_parameter_sets));
+            let entry = entry(format.codec, &context, meta).filter(|_| wanted);
             // The picture that is shown goes on until all of the keyframe is cached.
             let keeps_picture = !sent && self.flow.layer().is_some();
-            match (starts, sent) {
-                (true, _) if keeps_picture => return ForwardDecision::Later,
-                (true, _) => self.start(context, format.codec, meta),
-                (false, true) => return ForwardDecision::NeedKeyframe,
-                (false, false) => {
+            match (entry, sent) {
+                (Some(_), _) if keeps_picture => return ForwardDecision::Later,
+                (Some(Entry::Here), _) => self.start(context, format.codec, meta, Pass::Live),
+                (Some(Entry::Before(start)), _) => {
+                    let then = CatchUp::at_once(meta.arrival, start.first, None);
+                    let pass = Pass::cached(then, start.needs_sets);
+                    let first = PacketMeta { ext_seq: start.first, ..*meta };
+                    self.start(context, format.codec, &first, pass);
+                    return ForwardDecision::Later;
+                }
+                (None, true) => return ForwardDecision::NeedKeyframe,
+                (None, false) => {
                     return match (self.number_or_drop(context, meta, padded), arriving) {
                         (Err(NotNumbered::OutsideSegments), _) if !wanted => {
                             ForwardDecision::Drop(DropReason::LayerNotSelected)
@@ -473,6 +518,9 @@ impl Forwarder {
     /// sends the rest of one. Call it until it is idle.
     pub fn poll<'a>(&mut self, now: Instant, cache: &impl LayerCache<'a>) -> Step<'a> {
         self.begin_if_due(now, cache);
+        if let Some(step) = self.poll_sets(cache) {
+            return step;
+        }
         let Flow::Sending { layer, pass: Pass::Cached(catch_up), .. } = &self.flow else {
             return Step::Idle;
         };
@@ -511,6 +559,25 @@ impl Forwarder {
             _ => self.note_progress(catch_up),
         }
         Step::Idle
+    }
+
+    /// The next parameter set that goes before the first cached packet, if there is one.
+    fn poll_sets<'a>(&mut self, cache: &impl LayerCache<'a>) -> Option<Step<'a>> {
+        let Flow::Sending { layer, pass, .. } = &mut self.flow else { return None };
+        let Pass::Sets(state) = pass else { return None };
+        let (layer, first) = (*layer, state.then.next());
+        let set = cache.keyframe(layer).and_then(|keyframe| {
+            Some((keyframe.sets_before(first).get(state.sent)?, cache.packet(layer, first)?))
+        });
+        let metas = set.and_then(|(set, first)| Some((&**set, set.meta()?, first.meta()?)));
+        let numbered = metas.and_then(|(set, set_meta, first_meta)| {
+            Some((self.sender.assign_before(layer, first_meta, set_meta).ok()?, set))
+        });
+        match numbered {
+            Some(_) => state.sent += 1,
+            None => *pass = Pass::Cached(Box::new(state.then)),
+        }
+        numbered.map(|(numbered, set)| Step::Send(numbered, set))
     }
 
     /// Keeps the position of the catch-up that lasts.
@@ -600,7 +667,10 @@ impl Forwarder {
             Some(bytes) => CatchUp::paced(now, first.ext_seq, end, bytes, cached.bitrate),
             None => CatchUp::at_once(now, first.ext_seq, end),
         };
-        let pass = Pass::Cached(Box::new(catch_up));
+        let sets =
+            cache.keyframe(key).map_or(&[][..], |keyframe| keyframe.sets_before(first.ext_seq));
+        let needs_sets = !sets.is_empty();
+        let pass = Pass::cached(catch_up, needs_sets);
         self.flow = Flow::Sending { layer: key, pass, next: Next::Same };
         if self.decisions.last().is_none_or(|last| last.layer.is_none()) {
             let how = if end.is_some() { Reason::Poster } else { Reason::CachedKeyframe };
@@ -659,8 +729,8 @@ impl Forwarder {
         meta.ext_seq.saturating_sub(self.highest_in) > JUMP_MAX
     }
 
-    /// Starts at a keyframe that just arrived.
-    fn start(&mut self, context: LayerContext, codec: Codec, meta: &PacketMeta) {
+    /// Starts at a keyframe that just arrived, with this packet.
+    fn start(&mut self, context: LayerContext, codec: Codec, meta: &PacketMeta, pass: Pass) {
         let reason = match codec.kind() {
             MediaKind::Audio => Reason::AudioFlows,
             MediaKind::Video => self.target_reason,
@@ -672,7 +742,7 @@ impl Forwarder {
             _ => Next::Same,
         };
         self.switch_source(context, codec, meta, meta, 0);
-        self.flow = Flow::Sending { layer, pass: Pass::Live, next };
+        self.flow = Flow::Sending { layer, pass, next };
         self.note_switched(meta.arrival, layer.layer, reason);
     }
 
@@ -730,6 +800,22 @@ impl Forwarder {
         let trusted = earliest.wrapping_sub(behind_max);
         aligned.filter(|aligned| aligned.wrapping_sub(trusted) < 1 << 31).unwrap_or(earliest)
     }
+}
+
+/// How a decoder without any state can begin at a packet that arrived, if it can.
+fn entry(codec: Codec, context: &LayerContext, meta: &PacketMeta) -> Option<Entry> {
+    if meta.payload_len == 0 {
+        return None;
+    }
+    if codec.kind() == MediaKind::Audio {
+        return Some(Entry::Here);
+    }
+    let start = context.start?;
+    if meta.ext_seq == start.first && !start.needs_sets {
+        return Some(Entry::Here);
+    }
+    let belongs = (start.first..=start.key).contains(&meta.ext_seq);
+    belongs.then_some(Entry::Before(start))
 }
 
 fn decision(numbered: Result<Numbered, NotNumbered>) -> ForwardDecision {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::catch_up::Tail;
 use crate::ids::LayerKey;
 use crate::media::source_clock::ClockAnchor;
-use crate::media::{Keyframe, KeyframeCache, Packet};
+use crate::media::{DecoderStart, Keyframe, KeyframeCache, Packet};
 use crate::units::Bitrate;
 
 /// Facts that the forwarder needs about the layer of a packet.
@@ -17,9 +17,8 @@ pub struct LayerContext {
     pub key: LayerKey,
     /// Server time of the layer's timestamps.
     pub anchor: Option<ClockAnchor>,
-    /// Whether the stream carries its parameter sets in-band, so that a start needs them (H264,
-    /// H265).
-    pub inband_parameter_sets: bool,
+    /// The newest access unit that a decoder can begin with; video only.
+    pub start: Option<DecoderStart>,
 }
 
 /// Cached data with which a viewer could start on a layer.

@@ -176,6 +176,11 @@ struct LastSent {
     marker: bool,
 }
 
+impl LastSent {
+    const NOTHING: Self =
+        Self { timestamp: 0, picture_id: 0, tl0_pic_idx: 0, frame_number: 0, marker: false };
+}
+
 impl RtpSender {
     /// A sender that has sent nothing.
     pub fn new(config: RtpSenderConfig) -> Self {
@@ -351,6 +356,40 @@ impl RtpSender {
         let place = self.find(key, meta.ext_seq).ok_or(NotNumbered::OutsideSegments)?;
         let form = if marker { MARKER } else { 0 } | if padded { PADDED } else { 0 };
         self.issue(place, meta, form)
+    }
+
+    /// Gives a packet with a kept parameter set its number, before the first packet of the present
+    /// segment, and the timestamp of that packet.
+    ///
+    /// # Errors
+    ///
+    /// [`NotNumbered::OutsideSegments`] if `first` is not the first packet of the segment, or was
+    /// assigned its number.
+    pub fn assign_before(
+        &mut self,
+        key: LayerKey,
+        first: &PacketMeta,
+        set: &PacketMeta,
+    ) -> Result<Numbered, NotNumbered> {
+        let segment = self.current().copied().filter(|segment| {
+            (segment.key, segment.first) == (key, first.ext_seq) && self.issued_to == segment.first
+        });
+        let segment = segment.ok_or(NotNumbered::OutsideSegments)?;
+        let plain = first.timestamp.wrapping_add(segment.ts_delta);
+        let timestamp = segment.catch_up.stamp(first.timestamp, plain);
+        let out = first.ext_seq.wrapping_add(segment.seq_delta);
+        if !self.issued.issue(out) {
+            return Err(NotNumbered::Duplicate);
+        }
+        if let Some(current) = self.segments.first_mut().and_then(Option::as_mut) {
+            current.seq_delta = current.seq_delta.wrapping_add(1);
+        }
+        let before = self.last.unwrap_or(LastSent::NOTHING);
+        // The access unit goes on.
+        self.last = Some(LastSent { timestamp, marker: false, ..before });
+        let source = SourceSeq::new(key, set.ext_seq);
+        let picture = (before.picture_id, before.tl0_pic_idx);
+        Ok(Numbered::new(source, out, timestamp, picture, 0))
     }
 
     /// Leaves a packet out, and closes the numbers over it. If a higher number was assigned before

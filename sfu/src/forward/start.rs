@@ -249,7 +249,8 @@ impl StartPolicy {
                 Start::FastForward(_) if !self.switches.take(now) => Start::Wait,
                 how => how,
             }
-        } else if cache.delivers_from(key, begins) {
+        } else if cache.delivers_from(key, keyframe.start().map_or(begins, |start| start.key)) {
+            // Parameter sets before the picture may have come in an earlier delivery.
             // It is handed to this viewer anyway: there is nothing to catch up with.
             self.arriving = Some((key, begins));
             return None;

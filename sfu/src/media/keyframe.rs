@@ -1,15 +1,20 @@
 //! The last keyframe of one incoming layer, kept for viewers that join or switch layers.
 //!
-//! Owns the start of the current group of pictures, and the whole keyframe. It outlives the packet
-//! cache: a publisher with a keyframe every four seconds still has a picture for a joining viewer.
-//! Holds handles to packets, no copies. Called by `worker/stream.rs`; never knows viewers.
+//! Owns the start of the current group of pictures, and the whole keyframe: its access unit is
+//! judged as a whole, because parameter sets come in packets before the picture, with a keyframe or
+//! without. It outlives the packet cache: a publisher with a keyframe every four seconds still has
+//! a picture for a joining viewer. Holds handles to packets, no copies. Called by
+//! `worker/stream.rs`; never knows viewers.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::packet::{Packet, PacketMeta};
 use super::packet_cache::PacketCache;
+use super::parameter_sets::{ParameterSets, SetPackets};
 use crate::codec::Codec;
+use crate::rtp::unit_parts::UnitParts;
 use crate::warm::warm;
 
 /// Maximum packets of a keyframe; a larger one is not kept (quality A3.3).
@@ -22,22 +27,19 @@ pub const KEYFRAME_BYTES_MAX: usize = 512 * 1024;
 /// keyframe of a layer that sends has no limit: encoders at low frame rates send none for 25 s.
 pub const KEYFRAME_AGE_MAX: Duration = Duration::from_secs(12);
 
-/// Whether a decoder without any state can begin at this packet.
-pub fn can_start(codec: Codec, meta: &PacketMeta, inband_parameter_sets: bool) -> bool {
-    if meta.payload_len == 0 {
-        return false;
-    }
-    match codec {
-        Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => true,
-        // Parameter sets come in packets of their own before the picture. Start with them, not with
-        // a picture whose parameter sets were sent before. Only an SPS tells the size.
-        Codec::H264 | Codec::H265 => {
-            let complete = meta.frame.resolution.is_some() || !inband_parameter_sets;
-            // A descriptor marks the first packet of the frame, and the payload may be encrypted.
-            meta.frame.keyframe && (complete || meta.frame.described)
-        }
-        Codec::Vp8 | Codec::Vp9 | Codec::Av1 => meta.frame.keyframe,
-    }
+/// Maximum packets of an access unit before the one that makes it a keyframe, such as parameter
+/// sets. Earlier ones are left out.
+pub const LEAD_PACKETS_MAX: u64 = 64;
+
+/// Access unit with which a decoder without any state can begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderStart {
+    /// Number of its first packet; often one with parameter sets.
+    pub first: u64,
+    /// Number of the first packet of its picture that shows that it is a keyframe.
+    pub key: u64,
+    /// Whether kept parameter sets are to be sent before it ([`KeyframeCache::sets_before`]).
+    pub needs_sets: bool,
 }
 
 /// Keyframe cache of one layer.
@@ -49,18 +51,32 @@ pub struct KeyframeCache {
     /// The keyframe before, until the next call of [`Self::expire`]: a viewer may just be getting
     /// it.
     replaced: Option<Keyframe>,
+    /// The newest parameter sets.
+    sets: ParameterSets,
+    /// Whether marker bits are also set before the end of an access unit, on each NAL unit (RFC
+    /// 6184 section 5.1 asks receivers not to rely on them).
+    marks_parts: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Begun {
-    first: u64,
+    start: DecoderStart,
     timestamp: u32,
-    /// Number of the last packet, once it came.
-    last: Option<u64>,
-    /// Whether it is whole, or too large: later packets change nothing.
-    is_decided: bool,
-    /// Packet that was missing at the last check.
-    missing: Option<u64>,
+    /// One past the last packet of it that came without a gap before.
+    next: u64,
+    /// Whether the last of these packets has the marker bit.
+    marked: bool,
+    /// Whether the next access unit was seen behind it.
+    ended: bool,
+    /// Whether it is too large to be kept, or left the packet cache before it was whole.
+    too_large: bool,
+    /// Whether keyframes of this layer come without parameter sets.
+    usually_bare: bool,
+    /// Whether a decoder can begin with it now. Else its parameter sets or its first slice may be
+    /// in a packet that is missing.
+    is_ready: bool,
+    /// Parameter sets that are to be sent before it.
+    sets: Option<SetPackets>,
     /// Whether it came before this worker had viewers; a gap behind it may then stay.
     is_prefilled: bool,
 }
@@ -72,6 +88,8 @@ pub struct Keyframe {
     packets: Vec<Arc<Packet>>,
     first: u64,
     arrival: Instant,
+    /// Parameter sets that are to be sent before it.
+    sets: Option<SetPackets>,
 }
 
 impl Keyframe {
@@ -109,44 +127,128 @@ impl Keyframe {
 impl KeyframeCache {
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        warm!(self.begun.map(|begun| begun.timestamp));
+        warm!(self.begun.as_ref().map(|begun| begun.timestamp));
     }
 
-    /// Records a packet that was put into `packets`; `starts` tells whether a decoder can begin at
-    /// it.
-    pub fn on_packet(&mut self, meta: &PacketMeta, starts: bool, packets: &PacketCache) {
-        let is_same_frame = self.begun.is_some_and(|begun| begun.timestamp == meta.timestamp);
-        if starts && !is_same_frame && self.begun.is_none_or(|begun| begun.first < meta.ext_seq) {
-            self.begun = Some(Begun {
-                first: meta.ext_seq,
-                timestamp: meta.timestamp,
-                last: last_of_frame(packets, meta),
-                is_decided: false,
-                missing: None,
-                is_prefilled: false,
-            });
-        } else if !is_same_frame {
+    /// Records a packet that was put into `packets`.
+    pub fn on_packet(&mut self, codec: Codec, meta: &PacketMeta, packets: &PacketCache) {
+        if !meta.frame.parts.sets().is_empty()
+            && let Some(packet) = packets.get(meta.ext_seq)
+        {
+            self.sets.learn(codec, packet.payload(), meta.ext_seq, meta.arrival);
+        }
+        let opened = self.opens_with(meta);
+        if let Some((key, timestamp)) = opened {
+            self.open(codec, key, timestamp, packets);
+        }
+        let is_next = self.begun.as_ref().is_some_and(|begun| begun.next == meta.ext_seq);
+        if opened.is_some() || is_next {
+            self.advance(packets);
+        }
+    }
+
+    /// Keeps parameter sets that another worker received, in a packet with this number.
+    pub fn learn_sets(&mut self, codec: Codec, packet: &Packet, ext_seq: u64) {
+        if let Some(meta) = packet.meta() {
+            self.sets.learn(codec, packet.payload(), ext_seq, meta.arrival);
+        }
+    }
+
+    /// Number and timestamp of the packet that makes an access unit a keyframe, if this packet
+    /// opens it, or belongs to its beginning and comes late.
+    fn opens_with(&self, meta: &PacketMeta) -> Option<(u64, u32)> {
+        let keyframe = meta.frame.keyframe && meta.payload_len > 0;
+        let this = (meta.ext_seq, meta.timestamp);
+        let Some(Begun { start, timestamp, .. }) = &self.begun else {
+            return keyframe.then_some(this);
+        };
+        if meta.ext_seq + 1 == start.first {
+            // If it is the end of the frame before, nothing is missing.
+            return Some((start.key, *timestamp));
+        }
+        match meta.timestamp == *timestamp {
+            true => (keyframe && meta.ext_seq < start.first).then_some(this),
+            false => (keyframe && meta.ext_seq > start.key).then_some(this),
+        }
+    }
+
+    /// Opens the access unit that packet `key` makes a keyframe. Packets before it belong to it if
+    /// they have its timestamp, or if they hold nothing but parameter sets: some publishers give
+    /// these a timestamp of their own.
+    fn open(&mut self, codec: Codec, key: u64, timestamp: u32, packets: &PacketCache) {
+        let meta = |ext_seq| packets.get(ext_seq).and_then(|packet| packet.meta());
+        let Some(frame) = meta(key).map(|meta| meta.frame) else { return };
+        let (mut first, mut parts) = (key, frame.parts);
+        while key - first < LEAD_PACKETS_MAX
+            && let Some(before) = first.checked_sub(1).and_then(meta)
+            && (before.timestamp == timestamp || before.frame.parts.is_only_sets())
+        {
+            first -= 1;
+            parts = parts.with(before.frame.parts);
+        }
+        let is_bare = !parts.contains(self.sets.parts());
+        let (usually_bare, is_ready) = match codec {
+            Codec::H264 | Codec::H265 | Codec::Av1 if !frame.described => {
+                let lacks_sets = is_bare || self.sets.packets().is_none();
+                let gap = first.checked_sub(1).is_some_and(|before| packets.misses(before));
+                let usually_bare = self.begun.as_ref().is_some_and(|begun| begun.usually_bare);
+                // The missing packet may hold its sets, or its first slice.
+                let begins = parts.contains(UnitParts::FIRST_SLICE) && usually_bare;
+                let known = codec != Codec::Av1 || self.sets.packets().is_some();
+                match gap && lacks_sets {
+                    true => (usually_bare, begins && known),
+                    false => (lacks_sets, known),
+                }
+            }
+            _ => (false, true),
+        };
+        let same = self.begun.as_ref().filter(|begun| begun.timestamp == timestamp);
+        self.begun = Some(Begun {
+            start: DecoderStart { first, key, needs_sets: is_bare },
+            timestamp,
+            next: first,
+            marked: false,
+            ended: false,
+            too_large: false,
+            usually_bare,
+            is_ready,
+            sets: self.sets.packets().filter(|_| is_bare).cloned(),
+            is_prefilled: same.is_some_and(|begun| begun.is_prefilled),
+        });
+    }
+
+    /// Follows the begun keyframe as far as its packets came, and keeps it once it is whole. That
+    /// is at a packet with the marker bit, unless more packets follow with the same timestamp.
+    fn advance(&mut self, packets: &PacketCache) {
+        let Some(begun) = self.begun.as_mut().filter(|begun| !begun.too_large) else { return };
+        while !begun.ended
+            && let Some(meta) = packets.get(begun.next).and_then(|packet| packet.meta())
+        {
+            if begun.next > begun.start.key && meta.timestamp != begun.timestamp {
+                begun.ended = true;
+                break;
+            }
+            self.marks_parts |= begun.marked && begun.next > begun.start.key;
+            begun.marked = meta.marker;
+            begun.next += 1;
+        }
+        let is_past_key = begun.next > begun.start.key;
+        let is_whole = begun.ended || (begun.marked && is_past_key && !self.marks_parts);
+        let range = begun.start.first..begun.next;
+        begun.too_large = begun.next - begun.start.first > KEYFRAME_PACKETS_MAX as u64;
+        let kept = self.whole.as_ref().map(|keyframe| keyframe.first()..keyframe.end());
+        if begun.too_large || !is_whole || kept.as_ref() == Some(&range) {
             return;
         }
-        let Some(begun) = &mut self.begun else { return };
-        if starts && meta.ext_seq < begun.first {
-            // Reordered on the path.
-            begun.first = meta.ext_seq;
-        }
-        if meta.marker {
-            begun.last = Some(meta.ext_seq);
-        }
-        // One check for each packet that was missing, so that no publisher makes it expensive.
-        let is_first = meta.ext_seq == begun.first;
-        let may_complete = is_first || meta.marker || begun.missing == Some(meta.ext_seq);
-        let Some(last) = begun.last.filter(|_| may_complete && !begun.is_decided) else { return };
-        match collect(packets, begun.first, last) {
-            Ok(keyframe) => {
-                begun.is_decided = true;
-                self.replaced = self.whole.replace(keyframe);
-            }
-            Err(NotCollected::Missing(ext_seq)) => begun.missing = Some(ext_seq),
-            Err(NotCollected::TooLarge) => (begun.missing, begun.is_decided) = (None, true),
+        let Some(keyframe) = collect(packets, range.clone(), begun.sets.clone()) else {
+            begun.too_large = true;
+            return;
+        };
+        // More of the same keyframe holds all that a viewer may just be getting.
+        let grew = kept.is_some_and(|kept| kept.start < range.end && range.start < kept.end);
+        let before = self.whole.replace(keyframe);
+        if !grew {
+            self.replaced = before;
         }
     }
 
@@ -159,18 +261,41 @@ impl KeyframeCache {
 
     /// Whether the current group of pictures came before this worker had viewers.
     pub fn is_prefilled(&self) -> bool {
-        self.begun.is_some_and(|begun| begun.is_prefilled)
+        self.begun.as_ref().is_some_and(|begun| begun.is_prefilled)
+    }
+
+    /// Beginning of the current group of pictures, whether all of it is here or not.
+    pub fn start(&self) -> Option<DecoderStart> {
+        self.begun.as_ref().filter(|begun| begun.is_ready).map(|begun| begun.start)
     }
 
     /// Extended sequence number with which the current group of pictures begins, whether all of it
     /// is here or not.
     pub fn begins(&self) -> Option<u64> {
-        self.begun.map(|begun| begun.first)
+        self.start().map(|start| start.first)
+    }
+
+    /// Parameter sets that are to be sent before the keyframe that begins with this packet, in a
+    /// packet each. None if it has its own.
+    pub fn sets_before(&self, first: u64) -> &[Arc<Packet>] {
+        let begun = self.begun.iter().map(|begun| (begun.start.first, &begun.sets));
+        let kept = self.whole.iter().chain(&self.replaced).map(|kept| (kept.first, &kept.sets));
+        let found = begun.chain(kept).find(|(number, _)| *number == first);
+        found.and_then(|(_, sets)| sets.as_deref()).unwrap_or(&[])
+    }
+
+    /// The newest parameter sets.
+    pub fn sets(&self) -> &[Arc<Packet>] {
+        self.sets.packets().map_or(&[], |packets| packets)
     }
 
     /// Whether all of the newest keyframe that has begun came, or more of it than is kept.
     pub fn is_decided(&self) -> bool {
-        self.begun.is_some_and(|begun| begun.is_decided)
+        let is_kept = |begun: &Begun| {
+            let whole = self.whole.as_ref().map(|keyframe| keyframe.first()..keyframe.end());
+            whole == Some(begun.start.first..begun.next)
+        };
+        self.begun.as_ref().is_some_and(|begun| begun.too_large || is_kept(begun))
     }
 
     /// The newest complete keyframe.
@@ -178,17 +303,26 @@ impl KeyframeCache {
         self.whole.as_ref()
     }
 
-    /// A packet of the newest complete keyframe, or of the one before.
+    /// A packet of the newest complete keyframe, or of the one before, or of parameter sets.
     pub fn get(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
         let mut kept = self.whole.iter().chain(&self.replaced);
-        kept.find_map(|keyframe| keyframe.get(ext_seq))
+        kept.find_map(|keyframe| keyframe.get(ext_seq)).or_else(|| self.set(ext_seq))
+    }
+
+    /// The packet of parameter sets with this number.
+    fn set(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
+        let begun = self.begun.iter().map(|begun| &begun.sets);
+        let kept = self.whole.iter().chain(&self.replaced).map(|keyframe| &keyframe.sets);
+        let older = begun.chain(kept).flatten().flat_map(|sets| sets.iter());
+        let mut all = self.sets().iter().chain(older);
+        all.find(|packet| packet.meta().is_some_and(|meta| meta.ext_seq == ext_seq))
     }
 
     /// Drops keyframes that are too old; `last_packet` is when the layer last sent anything.
     pub fn expire(&mut self, now: Instant, last_packet: Option<Instant>) {
         self.replaced = None;
         let old = |at: Instant| now.saturating_duration_since(at) > KEYFRAME_AGE_MAX;
-        let begins = self.begins();
+        let begins = self.begun.as_ref().map(|begun| begun.start.first);
         let is_newest = |keyframe: &Keyframe| begins.is_none_or(|first| first < keyframe.end());
         if self.whole.as_ref().is_some_and(|keyframe| {
             last_packet.is_none_or(old) || (old(keyframe.arrival) && !is_newest(keyframe))
@@ -203,170 +337,20 @@ impl KeyframeCache {
     }
 }
 
-/// Reason why a keyframe cannot be kept, or not yet.
-enum NotCollected {
-    /// First packet that is missing.
-    Missing(u64),
-    /// More packets or bytes than are kept.
-    TooLarge,
-}
-
-/// The last packet of a frame whose first packet came after others of it; `None` if it has not come.
-fn last_of_frame(packets: &PacketCache, first: &PacketMeta) -> Option<u64> {
-    let behind = first.ext_seq + 1..=packets.newest();
-    let came = behind.filter_map(|ext_seq| packets.get(ext_seq)?.meta());
-    let mut frame = came.take_while(|meta| meta.timestamp == first.timestamp);
-    frame.find(|meta| meta.marker).map(|meta| meta.ext_seq)
-}
-
-/// Collects handles to all packets from the first to the last.
-fn collect(packets: &PacketCache, first: u64, last: u64) -> Result<Keyframe, NotCollected> {
-    let count = last.checked_sub(first).ok_or(NotCollected::TooLarge)?;
-    if count >= KEYFRAME_PACKETS_MAX as u64 {
-        return Err(NotCollected::TooLarge);
-    }
-    let mut bytes = 0;
-    for ext_seq in first..=last {
-        let meta = packets
-            .get(ext_seq)
-            .and_then(|packet| packet.meta())
-            .ok_or(NotCollected::Missing(ext_seq))?;
-        bytes += usize::from(meta.payload_len);
-    }
-    if bytes > KEYFRAME_BYTES_MAX {
-        return Err(NotCollected::TooLarge);
-    }
+/// Collects handles to all packets of a keyframe. `None` if it has too many bytes, or if a packet
+/// left the cache.
+fn collect(
+    packets: &PacketCache,
+    numbers: Range<u64>,
+    sets: Option<SetPackets>,
+) -> Option<Keyframe> {
+    let first = numbers.start;
     let packets: Vec<Arc<Packet>> =
-        (first..=last).filter_map(|ext_seq| packets.get(ext_seq).cloned()).collect();
-    let first_meta = packets.first().and_then(|packet| packet.meta());
-    let arrival = first_meta.ok_or(NotCollected::TooLarge)?.arrival;
-    Ok(Keyframe { packets, first, arrival })
+        numbers.map(|ext_seq| packets.get(ext_seq).cloned()).collect::<Option<_>>()?;
+    let arrival = packets.first()?.meta()?.arrival;
+    let keyframe = Keyframe { packets, first, arrival, sets };
+    (keyframe.bytes() <= KEYFRAME_BYTES_MAX).then_some(keyframe)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rtp::codec::FrameInfo;
-
-    /// A layer's packets and keyframe, fed by (number, timestamp, starts a keyframe, ends its
-    /// frame).
-    struct Layer {
-        now: Instant,
-        packets: PacketCache,
-        cache: KeyframeCache,
-        payload_len: u16,
-    }
-
-    impl Layer {
-        fn new() -> Self {
-            let (packets, cache) = (PacketCache::new(), KeyframeCache::default());
-            Self { now: Instant::now(), packets, cache, payload_len: 1_000 }
-        }
-
-        fn feed(&mut self, packets: &[(u64, u32, bool, bool)]) {
-            for &(ext_seq, timestamp, keyframe, marker) in packets {
-                let mut packet = Packet::with_capacity(1_500);
-                let meta = PacketMeta {
-                    ext_seq,
-                    timestamp,
-                    marker,
-                    red: false,
-                    payload_start: 12,
-                    payload_len: self.payload_len,
-                    prefix_len: 0,
-                    frame: FrameInfo { keyframe, ..FrameInfo::default() },
-                    exts: [None; 4],
-                    arrival: self.now,
-                };
-                packet.describe(meta);
-                self.packets.insert(Arc::new(packet), drop);
-                let starts = can_start(Codec::Vp8, &meta, false);
-                self.cache.on_packet(&meta, starts, &self.packets);
-            }
-        }
-
-        fn whole(&self) -> Option<(u64, u64)> {
-            self.cache.whole().map(|keyframe| (keyframe.first(), keyframe.end()))
-        }
-    }
-
-    #[test]
-    fn keyframe_is_complete_when_its_last_missing_packet_comes() {
-        let mut layer = Layer::new();
-        layer.feed(&[(100, 9, true, false), (102, 9, false, true)]);
-        assert_eq!((layer.cache.begins(), layer.whole()), (Some(100), None));
-        layer.feed(&[(103, 12, false, true), (101, 9, false, false)]);
-        assert_eq!(layer.whole(), Some((100, 103)));
-        assert_eq!(layer.cache.whole().map(Keyframe::bytes), Some(3_000));
-        // The next one has a gap: the old picture stays, but the new group has begun.
-        layer.feed(&[(110, 20, true, false), (112, 20, false, true), (113, 23, false, true)]);
-        assert_eq!((layer.cache.begins(), layer.whole()), (Some(110), Some((100, 103))));
-    }
-
-    #[test]
-    fn order_does_not_matter() {
-        let mut layer = Layer::new();
-        layer.feed(&[(101, 9, false, false), (100, 9, true, false), (102, 9, false, true)]);
-        assert_eq!(layer.whole(), Some((100, 103)));
-        // Parameter sets that were overtaken by the picture, which starts a frame too.
-        layer.feed(&[(111, 20, true, true), (110, 20, true, false)]);
-        assert_eq!((layer.cache.begins(), layer.whole()), (Some(110), Some((111, 112))));
-    }
-
-    #[test]
-    fn keyframe_whose_first_packet_comes_last_is_whole() {
-        let mut layer = Layer::new();
-        layer.feed(&[(101, 9, false, false), (102, 9, false, true), (103, 12, false, true)]);
-        assert!(!layer.cache.is_decided());
-        layer.feed(&[(100, 9, true, false)]);
-        assert_eq!(layer.whole(), Some((100, 103)));
-        assert!(layer.cache.is_decided());
-        // Of the next one, a packet in the middle is missing as well.
-        layer.feed(&[(111, 20, false, false), (113, 20, false, true), (110, 20, true, false)]);
-        assert_eq!((layer.cache.begins(), layer.cache.is_decided()), (Some(110), false));
-        layer.feed(&[(112, 20, false, false)]);
-        assert_eq!(layer.whole(), Some((110, 114)));
-    }
-
-    #[test]
-    fn keyframe_outlives_the_packet_cache_while_it_is_the_newest() {
-        let mut layer = Layer::new();
-        layer.feed(&[(100, 9, true, true)]);
-        layer.now += Duration::from_secs(4);
-        layer.feed(&[(101, 360_000, false, true)]);
-        assert!(layer.packets.get(100).is_none());
-        let keyframe = layer.cache.whole().expect("it is kept");
-        assert!(keyframe.get(100).is_some() && keyframe.get(101).is_none());
-        assert!(keyframe.get(99).is_none());
-        let (sent, later) = (layer.now, layer.now + KEYFRAME_AGE_MAX);
-        layer.cache.expire(later, Some(later));
-        assert!(layer.cache.whole().is_some(), "the layer sends, and nothing newer began");
-        layer.cache.expire(later + Duration::from_millis(1), Some(sent));
-        assert!(layer.cache.whole().is_none(), "the layer is silent");
-        // A newer one begins, and is never whole.
-        layer.feed(&[(102, 720_000, true, true), (110, 800_000, true, false)]);
-        layer.cache.expire(later, Some(later));
-        assert_eq!(layer.whole(), Some((102, 103)));
-        let late = later + Duration::from_secs(1);
-        layer.cache.expire(late, Some(late));
-        assert_eq!(layer.whole(), None);
-    }
-
-    #[test]
-    fn size_is_bounded() {
-        for (count, payload_len, kept) in [
-            (KEYFRAME_PACKETS_MAX, 1_000, true),
-            (KEYFRAME_PACKETS_MAX + 1, 1_000, false),
-            (KEYFRAME_BYTES_MAX / 1_400, 1_400, true),
-            (KEYFRAME_BYTES_MAX / 1_400 + 1, 1_400, false),
-        ] {
-            let mut layer = Layer::new();
-            layer.payload_len = payload_len;
-            let count = count as u64;
-            let packets: Vec<_> = (0..count).map(|n| (n, 9, n == 0, n + 1 == count)).collect();
-            layer.feed(&packets);
-            assert_eq!(layer.whole().is_some(), kept, "{count} x {payload_len}");
-            assert!(layer.cache.is_decided());
-        }
-    }
-}
+mod tests;

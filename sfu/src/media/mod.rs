@@ -7,6 +7,7 @@ pub mod frame_interval;
 pub mod keyframe;
 pub mod packet;
 pub mod packet_cache;
+pub mod parameter_sets;
 pub mod pool;
 pub mod source_clock;
 pub mod stats;
@@ -14,7 +15,7 @@ pub mod timeline;
 
 pub use encoding::Encoding;
 pub use frame_interval::FrameInterval;
-pub use keyframe::{Keyframe, KeyframeCache};
+pub use keyframe::{DecoderStart, Keyframe, KeyframeCache};
 pub use packet::{ForwardedExt, Packet, PacketMeta};
 pub use packet_cache::PacketCache;
 pub use pool::PacketPool;

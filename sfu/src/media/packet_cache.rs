@@ -149,6 +149,12 @@ impl PacketCache {
         self.next.saturating_sub(1)
     }
 
+    /// Whether a packet of this number was not received yet, although an older one is held. False
+    /// for numbers that are not held any more.
+    pub fn misses(&self, ext_seq: u64) -> bool {
+        (self.oldest..self.next).contains(&ext_seq) && self.get(ext_seq).is_none()
+    }
+
     /// Packets held.
     pub fn packets(&self) -> usize {
         self.packets
@@ -239,6 +245,7 @@ mod tests {
         ring.insert(packet(100, 10, now), drop);
         ring.insert(packet(98, 10, now), drop);
         assert!(ring.get(98).is_some() && ring.get(99).is_none() && ring.get(100).is_some());
+        assert!(ring.misses(99) && !ring.misses(97) && !ring.misses(98) && !ring.misses(101));
         ring.insert(packet(50_000, 10, now), drop);
         assert!(ring.get(100).is_none());
         assert_eq!(ring.packets(), 1);

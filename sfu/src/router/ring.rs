@@ -45,6 +45,17 @@ pub enum MediaItem {
         /// The packet, shared.
         packet: Arc<Packet>,
     },
+    /// A parameter set that was received before this worker had viewers.
+    ParameterSet {
+        /// The layer's stream.
+        stream: StreamId,
+        /// The layer.
+        layer: LayerKey,
+        /// Number of a received packet that is not older than the set.
+        ext_seq: u64,
+        /// A packet with the set alone.
+        packet: Arc<Packet>,
+    },
     /// Layer information beyond the packets; the latest replaces those before.
     Layer {
         /// The layer's stream.

@@ -79,6 +79,11 @@ impl Worker {
                     Ok(())
                 });
             }
+            MediaItem::ParameterSet { stream: id, layer, ext_seq, packet } => {
+                if let Ok((stream, _)) = self.reader(now, id, layer.epoch, egress) {
+                    stream.learn_sets(layer, &packet, ext_seq);
+                }
+            }
             MediaItem::Layer { stream: id, layer, update } => {
                 if let Some(stream) = self.streams.get_mut(id) {
                     stream.update_layer_info(layer, update);

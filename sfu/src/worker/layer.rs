@@ -319,13 +319,16 @@ impl Layer {
             self.resolution = meta.frame.resolution;
             self.anchored_at = None;
         }
-        // Parameter sets and pictures of one access unit come as several keyframe packets.
+        // Slices of one picture come as several keyframe packets.
         if self.video && meta.frame.keyframe && self.last_keyframe_ts != Some(meta.timestamp) {
             self.last_keyframe_ts = Some(meta.timestamp);
             self.keyframes_seen += 1;
             self.keyframes.on_keyframe(now);
-            let first = meta.frame.starts_frame || meta.frame.resolution.is_some();
-            self.nack.on_keyframe(first.then_some(meta.ext_seq));
+            let first = match meta.frame.starts_frame {
+                true => Some(meta.ext_seq),
+                false => self.inspector.unit_begins(),
+            };
+            self.nack.on_keyframe(first);
         }
         let of_keyframe = self.last_keyframe_ts == Some(meta.timestamp);
         self.keyframes.on_packet(now, bytes, of_keyframe);

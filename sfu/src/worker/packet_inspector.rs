@@ -3,7 +3,8 @@
 //!
 //! The dependency descriptor is read first and the payload second, so that decisions hold where the
 //! payload is encrypted end to end. Keeps state that spans packets: the structure that descriptors
-//! refer to, and which H.264 frames no frame refers to. Called by `layer.rs`.
+//! refer to, which H.264 frames no frame refers to, and the access unit that is arriving. Called by
+//! `layer.rs`.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use crate::rtp::ext::ExtKind;
 use crate::rtp::layers_allocation::LayersAllocation;
 use crate::rtp::packet::RtpHeader;
 use crate::rtp::red::{is_sound, red_prefix_len};
+use crate::rtp::unit_parts::UnitParts;
 use crate::sdp::PublishTrack;
 use crate::warm::warm;
 
@@ -43,6 +45,7 @@ pub(super) struct PacketInspector {
     allocation_id: Option<u8>,
     dependencies: DependencyReader,
     unreferenced: UnreferencedFrames,
+    unit: ArrivingUnit,
     announced: Option<(u16, u16)>,
     encoding: Encoding,
 }
@@ -56,6 +59,7 @@ impl PacketInspector {
             allocation_id: id(ExtKind::VideoLayersAllocation),
             dependencies: DependencyReader::default(),
             unreferenced: UnreferencedFrames::default(),
+            unit: ArrivingUnit::default(),
             announced: None,
             encoding: Encoding::default(),
         }
@@ -105,7 +109,8 @@ impl PacketInspector {
                     }
                     _ => seen.discardable,
                 };
-                FrameInfo { discardable, ..seen }
+                let keyframe = seen.keyframe | self.unit.completes_recovery_point(incoming, &seen);
+                FrameInfo { discardable, keyframe, ..seen }
             }
         };
         let narrow = |number: usize| u16::try_from(number).map_err(|_| DropReason::RtpMalformed);
@@ -121,6 +126,12 @@ impl PacketInspector {
             exts: forwarded_exts(plan, header, plaintext),
             arrival: now,
         })
+    }
+
+    /// Number of the first packet of the access unit that is arriving, if it is known: with a
+    /// sequence parameter set or sequence header in it.
+    pub(super) fn unit_begins(&self) -> Option<u64> {
+        self.unit.begins()
     }
 
     /// Width and height of the layer as the publisher announced them, before or without a keyframe
@@ -205,6 +216,45 @@ pub(super) fn without_payload(incoming: &Incoming, now: Instant) -> Result<Packe
         exts: [None; FORWARDED_EXTS_MAX],
         arrival: now,
     })
+}
+
+/// The access unit of the newest packet: what its packets held so far.
+#[derive(Debug, Default)]
+struct ArrivingUnit {
+    /// Number of the newest packet.
+    newest: u64,
+    timestamp: u32,
+    /// First packet since which none was missing.
+    first: u64,
+    parts: UnitParts,
+}
+
+impl ArrivingUnit {
+    /// Takes a packet. True if it completes an access unit without an IDR picture that a decoder
+    /// may begin with: parameter sets and a recovery point. Some cameras send no IDR pictures.
+    fn completes_recovery_point(&mut self, packet: &Incoming, seen: &FrameInfo) -> bool {
+        let belongs = packet.timestamp == self.timestamp || self.parts.is_only_sets();
+        if packet.ext_seq > self.newest {
+            // Parameter sets may have a timestamp of their own (`media/keyframe.rs`).
+            if packet.ext_seq != self.newest + 1 || !belongs {
+                (self.first, self.parts) = (packet.ext_seq, UnitParts::NONE);
+            }
+            (self.newest, self.timestamp) = (packet.ext_seq, packet.timestamp);
+        } else if packet.timestamp != self.timestamp {
+            return false;
+        }
+        let before = self.parts;
+        self.parts = before.with(seen.parts);
+        let recovers =
+            |parts: UnitParts| parts.contains(UnitParts::SPS.with(UnitParts::RECOVERY_POINT));
+        recovers(self.parts) && !recovers(before)
+    }
+
+    fn begins(&self) -> Option<u64> {
+        let has_sequence =
+            self.parts.contains(UnitParts::SPS) || self.parts.contains(UnitParts::SEQUENCE_HEADER);
+        has_sequence.then_some(self.first)
+    }
 }
 
 /// Frames remembered for their late packets. At the limit the oldest is forgotten. A late packet of
@@ -347,6 +397,30 @@ mod tests {
         assert!(holds(8, 40, false, SLICE) && holds(9, 40, true, SLICE));
         assert!(holds(10, 50, false, delimiter) && !holds(12, 50, true, SLICE), "11 is missing");
         assert!(!holds(11, 50, false, SLICE), "and comes late");
+    }
+
+    #[test]
+    fn parameter_sets_and_a_recovery_point_begin_a_picture_without_an_idr() {
+        let mut unit = ArrivingUnit::default();
+        let mut takes = |seq, timestamp, parts| {
+            let seen = FrameInfo { parts, ..FrameInfo::default() };
+            let completes = unit.completes_recovery_point(&packet(seq, timestamp), &seen);
+            (completes, unit.begins())
+        };
+        let (sps, pps) = (UnitParts::SPS, UnitParts::PPS);
+        let (recovery, picture) = (UnitParts::RECOVERY_POINT, UnitParts::PICTURE);
+        assert_eq!(takes(1, 10, picture), (false, None));
+        assert_eq!(takes(2, 20, recovery), (false, None));
+        assert_eq!(takes(3, 20, picture), (false, None), "no parameter sets");
+        assert_eq!(takes(4, 29, sps), (false, Some(4)));
+        assert_eq!(takes(5, 29, pps), (false, Some(4)));
+        assert_eq!(takes(6, 30, recovery), (true, Some(4)), "sets with their own timestamp");
+        assert_eq!(takes(7, 30, picture), (false, Some(4)), "once");
+        assert_eq!(takes(8, 40, picture), (false, None));
+        assert_eq!(takes(10, 50, recovery), (false, None));
+        assert_eq!(takes(9, 50, sps), (true, Some(10)), "late");
+        assert_eq!(takes(11, 50, picture), (false, Some(10)));
+        assert_eq!(takes(12, 60, sps.with(recovery).with(picture)), (true, Some(12)), "in one");
     }
 
     #[test]

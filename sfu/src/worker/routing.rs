@@ -112,15 +112,27 @@ impl Routing {
 }
 
 /// Sends a worker that had no viewers of the stream the last keyframe of each layer and the packets
-/// after it.
+/// after it, and parameter sets that were received before.
 fn prefill(worker: usize, stream: &LocalStream, context: &mut Context) {
     let id = stream.shared.id;
     if worker == context.port.index {
         return;
     }
-    for (layer, packet) in stream.kept(PREFILL_PACKETS_MAX) {
-        let packet = Arc::clone(packet);
-        let item = MediaItem::Prefill { stream: id, layer, packet };
+    let set = |layer, ext_seq, packet: &Arc<Packet>| MediaItem::ParameterSet {
+        stream: id,
+        layer,
+        ext_seq,
+        packet: Arc::clone(packet),
+    };
+    let packet = |layer, packet: &Arc<Packet>| MediaItem::Prefill {
+        stream: id,
+        layer,
+        packet: Arc::clone(packet),
+    };
+    let before = stream.sets_before_kept().map(|(layer, packet)| set(layer, 0, packet));
+    let packets = stream.kept(PREFILL_PACKETS_MAX).map(|(layer, kept)| packet(layer, kept));
+    let newest = stream.newest_sets().map(|(layer, ext_seq, packet)| set(layer, ext_seq, packet));
+    for item in before.chain(packets).chain(newest) {
         // Half of the ring stays free for live packets.
         let has_space = context.port.media_room(worker) > MEDIA_RING_ITEMS / 2;
         if !has_space || !context.port.send_media(worker, item) {

@@ -17,7 +17,6 @@ use crate::forward::selector::{LayerView, LayerViews, dead_after, largest_live};
 use crate::forward::start::TAIL_PACKETS_MAX;
 use crate::forward::{Cached, LayerCache, LayerContext};
 use crate::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
-use crate::media::keyframe::can_start;
 use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
 use crate::media::{FrameInterval, KeyframeCache, Packet, PacketCache, PacketMeta, PacketPool};
@@ -69,7 +68,6 @@ struct LocalLayer {
     last_packet: Option<Instant>,
     /// State by which the layer was chosen last: whether it was live, and its size.
     chosen_by: (bool, Option<(u16, u16)>),
-    inband_parameter_sets: bool,
 }
 
 impl LocalStream {
@@ -216,14 +214,13 @@ impl LocalStream {
         };
         state.last_packet = Some(meta.arrival);
         state.rate.add(meta.arrival, usize::from(meta.payload_len));
-        state.learn_size(meta.frame.resolution);
+        state.size = meta.frame.resolution.or(state.size);
         if !state.cache.insert(packet, |packet| release(owned, pool, packet)) {
             return Err(DropReason::TooOld);
         }
         if codec.kind() == MediaKind::Video {
             state.frames.on_packet(meta.arrival, meta.timestamp);
-            let starts = can_start(codec, &meta, state.inband_parameter_sets);
-            state.keyframe.on_packet(&meta, starts, &state.cache);
+            state.keyframe.on_packet(codec, &meta, &state.cache);
         }
         Ok(PacketRef { layer: key, ext_seq: meta.ext_seq, padded: false })
     }
@@ -235,12 +232,18 @@ impl LocalStream {
         }
     }
 
+    /// Keeps parameter sets that another worker received, in a packet with this number.
+    pub(super) fn learn_sets(&mut self, key: LayerKey, packet: &Packet, ext_seq: u64) {
+        let codec = self.tracks.get(usize::from(key.track)).map(|track| track.codec);
+        if let Some((layer, codec)) = self.layer_mut(key).zip(codec) {
+            layer.keyframe.learn_sets(codec, packet, ext_seq);
+        }
+    }
+
     /// Takes the layer information of the publisher's worker.
     pub(super) fn update_layer_info(&mut self, key: LayerKey, update: LayerInfoUpdate) {
         if let Some(layer) = self.layer_mut(key) {
             layer.anchor = update.anchor.or(layer.anchor);
-            // The size was announced or seen on another worker: it says nothing about in-band
-            // parameter sets.
             layer.size = update.resolution.or(layer.size);
         }
     }
@@ -331,8 +334,7 @@ impl LocalStream {
     /// Facts that a forwarder needs about a layer.
     pub(super) fn context(&self, key: LayerKey) -> Option<LayerContext> {
         let state = self.layer(key)?;
-        let inband_parameter_sets = state.inband_parameter_sets;
-        Some(LayerContext { key, anchor: state.anchor, inband_parameter_sets })
+        Some(LayerContext { key, anchor: state.anchor, start: state.keyframe.start() })
     }
 
     /// The last whole keyframe of each video layer and the packets after it, without a gap. At most
@@ -341,18 +343,29 @@ impl LocalStream {
         &self,
         packets_max: usize,
     ) -> impl Iterator<Item = (LayerKey, &Arc<Packet>)> {
-        let epoch = self.epoch().unwrap_or_default();
-        let layers = TrackIdx::all().zip(&self.tracks).flat_map(move |(track, state)| {
-            let key = move |layer| LayerKey { epoch, track, layer };
-            LayerIdx::all().zip(&state.layers).map(move |(layer, state)| (key(layer), state))
-        });
-        layers.flat_map(move |(key, state)| {
+        self.layers().flat_map(move |(key, state)| {
             let whole = state.keyframe.whole();
             let end = whole.map_or(0, |keyframe| keyframe.end());
             let rest = (end..=state.cache.newest()).map_while(|ext_seq| state.cache.get(ext_seq));
             let kept = whole.into_iter().flat_map(|keyframe| keyframe.packets());
             let all = kept.chain(rest.take(packets_max)).take(packets_max);
             all.map(move |packet| (key, packet))
+        })
+    }
+
+    /// Parameter sets that are to be sent before the keyframes of [`Self::kept`].
+    pub(super) fn sets_before_kept(&self) -> impl Iterator<Item = (LayerKey, &Arc<Packet>)> {
+        self.layers().flat_map(|(key, state)| {
+            let first = state.keyframe.whole().map_or(0, |keyframe| keyframe.first());
+            state.keyframe.sets_before(first).iter().map(move |packet| (key, packet))
+        })
+    }
+
+    /// The newest parameter sets of each video layer, with the number of its newest packet.
+    pub(super) fn newest_sets(&self) -> impl Iterator<Item = (LayerKey, u64, &Arc<Packet>)> {
+        self.layers().flat_map(|(key, state)| {
+            let newest = state.cache.newest();
+            state.keyframe.sets().iter().map(move |packet| (key, newest, packet))
         })
     }
 
@@ -372,6 +385,14 @@ impl LocalStream {
     /// Whether the packets are ours (and not handles to another worker's).
     pub(super) fn is_owned(&self) -> bool {
         self.owned
+    }
+
+    fn layers(&self) -> impl Iterator<Item = (LayerKey, &LocalLayer)> {
+        let epoch = self.epoch().unwrap_or_default();
+        TrackIdx::all().zip(&self.tracks).flat_map(move |(track, state)| {
+            let key = move |layer| LayerKey { epoch, track, layer };
+            LayerIdx::all().zip(&state.layers).map(move |(layer, state)| (key(layer), state))
+        })
     }
 
     fn layer_mut(&mut self, key: LayerKey) -> Option<&mut LocalLayer> {
@@ -444,13 +465,6 @@ impl LocalLayer {
     fn view(&self, now: Instant) -> LayerView {
         let bitrate = self.rate.bitrate(now).0;
         LayerView { live: self.is_live(now), size: self.size, bitrate }
-    }
-
-    fn learn_size(&mut self, resolution: Option<(u16, u16)>) {
-        if let Some((width, height)) = resolution {
-            self.size = Some((width, height));
-            self.inband_parameter_sets = true;
-        }
     }
 }
 

@@ -175,7 +175,7 @@ impl Subscriber {
             return;
         }
         // Most viewers in most turns: only packets that arrived.
-        let passthrough = self.subscriptions.iter().all(|sub| sub.forwarder.is_passthrough());
+        let passthrough = self.is_passthrough();
         let sending = (!passthrough).then(|| self.sending());
         if !passthrough {
             self.send_cached(streams.clone(), delivery, outbox);
@@ -188,7 +188,7 @@ impl Subscriber {
                 }
             }
         }
-        if !passthrough {
+        if !passthrough || !self.is_passthrough() {
             self.send_cached(streams.clone(), delivery, outbox);
         }
         if self.next_report.is_some_and(|at| at <= outbox.now) {
@@ -196,6 +196,11 @@ impl Subscriber {
         }
         self.expect_report(sending, outbox.now);
         self.request_keyframes(outbox.now, streams);
+    }
+
+    /// Whether packets of all subscriptions are sent as they arrive, or not at all.
+    fn is_passthrough(&self) -> bool {
+        self.subscriptions.iter().all(|subscription| subscription.forwarder.is_passthrough())
     }
 
     /// Number of subscriptions of which something is sent.

@@ -73,7 +73,7 @@ fn layer(epoch: u32, layer: u8) -> LayerKey {
 }
 
 fn on(epoch: u32, layer: u8) -> LayerContext {
-    LayerContext { key: self::layer(epoch, layer), anchor: None, inband_parameter_sets: true }
+    LayerContext { key: self::layer(epoch, layer), anchor: None, start: None }
 }
 
 /// A context whose clock was at `rtp` at a moment that is the same for all layers.
@@ -177,21 +177,108 @@ fn returning_publisher_continues_numbers_time_and_picture_ids() {
     assert_eq!(viewer.decisions().last().map(|d| d.reason), Some(Reason::PublisherChanged));
 }
 
+/// H.264 packets of a layer with these payloads: number, timestamp, marker.
+fn h264_cache(now: Instant, packets: &[(u64, u32, bool, &[u8])]) -> Cache {
+    let mut cache = Cache::of(on(1, 0), &[]);
+    for &(ext_seq, timestamp, marker, payload) in packets {
+        cache.insert_payload(now, (ext_seq, timestamp, marker), payload);
+    }
+    cache
+}
+
+const SPS: &[u8] = &[0x67, 0x42, 0xe0, 0x1f, 0x96];
+const PPS: &[u8] = &[0x68, 0xce, 0x3c, 0x80];
+const IDR: &[u8] = &[0x65, 0x88, 0x84];
+const SLICE: &[u8] = &[0x41, 0x9a];
+
+/// Number, timestamp and payload of the packets that the viewer is sent now from the cache.
+fn cached_payloads(
+    viewer: &mut Forwarder,
+    now: Instant,
+    cache: &Cache,
+) -> Vec<(u32, u32, Vec<u8>)> {
+    let mut sent = Vec::new();
+    loop {
+        match viewer.poll(now, &cache) {
+            Step::Send(numbered, packet) => {
+                let (number, timestamp) = numbers(&numbered.stamp(0));
+                sent.push((number, timestamp, packet.payload().to_vec()));
+            }
+            Step::Drop(reason) => panic!("{reason:?}"),
+            Step::Idle => return sent,
+        }
+    }
+}
+
+// whip-whep G16
 #[test]
-fn h264_starts_with_its_parameter_sets_unless_they_never_come_in_band() {
-    // whip-whep G16
+fn live_start_takes_the_parameter_sets_that_came_in_an_earlier_turn() {
     let now = Instant::now();
-    let idr = meta(now, 101, 0, true, true);
-    let mut sps = meta(now, 100, 0, true, false);
-    sps.frame.resolution = Some((640, 360));
-    assert!(!can_start(Codec::H264, &idr, true));
-    assert!(can_start(Codec::H264, &sps, true));
-    assert!(can_start(Codec::H264, &idr, false));
-    let mut described = idr;
-    described.frame.described = true;
-    assert!(can_start(Codec::H264, &described, true));
-    assert!(can_start(Codec::Opus, &meta(now, 1, 0, false, false), false));
-    assert!(!can_start(Codec::Opus, &PacketMeta { payload_len: 0, ..idr }, false));
+    let mut viewer = forwarder();
+    viewer.attach(now, format(Codec::H264));
+    viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
+    let mut cache = h264_cache(now, &[(99, 0, true, SLICE), (100, 2_999, true, SPS)]);
+    let decide = |viewer: &mut Forwarder, cache: &Cache, number: u64| {
+        let context = LayerCache::context(&cache, layer(1, 0)).unwrap();
+        let meta = *cache.packets.get(number).unwrap().meta().unwrap();
+        viewer.number_packet(context, &meta, false)
+    };
+    // With a slice of another picture these would begin nothing: they are held.
+    let held = decide(&mut viewer, &cache, 100);
+    assert_eq!(held, Err(ForwardDecision::NeedKeyframe));
+    cache.insert_payload(now, (101, 3_000, true), IDR);
+    cache.delivered = Some(101);
+    assert_eq!(cached_payloads(&mut viewer, now, &cache), []);
+    assert_eq!(decide(&mut viewer, &cache, 101), Err(ForwardDecision::Later));
+    let sent = cached_payloads(&mut viewer, now, &cache);
+    let expected = [(1_000, 49_999, SPS.to_vec()), (1_001, 50_000, IDR.to_vec())];
+    assert_eq!(sent, expected, "at once, as the publisher sent them");
+    assert!(viewer.is_passthrough());
+    cache.insert_payload(now, (102, 6_000, true), SLICE);
+    let next = decide(&mut viewer, &cache, 102).unwrap();
+    assert_eq!(numbers(&next.stamp(0)), (1_002, 53_000));
+}
+
+#[test]
+fn late_viewer_gets_parameter_sets_that_were_sent_once() {
+    let now = Instant::now();
+    let mut viewer = forwarder();
+    viewer.attach(now, format(Codec::H264));
+    viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
+    let packets = [
+        (100, 0, false, SPS),
+        (101, 0, false, PPS),
+        (102, 0, true, IDR),
+        (103, 9_000, true, IDR),
+        (104, 12_000, true, SLICE),
+    ];
+    let cache = h264_cache(now, &packets);
+    let sent = cached_payloads(&mut viewer, now + Duration::from_secs(1), &cache);
+    // Numbers of their own, and the timestamp of the picture.
+    let expected = [(1_000, SPS), (1_001, PPS), (1_002, IDR), (1_003, SLICE)];
+    let found: Vec<_> = sent.iter().map(|(number, _, bytes)| (*number, &bytes[..])).collect();
+    assert_eq!(found, expected);
+    let timestamps: Vec<_> = sent.iter().map(|(_, timestamp, _)| *timestamp).collect();
+    assert_eq!(timestamps[..3], [timestamps[0]; 3]);
+    assert!(is_ahead(timestamps[3], timestamps[2]));
+}
+
+#[test]
+fn jump_of_the_publishers_numbers_to_a_bare_idr_repeats_the_parameter_sets() {
+    let now = Instant::now();
+    let mut viewer = forwarder();
+    viewer.attach(now, format(Codec::H264));
+    viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
+    let mut cache = h264_cache(now, &[(100, 0, false, SPS), (101, 0, true, IDR)]);
+    assert_eq!(cached_payloads(&mut viewer, now, &cache).len(), 2);
+    cache.insert_payload(now, (9_000, 3_000, true), IDR);
+    let context = LayerCache::context(&&cache, layer(1, 0)).unwrap();
+    let meta = *cache.packets.get(9_000).unwrap().meta().unwrap();
+    let decision = viewer.number_packet(context, &meta, false);
+    assert_eq!(decision, Err(ForwardDecision::Later));
+    let sent = cached_payloads(&mut viewer, now, &cache);
+    let found: Vec<_> = sent.iter().map(|(number, _, bytes)| (*number, &bytes[..])).collect();
+    assert_eq!(found, [(1_002, SPS), (1_003, IDR)], "no gap to repair");
 }
 
 #[test]
@@ -317,14 +404,33 @@ impl Cache {
     fn insert(&mut self, meta: &PacketMeta) {
         let mut packet = Packet::with_capacity(200);
         packet.describe(*meta);
+        self.take(packet, meta);
+    }
+
+    /// Inserts an H.264 packet: number, timestamp, marker.
+    fn insert_payload(&mut self, now: Instant, place: (u64, u32, bool), payload: &[u8]) {
+        let (ext_seq, timestamp, marker) = place;
+        let mut packet = Packet::with_capacity(200);
+        packet.buffer_mut()[12..12 + payload.len()].copy_from_slice(payload);
+        let described = PacketMeta {
+            payload_len: payload.len() as u16,
+            frame: peek(Codec::H264, payload),
+            ..meta(now, ext_seq, timestamp, false, marker)
+        };
+        packet.describe(described);
+        self.take(packet, &described);
+    }
+
+    fn take(&mut self, packet: Packet, meta: &PacketMeta) {
         assert!(self.packets.insert(Arc::new(packet), drop));
-        self.keyframe.on_packet(meta, meta.frame.keyframe, &self.packets);
+        self.keyframe.on_packet(Codec::H264, meta, &self.packets);
     }
 }
 
 impl<'a> LayerCache<'a> for &'a Cache {
     fn context(&self, key: LayerKey) -> Option<LayerContext> {
-        (key == self.context.key).then_some(self.context)
+        let start = self.keyframe.start();
+        (key == self.context.key).then_some(LayerContext { start, ..self.context })
     }
 
     fn newest(&self, key: LayerKey) -> Option<u64> {

@@ -1,17 +1,20 @@
 //! H.264 payloads (RFC 6184): single NAL unit, STAP-A and FU-A.
 //!
-//! Everything passes unchanged (whip-whep G16); this only finds where a keyframe begins. Access
-//! units are not marked in a payload, so `starts_frame` stays false.
+//! Everything passes unchanged (whip-whep G16); this only finds which parts of an access unit a
+//! packet holds. Where one begins is not marked in a payload, so `starts_frame` stays false.
 
-use super::FrameInfo;
+use super::bits::BitReader;
 use super::h264_sps::H264Sps;
-use super::nal::aggregated;
+use super::nal::{aggregated, has_recovery_point, slice_parts};
+use super::{FrameInfo, ParameterSet};
+use crate::rtp::unit_parts::UnitParts;
 
 // NAL unit types (H.264 table 7-1, RFC 6184 table 1).
 const SLICE: u8 = 1;
 const IDR_SLICE: u8 = 5;
 const SEI: u8 = 6;
 const SPS: u8 = 7;
+const PPS: u8 = 8;
 const DELIMITER: u8 = 9;
 const STAP_A: u8 = 24;
 const FU_A: u8 = 28;
@@ -35,6 +38,7 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
                         judged = true;
                     }
                     info.keyframe |= found.keyframe;
+                    info.parts = info.parts.with(found.parts);
                     info.resolution = info.resolution.or(found.resolution);
                 }
             }
@@ -44,7 +48,11 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
             let header = indicator & REF_IDC | fu & 0x1f;
             let whole = nal_unit(header, body);
             match fu & FU_START {
-                0 => FrameInfo { discardable: whole.discardable, ..FrameInfo::default() },
+                0 => FrameInfo {
+                    discardable: whole.discardable,
+                    parts: UnitParts::PICTURE,
+                    ..FrameInfo::default()
+                },
                 _ => whole,
             }
         }
@@ -99,7 +107,17 @@ fn nal_unit(header: u8, body: &[u8]) -> FrameInfo {
     let unit_type = header & 0x1f;
     FrameInfo {
         discardable: unit_type == SLICE && header & REF_IDC == 0,
-        keyframe: matches!(unit_type, SPS | IDR_SLICE),
+        // Parameter sets may come with any picture, so that only the slice tells (H.264 section
+        // 7.4.1.2.4).
+        keyframe: unit_type == IDR_SLICE,
+        parts: match unit_type {
+            SPS => UnitParts::SPS,
+            PPS => UnitParts::PPS,
+            SEI if has_recovery_point(body) => UnitParts::RECOVERY_POINT,
+            SEI | DELIMITER => UnitParts::PREFIX,
+            SLICE | IDR_SLICE => slice_parts(body),
+            _ => UnitParts::PICTURE,
+        },
         resolution: if unit_type == SPS {
             H264Sps::parse(body).and_then(|sps| sps.size)
         } else {
@@ -107,6 +125,27 @@ fn nal_unit(header: u8, body: &[u8]) -> FrameInfo {
         },
         ..FrameInfo::default()
     }
+}
+
+/// The parameter sets of a payload, with their ids.
+pub(super) fn parameter_sets(payload: &[u8]) -> impl Iterator<Item = ParameterSet<'_>> {
+    let (aggregate, single) = match payload.split_first() {
+        Some((header, units)) if header & 0x1f == STAP_A => (units, None),
+        _ => (&[][..], Some(payload)),
+    };
+    aggregated(aggregate).chain(single).filter_map(|bytes| {
+        let (&header, body) = bytes.split_first()?;
+        let mut r = BitReader::nal_unit(body);
+        let kind = match header & 0x1f {
+            SPS => {
+                r.skip(24)?; // profile, constraint flags and level
+                UnitParts::SPS
+            }
+            PPS => UnitParts::PPS,
+            _ => return None,
+        };
+        Some(ParameterSet { kind, id: u8::try_from(r.ue()?).ok()?, bytes })
+    })
 }
 
 #[cfg(test)]
@@ -132,23 +171,58 @@ mod tests {
         ] {
             let info = peek(&hex(sps));
             assert_eq!(info.resolution, Some(size), "{sps}");
-            assert!(info.keyframe && !info.starts_frame);
+            assert!(!info.keyframe && !info.starts_frame);
+            assert_eq!(info.parts, UnitParts::SPS);
         }
     }
 
     #[test]
-    fn publishers_with_one_nal_unit_per_packet_are_marked_on_sps_and_idr() {
-        // whip-whep G16
-        for (payload, key) in [
-            (&[0x67, 0x42][..], true), // SPS
-            (&[0x68, 0xce], false),    // PPS
-            (&[0x65, 0x88], true),     // IDR slice
-            (&[0x41, 0x9a], false),    // other slice
-            (&[0x06, 5], false),       // SEI
-            (&[0x09, 0xf0], false),    // AUD
+    fn only_an_idr_slice_is_a_keyframe() {
+        // whip-whep G16, H.264 section 7.4.1.2.4
+        let first_slice = UnitParts::PICTURE.with(UnitParts::FIRST_SLICE);
+        for (payload, key, parts) in [
+            (&[0x67, 0x42][..], false, UnitParts::SPS),
+            (&[0x68, 0xce], false, UnitParts::PPS),
+            (&[0x65, 0x08], true, UnitParts::PICTURE), // a later slice of an IDR picture
+            (&[0x65, 0x88], true, first_slice),
+            (&[0x41, 0x9a], false, first_slice),
+            (&[0x06, 5], false, UnitParts::PREFIX), // SEI
+            (&[0x06, 6, 1, 0xc4, 0x80], false, UnitParts::RECOVERY_POINT),
+            (&[0x06, 5, 2, 6, 6, 6, 1, 0xc4, 0x80], false, UnitParts::RECOVERY_POINT),
+            (&[0x06, 5, 2, 6, 6, 0x80], false, UnitParts::PREFIX),
+            (&[0x06, 0xff, 6, 1, 6, 0x80], false, UnitParts::PREFIX), // type 261
+            (&[0x09, 0xf0], false, UnitParts::PREFIX),                // AUD
+            (&[], false, UnitParts::NONE),
         ] {
-            assert_eq!(peek(payload).keyframe, key, "{payload:x?}");
+            let info = peek(payload);
+            assert_eq!((info.keyframe, info.parts), (key, parts), "{payload:x?}");
         }
+    }
+
+    #[test]
+    fn aggregate_of_parameter_sets_and_another_slice_is_no_keyframe() {
+        let sets = "780017 6742e01f96540a0fd8088000000300800000180711060c 0004 68ce3c80";
+        let with = |slice: &str| peek(&hex(&[sets, slice].concat().replace(' ', "")));
+        let info = with("0005 419a000102");
+        assert!(!info.keyframe && !info.parts.is_only_sets());
+        assert!(info.parts.contains(UnitParts::SPS.with(UnitParts::PPS)));
+        assert!(with("0005 6588840a0b").keyframe);
+        assert!(with("").parts.is_only_sets());
+    }
+
+    #[test]
+    fn parameter_sets_are_found_with_their_ids() {
+        let stap = hex("7800020906000467420000000368ce3c00046588840a");
+        let found: Vec<_> = parameter_sets(&stap).map(|set| (set.kind, set.bytes.len())).collect();
+        assert_eq!(found, [(UnitParts::PPS, 3)], "an SPS without an id is none");
+        let sps = hex(SPS_360P);
+        let ids = |payload: &[u8]| parameter_sets(payload).map(|set| set.id).collect::<Vec<_>>();
+        assert_eq!(
+            (ids(&sps), ids(&[0x68, 0xce]), ids(&[0x68, 0x4e])),
+            (vec![0], vec![0], vec![1])
+        );
+        assert!(ids(&[0x7c, 0x88, 0xce]).is_empty(), "a fragment");
+        assert_eq!((ids(&[]), ids(&[0x65, 0x88])), (vec![], vec![]));
     }
 
     #[test]
@@ -157,7 +231,7 @@ mod tests {
         let mut stap = vec![0x78, 0, 2, 0x09, 0xf0, 0, sps.len() as u8];
         stap.extend(&sps);
         stap.extend([0, 2, 0x68, 0xce]);
-        assert!(peek(&stap).keyframe);
+        assert!(!peek(&stap).keyframe);
         assert_eq!(peek(&stap).resolution, Some((640, 360)));
         assert!(!peek(&[0x78, 0, 2, 0x68, 0xce, 0, 2, 0x41, 0x9a]).keyframe);
         assert!(peek(&[0x7c, 0x85, 0x88]).keyframe, "first fragment of an IDR slice");
@@ -213,19 +287,19 @@ mod tests {
     #[test]
     fn wrong_sizes_end_the_aggregate() {
         // quality B4 item 17: nested STAP-A, and sizes past the end
-        assert!(!peek(&[0x78, 0, 3, 0x78, 0, 1, 0xff, 0xff, 0x67]).keyframe);
+        assert!(!peek(&[0x78, 0, 3, 0x78, 0, 1, 0xff, 0xff, 0x65]).keyframe);
         assert!(!peek(&[0x78, 0, 0, 0, 0, 0, 0]).keyframe);
         assert!(peek(&[0x78, 0, 0, 0, 1, 0x65]).keyframe, "empty units are passed over");
-        assert_eq!(peek(&[0x7c]), FrameInfo::default());
+        assert!(!peek(&[0x7c]).keyframe && !peek(&[0x7c]).parts.is_only_sets());
         assert_eq!(peek(&[]), FrameInfo::default());
     }
 
     #[test]
-    fn parameter_sets_cut_anywhere_are_still_keyframes() {
+    fn parameter_sets_cut_anywhere_are_still_parameter_sets() {
         let sps = hex(SPS_360P);
         for cut in 1..sps.len() {
             let info = peek(&sps[..cut]);
-            assert!(info.keyframe);
+            assert_eq!(info.parts, UnitParts::SPS);
             assert!(info.resolution.is_none_or(|size| size == (640, 360)), "{cut}");
         }
     }

@@ -3,15 +3,21 @@
 //! Only the form without decoding order numbers (`sprop-max-don-diff` 0), as WebRTC uses it.
 //! Access units are not marked in a payload, so `starts_frame` stays false.
 
-use super::FrameInfo;
-use super::h265_sps::H265Sps;
-use super::nal::aggregated;
+use super::bits::BitReader;
+use super::h265_sps::{H265Sps, sps_id};
+use super::nal::{aggregated, has_recovery_point, slice_parts};
+use super::{FrameInfo, ParameterSet};
+use crate::rtp::unit_parts::UnitParts;
 
 // NAL unit types (H.265 table 7-1, RFC 7798 section 4.4).
 const FIRST_IRAP: u8 = 16; // BLA_W_LP
 const LAST_IRAP: u8 = 21; // CRA_NUT
+const LAST_SLICE: u8 = 31;
 const VPS: u8 = 32;
 const SPS: u8 = 33;
+const PPS: u8 = 34;
+const DELIMITER: u8 = 35;
+const PREFIX_SEI: u8 = 39;
 const AGGREGATION: u8 = 48;
 const FRAGMENTATION: u8 = 49;
 
@@ -27,6 +33,7 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
                 if let Some((&[first, _], body)) = unit.split_first_chunk::<2>() {
                     let found = nal_unit(unit_type(first), body);
                     info.keyframe |= found.keyframe;
+                    info.parts = info.parts.with(found.parts);
                     info.resolution = info.resolution.or(found.resolution);
                 }
             }
@@ -34,7 +41,7 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
         }
         FRAGMENTATION => match body.split_first()? {
             (fu, body) if fu & FU_START != 0 => nal_unit(fu & 0x3f, body),
-            _ => FrameInfo::default(),
+            _ => FrameInfo { parts: UnitParts::PICTURE, ..FrameInfo::default() },
         },
         other => nal_unit(other, body),
     };
@@ -50,7 +57,17 @@ fn unit_type(first: u8) -> u8 {
 /// first.
 fn nal_unit(unit_type: u8, body: &[u8]) -> FrameInfo {
     FrameInfo {
-        keyframe: matches!(unit_type, VPS | SPS | FIRST_IRAP..=LAST_IRAP),
+        // Parameter sets may come with any picture, so that only the slice tells.
+        keyframe: matches!(unit_type, FIRST_IRAP..=LAST_IRAP),
+        parts: match unit_type {
+            VPS => UnitParts::VPS,
+            SPS => UnitParts::SPS,
+            PPS => UnitParts::PPS,
+            PREFIX_SEI if has_recovery_point(body) => UnitParts::RECOVERY_POINT,
+            PREFIX_SEI | DELIMITER => UnitParts::PREFIX,
+            0..=LAST_SLICE => slice_parts(body),
+            _ => UnitParts::PICTURE,
+        },
         resolution: if unit_type == SPS {
             H265Sps::parse(body).and_then(|sps| sps.size)
         } else {
@@ -58,6 +75,25 @@ fn nal_unit(unit_type: u8, body: &[u8]) -> FrameInfo {
         },
         ..FrameInfo::default()
     }
+}
+
+/// The parameter sets of a payload, with their ids.
+pub(super) fn parameter_sets(payload: &[u8]) -> impl Iterator<Item = ParameterSet<'_>> {
+    let (aggregate, single) = match payload.split_first_chunk::<2>() {
+        Some((header, units)) if unit_type(header[0]) == AGGREGATION => (units, None),
+        _ => (&[][..], Some(payload)),
+    };
+    aggregated(aggregate).chain(single).filter_map(|bytes| {
+        let (header, body) = bytes.split_first_chunk::<2>()?;
+        let mut r = BitReader::nal_unit(body);
+        let (kind, id) = match unit_type(header[0]) {
+            VPS => (UnitParts::VPS, r.bits(4)?),
+            SPS => (UnitParts::SPS, sps_id(body)?),
+            PPS => (UnitParts::PPS, r.ue()?),
+            _ => return None,
+        };
+        Some(ParameterSet { kind, id: u8::try_from(id).ok()?, bytes })
+    })
 }
 
 #[cfg(test)]
@@ -88,7 +124,8 @@ mod tests {
         ] {
             let info = peek(&hex(sps)).unwrap();
             assert_eq!(info.resolution, Some(size), "{sps}");
-            assert!(info.keyframe && !info.starts_frame);
+            assert!(!info.keyframe && !info.starts_frame);
+            assert_eq!(info.parts, UnitParts::SPS);
         }
     }
 
@@ -102,8 +139,8 @@ mod tests {
             (20, true),
             (21, true),
             (22, false),
-            (32, true),
-            (33, true),
+            (32, false), // VPS
+            (33, false), // SPS
             (34, false), // PPS
             (35, false), // AUD
             (39, false), // SEI
@@ -115,6 +152,24 @@ mod tests {
             let aggregate = [48 << 1, 1, 0, 2, 35 << 1, 1, 0, 3, unit_type << 1, 1, 9];
             assert_eq!(peek(&aggregate).unwrap().keyframe, key, "aggregated {unit_type}");
         }
+    }
+
+    #[test]
+    fn aggregate_of_parameter_sets_and_another_slice_is_no_keyframe() {
+        let sets = "6001 0017 40010c01ffff01600000030090000003000003005d9598 002b \
+                    42010101600000030090000003000003005da00280802d165959a4932bc05a020000030002000003\
+                    000a10 0007 4401c172b46240";
+        let with = |slice: &str| hex(&[sets, slice].concat().replace(' ', ""));
+        let info = peek(&with("0005 0201d00102")).unwrap();
+        assert!(!info.keyframe && !info.parts.is_only_sets());
+        let key = peek(&with("0005 2601af0a0b")).unwrap();
+        assert!(key.keyframe && key.parts.contains(UnitParts::FIRST_SLICE));
+        let alone = with("");
+        assert!(peek(&alone).unwrap().parts.is_only_sets());
+        let found: Vec<_> = parameter_sets(&alone).map(|set| (set.kind, set.id)).collect();
+        assert_eq!(found, [(UnitParts::VPS, 0), (UnitParts::SPS, 0), (UnitParts::PPS, 0)]);
+        let recovery = peek(&[39 << 1, 1, 6, 1, 0xd0, 0x80]).unwrap();
+        assert_eq!(recovery.parts, UnitParts::RECOVERY_POINT);
     }
 
     #[test]

@@ -95,6 +95,16 @@ fn read_profile(r: &mut BitReader<'_>) -> Option<H265Profile> {
     Some(H265Profile { space, high_tier, profile, compatibility, constraints, level })
 }
 
+/// sps_seq_parameter_set_id, by which pictures refer to a set; `body` is behind its NAL unit header.
+pub(super) fn sps_id(body: &[u8]) -> Option<u32> {
+    let mut r = BitReader::nal_unit(body);
+    r.skip(4)?; // sps_video_parameter_set_id
+    let upper_sub_layers = r.bits(3)?;
+    r.skip(1 + PROFILE_BITS + LEVEL_BITS)?; // sps_temporal_id_nesting_flag in front
+    skip_sub_layers(&mut r, upper_sub_layers)?;
+    r.ue()
+}
+
 /// Profiles and levels of the sub-layers (section 7.3.3).
 fn skip_sub_layers(r: &mut BitReader<'_>, upper_sub_layers: u32) -> Option<()> {
     if upper_sub_layers == 0 {

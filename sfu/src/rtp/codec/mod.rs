@@ -6,6 +6,7 @@
 //! viewer's copy is rewritten. One file for each payload format.
 
 use super::layer_set::LayerSet;
+use super::unit_parts::UnitParts;
 use crate::codec::Codec;
 
 mod av1;
@@ -32,12 +33,15 @@ pub struct FrameInfo {
     /// Last packet of a spatial layer of a picture: VP9, and where a descriptor says it. Elsewhere
     /// the marker bit ends a frame.
     pub ends_frame: bool,
-    /// The packet belongs to the start of a keyframe: a decoder can begin here.
+    /// The packet holds the beginning of a picture that a decoder can begin with: an IDR slice of
+    /// H.264, an IRAP slice of H.265, the header of a shown key frame of AV1. Each slice of a
+    /// picture can be marked.
     ///
-    /// H.264 and H.265 publishers may send parameter sets and the first slice of one access unit in
-    /// packets of their own. The flag is then true on each of them, so begin with the first of a
-    /// timestamp. The later slices of a keyframe can be marked too.
+    /// Packets before it may belong to the same access unit, such as parameter sets (`parts`).
+    /// `media/keyframe.rs` finds the first one.
     pub keyframe: bool,
+    /// Parts of the access unit in this packet; H.264, H.265 and AV1, without a descriptor.
+    pub parts: UnitParts,
     /// Described by a dependency descriptor: the payload may be encrypted end to end, so nothing
     /// more is to be expected of it.
     pub described: bool,
@@ -89,6 +93,35 @@ pub fn peek(codec: Codec, payload: &[u8]) -> FrameInfo {
         Codec::H265 => h265::peek(payload).unwrap_or_default(),
         Codec::Av1 => av1::peek(payload).unwrap_or_default(),
     }
+}
+
+/// A parameter set as it stands in a payload: a NAL unit of H.264 or H.265, or the OBU of a
+/// sequence header of AV1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParameterSet<'a> {
+    /// Kind: one of VPS, SPS, PPS and sequence header.
+    pub kind: UnitParts,
+    /// Id by which slices and other sets refer to it; a new set replaces the one of its kind and
+    /// id.
+    pub id: u8,
+    /// The whole unit, header included.
+    pub bytes: &'a [u8],
+}
+
+/// The parameter sets in a payload. A set in several packets (a fragmentation unit) is passed over.
+pub fn parameter_sets<'a>(
+    codec: Codec,
+    payload: &'a [u8],
+) -> impl Iterator<Item = ParameterSet<'a>> {
+    let h264 = (codec == Codec::H264).then(|| h264::parameter_sets(payload));
+    let h265 = (codec == Codec::H265).then(|| h265::parameter_sets(payload));
+    let av1 = (codec == Codec::Av1).then(|| av1::sequence_headers(payload));
+    h264.into_iter().flatten().chain(h265.into_iter().flatten()).chain(av1.into_iter().flatten())
+}
+
+/// Payload bytes before a parameter set that is sent in a packet of its own.
+pub fn set_payload_prefix(codec: Codec) -> &'static [u8] {
+    if codec == Codec::Av1 { av1::ONLY_SEQUENCE_HEADER } else { &[] }
 }
 
 /// Leading payload bytes that hold the fields which [`patch_picture_ids`] changes: at most 5. 0 for

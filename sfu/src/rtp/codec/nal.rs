@@ -1,6 +1,7 @@
-//! Parts common to H.264 and H.265 payloads: aggregation packets and cropped sizes.
+//! Parts common to H.264 and H.265 payloads: aggregation packets, messages and cropped sizes.
 
 use crate::rtp::reader::Reader;
+use crate::rtp::unit_parts::UnitParts;
 
 /// The NAL units of an aggregation packet behind its payload header: each with a 16-bit size
 /// (RFC 6184 section 5.7.1, RFC 7798 section 4.4.2). Ends at the first size that overruns.
@@ -10,6 +11,44 @@ pub(super) fn aggregated(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         let size = rest.u16()?;
         rest.take(usize::from(size))
     })
+}
+
+/// Payload type of a recovery point message (H.264 section D.1.1, H.265 section D.2.1).
+const RECOVERY_POINT: u8 = 6;
+
+/// Whether supplemental enhancement information, behind the NAL unit header, holds a recovery
+/// point. Types and sizes above 254 are sums of bytes (H.264 section 7.3.2.3.1).
+pub(super) fn has_recovery_point(body: &[u8]) -> bool {
+    let mut rest = Reader(body);
+    let mut next = || {
+        let message = rest.u8()?;
+        let mut unread = message;
+        while unread == 0xff {
+            unread = rest.u8()?; // no recovery point, and its type does not matter
+        }
+        let mut size = 0usize;
+        loop {
+            let byte = rest.u8()?;
+            size += usize::from(byte);
+            if byte != 0xff {
+                break;
+            }
+        }
+        rest = Reader(rest.0.get(size..).unwrap_or_default());
+        Some(message)
+    };
+    // Emulation prevention bytes are left in: at worst, a later message is missed.
+    std::iter::from_fn(&mut next).any(|message| message == RECOVERY_POINT)
+}
+
+/// Parts of a slice with this body. It is the first of its picture if `first_mb_in_slice` is 0, an
+/// Exp-Golomb number (H.264 section 7.3.3), or by `first_slice_segment_in_pic_flag` (H.265 section
+/// 7.3.6.1): the first bit in either.
+pub(super) fn slice_parts(body: &[u8]) -> UnitParts {
+    match body.first() {
+        Some(0x80..) => UnitParts::PICTURE.with(UnitParts::FIRST_SLICE),
+        _ => UnitParts::PICTURE,
+    }
 }
 
 /// Samples of one luma column and row that a chroma sample covers, by `chroma_format_idc`

@@ -74,8 +74,9 @@ impl PacketCache {
             let keep_from = (seq + 1).saturating_sub(window);
             if keep_from >= self.next {
                 // A jump past everything that is held: no viewer can request any of it any more.
+                // The numbers between were never sent.
                 self.evict_before(self.next, &mut evicted);
-                self.oldest = keep_from;
+                self.oldest = seq;
             } else {
                 self.evict_before(keep_from, &mut evicted);
             }
@@ -247,7 +248,7 @@ mod tests {
         assert!(ring.get(98).is_some() && ring.get(99).is_none() && ring.get(100).is_some());
         assert!(ring.misses(99) && !ring.misses(97) && !ring.misses(98) && !ring.misses(101));
         ring.insert(packet(50_000, 10, now), drop);
-        assert!(ring.get(100).is_none());
+        assert!(ring.get(100).is_none() && !ring.misses(49_999));
         assert_eq!(ring.packets(), 1);
         ring.clear(drop);
         assert_eq!((ring.packets(), ring.bytes()), (0, 0));

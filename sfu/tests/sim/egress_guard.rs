@@ -7,7 +7,7 @@ use weir_sfu::codec::Codec;
 use crate::world::World;
 use crate::world::guard::{Guard, Reached};
 use crate::world::media::{LayerPosition, Picture, Stamp, payload};
-use crate::world::spec::ViewerSpec;
+use crate::world::spec::{SetsMode, ViewerSpec};
 
 /// One packet of a hand-made stream.
 #[derive(Clone)]
@@ -84,7 +84,8 @@ fn feed(guard: &mut Guard, made: &Made) {
     header.set_extension(7, made.mid.into()).expect("fits");
     header.set_extension(6, made.twcc.to_be_bytes().to_vec().into()).expect("fits");
     let picture = Picture { id: made.picture, bits: 15, tl0: made.picture as u8, layers: 1 };
-    let body = payload(Codec::Vp8, &made.stamp, picture, (320, 176), 100);
+    let format = ((320, 176), SetsMode::EachKeyframe);
+    let body = payload(Codec::Vp8, &made.stamp, picture, format, 100);
     let packet = [&header.marshal().expect("fits")[..], &body].concat();
     guard.on_rtp(&packet, &packet);
 }

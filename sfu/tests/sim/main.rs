@@ -22,6 +22,7 @@ mod limits;
 mod lip_sync;
 mod number_wraps;
 mod obs;
+mod parameter_sets;
 mod publish_and_view;
 mod publisher_changes;
 mod redundancy;

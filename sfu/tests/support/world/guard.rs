@@ -14,7 +14,7 @@ use weir_sfu::codec::{Codec, MediaKind};
 use weir_sfu::rtp::ext::ExtKind;
 use weir_sfu::sdp::{SubscribePlan, SubscribeTrack};
 
-use super::media::Stamp;
+use super::media::{Stamp, begins_with_sets, is_one_set};
 use super::publisher::{ACCESS_UNIT_DELIMITER, RtpHead};
 
 /// Maximum distance of catch-up timestamps, in ticks of 90 kHz: no camera is so fast.
@@ -83,6 +83,8 @@ pub(crate) struct GuardedSender {
     /// ns.
     pub report_offsets: Vec<i64>,
     pub reports: u32,
+    /// Runs that began without parameter sets, which H264, H265 and AV1 decoders need.
+    pub runs_without_sets: u64,
     /// Last value of each extension.
     pub exts: HashMap<ExtKind, Vec<u8>>,
     /// Sources that reports were checked against; a change of publisher changes the clocks.
@@ -99,6 +101,10 @@ struct Sent {
     picture: Option<Picture>,
     /// Whether the packet has no payload, or nothing but an access unit delimiter.
     blank: bool,
+    /// Whether it is a parameter set that the server kept and sent before a keyframe.
+    kept_set: bool,
+    /// Whether it holds parameter sets in front of its stamp.
+    has_sets: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +137,7 @@ impl Guard {
             rtx_bytes: HashMap::new(),
             report_offsets: Vec::new(),
             reports: 0,
+            runs_without_sets: 0,
             exts: HashMap::new(),
             report_sources: Vec::new(),
         });
@@ -246,6 +253,11 @@ impl GuardedSender {
         &self.segments
     }
 
+    /// Parameter sets that the server kept and sent before a keyframe.
+    pub(crate) fn kept_sets(&self) -> usize {
+        self.packets.values().filter(|sent| sent.kept_set).count()
+    }
+
     /// Numbers that were sent without a payload.
     pub(crate) fn blanks(&self) -> usize {
         self.packets.values().filter(|sent| sent.blank).count()
@@ -340,6 +352,8 @@ impl GuardedSender {
             stamp: Stamp::find(payload),
             picture: if codec == Codec::Vp8 { picture(payload) } else { None },
             blank: payload.is_empty() || payload == ACCESS_UNIT_DELIMITER,
+            kept_set: Stamp::find(payload).is_none() && is_one_set(codec, payload),
+            has_sets: Stamp::find(payload).is_some() && begins_with_sets(codec, payload),
         };
         let seq = self.extend(head.seq);
         let mut seen = Seen {
@@ -378,7 +392,13 @@ impl GuardedSender {
     fn check_place(&mut self, seq: u64, sent: &Sent, codec: Codec) {
         let Some(stamp) = sent.stamp else { return };
         let delta = seq as i64 - stamp.serial as i64;
-        let newest = self.packets.last_key_value().map(|(seq, sent)| (*seq, sent.clone()));
+        // Kept parameter sets and a delimiter go before the first packet of a run.
+        let leads = |before: &&Sent| {
+            before.kept_set || (before.blank && before.timestamp == sent.timestamp)
+        };
+        let lead = self.packets.values().rev().take_while(leads).count();
+        let newest = self.packets.iter().rev().nth(lead);
+        let newest = newest.map(|(seq, sent)| (*seq, sent.clone()));
         // A layer that comes back may by chance continue the numbers of its last run.
         let comes_back = newest.as_ref().is_some_and(|(highest, before)| {
             seq > *highest && before.stamp.is_some_and(|before| before.source != stamp.source)
@@ -405,8 +425,8 @@ impl GuardedSender {
             let torn = self.video() && !last.marker;
             assert_eq!(
                 seq,
-                highest + 1 + u64::from(torn),
-                "after {before:?} (torn: {torn}) comes {sent:?}"
+                highest + 1 + u64::from(torn) + lead as u64,
+                "after {before:?} (torn: {torn}, packets before: {lead}) comes {sent:?}"
             );
             let ahead = sent.timestamp.wrapping_sub(before.timestamp) as i32;
             assert!(ahead > 0, "time went back over the source switch by {ahead}");
@@ -419,6 +439,9 @@ impl GuardedSender {
         }
         let (source, first_serial) = (stamp.source, stamp.serial);
         let last_serial = first_serial;
+        let sets = || self.packets.values().rev().take(lead).filter(|before| before.kept_set);
+        assert!(sets().all(|set| set.timestamp == sent.timestamp), "sets have the picture's time");
+        self.runs_without_sets += u64::from(sets().next().is_none() && !sent.has_sets);
         self.segments.push(Segment { source, first_seq: seq, delta, first_serial, last_serial });
     }
 

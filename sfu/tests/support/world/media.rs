@@ -3,6 +3,8 @@
 
 use weir_sfu::codec::Codec;
 
+use super::spec::SetsMode;
+
 /// Stamp that a packet carries beside its codec's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -134,6 +136,13 @@ impl Stamp {
         out.extend((0..filler).map(|n| self.filler(n)));
     }
 
+    /// Adds a NAL unit to an aggregate: header, stamp, and filler for a payload of this size.
+    fn push_unit(&self, out: &mut Vec<u8>, header: &[u8], bytes: usize) {
+        let mut unit = header.to_vec();
+        self.finish(&mut unit, bytes.saturating_sub(out.len() + 2).max(STAMP_BYTES + 10));
+        push_units(out, &[unit]);
+    }
+
     fn filler(&self, n: usize) -> u8 {
         (self.serial as u8).wrapping_mul(31).wrapping_add(n as u8) & 0x5f
     }
@@ -155,11 +164,19 @@ pub(crate) fn payload(
     codec: Codec,
     stamp: &Stamp,
     picture: Picture,
-    size: (u16, u16),
+    (size, mode): ((u16, u16), SetsMode),
     bytes: usize,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes + 16);
     let first = stamp.index == 0;
+    let in_frame = mode.in_frame(stamp.key, stamp.frame);
+    let sets = first && in_frame;
+    // A larger keyframe has its sets in a packet of their own; other frames in that of the slice.
+    let apart = in_frame && stamp.key && stamp.count > 1;
+    let sets_alone = first && apart;
+    // First packet of the picture.
+    let begins = stamp.index == u16::from(apart);
+    let idr = stamp.key && mode != SetsMode::RecoveryPoint;
     match codec {
         Codec::Vp8 => {
             let start = if first { 0x10 } else { 0 };
@@ -188,25 +205,26 @@ pub(crate) fn payload(
                 out.push(0x01);
             }
         }
-        Codec::H264 => match (stamp.key, first) {
-            // SPS, PPS and an SEI that holds the stamp, as one STAP-A.
-            (true, true) => {
-                let sps = h264_sps(size);
+        Codec::H264 => {
+            // No frame refers to the upper of its two layers.
+            let delta = if stamp.layer_position.temporal > 0 { 0x01 } else { 0x41 };
+            let slice = if idr { 0x65 } else { delta };
+            if sets {
+                // As one STAP-A: SPS, PPS, and an SEI that holds the stamp, or the slice.
+                let mut units = vec![h264_sps(size), vec![0x68, 0xce, 0x3c, 0x80]];
+                if mode == SetsMode::RecoveryPoint && stamp.key {
+                    units.push(vec![0x06, 6, 1, 0xc4, 0x80]);
+                }
                 out.push(0x78);
-                out.extend((sps.len() as u16).to_be_bytes());
-                out.extend(sps);
-                out.extend([0, 4, 0x68, 0xce, 0x3c, 0x80]);
-                let sei = (STAMP_BYTES + 1 + 8) as u16;
-                out.extend(sei.to_be_bytes());
-                out.push(0x06);
-                stamp.write(&mut out);
-                out.extend((0..8).map(|n| stamp.filler(n)));
+                push_units(&mut out, &units);
+                match sets_alone {
+                    true => stamp.push_unit(&mut out, &[0x06], 0),
+                    false => stamp.push_unit(&mut out, &[slice, FIRST_SLICE], bytes),
+                }
                 return out;
             }
-            (true, false) => out.push(0x65),
-            // No frame refers to the upper of its two layers.
-            (false, _) => out.push(if stamp.layer_position.temporal > 0 { 0x01 } else { 0x41 }),
-        },
+            out.extend([slice, if begins { FIRST_SLICE } else { 0x08 }]);
+        }
         // RFC 9628: a picture id of 15 bits, one spatial layer, whole pictures.
         Codec::Vp9 => {
             let last = stamp.index + 1 == stamp.count;
@@ -221,23 +239,94 @@ pub(crate) fn payload(
                 out.extend([temporal << 5 | switch << 4, bases as u8]);
             }
         }
-        // RFC 7798: a fragmentation unit of an IDR or a trailing picture.
+        // RFC 7798: an aggregation packet of the sets and an SEI that holds the stamp, and
+        // fragmentation units of an IDR or a trailing picture.
         Codec::H265 => {
             let last = stamp.index + 1 == stamp.count;
-            let kind = if stamp.key { 19 } else { 1 };
-            out.extend([49 << 1, 1, kind | u8::from(first) << 7 | u8::from(last) << 6]);
+            let kind = if idr { 19 } else { 1 };
+            if sets {
+                let mut units = H265_SETS.map(hex).to_vec();
+                if mode == SetsMode::RecoveryPoint && stamp.key {
+                    units.push(vec![39 << 1, 1, 6, 1, 0xd0, 0x80]);
+                }
+                out.extend([48 << 1, 1]);
+                push_units(&mut out, &units);
+                match sets_alone {
+                    true => stamp.push_unit(&mut out, &[39 << 1, 1], 0),
+                    false => stamp.push_unit(&mut out, &[kind << 1, 1, FIRST_SLICE], bytes),
+                }
+                return out;
+            }
+            out.extend([49 << 1, 1, kind | u8::from(begins) << 7 | u8::from(last) << 6]);
+            out.extend(begins.then_some(FIRST_SLICE));
         }
-        // The AV1 payload format: one frame in pieces, one OBU element per packet.
+        // The AV1 payload format: one frame in pieces, with the sequence header before the first.
         Codec::Av1 => {
             let last = stamp.index + 1 == stamp.count;
             let pieces = u8::from(!first) << 7 | u8::from(!last) << 6;
-            out.extend([pieces | 0x10 | u8::from(first && stamp.key) << 3, 6 << 3]);
+            match sets {
+                true => {
+                    let header = hex(AV1_SEQUENCE_HEADER);
+                    out.extend([pieces | 0x28, header.len() as u8]);
+                    out.extend(header);
+                }
+                false => out.push(pieces | 0x10),
+            }
+            if first {
+                out.extend([6 << 3, if stamp.key { 0x10 } else { 0x30 }]);
+            }
         }
         Codec::Opus => out.push(0x78),
         _ => out.push(0x55),
     }
     stamp.finish(&mut out, bytes);
     out
+}
+
+/// First byte of a slice header, whose first bit tells the first slice of a picture.
+const FIRST_SLICE: u8 = 0x88;
+
+/// VPS, SPS and PPS of x265, 1280x720.
+const H265_SETS: [&str; 3] = [
+    "40010c01ffff01600000030090000003000003005d9598",
+    "42010101600000030090000003000003005da00280802d165959a4932bc05a020000030002000003000a10",
+    "4401c172b46240",
+];
+
+/// Sequence header of libaom, 320x180.
+const AV1_SEQUENCE_HEADER: &str = "08000000043cfeccdaf980";
+
+/// Adds NAL units to an aggregate, each with its length.
+fn push_units(out: &mut Vec<u8>, units: &[Vec<u8>]) {
+    for unit in units {
+        out.extend((unit.len() as u16).to_be_bytes());
+        out.extend(unit);
+    }
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let pairs = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16));
+    pairs.map(|byte| byte.expect("hexadecimal")).collect()
+}
+
+/// Whether a payload is one parameter set, or one sequence header of AV1.
+pub(crate) fn is_one_set(codec: Codec, payload: &[u8]) -> bool {
+    match (codec, payload) {
+        (Codec::H264, [header, ..]) => matches!(header & 0x1f, 7 | 8),
+        (Codec::H265, [header, ..]) => matches!(header >> 1 & 0x3f, 32..=34),
+        (Codec::Av1, [0x18, header, ..]) => header >> 3 == 1,
+        _ => false,
+    }
+}
+
+/// Whether a payload with a stamp holds parameter sets before it.
+pub(crate) fn begins_with_sets(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::H264 => payload[0] & 0x1f == 24,
+        Codec::H265 => payload[0] >> 1 == 48,
+        Codec::Av1 => payload[0] & 0x30 == 0x20 && payload[2] >> 3 == 1,
+        _ => false,
+    }
 }
 
 /// The byte of the VP8 layer: TID and the Y bit.

@@ -22,7 +22,7 @@ use weir_sfu::sdp::{DeclaredSsrc, PublishPlan, PublishTrack};
 use super::described;
 use super::link::{Link, Note};
 use super::media::{LayerPosition, Picture, Stamp, payload};
-use super::spec::{PublishTrackSpec, PublisherSpec, ext_map, format};
+use super::spec::{PublishTrackSpec, PublisherSpec, SetsMode, ext_map, format};
 
 /// An access unit delimiter of H264 with any type of slice.
 pub(crate) const ACCESS_UNIT_DELIMITER: [u8; 2] = [0x09, 0xf0];
@@ -300,7 +300,7 @@ impl Publisher {
                 None if spec.encrypts => {
                     described::payload(spec.codec, &stamp, picture, spec.bytes)
                 }
-                None => payload(spec.codec, &stamp, picture, of.size, spec.bytes),
+                None => payload(spec.codec, &stamp, picture, (of.size, spec.sets), spec.bytes),
             };
             if spec.delimits && matches!(body[0] & 0x1f, 1 | 5) {
                 body.insert(1, slice_header(key, layer_position.temporal > 0));
@@ -319,7 +319,9 @@ impl Publisher {
                     forge(encoder.next_seq, &mut body);
                 }
             }
-            let marker = video && !is_delimiter && index + 1 == count;
+            let apart = key && index == 0 && video && spec.sets == SetsMode::OwnPacket;
+            let marker = video && !is_delimiter && (apart || index + 1 == count);
+            let timestamp = timestamp.wrapping_sub(u32::from(apart));
             let header = Header {
                 version: 2,
                 marker,

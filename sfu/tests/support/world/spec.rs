@@ -36,6 +36,32 @@ pub(crate) fn clean() -> Profile {
     Profile::delay(Duration::from_millis(10))
 }
 
+/// Frames with which an encoder sends its parameter sets (AV1: its sequence header).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SetsMode {
+    /// Each keyframe, in its first packet.
+    EachKeyframe,
+    /// Each frame, in its first packet.
+    EachFrame,
+    /// Each keyframe, in a packet before it with a marker and a timestamp of its own.
+    OwnPacket,
+    /// The first keyframe only.
+    Once,
+    /// Each keyframe, which is a recovery point without an IDR picture.
+    RecoveryPoint,
+}
+
+impl SetsMode {
+    /// Whether the first packet of a frame holds sets.
+    pub(crate) fn in_frame(self, key: bool, frame: u32) -> bool {
+        match self {
+            Self::EachFrame => true,
+            Self::EachKeyframe | Self::OwnPacket | Self::RecoveryPoint => key,
+            Self::Once => key && frame == 0,
+        }
+    }
+}
+
 /// One section of a publisher.
 #[derive(Debug, Clone)]
 pub(crate) struct PublishTrackSpec {
@@ -67,6 +93,8 @@ pub(crate) struct PublishTrackSpec {
     /// Interval of unrequested keyframes, in frames.
     pub key_every: Option<u32>,
     pub bytes: usize,
+    /// Frames with parameter sets; H264, H265 and AV1.
+    pub sets: SetsMode,
     /// H264 profile and level.
     pub profile: &'static str,
     /// Temporal layers, 1 to 3; H264 has two at most, by slices that no frame refers to.
@@ -246,6 +274,7 @@ pub(crate) fn opus() -> PublishTrackSpec {
         frame_every: Duration::from_millis(20),
         key_every: None,
         bytes: 120,
+        sets: SetsMode::EachKeyframe,
         profile: "42e01f",
         temporal_layers: 1,
         delimits: false,

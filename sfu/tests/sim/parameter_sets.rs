@@ -1,0 +1,140 @@
+//! Publishers that send parameter sets elsewhere than at the beginning of each keyframe: with every
+//! frame, in packets of their own, once, or with no IDR picture at all. Each ignores keyframe
+//! requests, so that a viewer's picture depends on where it was begun.
+
+use std::time::Duration;
+
+use weir_netsim::Profile;
+use weir_sfu::codec::Codec;
+use weir_sfu::codec::MediaKind::Video;
+use weir_sfu::forward::LayerPreference;
+
+use crate::ms;
+use crate::world::spec::{PublisherSpec, SetsMode, ViewerSpec, opus, video};
+use crate::world::{ClientId, World};
+
+const CODECS: [Codec; 3] = [Codec::H264, Codec::H265, Codec::Av1];
+
+/// Maximum time by which a first picture may come later than that of a publisher which sends its
+/// sets with each keyframe.
+const LATER_MAX: Duration = Duration::from_millis(5);
+
+/// A publisher with a keyframe every four seconds.
+fn publisher(codec: Codec, sets: SetsMode) -> PublisherSpec {
+    ignoring(PublisherSpec::of(vec![opus(), video(codec)]), 120, sets)
+}
+
+fn ignoring(mut spec: PublisherSpec, key_every: u32, sets: SetsMode) -> PublisherSpec {
+    spec.answers_pli = false;
+    spec.with(Video, |track| (track.key_every, track.sets) = (Some(key_every), sets))
+}
+
+/// Time from a join to the first picture, for viewers that join all over a group of pictures.
+fn first_pictures(world: &mut World) -> Vec<(ClientId, Duration)> {
+    let mut viewers = Vec::new();
+    for worker in [0, 1, 0, 1, 0, 1] {
+        let joined = world.now;
+        let viewer = world.watch("live", ViewerSpec::on_worker(worker));
+        world.run_ms(1_370);
+        let shown = world.viewer(viewer).shown_at();
+        let first = *shown.first().unwrap_or_else(|| panic!("no picture after {:?}", joined));
+        viewers.push((viewer, first - joined));
+    }
+    world.run_s(5);
+    viewers
+}
+
+/// Checks that a viewer got whole pictures from the beginning.
+fn assert_decodes(world: &mut World, viewer: ClientId, what: &str) {
+    let watched = world.viewer(viewer);
+    assert_eq!((watched.broken_frames(), watched.missing()), (0, 0), "{what}");
+    assert_eq!(watched.guard.sender(Video).runs_without_sets, 0, "{what}");
+}
+
+/// Checks that viewers of a publisher begin at keyframes, as soon as those of a publisher that
+/// sends its sets with each keyframe.
+fn assert_joins(codec: Codec, modes: &[SetsMode]) {
+    let joins = |mode| {
+        let mut world = World::new(2);
+        world.publish("live", publisher(codec, mode));
+        world.run_ms(2_300);
+        let viewers = first_pictures(&mut world);
+        let what = format!("{codec:?} {mode:?}");
+        viewers.iter().for_each(|(viewer, _)| assert_decodes(&mut world, *viewer, &what));
+        let waits: Vec<_> = viewers.iter().map(|(_, wait)| *wait).collect();
+        println!("{what}: first pictures after {waits:?}");
+        waits
+    };
+    let usual = joins(SetsMode::EachKeyframe);
+    for mode in modes {
+        for (wait, usual) in joins(*mode).iter().zip(&usual) {
+            assert!(*wait <= *usual + LATER_MAX, "{codec:?} {mode:?}: {wait:?}, else {usual:?}");
+        }
+    }
+}
+
+#[test]
+fn viewers_begin_at_keyframes_although_every_frame_has_parameter_sets() {
+    assert_joins(Codec::H264, &[SetsMode::EachFrame, SetsMode::OwnPacket]);
+    assert_joins(Codec::H265, &[SetsMode::EachFrame, SetsMode::OwnPacket]);
+    // A sequence header belongs to its temporal unit, so that it has no packet of its own.
+    assert_joins(Codec::Av1, &[SetsMode::EachFrame]);
+}
+
+#[test]
+fn layer_switches_begin_at_keyframes_although_every_frame_has_parameter_sets() {
+    for codec in CODECS {
+        for mode in [SetsMode::EachFrame, SetsMode::Once, SetsMode::OwnPacket] {
+            if (codec, mode) == (Codec::Av1, SetsMode::OwnPacket) {
+                continue;
+            }
+            let mut world = World::new(2);
+            world.publish("live", ignoring(PublisherSpec::simulcast(codec), 33, mode));
+            world.run_ms(1_700);
+            let viewer = world.watch("live", ViewerSpec::on_worker(1));
+            world.run_s(2);
+            for rid in ["q", "f", "h", "q", "h", "f", "q"] {
+                let rid = Some(rid.into());
+                world.set_preference(viewer, LayerPreference { rid, ..Default::default() });
+                world.run_ms(2_450);
+            }
+            let what = format!("{codec:?} {mode:?}");
+            assert_decodes(&mut world, viewer, &what);
+            let watched = world.viewer(viewer);
+            assert!(watched.guard.sender(Video).segments().len() >= 8, "{what}: it switched");
+            let freeze = watched.longest_freeze();
+            assert!(freeze <= ms(100), "{what}: no picture for {freeze:?}");
+        }
+    }
+}
+
+#[test]
+fn viewer_that_joins_late_gets_parameter_sets_that_were_sent_once() {
+    for codec in CODECS {
+        for worker in [0, 1] {
+            let mut world = World::new(2);
+            world.publish("live", publisher(codec, SetsMode::Once));
+            world.run_s(20);
+            let lossy: Profile = "delay=10,loss=5".parse().expect("a profile");
+            let spec = ViewerSpec { down: lossy, ..ViewerSpec::on_worker(worker) };
+            let viewers =
+                [world.watch("live", ViewerSpec::on_worker(worker)), world.watch("live", spec)];
+            world.run_s(5);
+            let clean = Profile::delay(ms(10));
+            world.change_network(viewers[1], clean.clone(), clean);
+            world.run_s(5);
+            for viewer in viewers {
+                assert_decodes(&mut world, viewer, &format!("{codec:?} on worker {worker}"));
+                let watched = world.viewer(viewer);
+                assert!(watched.guard.sender(Video).kept_sets() > 0);
+                assert!(watched.video_frames() > 150, "{} frames", watched.video_frames());
+            }
+        }
+    }
+}
+
+#[test]
+fn camera_without_idr_pictures_is_begun_at_its_recovery_points() {
+    assert_joins(Codec::H264, &[SetsMode::RecoveryPoint]);
+    assert_joins(Codec::H265, &[SetsMode::RecoveryPoint]);
+}

@@ -190,9 +190,9 @@ impl KeyframeCache {
         let (usually_bare, is_ready) = match codec {
             Codec::H264 | Codec::H265 | Codec::Av1 if !frame.described => {
                 let lacks_sets = is_bare || self.sets.packets().is_none();
-                let gap = first.checked_sub(1).is_some_and(|before| packets.misses(before));
+                let gap = !packets.had_before(first);
                 let usually_bare = self.begun.as_ref().is_some_and(|begun| begun.usually_bare);
-                // The missing packet may hold its sets, or its first slice.
+                // The packet before it may hold its sets, or its first slice.
                 let begins = parts.contains(UnitParts::FIRST_SLICE) && usually_bare;
                 let known = codec != Codec::Av1 || self.sets.packets().is_some();
                 match gap && lacks_sets {
@@ -256,6 +256,8 @@ impl KeyframeCache {
     pub fn mark_prefilled(&mut self) {
         if let Some(begun) = &mut self.begun {
             begun.is_prefilled = true;
+            // The publisher's worker had the packets before.
+            begun.is_ready = true;
         }
     }
 

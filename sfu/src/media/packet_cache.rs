@@ -32,6 +32,8 @@ pub struct PacketCache {
     oldest: u64,
     /// One past the highest number seen.
     next: u64,
+    /// Lowest number since the cache was empty, or since the numbers jumped.
+    began: u64,
     packets: usize,
     bytes: usize,
     expired_at: Option<Instant>,
@@ -46,7 +48,15 @@ impl Default for PacketCache {
 impl PacketCache {
     /// Creates an empty cache; its slots are allocated with the first packet.
     pub fn new() -> Self {
-        Self { slots: Vec::new(), oldest: 0, next: 0, packets: 0, bytes: 0, expired_at: None }
+        Self {
+            slots: Vec::new(),
+            oldest: 0,
+            next: 0,
+            began: 0,
+            packets: 0,
+            bytes: 0,
+            expired_at: None,
+        }
     }
 
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
@@ -68,15 +78,16 @@ impl PacketCache {
             self.slots.resize(CACHE_PACKETS_MAX, None);
             self.oldest = seq;
             self.next = seq;
+            self.began = seq;
         }
         let window = CACHE_PACKETS_MAX as u64;
         if seq >= self.next {
             let keep_from = (seq + 1).saturating_sub(window);
             if keep_from >= self.next {
                 // A jump past everything that is held: no viewer can request any of it any more.
-                // The numbers between were never sent.
                 self.evict_before(self.next, &mut evicted);
-                self.oldest = seq;
+                self.oldest = keep_from;
+                self.began = seq;
             } else {
                 self.evict_before(keep_from, &mut evicted);
             }
@@ -88,6 +99,7 @@ impl PacketCache {
                 return false;
             }
             self.oldest = seq;
+            self.began = self.began.min(seq);
         }
         self.bytes += usize::from(meta.payload_len);
         self.packets += 1;
@@ -150,10 +162,10 @@ impl PacketCache {
         self.next.saturating_sub(1)
     }
 
-    /// Whether a packet of this number was not received yet, although an older one is held. False
-    /// for numbers that are not held any more.
-    pub fn misses(&self, ext_seq: u64) -> bool {
-        (self.oldest..self.next).contains(&ext_seq) && self.get(ext_seq).is_none()
+    /// Whether the packet before this one was received, whether it is still held or not.
+    pub fn had_before(&self, ext_seq: u64) -> bool {
+        let before = ext_seq.saturating_sub(1);
+        (self.began..self.oldest).contains(&before) || self.get(before).is_some()
     }
 
     /// Packets held.
@@ -236,6 +248,7 @@ mod tests {
         ring.insert(packet(2000, 1400, later), drop);
         assert!(ring.packets() > 1, "exactly at the age limit is kept");
         ring.expire(later + Duration::from_millis(1), drop);
+        assert!(ring.had_before(2000) && ring.had_before(1), "they were held");
         assert_eq!((ring.packets(), ring.bytes()), (1, 1400));
     }
 
@@ -246,9 +259,9 @@ mod tests {
         ring.insert(packet(100, 10, now), drop);
         ring.insert(packet(98, 10, now), drop);
         assert!(ring.get(98).is_some() && ring.get(99).is_none() && ring.get(100).is_some());
-        assert!(ring.misses(99) && !ring.misses(97) && !ring.misses(98) && !ring.misses(101));
+        assert!(!ring.had_before(98) && ring.had_before(99) && !ring.had_before(100));
         ring.insert(packet(50_000, 10, now), drop);
-        assert!(ring.get(100).is_none() && !ring.misses(49_999));
+        assert!(ring.get(100).is_none() && !ring.had_before(50_000));
         assert_eq!(ring.packets(), 1);
         ring.clear(drop);
         assert_eq!((ring.packets(), ring.bytes()), (0, 0));

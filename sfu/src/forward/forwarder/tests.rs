@@ -271,6 +271,7 @@ fn jump_of_the_publishers_numbers_to_a_bare_idr_repeats_the_parameter_sets() {
     viewer.set_target(layer(1, 0), Reason::LargestLiveLayer);
     let mut cache = h264_cache(now, &[(100, 0, false, SPS), (101, 0, true, IDR)]);
     assert_eq!(cached_payloads(&mut viewer, now, &cache).len(), 2);
+    cache.insert_payload(now, (8_999, 2_000, true), SLICE);
     cache.insert_payload(now, (9_000, 3_000, true), IDR);
     let context = LayerCache::context(&&cache, layer(1, 0)).unwrap();
     let meta = *cache.packets.get(9_000).unwrap().meta().unwrap();
@@ -423,7 +424,8 @@ impl Cache {
 
     fn take(&mut self, packet: Packet, meta: &PacketMeta) {
         assert!(self.packets.insert(Arc::new(packet), drop));
-        self.keyframe.on_packet(Codec::H264, meta, &self.packets);
+        let codec = if meta.frame.parts.is_empty() { Codec::Vp8 } else { Codec::H264 };
+        self.keyframe.on_packet(codec, meta, &self.packets);
     }
 }
 

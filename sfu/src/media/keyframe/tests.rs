@@ -1,3 +1,5 @@
+//! Tests of the keyframe cache.
+
 use super::*;
 use crate::rtp::codec::{FrameInfo, peek};
 

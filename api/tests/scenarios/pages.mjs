@@ -3,9 +3,10 @@
 
 import fs from 'node:fs';
 import http from 'node:http';
-import { signal } from '../lib/child.mjs';
+import { end, signal } from '../lib/child.mjs';
 import { sleep, soon, until } from '../lib/check.mjs';
 import { counters, decodes, launch, live, publishUrl, since, watchUrl } from '../lib/chromium.mjs';
+import { publish as publishByFfmpeg } from '../lib/ffmpeg.mjs';
 import { startServer } from '../lib/server.mjs';
 
 /** Starts the server twice on the same ports. */
@@ -17,6 +18,8 @@ const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch:
 /** The start page says which address to give to others; the README has the same commands for this one. */
 const README = new URL('../../../README.md', import.meta.url);
 const README_ORIGIN = 'http://127.0.0.1:8080';
+/** Between two keyframes of a publisher that sends none on request; OBS does so unless told otherwise. */
+const RARE_S = 8;
 
 export async function run({ checks, args }) {
   const server = await startServer(args.server, { log: 'pages-1' });
@@ -25,8 +28,11 @@ export async function run({ checks, args }) {
   await words(server, checks, chromium);
   await embed(server, checks, chromium);
   await longName(server, checks, chromium);
+  const rare = publishByFfmpeg('9.0.2', server.whip('rare'), 300, RARE_S);
   await told(server, checks, chromium);
   await studio(server, checks, chromium);
+  await rareKeyframes(server, checks, chromium);
+  await end(rare);
   await recording(server, checks, chromium);
   await restart(server, checks, chromium, args);
   await chromium.close();
@@ -183,12 +189,34 @@ async function told(server, checks, chromium) {
     await route.fulfill({ response: answer, json: body });
   });
   await start.goto(`${server.url}/`);
-  const row = await soon('the warning', () => start.textContent('.streams .wrong'), 10_000);
+  const row = await soon('the warning', () => start.textContent('.streams [data-name=told] .wrong'), 10_000);
   checks.check('start page: shows a warning of the server', shown.test(row ?? ''), row);
   await publisher.evaluate(() => __weir.pc.getSenders().forEach((sender) => sender.replaceTrack(null)));
-  const silent = await soon('a line of silence', async () => /nothing for \d+ s/.exec(await start.textContent('.streams .wrong'))?.[0], 15_000);
+  const silent = await soon('a line of silence', async () => /nothing for \d+ s/.exec(await start.textContent('.streams [data-name=told] .wrong'))?.[0], 15_000);
   checks.check('start page: says that a publisher is silent', silent, silent);
   for (const page of [publisher, viewer, start]) await page.context().close();
+}
+
+/** A publisher with a keyframe every 8 s, as the server itself tells of it. */
+async function rareKeyframes(server, checks, chromium) {
+  const start = await chromium.page(`${server.url}/`);
+  const row = await soon('a warning', () => start.textContent('.streams [data-name=rare] .wrong'), 6 * RARE_S * 1_000);
+  checks.check(`keyframes every ${RARE_S} s: the start page names the interval`, /every 8\.0 s/.test(row ?? ''), row);
+  await start.context().close();
+  // One who comes just before a keyframe has nothing to wait for: three tries.
+  let said = null;
+  for (let n = 0; n < 3 && !said; n += 1) {
+    const viewer = await chromium.page(watchUrl(server, 'rare', '?start=wait'));
+    said = await soon('words', async () => /next keyframe \(every 8 s\)/.exec(await viewer.textContent('#message-text'))?.[0], RARE_S * 1_000, 100);
+    if (said) {
+      const state = await viewer.evaluate(() => __weir.state);
+      checks.equal('and a viewer without a picture is not live', state, 'waiting');
+      const begun = await soon('a picture', () => viewer.evaluate(() => __weir.state === 'live'), 2 * RARE_S * 1_000);
+      checks.check('until the keyframe is there', begun);
+    }
+    await viewer.context().close();
+  }
+  checks.check('the watch page says what it waits for', said, said);
 }
 
 /** Preview before going live, and nothing left over after Stop. */

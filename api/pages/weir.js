@@ -491,7 +491,7 @@ export class Session extends EventTarget {
   #followEvents() {
     this.#events?.close();
     this.#events = null;
-    this.unserved = {};
+    this.#unservedIs({});
     this.#cancel('layers');
     const url = this.#link(EVENTS);
     if (this.#listens === 'events' && url) {
@@ -507,8 +507,7 @@ export class Session extends EventTarget {
       events.addEventListener('active', () => this.#statusIs({ ...this.status, publishing: true }));
       events.addEventListener('inactive', () => this.#statusIs({ ...NO_STATUS, publishing: false }));
       events.addEventListener('unserved', ({ data }) => {
-        this.unserved = JSON.parse(data);
-        this.dispatchEvent(new Event('unserved'));
+        this.#unservedIs(JSON.parse(data));
       });
       events.addEventListener('error', () => {
         // Closed and not reconnecting: refused by a limit, or because the session has ended.
@@ -543,6 +542,12 @@ export class Session extends EventTarget {
     if (this.status === status) return;
     this.status = status;
     this.dispatchEvent(new Event('status'));
+  }
+
+  #unservedIs(unserved) {
+    const before = this.unserved;
+    this.unserved = unserved;
+    if (Object.keys({ ...before, ...unserved }).length) this.dispatchEvent(new Event('unserved'));
   }
 
   #viewersAre(viewers) {

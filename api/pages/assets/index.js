@@ -161,7 +161,7 @@ function factsOf(stream) {
 /** Packets of each publisher by its session, and when their number last changed. */
 const arrivals = new Map();
 
-/** Time for which a publisher has sent nothing, in milliseconds, as far as this page has seen. */
+/** Time for which a publisher has sent no media, in milliseconds, as far as this page has seen. */
 function silence({ id, tracks = [] }) {
   const layers = tracks.flatMap((track) => track.layers ?? []);
   const packets = layers.reduce((sum, layer) => sum + (layer.packets ?? 0), 0);
@@ -170,10 +170,16 @@ function silence({ id, tracks = [] }) {
   return now - arrivals.get(id).at;
 }
 
+/** Silence of a client that is gone without a goodbye, as the server says, or of one that is there and sends no media. */
+function silenceWords(publisher) {
+  const mediaMs = silence(publisher);
+  if (publisher.silent_s) return [`Nothing has come from the publisher for ${seconds(publisher.silent_s * 1_000)}.`];
+  return mediaMs >= SILENT_MS ? [`The publisher is connected and has sent no media for ${seconds(mediaMs)}.`] : [];
+}
+
 /** What is wrong with a stream: silence of its publisher, and the warnings of the server. */
 function wrongWith({ publisher }) {
-  const silentMs = publisher?.state === 'connected' ? silence(publisher) : 0;
-  const silent = silentMs >= SILENT_MS ? [`The publisher is connected and has sent nothing for ${seconds(silentMs)}.`] : [];
+  const silent = publisher?.state === 'connected' ? silenceWords(publisher) : [];
   const warnings = (publisher?.warnings ?? []).map(({ message }) => `${message[0].toUpperCase()}${message.slice(1)}.`);
   return [...silent, ...warnings].join(' ');
 }

@@ -220,7 +220,8 @@ impl Unacceptable {
     }
 }
 
-/// An m-section of a viewer that is answered with port 0, while others are served.
+/// An m-section of a viewer that is answered without media although it asked for it, while others are
+/// served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RejectedSection {
     /// Position in the offer, from 0.

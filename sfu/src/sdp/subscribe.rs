@@ -31,7 +31,8 @@ pub struct SubscribeOptions<'a> {
 
 /// Answers a WHEP offer: the k-th section of a kind that receives gets the k-th published track
 /// of that kind. What has no track stays `inactive`. A section that cannot be served is rejected
-/// with its reason, and the others are served (whip-whep G5).
+/// with its reason (or inactive, if it carries the transport), and the others are served
+/// (whip-whep G5).
 ///
 /// # Errors
 /// [`SdpError::Unacceptable`] when no section can be served, or the transport lacks something
@@ -50,6 +51,11 @@ pub fn answer_subscribe(
         let Take { kind, ordinal, codecs } = match choice {
             SectionChoice::Take(take) => take,
             SectionChoice::Idle => {
+                replies.push(Reply::idle(section));
+                continue;
+            }
+            SectionChoice::Keep(cause) => {
+                rejected.extend(section.rejected(cause));
                 replies.push(Reply::idle(section));
                 continue;
             }
@@ -119,6 +125,9 @@ enum SectionChoice<'o> {
     Take(Take<'o>),
     /// It stays without media.
     Idle,
+    /// Nothing is sent on it for this reason, but it carries the transport of the others: Chromium
+    /// refuses an answer in which the first section of a group has port 0.
+    Keep(Unacceptable),
     /// Port 0; without a cause where nobody asked for media.
     Reject(Option<Unacceptable>),
 }
@@ -187,6 +196,13 @@ fn reject_unreachable(offer: &Offer, choices: &mut [SectionChoice<'_>]) {
         if !reached {
             reject(choices, index, Unacceptable::NotBundled);
         }
+        let owns = group.is_some_and(|group| group.first() == section.mid.as_ref());
+        if let Some(choice) = choices.get_mut(index).filter(|_| owns && section.rtcp_mux)
+            && let SectionChoice::Reject(Some(cause)) = choice
+            && matches!(cause, Unacceptable::NotThePublishersCodec { .. })
+        {
+            *choice = SectionChoice::Keep(cause.clone());
+        }
     }
 }
 
@@ -196,7 +212,7 @@ fn reject(choices: &mut [SectionChoice<'_>], index: usize, cause: Unacceptable) 
         match choice {
             SectionChoice::Take(_) => *choice = SectionChoice::Reject(Some(cause)),
             SectionChoice::Idle => *choice = SectionChoice::Reject(None),
-            SectionChoice::Reject(_) => {}
+            SectionChoice::Keep(_) | SectionChoice::Reject(_) => {}
         }
     }
 }

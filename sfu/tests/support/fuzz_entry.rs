@@ -12,8 +12,9 @@ mod world;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use weir_sfu::codec::{Codec, MediaKind};
+use weir_sfu::media::Encoding;
 use weir_sfu::repair::red_recovery::RedRecovery;
-use weir_sfu::rtp::codec::{FrameInfo, descriptor_prefix_len, patch_picture_ids, peek};
+use weir_sfu::rtp::codec::{FrameInfo, descriptor_prefix_len, h264, patch_picture_ids, peek};
 use weir_sfu::rtp::dependency_descriptor::{DECODE_TARGETS_MAX, DependencyReader, Indication};
 use weir_sfu::rtp::layers_allocation::LayersAllocation;
 use weir_sfu::rtp::packet::{RTP_HEADER_LEN, RtpHeader, classify};
@@ -80,6 +81,9 @@ fn rtp(data: &[u8]) {
 fn payload(bytes: &[u8]) {
     for codec in VIDEO {
         let before: FrameInfo = peek(codec, bytes);
+        let mut encoding = Encoding::default();
+        encoding.on_payload(codec, bytes);
+        assert!(encoding.codec().is_none_or(|codec| codec.to_string().len() < 64));
         let prefix_len = descriptor_prefix_len(codec, bytes);
         assert!(prefix_len <= bytes.len() && prefix_len <= 8);
         let mut patched = bytes.to_vec();
@@ -93,7 +97,7 @@ fn payload(bytes: &[u8]) {
             assert_eq!(id, 0x1234 & ((1 << bits) - 1), "{codec:?}: picture id of {bits} bits");
         }
     }
-    let _ = peek(Codec::Opus, bytes);
+    let _ = (peek(Codec::Opus, bytes), h264::reference(bytes));
     assert!(red::red_prefix_len(bytes) <= bytes.len());
     let mut red = bytes.to_vec();
     let _ = red::rewrite_red_payload_types(&mut red, 111);

@@ -421,7 +421,8 @@ impl GuardedSender {
         assert!(begins, "a run begins with {stamp:?}, which is no start of a keyframe");
         if let Some((highest, before)) = newest {
             // A packet without payload ends no frame and begins none.
-            let last = self.packets.values().rev().find(|sent| !sent.blank).unwrap_or(&before);
+            let media = |sent: &&Sent| !sent.blank && !sent.kept_set;
+            let last = self.packets.values().rev().find(media).unwrap_or(&before);
             let torn = self.video() && !last.marker;
             assert_eq!(
                 seq,

@@ -321,7 +321,7 @@ impl Publisher {
             }
             let apart = key && index == 0 && video && spec.sets == SetsMode::OwnPacket;
             let marker = video && !is_delimiter && (apart || index + 1 == count);
-            let timestamp = timestamp.wrapping_sub(u32::from(apart));
+            let timestamp = timestamp.wrapping_sub(90 * u32::from(apart));
             let header = Header {
                 version: 2,
                 marker,

@@ -68,8 +68,31 @@ pub enum PeerEvent {
 pub struct Peer {
     dtls: Box<dyn Dtls>,
     dtls_role: DtlsRole,
+    flights: FlightTimes,
     ice: IceAgent,
     stage: Stage,
+}
+
+/// Times from a DTLS flight to its answer: the only sign of the round trip of a client that answers
+/// no checks (FFmpeg), until it answers a NACK.
+#[derive(Debug, Default)]
+struct FlightTimes {
+    /// When the flight that waits for an answer was sent first.
+    sent: Option<Instant>,
+    least: Option<Duration>,
+}
+
+impl FlightTimes {
+    fn on_sent(&mut self, now: Instant) {
+        // A repeat changes nothing: the answer may be to the first.
+        self.sent.get_or_insert(now);
+    }
+
+    fn on_received(&mut self, now: Instant) {
+        let Some(sent) = self.sent.take() else { return };
+        let took = now.saturating_duration_since(sent);
+        self.least = Some(self.least.map_or(took, |least| least.min(took)));
+    }
 }
 
 /// How far the connection is, and what it has there.
@@ -142,6 +165,7 @@ impl Peer {
             ice: IceAgent::new(config, now),
             dtls: dtls.associate(remote.dtls_role, remote.fingerprints.clone()),
             dtls_role: remote.dtls_role,
+            flights: FlightTimes::default(),
             stage: Stage::WaitingIce { deadline: now + ICE_TIMEOUT },
         }
     }
@@ -236,6 +260,12 @@ impl Peer {
         Ok(())
     }
 
+    /// Least time in which the peer answered a flight of the handshake, its cryptography included:
+    /// the round trip is no longer.
+    pub fn handshake_rtt(&self) -> Option<Duration> {
+        self.flights.least
+    }
+
     /// Takes one DTLS datagram.
     ///
     /// # Errors
@@ -248,6 +278,7 @@ impl Peer {
     ) -> Result<(), DropReason> {
         self.check_validated(path)?;
         self.ice.count_received(path, datagram.len());
+        self.flights.on_received(now);
         self.dtls.handle(now, datagram)
     }
 
@@ -342,7 +373,9 @@ impl Peer {
         entropy: &mut dyn Entropy,
         egress: &mut dyn Egress,
     ) -> Option<PeerEvent> {
-        self.send_dtls(egress);
+        if self.send_dtls(egress) && self.stage.connected().is_none() {
+            self.flights.on_sent(now);
+        }
         let mut stun = [0; STUN_BYTES_MAX];
         while let Some((path, len)) = self.ice.poll_transmit(now, entropy, &mut stun) {
             let contents = stun.get(..len)?;
@@ -388,13 +421,17 @@ impl Peer {
         if self.ice.is_validated(path) { Ok(()) } else { Err(DropReason::UnvalidatedAddress) }
     }
 
-    fn send_dtls(&mut self, egress: &mut dyn Egress) {
+    /// Sends what DTLS has to send; true if something was sent.
+    fn send_dtls(&mut self, egress: &mut dyn Egress) -> bool {
+        let mut sent = false;
         while let Some(datagram) = self.dtls.poll_transmit() {
             let Some(path) = self.ice.selected() else { continue };
             if self.ice.reserve(datagram.len()) {
                 egress.send(Transmit::control(path, &datagram));
+                sent = true;
             }
         }
+        sent
     }
 }
 

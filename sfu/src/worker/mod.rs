@@ -349,6 +349,7 @@ impl Worker {
                 subscriber.rtt().or(check_rtt),
             ),
         };
+        let rtt = rtt.or(session.peer.handshake_rtt());
         Some(SessionInfo {
             id,
             role: session.kind(),

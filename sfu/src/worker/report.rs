@@ -49,7 +49,8 @@ pub struct SessionInfo {
     pub worker: usize,
     /// SRTP profile once connected.
     pub srtp_profile: Option<&'static str>,
-    /// Round-trip time in milliseconds, from RTCP, our own checks or answers to NACKs.
+    /// Round-trip time in milliseconds: from RTCP, our own checks or answers to NACKs, or, while
+    /// there are none of these, the least time in which a flight of the handshake was answered.
     pub rtt_ms: Option<f64>,
     /// Bytes and packets of media since the start.
     pub tracks: Vec<TrackInfo>,

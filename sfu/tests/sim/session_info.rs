@@ -4,7 +4,7 @@ use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::{Audio, Video};
 use weir_sfu::worker::{LayerInfo, SessionInfo};
 
-use crate::world::spec::{PublisherSpec, ViewerSpec, opus, video};
+use crate::world::spec::{DtlsMode, PublisherSpec, ViewerSpec, opus, video};
 use crate::world::{ClientId, World};
 use crate::{TestRng, watched};
 
@@ -81,4 +81,25 @@ fn duplicates_in_a_viewers_report_are_no_negative_loss() {
         let sound = layer(&info(&mut world, viewer), Audio);
         assert_eq!((sound.lost, sound.duplicates), shown);
     }
+}
+
+/// FFmpeg answers no checks, and a publisher is sent no sender reports that it could answer: the
+/// handshake tells the round trip, and answers to NACKs tell it better.
+#[test]
+fn round_trip_of_a_publisher_that_answers_no_checks_is_known() {
+    let mut spec = PublisherSpec::browser();
+    spec.dtls = DtlsMode::Server;
+    let mut world = World::new(1);
+    let publisher = world.publish("live", spec);
+    world.link(publisher).answers = false;
+    world.watch("live", ViewerSpec::browser());
+    world.run_s(5);
+    let rtt_ms = |world: &mut World| info(world, publisher).rtt_ms.expect("it is connected");
+    let from_handshake = rtt_ms(&mut world);
+    assert!((20.0..80.0).contains(&from_handshake), "{from_handshake} ms");
+    let mut rng = TestRng(3);
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && rng.chance(3));
+    world.run_s(10);
+    let from_nacks = rtt_ms(&mut world);
+    assert!((from_nacks - 20.0).abs() < 8.0, "{from_nacks} ms");
 }

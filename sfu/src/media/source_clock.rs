@@ -46,6 +46,8 @@ pub struct TrackClock {
     by_arrival: OffsetFilter,
     newest: Option<Newest>,
     report: Option<SenderReport>,
+    /// Whether the newest report was left out, because it put the track later than the one before.
+    left_out: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +67,11 @@ struct SenderReport {
 /// Sender reports that disagree with the arrival of packets by more are not believed: some
 /// publishers stamp them with another clock, or jump.
 const MAX_DISAGREEMENT: i64 = 3 * SECOND;
+
+/// A sender report that puts the track later by more than this counts only if the next one does so
+/// too. Publishers made with libdatachannel (OBS) stamp a report with the time of now and the RTP
+/// time of the packet that they send just then, which after a stall is an old one.
+const LATER: i64 = SECOND / 25;
 
 impl TrackClock {
     /// Creates a clock about which nothing is known.
@@ -96,7 +103,18 @@ impl TrackClock {
 
     /// A sender report of this SSRC; give it to the [`PublisherClock`] first.
     pub fn on_sender_report(&mut self, sender_ntp: u64, rtp: u32) {
-        self.report = (sender_ntp != 0).then_some(SenderReport { sender_ntp, rtp });
+        let report = (sender_ntp != 0).then_some(SenderReport { sender_ntp, rtp });
+        let later = self.report.zip(report).zip(self.newest).is_some_and(
+            |((before, report), Newest { clock_rate, .. })| {
+                let ticks = report.rtp.wrapping_sub(before.rtp) as i32;
+                let passed = Ntp(report.sender_ntp).since(Ntp(before.sender_ntp));
+                passed.wrapping_sub(span_of(ticks.into(), clock_rate)) > LATER
+            },
+        );
+        self.left_out = later && !self.left_out;
+        if !self.left_out {
+            self.report = report;
+        }
     }
 
     /// One instant on both clocks, to extrapolate from; none before the first packet.
@@ -189,6 +207,9 @@ const STEP: i64 = SECOND / 2;
 /// A rise by [`STEP`] is delay until it has lasted so long; a fall cannot be delay.
 const STEP_CONFIRM: i64 = 5 * SECOND / 2;
 
+/// Fall of a raised offset after which it has to last anew.
+const STEP_FALL: i64 = SECOND / 25;
+
 impl OffsetFilter {
     fn offset(&self) -> Option<i64> {
         self.state.as_ref().map(|state| state.base.wrapping_add(state.applied))
@@ -201,8 +222,15 @@ impl OffsetFilter {
         };
         let change = offset.wrapping_sub(state.base.wrapping_add(state.applied));
         if change > STEP {
-            let (since, least) = state.far_above.unwrap_or((now, offset));
-            let least = if offset.wrapping_sub(least) < 0 { offset } else { least };
+            let (mut since, mut least) = state.far_above.unwrap_or((now, offset));
+            let below = least.wrapping_sub(offset);
+            if below > 0 {
+                least = offset;
+            }
+            if below > STEP_FALL {
+                // A queue that empties, not a clock.
+                since = now;
+            }
             if now.since(since) >= STEP_CONFIRM {
                 *state = FilterState::new(now, least);
             } else {

@@ -146,7 +146,8 @@ impl Layer {
         self.stats.warm();
         self.keyframes.warm();
         self.rate.warm();
-        warm!(self.timeline, self.anchored_at, self.last_media, self.ssrc, self.highest);
+        self.timeline.warm();
+        warm!(self.anchored_at, self.last_media, self.ssrc, self.highest);
         warm!(self.last_keyframe_ts, self.resolution);
     }
 

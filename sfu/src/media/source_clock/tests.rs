@@ -137,8 +137,50 @@ fn reports_that_contradict_the_packets_are_not_believed() {
     track.on_sender_report(7 << 32, 1_000_000 + 4 * 90_000); // RTP time from another clock
     let anchor = track.anchor(&publisher).unwrap();
     assert_eq!(anchor, ClockAnchor { ntp: SERVER, rtp: 1_000_000 });
-    track.on_sender_report(7 << 32, 1_000_000 + 2 * 90_000);
+    for _ in 0..2 {
+        track.on_sender_report(7 << 32, 1_000_000 + 2 * 90_000);
+    }
     assert_eq!(track.anchor(&publisher).unwrap().rtp, 1_000_000 + 2 * 90_000);
+}
+
+/// OBS stamps a report with the RTP time of the packet it sends, which after a stall is an old one.
+#[test]
+fn one_report_that_lags_is_left_out_and_a_second_one_is_believed() {
+    let at = |ms: u64| SERVER.plus(MS * ms as u32);
+    let ntp = |ms: u64| Ntp(7 << 32).plus(MS * ms as u32).0;
+    let rtp = |ms: u64| (90 * ms) as u32;
+    let mut publisher = PublisherClock::new();
+    let mut track = TrackClock::new();
+    // Sent at, and the RTP time in it, both in ms.
+    let line = [(0, 0), (1_000, 1_000), (2_000, 1_100), (3_000, 3_000), (4_000, 3_700)];
+    for (sent, stamped) in line {
+        track.on_packet(at(sent), rtp(sent), 90_000);
+        publisher.on_sender_report(at(sent), ntp(sent));
+        track.on_sender_report(ntp(sent), rtp(stamped));
+        let anchor = track.anchor(&publisher).unwrap();
+        assert_near(anchor.ntp_of(rtp(sent), 90_000), at(sent), 0.01);
+    }
+    // Sound was lost on its way to the encoder: it stays 300 ms late.
+    publisher.on_sender_report(at(5_000), ntp(5_000));
+    track.on_sender_report(ntp(5_000), rtp(4_700));
+    let anchor = track.anchor(&publisher).unwrap();
+    assert_near(anchor.ntp_of(rtp(4_700), 90_000), at(5_000), 0.01);
+}
+
+#[test]
+fn queue_that_empties_slowly_is_no_step_of_the_clock() {
+    let mut clock = PublisherClock::new();
+    let stamp = |n: u32| Ntp(5 << 32).plus(MS * 200 * n);
+    for n in 0..200u32 {
+        // 12 s without a report, then a queue of 6 s that empties within 12 s.
+        let behind = if n < 60 { continue } else { 12_000 - 100 * n.min(120) };
+        let now = SERVER.plus(MS * 200 * n + MS * (20 + behind));
+        if n == 60 {
+            clock.on_sender_report(SERVER.plus(MS * 20), stamp(0).0);
+        }
+        clock.on_sender_report(now, stamp(n).0);
+        assert_near(clock.to_server(stamp(n).0).unwrap(), SERVER.plus(MS * 200 * n), 61.0);
+    }
 }
 
 #[test]

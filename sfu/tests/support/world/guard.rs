@@ -85,6 +85,11 @@ pub(crate) struct GuardedSender {
     pub reports: u32,
     /// Runs that began without parameter sets, which H264, H265 and AV1 decoders need.
     pub runs_without_sets: u64,
+    /// Time of each sender report by our clock, in ns, less its RTP time in ns: changes of it are
+    /// steps of the sender's line.
+    pub report_lines: Vec<i64>,
+    /// NTP and RTP time of the last sender report.
+    last_report: Option<(u64, u32)>,
     /// Last value of each extension.
     pub exts: HashMap<ExtKind, Vec<u8>>,
     /// Sources that reports were checked against; a change of publisher changes the clocks.
@@ -138,6 +143,8 @@ impl Guard {
             report_offsets: Vec::new(),
             reports: 0,
             runs_without_sets: 0,
+            report_lines: Vec::new(),
+            last_report: None,
             exts: HashMap::new(),
             report_sources: Vec::new(),
         });
@@ -581,6 +588,14 @@ impl GuardedSender {
 
     fn on_report(&mut self, report: &SenderReport, counts: bool) {
         self.reports += 1;
+        let rate = f64::from(self.plan.codecs[0].format.codec.clock_rate());
+        let now = (report.ntp_time, report.rtp_time);
+        if let Some((ntp, rtp)) = self.last_report.replace(now) {
+            let passed = ntp_to_ns(report.ntp_time) - ntp_to_ns(ntp);
+            let ticks = f64::from(report.rtp_time.wrapping_sub(rtp) as i32);
+            let line = self.report_lines.last().unwrap_or(&0);
+            self.report_lines.push(line + passed - (ticks / rate * 1e9) as i64);
+        }
         if counts {
             assert_eq!(report.packet_count, self.packets.len() as u32, "packets in the report");
             assert_eq!(report.octet_count, self.octets as u32, "octets in the report");
@@ -597,7 +612,6 @@ impl GuardedSender {
         if self.video() && step.is_none_or(|step| step <= CATCH_UP_TICKS_MAX) {
             return;
         }
-        let rate = f64::from(self.plan.codecs[0].format.codec.clock_rate());
         let since = f64::from(report.rtp_time.wrapping_sub(last.timestamp) as i32) / rate * 1e9;
         let pointed_at = stamp.captured_ns as i64 + since as i64;
         self.report_offsets.push(ntp_to_ns(report.ntp_time) - pointed_at);

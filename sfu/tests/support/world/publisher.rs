@@ -22,7 +22,7 @@ use weir_sfu::sdp::{DeclaredSsrc, PublishPlan, PublishTrack};
 use super::described;
 use super::link::{Link, Note};
 use super::media::{LayerPosition, Picture, Stamp, payload};
-use super::spec::{PublishTrackSpec, PublisherSpec, SetsMode, ext_map, format};
+use super::spec::{PublishTrackSpec, PublisherSpec, ReportStyle, SetsMode, ext_map, format};
 
 /// An access unit delimiter of H264 with any type of slice.
 pub(crate) const ACCESS_UNIT_DELIMITER: [u8; 2] = [0x09, 0xf0];
@@ -61,6 +61,8 @@ pub(crate) struct Publisher {
     pub feedback: Feedback,
     /// Whether media is sent (after it connected).
     pub sends: bool,
+    /// Whether its process is stopped: nothing is sent, and what is due is sent afterwards.
+    pub stopped: bool,
     /// Transport-wide number of the next packet.
     pub next_twcc: u16,
     /// Time when captures begin.
@@ -95,6 +97,8 @@ pub(crate) struct Encoder {
     picture: u16,
     tl0: u8,
     octets: u32,
+    /// When a report was sent with a packet, and the capture time in it.
+    reported: Option<(Instant, Instant)>,
     kept: VecDeque<Kept>,
     /// Timestamp and payload of the last packets, for RED.
     before: VecDeque<(u32, Vec<u8>)>,
@@ -135,6 +139,7 @@ impl Publisher {
                     picture: track.first_picture.wrapping_add(layer as u16 * 99),
                     tl0: 250,
                     octets: 0,
+                    reported: None,
                     kept: VecDeque::new(),
                     before: VecDeque::new(),
                 }
@@ -146,6 +151,7 @@ impl Publisher {
             tracks,
             feedback: Feedback::default(),
             sends: true,
+            stopped: false,
             next_twcc: 65_500,
             origin: now,
             ssrc: base,
@@ -193,7 +199,7 @@ impl Publisher {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        if !self.sends {
+        if !self.sends || self.stopped {
             return None;
         }
         let frames = self
@@ -205,6 +211,9 @@ impl Publisher {
 
     /// Sends the frames and reports that are due. `epoch` is when true time began.
     pub(crate) fn handle_timeout(&mut self, now: Instant, epoch: Instant, link: &mut Link) {
+        if self.stopped {
+            return;
+        }
         if !self.sends || !link.is_connected() {
             for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
                 layer.next_frame = layer.next_frame.max(now);
@@ -219,13 +228,14 @@ impl Publisher {
                     let captured = self.tracks[track].layers[layer].next_frame;
                     self.tracks[track].layers[layer].next_frame =
                         captured + self.tracks[track].spec.frame_every;
+                    self.report_with_packet(track, layer, captured, (now, epoch), link);
                     self.send_frame(track, layer, captured, epoch, link);
                 }
             }
         }
         if self.next_report <= now {
             self.next_report = now + Duration::from_secs(1);
-            if self.spec.sends_reports {
+            if self.spec.sends_reports && self.spec.report_style == ReportStyle::TimeOfNow {
                 self.send_reports(now, epoch, link);
             }
         }
@@ -357,25 +367,58 @@ impl Publisher {
     }
 
     fn send_reports(&mut self, now: Instant, epoch: Instant, link: &mut Link) {
-        let ntp_time = self.ntp(now, epoch);
         for track in 0..self.tracks.len() {
             let reported = if self.spec.reports_first_layer { 1 } else { usize::MAX };
             for layer in 0..self.tracks[track].layers.len().min(reported) {
-                let rtp_time = self.rtp_time(track, layer, now);
-                let encoder = &self.tracks[track].layers[layer];
-                if encoder.packets_sent == 0 {
-                    continue;
+                if self.tracks[track].layers[layer].packets_sent > 0 {
+                    self.send_report((track, layer), now, (now, epoch), link);
                 }
-                let report = SenderReport {
-                    ssrc: encoder.ssrc,
-                    ntp_time,
-                    rtp_time,
-                    packet_count: encoder.packets_sent,
-                    octet_count: encoder.octets,
-                    ..SenderReport::default()
-                };
-                link.send_rtcp(&report.marshal().expect("a report fits"));
             }
+        }
+    }
+
+    /// Sends a report with the time of now and the RTP time of `stamped`.
+    fn send_report(
+        &mut self,
+        (track, layer): (usize, usize),
+        stamped: Instant,
+        (now, epoch): (Instant, Instant),
+        link: &mut Link,
+    ) {
+        let encoder = &self.tracks[track].layers[layer];
+        let report = SenderReport {
+            ssrc: encoder.ssrc,
+            ntp_time: self.ntp(now, epoch),
+            rtp_time: self.rtp_time(track, layer, stamped),
+            packet_count: encoder.packets_sent,
+            octet_count: encoder.octets,
+            ..SenderReport::default()
+        };
+        link.send_rtcp(&report.marshal().expect("a report fits"));
+    }
+
+    /// Sends the report that libdatachannel sends before a packet.
+    fn report_with_packet(
+        &mut self,
+        track: usize,
+        layer: usize,
+        captured: Instant,
+        times: (Instant, Instant),
+        link: &mut Link,
+    ) {
+        let second = Duration::from_secs(1);
+        let reported = self.tracks[track].layers[layer].reported;
+        let due = match self.spec.report_style {
+            _ if !self.spec.sends_reports => return,
+            ReportStyle::TimeOfNow => return,
+            ReportStyle::PacketEachSecond => reported.is_none_or(|(at, _)| times.0 >= at + second),
+            ReportStyle::PacketEachMediaSecond => {
+                reported.is_none_or(|(_, stamped)| captured > stamped + second)
+            }
+        };
+        if due {
+            self.tracks[track].layers[layer].reported = Some((times.0, captured));
+            self.send_report((track, layer), captured, times, link);
         }
     }
 

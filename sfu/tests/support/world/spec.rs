@@ -131,6 +131,17 @@ impl LayerSpec {
     }
 }
 
+/// Sender reports of a publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReportStyle {
+    /// Each second, with the RTP time of now, as libwebrtc.
+    TimeOfNow,
+    /// With a packet, each second, with the RTP time of the packet: libdatachannel 0.23 (OBS).
+    PacketEachSecond,
+    /// The same, each second of RTP time: libdatachannel before 0.23.
+    PacketEachMediaSecond,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct PublisherSpec {
     pub tracks: Vec<PublishTrackSpec>,
@@ -140,6 +151,7 @@ pub(crate) struct PublisherSpec {
     /// Speed of its clocks above true time, in parts per million.
     pub clock_ppm: f64,
     pub sends_reports: bool,
+    pub report_style: ReportStyle,
     /// Whether it reports the first layer of a track only (OBS does).
     pub reports_first_layer: bool,
     /// Whether it responds to NACK (by RTX where negotiated, else by the same packet again).
@@ -165,6 +177,7 @@ impl PublisherSpec {
             clock_ahead_s: 0.0,
             clock_ppm: 0.0,
             sends_reports: true,
+            report_style: ReportStyle::TimeOfNow,
             reports_first_layer: false,
             answers_nack: true,
             answers_nack_below_top: true,

@@ -103,11 +103,6 @@ impl Keyframe {
         self.first + self.packets.len() as u64
     }
 
-    /// Arrival of the first packet.
-    pub fn arrival(&self) -> Instant {
-        self.arrival
-    }
-
     /// The packet with this number, if it is part of the keyframe.
     pub fn get(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
         self.packets.get(usize::try_from(ext_seq.checked_sub(self.first)?).ok()?)

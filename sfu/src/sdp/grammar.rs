@@ -138,7 +138,7 @@ fn respell(text: &str) -> Respelled<'_> {
     };
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
-        let (Some(kind), Some(b'=')) = (line.bytes().next(), line.bytes().nth(1)) else {
+        let (Some(kind), Some(b'=')) = (line.bytes().next(), line.as_bytes().get(1)) else {
             // What is no line is refused by `scan.rs`.
             if !line.is_empty() {
                 put(line, number);

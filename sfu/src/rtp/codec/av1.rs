@@ -201,8 +201,11 @@ mod tests {
             sequence_headers(&hex(payload)).map(|set| set.bytes.to_vec()).collect::<Vec<_>>()
         };
         let header = hex("08000000043cfeccdaf980");
-        assert_eq!(found("200b08000000043cfeccdaf98030100000"), [header.clone()]);
-        assert_eq!(found("0001120b08000000043cfeccdaf9800430100000"), [header.clone()]);
+        assert_eq!(found("200b08000000043cfeccdaf98030100000"), std::slice::from_ref(&header));
+        assert_eq!(
+            found("0001120b08000000043cfeccdaf9800430100000"),
+            std::slice::from_ref(&header)
+        );
         assert_eq!(found("1808000000043cfeccdaf980"), [header]);
         assert!(found("5808000000043cfeccdaf980").is_empty(), "it is continued");
         assert!(found("9808000000043cfeccdaf980").is_empty(), "the rest of another OBU");

@@ -32,8 +32,8 @@ pub struct PacketCache {
     oldest: u64,
     /// One past the highest number seen.
     next: u64,
-    /// Lowest number since the cache was empty, or since the numbers jumped.
-    began: u64,
+    /// Whether the packet before `oldest` was received.
+    had_before_oldest: bool,
     packets: usize,
     bytes: usize,
     expired_at: Option<Instant>,
@@ -52,7 +52,7 @@ impl PacketCache {
             slots: Vec::new(),
             oldest: 0,
             next: 0,
-            began: 0,
+            had_before_oldest: false,
             packets: 0,
             bytes: 0,
             expired_at: None,
@@ -78,7 +78,7 @@ impl PacketCache {
             self.slots.resize(CACHE_PACKETS_MAX, None);
             self.oldest = seq;
             self.next = seq;
-            self.began = seq;
+            self.had_before_oldest = false;
         }
         let window = CACHE_PACKETS_MAX as u64;
         if seq >= self.next {
@@ -87,7 +87,7 @@ impl PacketCache {
                 // A jump past everything that is held: no viewer can request any of it any more.
                 self.evict_before(self.next, &mut evicted);
                 self.oldest = keep_from;
-                self.began = seq;
+                self.had_before_oldest = false;
             } else {
                 self.evict_before(keep_from, &mut evicted);
             }
@@ -99,7 +99,7 @@ impl PacketCache {
                 return false;
             }
             self.oldest = seq;
-            self.began = self.began.min(seq);
+            self.had_before_oldest = false;
         }
         self.bytes += usize::from(meta.payload_len);
         self.packets += 1;
@@ -162,10 +162,12 @@ impl PacketCache {
         self.next.saturating_sub(1)
     }
 
-    /// Whether the packet before this one was received, whether it is still held or not.
+    /// Whether the packet before this one, which is held, was received; it may have been evicted.
     pub fn had_before(&self, ext_seq: u64) -> bool {
-        let before = ext_seq.saturating_sub(1);
-        (self.began..self.oldest).contains(&before) || self.get(before).is_some()
+        match ext_seq == self.oldest {
+            true => self.had_before_oldest,
+            false => ext_seq.checked_sub(1).is_some_and(|before| self.get(before).is_some()),
+        }
     }
 
     /// Packets held.
@@ -180,7 +182,9 @@ impl PacketCache {
 
     fn evict_before(&mut self, end: u64, evicted: &mut impl FnMut(Arc<Packet>)) {
         while self.oldest < end {
-            if let Some(packet) = self.slots.get_mut(slot(self.oldest)).and_then(Option::take) {
+            let packet = self.slots.get_mut(slot(self.oldest)).and_then(Option::take);
+            self.had_before_oldest = packet.is_some();
+            if let Some(packet) = packet {
                 self.packets -= 1;
                 self.bytes -= usize::from(packet.meta().map_or(0, |meta| meta.payload_len));
                 evicted(packet);
@@ -248,7 +252,11 @@ mod tests {
         ring.insert(packet(2000, 1400, later), drop);
         assert!(ring.packets() > 1, "exactly at the age limit is kept");
         ring.expire(later + Duration::from_millis(1), drop);
-        assert!(ring.had_before(2000) && ring.had_before(1), "they were held");
+        assert!(ring.had_before(2000), "it was held");
+        // All are evicted, and one is missing behind them.
+        let late = later + CACHE_AGE_MAX * 2;
+        ring.insert(packet(2002, 1400, late), drop);
+        assert!(ring.packets() == 1 && !ring.had_before(2002));
         assert_eq!((ring.packets(), ring.bytes()), (1, 1400));
     }
 

@@ -433,7 +433,11 @@ export class Session extends EventTarget {
     this.#become('reconnecting', new WeirError('network', 'The server closed the connection.'));
     const end = await connection.signalling.end();
     if (this.pc || this.state !== 'reconnecting') return;
-    if (!end) return this.#retryLater();
+    if (!end) {
+      // The server still has the session: without a DELETE it would count beside the next one.
+      connection.signalling.delete();
+      return this.#retryLater();
+    }
     const viewer = this.#role === 'viewer';
     const final = end.reason ? FINAL_REASONS.has(end.reason) : !viewer;
     const text = end.text ?? (viewer ? 'The server ended the stream.' : 'The server ended this session.');

@@ -41,7 +41,8 @@ impl Advertise {
     }
 
     /// The candidates for answers. Port 0 stands for the port that media is bound to, where that
-    /// is not known yet. `local_clients` is true when HTTP is served on loopback.
+    /// is not known yet. `local_clients` is true when HTTP is served on loopback and not through a
+    /// proxy.
     pub fn candidates(
         &self,
         media_port: u16,

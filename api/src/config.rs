@@ -80,7 +80,9 @@ impl Config {
     /// 0 stands for the port that media is bound to.
     pub fn candidates(&self, interfaces: &[Interface]) -> Vec<SocketAddr> {
         let advertise = self.advertise.as_ref().unwrap_or(&Advertise::Auto);
-        advertise.candidates(self.media_port, self.http.ip().is_loopback(), interfaces)
+        // Behind a proxy, which is named by its public URL, clients are other machines.
+        let local_clients = self.http.ip().is_loopback() && self.public_url.is_none();
+        advertise.candidates(self.media_port, local_clients, interfaces)
     }
 
     /// Settings whose values differ in `new`.
@@ -352,6 +354,8 @@ mod tests {
         assert_eq!(text(&[], &lan), this_machine);
         assert_eq!(text(&["--advertise", "auto"], &lan), this_machine);
         assert_eq!(text(&[], &[]), "[::]:8189 127.0.0.1:8189");
+        let behind_a_proxy = ["--public-url", "https://a.example"];
+        assert_eq!(text(&behind_a_proxy, &lan), "[::]:8189 10.0.0.7:8189");
         let open = ["--http", "0.0.0.0:80", "--insecure-open", "--media-port", "0"];
         assert_eq!(text(&open, &lan), "[::]:0 10.0.0.7:0");
         assert_eq!(text(&open, &[]), "[::]:0 ", "it has no address yet");

@@ -35,6 +35,17 @@ const KEYFRAME_INTERVAL: u64 = 60;
 /// Size of a keyframe in mean frames.
 const KEYFRAME_FACTOR: u64 = 6;
 
+// Parameter sets of x264 and x265 at 640 x 360, and the first bytes of an IDR slice.
+const H264_SPS: &[u8] =
+    b"\x67\x42\xe0\x1f\x96\x54\x0a\x0f\xd8\x08\x80\x00\x00\x03\x00\x80\x00\x00\x18\x07\x11\x06\x0c";
+const H264_PPS: &[u8] = b"\x68\xce\x3c\x80";
+const H264_IDR: &[u8] = b"\x65\x88\x84\x0a\x0b";
+const H265_VPS: &[u8] =
+    b"\x40\x01\x0c\x01\xff\xff\x01\x60\x00\x00\x03\x00\x90\x00\x00\x03\x00\x00\x03\x00\x5d\x95\x98";
+const H265_SPS: &[u8] = b"\x42\x01\x01\x01\x60\x00\x00\x03\x00\x90\x00\x00\x03\x00\x00\x03\x00\x5d\xa0\x02\x80\x80\x2d\x16\x59\x59\xa4\x93\x2b\xc0\x5a\x02\x00\x00\x03\x00\x02\x00\x00\x03\x00\x0a\x10";
+const H265_PPS: &[u8] = b"\x44\x01\xc1\x72\xb4\x62\x40";
+const H265_IDR: &[u8] = b"\x26\x01\xaf\x0a\x0b";
+
 /// Sizes of frames and packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frames {
@@ -178,14 +189,16 @@ impl Encoder {
         for (n, byte) in payload.iter_mut().enumerate() {
             *byte = n as u8;
         }
-        let start = self.payload_start(frame, position, last);
+        let start = self.payload_start(frame, position, last, payload.len());
         payload[..start.len()].copy_from_slice(&start);
         packet
     }
 
-    fn payload_start(&self, frame: u64, position: usize, last: bool) -> Vec<u8> {
+    fn payload_start(&self, frame: u64, position: usize, last: bool, len: usize) -> Vec<u8> {
         let (first, key) = (position == 0, self.frames.is_key(frame));
         match self.codec {
+            // A viewer begins with a keyframe whose parameter sets are known.
+            Codec::H264 if first && key => aggregate(&[0x78], &[H264_SPS, H264_PPS], H264_IDR, len),
             Codec::H264 => {
                 let nal = if key { 5 } else { 1 };
                 match first && last {
@@ -201,6 +214,9 @@ impl Encoder {
                     bytes.push(u8::from(!key));
                 }
                 bytes
+            }
+            Codec::H265 if first && key => {
+                aggregate(&[48 << 1, 1], &[H265_VPS, H265_SPS, H265_PPS], H265_IDR, len)
             }
             // RFC 7798: a fragmentation unit of an IDR or a trailing picture.
             Codec::H265 => {
@@ -252,4 +268,17 @@ impl Encoder {
         });
         packet
     }
+}
+
+/// Start of an aggregation packet (RFC 6184 section 5.7.1, RFC 7798 section 4.4.2) of `len` bytes: the
+/// sets, then a slice that fills the rest.
+fn aggregate(header: &[u8], sets: &[&[u8]], slice: &[u8], len: usize) -> Vec<u8> {
+    let mut bytes = header.to_vec();
+    for set in sets {
+        bytes.extend((set.len() as u16).to_be_bytes());
+        bytes.extend(*set);
+    }
+    bytes.extend(((len - bytes.len() - 2) as u16).to_be_bytes());
+    bytes.extend(slice);
+    bytes
 }

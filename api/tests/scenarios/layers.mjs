@@ -182,7 +182,7 @@ const changes = (values) => values.slice(1).map((value, n) => Math.abs(value - v
 /** When pictures were stamped, in milliseconds after the first one. */
 const stampsOf = (shown) => shown.map((frame) => ((frame.stamp - shown[0].stamp) >>> 0) / TICKS_PER_MS);
 
-/** How many pictures were shown. What a change of layers replays is stamped a millisecond apart: no pictures of their own. */
+/** How many pictures were shown. What a change of layers replays is stamped closer together than pictures can be: no pictures of their own. */
 function pictures(shown) {
   let last = -Infinity;
   let count = 0;

@@ -169,8 +169,10 @@ impl Control {
             let secret = random::session_secret();
             let session = SessionEntry::new(&new, stream, secret, tracks, local, network);
             self.placement.reserve(&mut session.lock().placed, worker);
-            for section in &session.rejected {
-                tracing::info!(session = %id, stream = %name, "rejected {section}");
+            // One line per session, however many sections it has.
+            if let Some(section) = session.rejected.first() {
+                let sections = session.rejected.len();
+                tracing::info!(session = %id, stream = %name, sections, "rejected {section}");
             }
             let created = self.accept(session, answer);
             state.add_viewer(id, new.created);
@@ -389,7 +391,8 @@ impl Control {
         let mut state = stream.lock();
         let was_contested = state.publishers.contested_until(now).is_some();
         // No source: the publisher has gone already and that event is on its way.
-        let lost = state.publisher_connected(id, stream.shared.source.load_full(), now);
+        let mut lost = state.publisher_connected(id, stream.shared.source.load_full(), now);
+        lost.extend(state.publishers.turn_away(self.config.takeover, now));
         if !was_contested && state.publishers.contested_until(now).is_some() {
             tracing::warn!(
                 stream = %stream.shared.name,

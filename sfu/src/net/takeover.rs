@@ -42,7 +42,7 @@ enum Stage {
     Connecting,
     /// It connected: it holds the stream, or has lost it.
     Connected,
-    /// It lost the stream and is being closed.
+    /// It lost the stream, or may not have it any more, and is being closed.
     Replaced,
 }
 
@@ -104,7 +104,7 @@ impl Publishers {
         }
         let holder_id = holder.as_ref().map(|source| source.publisher);
         let before = self.live.as_ref().map(|live| live.source.publisher);
-        if before.is_some() && before != holder_id {
+        if before.is_some() && holder_id.is_some() && before != holder_id {
             self.takeovers.push_back(now);
             if self.takeovers.len() > CONTEST_TAKEOVERS {
                 self.takeovers.pop_front();
@@ -121,6 +121,21 @@ impl Publishers {
             }
         }
         lost
+    }
+
+    /// The sessions that were answered before and that the policy refuses now, because another one is live or
+    /// the stream is contested since. They must be closed: they would take the stream when they connect.
+    pub(super) fn turn_away(&mut self, policy: Takeover, now: Instant) -> Vec<SessionId> {
+        if self.may_add(policy, now).is_ok() {
+            return Vec::new();
+        }
+        let waiting = self.sessions.iter_mut().filter(|one| one.stage == Stage::Connecting);
+        waiting
+            .map(|publisher| {
+                publisher.stage = Stage::Replaced;
+                publisher.id
+            })
+            .collect()
     }
 
     /// Removes a session that ended, with `holder` as the stream's source now. True if it held the stream.
@@ -264,6 +279,24 @@ mod tests {
         // A stream that nobody holds is open to everyone.
         publishers.remove(SessionId(3), None, second(8));
         assert_eq!(publishers.may_add(Takeover::Always, second(8)), Ok(()));
+    }
+
+    #[test]
+    fn sessions_that_were_answered_before_the_policy_refuses_them_are_turned_away() {
+        let now = Instant::now();
+        let mut publishers = of(&[1, 2]);
+        assert_eq!(publishers.turn_away(Takeover::Reject, now), [], "none is live");
+        publishers.connected(SessionId(1), source(1, 1), now);
+        assert_eq!(publishers.turn_away(Takeover::Always, now), []);
+        assert_eq!(publishers.turn_away(Takeover::Reject, now), [SessionId(2)]);
+        assert_eq!(publishers.turn_away(Takeover::Reject, now), [], "once");
+        // Five were answered at once; the third takeover begins a contest.
+        let mut publishers = of(&[0, 1, 2, 3, 4]);
+        for n in 0..4 {
+            assert_eq!(publishers.turn_away(Takeover::Always, now), []);
+            publishers.connected(SessionId(n), source(n, n as u32), now);
+        }
+        assert_eq!(publishers.turn_away(Takeover::Always, now), [SessionId(4)]);
     }
 
     #[test]

@@ -206,6 +206,8 @@ fn sample_checks_some_viewers_fully_and_some_packets_of_the_others() {
 
 #[test]
 fn audio_latency_is_measured_and_altered_audio_is_detected() {
+    // The clock of stamps begins with its first use, which must not be after `now`.
+    crate::clock::since_start_us(Instant::now());
     let now = Instant::now();
     let mut receiver = Receiver::new(now, CheckLevel::Full, None, true, 5);
     assert!(!receiver.handle_timeout(now + PLI_INTERVAL).keyframe, "there is no video");

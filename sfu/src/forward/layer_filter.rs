@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::ids::LayerKey;
 use crate::media::PacketMeta;
 use crate::rtp::layer_set::TEMPORAL_LAYERS_MAX;
+use crate::rtp::unit_parts::UnitParts;
 
 /// The highest layers that may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,10 +257,12 @@ impl LayerFilter {
     fn next_level(&self, meta: &PacketMeta, begins_picture: bool) -> LayerCap {
         let frame = &meta.frame;
         let mut level = self.level;
+        // Parameter sets in a packet of their own begin the picture; its first slice comes behind them.
+        let is_first_slice = frame.parts.contains(UnitParts::FIRST_SLICE);
+        if frame.keyframe && (begins_picture || is_first_slice) {
+            return self.cap;
+        }
         if begins_picture {
-            if frame.keyframe {
-                return self.cap;
-            }
             level.temporal = level.temporal.min(self.cap.temporal);
             level.spatial = level.spatial.min(self.cap.spatial);
         }
@@ -476,6 +479,28 @@ mod tests {
         assert!(!layer_filter.is_open(), "late packets may come");
         layer_filter.decide(key(1, 0), &temporal(5 + REOPENS_AFTER, 2));
         assert!(layer_filter.is_open());
+    }
+
+    #[test]
+    fn keyframe_behind_a_packet_of_parameter_sets_opens_all_layers() {
+        let mut layer_filter = LayerFilter::new();
+        layer_filter.begin(key(1, 0), &temporal(1, 0));
+        layer_filter.set(LayerCap { temporal: 0, ..LayerCap::OPEN }, 1);
+        layer_filter.decide(key(1, 0), &temporal(2, 0));
+        layer_filter.set(LayerCap::OPEN, 1);
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(3, 1)), FilterDecision::Drop);
+        // H.265: the sets in a packet of their own, then the slice with the same timestamp.
+        let part = |seq, keyframe, parts| {
+            let mut meta = frame(seq, Some(0), |frame| {
+                (frame.starts_frame, frame.keyframe, frame.parts) = (false, keyframe, parts);
+            });
+            (meta.timestamp, meta.marker) = (12_000, keyframe);
+            meta
+        };
+        layer_filter.decide(key(1, 0), &part(4, false, UnitParts::SPS));
+        let slice = UnitParts::PICTURE.with(UnitParts::FIRST_SLICE);
+        layer_filter.decide(key(1, 0), &part(5, true, slice));
+        assert_eq!(layer_filter.decide(key(1, 0), &temporal(6, 1)), KEEP);
     }
 
     /// No packet reports how many layers there are.

@@ -486,16 +486,21 @@ impl RtpSender {
         let numbered = Numbered::new(source, out, timestamp, (picture_id, tl0), form);
         if newest {
             let frame_number = meta.frame.frame_number.unwrap_or(0);
-            // A packet without payload, such as padding, ends no frame and begins none.
-            let ended = meta.payload_len == 0 && self.last.is_some_and(|last| last.marker);
-            self.issued_to = seq + 1;
-            self.last = Some(LastSent {
+            let mut sent = LastSent {
                 timestamp,
                 picture_id,
                 tl0_pic_idx: tl0,
                 frame_number: frame_number.wrapping_add(segment.frame_delta),
-                marker: numbered.marker() || ended,
-            });
+                marker: numbered.marker(),
+            };
+            if meta.payload_len == 0
+                && let Some(last) = self.last
+            {
+                // A packet without payload, such as padding, ends no frame and begins none.
+                sent = LastSent { timestamp, marker: sent.marker || last.marker, ..last };
+            }
+            self.issued_to = seq + 1;
+            self.last = Some(sent);
             if !segment.catch_up.is_over()
                 && let Some(segment) = self.segments.get_mut(place).and_then(Option::as_mut)
             {

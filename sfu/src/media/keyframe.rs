@@ -64,7 +64,9 @@ struct Begun {
     timestamp: u32,
     /// One past the last packet of it that came without a gap before.
     next: u64,
-    /// Whether the last of these packets has the marker bit.
+    /// One past the last of these packets that has a payload.
+    end: u64,
+    /// Whether that packet has the marker bit.
     marked: bool,
     /// Whether the next access unit was seen behind it.
     ended: bool,
@@ -133,11 +135,12 @@ impl KeyframeCache {
             self.sets.learn(codec, packet.payload(), meta.ext_seq, meta.arrival);
         }
         let opened = self.opens_with(meta);
+        if self.begun.as_ref().is_some_and(|begun| begun.next == meta.ext_seq) {
+            // Before another one opens: this packet may end the one that has begun.
+            self.advance(packets);
+        }
         if let Some((key, timestamp)) = opened {
             self.open(codec, key, timestamp, packets);
-        }
-        let is_next = self.begun.as_ref().is_some_and(|begun| begun.next == meta.ext_seq);
-        if opened.is_some() || is_next {
             self.advance(packets);
         }
     }
@@ -202,6 +205,7 @@ impl KeyframeCache {
             start: DecoderStart { first, key, needs_sets: is_bare },
             timestamp,
             next: first,
+            end: first,
             marked: false,
             ended: false,
             too_large: false,
@@ -216,21 +220,27 @@ impl KeyframeCache {
     /// is at a packet with the marker bit, unless more packets follow with the same timestamp.
     fn advance(&mut self, packets: &PacketCache) {
         let Some(begun) = self.begun.as_mut().filter(|begun| !begun.too_large) else { return };
+        let first = begun.start.first;
         while !begun.ended
+            && begun.next - first <= KEYFRAME_PACKETS_MAX as u64
             && let Some(meta) = packets.get(begun.next).and_then(|packet| packet.meta())
         {
             if begun.next > begun.start.key && meta.timestamp != begun.timestamp {
                 begun.ended = true;
                 break;
             }
-            self.marks_parts |= begun.marked && begun.next > begun.start.key;
-            begun.marked = meta.marker;
+            // Padding behind the last packet is no part of the picture.
+            if meta.payload_len > 0 {
+                self.marks_parts |= begun.marked && begun.next > begun.start.key;
+                begun.marked = meta.marker;
+                begun.end = begun.next + 1;
+            }
             begun.next += 1;
         }
-        let is_past_key = begun.next > begun.start.key;
+        let is_past_key = begun.end > begun.start.key;
         let is_whole = begun.ended || (begun.marked && is_past_key && !self.marks_parts);
-        let range = begun.start.first..begun.next;
-        begun.too_large = begun.next - begun.start.first > KEYFRAME_PACKETS_MAX as u64;
+        let range = first..begun.end;
+        begun.too_large = begun.next - first > KEYFRAME_PACKETS_MAX as u64;
         let kept = self.whole.as_ref().map(|keyframe| keyframe.first()..keyframe.end());
         if begun.too_large || !is_whole || kept.as_ref() == Some(&range) {
             return;
@@ -290,7 +300,7 @@ impl KeyframeCache {
     pub fn is_decided(&self) -> bool {
         let is_kept = |begun: &Begun| {
             let whole = self.whole.as_ref().map(|keyframe| keyframe.first()..keyframe.end());
-            whole == Some(begun.start.first..begun.next)
+            whole == Some(begun.start.first..begun.end)
         };
         self.begun.as_ref().is_some_and(|begun| begun.too_large || is_kept(begun))
     }

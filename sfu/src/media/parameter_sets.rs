@@ -50,7 +50,8 @@ impl ParameterSets {
     /// and id, unless that came with a later packet.
     pub fn learn(&mut self, codec: Codec, payload: &[u8], ext_seq: u64, now: Instant) {
         let mut changed = false;
-        for set in parameter_sets(codec, payload) {
+        // More than are kept would replace each other.
+        for set in parameter_sets(codec, payload).take(SETS_MAX) {
             changed |= self.keep(codec, &set, ext_seq, now);
         }
         if changed {

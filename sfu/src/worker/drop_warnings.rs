@@ -22,10 +22,14 @@ impl DropWarnings {
     /// Notes that a packet was dropped. Of several sizes the first is told, until the warning is
     /// over.
     pub(super) fn note(&mut self, now: Instant, warning: Warning) {
-        let is_free = |place: &Option<(Warning, Instant)>| {
-            place.is_none_or(|(known, last)| known.code() == warning.code() || is_over(last, now))
+        let is_same = |place: &Option<(Warning, Instant)>| {
+            place.is_some_and(|(known, _)| known.code() == warning.code())
         };
-        if let Some(place) = self.0.iter_mut().find(|place| is_free(place)) {
+        let is_free =
+            |place: &Option<(Warning, Instant)>| place.is_none_or(|(_, last)| is_over(last, now));
+        let places = &mut self.0;
+        let place = places.iter().position(is_same).or_else(|| places.iter().position(is_free));
+        if let Some(place) = place.and_then(|place| places.get_mut(place)) {
             let known = place.filter(|(_, last)| !is_over(*last, now));
             *place = Some((known.map_or(warning, |(known, _)| known), now));
         }
@@ -66,5 +70,9 @@ mod tests {
         warnings.note(at(64), Warning::PoolExhausted);
         warnings.note(at(64), large(1_460));
         assert_eq!(shown(&warnings, 64), [Warning::PoolExhausted, large(1_460)]);
+        // A place before it is free, and the code has one already.
+        warnings.note(at(123), large(1_470));
+        warnings.note(at(125), large(1_480));
+        assert_eq!(shown(&warnings, 125), [large(1_460)]);
     }
 }

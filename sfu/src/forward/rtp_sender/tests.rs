@@ -208,6 +208,23 @@ fn picture_ids_of_vp8_close_and_those_of_vp9_keep_their_gaps() {
     }
 }
 
+#[test]
+fn picture_ids_go_on_behind_a_packet_without_payload() {
+    let mut sender = sender(Codec::Vp8);
+    begin(&mut sender, &meta(70_000, 50));
+    keep(&mut sender, &meta(70_000, 50)).unwrap();
+    let frame = FrameInfo::default();
+    keep(&mut sender, &PacketMeta { payload_len: 0, frame, ..meta(70_001, 50) }).unwrap();
+    let next = meta(5, 900);
+    sender.switch_source(
+        layer(1),
+        &next,
+        SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
+    );
+    let next = sender.assign(layer(1), &next, true, false).unwrap().stamp(0);
+    assert_eq!(next.picture_id & 0x7fff, 51);
+}
+
 fn closes_packet(sender: &mut RtpSender, seq: u64, frame: u32) {
     assert_eq!(drop(sender, &meta(seq, frame)), Err(NotNumbered::Filtered));
 }

@@ -302,3 +302,31 @@ fn access_unit_has_a_longest_beginning() {
     layer.feed_payloads(Codec::H264, &[(key, 9_000, true, IDR)]);
     assert_eq!(layer.cache.begins(), Some(key - LEAD_PACKETS_MAX));
 }
+
+/// Padding, and useless packets that are forwarded as numbers, have the timestamp of the picture
+/// before them.
+#[test]
+fn packet_without_payload_behind_a_keyframe_changes_nothing() {
+    let mut layer = Layer::new();
+    layer.feed(&[(100, 9, true, false), (101, 9, false, true)]);
+    assert!(layer.whole() == Some((100, 102)) && layer.cache.is_decided());
+    layer.payload_len = 0;
+    layer.feed(&[(102, 9, false, false)]);
+    assert!(layer.whole() == Some((100, 102)) && layer.cache.is_decided());
+    layer.payload_len = 1_000;
+    // The next keyframe is whole at its marker.
+    layer.feed(&[(103, 12, false, true), (104, 15, true, false), (105, 15, false, true)]);
+    assert!(layer.whole() == Some((104, 106)) && layer.cache.is_decided());
+}
+
+#[test]
+fn stream_of_keyframes_without_reliable_markers_has_whole_ones() {
+    for marker in [false, true] {
+        let mut layer = Layer::new();
+        for n in 0..10 {
+            let (seq, timestamp) = (100 + 2 * n, 9 + 3 * n as u32);
+            layer.feed(&[(seq, timestamp, true, marker), (seq + 1, timestamp, false, marker)]);
+        }
+        assert_eq!(layer.whole(), Some((116, 118)), "the last that was seen to end");
+    }
+}

@@ -667,9 +667,9 @@ impl Forwarder {
             Some(bytes) => CatchUp::paced(now, first.ext_seq, end, bytes, cached.bitrate),
             None => CatchUp::at_once(now, first.ext_seq, end),
         };
-        let sets =
-            cache.keyframe(key).map_or(&[][..], |keyframe| keyframe.sets_before(first.ext_seq));
-        let needs_sets = !sets.is_empty();
+        let needs_sets = cache
+            .keyframe(key)
+            .is_some_and(|keyframe| !keyframe.sets_before(first.ext_seq).is_empty());
         let pass = Pass::cached(catch_up, needs_sets);
         self.flow = Flow::Sending { layer: key, pass, next: Next::Same };
         if self.decisions.last().is_none_or(|last| last.layer.is_none()) {

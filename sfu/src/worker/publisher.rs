@@ -348,22 +348,13 @@ impl Publisher {
         self.tracks
             .iter_mut()
             .map(|track| TrackInfo {
-                mid: track.plan.mid.clone(),
-                kind: track.plan.kind,
                 codec: Some(track.plan.format.codec),
                 layers: track
                     .layers
                     .iter_mut()
                     .filter_map(|layer| layer.report(now))
                     .collect::<Vec<LayerInfo>>(),
-                reason: None,
-                reason_text: None,
-                current_layer: None,
-                target_layer: None,
-                target_reason: None,
-                current_temporal_layer: None,
-                target_temporal_layer: None,
-                preference: None,
+                ..TrackInfo::bare(&track.plan.mid, track.plan.kind)
             })
             .collect()
     }

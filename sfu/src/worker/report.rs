@@ -106,21 +106,30 @@ pub struct PublisherStatus {
 }
 
 impl TrackInfo {
-    /// An m-line of a viewer that the answer rejected.
-    pub fn rejected(section: &RejectedSection) -> Self {
+    /// An m-line without codec and layers, and without what only a viewer's track has.
+    pub(super) fn bare(mid: &str, kind: MediaKind) -> Self {
         Self {
-            mid: section.mid.clone(),
-            kind: section.kind,
+            mid: mid.to_owned(),
+            kind,
             codec: None,
             layers: Vec::new(),
-            reason: Some(section.cause.label()),
-            reason_text: Some(section.cause.to_string()),
+            reason: None,
+            reason_text: None,
             current_layer: None,
             target_layer: None,
             target_reason: None,
             current_temporal_layer: None,
             target_temporal_layer: None,
             preference: None,
+        }
+    }
+
+    /// An m-line of a viewer that the answer rejected.
+    pub fn rejected(section: &RejectedSection) -> Self {
+        Self {
+            reason: Some(section.cause.label()),
+            reason_text: Some(section.cause.to_string()),
+            ..Self::bare(&section.mid, section.kind)
         }
     }
 }

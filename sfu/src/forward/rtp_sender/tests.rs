@@ -59,12 +59,14 @@ fn at(now: Instant) -> SendTime {
     SendTime::since(now, now)
 }
 
+/// Continues with this layer, by its own clock.
+fn switch(sender: &mut RtpSender, key: LayerKey, first: &PacketMeta) {
+    let switch = SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false };
+    sender.switch_source(key, first, switch);
+}
+
 fn begin(sender: &mut RtpSender, first: &PacketMeta) {
-    sender.switch_source(
-        LAYER,
-        first,
-        SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
-    );
+    switch(sender, LAYER, first);
 }
 
 fn sent(sender: &mut RtpSender, meta: &PacketMeta, numbered: Numbered) -> SentRecord {
@@ -102,11 +104,7 @@ fn numbers_close_over_filtered_packets() {
     assert_eq!(out(&mut sender, 103), 1_001);
     closes(&mut sender, 104);
     // The next layer continues after the last number that was sent.
-    sender.switch_source(
-        layer(1),
-        &meta(7, 7),
-        SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
-    );
+    switch(&mut sender, layer(1), &meta(7, 7));
     let next = sender.assign(layer(1), &meta(7, 7), true, false).unwrap().stamp(0);
     assert_eq!(next.out, 1_002);
     assert_eq!(drop(&mut sender, &meta(104, 104)), Err(NotNumbered::OutsideSegments), "too late");
@@ -148,11 +146,7 @@ fn late_packet_of_the_old_layer_takes_no_number_of_the_next_one() {
     begin(&mut sender, &meta(100, 100));
     assert_eq!(out(&mut sender, 100), 1_000);
     closes(&mut sender, 102);
-    sender.switch_source(
-        layer(1),
-        &meta(7, 7),
-        SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
-    );
+    switch(&mut sender, layer(1), &meta(7, 7));
     // Its number would be the one that the next layer begins with.
     for late in [101, 103] {
         let late = meta(late, late as u32);
@@ -198,11 +192,7 @@ fn picture_ids_of_vp8_close_and_those_of_vp9_keep_their_gaps() {
         let pictures: Vec<_> = sent.iter().map(|record| record.picture_id & 0x7fff).collect();
         assert_eq!(pictures, ids.map(|id| [id; 2]).concat(), "{codec:?}");
         let next = meta(5, 900);
-        sender.switch_source(
-            layer(1),
-            &next,
-            SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
-        );
+        switch(&mut sender, layer(1), &next);
         let next = sender.assign(layer(1), &next, true, false).unwrap().stamp(0);
         assert_eq!(next.picture_id & 0x7fff, ids[2] + 1, "over the source switch");
     }
@@ -216,11 +206,7 @@ fn picture_ids_go_on_behind_a_packet_without_payload() {
     let frame = FrameInfo::default();
     keep(&mut sender, &PacketMeta { payload_len: 0, frame, ..meta(70_001, 50) }).unwrap();
     let next = meta(5, 900);
-    sender.switch_source(
-        layer(1),
-        &next,
-        SourceSwitch { ts_delta: 0, catch_up: CatchUpTimestamps::NONE, gap: false },
-    );
+    switch(&mut sender, layer(1), &next);
     let next = sender.assign(layer(1), &next, true, false).unwrap().stamp(0);
     assert_eq!(next.picture_id & 0x7fff, 51);
 }

@@ -53,39 +53,7 @@ impl Problem {
         let ended = Self::new(StatusCode::NOT_FOUND, end_text(reason));
         Self { reason: Some(reason), ..ended }
     }
-}
 
-/// Text for the person whose session ended.
-fn end_text(reason: CloseReason) -> &'static str {
-    use CloseReason as R;
-    match reason {
-        R::Deleted => "the session was deleted at its URL",
-        R::PeerClosed => "the client closed the connection",
-        R::NoIce => {
-            "no connectivity check arrived at the media port; open its UDP port in the firewall, and \
-             advertise an address that clients can reach (--advertise)"
-        }
-        R::DtlsTimeout => "the encrypted connection (DTLS) was not ready in time",
-        R::DtlsFailed => "the encrypted connection (DTLS) failed",
-        R::FingerprintMismatch => {
-            "the certificate of the connection (DTLS) is not the one that the offer named"
-        }
-        R::ConsentExpired => {
-            "nothing arrived from the client any more; its network was interrupted"
-        }
-        R::TakenOver => "another publisher went live under this name",
-        R::StreamEnded => "nobody publishes this stream any more",
-        R::CodecNotNegotiated => {
-            "the publisher now uses a codec that this session did not negotiate"
-        }
-        R::Kicked => "an operator ended this session",
-        R::Shutdown => "the server stops",
-        R::Panic | R::WorkerLost => "the server met an internal error",
-        R::Evicted => "the session was not connected yet, and its place was needed; POST again",
-    }
-}
-
-impl Problem {
     /// 404 for a session that ended a moment ago, with the reason, for operators.
     pub fn session_ended(end: &SessionEnd) -> Self {
         let cause = end.cause.as_deref().map_or_else(String::new, |cause| format!(": {cause}"));
@@ -119,6 +87,36 @@ impl IntoResponse for Problem {
             .into_response();
         response.headers_mut().extend(self.headers);
         response
+    }
+}
+
+/// Text for the person whose session ended.
+fn end_text(reason: CloseReason) -> &'static str {
+    use CloseReason as R;
+    match reason {
+        R::Deleted => "the session was deleted at its URL",
+        R::PeerClosed => "the client closed the connection",
+        R::NoIce => {
+            "no connectivity check arrived at the media port; open its UDP port in the firewall, and \
+             advertise an address that clients can reach (--advertise)"
+        }
+        R::DtlsTimeout => "the encrypted connection (DTLS) was not ready in time",
+        R::DtlsFailed => "the encrypted connection (DTLS) failed",
+        R::FingerprintMismatch => {
+            "the certificate of the connection (DTLS) is not the one that the offer named"
+        }
+        R::ConsentExpired => {
+            "nothing arrived from the client any more; its network was interrupted"
+        }
+        R::TakenOver => "another publisher went live under this name",
+        R::StreamEnded => "nobody publishes this stream any more",
+        R::CodecNotNegotiated => {
+            "the publisher now uses a codec that this session did not negotiate"
+        }
+        R::Kicked => "an operator ended this session",
+        R::Shutdown => "the server stops",
+        R::Panic | R::WorkerLost => "the server met an internal error",
+        R::Evicted => "the session was not connected yet, and its place was needed; POST again",
     }
 }
 

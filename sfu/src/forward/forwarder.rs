@@ -347,8 +347,9 @@ impl Forwarder {
     /// The layer of which a keyframe is to be requested: once for each layer that is awaited, unless
     /// a keyframe of it is arriving.
     pub fn take_keyframe_request(&mut self) -> Option<LayerKey> {
-        let arriving = self.starts.arriving().map(|(key, _)| key);
-        let awaited = self.flow.awaits_keyframe().filter(|key| arriving != Some(*key));
+        // A visit that awaits nothing does not read the starts, which lie in a cold cache line.
+        let arrives = |key: &LayerKey| self.starts.arriving().is_some_and(|(of, _)| of == *key);
+        let awaited = self.flow.awaits_keyframe().filter(|key| !arrives(key));
         let requested = std::mem::replace(&mut self.requested_keyframe, awaited);
         awaited.filter(|_| requested != awaited)
     }

@@ -4,14 +4,15 @@
 //! [`start`] from which keyframe. [`forwarder`] decides packet by packet. [`layer_filter`] leaves
 //! out upper layers inside one stream. [`catch_up`] brings a viewer from a cached keyframe to the
 //! present, [`catch_up_timestamps`] sets the timestamps of the frames between. [`rtp_sender`]
-//! numbers sent packets, closes the numbers over dropped ones (`sequence`), and writes them;
-//! [`sent`] remembers it for retransmission. All pure; called by `worker/subscription.rs`, sealed
-//! by `transport/srtp`.
+//! numbers sent packets, closes the numbers over dropped ones (`sequence`), and writes them behind
+//! their `header`; [`sent`] remembers it for retransmission. All pure; called by
+//! `worker/subscription.rs`, sealed by `transport/srtp`.
 
 pub mod catch_up;
 pub mod catch_up_timestamps;
 pub mod decision;
 pub mod forwarder;
+mod header;
 pub mod layer_cache;
 pub mod layer_filter;
 pub mod layer_preference;

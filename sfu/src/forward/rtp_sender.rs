@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::catch_up_timestamps::CatchUpTimestamps;
+use super::header::{Carrier, Fields, Header, Template};
 use super::sent::{
     BLANK, MARKER, NotClaimed, Numbered, PADDED, SendTime, SentMap, SentRecord, SourceSeq,
 };
@@ -21,9 +22,7 @@ use crate::codec::Codec;
 use crate::ids::LayerKey;
 use crate::media::{Packet, PacketMeta};
 use crate::rtp::codec::{PictureIds, patch_picture_ids};
-use crate::rtp::dependency_descriptor::shift_frame_number;
-use crate::rtp::ext::{ExtKind, ExtWriter};
-use crate::rtp::packet::RTP_HEADER_LEN;
+use crate::rtp::ext::ExtKind;
 use crate::rtp::red::{red_primary, rewrite_red_payload_types};
 use crate::warm::warm;
 
@@ -97,14 +96,6 @@ pub enum NotNumbered {
     /// The packet was left out by the layer filter.
     Filtered,
 }
-
-/// Bytes on the wire above which a packet leaves out the extensions that decoding does not need: what
-/// IPv6 carries on Ethernet (1500 - 40 - 8). The bound is one for all paths, because a repeated packet
-/// must be the same bytes even if its viewer has moved to another address.
-const FULL_HEADER_BYTES_MAX: usize = 1452;
-
-/// Longest SRTP tag (RFC 7714: 16 bytes).
-const SRTP_TAG_BYTES_MAX: usize = 16;
 
 /// One byte of padding: its value is the padding length.
 const PADDING: &[u8] = &[1];
@@ -205,7 +196,7 @@ impl RtpSender {
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         warm!(self.timestamp_delta(), self.last, self.octets, self.format);
-        warm!(self.template.bytes.first().copied(), self.template.len);
+        self.template.warm();
         self.issued.warm();
         if let Some(sent) = &self.sent {
             sent.warm(self.issued.next() as u32);
@@ -597,8 +588,7 @@ impl RtpSender {
         })
     }
 
-    /// Writes the header of a packet with `behind` bytes behind it. Of a large packet only the
-    /// extensions are kept that decoding needs.
+    /// Writes the header of a packet with `behind` bytes behind it.
     fn write_header(
         &self,
         record: &SentRecord,
@@ -607,151 +597,21 @@ impl RtpSender {
         (packet, meta, behind): (&Packet, &PacketMeta, usize),
         out: &mut [u8],
     ) -> Option<Header> {
-        let is_full = |len: usize| len + behind + SRTP_TAG_BYTES_MAX <= FULL_HEADER_BYTES_MAX;
-        // Most video packets carry no extension of the publisher's: their header is always the
-        // same.
-        let header = if record.is_blank() || matches!(meta.exts.first(), Some(None)) {
-            match record.is_blank() || is_full(self.template.len) {
-                true => Header { len: self.template.write(twcc, out)?, is_full: true },
-                false => Header { len: RTP_HEADER_LEN, is_full: false },
-            }
-        } else {
-            let numbered = meta.frame.frame_number.is_some();
-            let frame_delta = if numbered { self.frame_delta(record)? } else { 0 };
-            let carrier = Carrier { packet, meta, frame_delta };
-            let all = |_| true;
-            let len = write_extensions(&self.config, Some(twcc), Some(carrier), all, out)?;
-            match is_full(len) {
-                true => Header { len, is_full: true },
-                false => {
-                    // A decoder that was promised descriptors cannot do without.
-                    let needed = |kind| kind == ExtKind::DependencyDescriptor;
-                    let len = write_extensions(&self.config, None, Some(carrier), needed, out)?;
-                    Header { len, is_full: false }
-                }
+        let (marker, timestamp) = (record.marker(), record.timestamp);
+        let fields = Fields { marker, pt, sequence, timestamp, ssrc };
+        if record.is_blank() {
+            return self.template.write(&self.config, fields, twcc, (None, 0), out);
+        }
+        let carrier = match meta.exts.first() {
+            Some(None) => None,
+            _ => {
+                let numbered = meta.frame.frame_number.is_some();
+                let frame_delta = if numbered { self.frame_delta(record)? } else { 0 };
+                Some(Carrier { packet, meta, frame_delta })
             }
         };
-        let fixed = out.first_chunk_mut::<RTP_HEADER_LEN>()?;
-        fixed[0] = 0x80 | if header.len > RTP_HEADER_LEN { 0x10 } else { 0 };
-        fixed[1] = pt & 0x7f | if record.marker() { 0x80 } else { 0 };
-        fixed[2..4].copy_from_slice(&sequence.to_be_bytes());
-        fixed[4..8].copy_from_slice(&record.timestamp.to_be_bytes());
-        fixed[8..12].copy_from_slice(&ssrc.to_be_bytes());
-        Some(header)
+        self.template.write(&self.config, fields, twcc, (carrier, behind), out)
     }
-}
-
-/// Header as it was written.
-#[derive(Debug, Clone, Copy)]
-struct Header {
-    len: usize,
-    /// Whether it has all extensions.
-    is_full: bool,
-}
-
-/// Bytes of the fixed header and the extensions of every packet. A mid of 16 bytes and a
-/// transport-wide number in two-byte form are 12 + 4 + 18 + 4 and two of padding.
-const TEMPLATE_BYTES: usize = 48;
-
-/// Header of packets that carry no extension of the publisher's, written once.
-#[derive(Debug)]
-struct Template {
-    bytes: [u8; TEMPLATE_BYTES],
-    len: usize,
-    /// Offset of the transport-wide number.
-    twcc_at: Option<usize>,
-}
-
-impl Template {
-    fn new(config: &RtpSenderConfig) -> Self {
-        // Two headers whose numbers have no byte in common show the offset of the number.
-        let [ours, other] = [0x0102, 0x0304].map(|twcc: u16| {
-            let mut bytes = [0; TEMPLATE_BYTES];
-            let len = write_extensions(config, Some(twcc), None, |_| true, &mut bytes);
-            (bytes, len.unwrap_or(RTP_HEADER_LEN))
-        });
-        let ((bytes, len), (changed, _)) = (ours, other);
-        let twcc_at = bytes.iter().zip(changed).position(|(a, b)| *a != b);
-        Self { bytes, len, twcc_at }
-    }
-
-    fn write(&self, twcc: u16, out: &mut [u8]) -> Option<usize> {
-        // The whole array is copied: a copy of constant length is cheaper than one of variable
-        // length.
-        out.get_mut(..TEMPLATE_BYTES)?.copy_from_slice(&self.bytes);
-        if let Some(at) = self.twcc_at {
-            out.get_mut(at..at + 2)?.copy_from_slice(&twcc.to_be_bytes());
-        }
-        Some(self.len)
-    }
-}
-
-/// Longest data of an extension element (RFC 8285 section 4.3).
-const EXT_BYTES_MAX: usize = 255;
-
-/// A packet whose own extensions are forwarded.
-#[derive(Clone, Copy)]
-struct Carrier<'a> {
-    packet: &'a Packet,
-    meta: &'a PacketMeta,
-    /// Offset of the frame number of its descriptor.
-    frame_delta: u16,
-}
-
-/// Writes the extensions after the fixed header, with those that this packet carries; returns the
-/// header's length. Extensions that the form cannot express, or that do not fit, are left out, as are
-/// those that `keep` refuses.
-fn write_extensions(
-    config: &RtpSenderConfig,
-    twcc: Option<u16>,
-    carrier: Option<Carrier<'_>>,
-    keep: impl Fn(ExtKind) -> bool,
-    out: &mut [u8],
-) -> Option<usize> {
-    let two_byte = needs_two_byte(config, carrier.map(|carrier| carrier.meta));
-    let mut writer = ExtWriter::new(out.get_mut(RTP_HEADER_LEN..)?, two_byte);
-    for &(kind, id) in config.exts.iter().filter(|(kind, _)| keep(*kind)) {
-        match kind {
-            ExtKind::Mid => _ = writer.push(id, &config.mid),
-            ExtKind::TransportCc => {
-                _ = twcc.map(|twcc| writer.push(id, &twcc.to_be_bytes()));
-            }
-            _ => {
-                let Some(Carrier { packet, meta, frame_delta }) = carrier else { continue };
-                let carried = meta.exts.iter().flatten().find(|ext| ext.kind == kind);
-                let Some(data) = carried.map(|ext| packet.ext(*ext)) else { continue };
-                let mut copy = [0; EXT_BYTES_MAX];
-                match copy.get_mut(..data.len()) {
-                    // A receiver drops frames whose numbers precede those it has seen: they
-                    // continue.
-                    Some(copy) if kind == ExtKind::DependencyDescriptor => {
-                        copy.copy_from_slice(data);
-                        shift_frame_number(copy, frame_delta);
-                        writer.push(id, copy);
-                    }
-                    _ => _ = writer.push(id, data),
-                }
-            }
-        }
-    }
-    Some(RTP_HEADER_LEN + writer.finish())
-}
-
-/// One-byte headers carry 16 bytes and ids up to 14 (RFC 8285 section 4.2).
-fn needs_two_byte(config: &RtpSenderConfig, meta: Option<&PacketMeta>) -> bool {
-    let carried = |kind| {
-        let mut exts = meta.into_iter().flat_map(|meta| meta.exts.iter().flatten());
-        exts.find(|ext| ext.kind == kind).map_or(0, |ext| usize::from(ext.len))
-    };
-    config.two_byte_exts
-        && config.exts.iter().any(|&(kind, id)| {
-            let len = match kind {
-                ExtKind::Mid => config.mid.len(),
-                ExtKind::TransportCc => 2,
-                _ => carried(kind),
-            };
-            len > 16 || (id > 14 && len > 0)
-        })
 }
 
 fn picture_number(picture: PictureIds) -> u16 {

@@ -70,6 +70,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// count as an answer. A layer that ignores requests passes once in seventeen by chance.
 const ANSWER_RATIO_MIN: u32 = 16;
 
+/// Time without packets after which the time between two keyframes says nothing about the encoder:
+/// it was paused, or the network was away.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// Keyframes within this time are one: parameter sets and slices of one picture are each reported.
 /// Needs within it are of viewers that had not received it yet. A viewer that joins after its first
 /// packet has a new need.
@@ -145,6 +149,8 @@ pub struct KeyframePlanner {
     waiting_since: [Option<Instant>; KeyframeNeed::ALL.len()],
     last_need: Option<Instant>,
     last_sent: Option<Instant>,
+    /// The last request to another layer of the same encoder.
+    sibling_requested: Option<Instant>,
     /// Requests since the last keyframe.
     tries: u32,
     /// First request of the last series.
@@ -181,6 +187,7 @@ impl KeyframePlanner {
             waiting_since: Default::default(),
             last_need: None,
             last_sent: None,
+            sibling_requested: None,
             tries: 0,
             row_began: None,
             pending: None,
@@ -227,6 +234,7 @@ impl KeyframePlanner {
             return;
         }
         self.judge(now);
+        self.note_silence(now);
         let took = self.row_began.map(|began| now.saturating_duration_since(began));
         // No answer takes less than a round trip; the present one may be shorter than the average.
         let least = self.rtt.map_or(Duration::ZERO, |rtt| rtt / 2);
@@ -235,6 +243,7 @@ impl KeyframePlanner {
         let answer = took.filter(|took| self.is_surely_answer(*took));
         let prompt = self.tries == 1 && took.is_some_and(|took| took <= self.answer_timeout());
         let cause = match took.filter(|_| !scheduled) {
+            None if !scheduled && self.sibling_was_asked(now) => KeyframeCause::Answer,
             None => KeyframeCause::Unrequested,
             // The very first may be chance all the same.
             Some(_) if self.responses.answered() > 0 && (prompt || answer.is_some()) => {
@@ -257,9 +266,16 @@ impl KeyframePlanner {
 
     /// Records a packet; `of_keyframe` tells whether it is part of the reported keyframe.
     pub fn on_packet(&mut self, now: Instant, bytes: usize, of_keyframe: bool) {
+        self.note_silence(now);
         self.first_packet.get_or_insert(now);
         self.last_packet = Some(now);
         self.cost.on_packet(now, bytes, of_keyframe && self.last_was_requested);
+    }
+
+    /// Notes a request to another layer of the same encoder. Browsers answer it with keyframes of
+    /// all layers.
+    pub fn on_sibling_request(&mut self, now: Instant) {
+        self.sibling_requested = Some(now);
     }
 
     /// Notes that the encoder starts anew as another SSRC. It behaves as before, but no answer is
@@ -332,6 +348,26 @@ impl KeyframePlanner {
     /// Schedule of the layer's unrequested keyframes.
     pub fn schedule(&self) -> &KeyframeSchedule {
         &self.schedule
+    }
+
+    /// Time since the last keyframe began, or since the first packet if none came; `None` while no
+    /// packets come.
+    pub fn without_keyframe(&self, now: Instant) -> Option<Duration> {
+        self.last_packet.filter(|at| now.saturating_duration_since(*at) <= SILENCE)?;
+        let since = self.schedule.last_keyframe().or(self.first_packet)?;
+        Some(now.saturating_duration_since(since))
+    }
+
+    fn note_silence(&mut self, now: Instant) {
+        if self.last_packet.is_some_and(|at| now.saturating_duration_since(at) > SILENCE) {
+            self.schedule.reset_phase();
+            (self.first_packet, self.last_packet) = (Some(now), Some(now));
+        }
+    }
+
+    fn sibling_was_asked(&self, now: Instant) -> bool {
+        let asked = self.sibling_requested;
+        asked.is_some_and(|asked| now.saturating_duration_since(asked) <= ANSWER_MAX)
     }
 
     fn just_came(&self, now: Instant) -> bool {

@@ -70,7 +70,7 @@ impl KeyframeSchedule {
         self.last = Some((now, cause));
     }
 
-    /// Notes that the encoder starts anew: the period may stay the same, the phase does not.
+    /// Notes that the encoder starts anew, or that nothing came for long: the period may stay the same, the phase does not.
     pub fn reset_phase(&mut self) {
         self.last = None;
         self.anchor = None;
@@ -85,7 +85,9 @@ impl KeyframeSchedule {
     /// monitoring client, each answered equally fast, make no period.
     pub fn period(&self) -> Option<Duration> {
         let known = self.interval_count.min(INTERVALS);
-        let median = self.interval()?;
+        let mut sorted = self.intervals.map(|interval| interval.map_or(Duration::MAX, |(i, _)| i));
+        sorted.sort_unstable();
+        let median = *sorted.get(..known)?.get(known / 2)?;
         let tolerance = tolerance(median);
         let (mut equal, mut unrequested) = (0, false);
         let (mut soonest, mut latest) = (Duration::MAX, Duration::ZERO);
@@ -106,13 +108,26 @@ impl KeyframeSchedule {
         (own && equal >= MIN_EQUAL && equal * 4 >= known * 3).then_some(median)
     }
 
-    /// Median of the remembered intervals, periodic or not; `None` before two keyframes that came
-    /// unrequested. For people: nothing is decided by it.
+    /// Usual time between keyframes that come unrequested: the period, or the median of the
+    /// remembered intervals at whose end nothing was requested. Of an even number the lower one,
+    /// so that one long interval among two does not stand for both. `None` while there is none.
+    /// For people: nothing is decided by it.
     pub fn interval(&self) -> Option<Duration> {
-        let known = self.interval_count.min(INTERVALS);
-        let mut sorted = self.intervals.map(|interval| interval.map_or(Duration::MAX, |(i, _)| i));
+        let mut sorted = [Duration::MAX; INTERVALS];
+        let known =
+            sorted.iter_mut().zip(self.unrequested()).map(|(slot, own)| *slot = own).count();
         sorted.sort_unstable();
-        sorted.get(..known)?.get(known / 2).copied()
+        self.period().or(sorted.get(..known)?.get(known.checked_sub(1)? / 2).copied())
+    }
+
+    /// Number of remembered intervals at whose end nothing was requested.
+    pub fn unrequested_count(&self) -> usize {
+        self.unrequested().count()
+    }
+
+    fn unrequested(&self) -> impl Iterator<Item = Duration> {
+        let own = |(interval, cause)| (cause == KeyframeCause::Unrequested).then_some(interval);
+        self.intervals.into_iter().flatten().filter_map(own)
     }
 
     /// Time at which the next unrequested keyframe is expected by [`Self::interval`]; in the past
@@ -186,6 +201,18 @@ mod tests {
         assert_eq!(known.next_due(), Some(start + 8_000 * MS));
         assert_eq!(schedule(start, &[0, 2_200, 4_000, 6_000]).period(), Some(2_000 * MS), "10 %");
         assert_eq!(schedule(start, &[0, 2_201, 4_201, 6_201]).period(), None, "more than that");
+    }
+
+    #[test]
+    fn interval_is_of_keyframes_that_nobody_asked_for() {
+        let start = Instant::now();
+        let mut known = schedule(start, &[0]);
+        known.on_keyframe(start + 15_000 * MS, KeyframeCause::Uncertain(40 * MS));
+        assert_eq!((known.interval(), known.unrequested_count()), (None, 0));
+        known.on_keyframe(start + 17_000 * MS, KeyframeCause::Unrequested);
+        known.on_keyframe(start + 31_000 * MS, KeyframeCause::Unrequested);
+        assert_eq!(known.interval(), Some(2_000 * MS), "the lower of two");
+        assert_eq!(known.unrequested_count(), 2);
     }
 
     #[test]

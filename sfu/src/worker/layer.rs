@@ -60,8 +60,17 @@ pub(super) struct Arrived<'a> {
     pub wire_len: usize,
 }
 
-/// Interval of keyframes above which a new viewer waits long for one.
-const SLOW_INTERVAL: Duration = Duration::from_secs(4);
+/// Interval of keyframes above which a new viewer waits long for one: an encoder that is set to 4 s
+/// is not warned, however its keyframes jitter.
+const SLOW_INTERVAL: Duration = Duration::from_millis(4_500);
+
+/// Intervals of a publisher that was not asked for a keyframe yet, before it is warned: browsers
+/// send one keyframe or two by themselves while they adapt.
+const UNREQUESTED_INTERVALS_MIN: usize = 2;
+
+/// Time without a keyframe after which a publisher that sends none on request is warned. If it sent
+/// some by itself, it is twice their interval.
+const NO_KEYFRAME_AFTER: Duration = Duration::from_secs(15);
 
 /// Interval up to which a publisher that was not asked for a keyframe yet is taken for one with a
 /// fixed interval. Browsers answer requests, and send one in 100 s unrequested.
@@ -378,12 +387,29 @@ impl Layer {
     /// Interval of the keyframes, if a new viewer has to wait long for one.
     pub(super) fn slow_keyframes(&mut self, now: Instant) -> Option<Duration> {
         let (interval, _) = self.keyframe_times()?;
-        let longest = match self.keyframes.responses(now).responsiveness() {
+        let (least, longest) = match self.responsiveness(now) {
             Responsiveness::Answered => return None,
-            Responsiveness::Unknown => UNREQUESTED_INTERVAL_MAX,
-            Responsiveness::Ignored => Duration::MAX,
+            Responsiveness::Unknown => (UNREQUESTED_INTERVALS_MIN, UNREQUESTED_INTERVAL_MAX),
+            Responsiveness::Ignored => (1, Duration::MAX),
         };
-        (interval > SLOW_INTERVAL && interval <= longest).then_some(interval)
+        let known = self.keyframes.schedule().unrequested_count() >= least;
+        (known && interval > SLOW_INTERVAL && interval <= longest).then_some(interval)
+    }
+
+    /// If keyframes do not come, neither by themselves nor on request: whether one came before.
+    pub(super) fn lacks_keyframe(&mut self, now: Instant) -> Option<bool> {
+        let without = self.keyframes.without_keyframe(now).filter(|_| self.video)?;
+        let usual = self.keyframes.schedule().interval().unwrap_or_default();
+        let ignores = self.responsiveness(now) == Responsiveness::Ignored;
+        (ignores && without > NO_KEYFRAME_AFTER.max(usual * 2)).then_some(self.keyframes_seen > 0)
+    }
+
+    /// Response to keyframe requests. A publisher to which none may be sent sends none on request.
+    fn responsiveness(&mut self, now: Instant) -> Responsiveness {
+        match self.asks_keyframes {
+            true => self.keyframes.responses(now).responsiveness(),
+            false => Responsiveness::Ignored,
+        }
     }
 
     fn learned(&mut self, now: Instant) -> Option<LearnedInfo> {

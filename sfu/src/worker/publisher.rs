@@ -321,7 +321,11 @@ impl Publisher {
             // To a tenth of a second, so that it does not change all the time.
             interval: Duration::from_millis((interval.as_millis() as u64 + 50) / 100 * 100),
         });
-        b_frames.into_iter().chain(interval).chain(self.dropped.recent(now)).collect()
+        let layers = self.tracks.iter_mut().flat_map(|track| &mut track.layers);
+        let lacking = layers.filter_map(|layer| layer.lacks_keyframe(now)).min();
+        let none = lacking.map(|had_one| Warning::NoKeyframe { had_one });
+        let encoder = b_frames.into_iter().chain(interval).chain(none);
+        encoder.chain(self.dropped.recent(now)).collect()
     }
 
     /// A warning that was not reported yet.

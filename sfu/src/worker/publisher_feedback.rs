@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::context::{Context, REPORT_INTERVAL, RTCP_BYTES_MAX};
 use super::publisher::Publisher;
 use super::warning::Warning;
+use crate::ids::LayerIdx;
 use crate::repair::keyframe_planner::KeyframeNeed;
 use crate::repair::nack_list::NackList;
 use crate::router::StreamShared;
@@ -128,13 +129,15 @@ impl Publisher {
             if !feedback.asks_keyframes() {
                 continue;
             }
-            for layer in &mut track.layers {
+            let mut asked = None;
+            for (index, layer) in LayerIdx::all().zip(&mut track.layers) {
                 let Some(ssrc) = layer.ssrc() else { continue };
                 let asks = layer.keyframes.poll(now, rtt);
                 context.report.keyframes.merge(&layer.keyframes.take_counts());
                 if !asks {
                     continue;
                 }
+                asked = Some(index);
                 let mut writer = rtcp_writer(context);
                 if feedback.pli {
                     writer.pli(self.our_ssrc, ssrc);
@@ -144,6 +147,11 @@ impl Publisher {
                 let len = writer.len();
                 peer.send_rtcp(&mut context.scratch, len, self.our_ssrc, egress);
                 context.report.keyframe_requests += 1;
+            }
+            for (index, layer) in LayerIdx::all().zip(&mut track.layers) {
+                if asked.is_some_and(|asked| asked != index) {
+                    layer.keyframes.on_sibling_request(now);
+                }
             }
         }
     }

@@ -24,6 +24,11 @@ pub enum Warning {
         /// Time between two keyframes, to a tenth of a second.
         interval: Duration,
     },
+    /// No keyframe comes, neither by itself nor on request.
+    NoKeyframe {
+        /// Whether one came before.
+        had_one: bool,
+    },
     /// A viewer limits temporal layers, and the stream has no frames that can be left out.
     NothingToLeaveOut,
     /// The publisher sends more than these limits.
@@ -51,6 +56,7 @@ impl Warning {
         match self {
             Self::BFrames => "b_frames",
             Self::KeyframeInterval { .. } => "keyframe_interval",
+            Self::NoKeyframe { .. } => "no_keyframe",
             Self::NothingToLeaveOut => "nothing_to_leave_out",
             Self::PublisherRate(_) => "publisher_rate",
             Self::TooLargeToSend { .. } => "too_large_to_send",
@@ -72,6 +78,16 @@ impl fmt::Display for Warning {
                  set the keyframe interval to 1 or 2 s",
                 interval.as_secs_f64()
             ),
+            Self::NoKeyframe { had_one } => f.write_str(match had_one {
+                false => {
+                    "publisher sends no keyframe, and none on request, so that viewers have no \
+                          picture; set its keyframe interval to 1 or 2 s"
+                }
+                true => {
+                    "publisher sends no further keyframe, and none on request, so that new \
+                         viewers have a still picture; set its keyframe interval to 1 or 2 s"
+                }
+            }),
             Self::NothingToLeaveOut => f.write_str(
                 "publisher's stream has no frames that can be left out, so the limit on temporal \
                  layers changes nothing",

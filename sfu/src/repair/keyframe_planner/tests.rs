@@ -518,3 +518,56 @@ proptest::proptest! {
         }
     }
 }
+
+/// Keyframes of a layer that is not asked itself come with those of its sibling, which is asked
+/// each 13 s.
+#[test]
+fn keyframes_that_a_sibling_was_asked_for_make_no_interval() {
+    let start = Instant::now();
+    for asked in [false, true] {
+        let mut layer = KeyframePlanner::new();
+        for ms in (0..60_000).step_by(100) {
+            let now = start + ms * MS;
+            if asked && ms % 13_000 == 12_900 {
+                layer.on_sibling_request(now);
+            }
+            if ms % 13_000 == 0 {
+                layer.on_keyframe(now);
+            }
+            layer.on_packet(now, 1_000, ms % 13_000 == 0);
+        }
+        let interval = (!asked).then_some(13_000 * MS);
+        assert_eq!(layer.schedule().interval(), interval, "asked: {asked}");
+    }
+}
+
+#[test]
+fn time_without_packets_is_no_interval() {
+    let start = Instant::now();
+    let mut layer = KeyframePlanner::new();
+    let away = 2_500..16_000;
+    for ms in (0..18_500).step_by(100).filter(|ms| !away.contains(ms)) {
+        let now = start + ms * MS;
+        let keyframe = [0, 2_000, 16_000, 18_000].contains(&ms);
+        if keyframe {
+            layer.on_keyframe(now);
+        }
+        layer.on_packet(now, 1_000, keyframe);
+    }
+    assert_eq!(layer.schedule().interval(), Some(2_000 * MS));
+    assert_eq!(layer.schedule().unrequested_count(), 2);
+    let now = start + 18_500 * MS;
+    assert_eq!(layer.without_keyframe(now), Some(500 * MS));
+    assert_eq!(layer.without_keyframe(now + 4_000 * MS), None, "nothing comes at all");
+}
+
+#[test]
+fn layer_without_any_keyframe_is_known_since_its_first_packet() {
+    let start = Instant::now();
+    let mut layer = KeyframePlanner::new();
+    assert_eq!(layer.without_keyframe(start), None);
+    for ms in (0..=20_000).step_by(100) {
+        layer.on_packet(start + ms * MS, 1_000, false);
+    }
+    assert_eq!(layer.without_keyframe(start + 20_000 * MS), Some(20_000 * MS));
+}

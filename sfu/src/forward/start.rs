@@ -254,9 +254,9 @@ impl StartPolicy {
             // It is handed to this viewer anyway: there is nothing to catch up with.
             self.arriving = Some((key, begins));
             return None;
-        } else if came_since(since) {
+        } else if came_since(since) || keyframe.used_since().is_some_and(|at| at >= since) {
             // It came after the viewer joined and is not of its past, such as one that waited for a
-            // poster to end, or whose first packet was repaired.
+            // poster to end, or whose first packet was repaired, or is repaired no more.
             cached.tail.map_or(Start::JoinInProgress, Start::FastForward)
         } else {
             begin(now, self.mode, &cached)

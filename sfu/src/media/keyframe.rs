@@ -23,13 +23,18 @@ pub const KEYFRAME_PACKETS_MAX: usize = 400;
 /// Maximum payload bytes of a keyframe; a larger one is not kept (quality A3.3).
 pub const KEYFRAME_BYTES_MAX: usize = 512 * 1024;
 
-/// Age from which a keyframe is dropped, if a newer one began or the layer sends nothing. The newest
-/// keyframe of a layer that sends has no limit: encoders at low frame rates send none for 25 s.
+/// Age from which a keyframe is dropped, if a newer one can be begun with or the layer sends
+/// nothing. The newest keyframe of a layer that sends has no limit: encoders at low frame rates send
+/// none for 25 s.
 pub const KEYFRAME_AGE_MAX: Duration = Duration::from_secs(12);
 
 /// Maximum packets of an access unit before the one that makes it a keyframe, such as parameter
 /// sets. Earlier ones are left out.
 pub const LEAD_PACKETS_MAX: u64 = 64;
+
+/// Time for which parameter sets that may be in a missing packet are waited for. A packet that the
+/// publisher does not repair is given up before (`repair/nack_generator.rs`).
+pub const SETS_REPAIR_MAX: Duration = Duration::from_millis(700);
 
 /// Access unit with which a decoder without any state can begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,9 @@ pub struct DecoderStart {
 pub struct KeyframeCache {
     /// The newest keyframe that has begun.
     begun: Option<Begun>,
+    /// The newest one before it with which a decoder can begin, while it is not known whether
+    /// `begun` is one.
+    usable: Option<Begun>,
     whole: Option<Keyframe>,
     /// The keyframe before, until the next call of [`Self::expire`]: a viewer may just be getting
     /// it.
@@ -62,6 +70,12 @@ pub struct KeyframeCache {
 struct Begun {
     start: DecoderStart,
     timestamp: u32,
+    /// Arrival of the first packet that showed that it is a keyframe.
+    since: Instant,
+    /// What came of it up to that packet.
+    parts: UnitParts,
+    /// Whether the packet before it is missing.
+    gap: bool,
     /// One past the last packet of it that came without a gap before.
     next: u64,
     /// One past the last of these packets that has a payload.
@@ -74,6 +88,8 @@ struct Begun {
     too_large: bool,
     /// Whether keyframes of this layer come without parameter sets.
     usually_bare: bool,
+    /// Time since which it is used although a packet before it never came.
+    used_since: Option<Instant>,
     /// Whether a decoder can begin with it now. Else its parameter sets or its first slice may be
     /// in a packet that is missing.
     is_ready: bool,
@@ -140,9 +156,27 @@ impl KeyframeCache {
             self.advance(packets);
         }
         if let Some((key, timestamp)) = opened {
-            self.open(codec, key, timestamp, packets);
+            self.open(codec, key, timestamp, meta.arrival, packets);
             self.advance(packets);
         }
+        self.end_repair(codec, meta.arrival, packets);
+    }
+
+    /// Begins with the newest keyframe although its parameter sets may be in a packet that is
+    /// missing, once that is not repaired any more: with the kept sets, which seldom change. While
+    /// none are kept it stays unusable.
+    fn end_repair(&mut self, codec: Codec, now: Instant, packets: &PacketCache) {
+        let waits = |begun: &&mut Begun| !begun.is_ready && begun.gap;
+        let Some(begun) = self.begun.as_mut().filter(waits) else { return };
+        let is_over = now.saturating_duration_since(begun.since) >= SETS_REPAIR_MAX;
+        if !is_over || !self.sets.parts().contains(needed_sets(codec)) {
+            return;
+        }
+        begun.start.needs_sets = !begun.parts.contains(self.sets.parts());
+        begun.sets = self.sets.packets().filter(|_| begun.start.needs_sets).cloned();
+        (begun.is_ready, begun.used_since) = (true, Some(now));
+        self.usable = None;
+        self.advance(packets);
     }
 
     /// Keeps parameter sets that another worker received, in a packet with this number.
@@ -173,7 +207,14 @@ impl KeyframeCache {
     /// Opens the access unit that packet `key` makes a keyframe. Packets before it belong to it if
     /// they have its timestamp, or if they hold nothing but parameter sets: some publishers give
     /// these a timestamp of their own.
-    fn open(&mut self, codec: Codec, key: u64, timestamp: u32, packets: &PacketCache) {
+    fn open(
+        &mut self,
+        codec: Codec,
+        key: u64,
+        timestamp: u32,
+        now: Instant,
+        packets: &PacketCache,
+    ) {
         let meta = |ext_seq| packets.get(ext_seq).and_then(|packet| packet.meta());
         let Some(frame) = meta(key).map(|meta| meta.frame) else { return };
         let (mut first, mut parts) = (key, frame.parts);
@@ -185,25 +226,37 @@ impl KeyframeCache {
             parts = parts.with(before.frame.parts);
         }
         let is_bare = !parts.contains(self.sets.parts());
+        let mut gap = false;
         let (usually_bare, is_ready) = match codec {
             Codec::H264 | Codec::H265 | Codec::Av1 if !frame.described => {
-                let lacks_sets = is_bare || self.sets.packets().is_none();
-                let gap = !packets.had_before(first);
+                let lacks_sets = is_bare || !self.sets.parts().contains(first_sets(codec));
+                gap = !packets.had_before(first);
                 let usually_bare = self.begun.as_ref().is_some_and(|begun| begun.usually_bare);
                 // The packet before it may hold its sets, or its first slice.
                 let begins = parts.contains(UnitParts::FIRST_SLICE) && usually_bare;
                 let known = codec != Codec::Av1 || self.sets.packets().is_some();
                 match gap && lacks_sets {
                     true => (usually_bare, begins && known),
-                    false => (lacks_sets, known),
+                    false => (is_bare || self.sets.packets().is_none(), known),
                 }
             }
             _ => (false, true),
         };
-        let same = self.begun.as_ref().filter(|begun| begun.timestamp == timestamp);
+        let before = self.begun.take();
+        let same = before.as_ref().filter(|begun| begun.timestamp == timestamp);
+        let (since, is_prefilled) =
+            same.map_or((now, false), |begun| (begun.since, begun.is_prefilled));
+        if is_ready {
+            self.usable = None;
+        } else if let Some(before) = before.filter(|begun| begun.is_ready) {
+            self.usable = (before.timestamp != timestamp).then_some(before);
+        }
         self.begun = Some(Begun {
             start: DecoderStart { first, key, needs_sets: is_bare },
             timestamp,
+            since,
+            parts,
+            gap,
             next: first,
             end: first,
             marked: false,
@@ -211,8 +264,9 @@ impl KeyframeCache {
             too_large: false,
             usually_bare,
             is_ready,
+            used_since: None,
             sets: self.sets.packets().filter(|_| is_bare).cloned(),
-            is_prefilled: same.is_some_and(|begun| begun.is_prefilled),
+            is_prefilled,
         });
     }
 
@@ -241,6 +295,9 @@ impl KeyframeCache {
         let is_whole = begun.ended || (begun.marked && is_past_key && !self.marks_parts);
         let range = first..begun.end;
         begun.too_large = begun.next - first > KEYFRAME_PACKETS_MAX as u64;
+        if !begun.is_ready {
+            return; // the one before is of more use
+        }
         let kept = self.whole.as_ref().map(|keyframe| keyframe.first()..keyframe.end());
         if begun.too_large || !is_whole || kept.as_ref() == Some(&range) {
             return;
@@ -263,17 +320,24 @@ impl KeyframeCache {
             begun.is_prefilled = true;
             // The publisher's worker had the packets before.
             begun.is_ready = true;
+            self.usable = None;
         }
+    }
+
+    /// The newest keyframe that a decoder can begin with.
+    fn newest(&self) -> Option<&Begun> {
+        self.begun.as_ref().filter(|begun| begun.is_ready).or(self.usable.as_ref())
     }
 
     /// Whether the current group of pictures came before this worker had viewers.
     pub fn is_prefilled(&self) -> bool {
-        self.begun.as_ref().is_some_and(|begun| begun.is_prefilled)
+        self.newest().is_some_and(|begun| begun.is_prefilled)
     }
 
-    /// Beginning of the current group of pictures, whether all of it is here or not.
+    /// Beginning of the current group of pictures, whether all of it is here or not. If a missing
+    /// packet may hold its parameter sets, it is that of the group before.
     pub fn start(&self) -> Option<DecoderStart> {
-        self.begun.as_ref().filter(|begun| begun.is_ready).map(|begun| begun.start)
+        self.newest().map(|begun| begun.start)
     }
 
     /// Extended sequence number with which the current group of pictures begins, whether all of it
@@ -282,10 +346,17 @@ impl KeyframeCache {
         self.start().map(|start| start.first)
     }
 
+    /// Time since which the current group of pictures can be begun with, if that was not so when it
+    /// began.
+    pub fn used_since(&self) -> Option<Instant> {
+        self.newest().and_then(|begun| begun.used_since)
+    }
+
     /// Parameter sets that are to be sent before the keyframe that begins with this packet, in a
     /// packet each. None if it has its own.
     pub fn sets_before(&self, first: u64) -> &[Arc<Packet>] {
-        let begun = self.begun.iter().map(|begun| (begun.start.first, &begun.sets));
+        let begun = self.begun.iter().chain(&self.usable);
+        let begun = begun.map(|begun| (begun.start.first, &begun.sets));
         let kept = self.whole.iter().chain(&self.replaced).map(|kept| (kept.first, &kept.sets));
         let found = begun.chain(kept).find(|(number, _)| *number == first);
         found.and_then(|(_, sets)| sets.as_deref()).unwrap_or(&[])
@@ -296,13 +367,13 @@ impl KeyframeCache {
         self.sets.packets().map_or(&[], |packets| packets)
     }
 
-    /// Whether all of the newest keyframe that has begun came, or more of it than is kept.
+    /// Whether all of the newest keyframe that can be begun with came, or more of it than is kept.
     pub fn is_decided(&self) -> bool {
         let is_kept = |begun: &Begun| {
             let whole = self.whole.as_ref().map(|keyframe| keyframe.first()..keyframe.end());
             whole == Some(begun.start.first..begun.end)
         };
-        self.begun.as_ref().is_some_and(|begun| begun.too_large || is_kept(begun))
+        self.newest().is_some_and(|begun| begun.too_large || is_kept(begun))
     }
 
     /// The newest complete keyframe.
@@ -318,7 +389,7 @@ impl KeyframeCache {
 
     /// The packet of parameter sets with this number.
     fn set(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
-        let begun = self.begun.iter().map(|begun| &begun.sets);
+        let begun = self.begun.iter().chain(&self.usable).map(|begun| &begun.sets);
         let kept = self.whole.iter().chain(&self.replaced).map(|keyframe| &keyframe.sets);
         let older = begun.chain(kept).flatten().flat_map(|sets| sets.iter());
         let mut all = self.sets().iter().chain(older);
@@ -329,7 +400,7 @@ impl KeyframeCache {
     pub fn expire(&mut self, now: Instant, last_packet: Option<Instant>) {
         self.replaced = None;
         let old = |at: Instant| now.saturating_duration_since(at) > KEYFRAME_AGE_MAX;
-        let begins = self.begun.as_ref().map(|begun| begun.start.first);
+        let begins = self.begins();
         let is_newest = |keyframe: &Keyframe| begins.is_none_or(|first| first < keyframe.end());
         if self.whole.as_ref().is_some_and(|keyframe| {
             last_packet.is_none_or(old) || (old(keyframe.arrival) && !is_newest(keyframe))
@@ -341,6 +412,26 @@ impl KeyframeCache {
     /// Drops all state.
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// Kinds of sets that come first. While one is not known, a missing packet may hold it; a set that
+/// comes later is missing right before the picture.
+fn first_sets(codec: Codec) -> UnitParts {
+    match codec {
+        Codec::H264 => UnitParts::SPS,
+        Codec::H265 => UnitParts::VPS.with(UnitParts::SPS),
+        other => needed_sets(other),
+    }
+}
+
+/// Kinds of sets without which no decoder begins. Few need the VPS of H.265, and some encoders
+/// send none.
+fn needed_sets(codec: Codec) -> UnitParts {
+    match codec {
+        Codec::H264 | Codec::H265 => UnitParts::SPS.with(UnitParts::PPS),
+        Codec::Av1 => UnitParts::SEQUENCE_HEADER,
+        _ => UnitParts::NONE,
     }
 }
 

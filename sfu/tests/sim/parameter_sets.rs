@@ -138,3 +138,49 @@ fn camera_without_idr_pictures_is_begun_at_its_recovery_points() {
     assert_joins(Codec::H264, &[SetsMode::RecoveryPoint]);
     assert_joins(Codec::H265, &[SetsMode::RecoveryPoint]);
 }
+
+/// The packet of sets before the second keyframe is lost and never repaired. The keyframe after it
+/// comes four seconds later.
+#[test]
+fn viewer_that_joins_behind_lost_parameter_sets_need_not_wait_for_the_next_keyframe() {
+    for codec in [Codec::H264, Codec::H265] {
+        for mode in [SetsMode::EachKeyframe, SetsMode::OwnPacket] {
+            for joins_after_ms in [20, 300, 800, 1_500] {
+                let mut world = World::new(1);
+                let mut spec = publisher(codec, mode);
+                spec.answers_nack = false;
+                let sender = world.publish("live", spec);
+                world.run_s(1);
+                let media = &mut world.publisher(sender).video().layers[0];
+                let (ssrc, frames_left) = (media.ssrc, u64::from(120 - media.frame));
+                let lost = media.next_seq + 3 * frames_left;
+                world.lose_up(sender, move |bytes| {
+                    bytes.get(8..12) == Some(&ssrc.to_be_bytes())
+                        && bytes.get(2..4) == Some(&(lost as u16).to_be_bytes())
+                });
+                let came =
+                    |world: &mut World| world.publisher(sender).video().layers[0].frame > 120;
+                assert!(world.run_until(Duration::from_secs(5), came));
+                world.run_ms(joins_after_ms);
+                let joined = world.now;
+                let viewer = world.watch("live", ViewerSpec::on_worker(0));
+                world.run_ms(2_000 - joins_after_ms);
+                let what = format!("{codec:?} {mode:?}, {joins_after_ms} ms behind");
+                let watched = world.viewer(viewer);
+                let shown = watched.shown_at();
+                let first = *shown.first().unwrap_or_else(|| panic!("{what}: no picture"));
+                assert!(first - joined < ms(150), "{what}: {:?}", first - joined);
+                let frames = watched.video_frames();
+                println!("{what}: first after {:?}, {frames} frames", first - joined);
+                // The picture before, until no repair can come any more: then all since the
+                // keyframe. Who joins later sees the keyframe alone, if there is much behind it.
+                let contents = watched.guard.sender(Video).contents();
+                let begun = contents.iter().find_map(|(stamp, _)| *stamp).map(|stamp| stamp.frame);
+                let is_early = joins_after_ms < 700;
+                assert_eq!(begun, Some(if is_early { 0 } else { 120 }), "{what}");
+                assert!(frames >= if is_early { 50 } else { 1 }, "{what}: {frames} frames");
+                assert_decodes(&mut world, viewer, &what);
+            }
+        }
+    }
+}

@@ -265,12 +265,12 @@ fn missing_packet_before_the_first_idr_may_hold_its_parameter_sets() {
     assert_eq!(layer.cache.start(), Some(DecoderStart { first: 2, key: 4, needs_sets: false }));
     // Sets are known, but may have changed.
     layer.feed_payloads(Codec::H264, &[(6, 6_000, true, IDR)]);
-    assert_eq!(layer.cache.begins(), None);
+    assert_eq!(layer.cache.begins(), Some(2), "the one before");
     layer.feed_payloads(Codec::H264, &[(5, 3_000, true, SLICE), (7, 9_000, true, IDR)]);
     assert_eq!(layer.cache.begins(), Some(7));
     // This publisher sends keyframes without sets: only a first slice may be missing.
     layer.feed_payloads(Codec::H264, &[(9, 12_000, true, "6508840a0b")]);
-    assert_eq!(layer.cache.begins(), None);
+    assert_eq!(layer.cache.begins(), Some(7));
     layer.feed_payloads(Codec::H264, &[(8, 12_000, false, IDR)]);
     assert_eq!(layer.cache.begins(), Some(8));
     layer.feed_payloads(Codec::H264, &[(11, 15_000, true, IDR)]);
@@ -328,5 +328,40 @@ fn stream_of_keyframes_without_reliable_markers_has_whole_ones() {
             layer.feed(&[(seq, timestamp, true, marker), (seq + 1, timestamp, false, marker)]);
         }
         assert_eq!(layer.whole(), Some((116, 118)), "the last that was seen to end");
+    }
+}
+
+#[test]
+fn keyframe_whose_parameter_sets_are_lost_is_used_with_the_kept_ones_once_no_repair_can_come() {
+    let mut layer = Layer::new();
+    let sets = [(1, 0, false, SPS), (2, 0, false, PPS), (3, 0, true, IDR)];
+    layer.feed_payloads(Codec::H264, &sets);
+    layer.feed_payloads(Codec::H264, &[(4, 3_000, true, SLICE)]);
+    // 5 and 6 are lost: this publisher sends its sets before each keyframe.
+    layer.feed_payloads(Codec::H264, &[(7, 6_000, true, IDR), (8, 9_000, true, SLICE)]);
+    let before = DecoderStart { first: 1, key: 3, needs_sets: false };
+    assert_eq!((layer.cache.start(), layer.whole()), (Some(before), Some((1, 4))));
+    assert!(layer.cache.is_decided(), "the one before");
+    layer.now += SETS_REPAIR_MAX - Duration::from_millis(1);
+    layer.feed_payloads(Codec::H264, &[(9, 12_000, true, SLICE)]);
+    assert_eq!(layer.cache.begins(), Some(1));
+    layer.now += Duration::from_millis(1);
+    layer.feed_payloads(Codec::H264, &[(10, 15_000, true, SLICE)]);
+    let bare = DecoderStart { first: 7, key: 7, needs_sets: true };
+    assert_eq!((layer.cache.start(), layer.whole()), (Some(bare), Some((7, 8))));
+    assert_eq!(layer.sets_before(7), [hex(SPS), hex(PPS)]);
+}
+
+#[test]
+fn keyframe_whose_first_parameter_sets_are_lost_is_not_used() {
+    let sets = [(2, 3_000, false, SPS), (3, 3_000, false, PPS)];
+    for (lost, kept) in [(sets[0], sets[1]), (sets[1], sets[0])] {
+        let mut layer = Layer::new();
+        layer.feed_payloads(Codec::H264, &[(1, 0, true, SLICE), kept, (4, 3_000, true, IDR)]);
+        layer.now += SETS_REPAIR_MAX;
+        layer.feed_payloads(Codec::H264, &[(5, 6_000, true, SLICE)]);
+        assert_eq!((layer.cache.start(), layer.whole()), (None, None), "without {lost:?}");
+        layer.feed_payloads(Codec::H264, &[lost]);
+        assert_eq!((layer.cache.begins(), layer.whole()), (Some(2), Some((2, 5))), "repaired");
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Seen {
     pub rtx: bool,
     /// Whether it is the same ciphertext again.
     pub resent: bool,
+    /// Whether it is a parameter set that the server kept.
+    pub kept_set: bool,
     pub head: RtpHead,
     /// Bytes of the packet on the wire.
     pub wire_len: usize,
@@ -369,6 +371,7 @@ impl GuardedSender {
             stamp: sent.stamp,
             rtx: false,
             resent: false,
+            kept_set: sent.kept_set,
             head,
             wire_len: wire.len(),
             payload: Some(payload.to_vec()),
@@ -424,7 +427,10 @@ impl GuardedSender {
             self.check_picture_in_segment(seq, stamp, sent);
             return;
         }
-        let begins = stamp.index == 0 && (stamp.key || codec.kind() == MediaKind::Audio);
+        let kept = self.packets.values().next_back().is_some_and(|before| before.kept_set);
+        // Kept sets may take the place of a first packet that holds nothing else, and is lost.
+        let first = stamp.index == 0 || (stamp.index == 1 && kept);
+        let begins = first && (stamp.key || codec.kind() == MediaKind::Audio);
         assert!(begins, "a run begins with {stamp:?}, which is no start of a keyframe");
         if let Some((highest, before)) = newest {
             // A packet without payload ends no frame and begins none.
@@ -572,13 +578,14 @@ impl GuardedSender {
         let payload = &plaintext[head.len + 2..];
         assert_eq!(before.payload, hash(payload), "the same payload again");
         assert_eq!((before.timestamp, before.marker), (head.timestamp, head.marker));
-        let stamp = before.stamp;
+        let (stamp, kept_set) = (before.stamp, before.kept_set);
         let seen = Seen {
             sender,
             seq,
             stamp,
             rtx: true,
             resent: false,
+            kept_set,
             head,
             wire_len: wire.len(),
             payload: Some(payload.to_vec()),

@@ -41,6 +41,8 @@ pub(crate) struct Viewer {
     given_up_video: u64,
     /// Time of the next keyframe request, while it waits for one.
     asks_key_at: Option<Instant>,
+    /// Number of the newest packet with a kept parameter set.
+    set_at: Option<u64>,
     /// Video payloads by outgoing number, with timestamp and marker, if the guard keeps them.
     pub recorded: BTreeMap<u64, (u32, bool, Vec<u8>)>,
     /// Packets that came.
@@ -123,6 +125,7 @@ impl Viewer {
             given_up: 0,
             given_up_video: 0,
             asks_key_at: None,
+            set_at: None,
             recorded: BTreeMap::new(),
             received: 0,
             last_at: None,
@@ -162,25 +165,34 @@ impl Viewer {
             let packet = (seen.head.timestamp, seen.head.marker, payload.clone());
             self.recorded.insert(seen.seq, packet);
         }
-        let Some(stamp) = seen.stamp else { return };
+        let plan = &self.guard.senders[seen.sender].plan;
+        let codec = plan.codecs.iter().find(|codec| {
+            [Some(codec.pt), codec.rtx_pt, codec.red_pt].contains(&Some(seen.head.pt))
+        });
+        let codec = codec.expect("the guard checked it").format.codec;
+        let Some(stamp) = seen.stamp else {
+            if seen.kept_set {
+                self.set_at = Some(seen.seq);
+            }
+            return;
+        };
+        // Kept parameter sets take the place of the packet of sets that the server did not get.
+        let replaced =
+            stamp.key && stamp.index == 1 && self.set_at.is_some_and(|at| at + 1 == seen.seq);
         let got = self.got.entry((stamp.source, stamp.frame)).or_default();
-        *got += 1;
+        *got += 1 + u16::from(replaced);
         if *got == stamp.count {
             if stamp.key && self.guard.senders[seen.sender].plan.kind == MediaKind::Video {
                 self.asks_key_at = None;
             }
-            let plan = &self.guard.senders[seen.sender].plan;
-            let codec = plan.codecs.iter().find(|codec| {
-                [Some(codec.pt), codec.rtx_pt, codec.red_pt].contains(&Some(seen.head.pt))
-            });
             self.frames.push(Frame {
                 at: now,
-                kind: plan.kind,
+                kind: self.guard.senders[seen.sender].plan.kind,
                 source: stamp.source,
                 number: stamp.frame,
                 key: stamp.key,
                 refers_to: stamp.layer_position.refers_to,
-                codec: codec.expect("the guard checked it").format.codec,
+                codec,
             });
         }
     }

@@ -185,8 +185,17 @@ struct FilterState {
     /// Minimum of each [`BUCKET`], the newest first.
     minima: [i64; BUCKETS],
     bucket_start: Ntp,
-    /// Since when all samples have been far above: delay, or a clock that stepped back.
-    far_above: Option<(Ntp, i64)>,
+    far_above: Option<FarAbove>,
+}
+
+/// All samples have been far above: delay, or a clock that stepped back.
+#[derive(Debug, Clone, Copy)]
+struct FarAbove {
+    /// Time since which they did not fall, and the offset at that time.
+    since: Ntp,
+    offset: i64,
+    /// Least offset since then.
+    least: i64,
 }
 
 /// Part of the window that is forgotten at once.
@@ -207,7 +216,7 @@ const STEP: i64 = SECOND / 2;
 /// A rise by [`STEP`] is delay until it has lasted so long; a fall cannot be delay.
 const STEP_CONFIRM: i64 = 5 * SECOND / 2;
 
-/// Fall of a raised offset after which it has to last anew.
+/// Fall of a raised offset after which it has to last anew, whether at once or packet by packet.
 const STEP_FALL: i64 = SECOND / 25;
 
 impl OffsetFilter {
@@ -222,19 +231,17 @@ impl OffsetFilter {
         };
         let change = offset.wrapping_sub(state.base.wrapping_add(state.applied));
         if change > STEP {
-            let (mut since, mut least) = state.far_above.unwrap_or((now, offset));
-            let below = least.wrapping_sub(offset);
-            if below > 0 {
-                least = offset;
+            let begins = FarAbove { since: now, offset, least: offset };
+            let mut above = state.far_above.unwrap_or(begins);
+            if above.offset.wrapping_sub(offset) > STEP_FALL {
+                above = begins; // a queue that empties, not a clock
+            } else if above.least.wrapping_sub(offset) > 0 {
+                above.least = offset;
             }
-            if below > STEP_FALL {
-                // A queue that empties, not a clock.
-                since = now;
-            }
-            if now.since(since) >= STEP_CONFIRM {
-                *state = FilterState::new(now, least);
+            if now.since(above.since) >= STEP_CONFIRM {
+                *state = FilterState::new(now, above.least);
             } else {
-                state.far_above = Some((since, least));
+                state.far_above = Some(above);
             }
         } else if change < -STEP {
             *state = FilterState::new(now, offset);

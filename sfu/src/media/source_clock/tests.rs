@@ -183,6 +183,40 @@ fn queue_that_empties_slowly_is_no_step_of_the_clock() {
     }
 }
 
+/// Sound of 20 ms per packet that stands still for 12 s, and is then sent at `speed` tenths of real
+/// time until the sender has caught up. Returns by how much the track's time was moved at most.
+fn moved_behind_a_stall(speed: u64) -> f64 {
+    let publisher = PublisherClock::new();
+    let mut track = TrackClock::new();
+    let mut most: f64 = 0.0;
+    for n in 0..6_000u64 {
+        let (captured, stalled_from, stalled_to) = (20 * n, 4_000, 16_000);
+        let queued = stalled_to + captured.saturating_sub(stalled_from) * 10 / speed;
+        let sent = if captured < stalled_from { captured } else { captured.max(queued) };
+        let late = u64::from(n as u32 * 7 % 13);
+        track.on_packet(SERVER.plus(MS * (sent + late) as u32), 960 * n as u32, 48_000);
+        let at = track.anchor(&publisher).unwrap().ntp_of(960 * n as u32, 48_000);
+        let off = at.since(SERVER.plus(MS * captured as u32)) as f64 / SECOND as f64 * 1e3;
+        most = most.max(off.abs());
+    }
+    most
+}
+
+#[test]
+fn sound_that_is_caught_up_packet_by_packet_is_no_step_of_the_clock() {
+    for speed in [11, 12, 20, 50, 100, 10_000] {
+        let moved = moved_behind_a_stall(speed);
+        assert!(moved < 60.0, "{moved} ms at {speed} tenths of real time");
+    }
+}
+
+#[test]
+fn clock_that_stands_behind_after_a_stall_is_followed() {
+    // As fast as real time: the sender's clock stood still, or it never catches up.
+    let moved = moved_behind_a_stall(10);
+    assert!((11_900.0..12_100.0).contains(&moved), "{moved} ms");
+}
+
 #[test]
 fn report_that_comes_before_the_first_packet_counts() {
     let mut publisher = PublisherClock::new();

@@ -60,14 +60,21 @@ impl ReceiverStats {
         clock_rate: u32,
         bytes: usize,
     ) {
-        self.packets += 1;
         self.bytes += bytes as u64;
-        let numbers = self.numbers.get_or_insert(Numbers::first(ext_seq));
-        numbers.lowest = numbers.lowest.min(ext_seq);
-        if ext_seq >= numbers.highest {
-            numbers.highest = ext_seq;
+        if self.on_useless(ext_seq) {
             self.jitter.on_packet(now, rtp_ts, clock_rate);
         }
+    }
+
+    /// Counts a packet of the primary SSRC that holds nothing to forward and whose timestamp may
+    /// mean nothing. Returns whether its number is the highest so far.
+    pub fn on_useless(&mut self, ext_seq: u64) -> bool {
+        self.packets += 1;
+        let numbers = self.numbers.get_or_insert(Numbers::first(ext_seq));
+        numbers.lowest = numbers.lowest.min(ext_seq);
+        let is_newest = ext_seq >= numbers.highest;
+        numbers.highest = numbers.highest.max(ext_seq);
+        is_newest
     }
 
     /// Counts a packet that arrived and was dropped here: the network did not lose it. Neither its

@@ -110,7 +110,8 @@ impl Timeline {
         timestamp.wrapping_add(self.offset)
     }
 
-    /// Timestamp of a packet whose own timestamp means nothing: that of the packet before it.
+    /// Timestamp of a packet whose own timestamp means nothing: that of the packet before it. Of a
+    /// late one that is not known here, and it keeps its own; `worker/publisher.rs` replaces it.
     pub fn of_useless(&self, ext_seq: u64, timestamp: u32) -> u32 {
         let offset = if ext_seq < self.since { self.before } else { self.offset };
         let newest = self.newest.filter(|newest| newest.ext_seq < ext_seq);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::ingress_rate::IngressRate;
-use super::packet_inspector::{Incoming, PacketInspector, without_payload};
+use super::packet_inspector::{Incoming, PacketInspector, has_unsound_red, without_payload};
 use super::report::{LayerInfo, LearnedInfo, ResponseInfo};
 use crate::codec::MediaKind;
 use crate::error::DropReason;
@@ -269,12 +269,16 @@ impl Layer {
         } else {
             (self.extend(index), payload_start, payload_len)
         };
-        match self.nack.on_packet(now, ext_seq) {
+        let in_order = match self.nack.on_packet(now, ext_seq) {
             Arrival::Duplicate => return Err(DropReason::Duplicate),
             Arrival::TooOld => return Err(DropReason::TooOld),
-            Arrival::Repaired => rtt.on_repair(now, ext_seq),
-            Arrival::InOrder | Arrival::Reordered => {}
-        }
+            Arrival::Repaired => {
+                rtt.on_repair(now, ext_seq);
+                false
+            }
+            Arrival::Reordered => false,
+            Arrival::InOrder => true,
+        };
         // After the limit, because a packet that the limit drops has arrived and must not be
         // requested again.
         if !limit.take(now, plan.kind, wire_len) {
@@ -283,6 +287,8 @@ impl Layer {
         }
         self.rate.add(now, wire_len);
         let clock_rate = plan.format.codec.clock_rate();
+        let unsound = || has_unsound_red(plan, header, plaintext.get(start..start + len));
+        let useless = useless.or_else(|| unsound().then_some(DropReason::RtpMalformed));
         let timestamp = match useless {
             None => self.timeline.on_packet(now, ext_seq, header.timestamp, clock_rate),
             Some(_) => self.timeline.of_useless(ext_seq, header.timestamp),
@@ -294,35 +300,34 @@ impl Layer {
             Some(reason) => Err(reason),
         };
         let meta = match described {
-            Ok(meta) => meta,
+            Ok(meta) => {
+                let server = in_order.then(|| context.clock.ntp(now));
+                self.on_media(now, server, &meta, clock_rate);
+                meta
+            }
             // The packet is authentic, so its number has come and is requested no more. It is sent
             // on without a payload: a viewer would send NACKs for a number that never comes, and a
             // decoder of H264 would wait for it.
             Err(reason) => {
                 context.report.dropped.count(reason);
+                self.last_media = Some(now);
+                self.stats.on_useless(ext_seq);
                 without_payload(&incoming, now)?
             }
         };
         if self.inspector.announced() != announced {
             self.anchored_at = None; // it is due at once
         }
-        self.on_media(now, context.clock.ntp(now), &meta, clock_rate, rtx);
         Ok(Some(meta))
     }
 
-    /// Records a media packet that will be forwarded.
-    fn on_media(
-        &mut self,
-        now: Instant,
-        server: Ntp,
-        meta: &PacketMeta,
-        clock_rate: u32,
-        rtx: bool,
-    ) {
+    /// Records a media packet that will be forwarded. `server` is our time, or `None` for a packet
+    /// that is late: it tells nothing of the publisher's clock.
+    fn on_media(&mut self, now: Instant, server: Option<Ntp>, meta: &PacketMeta, clock_rate: u32) {
         self.last_media = Some(now);
         let bytes = usize::from(meta.payload_len);
         self.stats.on_packet(now, meta.ext_seq, meta.timestamp, clock_rate, bytes);
-        if !rtx {
+        if let Some(server) = server {
             self.clock.on_packet(server, meta.timestamp, clock_rate);
         }
         if meta.frame.resolution.is_some() && meta.frame.resolution != self.resolution {

@@ -75,8 +75,7 @@ impl PacketInspector {
     ///
     /// # Errors
     ///
-    /// [`DropReason::RtpMalformed`] if its lengths are inconsistent, or RED carries another codec:
-    /// viewers could not play it.
+    /// [`DropReason::RtpMalformed`] if its lengths are inconsistent.
     pub(super) fn describe(
         &mut self,
         plan: &PublishTrack,
@@ -89,9 +88,6 @@ impl PacketInspector {
         let payload = plaintext.get(incoming.start..end).ok_or(DropReason::RtpMalformed)?;
         // A packet without payload probes the path or fills a pause: nothing to rewrite.
         let red = plan.red_pt == Some(header.payload_type) && !payload.is_empty();
-        if red && !is_sound(payload, plan.pt) {
-            return Err(DropReason::RtpMalformed);
-        }
         let codec = plan.format.codec;
         let (seen, prefix_len) = match red {
             true => (peek(codec, &[]), red_prefix_len(payload)),
@@ -196,6 +192,16 @@ impl PacketInspector {
             ..known
         })
     }
+}
+
+/// Whether a payload is RED that is cut short, or carries another codec: viewers could not play it.
+pub(super) fn has_unsound_red(
+    plan: &PublishTrack,
+    header: &RtpHeader,
+    payload: Option<&[u8]>,
+) -> bool {
+    let red = payload.filter(|payload| !payload.is_empty());
+    plan.red_pt == Some(header.payload_type) && red.is_some_and(|red| !is_sound(red, plan.pt))
 }
 
 /// Describes an authentic packet of no use: nothing but its number is forwarded.

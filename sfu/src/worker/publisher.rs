@@ -141,6 +141,7 @@ impl Publisher {
         let outcome = self.open(now, path, datagram, &header, peer, &mut packet, context);
         match outcome {
             Ok(Some(key)) => {
+                settle_time(key, &mut packet, stream);
                 self.recover(now, key, &packet, stream, context);
                 self.publish(now, key, packet, stream, context)
             }
@@ -369,6 +370,24 @@ impl Publisher {
         let track = self.tracks.get_mut(usize::from(target.track))?;
         let clock_rate = track.plan.format.codec.clock_rate();
         Some((track.layers.get_mut(usize::from(target.layer))?, clock_rate))
+    }
+}
+
+/// Packets before a late one without payload of which one should be cached.
+const NEIGHBOURS: u64 = 16;
+
+/// Gives a late packet without payload the timestamp of a packet before it. Its own may mean nothing,
+/// and times must not go back along the numbers.
+fn settle_time(key: LayerKey, packet: &mut Arc<Packet>, stream: &LocalStream) {
+    let meta = packet.meta().copied().filter(|meta| meta.payload_len == 0);
+    let (Some(meta), Some(cache)) = (meta, stream.cache(key)) else { return };
+    if meta.ext_seq > cache.newest() {
+        return;
+    }
+    let mut before = (1..=NEIGHBOURS).filter_map(|back| cache.get(meta.ext_seq.checked_sub(back)?));
+    let timestamp = before.next().and_then(|packet| packet.meta()).map(|meta| meta.timestamp);
+    if let Some((timestamp, packet)) = timestamp.zip(Arc::get_mut(packet)) {
+        packet.describe(PacketMeta { timestamp, ..meta });
     }
 }
 

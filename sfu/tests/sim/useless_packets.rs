@@ -54,3 +54,49 @@ fn useless_packet_leaves_no_hole() {
         }
     }
 }
+
+/// Useless packets with a timestamp from nowhere come in order, and one behind later packets. The
+/// picture and the sound keep their times: sender reports to the viewer, and the jitter that the
+/// publisher is told.
+#[test]
+fn useless_packet_tells_nothing_of_the_clock() {
+    for reports in [true, false] {
+        let mut spec = PublisherSpec::of(vec![opus(), video(Codec::Vp8)]);
+        (spec.sends_reports, spec.answers_nack) = (reports, false);
+        let (mut world, publisher, viewer) = watched(1, spec, ViewerSpec::browser());
+        world.run_s(2);
+        for late in [false, true, true, false, true] {
+            for kind in [Video, Audio] {
+                let now = world.now;
+                let number = world.with_publisher(publisher, |publisher, link| {
+                    let layer = &mut publisher.track(kind).layers[0];
+                    let number = layer.next_seq;
+                    match late {
+                        true => layer.next_seq += 1,
+                        false => publisher.send_by_hand(kind, 77, false, &[1; 50], now, link),
+                    }
+                    number
+                });
+                world.send_from(publisher.0);
+                if !late {
+                    continue;
+                }
+                world.run_ms(50);
+                let now = world.now;
+                world.with_publisher(publisher, |publisher, link| {
+                    let next = publisher.track(kind).layers[0].next_seq;
+                    publisher.track(kind).layers[0].next_seq = number;
+                    publisher.send_by_hand(kind, 77, false, &[1; 50], now, link);
+                    publisher.track(kind).layers[0].next_seq = next;
+                });
+                world.send_from(publisher.0);
+            }
+            world.run_ms(1_300);
+        }
+        let spread = world.viewer(viewer).guard.report_spread_ms();
+        assert!(spread < 20.0, "sender reports differ by {spread} ms (own reports: {reports})");
+        let told = &world.publisher(publisher).feedback.reports;
+        let jitter = told.iter().map(|report| report.jitter).max();
+        assert!(jitter.is_some_and(|jitter| jitter < 90), "jitter of {jitter:?} ticks");
+    }
+}

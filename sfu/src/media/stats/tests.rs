@@ -41,6 +41,20 @@ fn repaired_packets_are_not_lost_and_make_no_jitter() {
 }
 
 #[test]
+fn useless_packet_is_received_and_its_timestamp_makes_no_jitter() {
+    let start = Instant::now();
+    let mut stats = ReceiverStats::new();
+    for n in 0..100 {
+        match n % 10 {
+            7 => assert!(stats.on_useless(70_000 + u64::from(n))),
+            _ => stats.on_packet(start + 10 * MS * n, 70_000 + u64::from(n), 900 * n, VIDEO, 1),
+        }
+    }
+    assert!(!stats.on_useless(69_999), "late");
+    assert_eq!((stats.lost(), stats.jitter(), stats.packets(), stats.bytes()), (0, 0, 101, 90));
+}
+
+#[test]
 fn counts_stay_within_their_fields() {
     let start = Instant::now();
     let mut stats = ReceiverStats::new();

@@ -534,7 +534,7 @@ impl Publisher {
     }
 
     /// Sends a packet with this payload type and this body, under the next number of a track's first
-    /// layer.
+    /// layer, and a timestamp from nowhere.
     pub(crate) fn send_by_hand(
         &mut self,
         kind: MediaKind,

@@ -85,6 +85,11 @@ impl Admission {
         reserved.map_err(|Full| UNAVAILABLE)
     }
 
+    /// Notes that a check of a half-open session was answered.
+    pub(super) fn half_open_checked(&self, id: SessionId, network: Option<IpAddr>, now: Instant) {
+        self.half_open.lock().checked(id, network, now);
+    }
+
     /// Releases the place of a session that connected or ended; without effect if it has none.
     pub(super) fn release_half_open(&self, id: SessionId, network: Option<IpAddr>) {
         self.half_open.lock().release(id, network);

@@ -362,6 +362,8 @@ impl Control {
     /// A worker adopted a session that waited in the lobby.
     fn on_adopted(&self, id: SessionId, worker: usize) {
         let Some(session) = self.directory.session(id) else { return };
+        // Its client answers, and the handshake begins.
+        self.admission.half_open_checked(id, session.network, Instant::now());
         {
             let mut state = session.lock();
             state.worker = Some(worker);

@@ -21,9 +21,39 @@ pub(super) const SURE_FOR: Duration = Duration::from_secs(10);
 /// Half-open sessions.
 #[derive(Debug, Default)]
 pub(super) struct HalfOpen {
-    /// Oldest first; no entry is empty.
-    by_network: HashMap<Option<IpAddr>, VecDeque<(SessionId, Instant)>>,
+    /// No entry is empty.
+    by_network: HashMap<Option<IpAddr>, Waiting>,
     total: usize,
+}
+
+/// Half-open sessions of one network, with the time since which each waits. Oldest first.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Answered, and nothing came yet.
+    silent: VecDeque<(SessionId, Instant)>,
+    /// A check of the client was answered: it is in the middle of its handshake. Such a session goes
+    /// only where no silent one may go.
+    checked: VecDeque<(SessionId, Instant)>,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.silent.len() + self.checked.len()
+    }
+
+    /// The session to evict among those that wait since `by` or longer.
+    fn oldest(&self, by: Option<Instant>) -> Option<SessionId> {
+        let fronts = self.silent.front().into_iter().chain(self.checked.front());
+        let mut old = fronts.filter(|(_, since)| by.is_none_or(|by| *since <= by));
+        old.next().map(|(id, _)| *id)
+    }
+
+    fn remove(&mut self, id: SessionId) -> bool {
+        [&mut self.silent, &mut self.checked].into_iter().any(|queue| {
+            let index = queue.iter().position(|(waiting, _)| *waiting == id);
+            index.and_then(|index| queue.remove(index)).is_some()
+        })
+    }
 }
 
 /// No place for one more session of this network.
@@ -35,7 +65,7 @@ impl HalfOpen {
     /// evicted; it is returned and must be ended.
     ///
     /// The oldest session of the network with the most sessions goes for one of another network at
-    /// once, and for one of its own after [`SURE_FOR`].
+    /// once, and for one of its own after [`SURE_FOR`]. Sessions without an answered check go first.
     ///
     /// # Errors
     /// [`Full`] if no session may be evicted for it.
@@ -46,7 +76,7 @@ impl HalfOpen {
         limit: usize,
         now: Instant,
     ) -> Result<Option<SessionId>, Full> {
-        let own = self.by_network.get(&network).map_or(0, VecDeque::len);
+        let own = self.by_network.get(&network).map_or(0, Waiting::len);
         let mut evicted = None;
         if network.is_some() && own >= PER_NETWORK_MAX {
             evicted = Some((self.oldest(network, now).ok_or(Full)?, network));
@@ -54,7 +84,7 @@ impl HalfOpen {
             let heaviest = self.by_network.iter().max_by_key(|(_, waiting)| waiting.len());
             let (&heaviest, waiting) = heaviest.ok_or(Full)?;
             let oldest = match waiting.len() > own {
-                true => waiting.front().map(|(id, _)| *id),
+                true => waiting.oldest(None),
                 false => self.oldest(network, now),
             };
             let of = if waiting.len() > own { heaviest } else { network };
@@ -63,24 +93,33 @@ impl HalfOpen {
         if let Some((evicted, of)) = evicted {
             self.release(evicted, of);
         }
-        self.by_network.entry(network).or_default().push_back((id, now));
+        self.by_network.entry(network).or_default().silent.push_back((id, now));
         self.total += 1;
         Ok(evicted.map(|(id, _)| id))
     }
 
     /// The oldest session of a network, if it may go for one of the same network.
     fn oldest(&self, network: Option<IpAddr>, now: Instant) -> Option<SessionId> {
-        let &(id, since) = self.by_network.get(&network)?.front()?;
-        (now.saturating_duration_since(since) >= SURE_FOR).then_some(id)
+        self.by_network.get(&network)?.oldest(Some(now.checked_sub(SURE_FOR)?))
+    }
+
+    /// Notes that a check of a session was answered; without effect if it is not here. From now on it
+    /// has the time of its handshake.
+    pub(super) fn checked(&mut self, id: SessionId, network: Option<IpAddr>, now: Instant) {
+        let Some(waiting) = self.by_network.get_mut(&network) else { return };
+        if waiting.remove(id) {
+            waiting.checked.push_back((id, now));
+        }
     }
 
     /// Removes a session that connected or ended; without effect if it is not here.
     pub(super) fn release(&mut self, id: SessionId, network: Option<IpAddr>) {
         let Some(waiting) = self.by_network.get_mut(&network) else { return };
-        let Some(index) = waiting.iter().position(|(waiting, _)| *waiting == id) else { return };
-        waiting.remove(index);
+        if !waiting.remove(id) {
+            return;
+        }
         self.total -= 1;
-        if waiting.is_empty() {
+        if waiting.len() == 0 {
             self.by_network.remove(&network);
         }
     }
@@ -191,5 +230,34 @@ mod tests {
         let evicted = waiting.reserve(SessionId(900), network(1), 10_000, late);
         assert_eq!(evicted, Ok(Some(SessionId(0))));
         assert_eq!(waiting.total, PER_NETWORK_MAX);
+    }
+
+    #[test]
+    fn session_whose_check_was_answered_goes_only_where_no_silent_one_may() {
+        let (mut waiting, start) = (HalfOpen::default(), Instant::now());
+        let limit = PER_NETWORK_MAX;
+        for n in 0..limit as u64 {
+            waiting.reserve(SessionId(n), network(1), limit, start).unwrap();
+        }
+        let second = |n| start + Duration::from_secs(n);
+        // The user of the two oldest allows the connection late; they are in their handshakes.
+        waiting.checked(SessionId(0), network(1), second(9));
+        waiting.checked(SessionId(1), network(1), second(9));
+        waiting.checked(SessionId(9_999), network(1), second(9));
+        let mut reserve = |id, of, now| waiting.reserve(SessionId(id), of, limit, now);
+        let evicted = |id| Ok(Some(SessionId(id)));
+        assert_eq!(reserve(900, network(1), second(10)), evicted(2), "the oldest silent one");
+        assert_eq!(reserve(901, network(2), second(10)), evicted(3), "also for another network");
+        for n in 4..limit as u64 {
+            waiting.release(SessionId(n), network(1));
+        }
+        waiting.release(SessionId(900), network(1));
+        let mut reserve = |id, of, now| waiting.reserve(SessionId(id), of, 3, now);
+        assert_eq!(reserve(902, network(1), second(18)), Err(Full), "both are in their handshakes");
+        assert_eq!(reserve(903, network(3), second(18)), evicted(0), "one network takes no more");
+        waiting.release(SessionId(1), network(1));
+        waiting.release(SessionId(901), network(2));
+        waiting.release(SessionId(903), network(3));
+        assert!(waiting.total == 0 && waiting.by_network.is_empty());
     }
 }

@@ -53,6 +53,17 @@ async fn half_open_session_of_the_heaviest_network_is_evicted_and_its_url_answer
     assert!(url.unwrap().ended.is_some());
 }
 
+// quality B2
+#[tokio::test]
+async fn half_open_session_in_the_middle_of_its_handshake_outlasts_a_newer_silent_one() {
+    let server = Detached::with(Config { half_open_per_worker: 2, ..Config::default() });
+    let name = Detached::name("a");
+    let publish = |network| server.control.publish(&name, WHIP_OFFER, network).unwrap();
+    let [first, second] = [network(1), network(1)].map(|network| publish(network).created.id);
+    server.adopt(first, 0);
+    assert_eq!(publish(network(2)).evicted, Some(second));
+}
+
 #[tokio::test]
 async fn session_that_connects_frees_its_half_open_place_once() {
     let server = Detached::with(Config { half_open_per_worker: 1, ..Config::default() });

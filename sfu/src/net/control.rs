@@ -353,6 +353,11 @@ impl Control {
                 }
             }
             Notice::Event(Event::Closed(id, reason)) => self.on_closed(id, reason),
+            Notice::Event(Event::Silent(id, silent)) => {
+                if let Some(session) = self.directory.session(id) {
+                    session.stream.lock().publishers.set_silent(id, silent);
+                }
+            }
             Notice::Event(Event::Warned(id, warning)) => self.on_warned(id, warning),
             Notice::Lost => self.on_worker_lost(worker),
         }

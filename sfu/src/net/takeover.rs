@@ -14,7 +14,8 @@ use crate::router::SourceInfo;
 
 /// Takeovers of one stream within [`CONTEST_WINDOW`] after which a newcomer is refused. Two programs that publish
 /// under one name and reconnect when they are replaced would otherwise replace each other for ever (OBS does,
-/// every 2 s).
+/// every 2 s). A takeover from a publisher that is silent does not count: a publisher that lost its network comes
+/// back as another session.
 pub(super) const CONTEST_TAKEOVERS: usize = 3;
 
 /// Time in which [`CONTEST_TAKEOVERS`] are counted.
@@ -51,11 +52,19 @@ enum Stage {
 struct Live {
     source: Arc<SourceInfo>,
     since: Instant,
+    /// Whether nothing authentic has come from it for three seconds: it has probably lost its network.
+    silent: bool,
+}
+
+impl Live {
+    fn new(source: Arc<SourceInfo>, since: Instant) -> Self {
+        Self { source, since, silent: false }
+    }
 }
 
 impl Publishers {
     /// Whether one more may be added: always while nobody holds the stream, otherwise as the policy says and
-    /// unless the stream changed hands too often.
+    /// unless the stream changed hands too often. Nobody contests with a holder that is silent.
     ///
     /// # Errors
     /// Who holds the stream, and why it stays.
@@ -63,12 +72,12 @@ impl Publishers {
         let Some(live) = &self.live else { return Ok(()) };
         let cause = match (policy, self.contested_until(now)) {
             (Takeover::Reject, _) => ConflictCause::Reject,
-            (Takeover::Always, Some(until)) => {
+            (Takeover::Always, Some(until)) if !live.silent => {
                 let left = until.saturating_duration_since(now).as_secs();
                 let retry_after_s = u32::try_from(left).unwrap_or(u32::MAX).saturating_add(1);
                 ConflictCause::Contested { retry_after_s }
             }
-            (Takeover::Always, None) => return Ok(()),
+            (Takeover::Always, _) => return Ok(()),
         };
         let live_s = now.saturating_duration_since(live.since).as_secs();
         Err(Conflict { holder: live.source.publisher, live_s, cause })
@@ -79,6 +88,14 @@ impl Publishers {
         let first = self.takeovers.front().filter(|_| self.takeovers.len() >= CONTEST_TAKEOVERS)?;
         let until = *first + CONTEST_WINDOW;
         (until > now).then_some(until)
+    }
+
+    /// Notes that the publisher that holds the stream became silent, or is heard again; without effect for
+    /// another one.
+    pub(super) fn set_silent(&mut self, id: SessionId, silent: bool) {
+        if let Some(live) = self.live.as_mut().filter(|live| live.source.publisher == id) {
+            live.silent = silent;
+        }
     }
 
     /// Adds a session that was answered and has not connected yet.
@@ -104,14 +121,15 @@ impl Publishers {
         }
         let holder_id = holder.as_ref().map(|source| source.publisher);
         let before = self.live.as_ref().map(|live| live.source.publisher);
-        if before.is_some() && holder_id.is_some() && before != holder_id {
+        let was_silent = self.live.as_ref().is_some_and(|live| live.silent);
+        if before.is_some() && holder_id.is_some() && before != holder_id && !was_silent {
             self.takeovers.push_back(now);
             if self.takeovers.len() > CONTEST_TAKEOVERS {
                 self.takeovers.pop_front();
             }
         }
         if before != holder_id {
-            self.live = holder.map(|source| Live { source, since: now });
+            self.live = holder.map(|source| Live::new(source, now));
         }
         let mut lost = Vec::new();
         for publisher in &mut self.sessions {
@@ -148,7 +166,7 @@ impl Publishers {
         self.sessions.retain(|publisher| publisher.id != id);
         let held = self.live.as_ref().is_some_and(|live| live.source.publisher == id);
         if held {
-            self.live = holder.map(|source| Live { source, since: now });
+            self.live = holder.map(|source| Live::new(source, now));
         }
         held
     }
@@ -279,6 +297,35 @@ mod tests {
         // A stream that nobody holds is open to everyone.
         publishers.remove(SessionId(3), None, second(8));
         assert_eq!(publishers.may_add(Takeover::Always, second(8)), Ok(()));
+    }
+
+    /// A publisher that loses its network again and again comes back as another session each time.
+    #[test]
+    fn publisher_that_comes_back_from_a_silence_is_no_contest() {
+        let start = Instant::now();
+        let second = |n: u64| start + Duration::from_secs(n);
+        let mut publishers = Publishers::default();
+        for n in 0..6 {
+            let now = second(4 * n);
+            assert_eq!(publishers.may_add(Takeover::Always, now), Ok(()), "{n} returns");
+            publishers.add(SessionId(n));
+            publishers.connected(SessionId(n), source(n, n as u32), now);
+            publishers.set_silent(SessionId(n), true);
+            publishers.set_silent(SessionId(77), false);
+        }
+        assert_eq!(publishers.contested_until(second(20)), None);
+        // With one that is heard it is a contest, until that one is silent.
+        publishers.set_silent(SessionId(5), false);
+        for n in 6..9 {
+            publishers.add(SessionId(n));
+            publishers.connected(SessionId(n), source(n, n as u32), second(21));
+        }
+        assert!(publishers.may_add(Takeover::Always, second(22)).is_err());
+        publishers.set_silent(SessionId(8), true);
+        assert_eq!(publishers.may_add(Takeover::Always, second(25)), Ok(()));
+        assert!(publishers.may_add(Takeover::Reject, second(25)).is_err(), "it is the live one");
+        publishers.set_silent(SessionId(8), false);
+        assert!(publishers.may_add(Takeover::Always, second(26)).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::batch::Batch;
 use super::keys::SessionKey;
 use super::outbox::{Outbox, SendState};
 use super::publisher::Publisher;
+use super::report::SessionInfo;
 use super::session::{NewSession, Plan, RoleState, Session};
 use super::subscriber::Subscriber;
 use super::subscription::{BoundTrack, Subscription};
@@ -187,10 +188,13 @@ impl Worker {
         let Session { id, peer, sending, role, stream, .. } = session;
         match role {
             RoleState::Publisher(publisher) => {
-                if publisher.handle_timeout(now, peer, stream, &mut self.context, egress)
-                    && let Some(warning) = publisher.take_new_warning(now)
-                {
-                    self.events.push(Event::Warned(*id, warning));
+                if publisher.handle_timeout(now, peer, stream, &mut self.context, egress) {
+                    let silence = SessionInfo::silence(peer.state(), peer.last_alive(), now);
+                    if publisher.note_silence(silence.is_some()) {
+                        self.events.push(Event::Silent(*id, silence.is_some()));
+                    }
+                    let warning = publisher.take_new_warning(now);
+                    self.events.extend(warning.map(|warning| Event::Warned(*id, warning)));
                 }
             }
             RoleState::Subscriber(subscriber) => {

@@ -171,6 +171,9 @@ pub enum Event {
     HandshakeFailed(SessionId, Arc<str>),
     /// A session ended.
     Closed(SessionId, CloseReason),
+    /// A publisher became silent, or is heard again: whether nothing authentic has come from it for
+    /// three seconds.
+    Silent(SessionId, bool),
     /// Something is wrong with a publisher's stream; once for each code of a warning.
     Warned(SessionId, Warning),
 }

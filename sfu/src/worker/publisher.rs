@@ -56,6 +56,8 @@ pub(super) struct Publisher {
     pub(super) next_report: Instant,
     /// Warnings that were reported.
     warned: Vec<&'static str>,
+    /// Whether it was reported as silent.
+    silent: bool,
 }
 
 impl Publisher {
@@ -91,6 +93,7 @@ impl Publisher {
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
             warned: Vec::new(),
+            silent: false,
         }
     }
 
@@ -310,6 +313,11 @@ impl Publisher {
         let others =
             [self.twcc.next_timeout(), self.routing.next_request_poll(), Some(self.next_report)];
         feedback.chain(others.into_iter().flatten()).min()
+    }
+
+    /// Notes whether nothing comes from the client any more; true if that is new.
+    pub(super) fn note_silence(&mut self, silent: bool) -> bool {
+        std::mem::replace(&mut self.silent, silent) != silent
     }
 
     /// What is wrong with the stream, each code once; of several layers the worst.

@@ -342,4 +342,7 @@ fn api_tells_since_when_a_killed_publisher_is_silent() {
     let silent = silent_s(&mut world, publisher).expect("nothing comes from it");
     assert!((3.9..4.1).contains(&silent), "{silent} s");
     assert_eq!(silent_s(&mut world, viewer), None, "its viewer is there");
+    // The control plane was told, for takeovers.
+    let told: Vec<_> = world.control.silences.iter().map(|(_, silent)| *silent).collect();
+    assert_eq!(told, [true]);
 }

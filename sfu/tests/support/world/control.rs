@@ -30,6 +30,8 @@ pub(crate) struct Control {
     pub closed: Vec<(SessionId, CloseReason)>,
     /// Every warning, in order.
     pub warned: Vec<(SessionId, Warning)>,
+    /// Publishers that became silent, or are heard again.
+    pub silences: Vec<(SessionId, bool)>,
     workers: usize,
     free_ids: Vec<StreamId>,
     next_stream: u32,
@@ -64,6 +66,7 @@ impl Control {
             sessions: BTreeMap::new(),
             closed: Vec::new(),
             warned: Vec::new(),
+            silences: Vec::new(),
             free_ids: Vec::new(),
             next_stream: 0,
             next_session: 0,
@@ -245,6 +248,10 @@ impl Control {
             Event::Adopted(id) => self.on_adopted(id, worker).into_iter().collect(),
             Event::Connected(id) => self.on_connected(id),
             Event::HandshakeFailed(..) => Vec::new(),
+            Event::Silent(id, silent) => {
+                self.silences.push((id, silent));
+                Vec::new()
+            }
             Event::Closed(id, reason) => self.on_closed(id, reason),
             Event::Warned(id, warning) => {
                 self.warned.push((id, warning));

@@ -109,7 +109,8 @@ pub struct Tail {
     pub first: u64,
     /// Extended number of the newest packet.
     pub newest: u64,
-    /// Frames between `first` and `newest`, both included.
+    /// Frames between `first` and `newest`, both included. Parameter sets with a timestamp of their
+    /// own are none.
     pub frames: u32,
     /// Payload bytes.
     pub bytes: usize,
@@ -129,7 +130,9 @@ impl Tail {
         for ext_seq in first..=newest {
             let meta = packets.get(ext_seq)?.meta()?;
             tail.bytes += usize::from(meta.payload_len);
-            if timestamp.replace(meta.timestamp) != Some(meta.timestamp) {
+            if !meta.frame.parts.is_only_sets()
+                && timestamp.replace(meta.timestamp) != Some(meta.timestamp)
+            {
                 tail.frames += 1;
             }
         }

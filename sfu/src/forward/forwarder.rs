@@ -149,8 +149,8 @@ enum Next {
 struct FrameEnd {
     /// Layer that starts then.
     target: LayerKey,
-    /// First packet of its keyframe.
-    first: u64,
+    /// Its keyframe.
+    start: DecoderStart,
     /// Time at which it starts at the latest.
     until: Instant,
 }
@@ -404,7 +404,8 @@ impl Forwarder {
         meta: &PacketMeta,
         padded: bool,
     ) -> ForwardDecision {
-        let this = DecoderStart { first: meta.ext_seq, key: meta.ext_seq, needs_sets: false };
+        let (seq, timestamp) = (meta.ext_seq, meta.timestamp);
+        let this = DecoderStart { first: seq, key: seq, timestamp, needs_sets: false };
         let start = context.start.or(meta.frame.keyframe.then_some(this));
         let context = LayerContext { start, ..context };
         self.number_packet(context, meta, padded).map_or_else(|other| other, ForwardDecision::Send)
@@ -461,7 +462,7 @@ impl Forwarder {
                 // keyframe. That one is found in the cache when the poster is complete.
                 (Some(catch_up), _) if *layer == key => catch_up.is_before(meta.ext_seq),
                 (_, Next::FrameEnd(end)) if *layer != key => {
-                    end.target == key && meta.ext_seq >= end.first
+                    end.target == key && meta.ext_seq >= end.start.first
                 }
                 _ => false,
             };
@@ -481,7 +482,8 @@ impl Forwarder {
                 (Some(Entry::Before(start)), _) => {
                     let then = CatchUp::at_once(meta.arrival, start.first, None);
                     let pass = Pass::cached(then, start.needs_sets);
-                    let first = PacketMeta { ext_seq: start.first, ..*meta };
+                    let (ext_seq, timestamp) = (start.first, start.timestamp);
+                    let first = PacketMeta { ext_seq, timestamp, ..*meta };
                     self.start(context, format.codec, &first, pass);
                     return ForwardDecision::Later;
                 }
@@ -595,7 +597,7 @@ impl Forwarder {
             | Flow::Sending { pass: Pass::Live, next: Next::Keyframe(key), .. }) => {
                 let has_picture = self.flow.layer().is_some();
                 if let Some(part) = self.starts.consider(now, key, has_picture, cache)
-                    && !self.waits_for_frame_end(now, key, part.first)
+                    && !self.waits_for_frame_end(now, key, part.start)
                 {
                     self.begin(now, key, part, cache);
                 }
@@ -603,10 +605,10 @@ impl Forwarder {
             Flow::Sending { next: Next::FrameEnd(end), .. }
                 if self.sender.frame_finished() || end.until <= now =>
             {
-                let FrameEnd { target, first, .. } = **end;
+                let FrameEnd { target, start, .. } = **end;
                 let tail = cache.start(target, now).and_then(|cached| cached.tail);
-                let tail = tail.filter(|tail| tail.first == first);
-                if !self.begin(now, target, StartPart { first, end: None, tail }, cache)
+                let tail = tail.filter(|tail| tail.first == start.first);
+                if !self.begin(now, target, StartPart { start, end: None, tail }, cache)
                     && let Flow::Sending { next, .. } = &mut self.flow
                 {
                     // The keyframe left the cache meanwhile: the next one starts the layer.
@@ -618,12 +620,12 @@ impl Forwarder {
     }
 
     /// Whether the frame that is being sent must end before another layer's keyframe is sent.
-    fn waits_for_frame_end(&mut self, now: Instant, target: LayerKey, first: u64) -> bool {
+    fn waits_for_frame_end(&mut self, now: Instant, target: LayerKey, start: DecoderStart) -> bool {
         if self.sender.frame_finished() {
             return false;
         }
         let Flow::Sending { next, .. } = &mut self.flow else { return false };
-        *next = Next::FrameEnd(Box::new(FrameEnd { target, first, until: now + FRAME_END_MAX }));
+        *next = Next::FrameEnd(Box::new(FrameEnd { target, start, until: now + FRAME_END_MAX }));
         true
     }
 
@@ -636,10 +638,11 @@ impl Forwarder {
         part: StartPart,
         cache: &impl LayerCache<'a>,
     ) -> bool {
-        let StartPart { first, end, tail } = part;
+        let StartPart { start, end, tail } = part;
         let meta = |ext_seq| cache.packet(key, ext_seq)?.meta();
         let format = self.sender.format();
-        let (Some(format), Some(context), Some(first)) = (format, cache.context(key), meta(first))
+        let (Some(format), Some(context), Some(first)) =
+            (format, cache.context(key), meta(start.first))
         else {
             return false;
         };
@@ -660,10 +663,10 @@ impl Forwarder {
         };
         // A poster is the present, whatever its age.
         let span = match end {
-            None => catch_up_timestamps::span(first.timestamp, newest.timestamp),
+            None => catch_up_timestamps::span(start.timestamp, newest.timestamp),
             Some(_) => 0,
         };
-        self.switch_source(context, format.codec, first, newest, span);
+        self.switch_source(context, format.codec, (first, Some(start)), newest, span);
         let catch_up = match bytes {
             Some(bytes) => CatchUp::paced(now, first.ext_seq, end, bytes, cached.bitrate),
             None => CatchUp::at_once(now, first.ext_seq, end),
@@ -742,7 +745,11 @@ impl Forwarder {
             Some(target) if target != layer => Next::Keyframe(target),
             _ => Next::Same,
         };
-        self.switch_source(context, codec, meta, meta, 0);
+        // Parameter sets in front of the picture have its timestamp.
+        let start = context.start.filter(|start| start.first == meta.ext_seq);
+        let timestamp = start.map_or(meta.timestamp, |start| start.timestamp);
+        let newest = PacketMeta { timestamp, ..*meta };
+        self.switch_source(context, codec, (meta, start), &newest, 0);
         self.flow = Flow::Sending { layer, pass, next };
         self.note_switched(meta.arrival, layer.layer, reason);
     }
@@ -753,12 +760,13 @@ impl Forwarder {
     }
 
     /// Continues the outgoing numbers with this packet's layer, at the capture time of the layer's
-    /// newest packet. The first packet precedes that time by `span` ticks.
+    /// newest packet. The first picture precedes that time by `span` ticks. It begins with packet
+    /// `first`; `key` is where it begins a video.
     fn switch_source(
         &mut self,
         context: LayerContext,
         codec: Codec,
-        first: &PacketMeta,
+        (first, key): (&PacketMeta, Option<DecoderStart>),
         newest: &PacketMeta,
         span: u32,
     ) {
@@ -770,12 +778,15 @@ impl Forwarder {
         // clock.
         let earliest = self.sender.last_timestamp().map(|last| last.wrapping_add(STEP));
         let start = earliest.filter(|earliest| is_ahead(*earliest, start)).unwrap_or(start);
+        let picture = key.map_or(first.timestamp, |key| key.timestamp);
         let follows_clock =
-            codec.kind() == MediaKind::Audio || start == first.timestamp.wrapping_add(ts_delta);
-        let catch_up = match follows_clock {
-            true => CatchUpTimestamps::NONE,
-            false => CatchUpTimestamps::from(first.timestamp, start),
-        };
+            codec.kind() == MediaKind::Audio || start == picture.wrapping_add(ts_delta);
+        // What comes live, with the publisher's times, is sent as it comes.
+        let is_live = follows_clock && newest.ext_seq == first.ext_seq;
+        let key = key.filter(|_| !is_live);
+        let lead = key.map_or(0, |key| key.key.saturating_sub(first.ext_seq));
+        let lead = u8::try_from(lead).unwrap_or(u8::MAX);
+        let catch_up = CatchUpTimestamps::from(picture, start, follows_clock, lead);
         self.starts.end_wait();
         self.sender.switch_source(context.key, first, SourceSwitch { ts_delta, gap, catch_up });
         self.filter.begin(context.key, first);

@@ -367,7 +367,7 @@ impl RtpSender {
         });
         let segment = segment.ok_or(NotNumbered::OutsideSegments)?;
         let plain = first.timestamp.wrapping_add(segment.ts_delta);
-        let timestamp = segment.catch_up.stamp(first.timestamp, plain);
+        let timestamp = segment.catch_up.stamp(0, first.timestamp, plain);
         let out = first.ext_seq.wrapping_add(segment.seq_delta);
         if !self.issued.issue(out) {
             return Err(NotNumbered::Duplicate);
@@ -469,7 +469,10 @@ impl RtpSender {
             return Err(NotNumbered::Duplicate);
         }
         let plain = meta.timestamp.wrapping_add(segment.ts_delta);
-        let timestamp = segment.catch_up.stamp(meta.timestamp, plain);
+        let position = seq.wrapping_sub(segment.first);
+        let timestamp = segment.catch_up.stamp(position, meta.timestamp, plain);
+        // The picture goes on behind its parameter sets.
+        let form = if segment.catch_up.leads(position) { form & !MARKER } else { form };
         let picture = meta.frame.picture.unwrap_or_default();
         let picture_id = picture_number(picture).wrapping_add(picture_delta);
         let tl0 = picture.tl0_pic_idx.unwrap_or(0).wrapping_add(segment.tl0_delta);

@@ -14,6 +14,7 @@ use super::catch_up::Tail;
 use super::layer_cache::{Cached, LayerCache};
 use crate::ids::LayerKey;
 use crate::limiter::TokenBucket;
+use crate::media::DecoderStart;
 
 /// Age up to which a keyframe is sent with all packets after it, at any rate (quality A3.3).
 const RECENT: Duration = Duration::from_millis(400);
@@ -139,8 +140,8 @@ const SWITCH_BURST: u32 = 2;
 /// The part of the cache that a viewer begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartPart {
-    /// First packet of the keyframe.
-    pub first: u64,
+    /// The keyframe.
+    pub start: DecoderStart,
     /// One past the last packet to send, for a poster.
     pub end: Option<u64>,
     /// Cached packets from the first one to the present; `None` if a packet is missing yet.
@@ -218,10 +219,10 @@ impl StartPolicy {
         let awaited_since = *self.awaited_since.get_or_insert(now);
         let since = *self.since.get_or_insert(now);
         let keyframe = cache.keyframe(key)?;
-        let whole = keyframe.whole();
+        let (whole, start) = (keyframe.whole(), keyframe.start());
         let candidate = Candidate {
             key,
-            begins: keyframe.begins(),
+            begins: start.map(|start| start.first),
             whole: whole.map(|keyframe| keyframe.first()),
             is_decided: keyframe.is_decided(),
         };
@@ -233,7 +234,8 @@ impl StartPolicy {
         }
         self.arriving = None;
         self.arrives_until = Some(now + ARRIVAL_MAX);
-        let begins = candidate.begins?;
+        let start = start?;
+        let begins = start.first;
         let cached = cache.start(key, now)?;
         let came_since = |since| cached.begun.is_some_and(|at| at >= since);
         let how = if has_picture {
@@ -249,7 +251,7 @@ impl StartPolicy {
                 Start::FastForward(_) if !self.switches.take(now) => Start::Wait,
                 how => how,
             }
-        } else if cache.delivers_from(key, keyframe.start().map_or(begins, |start| start.key)) {
+        } else if cache.delivers_from(key, start.key) {
             // Parameter sets before the picture may have come in an earlier delivery.
             // It is handed to this viewer anyway: there is nothing to catch up with.
             self.arriving = Some((key, begins));
@@ -262,10 +264,8 @@ impl StartPolicy {
             begin(now, self.mode, &cached)
         };
         match how {
-            Start::FastForward(tail) => {
-                Some(StartPart { first: tail.first, end: None, tail: Some(tail) })
-            }
-            Start::JoinInProgress => Some(StartPart { first: begins, end: None, tail: None }),
+            Start::FastForward(tail) => Some(StartPart { start, end: None, tail: Some(tail) }),
+            Start::JoinInProgress => Some(StartPart { start, end: None, tail: None }),
             Start::Poster => {
                 let whole = whole?;
                 let this = (key, whole.first());
@@ -274,7 +274,7 @@ impl StartPolicy {
                 }
                 let (first, end, bytes) = (whole.first(), whole.end(), whole.bytes());
                 let tail = Tail { first, newest: end - 1, frames: 1, bytes };
-                Some(StartPart { first, end: Some(end), tail: Some(tail) })
+                Some(StartPart { start: whole.start(), end: Some(end), tail: Some(tail) })
             }
             Start::Wait => None,
         }

@@ -43,6 +43,8 @@ pub struct DecoderStart {
     pub first: u64,
     /// Number of the first packet of its picture that shows that it is a keyframe.
     pub key: u64,
+    /// Timestamp of its picture; parameter sets before it may have another.
+    pub timestamp: u32,
     /// Whether kept parameter sets are to be sent before it ([`KeyframeCache::sets_before`]).
     pub needs_sets: bool,
 }
@@ -69,7 +71,6 @@ pub struct KeyframeCache {
 #[derive(Debug)]
 struct Begun {
     start: DecoderStart,
-    timestamp: u32,
     /// Arrival of the first packet that showed that it is a keyframe.
     since: Instant,
     /// What came of it up to that packet.
@@ -104,7 +105,7 @@ struct Begun {
 pub struct Keyframe {
     /// All packets in order.
     packets: Vec<Arc<Packet>>,
-    first: u64,
+    start: DecoderStart,
     arrival: Instant,
     /// Parameter sets that are to be sent before it.
     sets: Option<SetPackets>,
@@ -113,17 +114,22 @@ pub struct Keyframe {
 impl Keyframe {
     /// Extended sequence number of the first packet.
     pub fn first(&self) -> u64 {
-        self.first
+        self.start.first
+    }
+
+    /// How a decoder begins with it.
+    pub fn start(&self) -> DecoderStart {
+        self.start
     }
 
     /// Extended sequence number behind the last packet.
     pub fn end(&self) -> u64 {
-        self.first + self.packets.len() as u64
+        self.first() + self.packets.len() as u64
     }
 
     /// The packet with this number, if it is part of the keyframe.
     pub fn get(&self, ext_seq: u64) -> Option<&Arc<Packet>> {
-        self.packets.get(usize::try_from(ext_seq.checked_sub(self.first)?).ok()?)
+        self.packets.get(usize::try_from(ext_seq.checked_sub(self.first())?).ok()?)
     }
 
     /// All packets in order.
@@ -140,7 +146,7 @@ impl Keyframe {
 impl KeyframeCache {
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
-        warm!(self.begun.as_ref().map(|begun| begun.timestamp));
+        warm!(self.begun.as_ref().map(|begun| begun.start.timestamp));
     }
 
     /// Records a packet that was put into `packets`.
@@ -191,14 +197,14 @@ impl KeyframeCache {
     fn opens_with(&self, meta: &PacketMeta) -> Option<(u64, u32)> {
         let keyframe = meta.frame.keyframe && meta.payload_len > 0;
         let this = (meta.ext_seq, meta.timestamp);
-        let Some(Begun { start, timestamp, .. }) = &self.begun else {
+        let Some(Begun { start, .. }) = &self.begun else {
             return keyframe.then_some(this);
         };
         if meta.ext_seq + 1 == start.first {
             // If it is the end of the frame before, nothing is missing.
-            return Some((start.key, *timestamp));
+            return Some((start.key, start.timestamp));
         }
-        match meta.timestamp == *timestamp {
+        match meta.timestamp == start.timestamp {
             true => (keyframe && meta.ext_seq < start.first).then_some(this),
             false => (keyframe && meta.ext_seq > start.key).then_some(this),
         }
@@ -243,17 +249,16 @@ impl KeyframeCache {
             _ => (false, true),
         };
         let before = self.begun.take();
-        let same = before.as_ref().filter(|begun| begun.timestamp == timestamp);
+        let same = before.as_ref().filter(|begun| begun.start.timestamp == timestamp);
         let (since, is_prefilled) =
             same.map_or((now, false), |begun| (begun.since, begun.is_prefilled));
         if is_ready {
             self.usable = None;
         } else if let Some(before) = before.filter(|begun| begun.is_ready) {
-            self.usable = (before.timestamp != timestamp).then_some(before);
+            self.usable = (before.start.timestamp != timestamp).then_some(before);
         }
         self.begun = Some(Begun {
-            start: DecoderStart { first, key, needs_sets: is_bare },
-            timestamp,
+            start: DecoderStart { first, key, timestamp, needs_sets: is_bare },
             since,
             parts,
             gap,
@@ -279,7 +284,7 @@ impl KeyframeCache {
             && begun.next - first <= KEYFRAME_PACKETS_MAX as u64
             && let Some(meta) = packets.get(begun.next).and_then(|packet| packet.meta())
         {
-            if begun.next > begun.start.key && meta.timestamp != begun.timestamp {
+            if begun.next > begun.start.key && meta.timestamp != begun.start.timestamp {
                 begun.ended = true;
                 break;
             }
@@ -302,7 +307,8 @@ impl KeyframeCache {
         if begun.too_large || !is_whole || kept.as_ref() == Some(&range) {
             return;
         }
-        let Some(keyframe) = collect(packets, range.clone(), begun.sets.clone()) else {
+        let Some(keyframe) = collect(packets, range.clone(), begun.start, begun.sets.clone())
+        else {
             begun.too_large = true;
             return;
         };
@@ -357,7 +363,7 @@ impl KeyframeCache {
     pub fn sets_before(&self, first: u64) -> &[Arc<Packet>] {
         let begun = self.begun.iter().chain(&self.usable);
         let begun = begun.map(|begun| (begun.start.first, &begun.sets));
-        let kept = self.whole.iter().chain(&self.replaced).map(|kept| (kept.first, &kept.sets));
+        let kept = self.whole.iter().chain(&self.replaced).map(|kept| (kept.first(), &kept.sets));
         let found = begun.chain(kept).find(|(number, _)| *number == first);
         found.and_then(|(_, sets)| sets.as_deref()).unwrap_or(&[])
     }
@@ -440,13 +446,13 @@ fn needed_sets(codec: Codec) -> UnitParts {
 fn collect(
     packets: &PacketCache,
     numbers: Range<u64>,
+    start: DecoderStart,
     sets: Option<SetPackets>,
 ) -> Option<Keyframe> {
-    let first = numbers.start;
     let packets: Vec<Arc<Packet>> =
         numbers.map(|ext_seq| packets.get(ext_seq).cloned()).collect::<Option<_>>()?;
     let arrival = packets.first()?.meta()?.arrival;
-    let keyframe = Keyframe { packets, first, arrival, sets };
+    let keyframe = Keyframe { packets, start, arrival, sets };
     (keyframe.bytes() <= KEYFRAME_BYTES_MAX).then_some(keyframe)
 }
 

@@ -8,6 +8,7 @@ use weir_netsim::Profile;
 use weir_sfu::codec::Codec;
 use weir_sfu::codec::MediaKind::Video;
 use weir_sfu::forward::LayerPreference;
+use weir_sfu::forward::start::StartMode;
 
 use crate::ms;
 use crate::world::spec::{PublisherSpec, SetsMode, ViewerSpec, opus, video};
@@ -182,5 +183,50 @@ fn viewer_that_joins_behind_lost_parameter_sets_need_not_wait_for_the_next_keyfr
                 assert_decodes(&mut world, viewer, &what);
             }
         }
+    }
+}
+
+/// Parameter sets with a timestamp and a marker of their own are part of the cached picture with which
+/// a viewer begins. Viewers that begin live get them as the publisher sent them.
+// RFC 6184 section 5.1
+#[test]
+fn parameter_sets_of_their_own_time_are_part_of_the_first_picture() {
+    for codec in [Codec::H264, Codec::H265] {
+        for start in [StartMode::FastForward, StartMode::Poster, StartMode::Wait] {
+            for joins_after_ms in [100, 2_500, 3_950] {
+                let mut world = World::new(1);
+                world.publish("live", publisher(codec, SetsMode::OwnPacket));
+                world.run_ms(4_200 + joins_after_ms);
+                let viewer = world.watch("live", ViewerSpec { start, ..ViewerSpec::on_worker(0) });
+                world.run_s(5);
+                let what = format!("{codec:?}, {start:?}, {joins_after_ms} ms");
+                let times = world.viewer(viewer).guard.sender(Video).times();
+                let first = times.first().unwrap_or_else(|| panic!("{what}: no picture")).1;
+                let of_first = times.iter().filter(|(_, captured)| *captured == first).count();
+                let expected = if start == StartMode::Wait { 2 } else { 1 };
+                assert_eq!(of_first, expected, "{what}: timestamps of the first picture");
+                assert_decodes(&mut world, viewer, &what);
+            }
+        }
+    }
+}
+
+/// While no frame follows the keyframe, a poster viewer goes on with the next frame.
+#[test]
+fn poster_viewer_goes_on_behind_a_keyframe_with_parameter_sets_of_their_own_time() {
+    for mode in [SetsMode::EachKeyframe, SetsMode::OwnPacket] {
+        let mut spec = ignoring(PublisherSpec::of(vec![opus(), video(Codec::H264)]), 10, mode);
+        spec = spec.with(Video, |track| track.frame_every = ms(400));
+        let mut world = World::new(1);
+        let sender = world.publish("live", spec);
+        let came = |world: &mut World| world.publisher(sender).video().layers[0].frame == 11;
+        assert!(world.run_until(Duration::from_secs(6), came));
+        world.run_ms(40);
+        let spec = ViewerSpec { start: StartMode::Poster, ..ViewerSpec::on_worker(0) };
+        let viewer = world.watch("live", spec);
+        world.run_ms(2_500);
+        let frames = world.viewer(viewer).video_frames();
+        assert!(frames >= 6, "{mode:?}: {frames} frames");
+        assert_decodes(&mut world, viewer, &format!("{mode:?}"));
     }
 }

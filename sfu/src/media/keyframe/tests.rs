@@ -229,7 +229,7 @@ fn parameter_sets_with_another_picture_begin_nothing() {
         .feed_payloads(Codec::H264, &[(1, 0, false, SPS), (2, 0, false, PPS), (3, 0, true, SLICE)]);
     assert_eq!(starts(&layer), None);
     layer.feed_payloads(Codec::H264, &[(4, 3_000, true, IDR)]);
-    let bare = DecoderStart { first: 4, key: 4, needs_sets: true };
+    let bare = DecoderStart { first: 4, key: 4, timestamp: 3_000, needs_sets: true };
     assert_eq!(starts(&layer), Some(bare));
     // One frame after the IDR picture: they are for the next.
     layer.feed_payloads(Codec::H264, &[(5, 6_000, false, SPS), (6, 6_000, true, SLICE)]);
@@ -242,10 +242,16 @@ fn parameter_sets_with_another_picture_begin_nothing() {
 fn parameter_sets_that_were_sent_once_go_before_later_keyframes() {
     let mut layer = Layer::new();
     layer.feed_payloads(Codec::H264, &[(1, 0, false, SPS), (2, 0, false, PPS), (3, 0, true, IDR)]);
-    assert_eq!(layer.cache.start(), Some(DecoderStart { first: 1, key: 3, needs_sets: false }));
+    assert_eq!(
+        layer.cache.start(),
+        Some(DecoderStart { first: 1, key: 3, timestamp: 0, needs_sets: false })
+    );
     assert!(layer.sets_before(1).is_empty());
     layer.feed_payloads(Codec::H264, &[(4, 3_000, true, SLICE), (5, 6_000, true, IDR)]);
-    assert_eq!(layer.cache.start(), Some(DecoderStart { first: 5, key: 5, needs_sets: true }));
+    assert_eq!(
+        layer.cache.start(),
+        Some(DecoderStart { first: 5, key: 5, timestamp: 6_000, needs_sets: true })
+    );
     assert_eq!(layer.sets_before(5), [hex(SPS), hex(PPS)]);
     // A change that belongs to the next keyframe leaves this one as it is.
     layer.feed_payloads(Codec::H264, &[(6, 9_000, false, OTHER_SPS), (7, 9_000, true, SLICE)]);
@@ -262,7 +268,10 @@ fn missing_packet_before_the_first_idr_may_hold_its_parameter_sets() {
     layer.feed_payloads(Codec::H264, &[(1, 0, true, SLICE), (4, 3_000, true, IDR)]);
     assert_eq!(layer.cache.start(), None);
     layer.feed_payloads(Codec::H264, &[(2, 3_000, false, SPS), (3, 3_000, false, PPS)]);
-    assert_eq!(layer.cache.start(), Some(DecoderStart { first: 2, key: 4, needs_sets: false }));
+    assert_eq!(
+        layer.cache.start(),
+        Some(DecoderStart { first: 2, key: 4, timestamp: 3_000, needs_sets: false })
+    );
     // Sets are known, but may have changed.
     layer.feed_payloads(Codec::H264, &[(6, 6_000, true, IDR)]);
     assert_eq!(layer.cache.begins(), Some(2), "the one before");
@@ -287,7 +296,10 @@ fn key_frame_of_av1_needs_a_sequence_header() {
     layer.feed_payloads(Codec::Av1, &[(2, 3_000, false, header), (3, 3_000, true, inter)]);
     assert_eq!(layer.cache.start(), None);
     layer.feed_payloads(Codec::Av1, &[(4, 6_000, false, header), (5, 6_000, true, key)]);
-    assert_eq!(layer.cache.start(), Some(DecoderStart { first: 4, key: 5, needs_sets: false }));
+    assert_eq!(
+        layer.cache.start(),
+        Some(DecoderStart { first: 4, key: 5, timestamp: 6_000, needs_sets: false })
+    );
     layer.feed_payloads(Codec::Av1, &[(6, 9_000, true, key)]);
     assert_eq!(layer.sets_before(6), [hex(header)]);
 }
@@ -339,7 +351,7 @@ fn keyframe_whose_parameter_sets_are_lost_is_used_with_the_kept_ones_once_no_rep
     layer.feed_payloads(Codec::H264, &[(4, 3_000, true, SLICE)]);
     // 5 and 6 are lost: this publisher sends its sets before each keyframe.
     layer.feed_payloads(Codec::H264, &[(7, 6_000, true, IDR), (8, 9_000, true, SLICE)]);
-    let before = DecoderStart { first: 1, key: 3, needs_sets: false };
+    let before = DecoderStart { first: 1, key: 3, timestamp: 0, needs_sets: false };
     assert_eq!((layer.cache.start(), layer.whole()), (Some(before), Some((1, 4))));
     assert!(layer.cache.is_decided(), "the one before");
     layer.now += SETS_REPAIR_MAX - Duration::from_millis(1);
@@ -347,7 +359,7 @@ fn keyframe_whose_parameter_sets_are_lost_is_used_with_the_kept_ones_once_no_rep
     assert_eq!(layer.cache.begins(), Some(1));
     layer.now += Duration::from_millis(1);
     layer.feed_payloads(Codec::H264, &[(10, 15_000, true, SLICE)]);
-    let bare = DecoderStart { first: 7, key: 7, needs_sets: true };
+    let bare = DecoderStart { first: 7, key: 7, timestamp: 6_000, needs_sets: true };
     assert_eq!((layer.cache.start(), layer.whole()), (Some(bare), Some((7, 8))));
     assert_eq!(layer.sets_before(7), [hex(SPS), hex(PPS)]);
 }

@@ -3,8 +3,8 @@
 //!
 //! The dependency descriptor is read first and the payload second, so that decisions hold where the
 //! payload is encrypted end to end. Keeps state that spans packets: the structure that descriptors
-//! refer to, which H.264 frames no frame refers to, and the access unit that is arriving. Called by
-//! `layer.rs`.
+//! refer to, which H.264 and H.265 frames no frame refers to, and the access unit that is arriving.
+//! Called by `layer.rs`.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -13,8 +13,8 @@ use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::media::Encoding;
 use crate::media::packet::{FORWARDED_EXTS_MAX, ForwardedExt, PacketMeta};
-use crate::rtp::codec::h264::{Reference, reference};
-use crate::rtp::codec::{FrameInfo, descriptor_prefix_len, peek};
+use crate::rtp::codec::h264::{self, Reference};
+use crate::rtp::codec::{FrameInfo, descriptor_prefix_len, h265, peek};
 use crate::rtp::dependency_descriptor::DependencyReader;
 use crate::rtp::ext::ExtKind;
 use crate::rtp::layers_allocation::LayersAllocation;
@@ -38,13 +38,15 @@ pub(super) struct Incoming {
 }
 
 /// State of one layer that describes its packets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct PacketInspector {
     /// Ids of the extensions that describe layers, where they were negotiated.
     descriptor_id: Option<u8>,
     allocation_id: Option<u8>,
     dependencies: DependencyReader,
     unreferenced: UnreferencedFrames,
+    /// Whether a packet of H.265 had a temporal id above 0.
+    has_sub_layers: bool,
     unit: ArrivingUnit,
     announced: Option<(u16, u16)>,
     encoding: Encoding,
@@ -57,11 +59,7 @@ impl PacketInspector {
         Self {
             descriptor_id: id(ExtKind::DependencyDescriptor),
             allocation_id: id(ExtKind::VideoLayersAllocation),
-            dependencies: DependencyReader::default(),
-            unreferenced: UnreferencedFrames::default(),
-            unit: ArrivingUnit::default(),
-            announced: None,
-            encoding: Encoding::default(),
+            ..Self::default()
         }
     }
 
@@ -99,14 +97,10 @@ impl PacketInspector {
                 if !red {
                     self.encoding.on_payload(codec, payload);
                 }
-                let discardable = match codec {
-                    Codec::H264 => {
-                        self.unreferenced.holds(incoming, header.marker, reference(payload))
-                    }
-                    _ => seen.discardable,
-                };
+                let (discardable, temporal_id) =
+                    self.dispensable((codec, payload), header.marker, incoming, &seen);
                 let keyframe = seen.keyframe | self.unit.completes_recovery_point(incoming, &seen);
-                FrameInfo { discardable, keyframe, ..seen }
+                FrameInfo { discardable, temporal_id, keyframe, ..seen }
             }
         };
         let narrow = |number: usize| u16::try_from(number).map_err(|_| DropReason::RtpMalformed);
@@ -122,6 +116,29 @@ impl PacketInspector {
             exts: forwarded_exts(plan, header, plaintext),
             arrival: now,
         })
+    }
+
+    /// Whether no frame depends on the frame of a packet, and its temporal layer.
+    fn dispensable(
+        &mut self,
+        (codec, payload): (Codec, &[u8]),
+        marker: bool,
+        incoming: &Incoming,
+        seen: &FrameInfo,
+    ) -> (bool, Option<u8>) {
+        let reference = match codec {
+            Codec::H264 => h264::reference(payload),
+            Codec::H265 => h265::reference(payload),
+            _ => return (seen.discardable, seen.temporal_id),
+        };
+        let unreferenced = self.unreferenced.holds(incoming, marker, reference);
+        self.has_sub_layers |= seen.temporal_id.is_some_and(|id| id > 0);
+        match self.has_sub_layers {
+            // Pictures of higher sub-layers may refer to it.
+            true => (seen.discardable, seen.temporal_id),
+            // All pictures have id 0, which says nothing.
+            false => (unreferenced, None),
+        }
     }
 
     /// Number of the first packet of the access unit that is arriving, if it is known: with a
@@ -269,7 +286,7 @@ impl ArrivingUnit {
 /// ([`MAX_AGE`](crate::repair::nack_generator::MAX_AGE)), at 100 frames per second.
 const FRAMES_MAX: usize = 64;
 
-/// H.264 frames that no frame refers to. A packet describes itself only, and a frame must be left
+/// H.264 and H.265 frames that no frame refers to. A packet describes itself only, and a frame must be left
 /// out as a whole. So a frame counts if its first slice, certainly the first, is such a slice: only
 /// delimiters and SEI come before it.
 #[derive(Debug, Default)]
@@ -403,6 +420,24 @@ mod tests {
         assert!(holds(8, 40, false, SLICE) && holds(9, 40, true, SLICE));
         assert!(holds(10, 50, false, delimiter) && !holds(12, 50, true, SLICE), "11 is missing");
         assert!(!holds(11, 50, false, SLICE), "and comes late");
+    }
+
+    // x265 with B-frames, which has them all in one sub-layer unless it is told otherwise.
+    #[test]
+    fn b_frames_of_h265_count_as_upper_layer_while_there_are_no_sub_layers() {
+        let mut inspector = PacketInspector::default();
+        let mut takes = |seq: u64, kind: u8, id: u8| {
+            let payload = [kind << 1, id + 1, 0x80];
+            let seen = peek(Codec::H265, &payload);
+            let incoming = packet(seq, seq as u32 * 3_000);
+            inspector.dispensable((Codec::H265, &payload), true, &incoming, &seen)
+        };
+        let (idr, trail_r, trail_n) = (19, 1, 0);
+        assert_eq!(takes(1, idr, 0), (false, None));
+        assert_eq!(takes(2, trail_r, 0), (false, None));
+        assert_eq!(takes(3, trail_n, 0), (true, None));
+        assert_eq!(takes(4, trail_n, 1), (false, Some(1)), "an upper sub-layer may refer to it");
+        assert_eq!(takes(5, trail_n, 0), (false, Some(0)));
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn frame_rate_follows_the_preference_without_a_keyframe_request() {
         (Codec::Vp9, [15, 30]),
         (Codec::Av1, [15, 30]),
         (Codec::H264, [30, 60]),
+        (Codec::H265, [30, 60]),
     ] {
         let mut world = World::new(2);
         let publisher = world.publish("live", PublisherSpec::temporal(codec));
@@ -92,7 +93,7 @@ fn frame_rate_follows_the_preference_without_a_keyframe_request() {
 /// The preference is set before the first picture, and applies to the next publisher.
 #[test]
 fn preference_for_fewer_frames_applies_for_the_session() {
-    for codec in [Codec::Vp8, Codec::H264] {
+    for codec in [Codec::Vp8, Codec::H264, Codec::H265] {
         let mut world = World::new(1);
         let spec = PublisherSpec::temporal(codec);
         let first = world.publish("live", spec.clone());
@@ -100,7 +101,7 @@ fn preference_for_fewer_frames_applies_for_the_session() {
         let viewer = filtered(&mut world, ViewerSpec::browser());
         world.set_preference(viewer, cap(Some(0)));
         world.run_s(2);
-        let rate = if codec == Codec::H264 { 30 } else { 15 };
+        let rate = if matches!(codec, Codec::H264 | Codec::H265) { 30 } else { 15 };
         assert!(frames(&mut world, viewer).abs_diff(rate) <= 2);
         world.delete(first);
         world.run_s(1);
@@ -203,7 +204,7 @@ fn thousands_of_preferences(codec: Codec) {
     }
     world.set_preference(viewer, cap(Some(0)));
     world.run_s(3);
-    let rate = if codec == Codec::H264 { 30 } else { 15 };
+    let rate = if matches!(codec, Codec::H264 | Codec::H265) { 30 } else { 15 };
     let few = frames(&mut world, viewer);
     world.set_preference(viewer, LayerPreference::default());
     world.run_s(3);
@@ -238,4 +239,9 @@ fn thousands_of_preferences_on_av1() {
 #[test]
 fn thousands_of_preferences_on_h264() {
     thousands_of_preferences(Codec::H264);
+}
+
+#[test]
+fn thousands_of_preferences_on_h265() {
+    thousands_of_preferences(Codec::H265);
 }

@@ -61,14 +61,14 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
     }
 }
 
-/// What a payload says of the frame it belongs to.
+/// What a payload of H.264 or H.265 says of the frame it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reference {
     /// Nothing but access unit delimiters, which no decoder needs.
     Delimiter,
     /// Nothing but units that come before the slices, such as SEI.
     Preamble,
-    /// A slice that no frame refers to, and nothing that others need.
+    /// A slice that no frame (H.265: of its sub-layer) refers to, and nothing that others need.
     Unreferenced,
     /// Anything else.
     Referenced,

@@ -4,6 +4,7 @@
 //! Access units are not marked in a payload, so `starts_frame` stays false.
 
 use super::bits::BitReader;
+use super::h264::Reference;
 use super::h265_sps::{H265Sps, sps_id};
 use super::nal::{aggregated, has_recovery_point, slice_parts};
 use super::{FrameInfo, ParameterSet};
@@ -18,6 +19,7 @@ const SPS: u8 = 33;
 const PPS: u8 = 34;
 const DELIMITER: u8 = 35;
 const PREFIX_SEI: u8 = 39;
+const SUFFIX_SEI: u8 = 40;
 const AGGREGATION: u8 = 48;
 const FRAGMENTATION: u8 = 49;
 
@@ -49,8 +51,36 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
     Some(info)
 }
 
+/// Judges a payload by its slices. A picture with an even type below 16 is referred to by no picture
+/// of its own sub-layer (H.265 table 7-1, section 3): x265 marks B-frames so. Pictures of a higher
+/// sub-layer may still refer to it.
+pub fn reference(payload: &[u8]) -> Reference {
+    let all = |wanted: fn(u8) -> bool| match payload.split_first_chunk::<2>() {
+        Some((&[first, _], units)) if unit_type(first) == AGGREGATION => {
+            let mut types = aggregated(units).filter_map(|unit| unit.first()).peekable();
+            types.peek().is_some() && types.all(|first| wanted(unit_type(*first)))
+        }
+        Some((&[first, _], &[fu, ..])) if unit_type(first) == FRAGMENTATION => wanted(fu & 0x3f),
+        Some((&[first, _], _)) => wanted(unit_type(first)),
+        None => false,
+    };
+    if all(|kind| kind == DELIMITER) {
+        Reference::Delimiter
+    } else if all(is_preamble) {
+        Reference::Preamble
+    } else if all(|kind| is_preamble(kind) || (kind < FIRST_IRAP && kind.is_multiple_of(2))) {
+        Reference::Unreferenced
+    } else {
+        Reference::Referenced
+    }
+}
+
 fn unit_type(first: u8) -> u8 {
     first >> 1 & 0x3f
+}
+
+fn is_preamble(unit_type: u8) -> bool {
+    matches!(unit_type, DELIMITER | PREFIX_SEI | SUFFIX_SEI)
 }
 
 /// Frame information of one NAL unit; `body` are the bytes behind its header, perhaps only the
@@ -152,6 +182,32 @@ mod tests {
             let aggregate = [48 << 1, 1, 0, 2, 35 << 1, 1, 0, 3, unit_type << 1, 1, 9];
             assert_eq!(peek(&aggregate).unwrap().keyframe, key, "aggregated {unit_type}");
         }
+    }
+
+    // H.265 table 7-1
+    #[test]
+    fn pictures_that_no_other_of_their_sub_layer_refers_to_are_told() {
+        let unit = |kind: u8| [kind << 1, 1, 0x80];
+        for kind in 0..48 {
+            let expected = match kind {
+                35 => Reference::Delimiter,
+                39 | 40 => Reference::Preamble,
+                0 | 2 | 4 | 6 | 8 | 10 | 12 | 14 => Reference::Unreferenced,
+                _ => Reference::Referenced,
+            };
+            assert_eq!(reference(&unit(kind)), expected, "{kind}");
+            for fu in [0x80, 0, 0x40] {
+                assert_eq!(reference(&[49 << 1, 1, fu | kind, 0]), expected, "fragment of {kind}");
+            }
+        }
+        let aggregate = |kinds: &[u8]| {
+            let units = kinds.iter().flat_map(|kind| [0, 3, kind << 1, 1, 0x80]);
+            reference(&[48 << 1, 1].into_iter().chain(units).collect::<Vec<_>>())
+        };
+        assert_eq!(aggregate(&[35, 39, 0, 0]), Reference::Unreferenced);
+        assert_eq!(aggregate(&[0, 1]), Reference::Referenced);
+        assert_eq!(aggregate(&[35, 39]), Reference::Preamble);
+        assert_eq!([reference(&[]), reference(&[48 << 1, 1])], [Reference::Referenced; 2]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod av1_sequence;
 pub(super) mod bits;
 pub mod h264;
 mod h264_sps;
-mod h265;
+pub mod h265;
 mod h265_sps;
 mod nal;
 pub mod parameters;

@@ -243,7 +243,9 @@ pub(crate) fn payload(
         // fragmentation units of an IDR or a trailing picture.
         Codec::H265 => {
             let last = stamp.index + 1 == stamp.count;
-            let kind = if idr { 19 } else { 1 };
+            // No frame refers to the upper of its two layers, and the temporal id is always 0.
+            let delta = if stamp.layer_position.temporal > 0 { 0 } else { 1 };
+            let kind = if idr { 19 } else { delta };
             if sets {
                 let mut units = H265_SETS.map(hex).to_vec();
                 if mode == SetsMode::RecoveryPoint && stamp.key {

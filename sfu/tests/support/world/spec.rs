@@ -97,7 +97,7 @@ pub(crate) struct PublishTrackSpec {
     pub sets: SetsMode,
     /// H264 profile and level.
     pub profile: &'static str,
-    /// Temporal layers, 1 to 3; H264 has two at most, by slices that no frame refers to.
+    /// Temporal layers, 1 to 3; H264 and H265 have two at most, by slices that no frame refers to.
     pub temporal_layers: u8,
     /// Whether each frame begins with an access unit delimiter in a packet of its own, and slices
     /// have a header that tells their type: B slices where no frame refers to them. H264.
@@ -204,7 +204,8 @@ impl PublisherSpec {
     /// A publisher of three layers, each with as many temporal layers as its format can signal.
     pub(crate) fn temporal(codec: Codec) -> Self {
         Self::simulcast(codec).with(MediaKind::Video, |track| {
-            track.temporal_layers = if codec == Codec::H264 { 2 } else { 3 };
+            let by_slices = matches!(codec, Codec::H264 | Codec::H265);
+            track.temporal_layers = if by_slices { 2 } else { 3 };
             if codec == Codec::Av1 {
                 track.exts.push((ExtKind::DependencyDescriptor, 12));
             }

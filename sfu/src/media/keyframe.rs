@@ -14,6 +14,7 @@ use super::packet::{Packet, PacketMeta};
 use super::packet_cache::PacketCache;
 use super::parameter_sets::{ParameterSets, SetPackets};
 use crate::codec::Codec;
+use crate::rtp::codec::{Fragment, fragment};
 use crate::rtp::unit_parts::UnitParts;
 use crate::warm::warm;
 
@@ -31,6 +32,13 @@ pub const KEYFRAME_AGE_MAX: Duration = Duration::from_secs(12);
 /// Maximum packets of an access unit before the one that makes it a keyframe, such as parameter
 /// sets. Earlier ones are left out.
 pub const LEAD_PACKETS_MAX: u64 = 64;
+
+/// Maximum packets that hold one parameter set; a set in more is not kept.
+const SET_FRAGMENTS_MAX: u64 = 16;
+
+/// Maximum bytes of a parameter set that came in several packets; a longer one is not kept, since it
+/// is sent in one packet.
+const SET_BYTES_MAX: usize = 1_100;
 
 /// Time for which parameter sets that may be in a missing packet are waited for. A packet that the
 /// publisher does not repair is given up before (`repair/nack_generator.rs`).
@@ -63,6 +71,10 @@ pub struct KeyframeCache {
     replaced: Option<Keyframe>,
     /// The newest parameter sets.
     sets: ParameterSets,
+    /// Sets that the offer states, until the first packet comes.
+    stated: Vec<Vec<u8>>,
+    /// Whether there were any.
+    has_stated: bool,
     /// Whether marker bits are also set before the end of an access unit, on each NAL unit (RFC
     /// 6184 section 5.1 asks receivers not to rely on them).
     marks_parts: bool,
@@ -144,6 +156,11 @@ impl Keyframe {
 }
 
 impl KeyframeCache {
+    /// A cache that has these parameter sets, until packets bring others.
+    pub fn with_sets(stated: Vec<Vec<u8>>) -> Self {
+        Self { has_stated: !stated.is_empty(), stated, ..Self::default() }
+    }
+
     /// Reads what the next packet needs, so that it is in the CPU caches by then.
     pub fn warm(&self) {
         warm!(self.begun.as_ref().map(|begun| begun.start.timestamp));
@@ -151,10 +168,22 @@ impl KeyframeCache {
 
     /// Records a packet that was put into `packets`.
     pub fn on_packet(&mut self, codec: Codec, meta: &PacketMeta, packets: &PacketCache) {
+        if !self.stated.is_empty() {
+            for stated in std::mem::take(&mut self.stated) {
+                self.sets.learn(codec, &stated, 0, meta.arrival);
+            }
+        }
         if !meta.frame.parts.sets().is_empty()
             && let Some(packet) = packets.get(meta.ext_seq)
         {
-            self.sets.learn(codec, packet.payload(), meta.ext_seq, meta.arrival);
+            match fragment(codec, packet.payload()) {
+                None => self.sets.learn(codec, packet.payload(), meta.ext_seq, meta.arrival),
+                Some(_) => {
+                    if let Some((first, set)) = reassemble(codec, packets, meta.ext_seq) {
+                        self.sets.learn(codec, &set, first, meta.arrival);
+                    }
+                }
+            }
         }
         let opened = self.opens_with(meta);
         if self.begun.as_ref().is_some_and(|begun| begun.next == meta.ext_seq) {
@@ -237,7 +266,8 @@ impl KeyframeCache {
             Codec::H264 | Codec::H265 | Codec::Av1 if !frame.described => {
                 let lacks_sets = is_bare || !self.sets.parts().contains(first_sets(codec));
                 gap = !packets.had_before(first);
-                let usually_bare = self.begun.as_ref().is_some_and(|begun| begun.usually_bare);
+                let before = self.begun.as_ref().map(|begun| begun.usually_bare);
+                let usually_bare = before.unwrap_or(self.has_stated);
                 // The packet before it may hold its sets, or its first slice.
                 let begins = parts.contains(UnitParts::FIRST_SLICE) && usually_bare;
                 let known = codec != Codec::Av1 || self.sets.packets().is_some();
@@ -439,6 +469,36 @@ fn needed_sets(codec: Codec) -> UnitParts {
         Codec::Av1 => UnitParts::SEQUENCE_HEADER,
         _ => UnitParts::NONE,
     }
+}
+
+/// The parameter set of which this packet holds a part, and the number of its first packet. `None`
+/// while a part is missing, or if it is longer than [`SET_BYTES_MAX`].
+fn reassemble(codec: Codec, packets: &PacketCache, ext_seq: u64) -> Option<(u64, Vec<u8>)> {
+    let this = packets.get(ext_seq)?.meta()?.timestamp;
+    let part = |ext_seq| -> Option<Fragment<'_>> {
+        let packet = packets.get(ext_seq)?;
+        let belongs = packet.meta()?.timestamp == this;
+        fragment(codec, packet.payload()).filter(|_| belongs)
+    };
+    let mut first = ext_seq;
+    while !part(first)?.begins {
+        if ext_seq - first >= SET_FRAGMENTS_MAX {
+            return None;
+        }
+        first = first.checked_sub(1)?;
+    }
+    let mut set = part(first)?.header().to_vec();
+    for next in first..first + SET_FRAGMENTS_MAX {
+        let part = part(next)?;
+        set.extend(part.body);
+        if part.header() != set.get(..part.header().len())? || set.len() > SET_BYTES_MAX {
+            return None;
+        }
+        if part.ends {
+            return Some((first, set));
+        }
+    }
+    None
 }
 
 /// Collects handles to all packets of a keyframe. `None` if it has too many bytes, or if a packet

@@ -7,7 +7,7 @@
 //! limits before any parser) → `offer.rs` (the content, with
 //! `payload.rs`, `exts.rs`, `simulcast.rs`, `transport_lines.rs`) → `publish.rs` or `subscribe.rs`
 //! (what is accepted, with `remote.rs` for the transport and `matching.rs` for codecs) →
-//! `answer.rs` (the text). A PATCH body goes through [`fragment`]. Refusals are in `error.rs`.
+//! `answer.rs` (the text). `sprop.rs` reads parameter sets from a plan's format. A PATCH body goes through [`fragment`]. Refusals are in `error.rs`.
 //! `rtc-sdp` splits and prints lines; every rule is ours.
 
 mod answer;
@@ -23,6 +23,7 @@ mod publish;
 mod remote;
 mod scan;
 mod simulcast;
+mod sprop;
 mod subscribe;
 mod transport_lines;
 
@@ -35,4 +36,5 @@ pub use matching::codec_matches;
 pub use offer::Offer;
 pub use plan::*;
 pub use publish::answer_publish;
+pub use sprop::stated_sets;
 pub use subscribe::{SubscribeOptions, answer_subscribe};

@@ -8,7 +8,7 @@ use super::context::Context;
 use super::ingress_rate::IngressRate;
 use super::packet_inspector::{Incoming, PacketInspector, has_unsound_red, without_payload};
 use super::report::{LayerInfo, LearnedInfo, ResponseInfo};
-use crate::codec::MediaKind;
+use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
 use crate::media::PacketMeta;
 use crate::media::source_clock::{PublisherClock, TrackClock};
@@ -20,9 +20,11 @@ use crate::repair::red_recovery::RedRecovery;
 use crate::repair::responses::Responsiveness;
 use crate::repair::rtt::RtxRtt;
 use crate::router::LayerInfoUpdate;
+use crate::rtp::codec::{FrameInfo, parameter_sets};
 use crate::rtp::packet::RtpHeader;
 use crate::rtp::seq::SeqUnwrapper;
-use crate::sdp::PublishTrack;
+use crate::rtp::unit_parts::UnitParts;
+use crate::sdp::{PublishTrack, stated_sets};
 use crate::units::Ntp;
 use crate::warm::warm;
 
@@ -76,6 +78,10 @@ const NO_KEYFRAME_AFTER: Duration = Duration::from_secs(15);
 /// fixed interval. Browsers answer requests, and send one in 100 s unrequested.
 const UNREQUESTED_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
+/// Time from the first keyframe after which parameter sets that did not come are missed. They may be
+/// late, and repaired.
+const SETS_MISSING_AFTER: Duration = Duration::from_secs(2);
+
 /// One layer.
 pub(super) struct Layer {
     /// Gaps, and the NACKs to send for them.
@@ -110,6 +116,45 @@ pub(super) struct Layer {
     last_keyframe_ts: Option<u32>,
     resolution: Option<(u16, u16)>,
     fir_number: u8,
+    sets: SetsSeen,
+}
+
+/// Parameter sets that the layer needs and had so far.
+#[derive(Debug, Default)]
+struct SetsSeen {
+    needed: UnitParts,
+    seen: UnitParts,
+    /// When the first keyframe came without a descriptor.
+    since: Option<Instant>,
+}
+
+impl SetsSeen {
+    fn new(plan: &PublishTrack) -> Self {
+        let (codec, format) = (plan.format.codec, &plan.format);
+        let needed = match codec {
+            Codec::H264 | Codec::H265 => UnitParts::SPS.with(UnitParts::PPS),
+            Codec::Av1 => UnitParts::SEQUENCE_HEADER,
+            _ => UnitParts::NONE,
+        };
+        let mut seen = UnitParts::NONE;
+        // As in `stream.rs`: of several layers it is not said which one they belong to.
+        for stated in stated_sets(format).iter().filter(|_| plan.rids.len() < 2) {
+            seen = parameter_sets(codec, stated).fold(seen, |seen, set| seen.with(set.kind));
+        }
+        Self { needed, seen, since: None }
+    }
+
+    fn on_packet(&mut self, now: Instant, frame: &FrameInfo) {
+        self.seen = self.seen.with(frame.parts.sets());
+        if frame.keyframe && !frame.described {
+            self.since.get_or_insert(now);
+        }
+    }
+
+    fn are_missing(&self, now: Instant) -> bool {
+        let waited = |since| now.saturating_duration_since(since) >= SETS_MISSING_AFTER;
+        !self.seen.contains(self.needed) && self.since.is_some_and(waited)
+    }
 }
 
 impl Layer {
@@ -145,6 +190,7 @@ impl Layer {
             last_keyframe_ts: None,
             resolution: None,
             fir_number: 0,
+            sets: SetsSeen::new(plan),
         }
     }
 
@@ -334,6 +380,7 @@ impl Layer {
             self.resolution = meta.frame.resolution;
             self.anchored_at = None;
         }
+        self.sets.on_packet(now, &meta.frame);
         // Slices of one picture come as several keyframe packets.
         if self.video && meta.frame.keyframe && self.last_keyframe_ts != Some(meta.timestamp) {
             self.last_keyframe_ts = Some(meta.timestamp);
@@ -382,6 +429,11 @@ impl Layer {
         let schedule = self.keyframes.schedule();
         let interval = schedule.interval().filter(|_| self.video)?;
         Some((interval, schedule.next_expected()))
+    }
+
+    /// Whether keyframes came, and no parameter sets to decode them with.
+    pub(super) fn lacks_sets(&self, now: Instant) -> bool {
+        self.sets.are_missing(now)
     }
 
     /// Whether the layer has B-frames.

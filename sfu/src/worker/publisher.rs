@@ -324,6 +324,9 @@ impl Publisher {
     pub(super) fn warnings(&mut self, now: Instant) -> Vec<Warning> {
         let layers = || self.tracks.iter().flat_map(|track| &track.layers);
         let b_frames = layers().any(Layer::has_b_frames).then_some(Warning::BFrames);
+        let bare =
+            self.tracks.iter().find(|track| track.layers.iter().any(|layer| layer.lacks_sets(now)));
+        let bare = bare.map(|track| Warning::NoParameterSets { codec: track.plan.format.codec });
         let layers = self.tracks.iter_mut().flat_map(|track| &mut track.layers);
         let slowest = layers.filter_map(|layer| layer.slow_keyframes(now)).max();
         let interval = slowest.map(|interval| Warning::KeyframeInterval {
@@ -333,7 +336,7 @@ impl Publisher {
         let layers = self.tracks.iter_mut().flat_map(|track| &mut track.layers);
         let lacking = layers.filter_map(|layer| layer.lacks_keyframe(now)).min();
         let none = lacking.map(|had_one| Warning::NoKeyframe { had_one });
-        let encoder = b_frames.into_iter().chain(interval).chain(none);
+        let encoder = b_frames.into_iter().chain(bare).chain(interval).chain(none);
         encoder.chain(self.dropped.recent(now)).collect()
     }
 

@@ -21,6 +21,7 @@ use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
 use crate::media::{FrameInterval, KeyframeCache, Packet, PacketCache, PacketMeta, PacketPool};
 use crate::router::{LayerInfoUpdate, SourceInfo, StreamShared};
+use crate::sdp::stated_sets;
 use crate::warm::warm;
 
 /// Interval at which the best layer is chosen again.
@@ -470,12 +471,15 @@ impl LocalLayer {
 
 impl LocalTrack {
     fn new(info: &crate::router::table::SourceTrackInfo) -> Self {
-        let layers = info.rids.len().max(1);
-        Self {
-            layers: (0..layers).map(|_| LocalLayer::default()).collect(),
-            best: None,
-            codec: info.source.format.codec,
-        }
+        // Which of several layers they belong to is not said.
+        let layers = match info.rids.len() {
+            0 | 1 => {
+                let keyframe = KeyframeCache::with_sets(stated_sets(&info.source.format));
+                vec![LocalLayer { keyframe, ..LocalLayer::default() }]
+            }
+            count => (0..count).map(|_| LocalLayer::default()).collect(),
+        };
+        Self { layers, best: None, codec: info.source.format.codec }
     }
 
     fn is_audio(&self) -> bool {

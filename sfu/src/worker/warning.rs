@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use crate::codec::Codec;
 use crate::config::{PUBLISHER_WINDOW, PublisherLimits};
 use crate::media::packet::PACKET_BYTES_MAX;
 
@@ -28,6 +29,11 @@ pub enum Warning {
     NoKeyframe {
         /// Whether one came before.
         had_one: bool,
+    },
+    /// Keyframes come, and no parameter sets: neither in packets nor in the offer.
+    NoParameterSets {
+        /// The codec.
+        codec: Codec,
     },
     /// A viewer limits temporal layers, and the stream has no frames that can be left out.
     NothingToLeaveOut,
@@ -57,6 +63,7 @@ impl Warning {
             Self::BFrames => "b_frames",
             Self::KeyframeInterval { .. } => "keyframe_interval",
             Self::NoKeyframe { .. } => "no_keyframe",
+            Self::NoParameterSets { .. } => "no_parameter_sets",
             Self::NothingToLeaveOut => "nothing_to_leave_out",
             Self::PublisherRate(_) => "publisher_rate",
             Self::TooLargeToSend { .. } => "too_large_to_send",
@@ -81,13 +88,28 @@ impl fmt::Display for Warning {
             Self::NoKeyframe { had_one } => f.write_str(match had_one {
                 false => {
                     "publisher sends no keyframe, and none on request, so that viewers have no \
-                          picture; set its keyframe interval to 1 or 2 s"
+                     picture; set its keyframe interval to 1 or 2 s"
                 }
                 true => {
-                    "publisher sends no further keyframe, and none on request, so that new \
-                         viewers have a still picture; set its keyframe interval to 1 or 2 s"
+                    "publisher sends no further keyframe, and none on request, so that new viewers \
+                     have a still picture; set its keyframe interval to 1 or 2 s"
                 }
             }),
+            Self::NoParameterSets { codec } => {
+                let sets = match codec {
+                    Codec::H265 => "VPS, SPS and PPS",
+                    Codec::Av1 => "sequence header",
+                    _ => "SPS and PPS",
+                };
+                write!(
+                    f,
+                    "publisher sent keyframes of {} without their parameter sets ({sets}), so that no \
+                     viewer can decode them; have the encoder repeat them with each keyframe \
+                     (FFmpeg: -bsf:v dump_extra, x264: repeat-headers=1, GStreamer: \
+                     config-interval=-1 at the parser)",
+                    codec.name()
+                )
+            }
             Self::NothingToLeaveOut => f.write_str(
                 "publisher's stream has no frames that can be left out, so the limit on temporal \
                  layers changes nothing",
@@ -142,5 +164,7 @@ mod tests {
         assert_eq!(shown["code"], "keyframe_interval");
         assert!(shown["message"].as_str().unwrap().contains("every 8.3 s only"), "{shown}");
         assert_eq!(shown.as_object().unwrap().len(), 2);
+        let shown = Warning::NoParameterSets { codec: Codec::H265 }.to_string();
+        assert!(shown.contains("keyframes of H265 without") && shown.contains("VPS, SPS and PPS"));
     }
 }

@@ -230,3 +230,51 @@ fn poster_viewer_goes_on_behind_a_keyframe_with_parameter_sets_of_their_own_time
         assert_decodes(&mut world, viewer, &format!("{mode:?}"));
     }
 }
+
+#[test]
+fn viewers_get_parameter_sets_that_only_the_offer_states() {
+    for codec in [Codec::H264, Codec::H265] {
+        for worker in [0, 1] {
+            let mut world = World::new(2);
+            let early = world.watch("live", ViewerSpec::on_worker(worker));
+            let sender = world.publish("live", publisher(codec, SetsMode::Offer));
+            world.run_s(10);
+            let late = world.watch("live", ViewerSpec::on_worker(worker));
+            world.run_s(8);
+            for viewer in [early, late] {
+                assert_decodes(&mut world, viewer, &format!("{codec:?} on worker {worker}"));
+                let watched = world.viewer(viewer);
+                assert!(watched.guard.sender(Video).kept_sets() > 0);
+                assert!(watched.video_frames() > 100, "{} frames", watched.video_frames());
+            }
+            assert_eq!(codes(&world, sender), Vec::<&str>::new());
+        }
+    }
+}
+
+fn codes(world: &World, publisher: ClientId) -> Vec<&'static str> {
+    let codes = world.warned(publisher).into_iter().map(|warning| warning.code());
+    codes.filter(|code| *code == "no_parameter_sets").collect()
+}
+
+#[test]
+fn stream_without_any_parameter_sets_is_told_once() {
+    for codec in CODECS {
+        for (mode, told) in [(SetsMode::Never, 1), (SetsMode::Once, 0), (SetsMode::EachFrame, 0)] {
+            let mut world = World::new(1);
+            let sender = world
+                .publish("live", ignoring(PublisherSpec::of(vec![opus(), video(codec)]), 60, mode));
+            world.run_s(1);
+            assert_eq!(codes(&world, sender), Vec::<&str>::new(), "it may be late");
+            world.run_s(14);
+            assert_eq!(
+                codes(&world, sender),
+                vec!["no_parameter_sets"; told],
+                "{codec:?} {mode:?}"
+            );
+            let shown = world.info(sender).expect("it is connected").warnings;
+            let shown = shown.iter().filter(|warning| warning.code() == "no_parameter_sets");
+            assert_eq!(shown.count(), told, "in the API");
+        }
+    }
+}

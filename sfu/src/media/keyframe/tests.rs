@@ -377,3 +377,70 @@ fn keyframe_whose_first_parameter_sets_are_lost_is_not_used() {
         assert_eq!((layer.cache.begins(), layer.whole()), (Some(2), Some((2, 5))), "repaired");
     }
 }
+
+// RFC 6184 section 5.8, RFC 7798 section 4.4.3
+#[test]
+fn parameter_sets_in_several_packets_are_kept() {
+    let h264 = ("7c87", "7c07", "7c47", SPS, 1, PPS, IDR);
+    let h265 = ("6201a1", "620121", "620161", H265_SPS, 2, H265_PPS, H265_IDR);
+    for (codec, (begin, middle, end, sps, header, pps, idr)) in
+        [(Codec::H264, h264), (Codec::H265, h265)]
+    {
+        let body = &sps[2 * header..];
+        let parts = [
+            format!("{begin}{}", &body[..8]),
+            format!("{middle}{}", &body[8..16]),
+            format!("{end}{}", &body[16..]),
+        ];
+        for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+            let mut layer = Layer::new();
+            layer.feed_payloads(codec, &[(0, 0, true, H265_SLICE)]);
+            for part in order {
+                // With a timestamp of their own, like sets in one packet.
+                let packet = (1 + part as u64, 2_900, false, parts[part].as_str());
+                layer.feed_payloads(codec, &[packet]);
+            }
+            layer.feed_payloads(codec, &[(4, 3_000, false, pps), (5, 3_000, true, idr)]);
+            assert_eq!(layer.cache.begins(), Some(1), "{codec:?} {order:?}");
+            layer.feed_payloads(codec, &[(6, 6_000, true, idr)]);
+            assert_eq!(layer.sets_before(6), [hex(sps), hex(pps)], "{codec:?} {order:?}");
+        }
+        let mut layer = Layer::new();
+        layer.feed_payloads(codec, &[(1, 0, false, &parts[0]), (3, 0, false, &parts[2])]);
+        assert_eq!(layer.cache.sets().len(), 0, "a part is missing");
+        layer.feed_payloads(codec, &[(2, 3_000, false, &parts[1])]);
+        assert_eq!(layer.cache.sets().len(), 0, "of another picture");
+    }
+}
+
+#[test]
+fn parameter_set_in_several_packets_has_limits() {
+    for (parts, bytes, kept) in [(16, 60, 1), (17, 60, 0), (10, 109, 1), (10, 110, 0)] {
+        let mut layer = Layer::new();
+        let sps = SPS[2..].to_owned() + &"aa".repeat(bytes);
+        for part in 0..parts {
+            let fu = if part == 0 {
+                "87"
+            } else if part + 1 == parts {
+                "47"
+            } else {
+                "07"
+            };
+            let payload = format!("7c{fu}{}", &sps[..2 * bytes]);
+            layer.feed_payloads(Codec::H264, &[(1 + part, 0, false, &payload)]);
+        }
+        assert_eq!(layer.cache.sets().len(), kept, "{parts} parts of {bytes} bytes");
+    }
+}
+
+#[test]
+fn sets_that_the_offer_states_go_before_keyframes_until_packets_bring_others() {
+    let mut layer = Layer::new();
+    layer.cache = KeyframeCache::with_sets(vec![hex(PPS), hex(SPS), vec![1, 2, 3]]);
+    layer.feed_payloads(Codec::H264, &[(1, 0, true, IDR)]);
+    let start = DecoderStart { first: 1, key: 1, timestamp: 0, needs_sets: true };
+    assert_eq!(layer.cache.start(), Some(start));
+    assert_eq!(layer.sets_before(1), [hex(SPS), hex(PPS)]);
+    layer.feed_payloads(Codec::H264, &[(2, 3_000, false, OTHER_SPS), (3, 3_000, true, IDR)]);
+    assert_eq!(layer.sets_before(2), [hex(OTHER_SPS), hex(PPS)]);
+}

@@ -5,7 +5,7 @@
 
 use super::bits::BitReader;
 use super::h264_sps::H264Sps;
-use super::nal::{aggregated, has_recovery_point, slice_parts};
+use super::nal::{Fragment, aggregated, has_recovery_point, slice_parts};
 use super::{FrameInfo, ParameterSet};
 use crate::rtp::unit_parts::UnitParts;
 
@@ -50,7 +50,11 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
             match fu & FU_START {
                 0 => FrameInfo {
                     discardable: whole.discardable,
-                    parts: UnitParts::PICTURE,
+                    // Only slices tell by their bytes whether they are the first.
+                    parts: match whole.parts.is_only_sets() {
+                        true => whole.parts,
+                        false => UnitParts::PICTURE,
+                    },
                     ..FrameInfo::default()
                 },
                 _ => whole,
@@ -124,6 +128,16 @@ fn nal_unit(header: u8, body: &[u8]) -> FrameInfo {
             None
         },
         ..FrameInfo::default()
+    }
+}
+
+/// The part of a NAL unit that a payload holds, if it is one.
+pub(super) fn fragment(payload: &[u8]) -> Option<Fragment<'_>> {
+    match *payload {
+        [indicator, fu, ref body @ ..] if indicator & 0x1f == FU_A => {
+            Some(Fragment::new([indicator & !0x1f | fu & 0x1f, 0], 1, fu, body))
+        }
+        _ => None,
     }
 }
 

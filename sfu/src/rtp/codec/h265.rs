@@ -6,7 +6,7 @@
 use super::bits::BitReader;
 use super::h264::Reference;
 use super::h265_sps::{H265Sps, sps_id};
-use super::nal::{aggregated, has_recovery_point, slice_parts};
+use super::nal::{Fragment, aggregated, has_recovery_point, slice_parts};
 use super::{FrameInfo, ParameterSet};
 use crate::rtp::unit_parts::UnitParts;
 
@@ -43,7 +43,11 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
         }
         FRAGMENTATION => match body.split_first()? {
             (fu, body) if fu & FU_START != 0 => nal_unit(fu & 0x3f, body),
-            _ => FrameInfo { parts: UnitParts::PICTURE, ..FrameInfo::default() },
+            (fu, _) => {
+                let whole = nal_unit(fu & 0x3f, &[]).parts;
+                let parts = if whole.is_only_sets() { whole } else { UnitParts::PICTURE };
+                FrameInfo { parts, ..FrameInfo::default() }
+            }
         },
         other => nal_unit(other, body),
     };
@@ -104,6 +108,16 @@ fn nal_unit(unit_type: u8, body: &[u8]) -> FrameInfo {
             None
         },
         ..FrameInfo::default()
+    }
+}
+
+/// The part of a NAL unit that a payload holds, if it is one.
+pub(super) fn fragment(payload: &[u8]) -> Option<Fragment<'_>> {
+    match *payload {
+        [first, second, fu, ref body @ ..] if unit_type(first) == FRAGMENTATION => {
+            Some(Fragment::new([first & 0x81 | (fu & 0x3f) << 1, second], 2, fu, body))
+        }
+        _ => None,
     }
 }
 

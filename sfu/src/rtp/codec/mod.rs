@@ -5,6 +5,8 @@
 //! for each incoming packet (the result is shared by all viewers) and, for VP8 and VP9, when a
 //! viewer's copy is rewritten. One file for each payload format.
 
+pub use nal::Fragment;
+
 use super::layer_set::LayerSet;
 use super::unit_parts::UnitParts;
 use crate::codec::Codec;
@@ -108,7 +110,17 @@ pub struct ParameterSet<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The parameter sets in a payload. A set in several packets (a fragmentation unit) is passed over.
+/// The part of a NAL unit that a payload holds, if it is one (H.264, H.265).
+pub fn fragment(codec: Codec, payload: &[u8]) -> Option<Fragment<'_>> {
+    match codec {
+        Codec::H264 => h264::fragment(payload),
+        Codec::H265 => h265::fragment(payload),
+        _ => None,
+    }
+}
+
+/// The parameter sets in a payload. A set in several packets (a fragmentation unit) is passed over;
+/// see [`fragment`].
 pub fn parameter_sets<'a>(
     codec: Codec,
     payload: &'a [u8],

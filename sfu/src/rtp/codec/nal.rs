@@ -13,6 +13,32 @@ pub(super) fn aggregated(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// A part of a NAL unit, in a fragmentation unit (RFC 6184 section 5.8, RFC 7798 section 4.4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment<'a> {
+    /// Header of the whole unit; that of H.264 is one byte long.
+    header: [u8; 2],
+    header_len: usize,
+    /// First part.
+    pub begins: bool,
+    /// Last part.
+    pub ends: bool,
+    /// Bytes of the unit behind its header.
+    pub body: &'a [u8],
+}
+
+impl<'a> Fragment<'a> {
+    /// A fragment with this FU header.
+    pub(super) fn new(header: [u8; 2], header_len: usize, fu: u8, body: &'a [u8]) -> Self {
+        Self { header, header_len, begins: fu & 0x80 != 0, ends: fu & 0x40 != 0, body }
+    }
+
+    /// Header of the whole unit.
+    pub fn header(&self) -> &[u8] {
+        self.header.get(..self.header_len).unwrap_or(&self.header)
+    }
+}
+
 /// Payload type of a recovery point message (H.264 section D.1.1, H.265 section D.2.1).
 const RECOVERY_POINT: u8 = 6;
 

@@ -295,6 +295,32 @@ const H265_SETS: [&str; 3] = [
     "4401c172b46240",
 ];
 
+/// The parameters with which an offer states the sets of a codec.
+pub(crate) fn stated_sets(codec: Codec, size: (u16, u16)) -> String {
+    let [vps, sps, pps] = H265_SETS.map(|set| base64(&hex(set)));
+    match codec {
+        Codec::H264 => {
+            let (sps, pps) = (base64(&h264_sps(size)), base64(&[0x68, 0xce, 0x3c, 0x80]));
+            format!(";sprop-parameter-sets={sps},{pps}")
+        }
+        Codec::H265 => format!(";sprop-vps={vps};sprop-sps={sps};sprop-pps={pps}"),
+        _ => String::new(),
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, n| bits << 8 | usize::from(*group.get(n).unwrap_or(&0)));
+        for place in 0..4 {
+            let digit = DIGITS[bits >> (18 - 6 * place) & 63];
+            text.push(if place > group.len() { '=' } else { char::from(digit) });
+        }
+    }
+    text
+}
+
 /// Sequence header of libaom, 320x180.
 const AV1_SEQUENCE_HEADER: &str = "08000000043cfeccdaf980";
 

@@ -21,7 +21,7 @@ use weir_sfu::sdp::{DeclaredSsrc, PublishPlan, PublishTrack};
 
 use super::described;
 use super::link::{Link, Note};
-use super::media::{LayerPosition, Picture, Stamp, payload};
+use super::media::{LayerPosition, Picture, Stamp, payload, stated_sets};
 use super::spec::{PublishTrackSpec, PublisherSpec, ReportStyle, SetsMode, ext_map, format};
 
 /// An access unit delimiter of H264 with any type of slice.
@@ -166,10 +166,14 @@ impl Publisher {
             let rids: Vec<String> =
                 track.layers.iter().map(|l| l.rid.to_owned()).filter(|r| !r.is_empty()).collect();
             let declared = track.layers.iter().filter(|_| spec.declares && rids.is_empty());
+            let mut format = format(spec.codec, spec.profile);
+            if spec.sets == SetsMode::Offer {
+                format.fmtp += &stated_sets(spec.codec, spec.layers[0].size);
+            }
             PublishTrack {
                 mid: spec.mid.to_owned(),
                 kind: spec.codec.kind(),
-                format: format(spec.codec, spec.profile),
+                format,
                 pt: spec.pt,
                 rtx_pt: spec.rtx_pt,
                 red_pt: spec.red_pt,

@@ -47,6 +47,10 @@ pub(crate) enum SetsMode {
     OwnPacket,
     /// The first keyframe only.
     Once,
+    /// No frame: the offer states them. H264 and H265.
+    Offer,
+    /// No frame, and the offer states none.
+    Never,
     /// Each keyframe, which is a recovery point without an IDR picture.
     RecoveryPoint,
 }
@@ -58,6 +62,7 @@ impl SetsMode {
             Self::EachFrame => true,
             Self::EachKeyframe | Self::OwnPacket | Self::RecoveryPoint => key,
             Self::Once => key && frame == 0,
+            Self::Offer | Self::Never => false,
         }
     }
 }

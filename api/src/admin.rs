@@ -4,6 +4,8 @@
 //! `weir_sfu::net::SfuStats`, `StreamInfo` and `SessionInfo` describe each field. Routed by
 //! `app.rs`.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -31,6 +33,8 @@ struct Stats {
     version: &'static str,
     uptime_s: f64,
     ready: bool,
+    /// Offers that were refused, by reason.
+    offers_refused_total: BTreeMap<&'static str, u64>,
     #[serde(flatten)]
     sfu: SfuStats,
 }
@@ -96,6 +100,7 @@ pub async fn stats(State(state): State<AppState>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: state.started.elapsed().as_secs_f64(),
         ready: state.sfu.inspection().ready().is_ok(),
+        offers_refused_total: state.refused.counts().into_iter().collect(),
         sfu: state.sfu.inspection().stats().await,
     })
 }

@@ -20,8 +20,11 @@ use tracing::Instrument;
 use crate::access::{self, AccessRule, ListenerAccess};
 use crate::error::Problem;
 use crate::other_url::Meant;
+use crate::refused_offers::RefusalText;
 use crate::state::AppState;
-use crate::{admin, cors, health, layer, metrics, pages, path, session, sse, whep, whip};
+use crate::{
+    admin, cors, health, layer, metrics, pages, path, refused_offers, session, sse, whep, whip,
+};
 
 /// Everything: WHIP, WHEP, pages, admin API, metrics, health.
 pub fn app(state: AppState, access: ListenerAccess) -> Router {
@@ -174,7 +177,7 @@ fn router(groups: &[RouteGroup], state: AppState, access: ListenerAccess) -> Rou
         true => router.fallback(unknown_path.layer(enforce)),
         false => router.fallback(not_found.layer(enforce)),
     };
-    router.layer(middleware::from_fn(front)).with_state(state)
+    router.layer(middleware::from_fn_with_state(state.clone(), front)).with_state(state)
 }
 
 /// 404. If the path has the form of another server's, the text names the right one.
@@ -211,7 +214,7 @@ async fn method_not_allowed() -> Problem {
 }
 
 /// Outermost step of every request: its span, and the headers that every response carries.
-async fn front(request: Request, next: Next) -> Response {
+async fn front(State(state): State<AppState>, request: Request, next: Next) -> Response {
     // A media thread that became ready to run on this core would otherwise wait for the rest of our
     // time slice, some milliseconds of other requests.
     std::thread::yield_now();
@@ -220,7 +223,10 @@ async fn front(request: Request, next: Next) -> Response {
         method = %request.method(),
         path = path::loggable(request.uri().path()),
     );
-    async {
+    let is_offer =
+        refused_offers::is_offer(request.method(), request.uri().path(), request.headers());
+    let offered_to = is_offer.then(|| request.uri().path().to_owned());
+    let mut response = async {
         let begun = Instant::now();
         let mut response = next.run(request).await;
         let headers = response.headers_mut();
@@ -231,5 +237,11 @@ async fn front(request: Request, next: Next) -> Response {
         response
     }
     .instrument(span)
-    .await
+    .await;
+    let text = response.extensions_mut().remove::<RefusalText>();
+    // Outside the span, which holds the whole path.
+    if let (Some(path), Some(RefusalText(detail))) = (offered_to, text) {
+        state.refused.note(&path, response.status(), &detail);
+    }
+    response
 }

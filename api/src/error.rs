@@ -12,6 +12,8 @@ use weir_sfu::net::{
     ConflictCause, LayerError, LookupError, NotReady, OfferError, PatchError, SessionEnd,
 };
 
+use crate::refused_offers::RefusalText;
+
 /// A refusal: a status, a text that says what to do, and the headers that belong to it.
 #[derive(Debug)]
 pub struct Problem {
@@ -77,7 +79,7 @@ impl IntoResponse for Problem {
         // A widely used player shows `json().error` of a 400 and looks at no other status
         // (whip-whep A16). Elsewhere people would read the same sentence twice.
         if self.status == StatusCode::BAD_REQUEST {
-            body["error"] = self.detail.into();
+            body["error"] = self.detail.clone().into();
         }
         let mut response = (
             self.status,
@@ -86,6 +88,7 @@ impl IntoResponse for Problem {
         )
             .into_response();
         response.headers_mut().extend(self.headers);
+        response.extensions_mut().insert(RefusalText(self.detail));
         response
     }
 }

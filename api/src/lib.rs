@@ -13,7 +13,7 @@
 //! | [`offer`], [`body`], [`path`] | what these share: a POSTed offer, a bounded body, a URL's parts |
 //! | [`other_url`] | what a path of another server's form means here |
 //! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
-//! | [`error`] | the response to a refused request |
+//! | [`error`], [`refused_offers`] | the response to a refused request, and what the operator learns of it |
 //! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
 //! | [`server`] | sockets and their limits |
 //!
@@ -47,6 +47,7 @@ pub mod other_url;
 pub mod pages;
 pub mod path;
 pub mod process;
+pub mod refused_offers;
 pub mod server;
 pub mod session;
 pub mod setting;

@@ -39,6 +39,8 @@ enum Read {
     Latency(fn(&SfuStats) -> &LatencySummary),
     /// One number about the process; no sample where it is unknown.
     Process(fn(&Scrape) -> Option<f64>),
+    /// Numbers of the HTTP side by the values of one label.
+    ScrapeByLabel(&'static str, fn(&Scrape) -> &[(&'static str, u64)]),
     /// The constant 1 with the version as a label.
     Version,
 }
@@ -47,6 +49,7 @@ enum Read {
 struct Scrape {
     ready: bool,
     uptime: Duration,
+    offers_refused: Vec<(&'static str, u64)>,
     process: Process,
 }
 
@@ -136,6 +139,12 @@ const FAMILIES: &[Family] = &[
         "Panics caught; each ended one session, or all of one worker.",
         |s| s.panics,
     ),
+    Family {
+        name: "weir_offers_refused_total",
+        stat: None,
+        help: "Offers of publishers and viewers that were refused; the log says why.",
+        read: Read::ScrapeByLabel("reason", |s| &s.offers_refused),
+    },
     total("weir_workers", "workers", "Media workers.", |s| s.workers),
     per_worker("weir_worker_load_ratio", "per_worker.load", "Load of a worker's core.", |w| w.load),
     per_worker(
@@ -246,6 +255,7 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
     let scrape = Scrape {
         ready: state.sfu.inspection().ready().is_ok(),
         uptime: state.started.elapsed(),
+        offers_refused: state.refused.counts(),
         process: Process::read(),
     };
     let headers =
@@ -301,6 +311,12 @@ impl Family {
                 if let Some(value) = read(scrape) {
                     page.begin(self);
                     page.sample(name, &[], value);
+                }
+            }
+            Read::ScrapeByLabel(label, read) => {
+                page.begin(self);
+                for (value, count) in read(scrape) {
+                    page.sample(name, &[(label, value)], count);
                 }
             }
             Read::Version => {

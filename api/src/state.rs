@@ -13,6 +13,7 @@ use crate::addresses::Addresses;
 use crate::config::Config;
 use crate::limits::PostRate;
 use crate::listeners::Listeners;
+use crate::refused_offers::RefusedOffers;
 
 /// State of all listeners of a server. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub struct AppState {
     pub sfu: Sfu,
     /// POST rates by client network.
     pub posts: Arc<PostRate>,
+    /// Offers that were refused.
+    pub refused: Arc<RefusedOffers>,
     /// Event streams of viewers.
     pub listeners: Listeners,
     /// Time of the server's start, for `/metrics` and `/api/v1/stats`.
@@ -40,6 +43,7 @@ impl AppState {
         Self {
             sfu,
             posts: Arc::default(),
+            refused: Arc::default(),
             listeners: Listeners::default(),
             started: Instant::now(),
             addresses: Arc::new(addresses),

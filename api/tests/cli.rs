@@ -161,6 +161,20 @@ impl Running {
         answer
     }
 
+    fn post(&self, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
@@ -198,6 +212,26 @@ fn it_serves_from_its_ready_line_and_stops_with_0() {
         assert_eq!(code, Some(0), "{log}");
         assert!(log.contains("workers = "), "the effective configuration is on stderr: {log}");
     }
+}
+
+#[test]
+fn refused_offer_is_one_warning_that_says_why() {
+    let server = Running::start(&[]);
+    for _ in 0..20 {
+        let answer = server.post("/whip/demo", "v=0\r\nhello\u{1b}[31m");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    server.post("/whip/a%0Ab", "v=0");
+    server.signal(Signal::TERM);
+    let (_, log) = server.end();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("offer refused")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    let first = lines[0];
+    for part in ["WARN", "stream=\"demo\"", "status=400", "reason=\"malformed\"", "line 2"] {
+        assert!(first.contains(part), "{part}: {first}");
+    }
+    assert!(!first.contains('\u{1b}'), "{first}");
+    assert!(lines[1].contains("stream=\"a%0Ab\"") && lines[1].contains("unwritten=19"), "{log}");
 }
 
 #[test]

@@ -7,6 +7,8 @@
 mod access;
 #[path = "http/layers.rs"]
 mod layers;
+#[path = "http/refusals.rs"]
+mod refusals;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -60,7 +60,8 @@ fn scrape() -> Scrape {
         open_files: None,
         tasks: 3,
     };
-    Scrape { ready: true, uptime: Duration::from_millis(1_500), process }
+    let offers_refused = vec![("conflict", 7), ("malformed", 0)];
+    Scrape { ready: true, uptime: Duration::from_millis(1_500), offers_refused, process }
 }
 
 fn keys(object: &Value) -> BTreeSet<String> {
@@ -97,6 +98,8 @@ fn each_number_stands_under_its_name() {
         "weir_worker_load_ratio{worker=\"1\"} 0.75",
         "weir_worker_tick_seconds{worker=\"1\"} 0.00025",
         "weir_worker_rebuilds_total{worker=\"1\"} 134",
+        "weir_offers_refused_total{reason=\"conflict\"} 7",
+        "weir_offers_refused_total{reason=\"malformed\"} 0",
         "weir_uptime_seconds 1.5",
         "weir_ready 1",
         "weir_tasks 3",
@@ -159,7 +162,7 @@ fn the_description_has_the_fields_of_the_statistics() {
     let schema = |name: &str| openapi["components"]["schemas"][name]["properties"].clone();
     let json = serde_json::to_value(stats()).unwrap();
     let mut fields = keys(&json);
-    fields.extend(set(["version", "uptime_s", "ready"]));
+    fields.extend(set(["version", "uptime_s", "ready", "offers_refused_total"]));
     assert_eq!(keys(&schema("Stats")), fields);
     let worker = &schema("Stats")["per_worker"]["items"]["properties"];
     assert_eq!(keys(worker), keys(&json["per_worker"][0]));

@@ -9,8 +9,12 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
+use crate::nearest::nearest;
 use crate::setting::Setting;
 use crate::settings::{SETTINGS, Settings};
+
+/// Beginning of all variables of this server.
+const PREFIX: &str = "WEIR_";
 
 /// Variable of `--config`.
 const CONFIG_ENV: &str = "WEIR_CONFIG";
@@ -50,9 +54,10 @@ pub fn matches_of(args: impl IntoIterator<Item = OsString>) -> Result<ArgMatches
         if let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg)
             && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
             && let Some(setting) = SETTINGS.iter().find(|setting| is_named(setting, named))
+            && std::env::var(setting.env_in_use()).is_ok_and(|given| given == *value)
             && !args.iter().any(|arg| gives(arg, value))
         {
-            let variable = ContextValue::String(setting.env.to_owned());
+            let variable = ContextValue::String(setting.env_in_use().to_owned());
             error.insert(ContextKind::InvalidArg, variable);
         }
         error
@@ -71,14 +76,39 @@ fn gives(arg: &OsStr, value: &str) -> bool {
     arg.to_str().is_some_and(value_of)
 }
 
-/// Variables that look like settings of this server and are none.
-pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
-    let is_known = |name: &str| name == CONFIG_ENV || SETTINGS.iter().any(|s| s.env == name);
-    let names = names.filter_map(|name| name.into_string().ok());
-    let mut unknown: Vec<_> =
-        names.filter(|name| name.starts_with("WEIR_") && !is_known(name)).collect();
-    unknown.sort_unstable();
-    unknown
+/// Complaints about variables that look like settings of this server and are none. A warning and no
+/// error: others may set them, such as an orchestrator that has a service of this name.
+pub fn unknown_variables(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
+    let known = || SETTINGS.iter().flat_map(|s| [Some(s.env), s.env_alias]).flatten();
+    let is_known = |name: &str| name == CONFIG_ENV || known().any(|known| known == name);
+    let texts = variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let mut complaints: Vec<_> = texts
+        .filter(|(name, _)| name.starts_with(PREFIX) && !is_known(name))
+        .filter(|(name, value)| !is_service_link(name, &value.to_string_lossy()))
+        .map(|(name, _)| {
+            let own = |name: &'static str| name.strip_prefix(PREFIX).unwrap_or(name);
+            let wanted = name.strip_prefix(PREFIX).unwrap_or(&name);
+            let meant = match nearest(wanted, known().chain([CONFIG_ENV]).map(own)) {
+                Some(meant) => format!("is {PREFIX}{meant} meant?"),
+                None => "see --help".to_owned(),
+            };
+            format!("{name} is set in the environment, and there is no such setting; {meant}")
+        })
+        .collect();
+    complaints.sort_unstable();
+    complaints
+}
+
+/// Whether Kubernetes or Docker set a variable for a service or a linked container whose name begins
+/// with `weir`: `WEIR_SERVICE_HOST`, `WEIR_PORT=tcp://10.0.0.1:80`, `WEIR_PORT_80_TCP_ADDR`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|begin| value.starts_with(begin));
+    let of_port = name.split_once("_PORT_").is_some_and(|(_, rest)| {
+        let number = rest.split('_').next().unwrap_or(rest);
+        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+    });
+    let of_service = name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT");
+    of_service || of_port || (name.ends_with("_PORT") && is_address)
 }
 
 const EXAMPLES: &str = "\
@@ -112,9 +142,37 @@ mod tests {
 
     #[test]
     fn variables_that_are_no_settings_are_found() {
-        let names = ["WEIR_HTTP", "WEIR_HTPP", "PATH", "WEIR_CONFIG", "WEIR_", "weir_http"];
-        let unknown = unknown_variables(names.into_iter().map(OsString::from));
-        assert_eq!(unknown, ["WEIR_", "WEIR_HTPP"]);
+        let complaints = |names: &[(&str, &str)]| {
+            unknown_variables(names.iter().map(|(name, value)| (name.into(), value.into())))
+        };
+        let known = ["WEIR_HTTP", "PATH", "WEIR_CONFIG", "WEIR_PUBLIC_IP", "weir_http"];
+        assert_eq!(complaints(&known.map(|name| (name, "x"))), [""; 0]);
+        for (name, meant) in [
+            ("WEIR_HTPP", "is WEIR_HTTP meant?"),
+            ("WEIR_MEDIAPORT", "is WEIR_MEDIA_PORT meant?"),
+            ("WEIR_FOO", "see --help"),
+            ("WEIR_", "see --help"),
+            ("WEIR_PORT", "see --help"),
+        ] {
+            let complaint = complaints(&[(name, "9000")]).concat();
+            assert!(complaint.starts_with(name) && complaint.ends_with(meant), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn variables_of_a_service_that_has_the_name_of_this_server_are_no_complaint() {
+        for (name, value) in [
+            ("WEIR_SERVICE_HOST", "10.0.0.1"),
+            ("WEIR_SERVICE_PORT", "8080"),
+            ("WEIR_SERVICE_PORT_HTTP", "8080"),
+            ("WEIR_PORT", "tcp://10.0.0.1:8080"),
+            ("WEIR_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+            ("WEIR_PORT_8189_UDP_PROTO", "udp"),
+            ("WEIR_ADMIN_PORT_9090_TCP_ADDR", "10.0.0.1"),
+        ] {
+            let variable = std::iter::once((name.into(), value.into()));
+            assert_eq!(unknown_variables(variable), [""; 0], "{name}");
+        }
     }
 
     #[test]

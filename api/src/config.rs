@@ -16,6 +16,7 @@ use weir_sfu::config::PublisherLimits;
 use crate::advertise::{Advertise, Interface};
 use crate::cli::Cli;
 use crate::log::LogFormat;
+use crate::nearest::nearest;
 pub use crate::setting::ConfigError;
 use crate::setting::Setting;
 use crate::settings::SETTINGS;
@@ -59,6 +60,18 @@ impl Config {
             return bad("admin-http", "is the same address as http; give another port");
         }
         Ok(())
+    }
+
+    /// A complaint if several media threads are kept on one CPU: they slow each other down.
+    pub fn shared_cpus(&self) -> Option<String> {
+        let (workers, cpus) = (self.workers, self.worker_cpus.cpus().len());
+        (1..workers).contains(&cpus).then(|| {
+            format!(
+                "workers is {workers}, and worker-cpus ({}) has {cpus}: media threads share a CPU; \
+                 name {workers} CPUs, or leave out workers",
+                self.worker_cpus
+            )
+        })
     }
 
     /// The media plane's configuration. Media is bound to all addresses, also with HTTP on loopback:
@@ -143,7 +156,7 @@ pub fn origins(
     for setting in SETTINGS {
         let origin = match matches.value_source(setting.key) {
             Some(ValueSource::CommandLine) => "flag".into(),
-            Some(ValueSource::EnvVariable) => setting.env.into(),
+            Some(ValueSource::EnvVariable) => setting.env_in_use().into(),
             _ => continue,
         };
         origins.insert(setting.key, origin);
@@ -196,20 +209,50 @@ pub fn describe(config: &Config, origins: &BTreeMap<&'static str, String>) -> St
 /// The file as keys and values, or as settings; empty without `--config`.
 fn read_file<T: DeserializeOwned + Default>(cli: &Cli) -> Result<T, ConfigError> {
     let Some(path) = &cli.config else { return Ok(T::default()) };
-    let complain = |problem: String| bad("config", format!("{}: {problem}", path.display()));
-    match std::fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text).or_else(|problem| {
-            let hint = problem.span().and_then(|span| quoting_hint(&text, span.start));
-            complain(format!("{problem}{}", hint.unwrap_or_default()))
-        }),
-        Err(problem) => complain(problem.to_string()),
+    let path_text = path.display();
+    let text = std::fs::read_to_string(path)
+        .or_else(|problem| bad("config", format!("{path_text}: {problem}")))?;
+    toml::from_str(&text).or_else(|problem| {
+        let at = problem.span().map_or(0, |span| span.start);
+        let before = text.get(..at).unwrap_or(&text);
+        let number = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let line = text.lines().nth(number - 1).unwrap_or("").trim();
+        let mut problem = file_problem(problem.message());
+        if let Some(hint) = quoting_hint(line) {
+            problem = format!("{problem}; {hint}");
+        }
+        bad("config", format!("{path_text}, line {number}, `{line}`: {problem}"))
+    })
+}
+
+/// Text of the TOML reader on one line, in words for the operator.
+fn file_problem(message: &str) -> String {
+    let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    if let Some((key, _)) = unknown {
+        let known = SETTINGS.iter().flat_map(|s| [Some(s.key), s.alias]).flatten();
+        return match nearest(key, known) {
+            Some(meant) => format!("there is no setting `{key}`; is `{meant}` meant?"),
+            None => format!("there is no setting `{key}`; see weir --help"),
+        };
     }
+    let mut text = message.lines().collect::<Vec<_>>().join("; ");
+    for (jargon, plain) in [
+        ("expected u16", "expected a whole number of 0 to 65535"),
+        ("expected u32", "expected a whole number of 0 or more"),
+        ("expected u64", "expected a whole number of 0 or more"),
+        ("expected usize", "expected a whole number of 0 or more"),
+        (
+            "data did not match any variant of untagged enum OneOrMany",
+            "expected a text such as \"203.0.113.7\", or several in [ ]",
+        ),
+    ] {
+        text = text.replace(jargon, plain);
+    }
+    text
 }
 
 /// Advice for a line of the form `key = value` whose value lacks its quotes; none for other lines.
-fn quoting_hint(text: &str, at: usize) -> Option<String> {
-    let begin = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
-    let line = text.get(begin..)?.lines().next()?;
+fn quoting_hint(line: &str) -> Option<String> {
     let (key, value) = line.split_once('=')?;
     let value = value.split('#').next()?.trim();
     let key = SETTINGS.iter().find(|setting| setting.key == key.trim())?.key;
@@ -287,6 +330,16 @@ mod tests {
     }
 
     #[test]
+    fn media_threads_that_share_a_cpu_are_a_complaint() {
+        let cpu = usable_cpus()[0].to_string();
+        let complaint = |args: &[&str]| load(args).unwrap().shared_cpus();
+        let shared = complaint(&["--worker-cpus", &cpu, "--workers", "2"]).unwrap();
+        assert!(shared.contains("workers is 2") && shared.contains(&cpu), "{shared}");
+        assert_eq!(complaint(&["--worker-cpus", &cpu]), None);
+        assert_eq!(complaint(&["--workers", "2"]), None);
+    }
+
+    #[test]
     fn rust_log_comes_after_the_flag_and_before_the_file() {
         let (_file, path) = file("log = \"warn\"");
         let with = |args: &[&str]| Config::load(&parse(args).1, Some("debug".into())).unwrap().log;
@@ -326,11 +379,18 @@ mod tests {
             ("start = poster", "start = \"poster\""),
             ("log = info", "log = \"info\""),
             ("advertise = 203.0.113.7", "advertise = \"203.0.113.7\""),
-            ("=", "TOML parse error at line 1"),
+            ("=", "line 1, `=`: "),
+            ("media_port = 9000", "`media_port`; is `media-port` meant?"),
+            ("\ntakeove = \"reject\"", "line 2, `takeove = \"reject\"`: there is no setting"),
+            ("foo = 1", "there is no setting `foo`; see weir --help"),
+            ("media-port = \"x\"", "expected a whole number of 0 to 65535"),
+            ("viewer-wait = -1", "expected a whole number of 0 or more"),
+            ("advertise = 7", "expected a text such as \"203.0.113.7\""),
         ] {
             let (_file, path) = file(text);
             let error = load(&["--config", &path]).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
+            assert!(error.contains(&path) && !error.contains('\n'), "{error}");
         }
     }
 

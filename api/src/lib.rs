@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`settings`], [`cli`], [`config`] | every setting, the command line, the effective configuration |
 //! | [`setting`], [`advertise`], [`cpus`], [`log`] | kinds of values that settings have |
+//! | [`nearest`] | the known name that a misspelt one is nearest to |
 //! | [`app`](mod@app) | the routes by group, and what every request gets before its handler |
 //! | [`access`] | who may use a route group at a listener |
 //! | [`state`] | what handlers share |
@@ -42,6 +43,7 @@ pub mod limits;
 pub mod listeners;
 pub mod log;
 pub mod metrics;
+pub mod nearest;
 pub mod offer;
 pub mod other_url;
 pub mod pages;

@@ -44,13 +44,17 @@ fn main() -> ExitCode {
     let matches = cli::matches_of(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match configure(&matches, &cli) {
-        Ok((_, _, text)) if matches!(cli.command, Some(Command::CheckConfig)) => {
+        Ok((config, _, text)) if matches!(cli.command, Some(Command::CheckConfig)) => {
             println!("{text}");
+            let variables = cli::unknown_variables(std::env::vars_os());
+            for complaint in variables.into_iter().chain(config.shared_cpus()) {
+                eprintln!("weir: warning: {complaint}");
+            }
             ExitCode::SUCCESS
         }
         Ok((config, media, text)) => {
             eprintln!("{text}");
-            match run(&cli, config, media) {
+            match run(&matches, &cli, config, media) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("weir: {error:#}");
@@ -91,7 +95,12 @@ fn rust_log() -> Option<String> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the main thread owns no media; it only waits here")]
-fn run(cli: &Cli, config: Config, media: weir_sfu::config::Config) -> anyhow::Result<()> {
+fn run(
+    matches: &ArgMatches,
+    cli: &Cli,
+    config: Config,
+    media: weir_sfu::config::Config,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(HTTP_THREADS)
         .thread_name("weir-http")
@@ -99,7 +108,7 @@ fn run(cli: &Cli, config: Config, media: weir_sfu::config::Config) -> anyhow::Re
         .enable_all()
         .build()
         .context("the HTTP threads could not start")?;
-    runtime.block_on(serve(cli, config, media))
+    runtime.block_on(serve(matches, cli, config, media))
 }
 
 /// Lowers the priority of an HTTP thread where HTTP and media share a core. A join storm keeps HTTP
@@ -114,6 +123,7 @@ fn yield_to_media() {
 }
 
 async fn serve(
+    matches: &ArgMatches,
     cli: &Cli,
     mut config: Config,
     media: weir_sfu::config::Config,
@@ -123,10 +133,11 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    for name in cli::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
-        tracing::warn!(
-            "{name} is set in the environment, and there is no such setting; see --help"
-        );
+    for complaint in cli::unknown_variables(std::env::vars_os()) {
+        tracing::warn!("{complaint}");
+    }
+    if let Some(complaint) = config.shared_cpus() {
+        tracing::warn!("{complaint}");
     }
     let open_files = server::raise_open_files();
     tracing::debug!(?open_files, "limit of open files");
@@ -159,7 +170,7 @@ async fn serve(
             _ = look.tick() => state.refresh_addresses(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => reload(cli, &mut config, &state, &filter),
+            _ = hang_up.recv() => reload(matches, cli, &mut config, &state, &filter),
         }
     }
 
@@ -201,11 +212,19 @@ fn print_ready(http: SocketAddr, media: SocketAddr) {
 }
 
 /// Reads the file again (SIGHUP). A file that is not valid changes nothing.
-fn reload(cli: &Cli, config: &mut Config, state: &AppState, filter: &log::LogFilter) {
+fn reload(
+    matches: &ArgMatches,
+    cli: &Cli,
+    config: &mut Config,
+    state: &AppState,
+    filter: &log::LogFilter,
+) {
     let new = match Config::load(cli, rust_log()) {
         Ok(new) => new,
         Err(error) => {
-            tracing::error!("reload: {error}; nothing was changed");
+            let origins = config::origins(matches, cli, rust_log().is_some()).unwrap_or_default();
+            let problem = config::name_origin(error, cli, &origins);
+            tracing::error!("reload: {problem}; nothing was changed");
             return;
         }
     };

@@ -4,7 +4,9 @@
 //! value is printed. Knows no setting by name: `settings.rs` declares them. Called by
 //! `settings.rs`, `config.rs` and `cli.rs`.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgMatches, value_parser};
@@ -25,6 +27,8 @@ pub struct Setting {
     pub alias: Option<&'static str>,
     /// Environment variable.
     pub env: &'static str,
+    /// Second name of the variable, which holds where the first is absent.
+    pub env_alias: Option<&'static str>,
     /// Form of the value, for the help.
     pub value: &'static str,
     /// Section of the help.
@@ -45,12 +49,18 @@ impl Setting {
         let arg = Arg::new(self.key)
             .long(self.key)
             .visible_aliases(self.alias)
-            .env(self.env)
+            .env(self.env_in_use())
             .value_name(self.value)
             .help(self.long_help)
             .help_heading(self.heading)
             .global(true);
         T::configure(arg)
+    }
+
+    /// The variable that is read: the second name if it is set and the first one is not.
+    pub fn env_in_use(&self) -> &'static str {
+        let is_set = |name: &&str| std::env::var_os(name).is_some();
+        self.env_alias.filter(|alias| is_set(alias) && !is_set(&self.env)).unwrap_or(self.env)
     }
 }
 
@@ -100,7 +110,48 @@ macro_rules! plain_values {
         }
     )*};
 }
-plain_values!(String, u16, u32, u64, usize);
+plain_values!(String);
+
+macro_rules! whole_numbers {
+    ($($type:ty),*) => {$(
+        impl Given for $type {
+            fn configure(arg: Arg) -> Arg {
+                // Without this `-1` would be taken for an unknown flag.
+                arg.allow_negative_numbers(true)
+                    .value_parser(|text: &str| whole_number(text, Self::MAX))
+            }
+
+            fn read(matches: &ArgMatches, key: &str) -> Option<Self> {
+                matches.get_one::<Self>(key).copied()
+            }
+
+            fn parse(default: &str) -> Option<Self> {
+                default.parse().ok()
+            }
+        }
+    )*};
+}
+whole_numbers!(u16, u32, u64, usize);
+
+/// Reads a number without sign, fraction and unit.
+///
+/// # Errors
+/// What is wrong, and what to give instead.
+fn whole_number<T>(text: &str, max: T) -> Result<T, String>
+where
+    T: FromStr + Display,
+{
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = text.split_at_checked(digits).unwrap_or((text, ""));
+    Err(match rest {
+        "" if digits > 0 => format!("it is above {max}, the largest number that fits"),
+        _ if digits == 0 => "it is not a whole number of 0 or more".to_owned(),
+        _ => format!("it is not a whole number; give it without {rest}, such as {number}"),
+    })
+}
 
 /// `--strict`, `--strict=no`, `WEIR_STRICT=1`, `strict = true`.
 impl Given for bool {
@@ -213,7 +264,7 @@ printed! {
 /// ```text
 /// /// Help text.
 /// field: Given => Type {
-///     key "the-flag", alias "other-name", env "WEIR_THE_FLAG", value "N", heading "Running",
+///     key "the-flag", alias "other-name" "WEIR_OTHER_NAME", env "WEIR_THE_FLAG", value "N", heading "Running",
 ///     default "50", reload, read function
 /// }
 /// ```
@@ -227,7 +278,7 @@ macro_rules! settings {
     ($(
         $(#[doc = $doc:literal])+
         $field:ident: $given:ty => $type:ty {
-            key $key:literal, $(alias $alias:literal,)? env $env:literal, value $value:literal,
+            key $key:literal, $(alias $alias:literal $alias_env:literal,)? env $env:literal, value $value:literal,
             heading $heading:literal, $kind:ident $default:literal, $reload:ident, read $read:expr
         }
     )*) => {
@@ -236,6 +287,7 @@ macro_rules! settings {
             key: $key,
             alias: settings!(@alias $($alias)?),
             env: $env,
+            env_alias: settings!(@alias $($alias_env)?),
             value: $value,
             heading: $heading,
             default: $default,

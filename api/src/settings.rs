@@ -31,7 +31,7 @@ settings! {
     /// Needed behind NAT and in a container: give the address that clients can reach. `auto` follows
     /// the machine's addresses when they change.
     advertise: List => Option<Advertise> {
-        key "advertise", alias "public-ip", env "WEIR_ADVERTISE", value "auto|ADDR[:PORT],…",
+        key "advertise", alias "public-ip" "WEIR_PUBLIC_IP", env "WEIR_ADVERTISE", value "auto|ADDR[:PORT],…",
         heading "Addresses", unset "auto", reload,
         read |given, _| given.map(|list| Advertise::parse(&list.0)).transpose()
     }
@@ -244,6 +244,10 @@ mod tests {
         for setting in SETTINGS {
             let env = format!("WEIR_{}", setting.key.to_ascii_uppercase().replace('-', "_"));
             assert_eq!(setting.env, env);
+            let alias_env = setting
+                .alias
+                .map(|alias| format!("WEIR_{}", alias.to_ascii_uppercase().replace('-', "_")));
+            assert_eq!(setting.env_alias.map(str::to_owned), alias_env);
             assert!(setting.help.ends_with('.'), "{}", setting.key);
         }
     }

@@ -50,6 +50,13 @@ fn a_bad_configuration_is_exit_2_and_names_its_key() {
         (&["--workers", "0"], "workers"),
         (&["check-config", "--advertise", "nowhere"], "advertise"),
         (&["--config", "/does/not/exist.toml"], "/does/not/exist.toml"),
+        (&["--http"], "'--http <ADDR:PORT>'"),
+        (&["--media-port", "abc"], "it is not a whole number of 0 or more"),
+        (&["--media-port", "99999"], "it is above 65535, the largest number that fits"),
+        (&["--viewer-wait", "10s"], "give it without s, such as 10"),
+        (&["--viewer-wait", "-1"], "--viewer-wait <SECONDS>': it is not a whole number of 0"),
+        (&["--publisher-bitrate", "2.5"], "give it without .5, such as 2"),
+        (&["--media_port", "1"], "--media-port"),
     ] {
         let (output, text) = output(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}\n{text}");
@@ -89,6 +96,27 @@ fn a_bad_value_is_named_by_the_place_that_gave_it() {
     let path = file.path().to_str().unwrap();
     let text = named_by(("WEIR_START", "wait"), &["--config", path]);
     assert!(text.contains(&format!("takeover in {path}: is `perhaps`")), "{text}");
+}
+
+#[test]
+fn public_ip_is_a_variable_too_and_the_name_of_the_flag_wins() {
+    let shown = |variables: &[(&str, &str)]| {
+        let output = weir(&["check-config"]).envs(variables.iter().copied()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find(|line| line.starts_with("advertise")).unwrap().to_owned()
+    };
+    let line = shown(&[("WEIR_PUBLIC_IP", "203.0.113.7")]);
+    assert!(line.contains("203.0.113.7") && line.ends_with("# WEIR_PUBLIC_IP"), "{line}");
+    let line = shown(&[("WEIR_PUBLIC_IP", "203.0.113.7"), ("WEIR_ADVERTISE", "203.0.113.8")]);
+    assert!(line.contains("203.0.113.8") && line.ends_with("# WEIR_ADVERTISE"), "{line}");
+}
+
+#[test]
+fn check_config_warns_of_a_variable_that_is_no_setting() {
+    let output = weir(&["check-config"]).env("WEIR_MEDIAPORT", "9000").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("WEIR_MEDIAPORT is set") && text.contains("is WEIR_MEDIA_PORT meant?"));
 }
 
 #[test]
@@ -266,7 +294,9 @@ fn sighup_reads_the_file_again_and_a_bad_file_changes_nothing() {
         log.contains(r#"changed: public-url = \"https://live.example.org\" (was unset)"#),
         "{log}"
     );
-    assert!(log.contains("nothing was changed") && log.contains("public-url"), "{log}");
+    let refused: Vec<_> = log.lines().filter(|l| l.contains("nothing was changed")).collect();
+    assert_eq!(refused.len(), 1, "{log}");
+    assert!(refused[0].contains("public-url") && refused[0].contains(&path), "{log}");
 }
 
 #[test]

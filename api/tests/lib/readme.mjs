@@ -4,7 +4,9 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const README = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'README.md');
+/** Directory in which the README's commands are run. */
+export const ROOT = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+const README = path.join(ROOT, 'README.md');
 
 /** Code blocks of a language, without the indentation of the list they stand in. */
 export function blocks(language = 'sh') {

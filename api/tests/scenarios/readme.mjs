@@ -9,8 +9,7 @@ import { sleep, soon, until } from '../lib/check.mjs';
 import { counters, decodes, launch, live } from '../lib/chromium.mjs';
 import { ffmpeg } from '../lib/ffmpeg.mjs';
 import { Obs } from '../lib/obs.mjs';
-import * as offers from '../lib/offers.mjs';
-import { address, blocks, command } from '../lib/readme.mjs';
+import { ROOT, address, blocks, command } from '../lib/readme.mjs';
 import { OUT, startServer } from '../lib/server.mjs';
 
 /** It is started with the default ports, so nothing may run beside it. */
@@ -84,10 +83,12 @@ async function pages(server, checks, chromium) {
   const viewer = await chromium.page(address(`/watch/${STREAM}`));
   await live(viewer);
   checks.check('watch page: shows it', await decodes(viewer, 30));
-  // The extensions are tried at the session of a viewer that has only posted its offer.
-  const posted = await fetch(address(`/whep/${STREAM}`), { method: 'POST', headers: { 'Content-Type': 'application/sdp' }, body: offers.viewer });
-  const session = new URL(posted.headers.get('location'), posted.url).href;
-  for (const line of blocks().find((block) => block.startsWith('curl')).split('\n')) {
+  // The extensions are tried at the session of a viewer that has only posted its offer, as the README does it.
+  const [, posting, lines] = command('SESSION=').match(/^(SESSION=.*?\))\n(curl.*)$/s);
+  const { stdout: printed } = spawnSync('bash', ['-c', `${posting}\necho "$SESSION"; rm answer.sdp`], { cwd: ROOT, encoding: 'utf8' });
+  const session = printed.trim();
+  checks.check('curl: the URL of its session', session.startsWith(address(`/whep/${STREAM}`)), session);
+  for (const line of lines.split('\n')) {
     const wanted = line.replace('curl -N', 'curl -N --max-time 3').replace('curl', `curl -s -w '\\n%{http_code}'`);
     const { stdout } = spawnSync('bash', ['-c', wanted], { env: { ...process.env, SESSION: session }, encoding: 'utf8' });
     const ok = line.includes('/sse') ? stdout.includes('event: active') : stdout.trim().endsWith('200');

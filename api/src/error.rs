@@ -134,7 +134,8 @@ impl From<OfferError> for Problem {
                 let problem = Self::new(StatusCode::CONFLICT, detail);
                 match conflict.cause {
                     ConflictCause::Reject => problem,
-                    ConflictCause::Contested { retry_after_s } => {
+                    ConflictCause::RejectWhileSilent { retry_after_s, .. }
+                    | ConflictCause::Contested { retry_after_s } => {
                         problem.retry_after(retry_after_s)
                     }
                 }
@@ -217,6 +218,8 @@ mod tests {
         let contested = conflict(ConflictCause::Contested { retry_after_s: 20 });
         assert_eq!(contested.status(), 409);
         assert_eq!(contested.headers()[RETRY_AFTER], "20");
+        let silent = ConflictCause::RejectWhileSilent { silent_s: 12, retry_after_s: 18 };
+        assert_eq!(conflict(silent).headers()[RETRY_AFTER], "18");
         assert_eq!(Problem::from(NotReady::NoAddress).into_response().status(), 503);
         assert_eq!(Problem::from(NotReady::Full).into_response().status(), 503);
         let busy = offer(OfferError::Unavailable { retry_after_s: 0 });

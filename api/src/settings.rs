@@ -67,7 +67,8 @@ settings! {
         default "false", reload, read Ok
     }
     /// What becomes of a new publisher of a live stream: `always` replaces the one before, unless
-    /// the stream changed hands three times within 30 s; `reject` refuses the new one, with 409.
+    /// the stream changed hands three times within 30 s; `reject` refuses the new one, with 409. One
+    /// that died without a goodbye holds the stream until nothing came from it for 30 s.
     takeover: String => Takeover {
         key "takeover", env "WEIR_TAKEOVER", value "always|reject", heading "Access",
         default "always", restart, read |text| takeover(&text)

@@ -4,6 +4,7 @@
 //! say what to do; `api` gives each error its HTTP status.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::takeover::{CONTEST_TAKEOVERS, CONTEST_WINDOW};
 use crate::ids::{SessionId, SessionSecret};
@@ -68,11 +69,36 @@ pub struct Conflict {
 pub enum ConflictCause {
     /// [`Takeover::Reject`](crate::config::Takeover::Reject).
     Reject,
+    /// The same, and nothing comes from the publisher: its session ends soon unless it returns.
+    RejectWhileSilent {
+        /// Seconds since something came from it.
+        silent_s: u32,
+        /// Seconds after which its session ends if it stays silent.
+        retry_after_s: u32,
+    },
     /// The stream changed hands too often.
     Contested {
         /// Seconds after which newcomers are taken again.
         retry_after_s: u32,
     },
+}
+
+impl Conflict {
+    /// The same refusal when nothing came from the holder for `silent`; a silent session ends after
+    /// `timeout`. The contest of a stream has a time of its own and stays as it is.
+    pub(super) fn while_silent(self, silent: Duration, timeout: Duration) -> Self {
+        let whole = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let cause = match self.cause {
+            ConflictCause::Reject => ConflictCause::RejectWhileSilent {
+                silent_s: whole(silent),
+                retry_after_s: whole(timeout.saturating_sub(silent)).saturating_add(1),
+            },
+            cause @ (ConflictCause::RejectWhileSilent { .. } | ConflictCause::Contested { .. }) => {
+                cause
+            }
+        };
+        Self { cause, ..self }
+    }
 }
 
 impl fmt::Display for ConflictCause {
@@ -81,6 +107,12 @@ impl fmt::Display for ConflictCause {
             Self::Reject => f.write_str(
                 ", and this server replaces no publisher (--takeover reject); stop that one, or \
                  publish under another name",
+            ),
+            Self::RejectWhileSilent { silent_s, retry_after_s } => write!(
+                f,
+                ", and this server replaces no publisher (--takeover reject); nothing came from that \
+                 one for {silent_s} s: if it stays silent, its session ends in {retry_after_s} s, and \
+                 a new publisher is taken then"
             ),
             Self::Contested { retry_after_s } => write!(
                 f,
@@ -188,4 +220,25 @@ pub enum LayerError {
     /// The owning worker could not be reached: 503.
     #[error("server is busy")]
     Unavailable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_publisher_is_told_when_a_silent_one_ends() {
+        let conflict = |cause| Conflict { holder: SessionId(7), live_s: 60, cause };
+        let (silent, timeout) = (Duration::from_millis(12_400), Duration::from_secs(30));
+        let refused = conflict(ConflictCause::Reject).while_silent(silent, timeout);
+        let cause = ConflictCause::RejectWhileSilent { silent_s: 12, retry_after_s: 18 };
+        assert_eq!(refused.cause, cause);
+        let text = refused.to_string();
+        assert!(text.contains("nothing came from that one for 12 s"), "{text}");
+        assert!(text.contains("ends in 18 s") && !text.contains("stop that one"), "{text}");
+        let contested = conflict(ConflictCause::Contested { retry_after_s: 3 });
+        assert_eq!(contested.while_silent(silent, timeout), contested);
+        let over = conflict(ConflictCause::Reject).while_silent(2 * timeout, timeout);
+        assert!(matches!(over.cause, ConflictCause::RejectWhileSilent { retry_after_s: 1, .. }));
+    }
 }

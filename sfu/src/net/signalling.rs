@@ -5,10 +5,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::control::Control;
-use super::outcome::{Created, IfMatch, LayerError, LookupError, OfferError, PatchError, Patched};
+use super::outcome::{
+    Conflict, Created, IfMatch, LayerError, LookupError, OfferError, PatchError, Patched,
+};
 use super::received_track::MediaLayers;
 use super::session_entry::{SessionEntry, etag};
 use super::status_board::StatusReceiver;
@@ -17,6 +19,8 @@ use crate::forward::LayerPreference;
 use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, StreamName};
 use crate::sdp::{LocalTransport, OfferText, fragment};
+use crate::transport::ice::CONSENT_TIMEOUT;
+use crate::worker::Worker;
 
 /// View of the server for clients: with an offer, or with the URL of their own session. Cheap to clone.
 #[derive(Clone)]
@@ -39,7 +43,12 @@ impl Signalling {
         offer: OfferText<'_>,
         network: Option<IpAddr>,
     ) -> Result<Created, OfferError> {
-        let admitted = self.control.publish(&stream, offer, network)?;
+        let admitted = match self.control.publish(&stream, offer, network) {
+            Err(OfferError::Conflict(conflict)) => {
+                return Err(self.as_of_now(conflict).await.into());
+            }
+            admitted => admitted?,
+        };
         Ok(self.control.finish_admission(admitted).await)
     }
 
@@ -233,6 +242,21 @@ impl Signalling {
             self.control.status_board.forget(session.id);
         }
         Some(receiver)
+    }
+
+    /// A refusal with what its holder does now: one that died without a goodbye ends soon.
+    async fn as_of_now(&self, conflict: Conflict) -> Conflict {
+        let holder = conflict.holder;
+        let session = self.control.directory.session(holder);
+        let Some(worker) = session.and_then(|session| session.worker()) else { return conflict };
+        let ask = move |worker: &mut Worker, now| worker.session_info(holder, now);
+        let info = self.control.workers.inspect(worker, ask).await.flatten();
+        match info.and_then(|info| info.silent_s) {
+            Some(silent_s) => {
+                conflict.while_silent(Duration::from_secs_f64(silent_s), CONSENT_TIMEOUT)
+            }
+            None => conflict,
+        }
     }
 
     fn live(&self, role: Role, stream: &StreamName, secret: &str) -> Option<Arc<SessionEntry>> {

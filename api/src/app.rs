@@ -19,11 +19,12 @@ use tracing::Instrument;
 
 use crate::access::{self, AccessRule, ListenerAccess};
 use crate::error::Problem;
-use crate::other_url::Meant;
+use crate::other_url::{self, Meant};
 use crate::refused_offers::RefusalText;
 use crate::state::AppState;
 use crate::{
-    admin, cors, health, layer, metrics, pages, path, refused_offers, session, sse, whep, whip,
+    admin, cors, health, layer, message_page, metrics, pages, path, refused_offers, session, sse,
+    whep, whip,
 };
 
 /// Everything: WHIP, WHEP, pages, admin API, metrics, health.
@@ -115,6 +116,9 @@ impl RouteGroup {
             if self == Self::Media && path.starts_with("/wh") {
                 router = router.route(&format!("{path}/"), handlers.clone());
             }
+            if self == Self::Pages && path.ends_with("/{stream}") {
+                router = router.route(&format!("{path}/"), get(pages::without_slash));
+            }
             router = router.route(path, handlers);
         }
         for path in self.unknown_paths() {
@@ -182,10 +186,14 @@ fn router(groups: &[RouteGroup], state: AppState, access: ListenerAccess) -> Rou
 
 /// 404. If the path has the form of another server's, the text names the right one.
 async fn not_found(State(state): State<AppState>, request: Request) -> Problem {
-    let meant = Meant::of(request.uri().path(), request.uri().query());
-    let detail = match meant {
+    let path = request.uri().path();
+    let slashes = other_url::advice_on_slashes(path);
+    if let Some(advice) = slashes.filter(|_| *request.method() == Method::POST) {
+        return Problem::new(StatusCode::NOT_FOUND, advice);
+    }
+    let detail = match Meant::of(path, request.uri().query()) {
         Some(meant) => meant.advice(state.config().public_url.as_deref()),
-        None => "this server has nothing at this path".to_owned(),
+        None => other_url::advice_for_people(path),
     };
     Problem::new(StatusCode::NOT_FOUND, detail)
 }
@@ -207,9 +215,13 @@ async fn unknown_path(state: State<AppState>, request: Request) -> Response {
     }
 }
 
-async fn method_not_allowed() -> Problem {
+async fn method_not_allowed(request: Request) -> Problem {
     // The router adds `Allow` (whip-whep A22).
-    let detail = "this URL does not take this method; see the Allow header for those it takes";
+    let posted = *request.method() == Method::POST;
+    let advice = other_url::advice_on_slashes(request.uri().path()).filter(|_| posted);
+    let detail = advice.unwrap_or_else(|| {
+        "this URL does not take this method; see the Allow header for those it takes".into()
+    });
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 
@@ -225,7 +237,8 @@ async fn front(State(state): State<AppState>, request: Request, next: Next) -> R
     );
     let is_offer =
         refused_offers::is_offer(request.method(), request.uri().path(), request.headers());
-    let offered_to = is_offer.then(|| request.uri().path().to_owned());
+    let wants_page = message_page::is_wanted(request.method(), request.headers());
+    let path = (is_offer || wants_page).then(|| request.uri().path().to_owned());
     let mut response = async {
         let begun = Instant::now();
         let mut response = next.run(request).await;
@@ -240,8 +253,9 @@ async fn front(State(state): State<AppState>, request: Request, next: Next) -> R
     .await;
     let text = response.extensions_mut().remove::<RefusalText>();
     // Outside the span, which holds the whole path.
-    if let (Some(path), Some(RefusalText(detail))) = (offered_to, text) {
+    let (Some(path), Some(RefusalText(detail))) = (path, text) else { return response };
+    if is_offer {
         state.refused.note(&path, response.status(), &detail);
     }
-    response
+    if wants_page { message_page::in_place_of(&state, &path, response, &detail) } else { response }
 }

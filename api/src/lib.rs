@@ -15,6 +15,7 @@
 //! | [`other_url`] | what a path of another server's form means here |
 //! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
 //! | [`error`], [`refused_offers`] | the response to a refused request, and what the operator learns of it |
+//! | [`message_page`] | what a person who opens an address in a browser is told |
 //! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
 //! | [`server`] | sockets and their limits |
 //!
@@ -42,6 +43,7 @@ pub mod layer;
 pub mod limits;
 pub mod listeners;
 pub mod log;
+pub mod message_page;
 pub mod metrics;
 pub mod nearest;
 pub mod offer;

@@ -56,6 +56,46 @@ impl Meant {
     }
 }
 
+/// Text for the 404 of a path that means nothing, for the person who typed it.
+pub fn advice_for_people(path: &str) -> String {
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+    let (first, second) = (segments.next().unwrap_or(""), segments.next());
+    match (first, second) {
+        ("watch" | "publish", None) => {
+            format!("this page needs the name of a stream: /{first}/NAME, such as /{first}/demo")
+        }
+        ("watch" | "publish", Some(_)) => format!(
+            "a stream name is one segment of the path, without a `/`: /{first}/NAME, such as \
+             /{first}/demo"
+        ),
+        (name, None) if StreamName::new(name).is_ok() => format!(
+            "this server has nothing at this path; if {name} is the name of a stream, watch it at \
+             /watch/{name}"
+        ),
+        _ => "this server has nothing at this path".to_owned(),
+    }
+}
+
+/// Text for an offer to `/whip/live/demo`, a habit from RTMP; none for another path.
+pub fn advice_on_slashes(path: &str) -> Option<String> {
+    let mut segments = path.split('/').skip(1);
+    let role = segments.next().filter(|role| matches!(*role, "whip" | "whep"))?;
+    let names: Vec<&str> = segments.filter(|segment| !segment.is_empty()).collect();
+    let joined = StreamName::new(&names.join("-")).ok().filter(|_| names.len() > 1);
+    let example = joined.filter(|name| name.as_str().len() <= EXAMPLE_MAX);
+    let example = example.as_ref().map_or("live-demo", StreamName::as_str);
+    (names.len() > 1).then(|| {
+        format!(
+            "a stream name has no `/`, and POST takes an offer at /{role}/NAME alone: POST it for \
+             example to /{role}/{example}"
+        )
+    })
+}
+
+/// Longest name that is made of a path as an example: the last segment may be a session's secret,
+/// which is longer and is not repeated.
+const EXAMPLE_MAX: usize = 24;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +128,34 @@ mod tests {
         }
         for url in ["/", "/whipped/demo", "/demo", "/favicon.ico"] {
             assert_eq!(meant(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_person_is_told_the_form_of_the_address() {
+        for (path, told) in [
+            ("/watch", "/watch/NAME, such as /watch/demo"),
+            ("/publish/", "/publish/NAME"),
+            ("/watch/live/demo", "without a `/`"),
+            ("/demo", "watch it at /watch/demo"),
+            ("/a/b", "nothing at this path"),
+            ("/a%20b", "nothing at this path"),
+        ] {
+            let text = advice_for_people(path);
+            assert!(text.contains(told), "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_a_slash_is_told_so_and_a_secret_is_not_repeated() {
+        let text = advice_on_slashes("/whip/live/demo").unwrap();
+        assert!(text.contains("no `/`") && text.contains("to /whip/live-demo"), "{text}");
+        assert!(advice_on_slashes("/whep/a/b/c/").unwrap().contains("/whep/a-b-c"));
+        let secret = "A".repeat(32);
+        let text = advice_on_slashes(&format!("/whip/demo/{secret}")).unwrap();
+        assert!(!text.contains(&secret), "{text}");
+        for path in ["/whip/demo", "/whip/demo/", "/whip", "/live/whip", "/"] {
+            assert_eq!(advice_on_slashes(path), None, "{path}");
         }
     }
 

@@ -1,15 +1,17 @@
 //! The embedded pages: one table of files, compiled in.
 //!
 //! Files are served as they are in `api/pages/`. The browser reads the stream's name from its URL,
-//! so nothing is ever inserted into HTML here. Only `/watch` may be framed. Routed by `app.rs`.
+//! so nothing that a client sent is ever inserted into HTML here. Only `/watch` may be framed. Routed by `app.rs`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::LazyLock;
 
 use axum::extract::{Path, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION,
+    X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use crate::error::Problem;
@@ -28,6 +30,7 @@ const README: (&str, &str) = ("assets/readme.txt", include_str!("../../README.md
 /// Every file of `api/pages/` and the README; a test finds those that are missing here.
 const FILES: &[(&str, &str)] = files![
     "index.html",
+    "message.html",
     "publish.html",
     "watch.html",
     "weir.js",
@@ -41,9 +44,28 @@ const FILES: &[(&str, &str)] = files![
     "assets/weir.svg",
 ];
 
+/// The start page, and the same where the listener serves no list of streams: it neither asks for one
+/// nor links what is answered 403.
+static INDEX: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let page = include_str!("../pages/index.html");
+    [page.to_owned(), page.replacen("<body>", "<body data-list=\"none\">", 1)]
+});
+
 /// `GET /`.
 pub async fn index(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
-    page(&state, "index.html", &headers)
+    // As `ListenerAccess::of_http` has it.
+    let [with_list, without_list] = &*INDEX;
+    let has_list = state.config().http.ip().is_loopback();
+    let content = if has_list { with_list } else { without_list };
+    framed(&state, content_response("index.html", content, &headers))
+}
+
+/// `GET /publish/{stream}/` and `GET /watch/{stream}/`: people add a slash.
+pub async fn without_slash(endpoint: Endpoint, uri: Uri) -> Response {
+    let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    // Relative, so that it holds below a path of a proxy too.
+    let location = format!("../{}{query}", endpoint.stream);
+    (StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response()
 }
 
 /// `GET /publish/{stream}`.
@@ -78,7 +100,10 @@ pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Respo
 }
 
 fn page(state: &AppState, name: &str, headers: &HeaderMap) -> Result<Response, Problem> {
-    let mut response = file(name, headers)?;
+    framed(state, file(name, headers)?)
+}
+
+fn framed(state: &AppState, mut response: Response) -> Result<Response, Problem> {
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(state, "'none'")?);
     response.headers_mut().insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     Ok(response)
@@ -86,7 +111,7 @@ fn page(state: &AppState, name: &str, headers: &HeaderMap) -> Result<Response, P
 
 /// Content security policy: no inline script or style, nothing from other origins. `blob:` is for
 /// recordings that are made in the page.
-fn policy(state: &AppState, framed_by: &str) -> Result<HeaderValue, Problem> {
+pub(crate) fn policy(state: &AppState, framed_by: &str) -> Result<HeaderValue, Problem> {
     let config = state.config();
     // Session URLs are below the public URL; a policy names an origin without a path.
     let public = config.public_url.as_deref().map_or("", origin);
@@ -112,6 +137,10 @@ fn origin(url: &str) -> &str {
 fn file(name: &str, headers: &HeaderMap) -> Result<Response, Problem> {
     let missing = || Problem::new(StatusCode::NOT_FOUND, "the pages have no such file");
     let (_, content) = FILES.iter().find(|(known, _)| *known == name).ok_or_else(missing)?;
+    Ok(content_response(name, content, headers))
+}
+
+fn content_response(name: &str, content: &'static str, headers: &HeaderMap) -> Response {
     let tag = tag(content);
     let known = headers.get_all(IF_NONE_MATCH).iter().any(|line| {
         line.to_str()
@@ -119,9 +148,9 @@ fn file(name: &str, headers: &HeaderMap) -> Result<Response, Problem> {
     });
     let caching = [(CACHE_CONTROL, "no-cache".to_owned()), (ETAG, tag)];
     if known {
-        return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
+        return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
-    Ok((caching, [(CONTENT_TYPE, media_type(name))], *content).into_response())
+    (caching, [(CONTENT_TYPE, media_type(name))], content).into_response()
 }
 
 fn tag(content: &str) -> String {

@@ -4,13 +4,15 @@
 //! Next: `offer.rs` for the POST, `session.rs` for the session URL it returns.
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use weir_sfu::ids::Role;
 use weir_sfu::net::StartMode;
 
 use crate::SDP;
 use crate::error::Problem;
+use crate::message_page;
 use crate::offer::{self, Purpose};
 use crate::path::Endpoint;
 use crate::state::AppState;
@@ -40,7 +42,19 @@ fn start(query: Option<&str>) -> Result<Option<StartMode>, Problem> {
     })
 }
 
-/// `GET` and `HEAD`: by this a client discovers that the URL is a WHEP URL (whip-whep A21).
-pub async fn look(_: Endpoint) -> Response {
-    [(CONTENT_TYPE, SDP), (CONTENT_LENGTH, "0")].into_response()
+/// `GET` and `HEAD`: by this a client discovers that the URL is a WHEP URL (whip-whep A21). A person with a
+/// browser is told what the address is for.
+///
+/// # Errors
+/// 400 as a [`Problem`] for a bad name.
+pub async fn look(
+    State(state): State<AppState>,
+    endpoint: Endpoint,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if message_page::is_wanted(&method, &headers) {
+        return message_page::of_endpoint(&state, Role::Subscriber, &endpoint.stream);
+    }
+    Ok([(CONTENT_TYPE, SDP), (CONTENT_LENGTH, "0")].into_response())
 }

@@ -66,7 +66,11 @@ function showCommands() {
   ].join('\n'));
 }
 
+/** Whether this listener serves the list of streams; the server leaves a mark in the page where it does not. */
+let hasList = document.body.dataset.list !== 'none';
+
 async function poll() {
+  if (!hasList) return withoutList();
   if (document.visibilityState === 'visible') await readStreams();
   setTimeout(poll, POLL_MS);
 }
@@ -79,7 +83,8 @@ async function readStreams() {
     return say('failed', 'Server not reachable', 'The server does not answer. This page keeps asking.');
   }
   if (response.status === 401 || response.status === 403) {
-    return say('live', 'Running', 'The list of streams is for operators only. Publishing and watching work without it.');
+    hasList = false;
+    return withoutList();
   }
   if (!response.ok) return say('failed', 'Running with errors', `The list of streams answers HTTP ${response.status}.`);
   const body = await response.json();
@@ -87,6 +92,11 @@ async function readStreams() {
   if (!Array.isArray(body) && body.version) write($('version'), `Weir ${body.version}`);
   say('live', 'Running', null);
   showStreams(streams);
+}
+
+function withoutList() {
+  document.body.dataset.list = 'none';
+  say('live', 'Running', 'The list of streams is for operators only. Publishing and watching work without it.');
 }
 
 function say(state, words, instead) {

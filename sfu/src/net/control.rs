@@ -359,6 +359,9 @@ impl Control {
                 }
             }
             Notice::Event(Event::Warned(id, warning)) => self.on_warned(id, warning),
+            Notice::Event(Event::Unserved { session, viewers, text }) => {
+                self.on_unserved(session, viewers, &text);
+            }
             Notice::Lost => self.on_worker_lost(worker),
         }
         Vec::new()
@@ -419,6 +422,13 @@ impl Control {
         let Some(session) = self.directory.session(id) else { return };
         let stream = &session.stream.shared.name;
         tracing::warn!(session = %id, %stream, code = warning.code(), "{warning}");
+    }
+
+    /// Viewers that came before their publisher are not sent all of it.
+    fn on_unserved(&self, id: SessionId, viewers: usize, text: &str) {
+        let Some(session) = self.directory.session(id) else { return };
+        let stream = &session.stream.shared.name;
+        tracing::info!(session = %id, %stream, viewers, "not sent to the viewer: {text}");
     }
 
     /// A session is over.

@@ -138,12 +138,15 @@ pub enum Unacceptable {
     },
     /// The viewer cannot decode what the publisher sends.
     #[error(
-        "the publisher sends {published}, the m-section offers {offered}; offer the publisher's \
-         codec"
+        "the publisher sends {published}, and the viewer offers {offered}: let the viewer offer \
+         {published} too, or the publisher send what the viewer offers{}",
+        of_parameters(parameters)
     )]
     NotThePublishersCodec {
-        /// The published codec with its parameters.
-        published: String,
+        /// Name of the published codec.
+        published: &'static str,
+        /// Its parameters, if the viewer offers the codec with others; else empty.
+        parameters: String,
         /// Names of the offered codecs.
         offered: String,
     },
@@ -192,6 +195,13 @@ pub enum Unacceptable {
         /// The published codecs.
         published: String,
     },
+}
+
+fn of_parameters(parameters: &str) -> String {
+    match parameters {
+        "" => String::new(),
+        some => format!("; the publisher's parameters are {some}"),
+    }
 }
 
 /// Names of the codecs that are forwarded.

@@ -239,28 +239,36 @@ fn codecs<'o>(
     let ranks = common.iter().map(|choice| codec_matches(&track.format, &choice.format()));
     let ranked = ranks.enumerate().filter_map(|(index, rank)| Some((rank?, index)));
     let Some((_, best)) = ranked.min_by_key(|(rank, _)| *rank) else {
-        return Err(Unacceptable::NotThePublishersCodec {
-            published: describe(std::slice::from_ref(track)),
-            offered: section.encodings(),
-        });
+        return Err(not_the_publishers_codec(track, section, &common));
     };
     let live = common.remove(best);
     common.insert(0, live);
     Ok(Some(common))
 }
 
-/// `H264 (profile-level-id=42e01f), opus`, each format cut to a readable length.
-fn describe(tracks: &[SourceTrack]) -> String {
-    const FMTP_CHARS_SHOWN: usize = 100;
-    let one = |track: &SourceTrack| {
-        let fmtp: String = track.format.fmtp.chars().take(FMTP_CHARS_SHOWN).collect();
-        let name = track.format.codec.name();
-        if fmtp.is_empty() { name.to_owned() } else { format!("{name} ({fmtp})") }
-    };
-    if tracks.is_empty() {
-        return "nothing".into();
+/// The names are enough unless the viewer offers the same codec, as of another profile.
+fn not_the_publishers_codec(
+    track: &SourceTrack,
+    section: &Section,
+    common: &[CodecChoice<'_>],
+) -> Unacceptable {
+    const PARAMETERS_CHARS_SHOWN: usize = 100;
+    let codec = track.format.codec;
+    let same = common.iter().any(|choice| choice.format().codec == codec);
+    let shown = if same { PARAMETERS_CHARS_SHOWN } else { 0 };
+    Unacceptable::NotThePublishersCodec {
+        published: codec.name(),
+        parameters: track.format.fmtp.chars().take(shown).collect(),
+        offered: section.encodings(),
     }
-    tracks.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// `H264, opus`
+fn describe(tracks: &[SourceTrack]) -> String {
+    match tracks {
+        [] => "nothing".into(),
+        tracks => tracks.iter().map(|t| t.format.codec.name()).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn plan_codec(choice: &CodecChoice<'_>, feedback: super::plan::Feedback) -> SubscribeCodec {

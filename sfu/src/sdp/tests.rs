@@ -738,9 +738,14 @@ fn section_that_does_not_match_is_rejected_and_the_others_are_served() {
     let (served, _, text) =
         rejected(FIREFOX_WHEP, &[source(Codec::Opus, ""), source(Codec::H265, "profile-id=2")]);
     assert_eq!(served, [MediaKind::Audio]);
-    for word in ["m-section 2", "H265 (profile-id=2)", "VP8, VP9, AV1"] {
+    for word in ["m-section 2", "sends H265, and the viewer offers", "VP8, VP9, AV1"] {
         assert!(text.contains(word), "{text}");
     }
+    assert!(!text.contains("profile-id"), "parameters say nothing to people: {text}");
+    // The codec is the same and its profile is not: then they do.
+    let (_, _, text) =
+        rejected(FIREFOX_WHEP, &[source(Codec::Opus, ""), source(Codec::Vp9, "profile-id=2")]);
+    assert!(text.ends_with("the publisher's parameters are profile-id=2"), "{text}");
     // A section over plain RTP is rejected, too.
     let plain = FIREFOX_WHEP.replacen("m=audio 9 UDP/TLS/RTP/SAVPF", "m=audio 9 RTP/AVP", 1);
     let (served, label, _) = rejected(&plain, &[source(Codec::Opus, ""), source(Codec::Vp8, "")]);
@@ -753,7 +758,7 @@ fn viewer_of_which_nothing_matches_is_told_every_reason() {
     let tracks = [source(Codec::Pcma, ""), source(Codec::H265, "profile-id=2")];
     let offer = FIREFOX_WHEP.replace("SAVPF 109 9 0 8 101", "SAVPF 109");
     let text = refusal(subscribe(&offer, Some(&tracks)));
-    for word in ["m-section 1", "PCMA", "m-section 2", "H265 (profile-id=2)", "VP8, VP9, AV1"] {
+    for word in ["m-section 1", "PCMA", "m-section 2", "sends H265, and", "VP8, VP9, AV1"] {
         assert!(text.contains(word), "{text}");
     }
     let text = refusal(subscribe(

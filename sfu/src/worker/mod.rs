@@ -176,6 +176,16 @@ pub enum Event {
     Silent(SessionId, bool),
     /// Something is wrong with a publisher's stream; once for each code of a warning.
     Warned(SessionId, Warning),
+    /// A new publisher's codec is not in the answers of some viewers that stay for their other
+    /// tracks; at most once for each change of publisher.
+    Unserved {
+        /// One of the viewers.
+        session: SessionId,
+        /// Number of these viewers on this worker.
+        viewers: usize,
+        /// What the one is not sent, in words.
+        text: String,
+    },
 }
 
 /// State machine of one core.

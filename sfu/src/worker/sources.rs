@@ -6,9 +6,9 @@
 
 use std::time::Instant;
 
-use super::Worker;
 use super::keys::SessionKey;
 use super::session::RoleState;
+use super::{Event, Worker, viewer_info};
 use crate::router::StreamId;
 use crate::transport::egress::Egress;
 
@@ -29,7 +29,8 @@ impl Worker {
         stream.install(source, owned, &mut self.context.pool)
     }
 
-    /// Informs viewers of the stream's publisher, and closes those that cannot receive its codec.
+    /// Informs viewers of the stream's publisher, closes those that can receive none of its codecs, and
+    /// tells the control plane if some are not sent all of it.
     pub(super) fn apply_source(
         &mut self,
         now: Instant,
@@ -37,14 +38,20 @@ impl Worker {
         viewers: &[SessionKey],
         egress: &mut dyn Egress,
     ) {
+        let (mut first, mut count) = (None, 0);
         for &key in viewers {
-            if let Some(stream) = self.streams.get(id)
-                && let Some(session) = self.sessions.get_mut(key)
-                && let RoleState::Subscriber(subscriber) = &mut session.role
-                && let Err(reason) = subscriber.apply_source(now, stream)
-            {
+            let Some(stream) = self.streams.get(id) else { continue };
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            let RoleState::Subscriber(subscriber) = &mut session.role else { continue };
+            if let Err(reason) = subscriber.apply_source(now, stream) {
                 self.close(now, key, reason, egress);
+            } else if let Some(track) = viewer_info::unserved(subscriber, &self.streams).pop() {
+                count += 1;
+                first.get_or_insert((session.id, track.text));
             }
+        }
+        if let Some((session, text)) = first {
+            self.events.push(Event::Unserved { session, viewers: count, text });
         }
     }
 

@@ -157,6 +157,9 @@ fn viewer_without_the_codec_of_the_picture_hears_the_sound_and_is_told_why() {
         let [unserved] = &world.unserved(viewer)[..] else { panic!("one m-line is not served") };
         assert_eq!((unserved.kind, unserved.reason), (Video, "codec_not_negotiated"));
     }
+    let told = std::mem::take(&mut world.control.unserved);
+    assert_eq!(told.len(), 2, "one line per worker and publisher: {told:?}");
+    assert!(told.iter().all(|(viewers, text)| *viewers == 1 && text.contains("VP9")), "{told:?}");
     // A publisher with their codec: the picture comes, and the reason is gone.
     world.delete(vp9);
     world.run_ms(300);
@@ -166,6 +169,7 @@ fn viewer_without_the_codec_of_the_picture_hears_the_sound_and_is_told_why() {
         assert!(receives_frames(&mut world, viewer, 95));
         assert_eq!(world.unserved(viewer), []);
     }
+    assert!(world.control.unserved.is_empty());
 }
 
 // whip-whep G6

@@ -32,6 +32,8 @@ pub(crate) struct Control {
     pub warned: Vec<(SessionId, Warning)>,
     /// Publishers that became silent, or are heard again.
     pub silences: Vec<(SessionId, bool)>,
+    /// Number of viewers that were not sent all of a new publisher, and what one of them was told.
+    pub unserved: Vec<(usize, String)>,
     workers: usize,
     free_ids: Vec<StreamId>,
     next_stream: u32,
@@ -67,6 +69,7 @@ impl Control {
             closed: Vec::new(),
             warned: Vec::new(),
             silences: Vec::new(),
+            unserved: Vec::new(),
             free_ids: Vec::new(),
             next_stream: 0,
             next_session: 0,
@@ -255,6 +258,10 @@ impl Control {
             Event::Closed(id, reason) => self.on_closed(id, reason),
             Event::Warned(id, warning) => {
                 self.warned.push((id, warning));
+                Vec::new()
+            }
+            Event::Unserved { viewers, text, .. } => {
+                self.unserved.push((viewers, text));
                 Vec::new()
             }
         }

@@ -90,7 +90,7 @@ pub async fn kick(
     if !state.sfu.operations().kick(id).await {
         return Err(Problem::no_session());
     }
-    tracing::info!(%id, "session ended by an operator");
+    tracing::debug!(session = %id, "session ended by an operator");
     Ok(StatusCode::NO_CONTENT)
 }
 

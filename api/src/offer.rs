@@ -88,9 +88,6 @@ fn created(state: &AppState, session: NewSession) -> Response {
     let NewSession { role, stream, created, .. } = session;
     let public_url = state.config().public_url.clone();
     let location = path::location(public_url.as_deref(), role, &stream, &created.secret);
-    let id = created.id;
-    let span = tracing::info_span!("session", %id, role = path::prefix(role), %stream);
-    span.in_scope(|| tracing::info!("session created"));
     let links = AppendHeaders(links(role, &location).map(|link| (LINK, link)));
     let headers = [
         (CONTENT_TYPE, SDP.to_owned()),
@@ -161,7 +158,7 @@ impl Drop for Unclaimed {
     fn drop(&mut self) {
         let Some(NewSession { sfu, role, stream, created }) = self.0.take() else { return };
         tokio::spawn(async move {
-            tracing::info!(id = %created.id, %stream, "client left before its answer; session deleted");
+            tracing::debug!(session = %created.id, %stream, "client left before its answer; session deleted");
             sfu.signalling().delete(role, &stream, created.secret.expose()).await;
         });
     }

@@ -16,7 +16,7 @@ use crate::cors::ACCEPT_PATCH;
 use crate::error::Problem;
 use crate::path::SessionUrl;
 use crate::state::AppState;
-use crate::{TRICKLE, body, path};
+use crate::{TRICKLE, body};
 
 /// `PATCH`: 204 for candidates, 200 with a fragment and a new tag for an ICE restart.
 ///
@@ -64,14 +64,8 @@ pub async fn patch(
 /// # Errors
 /// 404 as a [`Problem`].
 pub async fn delete(State(state): State<AppState>, url: SessionUrl) -> Result<StatusCode, Problem> {
-    let id = state.sfu.signalling().resolve(url.role, &url.stream, &url.secret);
     if !state.sfu.signalling().delete(url.role, &url.stream, &url.secret).await {
         return Err(Problem::no_session());
-    }
-    if let Some(id) = id {
-        let (role, stream) = (path::prefix(url.role), &url.stream);
-        let span = tracing::info_span!("session", %id, role, %stream);
-        span.in_scope(|| tracing::info!("session deleted by its client"));
     }
     Ok(StatusCode::OK)
 }

@@ -243,6 +243,26 @@ fn it_serves_from_its_ready_line_and_stops_with_0() {
 }
 
 #[test]
+fn end_of_a_session_is_one_line_in_the_words_of_the_glossary() {
+    let server = Running::start(&[]);
+    let offer = include_str!("offers/viewer.sdp").replace('\n', "\r\n");
+    let answer = server.post("/whep/demo", &offer);
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    let location = answer.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
+    let mut stream = TcpStream::connect(&server.http).unwrap();
+    write!(stream, "DELETE {location} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    stream.read_to_string(&mut String::new()).unwrap();
+    server.signal(Signal::TERM);
+    let (_, log) = server.end();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("session=")).collect();
+    let [line] = lines[..] else { panic!("one line, as it never connected: {log}") };
+    for part in ["INFO", "closed", "role=viewer", "stream=demo", "reason=\"deleted\""] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
+
+#[test]
 fn refused_offer_is_one_warning_that_says_why() {
     let server = Running::start(&[]);
     for _ in 0..20 {

@@ -185,6 +185,16 @@ pub enum Role {
     Subscriber,
 }
 
+/// The word of texts and logs, as in `docs/glossary.md`.
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Publisher => "publisher",
+            Self::Subscriber => "viewer",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -244,7 +244,7 @@ impl Control {
             etag: etag(&session.lock().local),
         };
         let (role, stream) = (session.role, Arc::clone(&session.stream));
-        tracing::info!(session = %session.id, ?role, stream = %stream.shared.name, "accepted");
+        tracing::debug!(session = %session.id, %role, stream = %stream.shared.name, "accepted");
         self.directory.add_session(session);
         self.totals.count_accepted(role);
         created
@@ -393,7 +393,10 @@ impl Control {
             self.admission.release_half_open(id, session.network);
         }
         let (role, stream) = (session.role, &session.stream);
-        tracing::info!(session = %id, ?role, stream = %stream.shared.name, "connected");
+        let source = stream.shared.source.load_full().filter(|source| source.publisher == id);
+        let codecs = source.map(|source| source.codecs());
+        let name = &stream.shared.name;
+        tracing::info!(session = %id, %role, stream = %name, codecs, "connected");
         if role != Role::Publisher {
             return Vec::new();
         }
@@ -442,7 +445,7 @@ impl Control {
         let cause = session.lock().failure.clone();
         tracing::info!(
             session = %id,
-            ?role,
+            %role,
             stream = %stream.shared.name,
             reason = reason.label(),
             cause = cause.as_deref(),

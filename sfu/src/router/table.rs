@@ -57,6 +57,15 @@ pub struct SourceTrackInfo {
 }
 
 impl SourceInfo {
+    /// Codecs of the tracks with their number of simulcast layers: `opus, VP8 x3`.
+    pub fn codecs(&self) -> String {
+        let one = |track: &SourceTrackInfo| match track.rids.len() {
+            0 | 1 => track.source.format.codec.name().to_owned(),
+            layers => format!("{} x{layers}", track.source.format.codec.name()),
+        };
+        self.tracks.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
     /// The source that a publisher offers, before it connects.
     pub fn offered(publisher: SessionId, plan: &PublishPlan) -> Self {
         let tracks = plan.tracks.iter().map(|track| SourceTrackInfo {
@@ -174,6 +183,23 @@ impl StreamShared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codecs_are_named_with_their_simulcast_layers() {
+        use crate::codec::Codec;
+        use crate::sdp::CodecFormat;
+        let track = |codec: Codec, rids: &[&str]| SourceTrackInfo {
+            source: SourceTrack {
+                kind: codec.kind(),
+                format: CodecFormat { codec, fmtp: String::new() },
+            },
+            rids: rids.iter().map(|rid| (*rid).to_owned()).collect(),
+            exts: ExtMap::default(),
+        };
+        let tracks = vec![track(Codec::Opus, &[]), track(Codec::Vp8, &["h", "m", "l"])];
+        let source = SourceInfo { epoch: Epoch(1), publisher: SessionId(1), tracks };
+        assert_eq!(source.codecs(), "opus, VP8 x3");
+    }
 
     #[test]
     fn publisher_that_connected_last_is_the_stream_s_source() {

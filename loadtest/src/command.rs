@@ -4,8 +4,12 @@
 //! Called by `main.rs`. Next: `options`, `run`, `relay`.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+
+use anyhow::Context;
 
 use crate::options::{Options, Task};
 use crate::relay::RelayOptions;
@@ -38,20 +42,27 @@ fn load(options: &Options) -> anyhow::Result<ExitCode> {
     if let Some(cpus) = &options.common.cpu {
         machine::pin_thread(cpus)?;
     }
+    // Before the run, so that a path that cannot be written costs nobody a run.
+    let json_path = options.common.json.as_deref();
+    let on_stdout = json_path.is_some_and(|path| path.as_os_str() == "-");
+    let open = |flag| move |path| ReportFile::open(flag, path);
+    let json_file = json_path.filter(|_| !on_stdout).map(open("--json")).transpose()?;
+    let html_file = options.common.html.as_deref().map(open("--html")).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(run::run(options))?;
 
     let json = serde_json::to_string_pretty(&report.json())?;
-    match options.common.json.as_deref() {
-        Some(path) if path.as_os_str() == "-" => println!("{json}"),
-        Some(path) => {
-            write("--json", path, json + "\n")?;
-            println!("{report}");
-        }
-        None => println!("{report}"),
+    // First what cannot fail.
+    if on_stdout {
+        println!("{json}");
+    } else {
+        println!("{report}");
     }
-    if let Some(path) = &options.common.html {
-        write("--html", path, html::page(&report, options))?;
+    if let Some(file) = json_file {
+        file.write(&(json + "\n"))?;
+    }
+    if let Some(file) = html_file {
+        file.write(&html::page(&report, options))?;
     }
     for reason in &report.generator.reasons {
         eprintln!("weir-loadtest: this generator was at its limit: {reason}");
@@ -64,7 +75,30 @@ fn load(options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn write(flag: &str, path: &Path, text: String) -> anyhow::Result<()> {
-    std::fs::write(path, text)
-        .map_err(|error| anyhow::anyhow!("{flag} {}: {error}", path.display()))
+/// File of a report, open since before the run.
+struct ReportFile<'a> {
+    flag: &'static str,
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> ReportFile<'a> {
+    /// Opens or makes a file. What it holds stays until [`Self::write`].
+    fn open(flag: &'static str, path: &'a Path) -> anyhow::Result<Self> {
+        let file = File::options().write(true).create(true).truncate(false).open(path);
+        let file = file.with_context(|| format!("{flag} {}", path.display()))?;
+        Ok(Self { flag, path, file })
+    }
+
+    /// Replaces the content of the file.
+    fn write(mut self, text: &str) -> anyhow::Result<()> {
+        let mut replace = || {
+            // A pipe or a device has no length.
+            if self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+            self.file.write_all(text.as_bytes())
+        };
+        replace().with_context(|| format!("{} {}", self.flag, self.path.display()))
+    }
 }

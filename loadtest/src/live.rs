@@ -23,10 +23,14 @@ pub(crate) struct LiveCounters {
     pub(crate) packets: AtomicU64,
     /// Bytes of the packets received.
     pub(crate) bytes: AtomicU64,
-    /// Packets lost.
+    /// Packets lost, ramp and warm-up included.
     pub(crate) lost: AtomicU64,
-    /// Broken frames, ramp and warm-up included.
+    /// Packets lost within the window.
+    pub(crate) counted_lost: AtomicU64,
+    /// Broken frames within the window.
     pub(crate) broken: AtomicU64,
+    /// The first failure of the run, until it is shown.
+    first_failure: Mutex<Option<String>>,
     latencies: Mutex<LatencyHistogram>,
 }
 
@@ -42,7 +46,9 @@ impl LiveCounters {
             packets: zero(),
             bytes: zero(),
             lost: zero(),
+            counted_lost: zero(),
             broken: zero(),
+            first_failure: Mutex::default(),
             latencies: Mutex::new(latency_histogram()),
         }
     }
@@ -57,12 +63,28 @@ impl LiveCounters {
         counter.load(Ordering::Relaxed)
     }
 
+    /// Counts the end of a session of `whom` (publisher or viewer), if it failed. The reason of the
+    /// first one is shown at once: the others often have the same.
+    pub(crate) fn note_end(&self, whom: &str, failure: Option<&str>) {
+        let Some(failure) = failure else { return };
+        let mut first = self.first_failure.lock().expect("nobody panics while holding it");
+        if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
+            *first = Some(format!("{whom}: {failure}"));
+        }
+    }
+
+    /// Takes the first failure of the run, once.
+    pub(crate) fn take_first_failure(&self) -> Option<String> {
+        self.first_failure.lock().expect("nobody panics while holding it").take()
+    }
+
     /// Adds what a viewer counted since its last update.
     pub(crate) fn add_progress(&self, update: ProgressUpdate) {
         for (counter, more) in [
             (&self.packets, update.packets),
             (&self.bytes, update.bytes),
             (&self.lost, update.lost),
+            (&self.counted_lost, update.counted_lost),
             (&self.broken, update.broken),
         ] {
             Self::add(counter, more);
@@ -84,5 +106,23 @@ impl LiveCounters {
     /// Viewers that are connected now.
     pub(crate) fn connected_viewers(&self) -> u64 {
         Self::read(&self.watching).saturating_sub(Self::read(&self.left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_of_the_first_failure_is_taken_once_and_all_are_counted() {
+        let live = LiveCounters::new();
+        live.note_end("viewer", None);
+        assert_eq!(live.take_first_failure(), None);
+        live.note_end("publisher", Some("404 Not Found"));
+        live.note_end("viewer", Some("no media"));
+        assert_eq!(live.take_first_failure().as_deref(), Some("publisher: 404 Not Found"));
+        live.note_end("viewer", Some("no media"));
+        assert_eq!(live.take_first_failure(), None);
+        assert_eq!(LiveCounters::read(&live.failed), 3);
     }
 }

@@ -134,7 +134,9 @@ pub(crate) struct ProgressUpdate {
     pub(crate) bytes: u64,
     /// Packets lost.
     pub(crate) lost: u64,
-    /// Frames broken.
+    /// Packets lost within the window.
+    pub(crate) counted_lost: u64,
+    /// Frames broken within the window.
     pub(crate) broken: u64,
     /// Latencies of frames, at most as many as the receiver keeps.
     pub(crate) latencies_us: Vec<u64>,

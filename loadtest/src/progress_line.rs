@@ -35,6 +35,9 @@ impl ProgressLine {
 
     /// Draws the line; `step` says what the run is doing.
     pub(crate) fn draw(&mut self, now: Instant, step: &str, live: &LiveCounters) {
+        if let Some(failure) = live.take_first_failure() {
+            self.say(&format!("first failure: {failure}"));
+        }
         if self.bar.is_none() && now < self.next {
             return;
         }
@@ -44,11 +47,11 @@ impl ProgressLine {
         let per_s = packets.saturating_sub(self.before.1) as f64 / elapsed_s;
         self.before = (now, packets);
         let text = format!(
-            "{step}: {} publishing, {} watching, {} failed, {per_s:.0} packets/s; since the start {} lost, {} frames broken",
+            "{step}: {} publishing, {} watching, {} failed, {per_s:.0} packets/s; in the window {} lost, {} frames broken",
             LiveCounters::read(&live.publishing),
             live.connected_viewers(),
             LiveCounters::read(&live.failed),
-            LiveCounters::read(&live.lost),
+            LiveCounters::read(&live.counted_lost),
             LiveCounters::read(&live.broken),
         );
         match &self.bar {
@@ -56,6 +59,14 @@ impl ProgressLine {
                 bar.set_message(text);
                 bar.tick();
             }
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Writes a line that stays.
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }
     }

@@ -216,6 +216,11 @@ impl<T> ReorderBuffer<T> {
         self.missing > 0
     }
 
+    /// Packets lost within the window so far.
+    pub(crate) fn counted_lost(&self) -> u64 {
+        self.counts.lost
+    }
+
     /// The counts. Packets that are still missing are lost.
     pub(crate) fn finish(mut self) -> PacketCounts {
         self.drop_window();

@@ -41,9 +41,9 @@ pub(crate) async fn publish(
         end
     };
     let end: Result<(), SessionError> = session.await;
-    LiveCounters::add(&context.live.failed, u64::from(end.is_err()));
-    let packets_sent = publisher.packets_sent;
-    PublisherResult { packets_sent, failure: end.err().map(|error| error.0) }
+    let (packets_sent, failure) = (publisher.packets_sent, end.err().map(|error| error.0));
+    context.live.note_end("publisher", failure.as_deref());
+    PublisherResult { packets_sent, failure }
 }
 
 struct Publisher<'a> {

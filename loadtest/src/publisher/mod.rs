@@ -68,9 +68,10 @@ pub(crate) async fn publish(
         }
         Err(error) => (Some(role), Err(error)),
     };
-    LiveCounters::add(&context.live.failed, u64::from(end.is_err()));
     let packets_sent = role.map_or(0, |role| role.packets_sent);
-    PublisherResult { packets_sent, failure: end.err().map(|error| error.0) }
+    let failure = end.err().map(|error| error.0);
+    context.live.note_end("publisher", failure.as_deref());
+    PublisherResult { packets_sent, failure }
 }
 
 struct Publisher {

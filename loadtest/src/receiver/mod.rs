@@ -89,6 +89,8 @@ pub(crate) struct Receiver {
     progress: ProgressUpdate,
     /// Lost packets that [`Self::take_progress`] has returned.
     lost_reported: u64,
+    /// The same of those within the window.
+    counted_lost_reported: u64,
     /// Whether a frame was broken and, without payloads, no keyframe will show the repair: one PLI
     /// is due.
     pli_pending: bool,
@@ -124,6 +126,7 @@ impl Receiver {
             measures: MediaMeasures::new(),
             progress: ProgressUpdate::default(),
             lost_reported: 0,
+            counted_lost_reported: 0,
             pli_pending: false,
             last_packet: now,
             first_frame: None,
@@ -167,6 +170,9 @@ impl Receiver {
     pub(crate) fn take_progress(&mut self) -> ProgressUpdate {
         let lost = self.reception().into_iter().flatten().map(|reception| reception.lost).sum();
         self.progress.lost = lost - std::mem::replace(&mut self.lost_reported, lost);
+        let counted = self.video.counted_lost() + self.audio.counted_lost();
+        self.progress.counted_lost =
+            counted - std::mem::replace(&mut self.counted_lost_reported, counted);
         std::mem::take(&mut self.progress)
     }
 
@@ -369,7 +375,6 @@ impl Receiver {
                 self.count_latency(now, stamp);
             }
             FrameJudgement::Broken(flaw) => {
-                self.progress.broken += u64::from(self.first_frame.is_some());
                 self.pli_pending |= self.level == CheckLevel::Headers;
                 if counted {
                     self.count_broken(flaw);
@@ -389,7 +394,6 @@ impl Receiver {
         let actual_crc = payload.get(..covered).map(crc32fast::hash);
         let intact = stamp.filter(|(_, crc)| Some(*crc) == actual_crc).map(|(stamp, _)| stamp);
         if intact.is_none() {
-            self.progress.broken += 1;
             self.count_broken(Flaw::AlteredAudio);
         } else if !self.has_video {
             self.count_latency(now, intact);
@@ -398,6 +402,7 @@ impl Receiver {
 
     fn count_broken(&mut self, flaw: Flaw) {
         self.measures.broken += 1;
+        self.progress.broken += 1;
         *self.measures.flaws.entry(flaw.text()).or_default() += 1;
     }
 

@@ -128,6 +128,25 @@ fn loss_without_retransmission_breaks_frames_and_requests_a_keyframe() {
 }
 
 #[test]
+fn progress_shows_no_loss_and_no_broken_frame_that_the_result_does_not_count() {
+    let mut scenario = Scenario::new(CheckLevel::Full);
+    scenario.frames(3).frame(|n| n == 1).frames(2);
+    scenario.now += LOSS_TIMEOUT;
+    scenario.receiver.handle_timeout(scenario.now);
+    let before = scenario.receiver.take_progress();
+    assert_eq!((before.lost, before.counted_lost, before.broken), (1, 0, 0));
+    scenario.window(true).frame(|n| n == 1).frames(2);
+    scenario.now += LOSS_TIMEOUT;
+    scenario.receiver.handle_timeout(scenario.now);
+    let within = scenario.receiver.take_progress();
+    let measured = scenario.window(false).receiver.take_progress();
+    assert_eq!((within.lost, within.counted_lost), (1, 1));
+    assert_eq!((measured.counted_lost, measured.broken), (0, 0));
+    assert_eq!(within.broken, scenario.receiver.finish().broken);
+    assert!(within.broken > 0);
+}
+
+#[test]
 fn loss_at_the_end_of_the_window_breaks_its_frame() {
     let mut scenario = Scenario::new(CheckLevel::Full);
     scenario.frames(3).window(true).frames(3).frame(|n| n == 1).window(false).frames(3);

@@ -113,7 +113,7 @@ pub(crate) fn result(
     } else if failure.is_none() && media.silent_at_end {
         failure = Some("media stopped before the window ended".to_owned());
     }
-    LiveCounters::add(&live.failed, u64::from(failure.is_some()));
+    live.note_end("viewer", failure.as_deref());
     LiveCounters::add(&live.left, u64::from(connected.is_some()));
     ViewerResult {
         connected: connected.is_some(),

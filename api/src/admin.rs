@@ -74,7 +74,7 @@ pub async fn session(
     let session = state.sfu.inspection().session(id).await;
     session.map(json).ok_or_else(|| match state.sfu.inspection().ended(id) {
         Some(ended) => Problem::session_ended(&ended),
-        None => Problem::no_session(),
+        None => Problem::unknown_session(),
     })
 }
 
@@ -88,7 +88,7 @@ pub async fn kick(
 ) -> Result<StatusCode, Problem> {
     let id = public_id(&id)?;
     if !state.sfu.operations().kick(id).await {
-        return Err(Problem::no_session());
+        return Err(Problem::unknown_session());
     }
     tracing::debug!(session = %id, "session ended by an operator");
     Ok(StatusCode::NO_CONTENT)
@@ -111,7 +111,7 @@ pub async fn openapi() -> Response {
 }
 
 fn public_id(text: &str) -> Result<SessionId, Problem> {
-    text.parse().map_err(|()| Problem::no_session())
+    text.parse().map_err(|()| Problem::unknown_session())
 }
 
 fn json(value: impl Serialize) -> Response {

@@ -56,6 +56,15 @@ impl Problem {
         Self { reason: Some(reason), ..ended }
     }
 
+    /// 404 for a public id that names no session, for operators: they have no offer to post.
+    pub fn unknown_session() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "there is no session of this id: it ended some time ago, or the id is wrong; GET \
+             /api/v1/streams has the ids of those that live",
+        )
+    }
+
     /// 404 for a session that ended a moment ago, with the reason, for operators.
     pub fn session_ended(end: &SessionEnd) -> Self {
         let cause = end.cause.as_deref().map_or_else(String::new, |cause| format!(": {cause}"));

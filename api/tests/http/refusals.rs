@@ -112,3 +112,17 @@ async fn the_start_page_links_no_list_where_none_is_served() {
         assert_eq!(server.call("GET", "/", &tag, "").await.status, 304);
     }
 }
+
+#[tokio::test]
+async fn an_operator_who_asks_for_an_unknown_session_is_not_told_to_post_an_offer() {
+    let server = Server::new();
+    for method in ["GET", "DELETE"] {
+        for id in ["xx", "00000000000000ff"] {
+            let path = format!("/api/v1/sessions/{id}");
+            let answer = server.call(method, &path, &[], "").await;
+            answer.refused(404, &path);
+            let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+            assert!(detail.contains("GET /api/v1/streams") && !detail.contains("POST"), "{detail}");
+        }
+    }
+}

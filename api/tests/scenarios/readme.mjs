@@ -73,6 +73,8 @@ async function ffmpegCommand(server, checks, chromium) {
     await viewer.context().close();
     await end(publisher);
     await gone(server);
+    // The README says so; when a release no longer does, its line goes.
+    if (version === '9.0.2') checks.check('FFmpeg 9: it complains of its own DELETE', publisher.log.includes('Failed to dispose resource'), publisher.log.slice(-200));
   }
 }
 

@@ -252,7 +252,12 @@ impl<W: Egress> World<W> {
             rtx_ssrc: 2 * (viewer.0 * subscriptions + n) + 1,
         };
         let tracks = (0..subscriptions).map(track).collect();
-        let plan = SubscribePlan { transport: viewer.remote(), tracks, rejected: Vec::new() };
+        let plan = SubscribePlan {
+            transport: viewer.remote(),
+            tracks,
+            rejected: Vec::new(),
+            idle: Vec::new(),
+        };
         let session =
             self.session(stream, viewer, Plan::Subscribe { plan, start: StartMode::default() });
         let worker = self.worker_of(viewer);

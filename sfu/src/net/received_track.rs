@@ -6,7 +6,7 @@
 use super::outcome::LayerError;
 use crate::codec::MediaKind;
 use crate::router::SourceInfo;
-use crate::sdp::{Offer, RejectedSection, SubscribePlan};
+use crate::sdp::{IdleSection, Offer, RejectedSection, SubscribePlan};
 use crate::worker::{LayerState, TrackLayers, UnservedTrack};
 
 /// One track that a viewer receives.
@@ -48,6 +48,26 @@ pub struct UnservedMedia {
     pub reason: &'static str,
     /// The reason in words.
     pub text: String,
+}
+
+impl UnservedMedia {
+    /// An m-line of a session that was answered while its track was not published, if it is now: no
+    /// session can be given more tracks than its answer has.
+    pub(super) fn missed(section: &IdleSection, source: &SourceInfo) -> Option<Self> {
+        let IdleSection { m_line, kind, ordinal } = *section;
+        let tracks = source.tracks.iter().filter(|track| track.source.kind == kind);
+        let codec = tracks.map(|track| track.source.format.codec).nth(ordinal)?;
+        let what = match kind {
+            MediaKind::Audio => "sound",
+            MediaKind::Video => "a picture",
+        };
+        let text = format!(
+            "the publisher sends {what} ({}), which it did not when this session began; connect \
+             again to get it",
+            codec.name()
+        );
+        Some(Self { m_line, kind, reason: "track_came_later", text })
+    }
 }
 
 impl From<&RejectedSection> for UnservedMedia {
@@ -177,6 +197,17 @@ mod tests {
             exts: ExtMap::default(),
         };
         SourceInfo { epoch: crate::ids::Epoch(0), publisher: SessionId(7), tracks: vec![camera] }
+    }
+
+    #[test]
+    fn track_that_came_after_the_answer_is_told() {
+        let section = |kind, ordinal| IdleSection { m_line: 2, kind, ordinal };
+        let missed = |kind, ordinal| UnservedMedia::missed(&section(kind, ordinal), &source(&[]));
+        let camera = missed(MediaKind::Video, 0).expect("it is published now");
+        assert_eq!((camera.m_line, camera.reason), (2, "track_came_later"));
+        assert!(camera.text.contains("a picture (VP8)"), "{}", camera.text);
+        assert_eq!(missed(MediaKind::Video, 1), None, "there is no second camera");
+        assert_eq!(missed(MediaKind::Audio, 0), None);
     }
 
     // whip-whep E9

@@ -12,7 +12,7 @@ use super::received_track::ReceivedTracks;
 use super::stream_entry::StreamEntry;
 use crate::ids::{Role, SessionId, SessionSecret};
 use crate::limiter::PerSecondLimit;
-use crate::sdp::{IceCredentials, LocalTransport, RejectedSection};
+use crate::sdp::{IceCredentials, IdleSection, LocalTransport, RejectedSection};
 use crate::transport::peer::PeerState;
 use crate::worker::{NewSession, Plan, PreferenceMailbox, SessionInfo, seconds};
 
@@ -31,6 +31,8 @@ pub(super) struct SessionEntry {
     pub tracks: ReceivedTracks,
     /// M-lines that its answer rejected; none for a publisher.
     pub rejected: Vec<RejectedSection>,
+    /// M-lines for whose tracks there was no publisher's track; none for a publisher.
+    pub idle: Vec<IdleSection>,
     /// Layer preferences that its worker has not read yet.
     pub preferences: Arc<PreferenceMailbox>,
     /// Client network that it came from; `None` for loopback.
@@ -75,6 +77,10 @@ impl SessionEntry {
             patches: PerSecondLimit::per_second(REQUESTS_PER_SECOND),
             lookups: PerSecondLimit::per_second(REQUESTS_PER_SECOND),
         };
+        let (rejected, idle) = match &new.plan {
+            Plan::Publish { .. } => Default::default(),
+            Plan::Subscribe { plan, .. } => (plan.rejected.clone(), plan.idle.clone()),
+        };
         Self {
             id: new.id,
             role: new.role(),
@@ -82,10 +88,8 @@ impl SessionEntry {
             secret,
             created: new.created,
             tracks,
-            rejected: match &new.plan {
-                Plan::Publish { .. } => Vec::new(),
-                Plan::Subscribe { plan, .. } => plan.rejected.clone(),
-            },
+            rejected,
+            idle,
             preferences: Arc::default(),
             network,
             change_lock: tokio::sync::Mutex::default(),

@@ -112,13 +112,18 @@ async fn write_some(
     for session in sessions {
         let (layers, refused) = answers.next().unwrap_or_default();
         let layers = session.tracks.by_m_line(layers.unwrap_or_default());
-        let rejected = session.rejected.iter().map(UnservedMedia::from);
-        let mut unserved: Vec<_> = rejected.chain(session.tracks.unserved(refused)).collect();
-        unserved.sort_by_key(|media| media.m_line);
-        let (live, viewers) = {
+        let (source, viewers) = {
             let state = session.stream.lock();
-            (live(state.publishers.live()), state.viewer_count())
+            (state.publishers.live().cloned(), state.viewer_count())
         };
+        let rejected = session.rejected.iter().map(UnservedMedia::from);
+        let missed = source.iter().flat_map(|source| {
+            session.idle.iter().filter_map(|section| UnservedMedia::missed(section, source))
+        });
+        let mut unserved: Vec<_> =
+            rejected.chain(missed).chain(session.tracks.unserved(refused)).collect();
+        unserved.sort_by_key(|media| media.m_line);
+        let live = live(source.as_ref());
         let publisher = live.and_then(|id| publishers.get(&id)).cloned().unwrap_or_default();
         let active = live.is_some();
         let status = ViewerStatus { active, viewers, layers, publisher, unserved, ended: None };

@@ -243,6 +243,20 @@ pub struct SubscribePlan {
     pub tracks: Vec<SubscribeTrack>,
     /// M-lines that asked for media and are rejected, in offer order (whip-whep G5).
     pub rejected: Vec<RejectedSection>,
+    /// M-lines that asked for a track that is not published, in offer order (whip-whep G14).
+    pub idle: Vec<IdleSection>,
+}
+
+/// M-line of a viewer that is answered `inactive` because there is no such track.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdleSection {
+    /// Position in the offer, from 0.
+    pub m_line: usize,
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// Position among the viewer's m-lines of this kind: it asked for the publisher's track at the
+    /// same one (whip-whep G15).
+    pub ordinal: usize,
 }
 
 /// Published track, as the matcher needs it.

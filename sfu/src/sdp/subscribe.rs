@@ -11,7 +11,8 @@ use super::matching::codec_matches;
 use super::offer::{Intent, Offer, Section};
 use super::payload::CodecChoice;
 use super::plan::{
-    LocalTransport, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack, TRACKS_MAX,
+    IdleSection, LocalTransport, SourceTrack, SubscribeCodec, SubscribePlan, SubscribeTrack,
+    TRACKS_MAX,
 };
 use super::publish::no_common_codec;
 use super::{RejectedSection, SdpError, Unacceptable, exts};
@@ -45,12 +46,13 @@ pub fn answer_subscribe(
     let mut choices = choose(offer, options.source);
     reject_unreachable(offer, &mut choices);
     let mut tracks: Vec<SubscribeTrack> = Vec::new();
-    let mut rejected = Vec::new();
+    let (mut rejected, mut idle) = (Vec::new(), Vec::new());
     let mut replies = Vec::with_capacity(offer.sections.len());
-    for (section, choice) in offer.sections.iter().zip(choices) {
+    for ((m_line, section), choice) in offer.sections.iter().enumerate().zip(choices) {
         let Take { kind, ordinal, codecs } = match choice {
             SectionChoice::Take(take) => take,
-            SectionChoice::Idle => {
+            SectionChoice::Idle(asked) => {
+                idle.extend(asked.map(|(kind, ordinal)| IdleSection { m_line, kind, ordinal }));
                 replies.push(Reply::idle(section));
                 continue;
             }
@@ -98,7 +100,7 @@ pub fn answer_subscribe(
         return Err(nothing_served(offer, rejected, options.source));
     }
     let (transport, answer) = answer::finish(offer, local, replies)?;
-    Ok((SubscribePlan { transport, tracks, rejected }, answer))
+    Ok((SubscribePlan { transport, tracks, rejected, idle }, answer))
 }
 
 /// The refusal of an offer of which no section can be served.
@@ -123,8 +125,8 @@ fn nothing_served(
 enum SectionChoice<'o> {
     /// A track is sent on it.
     Take(Take<'o>),
-    /// It stays without media.
-    Idle,
+    /// It stays without media; with kind and position of the track that it asked for, if it did.
+    Idle(Option<(MediaKind, usize)>),
     /// Nothing is sent on it for this reason, but it carries the transport of the others: Chromium
     /// refuses an answer in which the first section of a group has port 0.
     Keep(Unacceptable),
@@ -145,19 +147,19 @@ fn choose<'o>(offer: &'o Offer, source: Option<&[SourceTrack]>) -> Vec<SectionCh
     let one = |section: &'o Section| {
         let kind = match section.intent(Role::Subscriber) {
             Ok(Intent::Reject) => return SectionChoice::Reject(None),
-            Ok(Intent::Idle(_)) => return SectionChoice::Idle,
+            Ok(Intent::Idle(_)) => return SectionChoice::Idle(None),
             Ok(Intent::Live(kind)) => kind,
             Err(cause) => return SectionChoice::Reject(Some(cause)),
         };
         if receiving.len() >= TRACKS_MAX {
-            return SectionChoice::Idle;
+            return SectionChoice::Idle(None);
         }
         // The k-th section keeps its track also when one before it cannot be served.
         let ordinal = receiving.iter().filter(|of| **of == kind).count();
         receiving.push(kind);
         match codecs(section, kind, ordinal, source) {
             Ok(Some(codecs)) => SectionChoice::Take(Take { kind, ordinal, codecs }),
-            Ok(None) => SectionChoice::Idle,
+            Ok(None) => SectionChoice::Idle(Some((kind, ordinal))),
             Err(cause) => SectionChoice::Reject(Some(cause)),
         }
     };
@@ -211,7 +213,7 @@ fn reject(choices: &mut [SectionChoice<'_>], index: usize, cause: Unacceptable) 
     if let Some(choice) = choices.get_mut(index) {
         match choice {
             SectionChoice::Take(_) => *choice = SectionChoice::Reject(Some(cause)),
-            SectionChoice::Idle => *choice = SectionChoice::Reject(None),
+            SectionChoice::Idle(_) => *choice = SectionChoice::Reject(None),
             SectionChoice::Keep(_) | SectionChoice::Reject(_) => {}
         }
     }

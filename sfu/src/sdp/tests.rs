@@ -842,6 +842,8 @@ fn a_kind_without_a_track_stays_inactive() {
     assert!(sections[2].contains(&"a=msid:live video0"));
     assert!(sections[2].contains(&"a=ssrc-group:FID 1001 1002"));
     assert!(sections[2].contains(&"a=ssrc:1002 cname:live"));
+    let sound = IdleSection { m_line: 0, kind: MediaKind::Audio, ordinal: 0 };
+    assert_eq!(plan.idle, [sound], "it asked for sound");
 }
 
 /// whip-whep G15

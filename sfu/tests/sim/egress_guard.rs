@@ -68,7 +68,7 @@ fn plan(world: &mut World, viewer: crate::world::ClientId) -> weir_sfu::sdp::Sub
     let tracks =
         world.viewer(viewer).guard.senders.iter().map(|sender| sender.plan.clone()).collect();
     let transport = world.link(viewer).offer();
-    weir_sfu::sdp::SubscribePlan { transport, tracks, rejected: Vec::new() }
+    weir_sfu::sdp::SubscribePlan { transport, tracks, rejected: Vec::new(), idle: Vec::new() }
 }
 
 fn feed(guard: &mut Guard, made: &Made) {

@@ -108,7 +108,7 @@ impl Viewer {
                 rtx_ssrc: ssrc + 1,
             });
         }
-        SubscribePlan { transport: link.offer(), tracks, rejected: Vec::new() }
+        SubscribePlan { transport: link.offer(), tracks, rejected: Vec::new(), idle: Vec::new() }
     }
 
     pub(crate) fn new(spec: ViewerSpec, plan: &SubscribePlan, number: u64, now: Instant) -> Self {

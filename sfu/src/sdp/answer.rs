@@ -182,7 +182,8 @@ impl LocalLines<'_> {
         let mut formats = Vec::new();
         for payload in reply.payloads(section) {
             formats.push(payload.pt.to_string());
-            attributes.extend(payload_lines(payload));
+            let publisher = reply.direction == Direction::RecvOnly;
+            attributes.extend(payload_lines(payload, publisher));
             let own = reply.codecs.iter().find(|(codec, _)| codec.media.pt == payload.pt);
             attributes.extend(own.into_iter().flat_map(|(_, f)| feedback_lines(payload.pt, *f)));
         }
@@ -241,11 +242,11 @@ fn media(
     }
 }
 
-fn payload_lines(payload: &Payload) -> impl Iterator<Item = Attribute> {
+fn payload_lines(payload: &Payload, publisher: bool) -> impl Iterator<Item = Attribute> {
     let line = |key: &str, rest: &str| {
         (!rest.is_empty()).then(|| value(key, format!("{} {rest}", payload.pt)))
     };
-    let fmtp = payload.answered_fmtp();
+    let fmtp = payload.answered_fmtp(publisher);
     [line("rtpmap", &payload.encoding), line("fmtp", &fmtp)].into_iter().flatten()
 }
 

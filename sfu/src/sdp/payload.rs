@@ -68,21 +68,28 @@ impl Payload {
         })
     }
 
-    /// `a=fmtp` for the answer: as offered, and for Opus with two channels in both directions.
+    /// `a=fmtp` for the answer to a publisher or a viewer: as offered, and for Opus with two
+    /// channels in both directions.
     ///
     /// `stereo` is what the writer of a description can receive and `sprop-stereo` what it sends
     /// (RFC 7587 section 7.1), so that the offer's values say nothing about the answer. Without
     /// them Chromium sends and plays one channel (whip-whep C44).
-    pub(super) fn answered_fmtp(&self) -> Cow<'_, str> {
+    ///
+    /// A publisher that says it sends one channel is not contradicted. GStreamer's `webrtcsink`
+    /// gives the answer's parameters to its payloader, which fails when they are not its own.
+    pub(super) fn answered_fmtp(&self, publisher: bool) -> Cow<'_, str> {
         const CHANNELS: [&str; 2] = ["stereo", "sprop-stereo"];
-        let stereo = |name| parameter(&self.fmtp, name) == Some("1");
-        if self.purpose != Purpose::Media(Codec::Opus) || CHANNELS.into_iter().all(stereo) {
+        let is = |name, value| parameter(&self.fmtp, name) == Some(value);
+        if self.purpose != Purpose::Media(Codec::Opus) || CHANNELS.iter().all(|name| is(name, "1"))
+        {
             return Cow::Borrowed(&self.fmtp);
         }
+        let sent =
+            if publisher && is("sprop-stereo", "0") { "sprop-stereo=0" } else { "sprop-stereo=1" };
         let name = |item: &str| item.split('=').next().unwrap_or_default().trim().to_lowercase();
         let others = self.fmtp.split(';').map(str::trim);
         let others = others.filter(|item| !item.is_empty() && !CHANNELS.contains(&&*name(item)));
-        let items: Vec<_> = others.chain(["stereo=1", "sprop-stereo=1"]).collect();
+        let items: Vec<_> = others.chain(["stereo=1", sent]).collect();
         Cow::Owned(items.join(";"))
     }
 }

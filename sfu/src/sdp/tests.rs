@@ -25,6 +25,7 @@ const OBS: &str = offer!("obs-32-whip");
 const OBS_SIMULCAST: &str = offer!("obs-32.1-whip-simulcast");
 const OBS_32_2: &str = offer!("obs-32.2-whip");
 const OBS_32_2_SIMULCAST: &str = offer!("obs-32.2-whip-simulcast-4");
+const GSTREAMER_WHIP: &str = offer!("gstreamer-0.15-whipclientsink");
 const GSTREAMER_WHEP: &str = offer!("gstreamer-whepsrc");
 const CHROMIUM_WHIP: &str = offer!("chromium-156-whip");
 const CHROMIUM_SIMULCAST: &str = offer!("chromium-156-whip-simulcast");
@@ -35,8 +36,9 @@ const FIREFOX_SIMULCAST: &str = offer!("firefox-153-whip-simulcast");
 const FIREFOX_WHEP: &str = offer!("firefox-153-whep");
 const FIREFOX_WHEP_DATA: &str = offer!("firefox-153-whep-data");
 
-const PUBLISHERS: [&str; 9] = [
+const PUBLISHERS: [&str; 10] = [
     FFMPEG,
+    GSTREAMER_WHIP,
     OBS,
     OBS_SIMULCAST,
     OBS_32_2,
@@ -202,7 +204,10 @@ fn lint_codecs(offered: &[&str], answered: &[&str]) -> Result<(), String> {
         let prefix = format!("a=fmtp:{pt} ");
         let fmtp = find(answered, &prefix).concat();
         if rtpmap[0].to_lowercase().starts_with("opus/") {
-            for stereo in ["stereo=1", "sprop-stereo=1"] {
+            let one = find(offered, &prefix).concat().contains("sprop-stereo=0")
+                && answered.contains(&"a=recvonly");
+            let sent = if one { "sprop-stereo=0" } else { "sprop-stereo=1" };
+            for stereo in ["stereo=1", sent] {
                 must!(fmtp.split(';').any(|item| item == stereo), "C44: {stereo} in {fmtp}");
             }
             for item in find(offered, &prefix).concat().split(';') {
@@ -828,6 +833,18 @@ fn opus_is_answered_with_two_channels_in_both_directions() {
         assert!(answer.contains(expected), "{answer}");
         assert!(!plan.tracks[0].format.fmtp.contains("sprop-stereo"), "the plan has the offer's");
     }
+}
+
+/// whip-whep C44: `webrtcsink` gives the answer's parameters to its payloader, which knows better.
+#[test]
+fn publisher_that_sends_one_channel_is_not_told_that_it_sends_two() {
+    let (_, answer) = publish(GSTREAMER_WHIP).unwrap();
+    let expected = "a=fmtp:101 sprop-maxcapturerate=48000;stereo=1;sprop-stereo=0\r\n";
+    assert!(answer.contains(expected), "{answer}");
+    // A viewer sends nothing: what it offers is not what it is sent.
+    let viewer = CHROMIUM_WHEP.replacen("useinbandfec=1", "sprop-stereo=0", 1);
+    let (_, answer) = subscribe(&viewer, None).unwrap();
+    assert!(answer.contains("a=fmtp:111 minptime=10;stereo=1;sprop-stereo=1\r\n"), "{answer}");
 }
 
 /// whip-whep G14, C38: the kind that is not published stays inactive, the rest is served.

@@ -58,11 +58,10 @@ function showCommands() {
   ].join('\n'));
   write($('embed-code'), `<iframe src="${watch}" width="640" height="360"\n  allow="autoplay; fullscreen"></iframe>`);
   write($('gst-play'), [
-    'gst-launch-1.0 whepsrc \\',
-    `  whep-endpoint="${whep}" \\`,
-    '  audio-caps=EMPTY \\',
-    '  video-caps="application/x-rtp,media=video,encoding-name=VP8,payload=96,clock-rate=90000" \\',
-    '  ! rtpvp8depay ! vp8dec ! videoconvert ! autovideosink',
+    'gst-launch-1.0 whepclientsrc name=in \\',
+    `  signaller::whep-endpoint=${whep} \\`,
+    '  in.video_0 ! queue ! decodebin ! videoconvert ! autovideosink \\',
+    '  in.audio_0 ! queue ! decodebin ! audioconvert ! autoaudiosink',
   ].join('\n'));
 }
 

@@ -1,8 +1,10 @@
-// Commands and addresses of the README, as a reader would copy them.
+// Commands and addresses of the README, as a reader would copy them and run them.
 
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { start } from './child.mjs';
+import { OUT } from './server.mjs';
 
 /** Directory in which the README's commands are run. */
 export const ROOT = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
@@ -29,4 +31,14 @@ export function address(route) {
   const found = fs.readFileSync(README, 'utf8').match(new RegExp(`http://[\\w.:]+${route}(?![\\w/])`));
   if (!found) throw new Error(`README: no address of ${route}`);
   return found[0];
+}
+
+/** Runs a block in a shell that finds `programs` (name to path); `log` of what is returned holds all that it said. */
+export function shell(block, programs = {}) {
+  const bin = fs.mkdtempSync(path.join(OUT, 'bin-'));
+  for (const [name, file] of Object.entries(programs)) fs.symlinkSync(file, path.join(bin, name));
+  const child = start('bash', ['-c', block], { env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } });
+  child.log = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (child.log += data));
+  return child;
 }

@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import readline from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { soon, until } from './check.mjs';
 import { end, start } from './child.mjs';
 
 export const OUT = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'out');
@@ -12,6 +13,10 @@ export const OUT = path.join(path.dirname(fileURLToPath(import.meta.url)), '..',
 const READY_TIMEOUT_MS = 60_000;
 /** The server allows itself 7 s to stop; a busy machine needs more for it. */
 const STOP_GRACE_MS = 30_000;
+/** Until a publisher's media has arrived, and until its stream is free after its end. */
+const MEDIA_TIMEOUT_MS = 30_000;
+/** Packets of a track that is taken for alive. */
+const MEDIA_PACKETS = 50;
 
 /**
  * @param {string} binary
@@ -69,6 +74,20 @@ class Server {
   async stream(name) {
     const { streams } = await this.api('/api/v1/streams');
     return streams.find((stream) => stream.name === name) ?? null;
+  }
+
+  /** The publisher of a stream once media of each kind has come, or null if it does not come. */
+  published(name, kinds, timeoutMs = MEDIA_TIMEOUT_MS) {
+    return soon(`${kinds} to arrive`, async () => {
+      const publisher = (await this.stream(name))?.publisher;
+      const flows = (kind) => publisher?.tracks.some((track) => track.kind === kind && track.layers.some(({ packets }) => packets > MEDIA_PACKETS));
+      return kinds.every(flows) ? publisher : null;
+    }, timeoutMs);
+  }
+
+  /** Waits until nobody publishes a stream. */
+  free(name) {
+    return until(`${name} to be free`, async () => !(await this.stream(name))?.publisher, MEDIA_TIMEOUT_MS);
   }
 
   logged(pattern) {

@@ -42,11 +42,11 @@ async function startPage(server, checks, chromium) {
   const page = await chromium.page(`${server.url}/`);
   await until('the server to be asked', () => page.evaluate(() => document.getElementById('server').textContent === 'Running'));
   checks.check('start page: shows the version', await page.evaluate(() => /^Weir \d+\.\d+\.\d+/.test(document.getElementById('version').textContent)));
-  const commands = await page.evaluate(() => ['ffmpeg-command', 'gst-command'].map((id) => document.getElementById(id).textContent));
+  const commands = await page.evaluate(() => ['ffmpeg-command', 'gst-command', 'gst-play'].map((id) => document.getElementById(id).textContent));
   const readme = wordsOf(fs.readFileSync(README, 'utf8'));
   for (const command of commands) {
     const same = readme.includes(wordsOf(command.replaceAll(server.url, README_ORIGIN)));
-    checks.check(`start page: the README has the same ${command.split('-')[0]} command`, same, same ? '' : command);
+    checks.check(`start page: the README has the same command: ${command.split(/\s-re|\s\w+=|\s\\/)[0]}`, same, same ? '' : command);
   }
   const local = await page.textContent('#local');
   checks.check('start page: says how to let others in', /--http 0\.0\.0\.0/.test(local), local);

@@ -1,0 +1,145 @@
+// GStreamer at a server that is started as the README says: its command there as it is written, whipclientsink with
+// several codecs, whipsink, and whepsrc and whepclientsrc as viewers. Media is counted by the API and by what is decoded.
+// Needs the elements that step "gstreamer" of .ci/test builds, so only that step runs it.
+
+import { end } from '../lib/child.mjs';
+import { sleep, soon, until } from '../lib/check.mjs';
+import { counters, decodes, launch, live } from '../lib/chromium.mjs';
+import { publish as ffmpeg } from '../lib/ffmpeg.mjs';
+import * as gstreamer from '../lib/gstreamer.mjs';
+import { address, command, shell } from '../lib/readme.mjs';
+import { startServer } from '../lib/server.mjs';
+
+/** It is started with the default ports, so nothing may run beside it. */
+export const bringsOwnServer = true;
+
+const { H264, VP8, VP9 } = gstreamer;
+const KINDS = ['audio', 'video'];
+/** Pictures that a publisher sends before it ends: 10 s of them. */
+const FRAMES = 300;
+/** What may be missing: GStreamer leaves out what its sources make until it is connected, FFmpeg makes nothing before. */
+const DECODED_MIN = { FFmpeg: 0.98, whipclientsink: 0.8, whipsink: 0.8 };
+/** Rate of the sound that is counted. */
+const SAMPLES_PER_FRAME = 48_000 / 30;
+/** Nothing comes any more if nothing was decoded for this long. */
+const STILL_MS = 2_000;
+/** Encoders, decoders and the server on two busy cores; whipclientsink tries all its encoders before it offers them. */
+const TIMEOUT_MS = 90_000;
+
+export async function run({ checks, args }) {
+  checks.note(gstreamer.versions(['whipclientsink', 'whepclientsrc', 'whipsink', 'whepsrc']));
+  const server = await startServer(args.server, { log: 'gstreamer', defaults: true });
+  try {
+    await readme(server, checks);
+    await viewers(server, checks, 'FFmpeg, H264', (url) => ffmpeg('9.0.2', url, FRAMES / 30), ['whepsrc', 'whepclientsrc']);
+    await codecs(server, checks);
+    for (const codec of [VP8, H264]) {
+      await viewers(server, checks, `whipsink, ${codec}`, (url) => gstreamer.whipsink(url, FRAMES, codec), ['whepsrc'], { ends: false });
+    }
+  } finally {
+    const { code } = await server.stop();
+    checks.equal('the server stops with', code, 0);
+  }
+}
+
+/** The README's commands: one publishes, the other and Chromium watch. Ctrl-C ends them. */
+async function readme(server, checks) {
+  const stream = 'demo';
+  const chromium = await launch();
+  const publisher = shell(command('gst-launch-1.0 whipclientsink'));
+  const found = await server.published(stream, KINDS, TIMEOUT_MS);
+  checks.check("README's publisher: its media arrives", found, found ? codecsOf(found) : `${JSON.stringify(await server.stream(stream))} ${publisher.log.slice(-300)}`);
+  checks.equal("README's publisher: warnings", JSON.stringify(found?.warnings), '[]');
+  const viewer = gstreamer.viewByCommand(command('gst-launch-1.0 whepclientsrc'));
+  const page = await chromium.page(address(`/watch/${stream}`));
+  await live(page);
+  checks.check("README's publisher: the watch page shows it", await decodes(page, 60), JSON.stringify(await counters(page)));
+  await page.context().close();
+  const decoded = await soon('pictures and sound', () => viewer.pictures() >= 60 && viewer.samples() >= 48_000, TIMEOUT_MS);
+  checks.check("README's viewer: decodes picture and sound", decoded, decoded ? `${viewer.pictures()} pictures, ${viewer.samples()} samples` : viewer.log.slice(-300));
+  const [watching] = await viewerSessions(server, stream);
+  checks.note(`README's viewer: ${watching?.tracks.flatMap((track) => track.layers).map(losses).join(', ')}`);
+  gstreamer.interrupt(viewer);
+  await endsByDelete(server, checks, "README's viewer", null, watching?.id);
+  gstreamer.interrupt(publisher);
+  await endsByDelete(server, checks, "README's publisher", stream, found?.id);
+  await Promise.all([end(viewer), end(publisher), chromium.close()]);
+}
+
+/** whipclientsink offers all codecs of its list; the first is what the server takes, and a viewer decodes it. */
+async function codecs(server, checks) {
+  const names = { [VP8]: 'VP8', [VP9]: 'VP9', [H264]: 'H264' };
+  for (const list of [[VP8, H264, VP9], [H264, VP8], [VP9, VP8]]) {
+    const wanted = list.map((caps) => names[caps]);
+    const what = `whipclientsink, ${wanted.join(' and ')}`;
+    let publisher;
+    const found = await viewers(server, checks, what, (url) => (publisher = gstreamer.whipclientsink(url, FRAMES, list)), ['whepsrc']);
+    checks.equal(`${what}: codecs of its offer`, gstreamer.offered(publisher).join(), wanted.join());
+    checks.equal(`${what}: codec that is sent`, found?.tracks.find(({ kind }) => kind === 'video').codec, wanted[0]);
+  }
+}
+
+/**
+ * Viewers who are there first see a stream from its beginning to its end. Returns the publisher as the API showed it.
+ * FFmpeg ends after its time and whipclientsink at the EOS of its sources; with `ends: false` Ctrl-C ends it.
+ */
+async function viewers(server, checks, what, publish, sources, { ends = true } = {}) {
+  const stream = what.replaceAll(/\W+/g, '-');
+  const watching = sources.map((source) => Object.assign(gstreamer.view(source, server.whep(stream)), { source }));
+  await until(`${sources} to connect`, async () => (await viewerSessions(server, stream)).filter(({ state }) => state === 'connected').length === sources.length, TIMEOUT_MS)
+    .catch((error) => { throw new Error(`${error.message}; ${watching.map(({ log }) => log.slice(-300))}`); });
+  const publisher = publish(server.whip(stream));
+  const found = await server.published(stream, KINDS, TIMEOUT_MS);
+  if (!checks.check(`${what}: media arrives`, found, found ? codecsOf(found) : publisher.log.slice(-300))) return found;
+  if (ends) {
+    const how = await Promise.race([publisher.ended, sleep(TIMEOUT_MS)]);
+    checks.check(`${what}: ends at its last picture`, how?.code === 0, how ? `code ${how.code}` : publisher.log.slice(-300));
+  } else {
+    await still(watching);
+    gstreamer.interrupt(publisher);
+  }
+  await endsByDelete(server, checks, what, stream, found.id);
+  await still(watching);
+  const least = FRAMES * DECODED_MIN[what.split(',')[0]];
+  for (const viewer of watching) {
+    const who = `${viewer.source} views ${what}`;
+    const pictures = checks.check(`${who}: pictures`, viewer.pictures() >= least && viewer.changes() >= 0.9 * least, `${viewer.pictures()} of ${FRAMES}, ${viewer.changes()} changed`);
+    const sound = checks.check(`${who}: sound`, viewer.samples() >= least * SAMPLES_PER_FRAME && viewer.loudness() > 0.05,
+      `${(viewer.samples() / 48_000).toFixed(2)} s, ${viewer.loudness().toFixed(2)}`);
+    if (!pictures || !sound) checks.note(viewer.log.slice(-600));
+  }
+  for (const session of await viewerSessions(server, stream)) {
+    const layers = session.tracks.flatMap((track) => track.layers);
+    checks.check(`${what}: nothing is lost on the way to a viewer`, layers.every(({ lost }) => lost === 0), layers.map(losses).join(', '));
+  }
+  const ids = (await viewerSessions(server, stream)).map(({ id }) => id);
+  for (const viewer of watching) gstreamer.interrupt(viewer);
+  for (const id of ids) await endsByDelete(server, checks, `viewer of ${what}`, null, id);
+  for (const viewer of watching) await end(viewer);
+  return found;
+}
+
+/** Waits until no viewer decodes another picture. */
+async function still(watching) {
+  let before = null;
+  await until('the last picture', () => {
+    const [last, now] = [before, watching.map((viewer) => viewer.pictures()).join()];
+    before = now;
+    return last === now;
+  }, TIMEOUT_MS, STILL_MS);
+}
+
+async function viewerSessions(server, stream) {
+  const ids = (await server.stream(stream))?.viewer_ids ?? [];
+  return Promise.all(ids.map((id) => server.api(`/api/v1/sessions/${id}`)));
+}
+
+/** The session of `id` ends by its client's DELETE, and says so in the log. */
+async function endsByDelete(server, checks, what, stream, id) {
+  const reason = await soon('the session to end', () => server.logged(new RegExp(`closed session=${id}`))[0]?.match(/reason="(\w+)"/)?.[1], TIMEOUT_MS);
+  checks.equal(`${what}: its session ends by`, reason, 'deleted');
+  if (stream) await server.free(stream);
+}
+
+const codecsOf = ({ tracks }) => tracks.map(({ kind, codec, layers }) => `${kind} ${codec} ${layers[0]?.packets} packets`).join(', ');
+const losses = ({ packets, lost, nacks, repairs }) => `${packets} packets, ${lost} lost, ${nacks} nacks, ${repairs} repairs`;

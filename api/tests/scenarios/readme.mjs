@@ -7,7 +7,6 @@ import { sleep } from '../lib/check.mjs';
 import { counters, decodes, launch, live } from '../lib/chromium.mjs';
 import { ffmpeg } from '../lib/ffmpeg.mjs';
 import { Obs } from '../lib/obs.mjs';
-import * as offers from '../lib/offers.mjs';
 import { ROOT, address, blocks, command, shell } from '../lib/readme.mjs';
 import { OUT, startServer } from '../lib/server.mjs';
 

@@ -1,5 +1,7 @@
 // Chromium with a fake camera, and what its statistics say. Called by most scenarios.
 
+import fs from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 import { adopt, signal } from './child.mjs';
 import { soon, until } from './check.mjs';
@@ -32,6 +34,23 @@ const FLAGS = [
   '--disable-features=WebRtcHideLocalIpsWithMdns,LocalNetworkAccessChecks',
 ];
 
+/** The pages are compiled into the server. With `PAGES=disk` they come from here instead, to try a change without a build. */
+const PAGES = fileURLToPath(new URL('../../pages/', import.meta.url));
+const FROM_DISK = process.env.PAGES === 'disk';
+const FILES = [[/^\/$/, () => 'index.html'], [/^\/(publish|watch)\/[^/]+$/, (page) => `${page}.html`], [/^\/(weir\.js|assets\/.*)$/, (file) => file]];
+
+/** Serves the pages of `context` from disk, with the headers of the server; the README has no file there. */
+async function serveFromDisk(context) {
+  await context.route(/^http:/, async (route) => {
+    const { pathname } = new URL(route.request().url());
+    const [pattern, name] = FILES.find(([pattern]) => pattern.test(pathname)) ?? [];
+    const file = pattern && PAGES + name(pattern.exec(pathname)[1]);
+    if (!file || !fs.existsSync(file)) return route.fallback();
+    const response = await route.fetch().catch(() => null);
+    return response ? route.fulfill({ response, body: fs.readFileSync(file) }) : route.abort();
+  });
+}
+
 /** Starts a browser of its own; `kill()` is kill -9 of all its processes. */
 export async function launch() {
   const host = await chromium.launchServer({
@@ -50,6 +69,7 @@ export async function launch() {
     async page(url, options = {}) {
       const context = await browser.newContext({ viewport: { width: 960, height: 720 }, ...options });
       context.setDefaultTimeout(TIMEOUT_MS);
+      if (FROM_DISK) await serveFromDisk(context);
       const page = await context.newPage();
       page.problems = [];
       page.on('pageerror', (error) => page.problems.push(error.message));

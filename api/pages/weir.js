@@ -24,6 +24,8 @@ const RESTART_TIMEOUT_MS = 8_000;
 const BACKOFF_MS = [500, 1_000, 2_000, 4_000, 8_000];
 /** Time without a packet after which the state of a viewer is `waiting`. */
 const SILENCE_MS = 3_000;
+/** The same while the server does not answer either: the connection is lost, which ICE notices some seconds later. */
+const LOST_MS = 1_000;
 /** Time that a viewer who hears sound waits for a first video packet; after it sound alone is `live`. */
 const SOUND_ALONE_MS = 2_000;
 /** Time in which video packets become a first picture; after it the browser cannot decode them. */
@@ -211,6 +213,8 @@ export class Session extends EventTarget {
   status = NO_STATUS;
   /** Viewer: whether video packets have arrived for a while of which none became a picture. */
   undecodable = false;
+  /** Viewer: whether this connection was live; in the state `waiting` media has stopped then. */
+  interrupted = false;
   /** Viewer: the preference of `selectLayer`; `{}` leaves the choice to the server. */
   preference = {};
 
@@ -224,6 +228,9 @@ export class Session extends EventTarget {
   #timers = new Map();
   #listens = null;
   #events = null;
+  #look = () => {};
+  /** Viewer: whether the server has not answered since the event stream broke, or to the last poll. */
+  #unanswered = false;
   #onPageHide = () => this.#leave();
   #onPageShow = (event) => event.persisted && this.state !== 'closed' && this.retryNow();
   #onOnline = () => this.state === 'reconnecting' && this.retryNow();
@@ -366,7 +373,10 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Viewer: sets the state to `live` while media arrives that can be played, and to `waiting` while it does not. */
+  /**
+   * Viewer: sets the state to `live` while media arrives that can be played, and to `waiting` while it does not or
+   * the server says that nobody publishes; to `reconnecting` if both media and the server are silent.
+   */
   #watchArrivals(connection) {
     let packets = 0;
     let firstAt = 0;
@@ -388,14 +398,27 @@ export class Session extends EventTarget {
         this.undecodable = undecodable;
         this.dispatchEvent(new Event('status'));
       }
-      if (!arrivedAt || now - arrivedAt >= SILENCE_MS) {
-        if (this.state === 'live') this.#become('waiting', null);
+      const quietMs = arrivedAt ? now - arrivedAt : Infinity;
+      if (arrivedAt && quietMs >= LOST_MS && this.#unanswered && this.status.publishing !== false) {
+        // ICE has not noticed; where it has, another attempt is on its way.
+        if (this.state !== 'reconnecting') this.#become('reconnecting', pathError());
+      } else if (quietMs >= SILENCE_MS || this.status.publishing === false) {
+        const back = this.state === 'reconnecting' && connection.pc.connectionState === 'connected';
+        if (this.state === 'live' || back) this.#become('waiting', null);
       } else if (this.state !== 'live' && (got.picture || this.#soundAlone(connection.pc, got, now - firstAt))) {
         this.#becomeLive();
       }
-      this.#after('arrivals', this.state === 'live' ? 1_000 : 250, look);
+      this.#after('arrivals', this.state === 'live' && !this.#unanswered ? 1_000 : 250, look);
     };
+    this.#look = look;
     void look();
+  }
+
+  /** Viewer: notes whether the server answers, and looks at once whether media arrives. */
+  #answers(answers) {
+    if (this.#unanswered === !answers) return;
+    this.#unanswered = !answers;
+    if (this.#timers.has('arrivals')) void this.#after('arrivals', 0, this.#look);
   }
 
   /** Whether sound that arrived for `forMs` is all that there is to play. */
@@ -408,6 +431,7 @@ export class Session extends EventTarget {
   #becomeLive() {
     this.startupMs ??= Math.round(performance.now() - this.#connection.postedAt);
     this.#everLive = true;
+    this.interrupted = this.#role === 'viewer';
     this.#failures = 0;
     this.#become('live', null);
   }
@@ -475,6 +499,7 @@ export class Session extends EventTarget {
   /** Forgets what the server told of a session that is over. */
   #forget() {
     this.undecodable = false;
+    this.interrupted = false;
     this.#layersAre([]);
     this.#viewersAre(null);
     this.#statusIs(NO_STATUS);
@@ -495,6 +520,9 @@ export class Session extends EventTarget {
   #followEvents() {
     this.#events?.close();
     this.#events = null;
+    this.#answers(true);
+    // Nobody tells of a publisher that comes from now on.
+    if (this.status.publishing !== null) this.#statusIs({ ...this.status, publishing: null });
     this.#unservedIs({});
     this.#cancel('layers');
     const url = this.#link(EVENTS);
@@ -509,13 +537,24 @@ export class Session extends EventTarget {
         this.#statusIs({ ...this.status, ...told, warnings: warningsOf(told) });
       });
       events.addEventListener('active', () => this.#statusIs({ ...this.status, publishing: true }));
-      events.addEventListener('inactive', () => this.#statusIs({ ...NO_STATUS, publishing: false }));
+      events.addEventListener('inactive', () => {
+        this.#statusIs({ ...NO_STATUS, publishing: false });
+        if (this.state === 'live') this.#become('waiting', null);
+      });
+      events.addEventListener('open', () => {
+        // A server that has a publisher says so next; it does not say that it has none.
+        if (events === this.#events) this.#answers(true);
+      });
       events.addEventListener('unserved', ({ data }) => {
         this.#unservedIs(JSON.parse(data));
       });
       events.addEventListener('error', () => {
+        if (events !== this.#events) return;
+        this.#answers(false);
         // Closed and not reconnecting: refused by a limit, or because the session has ended.
-        if (events === this.#events && events.readyState === EventSource.CLOSED) void this.#pollLayers();
+        if (events.readyState !== EventSource.CLOSED) return;
+        this.#statusIs({ ...this.status, publishing: null });
+        void this.#pollLayers();
       });
       this.#events = events;
     } else if (this.#listens) {
@@ -529,6 +568,7 @@ export class Session extends EventTarget {
     const answer = await request(this.#server, url, { method: 'GET' }).catch(() => null);
     const layers = answer?.ok ? await answer.json().catch(() => null) : null;
     if (url !== this.#link(LAYER) || !this.#listens) return;
+    this.#answers(Boolean(answer));
     if (layers) this.#layersAre(layers);
     this.#after('layers', LAYERS_EVERY_MS, () => this.#pollLayers());
   }

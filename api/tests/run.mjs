@@ -27,7 +27,7 @@ const STAGES = [
   [['readme']],
   [['load']],
   [['screenshots']],
-  [['churn'], ['lifecycle', 'pages']],
+  [['churn'], ['lifecycle', 'pages', 'words']],
 ];
 /** These run by name only, because they need what a step of .ci/test builds for them. */
 const NAMED = ['gstreamer'];

@@ -49,7 +49,8 @@ function showState() {
   const badge = $('state');
   badge.dataset.state = state;
   write(badge, title);
-  write($('message-title'), title);
+  const lost = state === 'reconnecting' && lastError?.kind === 'network';
+  write($('message-title'), lost ? 'Connection lost, reconnecting' : title);
   write($('message-text'), lastError?.message ?? text);
   show($('message'), state !== 'live');
   show($('again'), state === 'failed');
@@ -61,9 +62,11 @@ function showState() {
 
 /** What a viewer waits for who is connected; null if there is nothing to say of it. */
 function waitingWords() {
-  const { status, layers, undecodable, lastError, pc } = session;
+  const { status, layers, undecodable, interrupted, lastError, pc } = session;
   if (lastError || pc?.connectionState !== 'connected') return null;
+  if (status.publishing === false) return ['The stream has stopped', 'Playback goes on by itself as soon as a publisher is back.'];
   if (undecodable) return ['No picture', 'Video arrives, and this browser cannot decode it.'];
+  if (interrupted) return ['Waiting for the publisher', 'Nothing arrives from the publisher now. Playback goes on by itself.'];
   if (status.awaitsKeyframe || layers.some((layer) => layer.bitrate)) return ['Waiting for the picture', sentence(untilKeyframe())];
   if (status.publishing) return ['Waiting for the publisher', 'The publisher is connected, and nothing arrives from it now. Playback goes on by itself.'];
   return null;

@@ -1,0 +1,78 @@
+// What the pages say when something is wrong or missing: a publisher that stops, a server that is gone.
+
+import { signal } from '../lib/child.mjs';
+import { sleep, soon, until } from '../lib/check.mjs';
+import { launch, live, publishUrl, watchUrl } from '../lib/chromium.mjs';
+import { startServer } from '../lib/server.mjs';
+
+/** Kills one server, and starts one that has its administration elsewhere. */
+export const bringsOwnServer = true;
+
+const TEST_CARD = { video: 'test', fps: '15' };
+/** From the last packet to the words, where the server tells of the end; silence alone takes 3 s. */
+const AT_ONCE_MS = 1_500;
+
+export async function run({ checks, args }) {
+  const server = await startServer(args.server, { log: 'words' });
+  const chromium = await launch();
+  await stopped(server, checks, chromium);
+  await gone(server, checks, chromium);
+  await chromium.close();
+}
+
+/** A publisher that stops: the server tells of it long before a viewer can know from the silence. */
+async function stopped(server, checks, chromium) {
+  const publisher = await chromium.page(publishUrl(server, 'stopped', TEST_CARD));
+  const viewer = await chromium.page(watchUrl(server, 'stopped'));
+  for (const page of [publisher, viewer]) await live(page);
+  await until('the events', () => viewer.evaluate(() => __weir.session.status.publishing));
+  await noteTitles(viewer);
+  await publisher.click('#stop');
+  const { title, quietMs } = await until('words', () => viewer.evaluate(() => __titles[0]), 10_000);
+  checks.check('watch page: says at once that the publisher stopped', title === 'The stream has stopped' && quietMs < AT_ONCE_MS,
+    `${title}, ${Math.round(quietMs)} ms after the last packet`);
+  await sleep(1_000);
+  const seen = await viewer.evaluate(() => [document.getElementById('state').textContent, document.getElementById('message').checkVisibility()].join());
+  checks.equal('watch page: and stays with it', seen, 'The stream has stopped,true');
+  await publisher.click('#start');
+  checks.check('watch page: until it is back', await soon('a picture', () => viewer.evaluate(() => __weir.state === 'live'), 20_000));
+  for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** A server that is gone without a word: events and media end at the same moment. */
+async function gone(server, checks, chromium) {
+  const publisher = await chromium.page(publishUrl(server, 'gone', TEST_CARD));
+  const viewer = await chromium.page(watchUrl(server, 'gone'));
+  for (const page of [publisher, viewer]) await live(page);
+  await until('the events', () => viewer.evaluate(() => __weir.session.status.publishing));
+  await noteTitles(viewer);
+  signal(server.child, 'SIGKILL');
+  await server.child.ended;
+  const { quietMs } = await until('words', () => viewer.evaluate(() => __titles[0]), 10_000);
+  // ICE notices in this time, and the first attempts fail.
+  await sleep(10_000);
+  const said = await viewer.evaluate(() => [...new Set(__titles.map(({ title }) => title))].join());
+  checks.equal('watch page: a server that is gone is a lost connection, and nothing else', said, 'Connection lost, reconnecting');
+  checks.check('watch page: says so before the silence alone would show it', quietMs < 3_000, `${Math.round(quietMs)} ms after the last packet`);
+  for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** Notes in `__titles` what a watch page says from now on, and how long after the last packet. */
+function noteTitles(viewer) {
+  return viewer.evaluate(() => {
+    let packets = 0;
+    let arrivedAt = performance.now();
+    const count = async () => {
+      const report = await __weir.pc?.getStats();
+      const sum = [...(report?.values() ?? [])].reduce((sum, stat) => sum + (stat.type === 'inbound-rtp' ? stat.packetsReceived : 0), 0);
+      if (sum > packets) arrivedAt = performance.now();
+      packets = Math.max(packets, sum);
+      setTimeout(count, 50);
+    };
+    void count();
+    window.__titles = [];
+    const title = document.getElementById('message-title');
+    const note = () => __titles.push({ title: title.textContent, quietMs: performance.now() - arrivedAt });
+    new MutationObserver(note).observe(title, { childList: true });
+  });
+}

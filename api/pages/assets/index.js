@@ -1,6 +1,6 @@
 // Start page: the streams of this server, and the URLs and commands for a stream name.
 
-import { $, STREAM_NAME, addCopyButtons, codecWords, explainLoopback, kbps, makeTabs, seconds, show, write, writeUrl } from './ui.js';
+import { $, STREAM_NAME, STREAM_NAME_MAX, addCopyButtons, codecWords, explainLoopback, kbps, makeTabs, seconds, show, write, writeUrl } from './ui.js';
 
 /** Interval at which the list of streams is read while the page is visible. */
 const POLL_MS = 2_000;
@@ -8,12 +8,39 @@ const POLL_MS = 2_000;
 const SILENT_MS = 3_000;
 
 const name = $('name');
+const RULE = [...$('name-help').childNodes];
+
+/** What is wrong with a stream name; empty if nothing is. */
+function problemWith(stream) {
+  if (STREAM_NAME.test(stream)) return '';
+  if (!stream) return 'Type a name first: letters, digits and . _ ~ -';
+  const wrong = [...new Set(stream.match(/[^A-Za-z0-9._~-]/gu))].map((char) => (/\s/.test(char) ? 'a space' : char));
+  if (!wrong.length) return `A name has at most ${STREAM_NAME_MAX} characters; this one has ${stream.length}.`;
+  return `A name has only letters (A to Z), digits and . _ ~ - and not ${wrong.slice(0, 5).join(' or ')}.`;
+}
+
+/** Says what is wrong with the name, or the rule; the links lead nowhere while it is wrong. */
+function showProblem(problem) {
+  const help = $('name-help');
+  name.setAttribute('aria-invalid', String(Boolean(problem)));
+  if (problem) write(help, problem);
+  else if (help.classList.contains('wrong')) help.replaceChildren(...RULE);
+  help.classList.toggle('wrong', Boolean(problem));
+  for (const link of [$('go-publish'), $('go-watch')]) link.setAttribute('aria-disabled', String(Boolean(problem)));
+}
+
+/** Goes to a page of the stream, or to the field if there cannot be such a page. */
+function go(event) {
+  if (!problemWith(name.value.trim())) return;
+  event.preventDefault();
+  name.focus();
+}
 
 function showCommands() {
   const stream = name.value.trim();
-  const valid = STREAM_NAME.test(stream);
-  name.setAttribute('aria-invalid', String(!valid));
-  if (!valid) return;
+  const problem = problemWith(stream);
+  showProblem(problem);
+  if (problem) return;
 
   const origin = location.origin;
   const whip = `${origin}/whip/${stream}`;
@@ -216,8 +243,9 @@ function explainOrigin() {
 name.addEventListener('input', showCommands);
 $('name-form').addEventListener('submit', (event) => {
   event.preventDefault();
-  if (STREAM_NAME.test(name.value.trim())) location.href = $('go-publish').href;
+  $('go-publish').click();
 });
+for (const link of [$('go-publish'), $('go-watch')]) link.addEventListener('click', go);
 for (const list of document.querySelectorAll('[role="tablist"]')) makeTabs(list);
 addCopyButtons($('announce'));
 explainOrigin();

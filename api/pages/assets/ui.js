@@ -3,6 +3,7 @@
 
 /** Stream names that the server accepts: `[A-Za-z0-9._~-]{1,128}`. */
 export const STREAM_NAME = /^[A-Za-z0-9._~-]{1,128}$/;
+export const STREAM_NAME_MAX = 128;
 
 /** Samples of a sparkline: two minutes at one sample per second. */
 const SPARK_SAMPLES = 120;

@@ -1,4 +1,5 @@
-// What the pages say when something is wrong or missing: a publisher that stops, a server that is gone.
+// What the pages say when something is wrong or missing: a name that no stream can have, a publisher that stops, a server
+// that is gone.
 
 import { signal } from '../lib/child.mjs';
 import { sleep, soon, until } from '../lib/check.mjs';
@@ -15,9 +16,35 @@ const AT_ONCE_MS = 1_500;
 export async function run({ checks, args }) {
   const server = await startServer(args.server, { log: 'words' });
   const chromium = await launch();
+  await badName(server, checks, chromium);
   await stopped(server, checks, chromium);
   await gone(server, checks, chromium);
   await chromium.close();
+}
+
+/** A name that no stream can have: nothing is opened, and the page says why. */
+async function badName(server, checks, chromium) {
+  const page = await chromium.page(`${server.url}/`);
+  const rule = await page.textContent('#name-help');
+  const ways = { 'my stream': 'a space', 'a/b': '/', 'süß': 'ü or ß', '': 'first', ['x'.repeat(129)]: 'at most 128 .* has 129' };
+  for (const [name, why] of Object.entries(ways)) {
+    for (const press of ['#go-publish', '#go-watch', 'Enter']) {
+      await page.fill('#name', name);
+      if (press === 'Enter') await page.press('#name', press);
+      // Its link is marked as disabled, for which a click would wait.
+      else await page.click(press, { force: true });
+      await sleep(100);
+      const help = await page.textContent('#name-help');
+      const { path, focus } = await page.evaluate(() => ({ path: location.pathname, focus: document.activeElement.id }));
+      checks.check(`start page: the name "${name.slice(0, 12)}", ${press}: stays, says why, and goes to the field`,
+        path === '/' && focus === 'name' && new RegExp(why).test(help) && help !== rule, `${path}, ${focus}, ${help}`);
+    }
+  }
+  await page.fill('#name', 'good');
+  checks.equal('start page: a good name brings back the rule', await page.textContent('#name-help'), rule);
+  await page.press('#name', 'Enter');
+  checks.check('start page: and Enter goes to the publish page', await soon('the page', () => page.url().endsWith('/publish/good'), 5_000), page.url());
+  await page.context().close();
 }
 
 /** A publisher that stops: the server tells of it long before a viewer can know from the silence. */

@@ -28,6 +28,8 @@ const SILENCE_MS = 3_000;
 const LOST_MS = 1_000;
 /** Time that a viewer who hears sound waits for a first video packet; after it sound alone is `live`. */
 const SOUND_ALONE_MS = 2_000;
+/** Time without a new picture after which the last one is called still. */
+const STILL_MS = 3_000;
 /** Time in which video packets become a first picture; after it the browser cannot decode them. */
 const UNDECODABLE_MS = 5_000;
 
@@ -213,6 +215,12 @@ export class Session extends EventTarget {
   status = NO_STATUS;
   /** Viewer: whether video packets have arrived for a while of which none became a picture. */
   undecodable = false;
+  /**
+   * Viewer: why no new picture was decoded for 3 s: no video packets arrive (`absent`), or they arrive and are not
+   * decoded (`undecoded`), because packets are missing for example. Null while the picture moves, and before the first.
+   * @type {'absent'|'undecoded'|null}
+   */
+  still = null;
   /** Viewer: whether this connection was live; in the state `waiting` media has stopped then. */
   interrupted = false;
   /** Viewer: the preference of `selectLayer`; `{}` leaves the choice to the server. */
@@ -382,6 +390,10 @@ export class Session extends EventTarget {
     let firstAt = 0;
     let arrivedAt = 0;
     let videoAt = 0;
+    let video = 0;
+    let videoArrivedAt = 0;
+    let frames = 0;
+    let decodedAt = 0;
     const look = async () => {
       const report = await connection.pc.getStats().catch(() => null);
       if (this.#connection !== connection || !report) return;
@@ -393,11 +405,14 @@ export class Session extends EventTarget {
       }
       packets = got.packets;
       if (got.video) videoAt ||= now;
-      const undecodable = Boolean(videoAt && !got.picture && now - videoAt >= UNDECODABLE_MS);
-      if (this.undecodable !== undecodable) {
-        this.undecodable = undecodable;
-        this.dispatchEvent(new Event('status'));
-      }
+      if (got.video > video) videoArrivedAt = now;
+      if (got.frames > frames) decodedAt = now;
+      ({ video, frames } = got);
+      const still = decodedAt && now - decodedAt >= STILL_MS;
+      this.#pictureIs(
+        Boolean(videoAt && !frames && now - videoAt >= UNDECODABLE_MS),
+        still ? (now - videoArrivedAt >= STILL_MS ? 'absent' : 'undecoded') : null,
+      );
       const quietMs = arrivedAt ? now - arrivedAt : Infinity;
       if (arrivedAt && quietMs >= LOST_MS && this.#unanswered && this.status.publishing !== false) {
         // ICE has not noticed; where it has, another attempt is on its way.
@@ -405,13 +420,20 @@ export class Session extends EventTarget {
       } else if (quietMs >= SILENCE_MS || this.status.publishing === false) {
         const back = this.state === 'reconnecting' && connection.pc.connectionState === 'connected';
         if (this.state === 'live' || back) this.#become('waiting', null);
-      } else if (this.state !== 'live' && (got.picture || this.#soundAlone(connection.pc, got, now - firstAt))) {
+      } else if (this.state !== 'live' && (frames || this.#soundAlone(connection.pc, got, now - firstAt))) {
         this.#becomeLive();
       }
       this.#after('arrivals', this.state === 'live' && !this.#unanswered ? 1_000 : 250, look);
     };
     this.#look = look;
     void look();
+  }
+
+  #pictureIs(undecodable, still) {
+    if (this.undecodable === undecodable && this.still === still) return;
+    this.undecodable = undecodable;
+    this.still = still;
+    this.dispatchEvent(new Event('status'));
   }
 
   /** Viewer: notes whether the server answers, and looks at once whether media arrives. */
@@ -499,6 +521,7 @@ export class Session extends EventTarget {
   /** Forgets what the server told of a session that is over. */
   #forget() {
     this.undecodable = false;
+    this.still = null;
     this.interrupted = false;
     this.#layersAre([]);
     this.#viewersAre(null);
@@ -892,16 +915,16 @@ const iceError = () =>
   );
 const pathError = () => new WeirError('network', 'The connection was interrupted.');
 
-/** Packets of a viewer's statistics, and whether a picture was decoded from them. */
+/** Packets of a viewer's statistics, and the frames that were decoded from them. */
 function arrivals(report) {
-  const got = { packets: 0, video: 0, picture: false };
+  const got = { packets: 0, video: 0, frames: 0 };
   for (const stat of report.values()) {
     if (stat.type !== 'inbound-rtp') continue;
     got.packets += stat.packetsReceived ?? 0;
     if (stat.kind !== 'video') continue;
     got.video += stat.packetsReceived ?? 0;
     // A browser that does not count frames is believed to decode them.
-    got.picture ||= (stat.framesDecoded ?? stat.packetsReceived) > 0;
+    got.frames += stat.framesDecoded ?? stat.packetsReceived ?? 0;
   }
   return got;
 }

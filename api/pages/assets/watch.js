@@ -46,18 +46,24 @@ window.__weir = {
 function showState() {
   const { state, lastError } = session;
   const [title, text] = (state === 'waiting' && waitingWords()) || (WORDS[state] ?? [state, '']);
+  const still = state === 'live' && !video.paused ? stillWords() : null;
   const badge = $('state');
-  badge.dataset.state = state;
-  write(badge, title);
+  badge.dataset.state = still ? 'waiting' : state;
+  write(badge, still ? 'Still picture' : title);
   const lost = state === 'reconnecting' && lastError?.kind === 'network';
   write($('message-title'), lost ? 'Connection lost, reconnecting' : title);
   write($('message-text'), lastError?.message ?? text);
   show($('message'), state !== 'live');
   show($('again'), state === 'failed');
-  const still = state === 'live' && session.status.awaitsKeyframe;
-  show($('still'), still);
-  if (still) write($('still'), `Still picture, ${untilKeyframe()}`);
+  show($('still'), Boolean(still));
+  if (still) write($('still'), `Still picture, ${still}`);
   showControls();
+}
+
+/** Why a picture that was shown does not move; null if it does. */
+function stillWords() {
+  if (session.status.awaitsKeyframe) return untilKeyframe();
+  return { absent: 'no video arrives now', undecoded: 'video arrives with gaps and cannot be decoded' }[session.still] ?? null;
 }
 
 /** What a viewer waits for who is connected; null if there is nothing to say of it. */
@@ -207,7 +213,10 @@ $('pip').addEventListener('click', () => {
   void change.catch(() => {});
 });
 video.addEventListener('volumechange', showControls);
-for (const change of ['play', 'pause']) video.addEventListener(change, showPlaying);
+for (const change of ['play', 'pause']) {
+  video.addEventListener(change, showPlaying);
+  video.addEventListener(change, showState);
+}
 // Audio may start after video, and no other event reports it.
 video.addEventListener('timeupdate', showControls);
 

@@ -51,11 +51,11 @@ const H264 = ['-c:v', 'libx264', '-profile:v', 'baseline', '-pix_fmt', 'yuv420p'
 const OPUS = ['-c:a', 'libopus', '-ar', '48000', '-ac', '2'];
 const LIVE = ['-tune', 'zerolatency', '-bf', '0', '-g', '30', '-b:v', '800k'];
 
-/** Publishes a test picture with a tone for `seconds` in real time, a keyframe every `gopS` seconds. */
-export function publish(version, url, seconds, gopS = 1) {
+/** Publishes a test picture with a tone for `seconds` in real time, a keyframe every `gopS` seconds, at a video bitrate. */
+export function publish(version, url, seconds, gopS = 1, bitrate = '800k') {
   const child = start(ffmpeg(version), [
     '-hide_banner', '-loglevel', 'warning', '-nostdin',
-    '-re', ...PICTURE, ...TONE, '-t', String(seconds), ...H264, ...LIVE, '-g', String(30 * gopS), ...OPUS, '-f', 'whip', url,
+    '-re', ...PICTURE, ...TONE, '-t', String(seconds), ...H264, ...LIVE, '-g', String(30 * gopS), '-b:v', bitrate, ...OPUS, '-f', 'whip', url,
   ]);
   child.log = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (child.log += data));

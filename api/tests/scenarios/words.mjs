@@ -1,9 +1,10 @@
 // What the pages say when something is wrong or missing: a name that no stream can have, a publisher that stops, a server
 // that is gone.
 
-import { signal } from '../lib/child.mjs';
+import { end, signal } from '../lib/child.mjs';
 import { sleep, soon, until } from '../lib/check.mjs';
 import { launch, live, publishUrl, watchUrl } from '../lib/chromium.mjs';
+import { publish as publishByFfmpeg } from '../lib/ffmpeg.mjs';
 import { startServer } from '../lib/server.mjs';
 
 /** Kills one server, and starts one that has its administration elsewhere. */
@@ -18,6 +19,8 @@ export async function run({ checks, args }) {
   const chromium = await launch();
   await badName(server, checks, chromium);
   await stopped(server, checks, chromium);
+  await still(server, checks, chromium);
+  await tooFast(args, checks, chromium);
   await gone(server, checks, chromium);
   await chromium.close();
 }
@@ -64,6 +67,42 @@ async function stopped(server, checks, chromium) {
   await publisher.click('#start');
   checks.check('watch page: until it is back', await soon('a picture', () => viewer.evaluate(() => __weir.state === 'live'), 20_000));
   for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** A publisher whose picture stops while its sound goes on: packets arrive, and the picture is not live. */
+async function still(server, checks, chromium) {
+  const publisher = await chromium.page(publishUrl(server, 'still', TEST_CARD));
+  const viewer = await chromium.page(watchUrl(server, 'still'));
+  for (const page of [publisher, viewer]) await live(page);
+  await publisher.evaluate(() => {
+    const sender = __weir.pc.getSenders().find(({ track }) => track?.kind === 'video');
+    window.__track = sender.track;
+    window.__sender = sender;
+    return sender.replaceTrack(null);
+  });
+  const seen = () => viewer.evaluate(() => [document.getElementById('state').textContent, document.getElementById('still').checkVisibility() && document.getElementById('still').textContent].join(': '));
+  const words = await soon('words', async () => /no video arrives now/.test(await seen()) && seen(), 15_000);
+  checks.equal('watch page: a picture without packets is still while the sound is live', words, 'Still picture: Still picture, no video arrives now');
+  await publisher.evaluate(() => __sender.replaceTrack(__track));
+  checks.check('watch page: until it moves', await soon('Live', async () => (await seen()) === 'Live: false', 15_000), await seen());
+  for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** A publisher over its limit: packets of each frame are dropped, so after the first nothing can be decoded. */
+async function tooFast(args, checks, chromium) {
+  const server = await startServer(args.server, { log: 'words-limit', args: ['--publisher-bitrate', '1'] });
+  const publisher = publishByFfmpeg('9.0.2', server.whip('fast'), 60, 1, '4M');
+  await until('the publisher', () => server.stream('fast'));
+  const viewer = await chromium.page(watchUrl(server, 'fast'));
+  const said = await soon('words', () => viewer.evaluate(() => {
+    const { state, still, status } = __weir.session;
+    const badge = document.getElementById('state').textContent;
+    return badge !== 'Connecting' && badge !== 'Live' && !status.awaitsKeyframe && (still || state !== 'live') && `${badge}, ${still}`;
+  }), 30_000);
+  checks.check('watch page: a publisher over its limit is not plainly live', said, said);
+  await viewer.context().close();
+  await end(publisher);
+  await server.stop();
 }
 
 /** A server that is gone without a word: events and media end at the same moment. */

@@ -33,6 +33,9 @@ const STILL_MS = 3_000;
 /** Time in which video packets become a first picture; after it the browser cannot decode them. */
 const UNDECODABLE_MS = 5_000;
 
+/** Least areas of a picture of which one, two and three layers are sent, in pixels. */
+const SIMULCAST_AREAS = [0, 480 * 270, 960 * 540];
+
 /** Interval at which layers are read where there is no event stream. */
 const LAYERS_EVERY_MS = 4_000;
 /** Extensions of WHEP that are used, by their relation in `Link`. */
@@ -70,7 +73,8 @@ const FINAL_REASONS = new Set(['taken_over', 'kicked', 'deleted']);
  * @param {object} [opts]
  * @param {string} [opts.token] Bearer token.
  * @param {string} [opts.codec] Video codec name, e.g. `VP9`; without it the browser's order holds.
- * @param {boolean} [opts.simulcast] Sends three layers, rids l, m, h (a quarter, half and full size).
+ * @param {boolean} [opts.simulcast] Sends up to three layers, rids h, m, l (full, half and a quarter of the size): as
+ *   many as `simulcastRids` says for the size that the track has now.
  * @param {string} [opts.scalabilityMode] Layers inside one encoding, e.g. `L3T3_KEY` with AV1 or VP9.
  * @param {number} [opts.maxKbps] Maximum bitrate of the largest layer.
  * @param {'trickle'|'full'} [opts.gather] Offers at once and PATCHes candidates, or gathers first.
@@ -85,7 +89,7 @@ export function publish(url, stream, opts = {}) {
       const transceiver = pc.addTransceiver(track, {
         direction: 'sendonly',
         streams: [session.media],
-        sendEncodings: track.kind === 'video' ? videoEncodings(opts) : undefined,
+        sendEncodings: track.kind === 'video' ? videoEncodings(opts, track.getSettings()) : undefined,
       });
       if (track.kind !== 'video') continue;
       if (opts.codec) preferCodec(transceiver, opts.codec);
@@ -950,11 +954,22 @@ function warningsOf({ warnings }) {
   return (warnings ?? []).map(({ code, message }) => ({ code, message: sentence(message) ?? code }));
 }
 
-/** Encodings of one video track: three sizes, or one. */
-function videoEncodings({ codec, simulcast, scalabilityMode, maxKbps }) {
+/**
+ * Rids of the layers that a browser sends of a picture, the largest first; three while the size is unknown. Chromium and
+ * Safari limit their number by the area (`kSimulcastFormats` of libwebrtc), and leave out the largest ones of an
+ * offer that has more: viewers of 640x360 would get 320x180.
+ */
+export function simulcastRids({ width, height } = {}) {
+  const area = width && height ? width * height : Infinity;
+  return ['h', 'm', 'l'].slice(0, SIMULCAST_AREAS.filter((least) => area >= least).length);
+}
+
+/** Encodings of one video track: several sizes, or one. */
+function videoEncodings({ codec, simulcast, scalabilityMode, maxKbps }, size) {
   const cap = maxKbps ? maxKbps * 1_000 : undefined;
-  if (!simulcast) return [{ ...(cap && { maxBitrate: cap }), ...(scalabilityMode && { scalabilityMode }) }];
-  // VP9 and AV1 send all three rids only if each one is set to one spatial layer.
+  const rids = simulcast ? simulcastRids(size) : [];
+  if (rids.length < 2) return [{ ...(cap && { maxBitrate: cap }), ...(scalabilityMode && { scalabilityMode }) }];
+  // VP9 and AV1 send all rids only if each one is set to one spatial layer.
   const mode = /^(VP9|AV1)$/i.test(codec ?? '') ? { scalabilityMode: 'L1T3' } : {};
   const layer = (rid, scale, share) => ({
     rid,
@@ -962,7 +977,9 @@ function videoEncodings({ codec, simulcast, scalabilityMode, maxKbps }) {
     ...(cap && { maxBitrate: Math.round(cap * share) }),
     ...mode,
   });
-  return [layer('l', 4, 0.1), layer('m', 2, 0.35), layer('h', 1, 1)];
+  const shares = { h: 1, m: 0.35, l: 0.1 };
+  // The smallest goes first (RFC 8853 leaves the order open; libwebrtc wants this one).
+  return rids.map((rid, i) => layer(rid, 2 ** i, shares[rid])).reverse();
 }
 
 /** Offers only the codec `name` with RTX, RED and FEC, so that the server cannot choose another one. */

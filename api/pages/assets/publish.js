@@ -3,7 +3,7 @@
 // fps, bitrate (kbit/s), svc (scalability mode), gather=full, autostart=1. A token may follow as #token=….
 // Next: /weir.js (the session), testcard.js.
 
-import { publish, sendableVideoCodecs } from '../weir.js';
+import { publish, sendableVideoCodecs, simulcastRids } from '../weir.js';
 import { $, Sparkline, addCopyButtons, clock, codecWords, explainLoopback, kbps, ms, percent, show, showList } from './ui.js';
 import { size, streamName, tokenFromFragment, write, writeUrl } from './ui.js';
 import { testCard } from './testcard.js';
@@ -284,6 +284,7 @@ function become(next, error) {
     const switchable = device && ['camera', 'none'].includes(chosen('video'));
     field.disabled = (sending || next === 'preparing') && !switchable;
   }
+  explainSimulcast();
   // A track cannot be removed from a running session; muting silences it.
   $('microphone').querySelector('[value="none"]').disabled = sending;
 }
@@ -397,6 +398,7 @@ function addLayerRow(rid) {
 
 function limitWords(line) {
   if (!line.active) return 'switched off';
+  if (!line.frames) return 'not sent';
   return { none: 'full', bandwidth: 'lower, by the network', cpu: 'lower, by this computer', other: 'lower' }[line.limit] ?? '–';
 }
 
@@ -426,6 +428,17 @@ function fitSettings() {
   const test = video === 'test';
   write(document.querySelector('label[for="microphone"]'), test ? 'Sound' : 'Microphone');
   write($('microphone').options[0], test ? 'A short tone each second' : 'Default microphone');
+}
+
+/** Says how many sizes the browser sends, of a picture that is shown or else of the chosen size. */
+function explainSimulcast() {
+  const [width, height] = $('size').value.split('x').map(Number);
+  const { videoWidth, videoHeight } = preview;
+  const shown = source && videoWidth ? { width: videoWidth, height: videoHeight } : { width, height };
+  const sizes = simulcastRids(shown).map((rid, i) => `${Math.floor(Math.min(shown.width, shown.height) / 2 ** i)}p`);
+  write($('simulcast-help'), sizes.length < 2
+    ? `The browser sends one size only of a picture as small as ${sizes[0]}.`
+    : `Sends ${sizes.slice(0, -1).join(', ')} and ${sizes.at(-1)}. Each viewer gets the largest, and can choose a smaller one.`);
 }
 
 /** Keeps the screen on: when it is off, phones stop the camera. */
@@ -470,6 +483,8 @@ $('record').addEventListener('click', toggleRecording);
 $('camera').addEventListener('change', switchDevices);
 $('microphone').addEventListener('change', switchDevices);
 $('settings').addEventListener('change', renewPreview);
+$('settings').addEventListener('change', explainSimulcast);
+preview.addEventListener('resize', explainSimulcast);
 $('settings').addEventListener('submit', (event) => event.preventDefault());
 for (const radio of document.querySelectorAll('input[name="video"]')) radio.addEventListener('change', fitSettings);
 document.addEventListener('visibilitychange', () => {

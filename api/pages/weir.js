@@ -12,8 +12,13 @@
 
 /** Time in which a POST must be answered. Servers answer in milliseconds; native clients give up after 8 s. */
 const POST_TIMEOUT_MS = 10_000;
-/** Time from the answer to a working media path. After it the attempt has failed. */
-const CONNECT_TIMEOUT_MS = 15_000;
+/**
+ * Time from the answer to a working media path, for which the server waits as well. After it the attempt has failed.
+ * A browser may first ask its user whether the page may reach the local network.
+ */
+const CONNECT_TIMEOUT_MS = 30_000;
+/** Time without a media path after which `lastError` says what is probably wrong. The attempt goes on. */
+const CONNECT_HINT_MS = 10_000;
 /** Time for full gathering. After it the offer is sent with the candidates found so far. */
 const GATHER_TIMEOUT_MS = 2_000;
 /** Silence of a path after which ICE is restarted, before the session is given up. */
@@ -335,7 +340,7 @@ export class Session extends EventTarget {
    */
   async serverStats() {
     const answer = await this.#connection?.signalling.stats().catch(() => null);
-    const stats = answer?.ok ? await answer.json().catch(() => null) : null;
+    const stats = answer?.ok ? Object(await answer.json().catch(() => ({}))) : null;
     return stats && { ...stats, warnings: warningsOf(stats) };
   }
 
@@ -366,7 +371,10 @@ export class Session extends EventTarget {
       await connection.open(() => {
         if (Object.keys(this.preference).length) this.selectLayer(this.preference).catch(() => {});
         this.#followEvents();
-        this.#after('connect', CONNECT_TIMEOUT_MS, () => this.#lost(iceError()));
+        this.#after('connect', CONNECT_HINT_MS, () => {
+          this.#become(this.state, iceError());
+          this.#after('connect', CONNECT_TIMEOUT_MS - CONNECT_HINT_MS, () => this.#lost(iceError()));
+        });
       });
     } catch (error) {
       if (this.#connection !== connection) return;
@@ -555,12 +563,10 @@ export class Session extends EventTarget {
     const url = this.#link(EVENTS);
     if (this.#listens === 'events' && url) {
       const events = new EventSource(url);
-      events.addEventListener('layers', ({ data }) => this.#layersAre(JSON.parse(data)));
-      events.addEventListener('viewercount', ({ data }) => {
-        this.#viewersAre(JSON.parse(data).viewercount);
-      });
-      events.addEventListener('status', ({ data }) => {
-        const told = JSON.parse(data);
+      events.addEventListener('layers', (event) => this.#layersAre(dataOf(event)));
+      events.addEventListener('viewercount', (event) => this.#viewersAre(dataOf(event).viewercount ?? null));
+      events.addEventListener('status', (event) => {
+        const told = dataOf(event);
         this.#statusIs({ ...this.status, ...told, warnings: warningsOf(told) });
       });
       events.addEventListener('active', () => this.#statusIs({ ...this.status, publishing: true }));
@@ -572,9 +578,7 @@ export class Session extends EventTarget {
         // A server that has a publisher says so next; it does not say that it has none.
         if (events === this.#events) this.#answers(true);
       });
-      events.addEventListener('unserved', ({ data }) => {
-        this.#unservedIs(JSON.parse(data));
-      });
+      events.addEventListener('unserved', (event) => this.#unservedIs(dataOf(event)));
       events.addEventListener('error', () => {
         if (events !== this.#events) return;
         this.#answers(false);
@@ -596,14 +600,15 @@ export class Session extends EventTarget {
     const layers = answer?.ok ? await answer.json().catch(() => null) : null;
     if (url !== this.#link(LAYER) || !this.#listens) return;
     this.#answers(Boolean(answer));
-    if (layers) this.#layersAre(layers);
+    if (layers) this.#layersAre(Object(layers));
     this.#after('layers', LAYERS_EVERY_MS, () => this.#pollLayers());
   }
 
   /** Takes the layers by m-line, as a list or as an object with one; there is one video section. */
   #layersAre(sections) {
     const section = Object.values(sections)[0] ?? [];
-    const layers = section.layers ?? section;
+    const list = section.layers ?? section;
+    const layers = Array.isArray(list) ? list.filter(Boolean) : [];
     if (!layers.length && !this.layers.length) return;
     this.layers = layers;
     this.dispatchEvent(new Event('layers'));
@@ -617,8 +622,8 @@ export class Session extends EventTarget {
 
   #unservedIs(unserved) {
     const before = this.unserved;
-    this.unserved = unserved;
-    if (Object.keys({ ...before, ...unserved }).length) this.dispatchEvent(new Event('unserved'));
+    this.unserved = Object.fromEntries(Object.entries(unserved).filter(([, media]) => typeof media?.text === 'string'));
+    if (Object.keys({ ...before, ...this.unserved }).length) this.dispatchEvent(new Event('unserved'));
   }
 
   #viewersAre(viewers) {
@@ -891,7 +896,7 @@ function links(response) {
 /** Error of an HTTP refusal; the `detail` of problem+json comes before our own text. */
 async function refusal(response) {
   const problem = await response.json().catch(() => null);
-  const says = sentence(problem?.detail || problem?.error || problem?.title);
+  const says = sentence(problem?.detail) ?? sentence(problem?.error) ?? sentence(problem?.title);
   const status = response.status;
   const retryAfterMs = 1_000 * (Number(response.headers.get('Retry-After')) || 0);
   const more = { status, retryAfterMs };
@@ -905,9 +910,9 @@ async function refusal(response) {
   return new WeirError('refused', says ?? `The server refused the offer (HTTP ${status}).`, more);
 }
 
-/** The text of a server as a sentence for people; undefined without one. */
+/** The text of a server as a sentence for people; undefined without one. Servers other than Weir send what they like. */
 function sentence(text) {
-  if (!text) return undefined;
+  if (typeof text !== 'string' || !text) return undefined;
   return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.');
 }
 
@@ -951,7 +956,17 @@ function askForDescriptor(transceiver) {
 
 /** Warnings of a server with their texts as sentences. */
 function warningsOf({ warnings }) {
-  return (warnings ?? []).map(({ code, message }) => ({ code, message: sentence(message) ?? code }));
+  const list = Array.isArray(warnings) ? warnings : [];
+  return list.map((warning) => ({ code: String(warning?.code), message: sentence(warning?.message) ?? String(warning?.code) }));
+}
+
+/** Data of an event as an object or a list; empty if it is neither. */
+function dataOf({ data }) {
+  try {
+    return Object(JSON.parse(data));
+  } catch {
+    return {};
+  }
 }
 
 /**

@@ -18,6 +18,8 @@ export async function run({ checks, args }) {
   const server = await startServer(args.server, { log: 'words' });
   const chromium = await launch();
   await badName(server, checks, chromium);
+  await foreign(server, checks, chromium);
+  await slowPath(server, checks, chromium);
   await stopped(server, checks, chromium);
   await still(server, checks, chromium);
   await smallSimulcast(server, checks, chromium);
@@ -48,6 +50,60 @@ async function badName(server, checks, chromium) {
   checks.equal('start page: a good name brings back the rule', await page.textContent('#name-help'), rule);
   await page.press('#name', 'Enter');
   checks.check('start page: and Enter goes to the publish page', await soon('the page', () => page.url().endsWith('/publish/good'), 5_000), page.url());
+  await page.context().close();
+}
+
+/** Servers other than Weir put into a refusal and into events what they like. */
+async function foreign(server, checks, chromium) {
+  for (const body of [{ detail: { en: 'no' } }, { detail: 7, title: ['x'] }, ['no'], null, 'no', { error: {}, title: 'refused here' }]) {
+    const page = await chromium.page(null);
+    await page.route('**/whep/foreign', (route) => route.fulfill({ status: 400, contentType: 'application/problem+json', body: JSON.stringify(body) }));
+    await page.goto(watchUrl(server, 'foreign'));
+    const said = await soon('words', () => page.evaluate(() => __weir.state === 'failed' && `${__weir.lastError.kind}: ${__weir.lastError.message}`), 10_000);
+    const wanted = body?.title === 'refused here' ? 'refused: Refused here.' : 'refused: The server refused the offer (HTTP 400).';
+    checks.equal(`weir.js: a refusal of ${JSON.stringify(body)}`, said, wanted);
+    await page.context().close();
+  }
+  const publisher = await chromium.page(publishUrl(server, 'events', TEST_CARD));
+  await live(publisher);
+  const viewer = await chromium.page(null);
+  await viewer.addInitScript(doubleEvents);
+  await viewer.goto(watchUrl(server, 'events'));
+  await live(viewer);
+  for (const data of ['null', '7', '"text"', '[]', '[null]', '{"0":null}', '{"0":7}', '{"warnings":7}', '{"warnings":[null,{"code":3,"message":{}}]}', 'no JSON']) {
+    await viewer.evaluate((data) => ['layers', 'viewercount', 'status', 'unserved'].forEach((event) => __tell(event, data)), data);
+  }
+  checks.equal('weir.js: events with other contents throw nothing', viewer.problems.join(), '');
+  for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** Puts a double in the place of the event stream; the test calls `__tell`. Runs in the page. */
+function doubleEvents() {
+  window.EventSource = class extends EventTarget {
+    constructor() {
+      super();
+      window.__tell = (event, data) => this.dispatchEvent(Object.assign(new Event(event), { data }));
+    }
+    close() {}
+  };
+}
+
+/** A media path that is not there yet: the page says what may be wrong, and keeps trying as long as the server waits. */
+async function slowPath(server, checks, chromium) {
+  const page = await chromium.page(null);
+  let posts = 0;
+  await page.route('**/whep/slow', async (route) => {
+    posts += 1;
+    const answer = await route.fetch();
+    // Candidates of an address where nobody answers (RFC 5737).
+    const body = (await answer.text()).replaceAll(/^(a=candidate:\S+ \d+ \S+ \d+) \S+/gm, '$1 192.0.2.1');
+    await route.fulfill({ response: answer, body });
+  });
+  await page.goto(watchUrl(server, 'slow'));
+  const at = Date.now();
+  const hint = await soon('a hint', () => page.evaluate(() => __weir.lastError?.kind === 'ice' && `${__weir.state}: ${document.getElementById('message-text').textContent}`), 20_000);
+  checks.check('watch page: says what may be wrong while it still connects', /^connecting: .*media port cannot be reached/.test(hint ?? ''), hint);
+  checks.check('watch page: after some seconds, in the first attempt', posts === 1, `${Math.round((Date.now() - at) / 1_000)} s`);
   await page.context().close();
 }
 

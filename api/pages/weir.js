@@ -230,6 +230,8 @@ export class Session extends EventTarget {
    * @type {'absent'|'undecoded'|null}
    */
   still = null;
+  /** Viewer: whether sound is all that arrives. */
+  soundOnly = false;
   /** Viewer: whether this connection was live; in the state `waiting` media has stopped then. */
   interrupted = false;
   /** Viewer: the preference of `selectLayer`; `{}` leaves the choice to the server. */
@@ -421,6 +423,7 @@ export class Session extends EventTarget {
       if (got.frames > frames) decodedAt = now;
       ({ video, frames } = got);
       const still = decodedAt && now - decodedAt >= STILL_MS;
+      this.soundOnly = Boolean(got.packets && !got.video);
       this.#pictureIs(
         Boolean(videoAt && !frames && now - videoAt >= UNDECODABLE_MS),
         still ? (now - videoArrivedAt >= STILL_MS ? 'absent' : 'undecoded') : null,
@@ -534,6 +537,7 @@ export class Session extends EventTarget {
   #forget() {
     this.undecodable = false;
     this.still = null;
+    this.soundOnly = false;
     this.interrupted = false;
     this.#layersAre([]);
     this.#viewersAre(null);

@@ -260,7 +260,7 @@ function become(next, error) {
   problem = error;
   const badge = $('state');
   badge.dataset.state = next === 'preparing' ? 'connecting' : next;
-  write(badge, WORDS[next] ?? next);
+  write(badge, `${WORDS[next] ?? next}${isMuted() && next === 'live' ? ', sound muted' : ''}`);
   const sending = Boolean(session);
   show($('error'), Boolean(error));
   if (error) write($('error'), error.message);
@@ -292,7 +292,11 @@ function become(next, error) {
 function setMuted(muted) {
   for (const track of source?.stream.getAudioTracks() ?? []) track.enabled = !muted;
   write($('mute'), muted ? 'Unmute' : 'Mute');
+  $('mute').setAttribute('aria-pressed', String(muted));
+  if (session) become(state, problem);
 }
+
+const isMuted = () => (source?.stream.getAudioTracks() ?? []).some((track) => !track.enabled);
 
 /** Records the sent media to a file, in this browser only. */
 function toggleRecording() {

@@ -39,12 +39,16 @@ export function writeUrl(element, url) {
   element.replaceChildren(...parts.slice(0, -1));
 }
 
+/** Writes texts as the items of a list, if they changed. */
+export function writeList(list, texts) {
+  const before = [...list.children].map((item) => item.textContent);
+  if (before.length === texts.length && before.every((text, i) => text === texts[i])) return;
+  list.replaceChildren(...texts.map((text) => Object.assign(document.createElement('li'), { textContent: text })));
+}
+
 /** Shows texts as a list in a notice, or hides the notice if there are none. */
 export function showList(notice, texts) {
-  const list = notice.querySelector('ul');
-  if (list.textContent !== texts.join('')) {
-    list.replaceChildren(...texts.map((text) => Object.assign(document.createElement('li'), { textContent: text })));
-  }
+  writeList(notice.querySelector('ul'), texts);
   show(notice, texts.length > 0);
 }
 

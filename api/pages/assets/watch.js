@@ -4,8 +4,8 @@
 
 import { watch } from '../weir.js';
 import { QualityMenu } from './quality.js';
-import { $, Sparkline, codecWords, kbps, ms, percent, seconds, show, showList, size } from './ui.js';
-import { streamName, tokenFromFragment, write } from './ui.js';
+import { $, Sparkline, codecWords, kbps, ms, percent, seconds, show, size } from './ui.js';
+import { streamName, tokenFromFragment, write, writeList } from './ui.js';
 
 /** Interval at which the statistics are read while they are visible. */
 const STATS_MS = 1_000;
@@ -43,6 +43,9 @@ window.__weir = {
   stats: () => session.stats(),
 };
 
+/** Whether there was something to play; the last picture of a lost session stays. */
+let everLive = false;
+
 function showState() {
   const { state, lastError } = session;
   const [title, text] = (state === 'waiting' && waitingWords()) || (WORDS[state] ?? [state, '']);
@@ -53,7 +56,15 @@ function showState() {
   const lost = state === 'reconnecting' && lastError?.kind === 'network';
   write($('message-title'), lost ? 'Connection lost, reconnecting' : title);
   write($('message-text'), lastError?.message ?? text);
-  show($('message'), state !== 'live');
+  if (state === 'live') everLive = true;
+  const soundOnly = state === 'live' && session.soundOnly;
+  if (soundOnly) {
+    write($('message-title'), 'Sound only');
+    write($('message-text'), warnings().find(({ code }) => code === 'unserved video')?.message ?? 'The publisher sends no picture.');
+  }
+  show($('message'), state !== 'live' || soundOnly);
+  // Without a picture a browser shows a black box of its own size.
+  video.classList.toggle('empty', !everLive || soundOnly);
   show($('again'), state === 'failed');
   show($('still'), Boolean(still));
   if (still) write($('still'), `Still picture, ${still}`);
@@ -88,25 +99,36 @@ const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 /** Warnings that the viewer has hidden, by code. */
 const hidden = new Set();
 
-/** Warnings of the server, and what of the stream it does not send to this browser. */
+/** Warnings about what the viewer asked for; the others tell the publisher what to change. */
+const ABOUT_VIEWER = ['nothing_to_leave_out'];
+
+/** What the server says is wrong, for the viewer: first of all what it does not send to this browser. */
 function warnings() {
   const words = { video: 'No picture', audio: 'No sound' };
-  const unserved = Object.values(session.unserved ?? {}).map(({ kind, text }) => ({
+  const unserved = Object.values(session.unserved).map(({ kind, text }) => ({
     code: `unserved ${kind}`,
     message: `${words[kind] ?? kind}: ${text}.`,
   }));
-  return [...unserved, ...session.status.warnings];
+  return [...unserved, ...session.status.warnings.filter(({ code }) => ABOUT_VIEWER.includes(code))];
 }
 
+/** What the publisher can mend: viewers see one line, and the rest if they want. */
+const publisherWarnings = () => session.status.warnings.filter(({ code }) => !ABOUT_VIEWER.includes(code));
+
 function showStatus() {
-  const shown = warnings().filter(({ code }) => !hidden.has(code));
-  showList($('warnings'), shown.map(({ message }) => message));
+  const shown = (list) => list.filter(({ code }) => !hidden.has(code)).map(({ message }) => message);
+  const [own, publishers] = [shown(warnings()), shown(publisherWarnings())];
+  writeList($('unserved'), own);
+  writeList($('at-publisher').querySelector('ul'), publishers);
+  show($('at-publisher'), publishers.length > 0);
+  show($('warnings'), own.length + publishers.length > 0);
   showState();
 }
 
 /** Shows the controls for what there is to play: browsers start muted, and one click turns sound on. */
 function showControls() {
-  const playable = session.state === 'live' || video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
+  const { state } = session;
+  const playable = state === 'live' || (everLive && state !== 'failed' && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA);
   const audible = playable && hasAudio();
   show($('play'), playable);
   show($('mute'), audible);
@@ -128,7 +150,7 @@ function showPlaying() {
 }
 
 /** Small screens, on which the menu and the statistics would cover each other. */
-const small = matchMedia('(max-width: 560px), (max-height: 660px)');
+const small = matchMedia('(max-width: 700px), (max-height: 660px)');
 
 function toggleStats(visible) {
   if (visible && small.matches) quality.close();
@@ -221,7 +243,7 @@ for (const change of ['play', 'pause']) {
 video.addEventListener('timeupdate', showControls);
 
 $('warnings').querySelector('button').addEventListener('click', () => {
-  for (const { code } of warnings()) hidden.add(code);
+  for (const { code } of [...warnings(), ...publisherWarnings()]) hidden.add(code);
   showStatus();
 });
 for (const sign of ['pointermove', 'pointerdown', 'keydown']) addEventListener(sign, wake);

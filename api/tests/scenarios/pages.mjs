@@ -164,11 +164,16 @@ async function told(server, checks, chromium) {
   const text = (id) => viewer.evaluate((id) => document.querySelector(id).checkVisibility() && document.querySelector(id).textContent, id);
   const still = await text('#still');
   checks.check('watch page: a still picture is called one, with the time to the next keyframe', /next keyframe \(every 8 s\)/.test(still), still);
-  const line = await text('#warnings li');
+  const height = () => viewer.evaluate(() => document.getElementById('video').clientHeight);
+  const before = await height();
+  checks.check('watch page: does not tell the audience at once what the publisher can change', await text('#warnings') && !(await text('#at-publisher li')));
+  await viewer.click('#at-publisher summary');
+  const line = await text('#at-publisher li');
   checks.check('watch page: shows a warning of the server', shown.test(line), line);
   await viewer.click('#warnings button');
   await tell({ warnings: [warning], awaitsKeyframe: false });
   checks.check('watch page: a warning that was hidden stays hidden', !(await text('#warnings')) && !(await text('#still')));
+  checks.equal('watch page: and the picture keeps its size', await height(), before);
 
   const reason = 'the publisher sends VP9, which the viewer did not offer (VP8)';
   await viewer.evaluate((text) => window.__tell('unserved', { 1: { kind: 'video', reason: 'codec_not_negotiated', text } }), reason);

@@ -10,6 +10,7 @@ import { startServer } from '../lib/server.mjs';
 /** Kills one server, and starts one that has its administration elsewhere. */
 export const bringsOwnServer = true;
 
+const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
 const TEST_CARD = { video: 'test', fps: '15' };
 /** From the last packet to the words, where the server tells of the end; silence alone takes 3 s. */
 const AT_ONCE_MS = 1_500;
@@ -22,6 +23,9 @@ export async function run({ checks, args }) {
   await slowPath(server, checks, chromium);
   await stopped(server, checks, chromium);
   await still(server, checks, chromium);
+  await nothingToPlay(server, checks, chromium);
+  await soundOnly(server, checks, chromium);
+  await muted(server, checks, chromium);
   await smallSimulcast(server, checks, chromium);
   await tooFast(args, checks, chromium);
   await gone(server, checks, chromium);
@@ -143,6 +147,44 @@ async function still(server, checks, chromium) {
   await publisher.evaluate(() => __sender.replaceTrack(__track));
   checks.check('watch page: until it moves', await soon('Live', async () => (await seen()) === 'Live: false', 15_000), await seen());
   for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** A viewer that never had a picture: no black box of the browser's own, and no button for it. */
+async function nothingToPlay(server, checks, chromium) {
+  const viewer = await chromium.page(watchUrl(server, 'none', '?start=never'));
+  await until('a refusal', () => viewer.evaluate(() => __weir.state === 'failed'));
+  await sleep(500);
+  const seen = await viewer.evaluate(() => [getComputedStyle(document.getElementById('video')).opacity, document.getElementById('play').checkVisibility()].join());
+  checks.equal('watch page: without a picture there is no black box and nothing to pause', seen, '0,false');
+  await viewer.context().close();
+}
+
+/** A stream without a picture says so, instead of a black page. */
+async function soundOnly(server, checks, chromium) {
+  const publisher = await chromium.page(publishUrl(server, 'sound', { video: 'none' }));
+  await live(publisher);
+  const viewer = await chromium.page(watchUrl(server, 'sound'));
+  await live(viewer);
+  const title = await soon('words', () => viewer.evaluate(() => {
+    const title = document.getElementById('message-title');
+    return title.checkVisibility() && title.textContent === 'Sound only' && title.textContent;
+  }), 10_000);
+  checks.equal('watch page: a stream of sound alone is called that', title, 'Sound only');
+  for (const page of [publisher, viewer]) await page.context().close();
+}
+
+/** A publisher who muted himself sees it where he sees that he is live. */
+async function muted(server, checks, chromium) {
+  const publisher = await chromium.page(publishUrl(server, 'muted', TEST_CARD), PHONE);
+  await live(publisher);
+  await until('the viewers', () => publisher.textContent('#viewers'));
+  const line = await publisher.evaluate(() => ['elapsed', 'viewers'].map((id) => document.getElementById(id).getBoundingClientRect().top));
+  checks.check('publish page, 390 px: time and viewers are in one line', line[0] === line[1], line.join());
+  await publisher.click('#mute');
+  checks.equal('publish page: muted sound is on the badge', await publisher.textContent('#state'), 'Live, sound muted');
+  await publisher.click('#mute');
+  checks.equal('publish page: until it is on again', await publisher.textContent('#state'), 'Live');
+  await publisher.context().close();
 }
 
 /** Browsers send fewer layers of a small picture: the page offers those, and viewers get the full size. */

@@ -54,6 +54,7 @@ enum Phase {
 
 impl CatchUpTimestamps {
     /// No catch-up: all timestamps follow the clock.
+    #[cfg(test)]
     pub const NONE: Self = Self { incoming: 0, outgoing: 0, lead: 0, phase: Phase::Over };
 
     /// Timestamps from a frame of timestamp `incoming` on, which is sent with `outgoing`: a catch-up

@@ -43,6 +43,8 @@ const SIMULCAST_AREAS = [0, 480 * 270, 960 * 540];
 
 /** Interval at which layers are read where there is no event stream. */
 const LAYERS_EVERY_MS = 4_000;
+/** Longest wait that a server may ask for: timers take no more than 24 days, and nobody waits for that. */
+const RETRY_AFTER_MAX_MS = 300_000;
 /** Extensions of WHEP that are used, by their relation in `Link`. */
 const EVENTS = 'urn:ietf:params:whep:ext:core:server-sent-events';
 const LAYER = 'urn:ietf:params:whep:ext:core:layer';
@@ -892,7 +894,8 @@ function links(response) {
   const found = new Map();
   for (const [, url, params] of (response.headers.get('Link') ?? '').matchAll(/<([^>]*)>([^<]*)/g)) {
     const rel = /;\s*rel="?([^";,]+)/.exec(params)?.[1];
-    if (rel) found.set(rel, new URL(url, response.url).href);
+    // Links are optional: one that cannot be read is not followed.
+    if (rel && URL.canParse(url, response.url)) found.set(rel, new URL(url, response.url).href);
   }
   return found;
 }
@@ -902,7 +905,7 @@ async function refusal(response) {
   const problem = await response.json().catch(() => null);
   const says = sentence(problem?.detail) ?? sentence(problem?.error) ?? sentence(problem?.title);
   const status = response.status;
-  const retryAfterMs = 1_000 * (Number(response.headers.get('Retry-After')) || 0);
+  const retryAfterMs = Math.min(1_000 * (Number(response.headers.get('Retry-After')) || 0), RETRY_AFTER_MAX_MS);
   const more = { status, retryAfterMs };
   if (status === 401) return new WeirError('unauthorized', says ?? 'The server requires a token.', more);
   if (status === 403) return new WeirError('forbidden', says ?? 'The server does not allow this.', more);

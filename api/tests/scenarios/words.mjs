@@ -68,9 +68,26 @@ async function foreign(server, checks, chromium) {
     checks.equal(`weir.js: a refusal of ${JSON.stringify(body)}`, said, wanted);
     await page.context().close();
   }
+  for (const seconds of ['3000000', 'Infinity']) {
+    const page = await chromium.page(null);
+    let posts = 0;
+    await page.route('**/whep/busy', (route) => {
+      posts += 1;
+      return route.fulfill({ status: 503, headers: { 'Retry-After': seconds }, body: '' });
+    });
+    await page.goto(watchUrl(server, 'busy'));
+    await until('a refusal', () => posts > 0);
+    await sleep(2_000);
+    checks.equal(`weir.js: Retry-After: ${seconds} is a long wait, not none`, posts, 1);
+    await page.context().close();
+  }
   const publisher = await chromium.page(publishUrl(server, 'events', TEST_CARD));
   await live(publisher);
   const viewer = await chromium.page(null);
+  await viewer.route('**/whep/events', async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, headers: { ...response.headers(), link: `<http://[>; rel="other", ${response.headers().link}` } });
+  });
   await viewer.addInitScript(doubleEvents);
   await viewer.goto(watchUrl(server, 'events'));
   await live(viewer);

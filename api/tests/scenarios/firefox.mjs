@@ -69,7 +69,7 @@ async function noPath(checks, args, firefox) {
   for (const [who, page] of pages) {
     await until('a second attempt to fail', () => page.evaluate(() => window.__connections.size >= 3), ICE_TIMEOUT_MS);
     const told = await page.evaluate(() => [...window.__told]);
-    const wrong = told.filter((words) => !/^(preparing|connecting): $|^reconnecting: .*media port cannot be reached/.test(words));
+    const wrong = told.filter((words) => !/^(preparing|connecting): $|^(re)?connecting: .*media port cannot be reached/.test(words));
     checks.check(`no media path, ${who}: the page says that the media port cannot be reached, nothing else, and tries again`,
       told.length > 1 && !wrong.length, told.join(' | '));
     await page.close();

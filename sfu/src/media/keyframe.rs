@@ -463,7 +463,7 @@ fn first_sets(codec: Codec) -> UnitParts {
 
 /// Kinds of sets without which no decoder begins. Few need the VPS of H.265, and some encoders
 /// send none.
-fn needed_sets(codec: Codec) -> UnitParts {
+pub fn needed_sets(codec: Codec) -> UnitParts {
     match codec {
         Codec::H264 | Codec::H265 => UnitParts::SPS.with(UnitParts::PPS),
         Codec::Av1 => UnitParts::SEQUENCE_HEADER,

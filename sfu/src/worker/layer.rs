@@ -8,9 +8,10 @@ use super::context::Context;
 use super::ingress_rate::IngressRate;
 use super::packet_inspector::{Incoming, PacketInspector, has_unsound_red, without_payload};
 use super::report::{LayerInfo, LearnedInfo, ResponseInfo};
-use crate::codec::{Codec, MediaKind};
+use crate::codec::MediaKind;
 use crate::error::DropReason;
 use crate::media::PacketMeta;
+use crate::media::keyframe::needed_sets;
 use crate::media::source_clock::{PublisherClock, TrackClock};
 use crate::media::stats::{RateMeter, ReceiverStats};
 use crate::media::timeline::Timeline;
@@ -131,17 +132,12 @@ struct SetsSeen {
 impl SetsSeen {
     fn new(plan: &PublishTrack) -> Self {
         let (codec, format) = (plan.format.codec, &plan.format);
-        let needed = match codec {
-            Codec::H264 | Codec::H265 => UnitParts::SPS.with(UnitParts::PPS),
-            Codec::Av1 => UnitParts::SEQUENCE_HEADER,
-            _ => UnitParts::NONE,
-        };
         let mut seen = UnitParts::NONE;
         // As in `stream.rs`: of several layers it is not said which one they belong to.
         for stated in stated_sets(format).iter().filter(|_| plan.rids.len() < 2) {
             seen = parameter_sets(codec, stated).fold(seen, |seen, set| seen.with(set.kind));
         }
-        Self { needed, seen, since: None }
+        Self { needed: needed_sets(codec), seen, since: None }
     }
 
     fn on_packet(&mut self, now: Instant, frame: &FrameInfo) {

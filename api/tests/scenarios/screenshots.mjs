@@ -67,10 +67,13 @@ async function panels(checks, device, page) {
         covers: over.top < bottom,
         scrolls: getComputedStyle(document.querySelector(panel)).overflowY === 'auto',
         sound: document.getElementById('sound').checkVisibility(),
+        onSound: document.getElementById('sound').checkVisibility() && box('#sound').right > over.left && box('#sound').left < over.right
+          && box('#sound').bottom > over.top && box('#sound').top < over.bottom,
         upright: innerHeight > innerWidth,
       };
     }, panel);
     checks.check(`${what}-${device}: the panel is inside the player and can scroll`, seen.inside && seen.scrolls);
+    checks.check(`${what}-${device}: it does not lie on the sound button`, !seen.onSound);
     if (seen.upright) checks.check(`${what}-${device}: it covers neither the picture nor the sound button`, !seen.covers && !seen.sound);
   }
 }

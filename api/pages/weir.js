@@ -9,6 +9,11 @@
 // Never touches the page: pages listen to `state` events and read `stats()`.
 // Specifications: RFC 9725 (WHIP), draft-ietf-wish-whep (WHEP) with its core extensions for layers and
 // events, RFC 8840 (trickle fragments).
+//
+// It stays one file of more than 600 lines on purpose. Other sites import it by this URL, or copy it, and a copy of one
+// file is whole. Names carry no version, so a page that loads during an upgrade could mix the modules of two versions.
+// Parts, in this order: `publish` and `watch`; `Session` (state, attempts, events); `Connection` (one peer connection);
+// `Signalling` (one session over HTTP); texts of refusals; offers and answers; `createStatsReader`.
 
 /** Time in which a POST must be answered. Servers answer in milliseconds; native clients give up after 8 s. */
 const POST_TIMEOUT_MS = 10_000;

@@ -5,7 +5,9 @@
 
 use super::bits::BitReader;
 use super::h264_sps::H264Sps;
-use super::nal::{Fragment, aggregated, has_recovery_point, slice_parts};
+use super::nal::{
+    Fragment, Preamble, Reference, aggregated, has_recovery_point, slice_parts, unit_headers,
+};
 use super::{FrameInfo, ParameterSet};
 use crate::rtp::unit_parts::UnitParts;
 
@@ -65,40 +67,12 @@ pub(super) fn peek(payload: &[u8]) -> FrameInfo {
     }
 }
 
-/// What a payload of H.264 or H.265 says of the frame it belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reference {
-    /// Nothing but access unit delimiters, which no decoder needs.
-    Delimiter,
-    /// Nothing but units that come before the slices, such as SEI.
-    Preamble,
-    /// A slice that no frame (H.265: of its sub-layer) refers to, and nothing that others need.
-    Unreferenced,
-    /// Anything else.
-    Referenced,
-}
-
 /// Judges an H.264 payload by its slices: delimiters and SEI come first in a frame, and their
 /// `nal_ref_idc` is always 0 (H.264 section 7.4.1).
 pub fn reference(payload: &[u8]) -> Reference {
-    let all = |wanted: fn(u8) -> bool| match *payload {
-        [header, ref units @ ..] if header & 0x1f == STAP_A => {
-            let mut headers = aggregated(units).filter_map(|unit| unit.first()).peekable();
-            headers.peek().is_some() && headers.all(|header| wanted(header & 0x1f))
-        }
-        [indicator, fu, ..] if indicator & 0x1f == FU_A => wanted(fu & 0x1f),
-        [header, ..] => wanted(header & 0x1f),
-        [] => false,
-    };
-    if all(|unit_type| unit_type == DELIMITER) {
-        Reference::Delimiter
-    } else if all(is_preamble) {
-        Reference::Preamble
-    } else if peek(payload).discardable {
-        Reference::Unreferenced
-    } else {
-        Reference::Referenced
-    }
+    let types = || unit_headers(fragment(payload), units(payload)).map(|header| header & 0x1f);
+    let preamble = Preamble { delimiter: DELIMITER, holds: is_preamble };
+    preamble.judge(types, || peek(payload).discardable)
 }
 
 fn is_preamble(unit_type: u8) -> bool {
@@ -141,13 +115,18 @@ pub(super) fn fragment(payload: &[u8]) -> Option<Fragment<'_>> {
     }
 }
 
-/// The parameter sets of a payload, with their ids.
-pub(super) fn parameter_sets(payload: &[u8]) -> impl Iterator<Item = ParameterSet<'_>> {
+/// The NAL units of a payload; a part of one as it is.
+fn units(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (aggregate, single) = match payload.split_first() {
         Some((header, units)) if header & 0x1f == STAP_A => (units, None),
         _ => (&[][..], Some(payload)),
     };
-    aggregated(aggregate).chain(single).filter_map(|bytes| {
+    aggregated(aggregate).chain(single)
+}
+
+/// The parameter sets of a payload, with their ids.
+pub(super) fn parameter_sets(payload: &[u8]) -> impl Iterator<Item = ParameterSet<'_>> {
+    units(payload).filter_map(|bytes| {
         let (&header, body) = bytes.split_first()?;
         let mut r = BitReader::nal_unit(body);
         let kind = match header & 0x1f {

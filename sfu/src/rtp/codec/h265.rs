@@ -4,9 +4,10 @@
 //! Access units are not marked in a payload, so `starts_frame` stays false.
 
 use super::bits::BitReader;
-use super::h264::Reference;
 use super::h265_sps::{H265Sps, sps_id};
-use super::nal::{Fragment, aggregated, has_recovery_point, slice_parts};
+use super::nal::{
+    Fragment, Preamble, Reference, aggregated, has_recovery_point, slice_parts, unit_headers,
+};
 use super::{FrameInfo, ParameterSet};
 use crate::rtp::unit_parts::UnitParts;
 
@@ -59,24 +60,10 @@ pub(super) fn peek(payload: &[u8]) -> Option<FrameInfo> {
 /// of its own sub-layer (H.265 table 7-1, section 3): x265 marks B-frames so. Pictures of a higher
 /// sub-layer may still refer to it.
 pub fn reference(payload: &[u8]) -> Reference {
-    let all = |wanted: fn(u8) -> bool| match payload.split_first_chunk::<2>() {
-        Some((&[first, _], units)) if unit_type(first) == AGGREGATION => {
-            let mut types = aggregated(units).filter_map(|unit| unit.first()).peekable();
-            types.peek().is_some() && types.all(|first| wanted(unit_type(*first)))
-        }
-        Some((&[first, _], &[fu, ..])) if unit_type(first) == FRAGMENTATION => wanted(fu & 0x3f),
-        Some((&[first, _], _)) => wanted(unit_type(first)),
-        None => false,
-    };
-    if all(|kind| kind == DELIMITER) {
-        Reference::Delimiter
-    } else if all(is_preamble) {
-        Reference::Preamble
-    } else if all(|kind| is_preamble(kind) || (kind < FIRST_IRAP && kind.is_multiple_of(2))) {
-        Reference::Unreferenced
-    } else {
-        Reference::Referenced
-    }
+    let types = || unit_headers(fragment(payload), units(payload)).map(unit_type);
+    let is_unreferenced = |kind| is_preamble(kind) || (kind < FIRST_IRAP && kind % 2 == 0);
+    let preamble = Preamble { delimiter: DELIMITER, holds: is_preamble };
+    preamble.judge(types, || types().all(is_unreferenced) && types().next().is_some())
 }
 
 fn unit_type(first: u8) -> u8 {
@@ -121,13 +108,18 @@ pub(super) fn fragment(payload: &[u8]) -> Option<Fragment<'_>> {
     }
 }
 
-/// The parameter sets of a payload, with their ids.
-pub(super) fn parameter_sets(payload: &[u8]) -> impl Iterator<Item = ParameterSet<'_>> {
+/// The NAL units of a payload; a part of one as it is.
+fn units(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (aggregate, single) = match payload.split_first_chunk::<2>() {
         Some((header, units)) if unit_type(header[0]) == AGGREGATION => (units, None),
-        _ => (&[][..], Some(payload)),
+        header => (&[][..], header.map(|_| payload)),
     };
-    aggregated(aggregate).chain(single).filter_map(|bytes| {
+    aggregated(aggregate).chain(single)
+}
+
+/// The parameter sets of a payload, with their ids.
+pub(super) fn parameter_sets(payload: &[u8]) -> impl Iterator<Item = ParameterSet<'_>> {
+    units(payload).filter_map(|bytes| {
         let (header, body) = bytes.split_first_chunk::<2>()?;
         let mut r = BitReader::nal_unit(body);
         let (kind, id) = match unit_type(header[0]) {

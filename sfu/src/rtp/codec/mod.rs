@@ -5,7 +5,7 @@
 //! for each incoming packet (the result is shared by all viewers) and, for VP8 and VP9, when a
 //! viewer's copy is rewritten. One file for each payload format.
 
-pub use nal::Fragment;
+pub use nal::{Fragment, Reference};
 
 use super::layer_set::LayerSet;
 use super::unit_parts::UnitParts;

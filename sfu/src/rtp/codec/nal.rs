@@ -39,6 +39,58 @@ impl<'a> Fragment<'a> {
     }
 }
 
+/// What a payload of H.264 or H.265 says of the frame it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference {
+    /// Nothing but access unit delimiters, which no decoder needs.
+    Delimiter,
+    /// Nothing but units that come before the slices, such as SEI.
+    Preamble,
+    /// A slice that no frame (H.265: of its sub-layer) refers to, and nothing that others need.
+    Unreferenced,
+    /// Anything else.
+    Referenced,
+}
+
+/// First header bytes of the NAL units of a payload; of a part of a unit that of the whole one.
+pub(super) fn unit_headers<'a>(
+    fragment: Option<Fragment<'a>>,
+    units: impl Iterator<Item = &'a [u8]>,
+) -> impl Iterator<Item = u8> {
+    let whole = fragment.is_none().then_some(units).into_iter().flatten();
+    let units = whole.filter_map(|unit| unit.first().copied());
+    fragment.map(|part| part.header[0]).into_iter().chain(units)
+}
+
+/// Types of the units that come before the slices of a picture.
+pub(super) struct Preamble {
+    /// Access unit delimiter.
+    pub(super) delimiter: u8,
+    /// Whether a type is one of them, a delimiter included.
+    pub(super) holds: fn(u8) -> bool,
+}
+
+impl Preamble {
+    /// Judges a payload by the types of its units, which `types` tells anew each time.
+    /// `is_unreferenced` judges one with slices.
+    pub(super) fn judge<T: Iterator<Item = u8>>(
+        &self,
+        types: impl Fn() -> T,
+        is_unreferenced: impl FnOnce() -> bool,
+    ) -> Reference {
+        let some = types().next().is_some();
+        if some && types().all(|kind| kind == self.delimiter) {
+            Reference::Delimiter
+        } else if some && types().all(self.holds) {
+            Reference::Preamble
+        } else if is_unreferenced() {
+            Reference::Unreferenced
+        } else {
+            Reference::Referenced
+        }
+    }
+}
+
 /// Payload type of a recovery point message (H.264 section D.1.1, H.265 section D.2.1).
 const RECOVERY_POINT: u8 = 6;
 

@@ -35,6 +35,14 @@ export function start(command, args, options = {}) {
   return child;
 }
 
+/** Starts it; `log` of the child grows by all that it says. */
+export function startLogged(command, args, options) {
+  const child = start(command, args, options);
+  child.log = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (child.log += data));
+  return child;
+}
+
 /** Also ends a process that a library started. */
 export function adopt(child) {
   child.ended ??= new Promise((done) => child.once('exit', (code, signal) => done({ code, signal })));

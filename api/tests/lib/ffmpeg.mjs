@@ -3,7 +3,7 @@
 import fs from 'node:fs';
 import { execFileSync } from 'node:child_process';
 import path from 'node:path';
-import { start } from './child.mjs';
+import { startLogged } from './child.mjs';
 import { OUT } from './server.mjs';
 
 const HERE = path.dirname(OUT);
@@ -53,13 +53,10 @@ const LIVE = ['-tune', 'zerolatency', '-bf', '0', '-g', '30', '-b:v', '800k'];
 
 /** Publishes a test picture with a tone for `seconds` in real time, a keyframe every `gopS` seconds, at a video bitrate. */
 export function publish(version, url, seconds, gopS = 1, bitrate = '800k') {
-  const child = start(ffmpeg(version), [
+  return startLogged(ffmpeg(version), [
     '-hide_banner', '-loglevel', 'warning', '-nostdin',
     '-re', ...PICTURE, ...TONE, '-t', String(seconds), ...H264, ...LIVE, '-g', String(30 * gopS), '-b:v', bitrate, ...OPUS, '-f', 'whip', url,
   ]);
-  child.log = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (child.log += data));
-  return child;
 }
 
 /**

@@ -4,7 +4,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { spawnSync } from 'node:child_process';
-import { signal, start } from './child.mjs';
+import { signal, startLogged } from './child.mjs';
 import { shell } from './readme.mjs';
 import { OUT } from './server.mjs';
 
@@ -33,10 +33,7 @@ export function versions(elements) {
 
 /** Starts a pipeline; `log` of what is returned holds all that it said. */
 function launch(...pipeline) {
-  const child = start('gst-launch-1.0', pipeline.join(' ').split(' '), { env: { ...process.env, GST_DEBUG: DEBUG, GST_DEBUG_NO_COLOR: '1' } });
-  child.log = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (child.log += data));
-  return child;
+  return startLogged('gst-launch-1.0', pipeline.join(' ').split(' '), { env: { ...process.env, GST_DEBUG: DEBUG, GST_DEBUG_NO_COLOR: '1' } });
 }
 
 /** Codecs of the video section of the offer that a publisher has sent, in their order. */

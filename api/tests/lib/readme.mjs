@@ -3,7 +3,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { start } from './child.mjs';
+import { startLogged } from './child.mjs';
 import { OUT } from './server.mjs';
 
 /** Directory in which the README's commands are run. */
@@ -37,8 +37,5 @@ export function address(route) {
 export function shell(block, programs = {}) {
   const bin = fs.mkdtempSync(path.join(OUT, 'bin-'));
   for (const [name, file] of Object.entries(programs)) fs.symlinkSync(file, path.join(bin, name));
-  const child = start('bash', ['-c', block], { env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } });
-  child.log = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (child.log += data));
-  return child;
+  return startLogged('bash', ['-c', block], { env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } });
 }

@@ -2,9 +2,9 @@
 
 import fs from 'node:fs';
 import { sleep, soon } from '../lib/check.mjs';
-import { signal } from '../lib/child.mjs';
+import { signal, startLogged } from '../lib/child.mjs';
 import { request } from '../lib/http.mjs';
-import { runLoad, startLoad } from '../lib/loadtest.mjs';
+import { runLoad } from '../lib/loadtest.mjs';
 
 const ROUNDS = 20;
 const VIEWERS = 10;
@@ -47,7 +47,7 @@ async function round(server, args, name, kill, checks) {
     '--video-kbps', '500', '--audio', '--duration', kill ? '60' : '1', '--verify', 'all',
   ];
   if (kill) {
-    const child = startLoad(args.loadtest, load);
+    const child = startLogged(args.loadtest, load);
     await soon('the viewers to come', async () => (await server.stream(name))?.viewers === VIEWERS, 30_000);
     signal(child, 'SIGKILL');
     await child.ended;

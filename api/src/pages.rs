@@ -14,6 +14,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
+use crate::access::{AccessRule, ListenerAccess};
 use crate::error::Problem;
 use crate::path::Endpoint;
 use crate::state::AppState;
@@ -53,10 +54,12 @@ static INDEX: LazyLock<[String; 2]> = LazyLock::new(|| {
 
 /// `GET /`.
 pub async fn index(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
-    // As `ListenerAccess::of_http` has it.
     let [with_list, without_list] = &*INDEX;
-    let has_list = state.config().http.ip().is_loopback();
-    let content = if has_list { with_list } else { without_list };
+    let access = ListenerAccess::of_http(state.config().http, state.config().insecure_open);
+    let content = match access.admin {
+        AccessRule::Nobody => without_list,
+        AccessRule::LoopbackOnly | AccessRule::Everyone => with_list,
+    };
     framed(&state, content_response("index.html", content, &headers))
 }
 

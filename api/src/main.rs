@@ -46,8 +46,7 @@ fn main() -> ExitCode {
     match configure(&matches, &cli) {
         Ok((config, _, text)) if matches!(cli.command, Some(Command::CheckConfig)) => {
             println!("{text}");
-            let variables = cli::unknown_variables(std::env::vars_os());
-            for complaint in variables.into_iter().chain(config.shared_cpus()) {
+            for complaint in complaints(&config) {
                 eprintln!("weir: warning: {complaint}");
             }
             ExitCode::SUCCESS
@@ -122,6 +121,11 @@ fn yield_to_media() {
     }
 }
 
+/// What is odd about the settings, although the server can start with them.
+fn complaints(config: &Config) -> impl Iterator<Item = String> {
+    cli::unknown_variables(std::env::vars_os()).into_iter().chain(config.shared_cpus())
+}
+
 async fn serve(
     matches: &ArgMatches,
     cli: &Cli,
@@ -133,10 +137,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    for complaint in cli::unknown_variables(std::env::vars_os()) {
-        tracing::warn!("{complaint}");
-    }
-    if let Some(complaint) = config.shared_cpus() {
+    for complaint in complaints(&config) {
         tracing::warn!("{complaint}");
     }
     let open_files = server::raise_open_files();

@@ -14,7 +14,7 @@ use super::packet::{Packet, PacketMeta};
 use super::packet_cache::PacketCache;
 use super::parameter_sets::{ParameterSets, SetPackets};
 use crate::codec::Codec;
-use crate::rtp::codec::{Fragment, fragment};
+use crate::rtp::codec::{Fragment, SET_BYTES_MAX, fragment};
 use crate::rtp::unit_parts::UnitParts;
 use crate::warm::warm;
 
@@ -35,10 +35,6 @@ pub const LEAD_PACKETS_MAX: u64 = 64;
 
 /// Maximum packets that hold one parameter set; a set in more is not kept.
 const SET_FRAGMENTS_MAX: u64 = 16;
-
-/// Maximum bytes of a parameter set that came in several packets; a longer one is not kept, since it
-/// is sent in one packet.
-const SET_BYTES_MAX: usize = 1_100;
 
 /// Time for which parameter sets that may be in a missing packet are waited for. A packet that the
 /// publisher does not repair is given up before (`repair/nack_generator.rs`).

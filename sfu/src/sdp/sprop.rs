@@ -4,14 +4,21 @@
 //! Some publishers send them nowhere else. Called by `worker/` for a publisher's tracks; what is not
 //! Base64 is passed over.
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
+
 use super::matching::parameter;
 use super::plan::CodecFormat;
 use crate::codec::Codec;
+use crate::rtp::codec::SET_BYTES_MAX;
 
-/// Maximum bytes of one set: it is sent in a packet of its own. A longer one is passed over.
-const SET_BYTES_MAX: usize = 1_100;
+/// Base64 (RFC 4648 section 4) without its padding. The last bits of some encoders are not 0.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, NO_PAD.with_decode_allow_trailing_bits(true));
 
-/// The parameter sets of a format, as NAL units in the order in which they stand.
+/// The parameter sets of a format, as NAL units in the order in which they stand. One longer than
+/// [`SET_BYTES_MAX`] is passed over.
 pub fn stated_sets(format: &CodecFormat) -> Vec<Vec<u8>> {
     let names: &[&str] = match format.codec {
         Codec::H264 => &["sprop-parameter-sets"],
@@ -19,33 +26,10 @@ pub fn stated_sets(format: &CodecFormat) -> Vec<Vec<u8>> {
         _ => &[],
     };
     let lists = names.iter().filter_map(|name| parameter(&format.fmtp, name));
-    let units = lists.flat_map(|list| list.split(',')).filter_map(|unit| from_base64(unit.trim()));
+    let units = lists
+        .flat_map(|list| list.split(','))
+        .filter_map(|unit| BASE64.decode(unit.trim().trim_end_matches('=')).ok());
     units.filter(|unit| (1..=SET_BYTES_MAX).contains(&unit.len())).collect()
-}
-
-/// Bytes of Base64 (RFC 4648 section 4), with its padding or without.
-fn from_base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=').as_bytes();
-    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
-    let (mut bits, mut count) = (0u32, 0);
-    for digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count & 0xff) as u8);
-        }
-    }
-    // A digit alone is no byte.
-    (count < 6).then_some(bytes)
 }
 
 #[cfg(test)]

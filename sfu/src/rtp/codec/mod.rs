@@ -110,6 +110,10 @@ pub struct ParameterSet<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Maximum bytes of a parameter set that did not come in one packet, but in several or in an offer:
+/// it is sent in one, on any path. A longer one is not kept.
+pub const SET_BYTES_MAX: usize = 1_100;
+
 /// The part of a NAL unit that a payload holds, if it is one (H.264, H.265).
 pub fn fragment(codec: Codec, payload: &[u8]) -> Option<Fragment<'_>> {
     match codec {

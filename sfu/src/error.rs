@@ -51,6 +51,11 @@ reasons! {
         DtlsMalformed => "dtls_malformed",
         /// DTLS before the handshake may start, or too much of it.
         DtlsLimit => "dtls_limit",
+        /// DTLS record that has no place where the association is: a plaintext one after the handshake, one of
+        /// another epoch, application data.
+        DtlsUnexpectedRecord => "dtls_unexpected_record",
+        /// DTLS alert, flight or encrypted record that is not shown to be the peer's: anybody could have sent it.
+        DtlsUnauthenticated => "dtls_unauthenticated",
         /// RTP or RTCP before the keys are known.
         NoKeys => "no_keys",
         /// RTP header that does not parse.

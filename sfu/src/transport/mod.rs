@@ -7,10 +7,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-pub mod client_hello;
 pub mod dtls;
 pub mod egress;
-mod flight;
 pub mod ice;
 pub mod peer;
 pub mod srtp;

@@ -110,12 +110,9 @@ fn client_hello_from_a_spoofed_address_does_not_complete_the_handshake() {
         world.inject_and_run(at, hello);
     }
     world.run_s(8);
-    let connected = world.link(publisher).is_connected();
-    let closed = world.closed(publisher);
-    // An attacker with the peer's address may disturb a handshake, but never own it.
-    assert!(connected || closed != Some(CloseReason::FingerprintMismatch), "{closed:?}");
-    let holds = world.control.streams.get("live").is_some_and(|s| s.publisher.is_some());
-    assert_eq!(holds, connected, "no attacker publishes");
+    // Nothing in a hello counts before it carries a cookie, and nothing later without the certificate's key.
+    assert!(world.link(publisher).is_connected());
+    assert!(world.control.streams.get("live").is_some_and(|s| s.publisher.is_some()));
 }
 
 // quality B1: session hijack
@@ -167,7 +164,8 @@ fn certificate_with_another_fingerprint_cannot_publish() {
                 link.fingerprint = Identity::generate().fingerprint;
             },
         );
-        world.run_s(5);
+        // Anybody could have sent that certificate, so there is time for another.
+        world.run_s(6);
         assert_eq!(world.closed(publisher), Some(CloseReason::FingerprintMismatch), "{mode:?}");
         assert_eq!(world.viewer(viewer).received, 0);
     }

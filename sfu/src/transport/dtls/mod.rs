@@ -9,7 +9,15 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+mod alert;
+mod authenticity;
 mod certificate;
+mod client_hello;
+mod crypto;
+mod flight;
+mod message;
+mod outgoing;
+mod record;
 mod rtc;
 
 pub use self::certificate::DtlsCertificate;
@@ -26,8 +34,9 @@ pub trait Dtls: Send {
     /// Takes one datagram of DTLS records.
     ///
     /// # Errors
-    /// Why it was dropped: [`DropReason::DtlsMalformed`] or [`DropReason::DtlsLimit`]. The association
-    /// goes on; its end is an event.
+    /// Why it was dropped: [`DropReason::DtlsMalformed`], [`DropReason::DtlsLimit`],
+    /// [`DropReason::DtlsUnexpectedRecord`] or [`DropReason::DtlsUnauthenticated`]. The association goes on; its
+    /// end is an event.
     fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason>;
 
     /// Next datagram to send. Call until `None` after every other call.

@@ -1,15 +1,24 @@
 //! DTLS association by `rtc-dtls` (DTLS 1.2).
 //!
-//! Owns the handshake of one session: our choice of SRTP profile, the check of the peer's
-//! certificate against the offered fingerprints before any key leaves, limits, and repeats. Never
-//! sees addresses or ICE. Made by `DtlsBackend`, called through the trait `Dtls`.
-//! Next: `client_hello.rs`, `flight.rs`.
+//! Owns the handshake of one session: our choice of SRTP profile, whose messages count, limits, and
+//! repeats. Never sees addresses or ICE. Made by `DtlsBackend`, called through the trait `Dtls`.
+//! Next: `client_hello.rs`, `flight.rs`, `authenticity.rs`, `crypto.rs`, `outgoing.rs`.
+//!
+//! Who knows a client's address can send datagrams in its name, so nothing may end a session that is not shown
+//! to be the client's:
+//! - A ClientHello counts once it carries our cookie, a flight once its certificate and its signature fit, a
+//!   record of the encrypted end once its seal does. What does not is forgotten, and the client's repeat counts.
+//! - A plaintext alert, or a flight that does not fit, ends a handshake that makes no progress for
+//!   [`DOUBT_TIME`]: a client that gives up says so in plaintext, too.
+//! - After the handshake only encrypted alerts and handshake records reach `rtc-dtls`. It takes a
+//!   ChangeCipherSpec of any epoch as it is, and a broken one for the peer's close.
 //!
 //! The peer's plaintext messages are put together before `rtc-dtls` sees them, and handed over a
 //! whole flight at a time. Reasons, all seen in version 0.21.1: it stops its own repeats when half a
 //! flight or an old message arrives; it holds up to 2 MB of fragments; it gives up after seven
-//! repeats at a fixed interval, 1 s at 150 ms. So we time the repeats, too: the interval doubles, and
-//! our flight is repeated at once when the peer shows by repeating itself that it lacks it.
+//! repeats at a fixed interval, 1 s at 150 ms; it keeps the random value of the first ClientHello, whoever sent
+//! that. So we time the repeats, too: the interval doubles, and our flight is repeated at once when the peer
+//! shows by repeating itself that it lacks it.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,7 +26,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use rtc_crypto::providers::AwsLcRsProvider;
 use rtc_dtls::cipher_suite::CipherSuiteId;
 use rtc_dtls::config::{ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig};
 use rtc_dtls::endpoint::{Endpoint, EndpointEvent};
@@ -25,18 +33,28 @@ use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use rtc_shared::TransportProtocol;
 use rtc_shared::error::Error;
 
+use super::alert::{self, EndingAlert};
+use super::authenticity::{self, Fault};
 use super::certificate::{DtlsCertificate, matches_any};
+use super::client_hello::{COOKIE_BYTES, ClientHello, ClientHelloGate, Cookie, HelloVerdict};
+use super::crypto::{AssociationCrypto, Finished};
+use super::flight::{Flight, FlightKind};
+use super::message::{MESSAGE_HEADER, Message, Messages, kind};
+use super::outgoing::Outgoing;
+use super::record::{Record, content, records, write_record};
 use super::{Dtls, DtlsBackend, DtlsEvent, DtlsFailure};
 use crate::error::{CloseReason, DropReason};
 use crate::sdp::{DtlsRole, Fingerprint};
-use crate::transport::client_hello::{ClientHello, ClientHelloGate, HelloVerdict};
-use crate::transport::flight::{self, Flight, Messages, Record, content, records};
 use crate::transport::srtp::{SrtpKeys, SrtpProfile};
 
 /// Time for a handshake from its first record; then it has failed (quality B1).
 pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 
-/// Bytes taken from the peer during a handshake; more are dropped, and the handshake runs out of time.
+/// Time without progress after which a plaintext alert, or a flight that does not fit, ends the handshake.
+/// Anybody could have sent it; the client's own next message comes sooner.
+pub(super) const DOUBT_TIME: Duration = Duration::from_secs(5);
+
+/// Bytes of handshake datagrams taken during a handshake; more are dropped, and it runs out of time.
 pub(super) const HANDSHAKE_BYTES: usize = 64 * 1024;
 
 /// First wait before our flight is repeated; doubles with each repeat.
@@ -46,12 +64,24 @@ pub(super) const FLIGHT_INTERVAL: Duration = Duration::from_millis(150);
 /// leaves after 19 s.
 pub(super) const FLIGHT_REPEATS: u32 = 7;
 
-/// Bytes of encrypted handshake records taken after the handshake; more are dropped. A client that
-/// repeats its last flight needs some hundred.
-const LATE_HANDSHAKE_BYTES: usize = 16 * 1024;
+/// Repeats of one flight at full size; further ones are cut to small datagrams, because the path may not
+/// carry large ones.
+const FULL_SIZE_REPEATS: u32 = 1;
 
-/// Bytes that the unfinished messages of one flight may claim together; a datagram over it is
-/// dropped.
+/// Bytes of authentic handshake records taken after the handshake; more are dropped. A client that repeats
+/// its last flight needs some hundred.
+pub(super) const LATE_HANDSHAKE_BYTES: usize = 16 * 1024;
+
+/// Encrypted records of one datagram that are looked at after the handshake. A peer sends one or two.
+pub(super) const RECORDS_PER_DATAGRAM: usize = 4;
+
+/// Times that a handshake in which we are client begins again because the server asks for two cookies.
+const RESTARTS_MAX: u8 = 3;
+
+/// Repeats of our hello, one second in all, before that: the server may have taken the first cookie.
+const REPEATS_BEFORE_RESTART: u32 = 2;
+
+/// Bytes that the unfinished messages of one flight may claim together; the oldest are dropped for newer ones.
 const FLIGHT_BYTES: usize = 32 * 1024;
 
 /// Bytes of the longest datagram that we write.
@@ -65,14 +95,11 @@ impl DtlsBackend for DtlsCertificate {
             fingerprints: fingerprints.into(),
             endpoint: Endpoint::new(PEER, TransportProtocol::UDP, None),
             phase: Phase::Idle,
-            out: VecDeque::new(),
+            out: Outgoing::new(),
             events: VecDeque::new(),
         })
     }
 }
-
-/// Cause of a failed handshake with the wrong certificate (whip-whep C55).
-const NO_FINGERPRINT: &str = "the client's certificate matches no fingerprint of its offer";
 
 /// Address by which `rtc-dtls` tells associations apart; ours has one and moves with ICE.
 pub(super) const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
@@ -84,7 +111,7 @@ struct RtcDtls {
     fingerprints: Arc<[Fingerprint]>,
     endpoint: Endpoint,
     phase: Phase,
-    out: VecDeque<BytesMut>,
+    out: Outgoing,
     events: VecDeque<DtlsEvent>,
 }
 
@@ -93,10 +120,11 @@ enum Phase {
     /// Nothing was sent or taken yet.
     Idle,
     /// The handshake runs.
-    Handshake(Handshake),
+    Handshake(Box<Handshake>),
     /// Keys are out.
     Connected {
-        /// Bytes of encrypted handshake records since.
+        crypto: AssociationCrypto,
+        /// Bytes of authentic handshake records since.
         late_bytes: usize,
     },
     /// The association failed or was closed by either side.
@@ -110,26 +138,31 @@ struct Handshake {
     /// Bytes taken from the peer.
     bytes_in: usize,
     inbound: Inbound,
+    crypto: AssociationCrypto,
     /// Number of the next plaintext record for `rtc-dtls`.
     record_number: u64,
     /// When our flight is sent again, if it is.
     repeat: Option<Repeat>,
+    doubt: Option<Doubt>,
+    /// As client: whether the server asked for another cookie, too.
+    other_cookie: bool,
+    restarts: u8,
 }
 
 /// Collector of the peer's plaintext messages.
 enum Inbound {
     /// Server, until the ClientHello with our cookie.
-    Hello { gate: ClientHelloGate, answered: Option<HelloAnswer> },
+    Hello { gate: ClientHelloGate, cookie: Cookie },
     /// The peer's flights.
-    Flight(Flight),
-}
-
-/// Our answer to the first ClientHello.
-struct HelloAnswer {
-    /// Profile that the hello with the cookie must still offer.
-    profile: SrtpProfile,
-    /// HelloVerifyRequest: it has no repeat timer, the client's repeat asks for it.
-    hello_verify: Option<BytesMut>,
+    Flight {
+        flight: Flight,
+        /// Server: the ClientHello with our cookie. Client: the last HelloVerifyRequest, if there was one.
+        hello: Option<Message>,
+        /// Messages that are the peer's and wait for the rest of the flight.
+        accepted: Vec<Message>,
+        /// Whether the peer's key exchange was accepted: from there on its encrypted records count.
+        has_keys: bool,
+    },
 }
 
 /// Repeats of our flight.
@@ -139,14 +172,33 @@ struct Repeat {
     left: u32,
 }
 
+/// Why the handshake ends if it makes no progress.
+struct Doubt {
+    since: Instant,
+    event: DtlsEvent,
+    /// Alert for the peer.
+    alert: Option<u8>,
+}
+
 impl Handshake {
     fn new(role: DtlsRole, now: Instant) -> Self {
+        let mut cookie = [0; COOKIE_BYTES];
+        aws_lc_rs::rand::fill(&mut cookie).expect("the operating system gives random bytes");
         let inbound = match role {
-            DtlsRole::Server => Inbound::Hello { gate: ClientHelloGate::new(), answered: None },
-            DtlsRole::Client => Inbound::Flight(Flight::new(role, Messages::new(FLIGHT_BYTES))),
+            DtlsRole::Server => Inbound::Hello { gate: ClientHelloGate::new(cookie), cookie },
+            DtlsRole::Client => Inbound::flight(role, Messages::new(FLIGHT_BYTES), None),
         };
-        let deadline = now + HANDSHAKE_TIME;
-        Self { deadline, bytes_in: 0, inbound, record_number: 0, repeat: None }
+        Self {
+            deadline: now + HANDSHAKE_TIME,
+            bytes_in: 0,
+            inbound,
+            crypto: AssociationCrypto::new(cookie),
+            record_number: 0,
+            repeat: None,
+            doubt: None,
+            other_cookie: false,
+            restarts: 0,
+        }
     }
 
     /// Counts a datagram; false when it is over [`HANDSHAKE_BYTES`] and must not be looked at.
@@ -161,13 +213,69 @@ impl Handshake {
 
     /// Appends a plaintext record with the next number: reassembly has made the peer's obsolete.
     fn write_record(&mut self, out: &mut Vec<u8>, content_type: u8, body: &[u8]) {
-        flight::write_record(out, content_type, self.record_number, body);
+        write_record(out, content_type, self.record_number, body);
         self.record_number += 1;
+    }
+
+    /// Whether a server asks us for another cookie than it did before: one of the two requests was forged.
+    fn asks_for_another_cookie(&self, datagram: &[u8]) -> bool {
+        let Inbound::Flight { hello: Some(before), has_keys: false, .. } = &self.inbound else {
+            return false;
+        };
+        before.kind == kind::HELLO_VERIFY_REQUEST
+            && records(datagram).filter(Record::is_plain_handshake).any(|record| {
+                let cookie = record.body.get(MESSAGE_HEADER..).unwrap_or_default();
+                record.body.first() == Some(&kind::HELLO_VERIFY_REQUEST)
+                    && is_hello_verify(cookie)
+                    && cookie != before.body
+            })
+    }
+
+    /// Whether our hello was answered with two cookies, and with nothing else for some repeats.
+    fn must_start_over(&self) -> bool {
+        let Inbound::Flight { has_keys: false, .. } = &self.inbound else { return false };
+        let repeats = self.repeat.as_ref().map_or(0, |repeat| FLIGHT_REPEATS - repeat.left);
+        self.other_cookie && self.restarts < RESTARTS_MAX && repeats >= REPEATS_BEFORE_RESTART
     }
 
     /// When our flight is due again, or the handshake has failed.
     fn next_timeout(&self) -> Instant {
-        self.repeat.as_ref().map_or(self.deadline, |repeat| self.deadline.min(repeat.at()))
+        let repeat = self.repeat.as_ref().map(Repeat::at);
+        let doubt = self.doubt.as_ref().map(Doubt::ends);
+        [repeat, doubt].into_iter().flatten().fold(self.deadline, Instant::min)
+    }
+
+    /// What `rtc-dtls` gets of the peer's now: messages that are the peer's, and encrypted records.
+    fn take_ready(&mut self, role: DtlsRole) -> Option<Vec<u8>> {
+        let Inbound::Flight { flight, accepted, has_keys, .. } = &mut self.inbound else {
+            return None;
+        };
+        let has_end = *has_keys && flight.has_sealed();
+        // A client's flight goes to `rtc-dtls` with its encrypted end.
+        if !has_end && (accepted.is_empty() || role == DtlsRole::Server) {
+            return None;
+        }
+        let messages = std::mem::take(accepted);
+        let sealed: Vec<_> = match has_end {
+            true => std::iter::from_fn(|| flight.take_sealed()).collect(),
+            false => Vec::new(),
+        };
+        let mut bytes = Vec::new();
+        for message in &messages {
+            self.write_record(&mut bytes, content::HANDSHAKE, &message.unfragmented());
+        }
+        if !sealed.is_empty() {
+            self.write_record(&mut bytes, content::CHANGE_CIPHER_SPEC, &[1]);
+            bytes.extend(sealed.into_iter().flatten());
+        }
+        Some(bytes)
+    }
+}
+
+impl Inbound {
+    fn flight(role: DtlsRole, messages: Messages, hello: Option<Message>) -> Self {
+        let flight = Flight::new(role, messages);
+        Self::Flight { flight, hello, accepted: Vec::new(), has_keys: false }
     }
 }
 
@@ -177,19 +285,19 @@ impl Repeat {
     }
 }
 
+impl Doubt {
+    fn ends(&self) -> Instant {
+        self.since + DOUBT_TIME
+    }
+}
+
 impl Dtls for RtcDtls {
     fn start(&mut self, now: Instant) {
         if self.role == DtlsRole::Server || !matches!(self.phase, Phase::Idle) {
             return;
         }
-        self.phase = Phase::Handshake(Handshake::new(self.role, now));
-        let config = self.config(&SrtpProfile::PREFERENCE);
-        let connected =
-            config.and_then(|config| self.endpoint.connect(now, PEER, Arc::new(config), None));
-        match connected {
-            Ok(()) => self.on_flight_sent(now),
-            Err(error) => self.refuse(&error, None),
-        }
+        self.phase = Phase::Handshake(Box::new(Handshake::new(self.role, now)));
+        self.connect(now);
     }
 
     fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
@@ -197,25 +305,17 @@ impl Dtls for RtcDtls {
             return Err(DropReason::DtlsMalformed);
         }
         if matches!(self.phase, Phase::Idle) && self.role == DtlsRole::Server {
-            self.phase = Phase::Handshake(Handshake::new(self.role, now));
+            self.phase = Phase::Handshake(Box::new(Handshake::new(self.role, now)));
         }
         match &mut self.phase {
             Phase::Idle | Phase::Closed => Err(DropReason::DtlsLimit),
-            Phase::Handshake(handshake) => {
-                if !handshake.allow_bytes(datagram.len()) {
-                    return Err(DropReason::DtlsLimit);
-                }
-                self.handle_handshake(now, datagram)
-            }
-            Phase::Connected { late_bytes } => {
-                let records = encrypted_records(datagram, self.role, late_bytes)?;
-                self.handle_connected(now, &records)
-            }
+            Phase::Handshake(_) => self.handle_handshake(now, datagram),
+            Phase::Connected { .. } => self.handle_connected(now, datagram),
         }
     }
 
     fn poll_transmit(&mut self) -> Option<BytesMut> {
-        self.out.pop_front()
+        self.out.pop()
     }
 
     fn poll_event(&mut self) -> Option<DtlsEvent> {
@@ -230,8 +330,13 @@ impl Dtls for RtcDtls {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        let Phase::Handshake(handshake) = &self.phase else { return };
-        if handshake.deadline <= now {
+        let Phase::Handshake(handshake) = &mut self.phase else { return };
+        if let Some(doubt) = handshake.doubt.take_if(|doubt| doubt.ends() <= now) {
+            if let Some(code) = doubt.alert {
+                self.out.write(content::ALERT, &[alert::FATAL, code]);
+            }
+            self.end(doubt.event);
+        } else if handshake.deadline <= now {
             let cause = format!("the handshake did not end within {} s", HANDSHAKE_TIME.as_secs());
             self.fail(CloseReason::DtlsTimeout, &cause);
         } else if handshake.repeat.as_ref().is_some_and(|repeat| repeat.at() <= now) {
@@ -249,106 +354,242 @@ impl Dtls for RtcDtls {
 }
 
 impl RtcDtls {
+    /// Sends the ClientHello.
+    fn connect(&mut self, now: Instant) {
+        let Phase::Handshake(handshake) = &self.phase else { return };
+        let config = self.config(&SrtpProfile::PREFERENCE, &handshake.crypto);
+        let connected =
+            config.and_then(|config| self.endpoint.connect(now, PEER, Arc::new(config), None));
+        match connected {
+            Ok(()) => self.on_flight_sent(now),
+            Err(error) => self.refuse(&error, None),
+        }
+    }
+
     /// Takes a datagram of the handshake.
     fn handle_handshake(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
-        if self.endpoint.get_connections_keys().next().is_some()
-            && let Some(end) = ending_alert(datagram)
-        {
-            self.end(end);
-            return Ok(());
-        }
         let Phase::Handshake(handshake) = &mut self.phase else { return Ok(()) };
+        let is_wanted =
+            |record: Record<'_>| record.is_plain_handshake() || record.is_sealed_handshake();
+        if !records(datagram).any(is_wanted) {
+            return self.handle_no_handshake(now, datagram);
+        }
+        if !handshake.allow_bytes(datagram.len()) {
+            return Err(DropReason::DtlsLimit);
+        }
         match &mut handshake.inbound {
-            Inbound::Hello { gate, answered } => match gate.handle(now, datagram) {
+            Inbound::Hello { gate, cookie } => match gate.handle(now, datagram) {
                 HelloVerdict::Incomplete => Ok(()),
-                HelloVerdict::NotClientHello => Err(DropReason::DtlsMalformed),
-                HelloVerdict::Refused => Err(DropReason::DtlsLimit),
-                HelloVerdict::Repeated => {
-                    let answered = answered.as_ref();
-                    self.out.extend(answered.and_then(|answer| answer.hello_verify.clone()));
+                HelloVerdict::Refused => Err(DropReason::DtlsMalformed),
+                HelloVerdict::TooLong => Err(DropReason::DtlsLimit),
+                HelloVerdict::AskForCookie => {
+                    let body = [&[0xfe, 0xfd, COOKIE_BYTES as u8], &cookie[..]].concat();
+                    let request = Message { kind: kind::HELLO_VERIFY_REQUEST, sequence: 0, body };
+                    self.out.write(content::HANDSHAKE, &request.unfragmented());
                     Ok(())
                 }
                 HelloVerdict::Complete(hello) => {
-                    self.on_client_hello(now, &hello);
+                    self.on_client_hello(now, hello);
                     Ok(())
                 }
             },
-            Inbound::Flight(flight) => {
+            Inbound::Flight { flight, .. } => {
                 let repeated = flight.handle(datagram).map_err(|_| DropReason::DtlsLimit)?;
-                self.on_flight(now, repeated);
-                Ok(())
+                handshake.other_cookie |= handshake.asks_for_another_cookie(datagram);
+                self.on_flight(now, repeated)
             }
         }
     }
 
-    fn on_client_hello(&mut self, now: Instant, hello: &ClientHello) {
-        let Phase::Handshake(handshake) = &mut self.phase else { return };
-        let Inbound::Hello { gate, answered } = &mut handshake.inbound else { return };
-        let first = answered.is_none();
-        let profile = match answered {
-            Some(answer) => hello.profiles.contains(&answer.profile).then_some(answer.profile),
-            None => hello.profiles.first().copied(),
+    /// Takes a datagram without a handshake record. An alert in plaintext says that the client gives up, or that
+    /// somebody wants it to.
+    fn handle_no_handshake(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
+        let is_change = |record: Record<'_>| record.content_type == content::CHANGE_CIPHER_SPEC;
+        if records(datagram).all(is_change) {
+            // It belongs to a flight, and says nothing that the flight does not.
+            return Ok(());
+        }
+        let Some(alert) = alert::ending(datagram) else {
+            return Err(DropReason::DtlsUnexpectedRecord);
         };
-        let Some(profile) = profile else {
+        if let Phase::Handshake(handshake) = &self.phase
+            && matches!(handshake.inbound, Inbound::Flight { .. })
+        {
+            let event = match alert {
+                EndingAlert::Close => DtlsEvent::PeerClosed,
+                EndingAlert::Fatal(code) => {
+                    let cause = format!("the client sent the alert {}", alert::name(code)).into();
+                    DtlsEvent::Failed(DtlsFailure { reason: CloseReason::DtlsFailed, cause })
+                }
+            };
+            self.doubt(now, event, None);
+        }
+        Err(DropReason::DtlsUnauthenticated)
+    }
+
+    fn on_client_hello(&mut self, now: Instant, hello: ClientHello) {
+        let Some(profile) = hello.profiles.first().copied() else {
             let cause = "the client offers no SRTP profile that this server has";
             return self.fail(CloseReason::DtlsFailed, cause);
         };
-        if !first {
-            let messages = std::mem::take(gate).into_messages(FLIGHT_BYTES);
-            handshake.inbound = Inbound::Flight(Flight::new(self.role, messages));
-        }
-        let mut record = Vec::new();
-        handshake.write_record(&mut record, content::HANDSHAKE, &hello.message);
-        if !first {
-            return self.feed(now, &record);
-        }
-        let config = match self.config(&[profile]) {
-            Ok(config) => config,
+        let Phase::Handshake(handshake) = &mut self.phase else { return };
+        let Inbound::Hello { gate, .. } = &handshake.inbound else { return };
+        let messages = gate.following(FLIGHT_BYTES);
+        let [first, second] = [&hello.first, &hello.message].map(|message| {
+            let mut record = Vec::new();
+            handshake.write_record(&mut record, content::HANDSHAKE, &message.unfragmented());
+            record
+        });
+        handshake.inbound = Inbound::flight(self.role, messages, Some(hello.message));
+        let crypto = handshake.crypto.clone();
+        match self.config(&[profile], &crypto) {
+            Ok(config) => self.endpoint.set_server_config(Some(Arc::new(config))),
             Err(error) => return self.refuse(&error, None),
-        };
-        self.endpoint.set_server_config(Some(Arc::new(config)));
-        self.feed(now, &record);
-        let hello_verify = self.out.back().cloned();
-        if let Phase::Handshake(handshake) = &mut self.phase {
-            handshake.repeat = None;
-            if let Inbound::Hello { answered, .. } = &mut handshake.inbound {
-                *answered = Some(HelloAnswer { profile, hello_verify });
-            }
         }
+        // The client has its HelloVerifyRequest already, with this cookie.
+        let before = self.out.len();
+        self.feed(now, &first);
+        let Phase::Handshake(handshake) = &mut self.phase else { return };
+        handshake.repeat = None;
+        self.out.truncate(before);
+        self.feed(now, &second);
     }
 
-    fn on_flight(&mut self, now: Instant, repeated: bool) {
-        // At most twice: the client's view of a server flight, then its encrypted end.
+    /// Begins the handshake again as client.
+    fn start_over(&mut self, now: Instant) {
+        let Phase::Handshake(old) = &self.phase else { return };
+        let mut new = Handshake::new(self.role, now);
+        new.deadline = old.deadline;
+        new.bytes_in = old.bytes_in;
+        new.restarts = old.restarts + 1;
+        self.phase = Phase::Handshake(Box::new(new));
+        self.endpoint = Endpoint::new(PEER, TransportProtocol::UDP, None);
+        self.out.forget_messages();
+        self.connect(now);
+    }
+
+    /// Looks at what the peer's messages are by now. `repeated` tells that it repeats itself.
+    fn on_flight(&mut self, now: Instant, repeated: bool) -> Result<(), DropReason> {
         while let Phase::Handshake(handshake) = &mut self.phase
-            && let Inbound::Flight(flight) = &mut handshake.inbound
-            && let Some(ready) = flight.take_ready()
+            && let Inbound::Flight { flight, hello, accepted, has_keys } = &mut handshake.inbound
+            && let Some((found, messages)) = flight.collect()
         {
-            let mut bytes = Vec::new();
-            for message in &ready.messages {
-                handshake.write_record(&mut bytes, content::HANDSHAKE, &message.unfragmented());
+            if found == FlightKind::HelloVerify {
+                let request = messages.first().filter(|request| is_hello_verify(&request.body));
+                let Some(request) = request.cloned() else {
+                    flight.refuse();
+                    return Err(DropReason::DtlsMalformed);
+                };
+                *hello = Some(request);
+            } else {
+                let checked = match self.role {
+                    DtlsRole::Server => {
+                        let transcript = transcript(hello.as_ref(), &self.out);
+                        let checked = authenticity::check_client(
+                            &handshake.crypto,
+                            &transcript,
+                            messages,
+                            &self.fingerprints,
+                        );
+                        let all = messages.iter().fold(transcript, |mut all, message| {
+                            all.extend(message.unfragmented());
+                            all
+                        });
+                        handshake.crypto.expect_finished(&all);
+                        checked
+                    }
+                    DtlsRole::Client => {
+                        let hellos = self.out.messages();
+                        hellos.last().ok_or(Fault::Signature).and_then(|hello| {
+                            authenticity::check_server(
+                                &handshake.crypto,
+                                hello,
+                                messages,
+                                &self.fingerprints,
+                            )
+                        })
+                    }
+                };
+                if let Err(fault) = checked {
+                    flight.refuse();
+                    let (reason, cause, alert) = fault.describe();
+                    let failure = DtlsFailure { reason, cause: cause.into() };
+                    self.doubt(now, DtlsEvent::Failed(failure), Some(alert));
+                    return Err(DropReason::DtlsUnauthenticated);
+                }
+                *has_keys = true;
             }
-            if let Some(sealed) = ready.sealed {
-                handshake.write_record(&mut bytes, content::CHANGE_CIPHER_SPEC, &[1]);
-                bytes.extend_from_slice(&sealed);
-            }
-            self.feed(now, &bytes);
+            accepted.extend(flight.accept());
+            handshake.doubt = None;
+            self.feed_ready(now)?;
         }
-        let Phase::Handshake(Handshake { repeat: Some(repeat), .. }) = &self.phase else { return };
-        if repeated && now.saturating_duration_since(repeat.sent) >= FLIGHT_INTERVAL {
+        self.feed_ready(now)?;
+        if repeated
+            && let Phase::Handshake(handshake) = &self.phase
+            && let Some(repeat) = &handshake.repeat
+            && now.saturating_duration_since(repeat.sent) >= FLIGHT_INTERVAL
+        {
             self.repeat_flight(now);
         }
+        Ok(())
     }
 
-    /// Takes encrypted records of a connected association.
-    fn handle_connected(&mut self, now: Instant, bytes: &[u8]) -> Result<(), DropReason> {
-        let result = self.endpoint.read(now, PEER, None, BytesMut::from(bytes));
+    /// Gives `rtc-dtls` what is ready for it.
+    fn feed_ready(&mut self, now: Instant) -> Result<(), DropReason> {
+        let Phase::Handshake(handshake) = &mut self.phase else { return Ok(()) };
+        let Some(bytes) = handshake.take_ready(self.role) else { return Ok(()) };
+        let crypto = handshake.crypto.clone();
+        let opened = crypto.opened();
+        self.feed(now, &bytes);
+        if crypto.finished() == Finished::Differs {
+            let cause = "the client's Finished does not fit the handshake";
+            self.out.write(content::ALERT, &[alert::FATAL, alert::DECRYPT_ERROR]);
+            self.fail(CloseReason::DtlsFailed, cause);
+        }
+        let is_sealed = records(&bytes).any(|record| record.is_sealed_handshake());
+        match is_sealed && crypto.opened() == opened {
+            true => Err(DropReason::DtlsUnauthenticated),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes a datagram of a connected association: without the keys nobody can do anything to it.
+    fn handle_connected(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
+        let Phase::Connected { crypto, late_bytes } = &mut self.phase else { return Ok(()) };
+        // Only a server's last flight is asked for by the peer's repeat.
+        let takes_handshake = self.role == DtlsRole::Server && *late_bytes < LATE_HANDSHAKE_BYTES;
+        let (mut bytes, mut late, mut refused) = (Vec::new(), 0, DropReason::DtlsUnexpectedRecord);
+        let sealed = |record: &Record<'_>| {
+            record.is_sealed() && matches!(record.content_type, content::ALERT | content::HANDSHAKE)
+        };
+        for record in records(datagram).filter(sealed).take(RECORDS_PER_DATAGRAM) {
+            if record.is_sealed_handshake() {
+                if !takes_handshake {
+                    refused = DropReason::DtlsLimit;
+                    continue;
+                }
+                late += record.raw.len();
+            }
+            bytes.extend_from_slice(record.raw);
+        }
+        if bytes.is_empty() {
+            return Err(refused);
+        }
+        let opened = crypto.opened();
+        let result = self.endpoint.read(now, PEER, None, BytesMut::from(bytes.as_slice()));
+        let is_authentic = crypto.opened() > opened;
+        if is_authentic {
+            *late_bytes = late_bytes.saturating_add(late);
+        }
         self.drain();
         let closed = match &result {
             Ok(events) => events.iter().any(|event| matches!(event, EndpointEvent::PeerClosed)),
             Err(error) => matches!(error, Error::ErrAlertFatalOrClose),
         };
-        if closed {
-            self.end(DtlsEvent::PeerClosed);
+        match is_authentic {
+            true if closed => self.end(DtlsEvent::PeerClosed),
+            true => {}
+            false => return Err(DropReason::DtlsUnauthenticated),
         }
         result.map(|_| ()).map_err(|_| DropReason::DtlsMalformed)
     }
@@ -368,35 +609,43 @@ impl RtcDtls {
             Err(error) => {
                 let before = self.out.len();
                 self.drain();
-                let alert = self.out.iter().skip(before).find_map(|datagram| fatal_alert(datagram));
-                match self.peer_certificate() {
-                    Some(der) if !matches_any(&self.fingerprints, der) => {
-                        self.fail(CloseReason::FingerprintMismatch, NO_FINGERPRINT);
-                    }
-                    _ => self.refuse(&error, alert),
-                }
+                let sent = self.out.since(before).find_map(|datagram| alert::ending(datagram));
+                let alert = match sent {
+                    Some(EndingAlert::Fatal(code)) => Some(code),
+                    Some(EndingAlert::Close) | None => None,
+                };
+                self.refuse(&error, alert);
             }
         }
     }
 
-    /// The handshake is done. The fingerprint was checked while it went on, so that the peer got an
-    /// alert; it is checked again here, because from here keys leave.
+    /// The handshake is done. Fingerprint and Finished were checked while it went on; they are looked at
+    /// again here, because from here keys leave.
     fn on_complete(&mut self, now: Instant) {
+        let Phase::Handshake(handshake) = &self.phase else { return };
+        let crypto = handshake.crypto.clone();
         let matches =
             self.peer_certificate().is_some_and(|der| matches_any(&self.fingerprints, der));
-        if !matches {
-            self.close(now);
-            self.fail(CloseReason::FingerprintMismatch, NO_FINGERPRINT);
-            return;
-        }
-        match self.export() {
-            Some((profile, keys)) => {
-                self.phase = Phase::Connected { late_bytes: 0 };
+        let exported = self.export().filter(|_| {
+            // As client `rtc-dtls` compares the server's.
+            self.role == DtlsRole::Client || crypto.finished() == Finished::Fits
+        });
+        match exported {
+            Some((profile, keys)) if matches => {
+                self.out.forget_messages();
+                self.phase = Phase::Connected { crypto, late_bytes: 0 };
                 self.events.push_back(DtlsEvent::Connected { profile, keys });
             }
-            None => {
+            exported => {
                 self.close(now);
-                self.fail(CloseReason::DtlsFailed, "the handshake gave no SRTP profile or keys");
+                let (reason, cause) = match exported {
+                    Some(_) => {
+                        let (reason, cause, _) = Fault::Fingerprint.describe();
+                        (reason, cause)
+                    }
+                    None => (CloseReason::DtlsFailed, "the handshake gave no SRTP profile or keys"),
+                };
+                self.fail(reason, cause);
             }
         }
     }
@@ -429,12 +678,18 @@ impl RtcDtls {
 
     fn repeat_flight(&mut self, now: Instant) {
         let Phase::Handshake(handshake) = &mut self.phase else { return };
+        if handshake.must_start_over() {
+            return self.start_over(now);
+        }
         let at = self.endpoint.poll_timeout(&PEER);
         let Some((repeat, at)) = handshake.repeat.as_mut().filter(|repeat| repeat.left > 0).zip(at)
         else {
             handshake.repeat = None;
             return;
         };
+        if FLIGHT_REPEATS - repeat.left >= FULL_SIZE_REPEATS {
+            self.out.use_small_datagrams();
+        }
         *repeat = Repeat { sent: now, wait: repeat.wait * 2, left: repeat.left - 1 };
         // Its timer has a fixed interval; we come later, or earlier when the peer asks.
         let repeated = self.endpoint.handle_timeout(PEER, now.max(at));
@@ -448,9 +703,16 @@ impl RtcDtls {
     fn drain(&mut self) -> usize {
         let before = self.out.len();
         while let Some(transmit) = self.endpoint.poll_transmit() {
-            self.out.push_back(transmit.message);
+            self.out.push(&transmit.message);
         }
         self.out.len() - before
+    }
+
+    /// Notes why the handshake ends if it makes no progress. The first reason since stays.
+    fn doubt(&mut self, now: Instant, event: DtlsEvent, alert: Option<u8>) {
+        if let Phase::Handshake(handshake) = &mut self.phase {
+            handshake.doubt.get_or_insert(Doubt { since: now, event, alert });
+        }
     }
 
     fn fail(&mut self, reason: CloseReason, cause: &str) {
@@ -460,18 +722,10 @@ impl RtcDtls {
     /// Fails because of what `rtc-dtls` says of the peer's messages; `alert` is what it sent to the peer.
     fn refuse(&mut self, error: &Error, alert: Option<u8>) {
         let sent = match alert {
-            Some(code) => format!(", and the alert {} was sent", alert_name(code)),
+            Some(code) => format!(", and the alert {} was sent", alert::name(code)),
             None => String::new(),
         };
-        let hint = match error {
-            // FFmpeg with GnuTLS makes itself a certificate of P-224, for which no signature fits.
-            Error::ErrKeySignatureMismatch => {
-                "; perhaps the client's certificate is of a curve that this server does not have, such as \
-                 P-224: give the client one of P-256"
-            }
-            _ => "",
-        };
-        let cause = format!("the client's handshake cannot be used: {error}{hint}{sent}");
+        let cause = format!("the client's handshake cannot be used: {error}{sent}");
         self.fail(CloseReason::DtlsFailed, &cause);
     }
 
@@ -481,10 +735,14 @@ impl RtcDtls {
         self.events.push_back(event);
     }
 
-    fn config(&self, profiles: &[SrtpProfile]) -> Result<HandshakeConfig, Error> {
+    fn config(
+        &self,
+        profiles: &[SrtpProfile],
+        crypto: &AssociationCrypto,
+    ) -> Result<HandshakeConfig, Error> {
         let fingerprints = Arc::clone(&self.fingerprints);
         ConfigBuilder::default()
-            .with_crypto_provider(Arc::new(AwsLcRsProvider::new()))
+            .with_crypto_provider(Arc::new(crypto.clone()))
             .with_certificates(vec![self.certificate.certificate.as_ref().clone()])
             .with_cipher_suites(vec![
                 CipherSuiteId::Tls_Ecdhe_Ecdsa_With_Aes_128_Gcm_Sha256,
@@ -496,8 +754,7 @@ impl RtcDtls {
                 profiles.iter().map(|profile| SrtpProtectionProfile::from(profile.id())).collect(),
             )
             .with_client_auth(ClientAuthType::RequireAnyClientCert)
-            // Binds the keys to the whole handshake; as server `rtc-dtls` does not compare the
-            // client's Finished hash, so this must not be optional.
+            // Binds the keys to the whole handshake (RFC 7627).
             .with_extended_master_secret(ExtendedMasterSecretType::Require)
             // There is no CA: the fingerprint in the SDP is the identity (RFC 8122).
             .with_insecure_skip_verify(true)
@@ -511,85 +768,12 @@ impl RtcDtls {
     }
 }
 
-/// Encrypted records of a datagram, for a connected association: without the keys nobody can do
-/// anything to it. Counts those of the handshake in `late_bytes`.
-///
-/// # Errors
-/// [`DropReason::DtlsLimit`] for handshake records that are too many or not expected,
-/// [`DropReason::DtlsMalformed`] when nothing is encrypted.
-fn encrypted_records(
-    datagram: &[u8],
-    role: DtlsRole,
-    late_bytes: &mut usize,
-) -> Result<Vec<u8>, DropReason> {
-    let mut bytes = Vec::new();
-    for record in records(datagram).filter(|record| record.epoch > 0) {
-        if record.content_type == content::HANDSHAKE {
-            // Only a server's last flight is asked for by the peer's repeat.
-            *late_bytes = late_bytes.saturating_add(record.raw.len());
-            if role == DtlsRole::Client || *late_bytes > LATE_HANDSHAKE_BYTES {
-                return Err(DropReason::DtlsLimit);
-            }
-        }
-        bytes.extend_from_slice(record.raw);
-    }
-    if bytes.is_empty() { Err(DropReason::DtlsMalformed) } else { Ok(bytes) }
+/// All messages before a client's first flight, whole: its ClientHello with our cookie, and ours.
+fn transcript(hello: Option<&Message>, out: &Outgoing) -> Vec<u8> {
+    hello.into_iter().chain(out.messages()).flat_map(Message::unfragmented).collect()
 }
 
-const FATAL: u8 = 2;
-const CLOSE_NOTIFY: u8 = 0;
-
-/// Event of a plaintext alert that ends a handshake.
-fn ending_alert(datagram: &[u8]) -> Option<DtlsEvent> {
-    records(datagram).find_map(|record| match record {
-        Record { content_type: content::ALERT, epoch: 0, body: [_, CLOSE_NOTIFY], .. } => {
-            Some(DtlsEvent::PeerClosed)
-        }
-        Record { content_type: content::ALERT, epoch: 0, body: [FATAL, code], .. } => {
-            let cause = format!("the client sent the alert {}", alert_name(*code)).into();
-            Some(DtlsEvent::Failed(DtlsFailure { reason: CloseReason::DtlsFailed, cause }))
-        }
-        _ => None,
-    })
-}
-
-/// Code of a fatal plaintext alert in a datagram.
-fn fatal_alert(datagram: &[u8]) -> Option<u8> {
-    records(datagram).find_map(|record| match record {
-        Record { content_type: content::ALERT, epoch: 0, body: [FATAL, code], .. } => Some(*code),
-        _ => None,
-    })
-}
-
-/// Name and number of an alert (RFC 5246 section 7.2), with what it mostly means here.
-fn alert_name(code: u8) -> String {
-    let (name, meaning) = match code {
-        CLOSE_NOTIFY => ("close_notify", ""),
-        10 => ("unexpected_message", ""),
-        20 => ("bad_record_mac", ""),
-        22 => ("record_overflow", ""),
-        40 => ("handshake_failure", "no cipher suite, curve or SRTP profile in common"),
-        42 => ("bad_certificate", "the certificate is broken or not that of the SDP"),
-        43 => ("unsupported_certificate", "its key or curve is not supported; use P-256"),
-        44 => ("certificate_revoked", ""),
-        45 => ("certificate_expired", ""),
-        46 => ("certificate_unknown", "the certificate is not that of the SDP"),
-        47 => ("illegal_parameter", "a curve or another value is not supported; use P-256"),
-        48 => ("unknown_ca", "the client wants a certificate of an authority"),
-        49 => ("access_denied", ""),
-        50 => ("decode_error", "a message could not be read, often a certificate of another curve"),
-        51 => ("decrypt_error", "a signature or the end of the handshake does not fit"),
-        70 => ("protocol_version", "no DTLS version in common; this server has DTLS 1.2"),
-        71 => ("insufficient_security", "no cipher suite that the client takes"),
-        80 => ("internal_error", "a fault of the sender's own"),
-        90 => ("user_canceled", ""),
-        109 => ("missing_extension", ""),
-        110 => ("unsupported_extension", ""),
-        _ => ("", ""),
-    };
-    let name = if name.is_empty() { "without a name" } else { name };
-    match meaning {
-        "" => format!("{name} ({code})"),
-        meaning => format!("{name} ({code}: {meaning})"),
-    }
+/// Whether this is the body of a HelloVerifyRequest: version 1.2 or 1.0, and a cookie (RFC 6347 section 4.2.1).
+fn is_hello_verify(body: &[u8]) -> bool {
+    matches!(body, [0xfe, 0xfd | 0xff, len, cookie @ ..] if cookie.len() == usize::from(*len))
 }

@@ -1,7 +1,7 @@
 //! SRTP protection profiles (RFC 5764 section 4.1.2, RFC 7714 section 14.2).
 //!
 //! Owns their numbers, lengths and our order of preference. Never encrypts. Called by
-//! `transport/client_hello`, `transport/dtls` and the files beside it.
+//! `transport/dtls` and the files beside it.
 
 use super::packet::RTCP_INDEX_LEN;
 

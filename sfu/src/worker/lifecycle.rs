@@ -65,7 +65,6 @@ impl Worker {
             created: new.created,
             ufrags: vec![ufrag.clone()],
             paths: Vec::new(),
-            handshakes_waiting: 0,
             rtcp_limit: PerSecondLimit::per_second(RTCP_PER_SECOND),
         });
         self.by_id.insert(new.id, key);

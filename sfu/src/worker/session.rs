@@ -86,8 +86,6 @@ pub(super) struct Session {
     pub ufrags: Vec<Box<str>>,
     /// Address pairs that lead to this session: those its ICE agent knows, so at most eight.
     pub(super) paths: Vec<FiveTuple>,
-    /// Number of its DTLS datagrams that wait for a turn.
-    pub(super) handshakes_waiting: u8,
     /// Limit of RTCP packets per second (quality B2).
     pub rtcp_limit: PerSecondLimit,
     /// Public id.

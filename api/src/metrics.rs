@@ -134,6 +134,12 @@ const FAMILIES: &[Family] = &[
         |s| s.gso_spared_datagrams,
     ),
     total(
+        "weir_fragmented_datagrams_total",
+        "fragmented_datagrams",
+        "Datagrams sent in IP fragments because the first link is too narrow for them.",
+        |s| s.fragmented_datagrams,
+    ),
+    total(
         "weir_panics_total",
         "panics",
         "Panics caught; each ended one session, or all of one worker.",

@@ -38,6 +38,7 @@ fn stats() -> SfuStats {
         datagrams_per_send_call: 122.5,
         gso_refused: 123,
         gso_spared_datagrams: 124,
+        fragmented_datagrams: 160,
         panics: 125,
         workers: 126,
         forward_latency: latency(128, 2_500),

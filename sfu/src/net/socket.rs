@@ -1,7 +1,8 @@
 //! One worker's UDP socket: batched receive with GRO, sends with GSO, packet info both ways.
 //!
 //! All workers share one port (`SO_REUSEPORT`). IPv4 addresses on a dual-stack socket are IPv4 everywhere else.
-//! `quinn-udp` sets don't-fragment and kernel timestamps. Send errors are counted by kind and never end the
+//! `quinn-udp` sets don't-fragment and kernel timestamps; a datagram too large for the first link (a tunnel, a VPN) is
+//! sent again in IP fragments, because the other choice is that nobody behind it gets it. Send errors are counted by kind and never end the
 //! socket. Called by `shell.rs`, and by workers as a [`SocketEgress`]; `gso.rs` remembers which paths refuse segments.
 
 use std::io::{self, IoSliceMut};
@@ -10,6 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit as UdpTransmit, UdpSocketState};
+use rustix::io::Errno;
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::gso::{GsoMemory, is_refusal};
@@ -44,6 +49,8 @@ pub(super) struct SocketStats {
     pub gso_refused: u64,
     /// Datagrams sent one by one that could have shared a message.
     pub gso_spared_datagrams: u64,
+    /// Datagrams sent in IP fragments, because the first link is too narrow for them.
+    pub fragmented_datagrams: u64,
     /// Paths that get one datagram per call now; `None` for all paths.
     pub gso_spared_paths: Option<usize>,
 }
@@ -185,8 +192,7 @@ impl MediaSocket {
         let Transmit { path, contents, segment_size, .. } = transmit;
         let datagrams = transmit.segments() as u64;
         let Some(size) = segment_size.filter(|_| datagrams > 1) else {
-            let sent = self.call(path, contents, None);
-            return self.count(sent, datagrams);
+            return self.send_single(path, contents);
         };
         if !self.gso.allows(path.remote.ip(), Instant::now) {
             return self.send_one_by_one(transmit);
@@ -209,11 +215,36 @@ impl MediaSocket {
     fn send_one_by_one(&mut self, transmit: Transmit<'_>) -> u64 {
         let mut taken = 0;
         for datagram in transmit.datagrams() {
-            let sent = self.call(transmit.path, datagram, None);
-            taken += self.count(sent, 1);
+            taken += self.send_single(transmit.path, datagram);
         }
         self.stats.gso_spared_datagrams += taken;
         taken
+    }
+
+    /// Sends one datagram, whole or in fragments.
+    fn send_single(&mut self, path: FiveTuple, contents: &[u8]) -> u64 {
+        let sent = match self.call(path, contents, None) {
+            Sent::Failed(error) if is_too_large(&error) && contents.len() <= PACKET_BYTES_MAX => {
+                self.call_with_fragments(path, contents).inspect(|sent| {
+                    self.stats.fragmented_datagrams += u64::from(matches!(sent, Sent::Taken));
+                })
+            }
+            sent => Ok(sent),
+        };
+        self.count(sent.unwrap_or_else(Sent::Failed), 1)
+    }
+
+    /// Allows IP fragments for one call: the don't-fragment bit belongs to the socket.
+    fn call_with_fragments(&self, path: FiveTuple, contents: &[u8]) -> io::Result<Sent> {
+        let set = |v4, v6| match path.remote {
+            SocketAddr::V4(_) => set_ip_mtu_discover(&self.socket, v4),
+            SocketAddr::V6(_) => set_ipv6_mtu_discover(&self.socket, v6),
+        };
+        set(Ipv4PathMtuDiscovery::DONT, Ipv6PathMtuDiscovery::DONT)?;
+        let sent = self.call(path, contents, None);
+        // As `quinn-udp` had it.
+        set(Ipv4PathMtuDiscovery::PROBE, Ipv6PathMtuDiscovery::PROBE)?;
+        Ok(sent)
     }
 
     fn call(&self, path: FiveTuple, contents: &[u8], segment_size: Option<usize>) -> Sent {
@@ -262,6 +293,11 @@ impl MediaSocket {
             ip => SocketAddr::new(ip, port),
         }
     }
+}
+
+/// Whether the datagram is larger than the link or IP carries.
+fn is_too_large(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
 }
 
 impl AsFd for MediaSocket {

@@ -66,6 +66,8 @@ pub struct SfuStats {
     pub gso_refused: u64,
     /// Datagrams sent one by one because their path had refused GSO before.
     pub gso_spared_datagrams: u64,
+    /// Datagrams sent in IP fragments because the first link (a tunnel, a VPN) is too narrow for them.
+    pub fragmented_datagrams: u64,
     /// Panics caught; each ended one session, or all sessions of one worker.
     pub panics: u64,
     /// Number of workers.
@@ -205,6 +207,7 @@ impl StatsSum {
         stats.datagrams_out += shell.socket.datagrams_out;
         stats.gso_refused += shell.socket.gso_refused;
         stats.gso_spared_datagrams += shell.socket.gso_spared_datagrams;
+        stats.fragmented_datagrams += shell.socket.fragmented_datagrams;
         self.keyframes.merge(&worker.keyframes);
         self.dropped.merge(&worker.dropped);
         self.dropped.add(DropReason::SendBlocked, shell.socket.send_blocked);

@@ -6,6 +6,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { sleep, soon } from '../lib/check.mjs';
+import { decodes, launch, live, publishUrl, watchUrl } from '../lib/chromium.mjs';
 import { request } from '../lib/http.mjs';
 import { ADDRESS, DEVICE, inNamespace, ip } from '../lib/netns.mjs';
 import { obs } from '../lib/offers.mjs';
@@ -27,6 +28,7 @@ export function run(context) {
     await withoutAddress(context);
     await change(context);
     await reload(context);
+    await narrow(context);
   });
 }
 
@@ -113,4 +115,25 @@ async function reload({ checks, args }) {
   const logged = await soon('the log line', () => server.logged(/advertise.*203\.0\.113\.2/).at(-1), 5_000);
   checks.check('the log says what changed', logged, logged ?? 'nothing');
   await server.stop();
+}
+
+/** Bytes of an IP packet that the link carries: less than a flight of the handshake has, and far less than media. */
+const NARROW = 600;
+
+async function narrow({ checks, args }) {
+  // In the namespace, addresses of this machine are reached by loopback.
+  ip('link', 'set', 'lo', 'mtu', String(NARROW));
+  const server = await startServer(args.server, { log: 'addresses-narrow', defaults: true });
+  const chromium = await launch();
+  const publisher = await chromium.page(publishUrl(server, 'narrow'));
+  await live(publisher);
+  const viewer = await chromium.page(watchUrl(server, 'narrow'));
+  const seen = await decodes(viewer, 60);
+  checks.check(`a link of ${NARROW} bytes: the viewer connects and decodes`, seen, JSON.stringify(seen));
+  const metrics = (await request(base(server), 'GET', '/metrics')).body;
+  const fragmented = Number(/^weir_fragmented_datagrams_total (\d+)/m.exec(metrics)?.[1]);
+  checks.check('what is too large for it was sent in fragments', fragmented > 60, String(fragmented));
+  await chromium.close();
+  await server.stop();
+  ip('link', 'set', 'lo', 'mtu', '65536');
 }

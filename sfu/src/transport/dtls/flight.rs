@@ -139,7 +139,7 @@ impl Flight {
 }
 
 /// Whether a message of this type may follow `before` in a flight to us (RFC 5246 section 7.3). So a flight
-/// has five messages at most. A server that asks for no certificate could not know who we are.
+/// has five messages at most.
 fn follows(role: DtlsRole, before: Option<u8>, next: u8) -> bool {
     match role {
         DtlsRole::Server => matches!(
@@ -154,7 +154,11 @@ fn follows(role: DtlsRole, before: Option<u8>, next: u8) -> bool {
                 | (Some(kind::SERVER_HELLO), kind::CERTIFICATE)
                 | (Some(kind::CERTIFICATE), kind::SERVER_KEY_EXCHANGE)
                 | (Some(kind::SERVER_KEY_EXCHANGE), kind::CERTIFICATE_REQUEST)
-                | (Some(kind::CERTIFICATE_REQUEST), kind::SERVER_HELLO_DONE)
+                // FFmpeg does not ask for our certificate.
+                | (
+                    Some(kind::SERVER_KEY_EXCHANGE | kind::CERTIFICATE_REQUEST),
+                    kind::SERVER_HELLO_DONE
+                )
         ),
     }
 }

@@ -139,11 +139,12 @@ impl Messages {
         Ok(())
     }
 
-    /// Next message in order, once it is whole.
+    /// Next message in order, once it is whole; of several copies the newest. One that waited for messages
+    /// before it may have been made up beforehand.
     pub(super) fn pop(&mut self) -> Option<Message> {
         let next = self.next;
         let whole = |held: &Unfinished| held.message.sequence == next && held.missing == 0;
-        let index = self.unfinished.iter().position(whole)?;
+        let index = self.unfinished.iter().rposition(whole)?;
         self.next = next.wrapping_add(1);
         self.unfinished.remove(index).map(|held| held.message)
     }

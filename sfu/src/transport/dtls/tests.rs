@@ -236,6 +236,24 @@ fn client_offers_gcm_first() {
     }
 }
 
+// FFmpeg publishes so.
+#[test]
+fn server_that_asks_for_no_certificate_connects() {
+    let mut oracle = Oracle::server(&[7]);
+    let config = ConfigBuilder::default()
+        .with_crypto_provider(Arc::new(AwsLcRsProvider::new()))
+        .with_certificates(vec![oracle.certificate.certificate.as_ref().clone()])
+        .with_srtp_protection_profiles(vec![SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm])
+        .with_client_auth(ClientAuthType::NoClientCert)
+        .with_insecure_skip_verify(true)
+        .build(false, Some(PEER));
+    oracle.endpoint.set_server_config(Some(Arc::new(config.unwrap())));
+    let fingerprints = sha256(&oracle.certificate);
+    let mut link = Link::new(DtlsRole::Client, oracle, fingerprints, start());
+    link.carry(&mut faithful);
+    assert_eq!(link.connected_profile(), SrtpProfile::AeadAes128Gcm);
+}
+
 /// The one event of an association: that it failed.
 fn failure(events: &[DtlsEvent]) -> &DtlsFailure {
     match events {

@@ -1,6 +1,6 @@
 //! The media plane of Weir: everything about media, nothing about HTTP.
 //!
-//! `api` uses [`net`], and the values in [`config`], [`error`] and [`ids`]. All other modules are
+//! `api` uses [`net`], and the values in [`client_network`], [`config`], [`error`] and [`ids`]. All other modules are
 //! private, so that the compiler finds unused code. The feature `internals` opens them for benches,
 //! the simulator and the fuzz targets. `ARCHITECTURE.md` is the map: the task of each module, and
 //! the modules it may import (`tests/tidy.rs` checks it). Without the feature `net` there is no
@@ -23,6 +23,7 @@
     allow(dead_code, reason = "without `net` no code drives the workers")
 )]
 
+pub mod client_network;
 pub mod config;
 pub mod error;
 pub mod ids;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 /// Modules of `weir-sfu` with their layer, as in the table of `ARCHITECTURE.md`.
 const LAYERS: &[(&str, u8)] = &[
     ("codec", 0),
+    ("client_network", 0),
     ("ids", 0),
     ("limiter", 0),
     ("warm", 0),

@@ -85,14 +85,14 @@ impl Admission {
         reserved.map_err(|Full| UNAVAILABLE)
     }
 
-    /// Notes that a check of a half-open session was answered.
-    pub(super) fn half_open_checked(&self, id: SessionId, network: Option<IpAddr>, now: Instant) {
-        self.half_open.lock().checked(id, network, now);
+    /// Notes that a check of a half-open session was answered, which came from the network `media`.
+    pub(super) fn half_open_checked(&self, id: SessionId, media: Option<IpAddr>, now: Instant) {
+        self.half_open.lock().checked(id, media, now);
     }
 
     /// Releases the place of a session that connected or ended; without effect if it has none.
-    pub(super) fn release_half_open(&self, id: SessionId, network: Option<IpAddr>) {
-        self.half_open.lock().release(id, network);
+    pub(super) fn release_half_open(&self, id: SessionId) {
+        self.half_open.lock().release(id);
     }
 }
 
@@ -138,12 +138,12 @@ mod tests {
         for n in 0..4 {
             assert_eq!(admission.reserve_half_open(SessionId(n), network(1), now), Ok(None));
         }
-        let refused = admission.reserve_half_open(SessionId(4), network(1), now);
-        assert_eq!(refused, Err(UNAVAILABLE), "its own network has the most");
+        let own = admission.reserve_half_open(SessionId(4), network(1), now);
+        assert_eq!(own, Ok(Some(SessionId(0))), "its own network has the most");
         let evicted = admission.reserve_half_open(SessionId(5), network(2), now);
-        assert_eq!(evicted, Ok(Some(SessionId(0))), "the oldest of the other network");
-        admission.release_half_open(SessionId(1), network(1));
-        admission.release_half_open(SessionId(1), network(1));
+        assert_eq!(evicted, Ok(Some(SessionId(1))), "the oldest of the other network");
+        admission.release_half_open(SessionId(2));
+        admission.release_half_open(SessionId(2));
         assert_eq!(
             admission.reserve_half_open(SessionId(6), network(3), now),
             Ok(None),
@@ -151,7 +151,17 @@ mod tests {
         );
         assert_eq!(
             admission.reserve_half_open(SessionId(7), network(2), now),
-            Ok(Some(SessionId(2)))
+            Ok(Some(SessionId(3)))
         );
+    }
+
+    // quality B2
+    #[test]
+    fn half_open_session_is_refused_while_all_places_are_taken_by_young_handshakes() {
+        let (admission, now) = (admission(1, 10, 1), Instant::now());
+        admission.reserve_half_open(SessionId(0), network(1), now).unwrap();
+        admission.half_open_checked(SessionId(0), network(1), now);
+        let refused = admission.reserve_half_open(SessionId(1), network(1), now);
+        assert_eq!(refused, Err(UNAVAILABLE));
     }
 }

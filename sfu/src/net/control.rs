@@ -26,6 +26,7 @@ use super::status_board::StatusBoard;
 use super::stream_entry::{StreamEntry, StreamState};
 use super::takeover::CONTEST_WINDOW;
 use super::workers::Workers;
+use crate::client_network::client_network;
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::forward::start::StartMode;
@@ -127,7 +128,7 @@ impl Control {
         };
         let tracks = ReceivedTracks::default();
         let secret = random::session_secret();
-        let session = SessionEntry::new(&new, stream, secret, tracks, local, network);
+        let session = SessionEntry::new(&new, stream, secret, tracks, local);
         let created = self.accept(session, answer);
         self.lobby.wait(Box::new(new), None);
         Ok(Admitted { created, evicted })
@@ -167,7 +168,7 @@ impl Control {
             };
             let stream = Arc::clone(stream);
             let secret = random::session_secret();
-            let session = SessionEntry::new(&new, stream, secret, tracks, local, network);
+            let session = SessionEntry::new(&new, stream, secret, tracks, local);
             self.placement.reserve(&mut session.lock().placed, worker);
             // One line per session, however many sections it has.
             if let Some(section) = session.rejected.first() {
@@ -345,7 +346,7 @@ impl Control {
     /// Follows a notice of a worker. Returns the publishers that lost their stream and must be closed.
     pub(super) fn on_notice(&self, worker: usize, notice: Notice) -> Vec<SessionId> {
         match notice {
-            Notice::Event(Event::Adopted(id)) => self.on_adopted(id, worker),
+            Notice::Event(Event::Adopted { id, from }) => self.on_adopted(id, from, worker),
             Notice::Event(Event::Connected(id)) => return self.on_connected(id),
             Notice::Event(Event::HandshakeFailed(id, cause)) => {
                 if let Some(session) = self.directory.session(id) {
@@ -368,10 +369,10 @@ impl Control {
     }
 
     /// A worker adopted a session that waited in the lobby.
-    fn on_adopted(&self, id: SessionId, worker: usize) {
+    fn on_adopted(&self, id: SessionId, from: IpAddr, worker: usize) {
         let Some(session) = self.directory.session(id) else { return };
         // Its client answers, and the handshake begins.
-        self.admission.half_open_checked(id, session.network, Instant::now());
+        self.admission.half_open_checked(id, client_network(from), Instant::now());
         {
             let mut state = session.lock();
             state.worker = Some(worker);
@@ -390,7 +391,7 @@ impl Control {
         let Some(session) = self.directory.session(id) else { return Vec::new() };
         let was_connected = std::mem::replace(&mut session.lock().connected, true);
         if !was_connected {
-            self.admission.release_half_open(id, session.network);
+            self.admission.release_half_open(id);
         }
         let (role, stream) = (session.role, &session.stream);
         let source = stream.shared.source.load_full().filter(|source| source.publisher == id);
@@ -474,7 +475,7 @@ impl Control {
         let mut state = session.lock();
         self.placement.release(&mut state.placed);
         if !state.connected {
-            self.admission.release_half_open(session.id, session.network);
+            self.admission.release_half_open(session.id);
         }
     }
 

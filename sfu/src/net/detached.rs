@@ -1,5 +1,6 @@
 //! Control plane over workers without threads, for tests: it counts the questions and answers none.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -69,7 +70,8 @@ impl Detached {
 
     /// A worker adopts a session.
     pub(super) fn adopt(&self, id: SessionId, worker: usize) {
-        assert_eq!(self.control.on_notice(worker, Notice::Event(Event::Adopted(id))), []);
+        let adopted = Event::Adopted { id, from: Ipv4Addr::LOCALHOST.into() };
+        assert_eq!(self.control.on_notice(worker, Notice::Event(adopted)), []);
     }
 
     /// A session connects, and that is told. Returns the publishers that must be closed.

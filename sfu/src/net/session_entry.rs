@@ -3,7 +3,6 @@
 //! Owns the session's state behind one lock. The worker that owns the session knows its media. Made by
 //! `control.rs`, found through `directory.rs`.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,8 +34,6 @@ pub(super) struct SessionEntry {
     pub idle: Vec<IdleSection>,
     /// Layer preferences that its worker has not read yet.
     pub preferences: Arc<PreferenceMailbox>,
-    /// Client network that it came from; `None` for loopback.
-    pub network: Option<IpAddr>,
     /// Held over a whole PATCH or DELETE, so that they follow one another. Taken before any other lock.
     pub change_lock: tokio::sync::Mutex<()>,
     state: OrderedMutex<SessionState>,
@@ -65,7 +62,6 @@ impl SessionEntry {
         secret: SessionSecret,
         tracks: ReceivedTracks,
         local: LocalTransport,
-        network: Option<IpAddr>,
     ) -> Self {
         let state = SessionState {
             placed: None,
@@ -91,7 +87,6 @@ impl SessionEntry {
             rejected,
             idle,
             preferences: Arc::default(),
-            network,
             change_lock: tokio::sync::Mutex::default(),
             state: OrderedMutex::new(LockRank::Session, state),
         }

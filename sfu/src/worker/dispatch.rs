@@ -207,7 +207,7 @@ impl Worker {
             CheckOutcome::Adopt(session) => {
                 let id = session.id;
                 let key = self.adopt(now, *session, egress);
-                self.events.push(Event::Adopted(id));
+                self.events.push(Event::Adopted { id, from: path.remote.ip() });
                 Ok(Some(key))
             }
             CheckOutcome::Elsewhere(worker) if !stray && worker != self.context.port.index => {

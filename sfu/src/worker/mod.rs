@@ -44,6 +44,7 @@ mod viewer_queue;
 mod warning;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -164,7 +165,12 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A session was adopted by this worker.
-    Adopted(SessionId),
+    Adopted {
+        /// The session.
+        id: SessionId,
+        /// Address that its first valid check came from; it may be forged.
+        from: IpAddr,
+    },
     /// A session is connected: media may be sent.
     Connected(SessionId),
     /// The DTLS handshake of a session failed, and what happened; its end follows.

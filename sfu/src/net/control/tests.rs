@@ -42,7 +42,6 @@ async fn half_open_session_of_the_heaviest_network_is_evicted_and_its_url_answer
     let publish = |network| server.control.publish(&name, WHIP_OFFER, network);
     let first = publish(network(1)).unwrap().created;
     publish(network(1)).unwrap();
-    assert!(publish(network(1)).is_err(), "its own network has the most");
     let admitted = publish(network(2)).unwrap();
     assert_eq!(admitted.evicted, Some(first.id));
     let created = server.control.finish_admission(admitted).await;
@@ -64,15 +63,28 @@ async fn half_open_session_in_the_middle_of_its_handshake_outlasts_a_newer_silen
     assert_eq!(publish(network(2)).evicted, Some(second));
 }
 
+// quality B2
+#[tokio::test]
+async fn oldest_silent_session_by_loopback_gives_way_to_the_next_one() {
+    let server = Detached::with(Config { half_open_per_worker: 3, ..Config::default() });
+    let [first, second] = [server.publish("a"), server.publish("a")];
+    server.adopt(first, 0);
+    server.publish("a");
+    let admitted = server.control.publish(&Detached::name("a"), WHIP_OFFER, None).unwrap();
+    assert_eq!(admitted.evicted, Some(second), "the first is in its handshake");
+}
+
 #[tokio::test]
 async fn session_that_connects_frees_its_half_open_place_once() {
     let server = Detached::with(Config { half_open_per_worker: 1, ..Config::default() });
     let name = Detached::name("a");
     let publish = || server.control.publish(&name, WHIP_OFFER, network(1));
     let first = publish().unwrap().created.id;
+    server.adopt(first, 0);
     assert!(publish().is_err());
     server.connect(first);
     let second = publish().unwrap().created.id;
+    server.adopt(second, 0);
     assert!(server.control.close(first, CloseReason::Kicked).await);
     assert!(publish().is_err(), "the end of a connected session frees no place");
     assert!(server.control.close(second, CloseReason::Kicked).await);

@@ -248,7 +248,7 @@ impl Control {
 
     pub(crate) fn on_event(&mut self, worker: usize, event: Event) -> Vec<Order> {
         match event {
-            Event::Adopted(id) => self.on_adopted(id, worker).into_iter().collect(),
+            Event::Adopted { id, .. } => self.on_adopted(id, worker).into_iter().collect(),
             Event::Connected(id) => self.on_connected(id),
             Event::HandshakeFailed(..) => Vec::new(),
             Event::Silent(id, silent) => {

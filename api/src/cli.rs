@@ -120,8 +120,9 @@ Examples:
       For a trusted network: anyone who can reach it may publish and watch
   weir --http 0.0.0.0:8080 --insecure-open --advertise 203.0.113.7
       On a server whose public address is 203.0.113.7; open UDP port 8189 in its firewall
-  weir --insecure-open --public-url https://live.example.org --advertise 203.0.113.7
-      Behind a TLS proxy on the same machine
+  weir --insecure-open --public-url https://live.example.org --advertise 203.0.113.7 \
+       --trusted-proxy 127.0.0.1
+      Behind a TLS proxy on the same machine that adds X-Forwarded-For
   weir check-config --config weir.toml
       See what a configuration means before it is used
 
@@ -183,5 +184,8 @@ mod tests {
         let settings = cli.unwrap().settings;
         let list = List(vec!["::1".into(), "10.0.0.1:7".into()]);
         assert_eq!(settings.advertise, Some(list));
+        let args = ["weir", "--trusted-proxy", "::1,10.0.0.0/8", "--trusted-proxy=10.9.9.9"];
+        let list = Cli::try_parse_from(args).unwrap().settings.trusted_proxy;
+        assert_eq!(list.unwrap().0, ["::1", "10.0.0.0/8", "10.9.9.9"]);
     }
 }

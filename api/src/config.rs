@@ -321,6 +321,16 @@ mod tests {
     }
 
     #[test]
+    fn trusted_proxies_are_given_by_repeated_flags_or_an_array_of_the_file() {
+        let (_file, path) = file("trusted-proxy = [\"127.0.0.1\", \"10.0.0.0/8\"]");
+        let shown = |args: &[&str]| load(args).unwrap().trusted_proxy.to_string();
+        assert_eq!(shown(&["--config", &path]), "127.0.0.1,10.0.0.0/8");
+        let flags = ["--config", &path, "--trusted-proxy", "::1", "--trusted-proxy", "10.0.0.7"];
+        assert_eq!(shown(&flags), "::1,10.0.0.7");
+        assert_eq!(shown(&[]), "");
+    }
+
+    #[test]
     fn a_list_of_cpus_gives_one_worker_each() {
         let cpu = usable_cpus()[0].to_string();
         let config = load(&["--worker-cpus", &cpu]).unwrap();
@@ -368,6 +378,8 @@ mod tests {
         assert_eq!(key_of(&["--start", "slowly"]), "start");
         assert_eq!(key_of(&["--takeover", "no"]), "takeover");
         assert_eq!(key_of(&["--admin-http", "127.0.0.1:8080"]), "admin-http");
+        assert_eq!(key_of(&["--trusted-proxy", "localhost"]), "trusted-proxy");
+        assert_eq!(key_of(&["--trusted-proxy", "10.0.0.0/8,0.0.0.0/0"]), "trusted-proxy");
         assert_eq!(key_of(&["--config", "/does/not/exist"]), "config");
         for url in ["live.example.org", "ftp://a", "https://a/?b", "https://u@a", "https://a b"] {
             assert_eq!(key_of(&["--public-url", url]), "public-url", "{url}");

@@ -14,6 +14,7 @@
 //! | [`offer`], [`body`], [`path`] | what these share: a POSTed offer, a bounded body, a URL's parts |
 //! | [`other_url`] | what a path of another server's form means here |
 //! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
+//! | [`client_address`], [`trusted_proxies`] | who asks, also where a proxy asks for it |
 //! | [`error`], [`refused_offers`] | the response to a refused request, and what the operator learns of it |
 //! | [`message_page`] | what a person who opens an address in a browser is told |
 //! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
@@ -33,6 +34,7 @@ pub mod advertise;
 pub mod app;
 pub mod body;
 pub mod cli;
+pub mod client_address;
 pub mod config;
 pub mod cors;
 pub mod cpus;
@@ -58,6 +60,7 @@ pub mod setting;
 pub mod settings;
 pub mod sse;
 pub mod state;
+pub mod trusted_proxies;
 pub mod whep;
 pub mod whip;
 

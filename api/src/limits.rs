@@ -1,13 +1,17 @@
 //! Limits per client network: POSTs per second, open connections.
 //!
-//! A client network is an IPv4 address or an IPv6 /64 (quality B2). Loopback counts towards totals
-//! only: it is the operator's own machine, or a reverse proxy that carries all clients.
+//! A client network is an IPv4 address or an IPv6 /64 (quality B2). Connections by loopback and of trusted
+//! proxies count towards the total only: they are of the operator's own machine, or carry many clients.
 //! Pure but for its locks; the clock is an argument. Called by `offer.rs` and `server.rs`.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use weir_sfu::client_network::client_network;
+
+use crate::trusted_proxies::TrustedProxies;
 
 /// Maximum connections of one client network; one more is answered 503 and closed (quality B2).
 pub const CONNECTIONS_PER_NETWORK: usize = 1_024;
@@ -18,15 +22,6 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 const BURST_S: u32 = 4;
 /// Maximum networks whose POST rate is tracked. When none of them is idle, a new one is refused.
 const NETWORKS_MAX: usize = 65_536;
-
-/// Client network of an address: an IPv4 address or an IPv6 /64; none for loopback.
-pub fn network(ip: IpAddr) -> Option<IpAddr> {
-    match ip.to_canonical() {
-        ip if ip.is_loopback() => None,
-        IpAddr::V4(v4) => Some(Ipv4Addr::into(v4)),
-        IpAddr::V6(v6) => Some(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()),
-    }
-}
 
 /// Token buckets for POSTs, one per client network.
 #[derive(Debug, Default)]
@@ -41,12 +36,13 @@ struct Bucket {
 }
 
 impl PostRate {
-    /// Counts one POST against `rate` per second (0: no limit), or returns how long to wait.
+    /// Counts one POST of a client network against `rate` per second (0: no limit), or returns how long
+    /// to wait. Without a network there is no limit.
     ///
     /// # Errors
     /// The time until one more POST will be accepted.
-    pub fn take(&self, peer: Option<IpAddr>, rate: u32, now: Instant) -> Result<(), Duration> {
-        let Some(network) = peer.and_then(network).filter(|_| rate > 0) else { return Ok(()) };
+    pub fn take(&self, network: Option<IpAddr>, rate: u32, now: Instant) -> Result<(), Duration> {
+        let Some(network) = network.filter(|_| rate > 0) else { return Ok(()) };
         let (rate, burst) = (f64::from(rate), f64::from(rate.saturating_mul(BURST_S)));
         let level = |bucket: &Bucket| {
             let idle = now.saturating_duration_since(bucket.filled).as_secs_f64();
@@ -78,6 +74,7 @@ pub struct ConnectionLimit {
 
 #[derive(Debug, Default)]
 struct Counts {
+    trusted: TrustedProxies,
     all: usize,
     by_network: HashMap<IpAddr, usize>,
 }
@@ -90,10 +87,15 @@ pub struct ConnectionPermit {
 }
 
 impl ConnectionLimit {
+    /// Lets these proxies have more connections than one network may, from now on.
+    pub fn set_trusted(&self, proxies: TrustedProxies) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).trusted = proxies;
+    }
+
     /// Permit for a connection from `peer`, or none when a limit is reached.
     pub fn take(&self, peer: IpAddr) -> Option<ConnectionPermit> {
-        let network = network(peer);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let network = client_network(peer).filter(|_| !counts.trusted.contains(peer));
         let here = network.map_or(0, |n| counts.by_network.get(&n).copied().unwrap_or(0));
         if counts.all >= CONNECTIONS_MAX || here >= CONNECTIONS_PER_NETWORK {
             return None;
@@ -129,16 +131,6 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_an_ipv4_address_or_an_ipv6_64() {
-        assert_eq!(network(ip("192.0.2.7")), Some(ip("192.0.2.7")));
-        assert_eq!(network(ip("::ffff:192.0.2.7")), Some(ip("192.0.2.7")));
-        assert_eq!(network(ip("2001:db8:1:2:3:4:5:6")), Some(ip("2001:db8:1:2::")));
-        assert_eq!(network(ip("127.0.0.9")), None);
-        assert_eq!(network(ip("::1")), None);
-        assert_eq!(network(ip("::ffff:127.0.0.1")), None);
-    }
-
-    #[test]
     fn a_network_gets_its_burst_and_then_its_rate() {
         let (posts, start) = (PostRate::default(), Instant::now());
         let network_ip = Some(ip("192.0.2.7"));
@@ -149,14 +141,15 @@ mod tests {
         assert!(take(network_ip, 20).is_err());
         // Other networks are not affected.
         assert!(take(Some(ip("192.0.2.8")), 20).is_ok());
-        assert!((0..1_000).all(|_| take(Some(ip("127.0.0.1")), 20).is_ok()));
+        assert!((0..1_000).all(|_| take(None, 20).is_ok()));
         assert!((0..1_000).all(|_| posts.take(network_ip, 0, start).is_ok()));
     }
 
     #[test]
     fn a_full_rate_table_removes_idle_networks_first_and_then_refuses() {
         let (posts, start) = (PostRate::default(), Instant::now());
-        let host = |n: usize| Some(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n as u32)));
+        let host =
+            |n: usize| Some(IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n as u32)));
         assert!((0..NETWORKS_MAX).all(|n| posts.take(host(n), 50, start).is_ok()));
         assert!(posts.take(host(NETWORKS_MAX), 50, start).is_err());
         assert!(posts.take(host(NETWORKS_MAX), 50, start + Duration::from_secs(1)).is_ok());
@@ -173,6 +166,23 @@ mod tests {
         assert!(limit.take(ip("::1")).is_none());
         drop(held);
         assert!(limit.take(here).is_some());
+        assert!(limit.counts.lock().unwrap().by_network.is_empty());
+    }
+
+    #[test]
+    fn trusted_proxy_may_have_more_connections_than_one_network() {
+        let limit = ConnectionLimit::default();
+        let proxy = ip("10.0.0.7");
+        limit.set_trusted(TrustedProxies::parse(&["10.0.0.0/8".to_owned()]).unwrap());
+        let mut held: Vec<_> = (0..CONNECTIONS_MAX)
+            .map(|_| limit.take(proxy).expect("the total is the limit"))
+            .collect();
+        assert!(limit.take(proxy).is_none(), "the total counts");
+        limit.set_trusted(TrustedProxies::default());
+        held.truncate(1);
+        held.extend((0..CONNECTIONS_PER_NETWORK).map(|_| limit.take(proxy).unwrap()));
+        assert!(limit.take(proxy).is_none(), "a reload ended the trust");
+        drop(held);
         assert!(limit.counts.lock().unwrap().by_network.is_empty());
     }
 }

@@ -152,6 +152,7 @@ async fn serve(
 
     let (stop, stopped) = watch::channel(false);
     let connections = ConnectionLimit::default();
+    connections.set_trusted(config.trusted_proxy.clone());
     let mut servers = tokio::task::JoinSet::new();
     let app = app(state.clone(), access);
     servers.spawn(server::serve(http, app, connections.clone(), stopped.clone()));
@@ -159,7 +160,7 @@ async fn serve(
         let admin = listen("admin-http", addr).await?;
         tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
         let app = admin_app(state.clone(), ListenerAccess::of_admin_http(addr));
-        servers.spawn(server::serve(admin, app, connections, stopped));
+        servers.spawn(server::serve(admin, app, connections.clone(), stopped));
     }
     state.refresh_addresses();
     print_ready(http_addr, sfu.media_addr());
@@ -171,7 +172,7 @@ async fn serve(
             _ = look.tick() => state.refresh_addresses(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => reload(matches, cli, &mut config, &state, &filter),
+            _ = hang_up.recv() => reload(matches, cli, &mut config, &state, &filter, &connections),
         }
     }
 
@@ -219,6 +220,7 @@ fn reload(
     config: &mut Config,
     state: &AppState,
     filter: &log::LogFilter,
+    connections: &ConnectionLimit,
 ) {
     let new = match Config::load(cli, rust_log()) {
         Ok(new) => new,
@@ -240,6 +242,7 @@ fn reload(
     }
     config.apply_reloadable(new);
     filter.set(&config.log);
+    connections.set_trusted(config.trusted_proxy.clone());
     state.set_config(config.clone());
     match (&cli.config, changed.as_str()) {
         (None, _) => tracing::info!("reload: there is no --config file to read"),

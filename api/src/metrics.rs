@@ -50,6 +50,7 @@ struct Scrape {
     ready: bool,
     uptime: Duration,
     offers_refused: Vec<(&'static str, u64)>,
+    forwarding_faults: Vec<(&'static str, u64)>,
     process: Process,
 }
 
@@ -150,6 +151,12 @@ const FAMILIES: &[Family] = &[
         stat: None,
         help: "Offers of publishers and viewers that were refused; the log says why.",
         read: Read::ScrapeByLabel("reason", |s| &s.offers_refused),
+    },
+    Family {
+        name: "weir_http_forwarding_faults_total",
+        stat: None,
+        help: "Offers through a trusted proxy whose headers did not tell the client's address.",
+        read: Read::ScrapeByLabel("reason", |s| &s.forwarding_faults),
     },
     total("weir_workers", "workers", "Media workers.", |s| s.workers),
     per_worker("weir_worker_load_ratio", "per_worker.load", "Load of a worker's core.", |w| w.load),
@@ -262,6 +269,7 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
         ready: state.sfu.inspection().ready().is_ok(),
         uptime: state.started.elapsed(),
         offers_refused: state.refused.counts(),
+        forwarding_faults: state.forwarding_faults.counts(),
         process: Process::read(),
     };
     let headers =

@@ -16,10 +16,10 @@ use tokio::sync::oneshot;
 use weir_sfu::ids::{Role, StreamName};
 use weir_sfu::net::{Created, Grammar, OfferError, OfferText, Sfu, StartMode};
 
+use crate::client_address::ClientAddress;
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
 use crate::error::Problem;
 use crate::events::EventFilter;
-use crate::limits::network;
 use crate::server::Peer;
 use crate::state::AppState;
 use crate::{SDP, TRICKLE, body, path};
@@ -56,8 +56,16 @@ pub async fn answer(
     parts: Parts,
     body: Body,
 ) -> Result<Response, Problem> {
-    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-    state.posts.take(peer, state.config().post_rate, Instant::now()).map_err(|wait| {
+    let config = state.config();
+    let client = parts.extensions.get::<Peer>().map(|peer| {
+        let faults = &state.forwarding_faults;
+        ClientAddress::of(peer.0.ip(), &parts.headers, &config.trusted_proxy, faults)
+    });
+    let network = client.and_then(|client| client.network);
+    if let Some(client) = client {
+        tracing::debug!(client = %client.ip, "offer");
+    }
+    state.posts.take(network, config.post_rate, Instant::now()).map_err(|wait| {
         let detail = "this network asks for more sessions per second than --post-rate allows; \
                       try again after Retry-After";
         Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
@@ -74,10 +82,10 @@ pub async fn answer(
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; POST an SDP offer"));
     }
     state.refresh_addresses();
-    let grammar = if state.config().strict { Grammar::Strict } else { Grammar::Lenient };
+    let grammar = if config.strict { Grammar::Strict } else { Grammar::Lenient };
     let session = tokio::time::timeout(
         ANSWER_TIMEOUT,
-        create(&state.sfu, purpose, &stream, (offer, grammar), peer.and_then(network)),
+        create(&state.sfu, purpose, &stream, (offer, grammar), network),
     )
     .await
     .unwrap_or(Err(OfferError::Unavailable { retry_after_s: 1 }))?;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use clap::builder::BoolishValueParser;
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde::{Deserialize, Deserializer};
 use weir_sfu::config::Takeover;
 use weir_sfu::net::StartMode;
@@ -17,6 +17,7 @@ use weir_sfu::net::StartMode;
 use crate::advertise::Advertise;
 use crate::cpus::WorkerCpus;
 use crate::log::LogFormat;
+use crate::trusted_proxies::TrustedProxies;
 
 /// Description of one setting: its names, its default and its help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,13 +186,13 @@ impl Given for LogFormat {
     }
 }
 
-/// Values with commas between them; in the file also an array.
+/// Values with commas between them, and flags that may be repeated; in the file also an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List(pub Vec<String>);
 
 impl Given for List {
     fn configure(arg: Arg) -> Arg {
-        arg.value_delimiter(',').value_parser(value_parser!(String))
+        arg.value_delimiter(',').action(ArgAction::Append).value_parser(value_parser!(String))
     }
 
     fn read(matches: &ArgMatches, key: &str) -> Option<Self> {
@@ -255,6 +256,7 @@ printed! {
     LogFormat: |value| quoted(value.label());
     Option<String>: |value| value.as_ref().map_or("unset".into(), quoted);
     Option<SocketAddr>: |value| value.map_or("unset".into(), quoted);
+    TrustedProxies: |value| if value.is_empty() { "unset".into() } else { quoted(value) };
     // Without the setting the addresses are chosen as by `auto`.
     Option<Advertise>: |value| value.as_ref().map_or_else(|| quoted("auto"), quoted);
 }

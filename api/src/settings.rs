@@ -15,6 +15,7 @@ use crate::advertise::Advertise;
 use crate::cpus::WorkerCpus;
 use crate::log::LogFormat;
 use crate::setting::{ConfigError, Given, List, Printed, Setting, settings};
+use crate::trusted_proxies::TrustedProxies;
 
 settings! {
     /// Address of WHIP, WHEP and the pages; port 0 takes a free one.
@@ -53,6 +54,14 @@ settings! {
     admin_http: String => Option<SocketAddr> {
         key "admin-http", env "WEIR_ADMIN_HTTP", value "ADDR:PORT", heading "Access",
         unset "not set", restart, read |given, _| given.map(|text| listener(&text)).transpose()
+    }
+    /// Reverse proxies whose `X-Forwarded-For` or `Forwarded` (RFC 7239) names the client, for all
+    /// limits per client. Without it all clients of a proxy count as one, and those of a proxy on
+    /// this machine as none. Addresses or prefixes, such as `127.0.0.1,10.0.0.0/8`; may be repeated.
+    trusted_proxy: List => TrustedProxies {
+        key "trusted-proxy", env "WEIR_TRUSTED_PROXY", value "ADDR[/BITS],…", heading "Access",
+        unset "not set", reload,
+        read |given, _| given.map_or_else(|| Ok(TrustedProxies::default()), |list| TrustedProxies::parse(&list.0))
     }
     /// Sessions per second that one client address (IPv6: /64) may ask for, with a burst of four
     /// seconds' worth. 0 is no limit; loopback has none.

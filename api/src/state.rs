@@ -10,6 +10,7 @@ use std::time::Instant;
 use weir_sfu::net::Sfu;
 
 use crate::addresses::Addresses;
+use crate::client_address::ForwardingFaults;
 use crate::config::Config;
 use crate::limits::PostRate;
 use crate::listeners::Listeners;
@@ -22,6 +23,8 @@ pub struct AppState {
     pub sfu: Sfu,
     /// POST rates by client network.
     pub posts: Arc<PostRate>,
+    /// Requests of trusted proxies that do not tell the client's address.
+    pub forwarding_faults: Arc<ForwardingFaults>,
     /// Offers that were refused.
     pub refused: Arc<RefusedOffers>,
     /// Event streams of viewers.
@@ -43,6 +46,7 @@ impl AppState {
         Self {
             sfu,
             posts: Arc::default(),
+            forwarding_faults: Arc::default(),
             refused: Arc::default(),
             listeners: Listeners::default(),
             started: Instant::now(),

@@ -542,6 +542,41 @@ async fn a_network_above_its_post_rate_gets_429_with_retry_after() {
 }
 
 #[tokio::test]
+async fn limits_hold_for_the_client_that_a_trusted_proxy_names() {
+    let trusted = weir::trusted_proxies::TrustedProxies::parse(&["127.0.0.1".into()]).unwrap();
+    let config = Config { post_rate: 1, trusted_proxy: trusted, ..defaults() };
+    let state = state(config);
+    let everyone = ListenerAccess { media: AccessRule::Everyone, admin: AccessRule::LoopbackOnly };
+    let app = weir::app(state.clone(), everyone);
+    let post = async |peer: &str, forwarded: &str| {
+        let headers = [("content-type", SDP), ("x-forwarded-for", forwarded)];
+        let mut request = request("POST", "/whep/demo", &headers, &crlf(WATCH));
+        request.extensions_mut().insert(Peer(peer.parse().unwrap()));
+        send(&app, request).await.status
+    };
+    // One client that invents another address in each request, and one of its /64.
+    for n in 0..4 {
+        assert_eq!(post("127.0.0.1:1", &format!("192.0.2.{n}, 203.0.113.5")).await, 201);
+        assert_eq!(post("127.0.0.1:1", &format!("2001:db8::{n}")).await, 201);
+    }
+    assert_eq!(post("127.0.0.1:1", "192.0.2.9, 203.0.113.5").await, 429);
+    assert_eq!(post("127.0.0.1:1", "2001:db8::9").await, 429);
+    assert_eq!(post("127.0.0.1:1", "203.0.113.6").await, 201, "another client of the proxy");
+    // The header of a peer that is no trusted proxy is not read.
+    for n in 0..4 {
+        assert_eq!(post("198.51.100.1:1", &format!("192.0.2.{n}")).await, 201);
+    }
+    assert_eq!(post("198.51.100.1:1", "192.0.2.9").await, 429);
+    // A header that cannot be read does not free a client of limits.
+    for _ in 0..4 {
+        assert_eq!(post("127.0.0.1:1", "me").await, 201);
+    }
+    assert_eq!(post("127.0.0.1:1", "me").await, 429);
+    let malformed = state.forwarding_faults.counts()[1];
+    assert_eq!(malformed, ("malformed", 5));
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_before_its_201_leaves_no_session() {
     // A13
     let server = Server::new();

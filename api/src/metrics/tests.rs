@@ -62,7 +62,9 @@ fn scrape() -> Scrape {
         tasks: 3,
     };
     let offers_refused = vec![("conflict", 7), ("malformed", 0)];
-    Scrape { ready: true, uptime: Duration::from_millis(1_500), offers_refused, process }
+    let forwarding_faults = vec![("missing", 0), ("conflict", 9)];
+    let uptime = Duration::from_millis(1_500);
+    Scrape { ready: true, uptime, offers_refused, forwarding_faults, process }
 }
 
 fn keys(object: &Value) -> BTreeSet<String> {
@@ -101,6 +103,7 @@ fn each_number_stands_under_its_name() {
         "weir_worker_rebuilds_total{worker=\"1\"} 134",
         "weir_offers_refused_total{reason=\"conflict\"} 7",
         "weir_offers_refused_total{reason=\"malformed\"} 0",
+        "weir_http_forwarding_faults_total{reason=\"conflict\"} 9",
         "weir_uptime_seconds 1.5",
         "weir_ready 1",
         "weir_tasks 3",

@@ -265,7 +265,7 @@ impl EventLoop {
             self.poll.registry().register(session.socket(), Token(index), Interest::READABLE);
         let started = match registered {
             Ok(()) => session.start(now, &mut self.stats),
-            Err(error) => Err(SessionError(format!("registering a socket: {error}"))),
+            Err(error) => Err(SessionError::Final(format!("registering a socket: {error}"))),
         };
         let entry = Some(Entry { session, timer: None });
         match self.sessions.get_mut(index) {

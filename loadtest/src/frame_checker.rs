@@ -39,6 +39,9 @@ pub(crate) enum FrameJudgement {
     },
     /// A decoder cannot show the frame.
     Broken(Flaw),
+    /// The first frame was a still picture that a server shows until the next keyframe, which follows. What
+    /// lies between was not meant for this viewer.
+    Poster,
 }
 
 /// Assembles and judges the frames of one video stream.
@@ -59,6 +62,8 @@ pub(crate) struct FrameChecker {
     gap_before: bool,
     /// RTP timestamp of the last frame that ended. More packets with this timestamp are padding.
     ended: Option<u32>,
+    /// Decodable frames so far, at most 2.
+    decodable: u8,
     /// The last decodable frame as a file of its codec needs it, for recordings.
     shown: Vec<u8>,
 }
@@ -89,6 +94,7 @@ impl FrameChecker {
             explained: 0,
             gap_before: false,
             ended: None,
+            decodable: 0,
             shown: Vec::new(),
         }
     }
@@ -170,6 +176,11 @@ impl FrameChecker {
         out.push(FrameJudgement::Broken(flaw));
     }
 
+    /// Whether nothing broke or was lost between the last frame and this one.
+    fn is_unexplained(&self, current: &CurrentFrame) -> bool {
+        self.explained == 0 && !current.after_gap
+    }
+
     fn finish(&mut self, out: &mut Vec<FrameJudgement>) {
         let Some(current) = self.current.take() else { return };
         if !current.complete {
@@ -199,6 +210,8 @@ impl FrameChecker {
                 // A server that switches layers may leave out frames, if it continues with a
                 // keyframe.
                 self.intact = false;
+            } else if step != 1 && key && self.decodable == 1 && self.is_unexplained(&current) {
+                out.push(FrameJudgement::Poster);
             } else if step != 1 {
                 let missing = if step <= MISSING_MAX { step.saturating_sub(1) } else { 0 };
                 let unexplained = missing.saturating_sub(self.explained);
@@ -213,6 +226,7 @@ impl FrameChecker {
             return out.push(FrameJudgement::Broken(Flaw::Reference));
         }
         self.intact = true;
+        self.decodable = self.decodable.saturating_add(1).min(2);
         self.shown = current.assembly.into_data();
         out.push(FrameJudgement::Decodable { key, stamp });
     }

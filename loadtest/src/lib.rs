@@ -11,6 +11,7 @@
 //!    window.
 //! 3. `publisher` and `viewer` are one session each: `session` (POST, DELETE), then `media_session`
 //!    in an `event_loop`, which carries thousands of sockets.
+//!    A lost session is started again (`reconnect`).
 //! 4. `peer` is the connection of a session: `ice`, `dtls`, SRTP.
 //! 5. `receiver` is the media of a viewer: `reorder_buffer` (order, loss), `frame_checker`
 //!    (frames), `twcc` (feedback).
@@ -52,6 +53,7 @@ mod procfs;
 mod progress_line;
 mod publisher;
 mod receiver;
+mod reconnect;
 mod recording;
 mod relay;
 mod reorder_buffer;

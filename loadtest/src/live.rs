@@ -19,6 +19,8 @@ pub(crate) struct LiveCounters {
     pub(crate) left: AtomicU64,
     /// Sessions that failed.
     pub(crate) failed: AtomicU64,
+    /// Times that a lost session was started again, whether it came back or not.
+    pub(crate) restarted: AtomicU64,
     /// Packets that viewers received.
     pub(crate) packets: AtomicU64,
     /// Bytes of the packets received.
@@ -43,6 +45,7 @@ impl LiveCounters {
             watching: zero(),
             left: zero(),
             failed: zero(),
+            restarted: zero(),
             packets: zero(),
             bytes: zero(),
             lost: zero(),
@@ -56,6 +59,11 @@ impl LiveCounters {
     /// Adds to a counter.
     pub(crate) fn add(counter: &AtomicU64, more: u64) {
         counter.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Subtracts from a counter.
+    pub(crate) fn subtract(counter: &AtomicU64, less: u64) {
+        counter.fetch_sub(less, Ordering::Relaxed);
     }
 
     /// Reads a counter.

@@ -31,6 +31,20 @@ pub(crate) struct ViewerResult {
     pub(crate) first_frame_ms: Option<f64>,
     /// Media received within the window.
     pub(crate) media: MediaMeasures,
+    /// Times that the session was lost and came back.
+    pub(crate) reconnects: u32,
+}
+
+impl ViewerResult {
+    /// Adds the result of a later try of the same viewer. Join times stay those of the first.
+    pub(crate) fn add(&mut self, later: Self) {
+        self.connected |= later.connected;
+        self.failure = later.failure;
+        self.join_ms = self.join_ms.or(later.join_ms);
+        self.first_frame_ms = self.first_frame_ms.or(later.first_frame_ms);
+        self.media.add(&later.media);
+        self.reconnects += later.reconnects;
+    }
 }
 
 /// The result of one publisher session.
@@ -40,6 +54,8 @@ pub(crate) struct PublisherResult {
     pub(crate) packets_sent: u64,
     /// Why the session failed, if it did.
     pub(crate) failure: Option<String>,
+    /// Times that the session was lost and came back.
+    pub(crate) reconnects: u32,
 }
 
 /// Media that one viewer received within the window.
@@ -65,6 +81,8 @@ pub(crate) struct MediaMeasures {
     pub(crate) latency_us: LatencyHistogram,
     /// Whether the last packet of the window came long before its end.
     pub(crate) silent_at_end: bool,
+    /// Times that the first frame was a still picture: what followed it was a later keyframe.
+    pub(crate) posters: u64,
 }
 
 impl MediaMeasures {
@@ -81,7 +99,26 @@ impl MediaMeasures {
             repair: RepairCounts::default(),
             latency_us: latency_histogram(),
             silent_at_end: false,
+            posters: 0,
         }
+    }
+
+    /// Adds the measures of a later try.
+    fn add(&mut self, later: &Self) {
+        self.packets_received += later.packets_received;
+        self.packets_lost += later.packets_lost;
+        self.bytes += later.bytes;
+        self.decodable += later.decodable;
+        self.broken += later.broken;
+        self.freezes += later.freezes;
+        for (flaw, count) in &later.flaws {
+            *self.flaws.entry(flaw).or_default() += count;
+        }
+        self.repair.add(&later.repair);
+        // Both histograms have the same bounds, so the addition cannot fail.
+        let _ = self.latency_us.add(&later.latency_us);
+        self.silent_at_end = later.silent_at_end;
+        self.posters += later.posters;
     }
 }
 

@@ -157,7 +157,7 @@ impl<R: Role> MediaSession<R> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => stats.on_send_refused(),
                 // No socket receives at the other end, not yet or no longer. ICE finds out which.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                Err(error) => return Err(SessionError(format!("sending to {to}: {error}"))),
+                Err(error) => return Err(SessionError::Final(format!("sending to {to}: {error}"))),
             }
         }
         Ok(())
@@ -197,7 +197,7 @@ impl<R: Role> PollSession for MediaSession<R> {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
                     // An ICMP error for a datagram sent earlier. ICE finds out what it means.
                     Err(error) if error.kind() == ErrorKind::ConnectionRefused => continue,
-                    Err(error) => return Err(SessionError(format!("receiving: {error}"))),
+                    Err(error) => return Err(SessionError::Final(format!("receiving: {error}"))),
                 }
             };
             for (buffer, meta) in buffers.buffers.iter().zip(&meta).take(count) {

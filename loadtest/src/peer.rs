@@ -20,6 +20,10 @@ use crate::session_error::SessionError;
 /// Maximum time from the answer to the media keys. After it the connection has failed.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Maximum time without any datagram of the server once connected: three of our checks stay unanswered, and
+/// there is no media or report either. After it the server is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
+
 /// What a received datagram was.
 #[derive(Debug)]
 pub(crate) enum Incoming {
@@ -43,6 +47,8 @@ pub(crate) struct Peer {
     fingerprints: Vec<String>,
     outbox: VecDeque<(BytesMut, SocketAddr)>,
     connect_deadline: Instant,
+    /// When a datagram came last.
+    heard: Instant,
 }
 
 impl Peer {
@@ -60,7 +66,7 @@ impl Peer {
     ) -> Result<Self, SessionError> {
         let candidates = via.map_or_else(|| answer.candidates.clone(), |via| vec![via]);
         if candidates.is_empty() {
-            return Err(SessionError("the answer has no UDP candidate".to_owned()));
+            return Err(SessionError::Final("the answer has no UDP candidate".to_owned()));
         }
         Ok(Self {
             identity,
@@ -71,6 +77,7 @@ impl Peer {
             fingerprints: answer.fingerprints.clone(),
             outbox: VecDeque::new(),
             connect_deadline: now + CONNECT_TIMEOUT,
+            heard: now,
         })
     }
 
@@ -106,17 +113,21 @@ impl Peer {
             } else {
                 "no answer to ICE checks"
             };
-            return Err(SessionError(format!("{at} within {} s", CONNECT_TIMEOUT.as_secs())));
+            return Err(SessionError::lost(format!("{at} within {} s", CONNECT_TIMEOUT.as_secs())));
         }
         if self.ice.consent_expired(now) {
-            return Err(SessionError("the server stopped answering ICE checks".to_owned()));
+            return Err(SessionError::lost("the server stopped answering ICE checks"));
+        }
+        if self.srtp.is_some() && now.saturating_duration_since(self.heard) > SILENCE_MAX {
+            let silence_s = SILENCE_MAX.as_secs();
+            return Err(SessionError::lost(format!("nothing from the server for {silence_s} s")));
         }
         if let Some(check) = self.ice.handle_timeout(now, self.identity.provider.crypto())? {
             self.outbox.push_back((check.as_slice().into(), self.ice.remote_addr()));
         }
         if self.srtp.is_none() {
             if let Some(dtls) = &mut self.dtls {
-                dtls.handle_timeout(now)?;
+                dtls.handle_timeout(now).map_err(|error| SessionError::lost(error.to_string()))?;
             }
             self.flush_dtls();
         }
@@ -133,6 +144,7 @@ impl Peer {
         from: SocketAddr,
         datagram: &[u8],
     ) -> Result<Incoming, SessionError> {
+        self.heard = now;
         // RFC 7983: the first byte identifies the protocol.
         match datagram {
             [0..=3, ..] => {
@@ -160,7 +172,7 @@ impl Peer {
                 match event? {
                     DtlsEvent::Nothing => Ok(Incoming::Handled),
                     DtlsEvent::Closed => {
-                        Err(SessionError("the server closed the connection".to_owned()))
+                        Err(SessionError::lost("the server closed the connection"))
                     }
                     DtlsEvent::Keys(srtp) => {
                         self.srtp = Some(srtp);
@@ -191,7 +203,8 @@ impl Peer {
     /// If the keys are used up or not yet known.
     pub(crate) fn send_rtp(&mut self, packet: &OutgoingPacket) -> Result<(), SessionError> {
         let to = self.ice.remote_addr();
-        let srtp = self.srtp.as_mut().ok_or_else(|| SessionError("not connected".to_owned()))?;
+        let srtp =
+            self.srtp.as_mut().ok_or_else(|| SessionError::Final("not connected".to_owned()))?;
         let bytes = packet.bytes()?;
         self.outbox.push_back((srtp.outgoing.encrypt_rtp_with_header(&bytes, &packet.header)?, to));
         Ok(())
@@ -214,7 +227,8 @@ impl Peer {
     /// If the keys are used up or not yet known.
     pub(crate) fn send_rtcp_bytes(&mut self, rtcp: &[u8]) -> Result<(), SessionError> {
         let to = self.ice.remote_addr();
-        let srtp = self.srtp.as_mut().ok_or_else(|| SessionError("not connected".to_owned()))?;
+        let srtp =
+            self.srtp.as_mut().ok_or_else(|| SessionError::Final("not connected".to_owned()))?;
         self.outbox.push_back((srtp.outgoing.encrypt_rtcp(rtcp)?, to));
         Ok(())
     }

@@ -46,8 +46,12 @@ impl ProgressLine {
         let elapsed_s = now.saturating_duration_since(self.before.0).as_secs_f64().max(0.001);
         let per_s = packets.saturating_sub(self.before.1) as f64 / elapsed_s;
         self.before = (now, packets);
+        let restarted = match LiveCounters::read(&live.restarted) {
+            0 => String::new(),
+            times => format!("{times} starts of lost sessions, "),
+        };
         let text = format!(
-            "{step}: {} publishing, {} watching, {} failed, {per_s:.0} packets/s; in the window {} lost, {} frames broken",
+            "{step}: {} publishing, {} watching, {} failed, {restarted}{per_s:.0} packets/s; in the window {} lost, {} frames broken",
             LiveCounters::read(&live.publishing),
             live.connected_viewers(),
             LiveCounters::read(&live.failed),

@@ -47,7 +47,7 @@ impl Session {
             let answer = sdp::parse_answer(&created.answer)?;
             let via = context.options.common.media_via;
             let peer = Peer::new(Instant::now(), context.identity.clone(), local, &answer, via)
-                .map_err(|error| anyhow::anyhow!(error.0))?;
+                .map_err(|error| anyhow::anyhow!(error.text()))?;
             let any = match peer.remote_addr() {
                 SocketAddr::V4(_) => "0.0.0.0:0",
                 SocketAddr::V6(_) => "[::]:0",
@@ -79,10 +79,10 @@ impl Session {
             Ok(session) => {
                 pool.add(Box::new(session)).await;
                 wait.await.map_err(|_| {
-                    SessionError("an event loop broke (a bug of this tool)".to_owned())
+                    SessionError::Final("an event loop broke (a bug of this tool)".to_owned())
                 })
             }
-            Err(error) => Err(SessionError(format!("socket options: {error}"))),
+            Err(error) => Err(SessionError::Final(format!("socket options: {error}"))),
         };
         self.http.delete(self.url).await;
         match ended {

@@ -56,6 +56,7 @@ impl Scenario {
             FrameJudgement::Broken(Flaw::Missing) => "missing",
             FrameJudgement::Broken(Flaw::Reference) => "reference",
             FrameJudgement::Broken(Flaw::AlteredAudio) => "audio",
+            FrameJudgement::Poster => "poster",
         };
         self.judgements.drain(..).map(word).collect()
     }
@@ -215,4 +216,27 @@ fn layer_switch_at_a_keyframe_may_leave_out_frames() {
         [true, true, true, true, false],
         "the last frame switches the layer without a keyframe"
     );
+}
+
+#[test]
+fn first_keyframe_alone_until_the_next_one_is_a_poster_and_only_at_the_start() {
+    for codec in BOTH {
+        let mut scenario = Scenario::new(codec);
+        scenario.send(true);
+        for _ in 0..20 {
+            scenario.next(false);
+        }
+        scenario.send(true);
+        scenario.send(false);
+        assert_eq!(scenario.take_judgements(), ["key", "poster", "key", "ok"], "{codec:?}");
+        scenario.next(false);
+        scenario.send(true);
+        assert_eq!(scenario.take_judgements(), ["missing", "key"], "{codec:?}: not at the start");
+        // Not a poster either: a frame is left out and the next one is no keyframe.
+        let mut scenario = Scenario::new(codec);
+        scenario.send(true);
+        scenario.next(false);
+        scenario.send(false);
+        assert_eq!(scenario.take_judgements(), ["key", "missing", "reference"], "{codec:?}");
+    }
 }

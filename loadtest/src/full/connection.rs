@@ -136,7 +136,7 @@ impl Connection {
             .pc
             .local_description()
             .await
-            .ok_or_else(|| SessionError("no local description".to_owned()))?;
+            .ok_or_else(|| SessionError::Final("no local description".to_owned()))?;
         let created = context.http.post(url, offer.sdp).await?;
         self.session = Some(created.session);
         self.pc.set_remote_description(RTCSessionDescription::answer(created.answer)?).await?;
@@ -150,7 +150,7 @@ impl Connection {
             }
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connected).await.map_err(|_| {
-            SessionError(format!("not connected within {} s", CONNECT_TIMEOUT.as_secs()))
+            SessionError::Final(format!("not connected within {} s", CONNECT_TIMEOUT.as_secs()))
         })?
     }
 
@@ -161,10 +161,10 @@ impl Connection {
     pub(super) async fn next_event(&mut self) -> Result<Event, SessionError> {
         match self.events.recv().await {
             Some(Event::Disconnected(state)) => {
-                Err(SessionError(format!("the connection is {state}")))
+                Err(SessionError::Final(format!("the connection is {state}")))
             }
             Some(event) => Ok(event),
-            None => Err(SessionError("the connection is gone".to_owned())),
+            None => Err(SessionError::Final("the connection is gone".to_owned())),
         }
     }
 
@@ -205,11 +205,12 @@ async fn local_ip(options: &Options) -> Result<std::net::IpAddr, SessionError> {
     let url =
         if options.common.whep.is_empty() { options.whip_url(0) } else { options.whep_url(0) };
     let url = Url::parse(&url)?;
-    let host = url.host_str().ok_or_else(|| SessionError("the URL has no host".to_owned()))?;
+    let host =
+        url.host_str().ok_or_else(|| SessionError::Final("the URL has no host".to_owned()))?;
     let port = url.port_or_known_default().unwrap_or(80);
     let host = host.trim_matches(['[', ']']);
     let server = tokio::net::lookup_host((host, port)).await?.next();
-    let server = server.ok_or_else(|| SessionError(format!("{host} has no address")))?;
+    let server = server.ok_or_else(|| SessionError::Final(format!("{host} has no address")))?;
     let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = tokio::net::UdpSocket::bind(any).await?;
     socket.connect(server).await?;

@@ -41,9 +41,9 @@ pub(crate) async fn publish(
         end
     };
     let end: Result<(), SessionError> = session.await;
-    let (packets_sent, failure) = (publisher.packets_sent, end.err().map(|error| error.0));
+    let (packets_sent, failure) = (publisher.packets_sent, end.err().map(SessionError::text));
     context.live.note_end("publisher", failure.as_deref());
-    PublisherResult { packets_sent, failure }
+    PublisherResult { packets_sent, failure, reconnects: 0 }
 }
 
 struct Publisher<'a> {

@@ -24,6 +24,7 @@ use crate::measures::PublisherResult;
 use crate::opus;
 use crate::peer::Peer;
 use crate::phase::Phase;
+use crate::reconnect::Reconnect;
 use crate::role::Role;
 use crate::rtp::OutgoingPacket;
 use crate::sdp::{Answer, NegotiatedMedia, OfferConfig, PublisherSsrcs, RIDS};
@@ -42,15 +43,39 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Clock rate of video in RTP.
 const VIDEO_CLOCK_HZ: u32 = 90_000;
 
-/// Runs one publisher from POST to DELETE.
+/// Runs one publisher. It is started again when it is lost.
 pub(crate) async fn publish(
     context: Arc<RunContext>,
     index: u32,
     startup: StartupGuard,
     phases: watch::Receiver<Phase>,
 ) -> PublisherResult {
+    let mut reconnect = Reconnect::new(phases);
+    let (mut startup, mut packets_sent) = (Some(startup), 0);
+    loop {
+        let (role, end) = attempt(&context, index, startup.take(), reconnect.phases()).await;
+        let connected = role.as_ref().is_some_and(|role| role.timers.is_some());
+        packets_sent += role.map_or(0, |role| role.packets_sent);
+        if reconnect.again(&end, connected).await {
+            LiveCounters::subtract(&context.live.publishing, u64::from(connected));
+            LiveCounters::add(&context.live.restarted, 1);
+            continue;
+        }
+        let failure = reconnect.failure(end);
+        context.live.note_end("publisher", failure.as_deref());
+        return PublisherResult { packets_sent, failure, reconnects: reconnect.returned() };
+    }
+}
+
+/// One try from POST to DELETE. Returns the role, unless the event loop broke.
+async fn attempt(
+    context: &Arc<RunContext>,
+    index: u32,
+    startup: Option<StartupGuard>,
+    phases: watch::Receiver<Phase>,
+) -> (Option<Publisher>, Result<(), SessionError>) {
     let options = &context.options;
-    let mut role = Publisher::new(&context, startup);
+    let mut role = Publisher::new(context, startup);
     let ssrcs = PublisherSsrcs {
         audio: role.audio_sender.ssrc(),
         video: role.layers.iter().map(Layer::ssrcs).collect(),
@@ -61,17 +86,13 @@ pub(crate) async fn publish(
         twcc: !options.common.no_twcc,
         sends: Some(ssrcs),
     };
-    let (role, end) = match Session::open(&context, &options.whip_url(index), &config).await {
+    match Session::open(context, &options.whip_url(index), &config).await {
         Ok(session) => {
             role.apply_answer(&session.answer);
             session.run(&context.publisher_loops, role, phases).await
         }
         Err(error) => (Some(role), Err(error)),
-    };
-    let packets_sent = role.map_or(0, |role| role.packets_sent);
-    let failure = end.err().map(|error| error.0);
-    context.live.note_end("publisher", failure.as_deref());
-    PublisherResult { packets_sent, failure }
+    }
 }
 
 struct Publisher {
@@ -98,7 +119,7 @@ struct Timers {
 }
 
 impl Publisher {
-    fn new(context: &Arc<RunContext>, startup: StartupGuard) -> Self {
+    fn new(context: &Arc<RunContext>, startup: Option<StartupGuard>) -> Self {
         let options = &context.options;
         let layers = video::layers(&options.video)
             .into_iter()
@@ -107,7 +128,7 @@ impl Publisher {
             .collect();
         Self {
             context: context.clone(),
-            startup: Some(startup),
+            startup,
             layers,
             video: None,
             audio: None,

@@ -28,6 +28,10 @@ const GAP_INTERVAL: Duration = Duration::from_millis(10);
 /// A viewer that received nothing for this long at the end of the window was cut off.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
+/// Maximum time from the first frame to what follows it. A server may show a cached keyframe until the next one
+/// comes, and it does not ask the publisher for one at each join: after many joins every two seconds.
+pub(crate) const POSTER_MAX: Duration = Duration::from_secs(4);
+
 /// A viewer at [`CheckLevel::Headers`] authenticates one packet in this many.
 const SAMPLE_ONE_IN: u32 = 16;
 
@@ -96,6 +100,8 @@ pub(crate) struct Receiver {
     pli_pending: bool,
     last_packet: Instant,
     first_frame: Option<Instant>,
+    /// Whether anything came after the first frame.
+    is_live: bool,
     freezes: FreezeMeter,
     next_pli: Instant,
     next_gap_check: Instant,
@@ -130,6 +136,7 @@ impl Receiver {
             pli_pending: false,
             last_packet: now,
             first_frame: None,
+            is_live: false,
             freezes: FreezeMeter::new(),
             next_pli: now + PLI_INTERVAL,
             next_gap_check: now,
@@ -166,6 +173,12 @@ impl Receiver {
         self.first_frame
     }
 
+    /// Whether media must have come after the first frame, at `now`.
+    pub(crate) fn is_live(&self, now: Instant) -> bool {
+        let is_late = |first| now.saturating_duration_since(first) >= POSTER_MAX;
+        self.is_live || self.first_frame.is_some_and(is_late)
+    }
+
     /// The counts since the last call.
     pub(crate) fn take_progress(&mut self) -> ProgressUpdate {
         let lost = self.reception().into_iter().flatten().map(|reception| reception.lost).sum();
@@ -179,8 +192,9 @@ impl Receiver {
     /// Opens or closes the window.
     pub(crate) fn set_counting(&mut self, now: Instant, counting: bool) {
         if self.counting && !counting {
+            let silence_max = if self.is_live { SILENCE_MAX } else { POSTER_MAX };
             self.measures.silent_at_end =
-                now.saturating_duration_since(self.last_packet) >= SILENCE_MAX;
+                now.saturating_duration_since(self.last_packet) >= silence_max;
             if self.level != CheckLevel::Counts {
                 // A freeze that lasts until the end of the window has no frame that ends it.
                 self.measures.freezes += u64::from(self.freezes.is_frozen(now));
@@ -308,6 +322,7 @@ impl Receiver {
 
     fn on_arrival(&mut self, now: Instant, inserted: Inserted, length: usize) {
         self.last_packet = now;
+        self.is_live |= self.first_frame.is_some();
         if inserted != Inserted::Redundant {
             self.progress.packets += 1;
             self.progress.bytes += length as u64;
@@ -374,6 +389,7 @@ impl Receiver {
                 self.measures.decodable += 1;
                 self.count_latency(now, stamp);
             }
+            FrameJudgement::Poster => self.measures.posters += u64::from(counted),
             FrameJudgement::Broken(flaw) => {
                 self.pli_pending |= self.level == CheckLevel::Headers;
                 if counted {

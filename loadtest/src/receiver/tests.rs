@@ -65,6 +65,15 @@ impl Scenario {
         self
     }
 
+    /// Frames that the server does not forward, without a gap in the numbers of the packets.
+    fn skip_frames(&mut self, count: usize) {
+        for _ in 0..count {
+            let key = self.frame.is_multiple_of(60);
+            self.source.next(Stamp { run: 1, frame: self.frame, sent_us: 0, layer: 0, key });
+            self.frame += 1;
+        }
+    }
+
     fn window(&mut self, open: bool) -> &mut Self {
         self.receiver.set_counting(self.now, open);
         self
@@ -247,4 +256,37 @@ fn audio_latency_is_measured_and_altered_audio_is_detected() {
     let measured = receiver.finish();
     assert_eq!((measured.packets_received, measured.broken), (2, 1));
     assert!(measured.latency_us.value_at_quantile(0.5).abs_diff(3000) < 50);
+}
+
+/// After many joins a server shows each newcomer a cached keyframe for up to two seconds. Such viewers of the
+/// last second of a window were reported as "no media in the window", and the frames between as broken.
+#[test]
+fn viewer_at_its_poster_is_not_live_and_misses_nothing() {
+    for level in [CheckLevel::Full, CheckLevel::Headers, CheckLevel::Counts] {
+        let mut scenario = Scenario::new(level);
+        scenario.frames(1).window(true);
+        let first = scenario.now;
+        scenario.now += Duration::from_millis(1900);
+        assert!(!scenario.receiver.is_live(scenario.now), "{level:?}");
+        assert!(scenario.receiver.is_live(first + POSTER_MAX), "{level:?}: nothing more will come");
+        // The frames of two seconds are not sent; the next keyframe is.
+        scenario.skip_frames(59);
+        scenario.frames(3);
+        assert!(scenario.receiver.is_live(scenario.now));
+        scenario.window(false);
+        let measured = scenario.receiver.finish();
+        assert_eq!((measured.broken, measured.silent_at_end), (0, false), "{level:?}");
+        assert_eq!(measured.posters, u64::from(level == CheckLevel::Full), "{level:?}");
+    }
+}
+
+#[test]
+fn viewer_that_stays_at_its_poster_is_cut_off() {
+    for (wait, silent) in [(Duration::from_secs(3), false), (POSTER_MAX, true)] {
+        let mut scenario = Scenario::new(CheckLevel::Full);
+        scenario.frames(1).window(true);
+        scenario.now += wait;
+        scenario.window(false);
+        assert_eq!(scenario.receiver.finish().silent_at_end, silent, "{wait:?}");
+    }
 }

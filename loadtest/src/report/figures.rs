@@ -35,6 +35,8 @@ pub struct Figures {
     pub frames_broken: u64,
     /// Gaps between decodable frames of at least max(3 x mean, mean + 150 ms).
     pub freezes: u64,
+    /// Times that a session was lost and came back, publishers and viewers.
+    pub reconnects: u64,
     /// CPU seconds of `--server-pid` within the window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpu_s: Option<f64>,

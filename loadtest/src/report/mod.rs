@@ -31,6 +31,8 @@ pub struct Report {
     pub flaws: BTreeMap<&'static str, u64>,
     /// Retransmissions, authentication and keyframe requests of the viewers.
     pub repair: RepairCounts,
+    /// Viewers within the window whose first frame was a still picture until the next keyframe.
+    pub(crate) posters: u64,
     /// The name of the scenario; empty without a scenario.
     pub(crate) scenario: &'static str,
     /// What this generator measured of itself.
@@ -46,9 +48,9 @@ pub struct Report {
 /// How a run ended, and the exit code for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunVerdict {
-    /// No session failed and no frame was broken. Exit code 0.
+    /// No session failed or was lost, and no frame was broken. Exit code 0.
     Passed,
-    /// A session failed or a frame was broken, and this generator kept up. Exit code 1.
+    /// A session failed or was lost, or a frame was broken, and this generator kept up. Exit code 1.
     Failed,
     /// Something failed, was broken or was lost, but this generator was the bottleneck. Exit code
     /// 3.
@@ -88,12 +90,14 @@ impl Report {
     }
 
     /// Whether no session failed and no frame was broken. A failed sample check counts as well,
-    /// because it stands for many packets that were not checked.
+    /// because it stands for many packets that were not checked; so does a session that was lost,
+    /// though it came back.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.figures.viewers_failed == 0
             && self.figures.frames_broken == 0
             && self.publishers_failed == 0
+            && self.figures.reconnects == 0
             && self.repair.spots_failed == 0
     }
 
@@ -117,6 +121,7 @@ impl Report {
             top.insert("window_s".to_owned(), serde_json::json!(self.window_s));
             top.insert("generator".to_owned(), serde_json::json!(self.generator));
             top.insert("repair".to_owned(), serde_json::json!(self.repair));
+            top.insert("posters".to_owned(), serde_json::json!(self.posters));
             top.insert("failures".to_owned(), serde_json::json!(self.failures));
             top.insert("flaws".to_owned(), serde_json::json!(self.flaws));
             top.insert("timeline".to_owned(), serde_json::json!(self.timeline));

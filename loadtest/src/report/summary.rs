@@ -25,6 +25,11 @@ impl Report {
     fn fmt_verdict(&self, f: &mut Formatter<'_>) -> Result {
         match self.verdict() {
             RunVerdict::Passed => writeln!(f, "PASSED: no session failed, no frame was broken."),
+            RunVerdict::Failed if self.figures.reconnects > 0 => writeln!(
+                f,
+                "FAILED: sessions were lost and came back {} times, see below.",
+                self.figures.reconnects
+            ),
             RunVerdict::Failed => writeln!(f, "FAILED, see below."),
             RunVerdict::Inconclusive => writeln!(
                 f,
@@ -36,7 +41,11 @@ impl Report {
     fn fmt_joins(&self, f: &mut Formatter<'_>) -> Result {
         let figures = &self.figures;
         let (connected, failed) = (figures.viewers_connected, figures.viewers_failed);
-        writeln!(f, "viewers    {connected} connected, {failed} failed")?;
+        write!(f, "viewers    {connected} connected, {failed} failed")?;
+        match figures.reconnects {
+            0 => writeln!(f)?,
+            times => writeln!(f, "; lost and back {times} times, publishers included")?,
+        }
         if let Some(JoinTimes { p50, p95, p99 }) = figures.join_ms {
             writeln!(f, "join       {p50:.1} ms median, {p95:.1} ms p95, {p99:.1} ms p99")?;
         }
@@ -88,6 +97,13 @@ impl Report {
         )?;
         for (flaw, count) in &self.flaws {
             writeln!(f, "             {count} {flaw}")?;
+        }
+        if self.posters > 0 {
+            let posters = self.posters;
+            writeln!(
+                f,
+                "starts     {posters} viewers had a still picture until the next keyframe"
+            )?;
         }
         if let Some(latency) = figures.latency_us {
             let ms = |us: u64| us as f64 / 1000.0;

@@ -28,14 +28,18 @@ fn viewer(received: u64, failure: Option<&str>) -> ViewerResult {
         join_ms: Some(received as f64),
         first_frame_ms: None,
         media,
+        reconnects: 0,
     }
 }
 
 #[test]
 fn counts_are_sums_and_times_are_percentiles_over_viewers() {
     let viewers = (1..=100).map(|n| viewer(n, None));
-    let mut report =
-        report_of(10.0, vec![PublisherResult { packets_sent: 7, failure: None }], viewers);
+    let mut report = report_of(
+        10.0,
+        vec![PublisherResult { packets_sent: 7, ..PublisherResult::default() }],
+        viewers,
+    );
     report.add_server(0.00505, 9);
     let json = serde_json::to_value(&report.figures).expect("is JSON");
     assert_eq!(json["packets_sent"], 7);
@@ -52,13 +56,31 @@ fn counts_are_sums_and_times_are_percentiles_over_viewers() {
 #[test]
 fn one_failed_viewer_or_publisher_or_broken_frame_fails_the_run() {
     assert!(!report_of(1.0, vec![], vec![viewer(1, Some("no answer"))]).passed());
-    let failed = PublisherResult { packets_sent: 0, failure: Some("refused".to_owned()) };
+    let failed =
+        PublisherResult { failure: Some("refused".to_owned()), ..PublisherResult::default() };
     let report = report_of(1.0, vec![failed], vec![]);
     assert!(!report.passed());
     assert!(report.to_string().contains("1 x publisher: refused"));
     let mut broken = viewer(1, None);
     broken.media.broken = 1;
     assert!(!report_of(1.0, vec![], vec![broken]).passed());
+}
+
+#[test]
+fn session_that_was_lost_and_came_back_fails_the_run_and_is_told() {
+    let mut first = viewer(5, None);
+    let mut later = viewer(7, None);
+    later.reconnects = 1;
+    later.join_ms = Some(99.0);
+    first.add(later);
+    let publisher = PublisherResult { reconnects: 1, ..PublisherResult::default() };
+    let report = report_of(1.0, vec![publisher], vec![first]);
+    assert_eq!((report.figures.viewers_connected, report.figures.viewers_failed), (1, 0));
+    assert_eq!((report.figures.packets_received, report.figures.reconnects), (12, 2));
+    assert_eq!(report.figures.join_ms.map(|times| times.p50), Some(5.0), "of the first try");
+    assert_eq!(report.verdict(), RunVerdict::Failed);
+    assert_eq!(report.json()["reconnects"], 2);
+    assert!(report.to_string().contains("lost and came back 2 times"), "{report}");
 }
 
 #[test]
@@ -101,7 +123,7 @@ fn json_has_exactly_the_fields_of_the_contract() {
         json.as_object().expect("is an object").keys().cloned().collect::<Vec<_>>().join(" ")
     };
     let always = "bytes_received first_frame_ms frames_broken frames_decodable freezes join_ms latency_us packets_lost \
-                  packets_received packets_sent viewers_connected viewers_failed";
+                  packets_received packets_sent reconnects viewers_connected viewers_failed";
     assert_eq!(names(&report), always);
     report.figures.packets_received = 1;
     report.add_server(1.0, 1);

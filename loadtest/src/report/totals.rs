@@ -24,6 +24,7 @@ impl Totals {
     pub(crate) fn add_publisher(&mut self, result: PublisherResult) {
         let report = &mut self.report;
         report.figures.packets_sent += result.packets_sent;
+        report.figures.reconnects += u64::from(result.reconnects);
         if let Some(reason) = result.failure {
             report.publishers_failed += 1;
             *report.failures.entry(format!("publisher: {reason}")).or_default() += 1;
@@ -36,6 +37,7 @@ impl Totals {
         let figures = &mut report.figures;
         figures.viewers_connected += u32::from(result.connected);
         figures.viewers_failed += u32::from(result.failure.is_some());
+        figures.reconnects += u64::from(result.reconnects);
         let media = result.media;
         figures.packets_received += media.packets_received;
         figures.packets_lost += media.packets_lost;
@@ -54,6 +56,7 @@ impl Totals {
             *report.flaws.entry(flaw).or_default() += count;
         }
         report.repair.add(&media.repair);
+        report.posters += media.posters;
     }
 
     /// The report for a window of `window_s` seconds.

@@ -22,10 +22,11 @@ use tokio::sync::watch;
 
 use crate::context::{RunContext, StartupGuard};
 use crate::live::LiveCounters;
-use crate::measures::ViewerResult;
+use crate::measures::{MediaMeasures, ViewerResult};
 use crate::peer::Peer;
 use crate::phase::Phase;
 use crate::receiver::{CheckLevel, FeedbackRequests, Receiver};
+use crate::reconnect::Reconnect;
 use crate::recording;
 use crate::role::Role;
 use crate::rtp::{self, HeaderView};
@@ -44,7 +45,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two updates of the live counters.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A viewer must have received something, if it was counted for at least this time.
+/// A viewer must have received something, if it was counted for at least this time and is live.
 const COUNTED_MIN: Duration = Duration::from_millis(500);
 
 /// Bytes of the authentication tag that SRTP appends (AES-GCM).
@@ -53,15 +54,62 @@ const AUTH_TAG_BYTES: usize = 16;
 /// Maximum frames kept for `--record`: five minutes at 30 frames per second.
 const RECORDED_FRAMES_MAX: usize = 9000;
 
-/// Runs one viewer from POST to DELETE.
+/// Runs one viewer. It is started again when it is lost.
 pub(crate) async fn watch(
     context: Arc<RunContext>,
     index: u32,
     startup: StartupGuard,
     phases: watch::Receiver<Phase>,
 ) -> ViewerResult {
-    let started = Instant::now();
-    let mut role = Viewer::new(&context, index, startup);
+    let mut reconnect = Reconnect::new(phases);
+    let (mut startup, mut recording) = (Some(startup), Vec::new());
+    let (mut sum, mut counted) = (None::<ViewerResult>, false);
+    loop {
+        let started = Instant::now();
+        let phases = reconnect.phases();
+        let (role, end) = attempt(&context, index, startup.take(), recording, phases).await;
+        let connected = role.as_ref().and_then(|role| role.connected);
+        recording = Vec::new();
+        let receiver = match role {
+            Some(role) => {
+                counted |= role.counted;
+                recording = role.recording;
+                role.receiver
+            }
+            None => receiver(&context, index, started),
+        };
+        let had_media = receiver.first_frame().is_some();
+        LiveCounters::add(&context.live.left, u64::from(connected.is_some()));
+        let result = measured(receiver, started, connected);
+        match &mut sum {
+            Some(sum) => sum.add(result),
+            None => sum = Some(result),
+        }
+        if reconnect.again(&end, had_media).await {
+            LiveCounters::add(&context.live.restarted, 1);
+            continue;
+        }
+        let Some(mut result) = sum else { continue };
+        result.reconnects = reconnect.returned();
+        result.failure = failure(reconnect.failure(end), counted, &result.media);
+        context.live.note_end("viewer", result.failure.as_deref());
+        if index == 0 {
+            write_recording(&context, &recording).await;
+        }
+        return result;
+    }
+}
+
+/// One try from POST to DELETE, which adds to `recording` if it is recorded. Returns the role, unless the event
+/// loop broke.
+async fn attempt(
+    context: &Arc<RunContext>,
+    index: u32,
+    startup: Option<StartupGuard>,
+    recording: Vec<Vec<u8>>,
+    phases: watch::Receiver<Phase>,
+) -> (Option<Viewer>, Result<(), SessionError>) {
+    let mut role = Viewer::new(context, index, startup, recording);
     let options = &context.options;
     let config = OfferConfig {
         codec: options.video_codec(),
@@ -69,20 +117,19 @@ pub(crate) async fn watch(
         twcc: !options.common.no_twcc,
         sends: None,
     };
-    let (role, end) = match Session::open(&context, &options.whep_url(index), &config).await {
+    let (mut role, end) = match Session::open(context, &options.whep_url(index), &config).await {
         Ok(session) => {
             role.apply_answer(&session.answer);
             session.run(&context.viewer_loops, role, phases).await
         }
         Err(error) => (Some(role), Err(error)),
     };
-    match role {
-        Some(role) => role.finish(started, end).await,
-        None => {
-            let empty = receiver(&context, index, started);
-            result(&context.live, empty, started, None, false, end)
-        }
+    if let Some(role) = &mut role
+        && role.records
+    {
+        role.recording.extend(role.receiver.take_recording());
     }
+    (role, end)
 }
 
 /// The receiver of viewer `index`.
@@ -102,31 +149,52 @@ pub(crate) fn result(
     counted: bool,
     end: Result<(), SessionError>,
 ) -> ViewerResult {
+    let mut result = measured(receiver, started, connected);
+    result.failure = failure(end.err().map(SessionError::text), counted, &result.media);
+    live.note_end("viewer", result.failure.as_deref());
+    LiveCounters::add(&live.left, u64::from(connected.is_some()));
+    result
+}
+
+/// The result of one try of a viewer, without a judgement.
+fn measured(receiver: Receiver, started: Instant, connected: Option<Instant>) -> ViewerResult {
     let ms = |at: Option<Instant>| {
         at.map(|at| at.saturating_duration_since(started).as_secs_f64() * 1000.0)
     };
-    let first_frame_ms = ms(receiver.first_frame());
-    let media = receiver.finish();
-    let mut failure = end.err().map(|error| error.0);
-    if failure.is_none() && counted && media.packets_received == 0 {
-        failure = Some("no media in the window".to_owned());
-    } else if failure.is_none() && media.silent_at_end {
-        failure = Some("media stopped before the window ended".to_owned());
-    }
-    live.note_end("viewer", failure.as_deref());
-    LiveCounters::add(&live.left, u64::from(connected.is_some()));
     ViewerResult {
         connected: connected.is_some(),
-        failure,
+        failure: None,
         join_ms: ms(connected),
-        first_frame_ms,
-        media,
+        first_frame_ms: ms(receiver.first_frame()),
+        media: receiver.finish(),
+        reconnects: 0,
+    }
+}
+
+/// Why a viewer failed: its `error`, or what its media lacks.
+fn failure(error: Option<String>, counted: bool, media: &MediaMeasures) -> Option<String> {
+    if error.is_some() {
+        error
+    } else if counted && media.packets_received == 0 {
+        Some("no media in the window".to_owned())
+    } else {
+        media.silent_at_end.then(|| "media stopped before the window ended".to_owned())
+    }
+}
+
+async fn write_recording(context: &RunContext, frames: &[Vec<u8>]) {
+    let Some(path) = &context.options.common.record else { return };
+    let video = &context.options.video;
+    let file = recording::container(video.codec, video.fps, frames);
+    if let Err(error) = tokio::task::block_in_place(|| std::fs::write(path, file)) {
+        tracing::error!("--record {}: {error}", path.display());
     }
 }
 
 /// The error of a viewer that got no frame in time.
 pub(crate) fn no_first_frame() -> SessionError {
-    SessionError(format!("no first frame within {} s of connecting", FIRST_FRAME_TIMEOUT.as_secs()))
+    let seconds = FIRST_FRAME_TIMEOUT.as_secs();
+    SessionError::lost(format!("no first frame within {seconds} s of connecting"))
 }
 
 struct Viewer {
@@ -134,8 +202,9 @@ struct Viewer {
     receiver: Receiver,
     video: NegotiatedMedia,
     audio: NegotiatedMedia,
-    /// Dropped with the first frame.
+    /// Dropped with the first frame; none for a viewer that was started again.
     startup: Option<StartupGuard>,
+    has_frame: bool,
     connected: Option<Instant>,
     /// Whether the viewer was counted for [`COUNTED_MIN`].
     counted: bool,
@@ -156,7 +225,12 @@ struct Viewer {
 }
 
 impl Viewer {
-    fn new(context: &Arc<RunContext>, index: u32, startup: StartupGuard) -> Self {
+    fn new(
+        context: &Arc<RunContext>,
+        index: u32,
+        startup: Option<StartupGuard>,
+        recording: Vec<Vec<u8>>,
+    ) -> Self {
         let now = Instant::now();
         let mut receiver = receiver(context, index, now);
         let records = index == 0 && context.options.common.record.is_some();
@@ -168,7 +242,8 @@ impl Viewer {
             receiver,
             video: NegotiatedMedia::default(),
             audio: NegotiatedMedia::default(),
-            startup: Some(startup),
+            startup,
+            has_frame: false,
             connected: None,
             counted: false,
             counted_since: None,
@@ -180,7 +255,7 @@ impl Viewer {
             next_report: now + REPORT_INTERVAL,
             next_progress: now + PROGRESS_INTERVAL,
             records,
-            recording: Vec::new(),
+            recording,
         }
     }
 
@@ -190,23 +265,6 @@ impl Viewer {
         self.video_source = ReportSource::new(self.video.ssrc);
         self.audio_source = ReportSource::new(self.audio.ssrc);
         self.twcc = self.video.twcc_id.or(self.audio.twcc_id).map(|id| (id, TwccReporter::new()));
-    }
-
-    async fn finish(mut self, started: Instant, end: Result<(), SessionError>) -> ViewerResult {
-        if self.records {
-            self.recording.extend(self.receiver.take_recording());
-            self.write_recording().await;
-        }
-        result(&self.context.live, self.receiver, started, self.connected, self.counted, end)
-    }
-
-    async fn write_recording(&self) {
-        let Some(path) = &self.context.options.common.record else { return };
-        let video = &self.context.options.video;
-        let file = recording::container(video.codec, video.fps, &self.recording);
-        if let Err(error) = tokio::task::block_in_place(|| std::fs::write(path, file)) {
-            tracing::error!("--record {}: {error}", path.display());
-        }
     }
 
     /// Takes a protected RTP packet. `None` if it is not RTP, not authentic, or has wrong padding.
@@ -255,8 +313,8 @@ impl Viewer {
         let counts = self.phase == Phase::Count && self.receiver.first_frame().is_some();
         let since = if counts { self.counted_since.or(Some(now)) } else { None };
         let before = std::mem::replace(&mut self.counted_since, since);
-        self.counted |=
-            before.is_some_and(|before| now.saturating_duration_since(before) >= COUNTED_MIN);
+        self.counted |= self.receiver.is_live(now)
+            && before.is_some_and(|before| now.saturating_duration_since(before) >= COUNTED_MIN);
         self.receiver.set_counting(now, counts);
     }
 
@@ -314,7 +372,8 @@ impl Role for Viewer {
         datagram: &[u8],
     ) -> Result<(), SessionError> {
         self.on_media(now, peer, datagram);
-        if self.startup.is_some() && self.receiver.first_frame().is_some() {
+        if !self.has_frame && self.receiver.first_frame().is_some() {
+            self.has_frame = true;
             self.startup = None;
             self.update_counting(now);
         }

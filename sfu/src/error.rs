@@ -155,7 +155,7 @@ reasons! {
         Panic => "panic",
         /// A panic outside any session, our bug; it ended all sessions of one worker.
         WorkerLost => "worker_lost",
-        /// Evicted before it was connected, to make room for a client of another network.
+        /// Evicted before it was connected, to make room for another client.
         Evicted => "evicted",
     }
 }

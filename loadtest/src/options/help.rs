@@ -45,7 +45,11 @@ How it counts: publishers start first. Then viewers join, --ramp per second. Aft
 warm-up the window opens for --duration seconds. Packets and frames are counted within the window.
 - A packet is lost if it is still missing one second after its gap was seen, in spite of NACK.
 - A frame is broken if a decoder could not have shown it: it was incomplete, altered or never
-  forwarded, or it refers to such a frame.
+  forwarded, or it refers to such a frame. A server may show a joining viewer one keyframe alone
+  until the next one comes: the frames between are not missing (posters in the JSON).
+- A session that had media and is lost is started again until the run ends, after 0.5 to 4 s (light
+  clients): the server closed it, sent nothing for 8 s, or refuses it for now (404, 408, 409, 429,
+  5xx). The report counts reconnects, and a run that had some has failed.
 - join_ms is the time from the POST to the media keys. first_frame_ms is the time from the POST to
   the first complete keyframe; without video, to the first packet.
 - Latency is the time from the publisher's stamp in a frame to the kernel's receipt of the frame's
@@ -56,7 +60,7 @@ failed while it could not keep up, the run is inconclusive, and the report says 
 
 Exit code:
   0  no session failed and no frame was broken
-  1  a session failed or a frame was broken
+  1  a session failed or was lost, or a frame was broken
   2  the command line is wrong
   3  something failed, was broken or was lost, but this generator was the bottleneck
 --allow-failures turns 1 and 3 into 0."

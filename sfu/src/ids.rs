@@ -11,7 +11,7 @@ use serde::Serialize;
 /// Longest stream name in bytes; a longer one is refused.
 pub const STREAM_NAME_MAX: usize = 128;
 
-/// Name of a stream: `[A-Za-z0-9._~-]{1,128}` (architecture section 4). Cheap to clone.
+/// Name of a stream: `[A-Za-z0-9._~-]{1,128}`, but neither `.` nor `..` (architecture section 4). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct StreamName(Arc<str>);
@@ -21,10 +21,13 @@ impl StreamName {
     ///
     /// # Errors
     /// [`InvalidStreamName`] when it is empty, longer than [`STREAM_NAME_MAX`] bytes, or holds a
-    /// byte outside `[A-Za-z0-9._~-]`.
+    /// byte outside `[A-Za-z0-9._~-]`; and for `.` and `..`, which are no names in a path: clients
+    /// and proxies remove them with the segment before.
     pub fn new(name: &str) -> Result<Self, InvalidStreamName> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-');
-        if name.is_empty() || name.len() > STREAM_NAME_MAX || !name.bytes().all(allowed) {
+        let of_path = matches!(name, "." | "..");
+        let length = 1..=STREAM_NAME_MAX;
+        if of_path || !length.contains(&name.len()) || !name.bytes().all(allowed) {
             return Err(InvalidStreamName);
         }
         Ok(Self(name.into()))
@@ -50,7 +53,7 @@ impl fmt::Debug for StreamName {
 
 /// A stream name that breaks the rule of [`StreamName::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a stream name is 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")]
+#[error("a stream name is 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and neither `.` nor `..`")]
 pub struct InvalidStreamName;
 
 /// Position of a track among a publisher's tracks, in the order of its m-lines.
@@ -207,6 +210,16 @@ mod tests {
         assert!(StreamName::new("Az09._~-").is_ok());
         for bad in ["a b", "a/b", "ä", "a\0", "a%20"] {
             assert!(StreamName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn segments_that_a_path_resolves_are_no_stream_names() {
+        for bad in [".", ".."] {
+            assert!(StreamName::new(bad).is_err(), "{bad:?}");
+        }
+        for good in ["...", ".a", "a.", "..a", "~"] {
+            assert!(StreamName::new(good).is_ok(), "{good:?}");
         }
     }
 

@@ -14,6 +14,7 @@ const RULE = [...$('name-help').childNodes];
 function problemWith(stream) {
   if (STREAM_NAME.test(stream)) return '';
   if (!stream) return 'Type a name first: letters, digits and . _ ~ -';
+  if (/^\.{1,2}$/.test(stream)) return 'A name is more than one or two dots.';
   const wrong = [...new Set(stream.match(/[^A-Za-z0-9._~-]/gu))].map((char) => (/\s/.test(char) ? 'a space' : char));
   if (!wrong.length) return `A name has at most ${STREAM_NAME_MAX} characters; this one has ${stream.length}.`;
   return `A name has only letters (A to Z), digits and . _ ~ - and not ${wrong.slice(0, 5).join(' or ')}.`;

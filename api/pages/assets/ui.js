@@ -1,8 +1,8 @@
 // Helpers of the pages: stream names, formatted numbers, copy buttons, sparklines.
 // Owns no session and no state of a page.
 
-/** Stream names that the server accepts: `[A-Za-z0-9._~-]{1,128}`. */
-export const STREAM_NAME = /^[A-Za-z0-9._~-]{1,128}$/;
+/** Stream names that the server accepts: `[A-Za-z0-9._~-]{1,128}`, but neither `.` nor `..`. */
+export const STREAM_NAME = /^(?!\.{1,2}$)[A-Za-z0-9._~-]{1,128}$/;
 export const STREAM_NAME_MAX = 128;
 
 /** Samples of a sparkline: two minutes at one sample per second. */

@@ -215,14 +215,14 @@ async function connections({ checks, http, server }) {
   checks.equal('A5 a query on the endpoint', query.status, 201);
 }
 
-/** Names: `[A-Za-z0-9._~-]{1,128}` after one percent-decoding. */
+/** Names: `[A-Za-z0-9._~-]{1,128}` after one percent-decoding, but neither `.` nor `..`. */
 async function names({ checks, post }) {
   const at = async (name) => (await post(`/whip/${name}`, offers.obs)).status;
   checks.equal('name at the limit of 128', await at('n'.repeat(128)), 201);
   checks.equal('name past it', await at('n'.repeat(129)), 400);
   checks.equal('name with every allowed mark', await at('aZ09._~-'), 201);
   checks.equal('name percent-encoded once', await at('%64emo'), 201);
-  for (const bad of ['a%20b', 'a%2Fb', '%2e%2e%2f', 'a%00', '%C3%A4', '%2564emo']) checks.equal(`name ${bad}`, await at(bad), 400);
+  for (const bad of ['..', '.', '%2e%2e', '%2E', 'a%20b', 'a%2Fb', '%2e%2e%2f', 'a%00', '%C3%A4', '%2564emo']) checks.equal(`name ${bad}`, await at(bad), 400);
 }
 
 /** A20 to A22. */

@@ -2,21 +2,32 @@
 //!
 //! On loopback every process of this machine may use the server. A web page whose own name resolves
 //! to loopback (DNS rebinding) and a client of a reverse proxy on this machine reach it too. They
-//! are recognised by the `Host` that a browser cannot forge and by the headers that a proxy adds.
+//! are recognised by the `Host` that a browser cannot forge and by the signs that a proxy leaves
+//! (`forwarded.rs`). At every listener the pages of other sites may read what is public and change nothing
+//! (`origin.rs`).
 //!
 //! `app.rs` puts [`enforce`] in front of each route group, and `main.rs` chooses the rules of a
-//! listener. Authentication belongs here: it replaces the answer of [`AccessRule::check`].
+//! listener. `refused_requests.rs` counts what is refused. Authentication belongs here: it replaces the
+//! answer of [`AccessRule::check`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::SocketAddr;
 
 use axum::extract::{Request, State};
-use axum::http::header::{FORWARDED, HOST};
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::authority::Authority;
 use crate::error::Problem;
+use crate::forwarded::{has_forwarding_header, is_of_plain_proxy};
+use crate::origin::{ForeignPage, OwnPages};
+use crate::refused_offers::shortened;
+use crate::state::AppState;
+
+/// Maximum characters of a client's text in a refusal; the rest is cut.
+const TEXT_MAX: usize = 80;
 
 /// The requests that one route group serves at one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,65 +75,158 @@ impl ListenerAccess {
 }
 
 /// Middleware of a route group: calls the handler, or answers with the refusal.
-pub async fn enforce(State(rule): State<AccessRule>, request: Request, next: Next) -> Response {
-    match rule.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
+pub async fn enforce(
+    State((rule, state)): State<(AccessRule, AppState)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let config = state.config();
+    let own = OwnPages {
+        listed: &config.cors_origin,
+        public_url: config.public_url.as_deref(),
+        loopback_only: rule == AccessRule::LoopbackOnly,
+    };
+    let Err(refusal) = rule.check(own, &request) else { return next.run(request).await };
+    state.refused_requests.note(&refusal, &request);
+    Problem::from(refusal).into_response()
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It was not made on this machine, and only such are served.
+    NotLocal(NotLocal),
+    /// A page of another site made it.
+    ForeignPage(ForeignPage),
+    /// The listener does not serve the group.
+    NotHere,
+}
+
+/// Why a request counts as one from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotLocal {
+    /// It has this header, which a proxy adds.
+    Proxied(String),
+    /// It is HTTP/1.0, as nginx sends it when it is told nothing else.
+    PlainProxy,
+    /// It names this host, or text that is none.
+    Host(String),
+    /// It names no host.
+    NoHost,
 }
 
 impl AccessRule {
-    /// Decides about one request by its URI and headers.
+    /// Decides about one request by its method, URI and headers.
     ///
     /// # Errors
-    /// 403 as a [`Problem`] that names the flag which would allow the request.
-    pub fn check(self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Why it is refused.
+    pub fn check<B>(
+        self,
+        own: OwnPages<'_>,
+        request: &axum::http::Request<B>,
+    ) -> Result<(), Refusal> {
+        let (uri, headers) = (request.uri(), request.headers());
         match self {
-            Self::Everyone => Ok(()),
-            Self::LoopbackOnly if is_local(uri, headers) => Ok(()),
-            Self::LoopbackOnly => Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "no authentication is set up, so this server answers only requests made directly \
-                 to localhost or a loopback address. To serve others, start it with \
-                 --insecure-open (anyone who can reach it may then publish and watch)",
-            )),
-            Self::Nobody => Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "metrics and the admin API are served here only when --http is a loopback \
-                 address; start the server with --admin-http ADDR:PORT to serve them elsewhere",
-            )),
+            Self::Everyone => {}
+            Self::LoopbackOnly => {
+                if let Some(elsewhere) = not_local(request.version(), uri, headers) {
+                    return Err(Refusal::NotLocal(elsewhere));
+                }
+            }
+            Self::Nobody => return Err(Refusal::NotHere),
+        }
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        if reads && !uri.path().starts_with("/api/") {
+            return Ok(());
+        }
+        own.foreign(uri, headers).map_or(Ok(()), |page| Err(Refusal::ForeignPage(page)))
+    }
+}
+
+/// Why a request is not one of this machine: it names another host in some place, or has a sign of a
+/// proxy.
+fn not_local(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<NotLocal> {
+    if let Some(header) = has_forwarding_header(headers) {
+        return Some(NotLocal::Proxied(header.to_owned()));
+    }
+    if is_of_plain_proxy(version) {
+        return Some(NotLocal::PlainProxy);
+    }
+    let named = uri.authority().map(|authority| authority.as_str()).into_iter();
+    // A Host that is not text counts as another host.
+    let named = named.chain(headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?")));
+    let mut hosts = named.peekable();
+    if hosts.peek().is_none() {
+        return Some(NotLocal::NoHost);
+    }
+    let is_other = |host: &&str| !Authority::parse(host).is_some_and(|host| host.is_loopback());
+    hosts.find(is_other).map(|host| NotLocal::Host(host.to_owned()))
+}
+
+impl fmt::Display for NotLocal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proxied(header) => {
+                write!(f, "came through a proxy (header {})", shortened(header, TEXT_MAX))
+            }
+            Self::PlainProxy => f.write_str("is HTTP/1.0, as a proxy sends it"),
+            Self::Host(host) => write!(f, "names the host `{}`", shortened(host, TEXT_MAX)),
+            Self::NoHost => f.write_str("names no host"),
         }
     }
 }
 
-/// Whether a request names this machine in every place it names a host, and has no header that a
-/// proxy adds.
-fn is_local(uri: &Uri, headers: &HeaderMap) -> bool {
-    let proxied =
-        headers.keys().any(|name| name == FORWARDED || name.as_str().starts_with("x-forwarded-"));
-    let named = uri.authority().map(Authority::as_str).into_iter();
-    // A Host that is not text counts as another host.
-    let named = named.chain(headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("")));
-    let mut hosts = named.peekable();
-    !proxied && hosts.peek().is_some() && hosts.all(is_loopback_host)
+/// What was wrong, as the text for the client and the log say it.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLocal(why) => write!(
+                f,
+                "no authentication is set up, so this server answers only requests made directly to \
+                 localhost or a loopback address, and this one {why}. To serve others, start it with \
+                 --insecure-open (anyone who can reach it may then publish and watch)"
+            ),
+            Self::ForeignPage(page) => {
+                let sent = shortened(&page.to_string(), TEXT_MAX);
+                write!(
+                    f,
+                    "this request was made by a page of another site ({sent}). No authentication is set \
+                     up, so only pages of this server and of this machine may publish, watch and use the \
+                     API. "
+                )?;
+                match page.listable() {
+                    Some(origin) => {
+                        let origin = shortened(origin, TEXT_MAX);
+                        write!(f, "To allow that page, start the server with --cors-origin {origin}")
+                    }
+                    None => f.write_str(
+                        "To allow a page, serve it from an origin of its own and start the server with \
+                         --cors-origin https://… and that origin",
+                    ),
+                }
+            }
+            Self::NotHere => f.write_str(
+                "metrics and the admin API are served here only when --http is a loopback \
+                 address; start the server with --admin-http ADDR:PORT to serve them elsewhere",
+            ),
+        }
+    }
 }
 
-/// `localhost` or a loopback address, with or without a port.
-fn is_loopback_host(authority: &str) -> bool {
-    let Ok(authority) = authority.parse::<Authority>() else { return false };
-    if authority.as_str().contains('@') {
-        return false;
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(StatusCode::FORBIDDEN, refusal.to_string())
     }
-    let host = authority.host();
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use axum::http::HeaderValue;
+
+    fn is_local(uri: &Uri, headers: &HeaderMap) -> bool {
+        not_local(Version::HTTP_11, uri, headers).is_none()
+    }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -157,6 +261,10 @@ mod tests {
             "[::2]",
             "0.0.0.0",
             "::1:80",
+            "[::1]evil.com",
+            "[::1]:8080evil.com",
+            "localhost:80:80",
+            "localhost,evil.com",
         ] {
             assert!(!is_local(&path, &headers(&[("host", host)])), "{host}");
         }
@@ -175,10 +283,13 @@ mod tests {
 
     #[test]
     fn a_request_through_a_proxy_is_not_local() {
-        for name in ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-anything"] {
+        for name in ["forwarded", "via", "x-real-ip", "x-forwarded-for", "cf-connecting-ip"] {
             let headers = headers(&[("host", "localhost"), (name, "for=127.0.0.1")]);
             assert!(!is_local(&"/".parse().unwrap(), &headers), "{name}");
         }
+        let plain = headers(&[("host", "localhost")]);
+        let old = not_local(Version::HTTP_10, &"/".parse().unwrap(), &plain);
+        assert_eq!(old, Some(NotLocal::PlainProxy));
     }
 
     #[test]

@@ -35,6 +35,8 @@ struct Stats {
     ready: bool,
     /// Offers that were refused, by reason.
     offers_refused_total: BTreeMap<&'static str, u64>,
+    /// Requests that the access rules refused, by reason.
+    requests_refused_total: BTreeMap<&'static str, u64>,
     #[serde(flatten)]
     sfu: SfuStats,
 }
@@ -101,6 +103,7 @@ pub async fn stats(State(state): State<AppState>) -> Response {
         uptime_s: state.started.elapsed().as_secs_f64(),
         ready: state.sfu.inspection().ready().is_ok(),
         offers_refused_total: state.refused.counts().into_iter().collect(),
+        requests_refused_total: state.refused_requests.counts().into_iter().collect(),
         sfu: state.sfu.inspection().stats().await,
     })
 }

@@ -109,7 +109,8 @@ impl RouteGroup {
         }
     }
 
-    fn router(self, access: ListenerAccess) -> Router<AppState> {
+    fn router(self, access: ListenerAccess, state: &AppState) -> Router<AppState> {
+        let gate = (self.rule(access), state.clone());
         let mut router = Router::new();
         for (path, handlers) in self.routes() {
             // People and players add a slash; it means nothing else (whip-whep A37).
@@ -130,7 +131,7 @@ impl RouteGroup {
         // The refusals of the router itself come after the access rule too, so it is added last.
         let router = router
             .method_not_allowed_fallback(method_not_allowed)
-            .route_layer(middleware::from_fn_with_state(self.rule(access), access::enforce));
+            .route_layer(middleware::from_fn_with_state(gate, access::enforce));
         match self {
             Self::Media => router.route_layer(middleware::map_response(cors::open)),
             Self::Pages | Self::Admin | Self::Health => router,
@@ -174,9 +175,10 @@ fn media_routes() -> Routes {
 fn router(groups: &[RouteGroup], state: AppState, access: ListenerAccess) -> Router {
     // A path that belongs to no group follows the rule of the listener's first group.
     let rule = groups.first().map_or(AccessRule::Nobody, |group| group.rule(access));
-    let enforce = middleware::from_fn_with_state(rule, access::enforce);
-    let router =
-        groups.iter().fold(Router::new(), |router, group| router.merge(group.router(access)));
+    let enforce = middleware::from_fn_with_state((rule, state.clone()), access::enforce);
+    let router = groups
+        .iter()
+        .fold(Router::new(), |router, group| router.merge(group.router(access, &state)));
     let router = match groups.contains(&RouteGroup::Media) {
         true => router.fallback(unknown_path.layer(enforce)),
         false => router.fallback(not_found.layer(enforce)),

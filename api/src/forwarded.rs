@@ -6,7 +6,7 @@
 use axum::http::{HeaderMap, Version};
 
 /// Headers that proxies, load balancers and tunnels add. No client sends them by itself.
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 30] = [
     "forwarded",
     "via",
     "cdn-loop",
@@ -16,7 +16,6 @@ const NAMES: [&str; 31] = [
     "proxy-client-ip",
     "true-client-ip",
     "wl-proxy-client-ip",
-    "x-client",
     "x-client-ip",
     "x-cluster-client-ip",
     "x-originating-ip",

@@ -6,7 +6,7 @@
 //! | [`setting`], [`advertise`], [`cpus`], [`log`] | kinds of values that settings have |
 //! | [`nearest`] | the known name that a misspelt one is nearest to |
 //! | [`app`](mod@app) | the routes by group, and what every request gets before its handler |
-//! | [`access`] | who may use a route group at a listener |
+//! | [`access`], [`authority`], [`forwarded`], [`origin`] | who may use a route group at a listener: hosts, proxies, web pages |
 //! | [`state`] | what handlers share |
 //! | [`addresses`] | what answers offer as the machine's addresses change |
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
@@ -15,7 +15,7 @@
 //! | [`other_url`] | what a path of another server's form means here |
 //! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
 //! | [`client_address`], [`trusted_proxies`] | who asks, also where a proxy asks for it |
-//! | [`error`], [`refused_offers`] | the response to a refused request, and what the operator learns of it |
+//! | [`error`], [`refused_offers`], [`refused_requests`] | the response to a refused request, and what the operator learns of it |
 //! | [`message_page`] | what a person who opens an address in a browser is told |
 //! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
 //! | [`server`] | sockets and their limits |
@@ -57,6 +57,7 @@ pub mod pages;
 pub mod path;
 pub mod process;
 pub mod refused_offers;
+pub mod refused_requests;
 pub mod server;
 pub mod session;
 pub mod setting;

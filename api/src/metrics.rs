@@ -51,6 +51,7 @@ struct Scrape {
     uptime: Duration,
     offers_refused: Vec<(&'static str, u64)>,
     forwarding_faults: Vec<(&'static str, u64)>,
+    requests_refused: Vec<(&'static str, u64)>,
     process: Process,
 }
 
@@ -157,6 +158,12 @@ const FAMILIES: &[Family] = &[
         stat: None,
         help: "Offers through a trusted proxy whose headers did not tell the client's address.",
         read: Read::ScrapeByLabel("reason", |s| &s.forwarding_faults),
+    },
+    Family {
+        name: "weir_requests_refused_total",
+        stat: None,
+        help: "Requests of others than may use the server, pages of other sites among them; the log says why.",
+        read: Read::ScrapeByLabel("reason", |s| &s.requests_refused),
     },
     total("weir_workers", "workers", "Media workers.", |s| s.workers),
     per_worker("weir_worker_load_ratio", "per_worker.load", "Load of a worker's core.", |w| w.load),
@@ -270,6 +277,7 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
         uptime: state.started.elapsed(),
         offers_refused: state.refused.counts(),
         forwarding_faults: state.forwarding_faults.counts(),
+        requests_refused: state.refused_requests.counts(),
         process: Process::read(),
     };
     let headers =

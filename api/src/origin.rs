@@ -99,6 +99,9 @@ impl CorsOrigins {
                 _ => Err("has `*` beside origins; give `*` alone, or leave it out".into()),
             };
         }
+        if values.is_empty() {
+            return Ok(Self::Own);
+        }
         if values.len() > ORIGINS_MAX {
             return Err(format!("has {} origins; give at most {ORIGINS_MAX}", values.len()));
         }
@@ -142,6 +145,16 @@ pub enum ForeignPage {
     Origin(String),
     /// No `Origin`, but its `Sec-Fetch-Site`.
     Site(String),
+}
+
+impl ForeignPage {
+    /// What `--cors-origin` would have to list; none for a page without an origin of its own.
+    pub fn listable(&self) -> Option<&str> {
+        match self {
+            Self::Origin(text) => Origin::parse(text).is_some().then_some(text),
+            Self::Site(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for ForeignPage {

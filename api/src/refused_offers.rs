@@ -176,7 +176,7 @@ fn stream_of(path: &str) -> Option<&str> {
 }
 
 /// `text` on one line of printable ASCII: what a client sent must not look like another log line.
-fn shortened(text: &str, max: usize) -> String {
+pub(crate) fn shortened(text: &str, max: usize) -> String {
     let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
     let mut short: String = text.chars().take(max).map(printable).collect();
     if text.chars().nth(max).is_some() {

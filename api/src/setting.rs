@@ -17,6 +17,7 @@ use weir_sfu::net::StartMode;
 use crate::advertise::Advertise;
 use crate::cpus::WorkerCpus;
 use crate::log::LogFormat;
+use crate::origin::CorsOrigins;
 use crate::trusted_proxies::TrustedProxies;
 
 /// Description of one setting: its names, its default and its help.
@@ -254,6 +255,10 @@ printed! {
     Takeover: |value| quoted(value.label());
     WorkerCpus: |value| quoted(value);
     LogFormat: |value| quoted(value.label());
+    CorsOrigins: |value| match value {
+        CorsOrigins::Own => "unset".into(),
+        CorsOrigins::Listed(_) | CorsOrigins::All => quoted(value),
+    };
     Option<String>: |value| value.as_ref().map_or("unset".into(), quoted);
     Option<SocketAddr>: |value| value.map_or("unset".into(), quoted);
     TrustedProxies: |value| if value.is_empty() { "unset".into() } else { quoted(value) };

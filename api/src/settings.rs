@@ -14,6 +14,7 @@ use weir_sfu::net::{StartMode, UnknownStartMode, usable_cpus};
 use crate::advertise::Advertise;
 use crate::cpus::WorkerCpus;
 use crate::log::LogFormat;
+use crate::origin::CorsOrigins;
 use crate::setting::{ConfigError, Given, List, Printed, Setting, settings};
 use crate::trusted_proxies::TrustedProxies;
 
@@ -54,6 +55,14 @@ settings! {
     admin_http: String => Option<SocketAddr> {
         key "admin-http", env "WEIR_ADMIN_HTTP", value "ADDR:PORT", heading "Access",
         unset "not set", restart, read |given, _| given.map(|text| listener(&text)).transpose()
+    }
+    /// Origins of other web sites whose pages may publish, watch and use the API, such as
+    /// `https://example.org`; `*` is every page. Without it these are pages of this server and of this
+    /// machine alone. Programs are not concerned, nor is `/watch` in a frame.
+    cors_origin: List => CorsOrigins {
+        key "cors-origin", env "WEIR_CORS_ORIGIN", value "ORIGIN,…", heading "Access",
+        unset "not set", reload,
+        read |given, _| given.map_or(Ok(CorsOrigins::Own), |list| CorsOrigins::parse(&list.0))
     }
     /// Reverse proxies whose `X-Forwarded-For` or `Forwarded` (RFC 7239) names the client, for all
     /// limits per client. Without it all clients of a proxy count as one, and those of a proxy on

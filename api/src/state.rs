@@ -17,6 +17,7 @@ use crate::listeners::Listeners;
 use crate::refused_offers::RefusedOffers;
 
 /// State of all listeners of a server. Cheap to clone.
+use crate::refused_requests::RefusedRequests;
 #[derive(Clone)]
 pub struct AppState {
     /// The media plane.
@@ -33,6 +34,8 @@ pub struct AppState {
     pub started: Instant,
     addresses: Arc<Addresses>,
     config: Arc<RwLock<Arc<Config>>>,
+    /// Requests that the access rules refused.
+    pub refused_requests: Arc<RefusedRequests>,
 }
 
 impl AppState {
@@ -56,6 +59,7 @@ impl AppState {
     }
 
     /// The configuration in force. SIGHUP may change it between two calls.
+            refused_requests: Arc::default(),
     pub fn config(&self) -> Arc<Config> {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -11,6 +11,8 @@ mod layers;
 mod refusals;
 
 use std::future::Future;
+#[path = "http/origins.rs"]
+mod origins;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};

@@ -62,9 +62,14 @@ fn scrape() -> Scrape {
         tasks: 3,
     };
     let offers_refused = vec![("conflict", 7), ("malformed", 0)];
-    let forwarding_faults = vec![("missing", 0), ("conflict", 9)];
-    let uptime = Duration::from_millis(1_500);
-    Scrape { ready: true, uptime, offers_refused, forwarding_faults, process }
+    Scrape {
+        ready: true,
+        uptime: Duration::from_millis(1_500),
+        offers_refused,
+        forwarding_faults: vec![("missing", 0), ("conflict", 9)],
+        requests_refused: vec![("foreign_page", 8)],
+        process,
+    }
 }
 
 fn keys(object: &Value) -> BTreeSet<String> {
@@ -104,6 +109,7 @@ fn each_number_stands_under_its_name() {
         "weir_offers_refused_total{reason=\"conflict\"} 7",
         "weir_offers_refused_total{reason=\"malformed\"} 0",
         "weir_http_forwarding_faults_total{reason=\"conflict\"} 9",
+        "weir_requests_refused_total{reason=\"foreign_page\"} 8",
         "weir_uptime_seconds 1.5",
         "weir_ready 1",
         "weir_tasks 3",
@@ -166,7 +172,13 @@ fn the_description_has_the_fields_of_the_statistics() {
     let schema = |name: &str| openapi["components"]["schemas"][name]["properties"].clone();
     let json = serde_json::to_value(stats()).unwrap();
     let mut fields = keys(&json);
-    fields.extend(set(["version", "uptime_s", "ready", "offers_refused_total"]));
+    fields.extend(set([
+        "version",
+        "uptime_s",
+        "ready",
+        "offers_refused_total",
+        "requests_refused_total",
+    ]));
     assert_eq!(keys(&schema("Stats")), fields);
     let worker = &schema("Stats")["per_worker"]["items"]["properties"];
     assert_eq!(keys(worker), keys(&json["per_worker"][0]));

@@ -298,9 +298,14 @@ async function cors({ checks, http, post }) {
       `${preflight.status} ${methods} ${allowed}`);
     open(checks, `A36 preflight on ${of}`, preflight);
   }
-  for (const path of ['/api/v1/streams', '/metrics', '/']) {
+  for (const [path, status] of [['/api/v1/streams', 403], ['/metrics', 200], ['/', 200]]) {
     const answer = await http('GET', path, { headers: { Origin: 'https://player.example' } });
-    checks.check(`no other origin reads ${path}`, answer.status === 200 && answer.header('access-control-allow-origin') === null, answer.status);
+    checks.check(`no other origin reads ${path}`, answer.status === status && answer.header('access-control-allow-origin') === null, answer.status);
+  }
+  for (const [method, target] of [['POST', '/whip/a30'], ['POST', '/whep/a30'], ['DELETE', session], ['PATCH', session]]) {
+    const refused = await http(method, target, { headers: { ...SDP, Origin: 'https://player.example' }, body: offers.obs });
+    checks.check(`${method} of a page of another site`, refused.status === 403 && /--cors-origin https:\/\/player\.example/.test(refused.body), refused.status);
+    open(checks, `A34 403 of ${method}`, refused);
   }
   const library = await http('GET', '/weir.js', { headers: { Origin: 'https://player.example' } });
   checks.check('any origin may import /weir.js', library.status === 200 && library.header('access-control-allow-origin') === '*' && /javascript/.test(library.header('content-type')));

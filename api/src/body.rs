@@ -1,15 +1,21 @@
-//! Request bodies: their limits in bytes and in time, and their media type.
+//! Request bodies: their limits in bytes and in time, the memory of all of them, and their media type.
 //!
 //! A body above a limit never reaches the media plane. Called by the POST and PATCH handlers.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::error::Problem;
+use crate::limits::network;
+use crate::server::Peer;
 
 /// Maximum SDP body in bytes; a longer one is refused with 413 (quality B2).
 pub const SDP_MAX: usize = 64 * 1024;
@@ -21,14 +27,99 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// before it reads gets the 413 and not a reset. The connection is closed at more.
 const DISCARD_MAX: usize = 1024 * 1024;
 
-/// Reads a body of at most `limit` bytes.
+/// Maximum bytes of all bodies that are read or worked on: 1,024 of the longest. More of a body is refused
+/// with 503.
+pub const BODIES_MAX: usize = 64 * 1024 * 1024;
+/// The same for those of one client network: an eighth, so that no network can use up what all need.
+pub const BODIES_PER_NETWORK: usize = BODIES_MAX / 8;
+
+/// Memory of request bodies. Cheap to clone; clones count the same bytes.
+#[derive(Debug, Clone, Default)]
+pub struct BodyBudget(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    by_network: HashMap<IpAddr, usize>,
+}
+
+/// A body with its part of the budget, which it gives back when dropped.
+struct Collected {
+    bytes: Vec<u8>,
+    held: usize,
+    network: Option<IpAddr>,
+    budget: BodyBudget,
+}
+
+impl BodyBudget {
+    fn collect(&self, network: Option<IpAddr>) -> Collected {
+        Collected { bytes: Vec::new(), held: 0, network, budget: self.clone() }
+    }
+}
+
+impl Collected {
+    /// Appends bytes; false when they do not fit into the budget.
+    fn extend(&mut self, data: &[u8]) -> bool {
+        let mut held = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = self.network.map_or(0, |n| held.by_network.get(&n).copied().unwrap_or(0));
+        if held.all + data.len() > BODIES_MAX || here + data.len() > BODIES_PER_NETWORK {
+            return false;
+        }
+        held.all += data.len();
+        if let Some(network) = self.network {
+            held.by_network.insert(network, here + data.len());
+        }
+        drop(held);
+        self.held += data.len();
+        self.bytes.extend_from_slice(data);
+        true
+    }
+
+    fn release(&mut self) {
+        let released = std::mem::take(&mut self.held);
+        self.bytes = Vec::new();
+        let mut held = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.all -= released;
+        if let Some(network) = self.network
+            && let Some(here) = held.by_network.get_mut(&network)
+        {
+            *here -= released;
+            if *here == 0 {
+                held.by_network.remove(&network);
+            }
+        }
+    }
+}
+
+impl AsRef<[u8]> for Collected {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Collected {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Reads the body of a request, of at most `limit` bytes. It counts in the budget until it is dropped.
 ///
 /// # Errors
-/// 413 if the body is longer, 408 if it takes longer than [`READ_TIMEOUT`], 400 if it breaks off.
-pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let announced =
-        headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let collected = tokio::time::timeout(READ_TIMEOUT, collect(body, limit, announced)).await;
+/// 413 if the body is longer, 408 if it takes longer than [`READ_TIMEOUT`], 400 if it breaks off, 503 if the
+/// bodies of others take all memory that there is for them.
+pub async fn read(
+    budget: &BodyBudget,
+    parts: &Parts,
+    body: Body,
+    limit: usize,
+) -> Result<Bytes, Problem> {
+    let length = parts.headers.get(CONTENT_LENGTH);
+    let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let peer = parts.extensions.get::<Peer>();
+    let collected = budget.collect(peer.and_then(|peer| network(peer.0.ip())));
+    let collecting = collect(collected, body, limit, announced);
+    let collected = tokio::time::timeout(READ_TIMEOUT, collecting).await;
     collected.unwrap_or_else(|_| {
         let detail = format!(
             "the body did not arrive within {} s; send it without pauses",
@@ -39,8 +130,12 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes
     })
 }
 
-async fn collect(mut body: Body, limit: usize, announced: Option<usize>) -> Result<Bytes, Problem> {
-    let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(limit));
+async fn collect(
+    mut collected: Collected,
+    mut body: Body,
+    limit: usize,
+    announced: Option<usize>,
+) -> Result<Bytes, Problem> {
     let mut seen = 0_usize;
     // A length far above the limit is refused before a byte is read: with `Expect: 100-continue`
     // the client then sends no body at all.
@@ -56,13 +151,18 @@ async fn collect(mut body: Body, limit: usize, announced: Option<usize>) -> Resu
         })?;
         let Ok(data) = frame.into_data() else { continue };
         seen = seen.saturating_add(data.len());
-        if seen <= limit {
-            bytes.extend_from_slice(&data);
-        } else if seen > limit.saturating_add(DISCARD_MAX) {
-            break;
+        if seen > limit {
+            collected.release();
+            if seen > limit.saturating_add(DISCARD_MAX) {
+                break;
+            }
+        } else if !collected.extend(&data) {
+            let detail = "the server has as many bodies of requests as it may have in memory; try \
+                          again later";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1));
         }
     }
-    if seen > limit { Err(too_long(limit)) } else { Ok(bytes.into()) }
+    if seen > limit { Err(too_long(limit)) } else { Ok(Bytes::from_owner(collected)) }
 }
 
 fn too_long(limit: usize) -> Problem {
@@ -83,12 +183,21 @@ mod tests {
     use super::*;
     use axum::response::IntoResponse;
 
-    async fn status(length: usize, announce: bool) -> u16 {
-        let mut headers = HeaderMap::new();
-        if announce {
-            headers.insert(CONTENT_LENGTH, length.into());
+    fn parts(peer: Option<&str>) -> Parts {
+        let mut parts = axum::http::Request::new(()).into_parts().0;
+        if let Some(peer) = peer {
+            parts.extensions.insert(Peer(peer.parse().unwrap()));
         }
-        match read(&headers, Body::from(vec![b'a'; length]), PATCH_MAX).await {
+        parts
+    }
+
+    async fn status(length: usize, announce: bool) -> u16 {
+        let mut parts = parts(None);
+        if announce {
+            parts.headers.insert(CONTENT_LENGTH, length.into());
+        }
+        let body = Body::from(vec![b'a'; length]);
+        match read(&BodyBudget::default(), &parts, body, PATCH_MAX).await {
             Ok(bytes) => {
                 assert_eq!(bytes.len(), length);
                 200
@@ -120,8 +229,51 @@ mod tests {
                 std::task::Poll::Pending
             }
         }
-        let refused = read(&HeaderMap::new(), Body::new(Silent), PATCH_MAX).await.unwrap_err();
+        let budget = BodyBudget::default();
+        let refused = read(&budget, &parts(None), Body::new(Silent), PATCH_MAX).await.unwrap_err();
         assert_eq!(refused.into_response().status(), 408);
+    }
+
+    #[tokio::test]
+    async fn bodies_of_one_network_have_an_eighth_of_the_memory_and_all_together_the_whole() {
+        let budget = BodyBudget::default();
+        let take = async |peer: &str| {
+            let body = Body::from(vec![b'a'; SDP_MAX]);
+            read(&budget, &parts(Some(peer)), body, SDP_MAX).await
+        };
+        let mut held = Vec::new();
+        for network in 0..8 {
+            let peer = format!("192.0.2.{network}:1");
+            for _ in 0..BODIES_PER_NETWORK / SDP_MAX {
+                held.push(take(&peer).await.unwrap());
+            }
+            let refused = take(&peer).await.unwrap_err().into_response();
+            assert_eq!(refused.status(), 503);
+            assert!(refused.headers().contains_key("retry-after"));
+        }
+        assert_eq!(budget.0.lock().unwrap().all, BODIES_MAX);
+        assert!(take("198.51.100.1:1").await.is_err(), "all memory is taken");
+        held.pop();
+        drop(take("198.51.100.1:1").await.unwrap());
+        // Loopback counts in total only.
+        drop(held.split_off(held.len() / 2));
+        for _ in 0..BODIES_MAX / SDP_MAX / 2 {
+            held.push(take("127.0.0.1:1").await.unwrap());
+        }
+        drop(held);
+        let empty = budget.0.lock().unwrap();
+        assert!(empty.all == 0 && empty.by_network.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_long_gives_its_memory_back() {
+        let budget = BodyBudget::default();
+        let mut collected = budget.collect(None);
+        assert!(collected.extend(&[0; PATCH_MAX]));
+        assert_eq!(budget.0.lock().unwrap().all, PATCH_MAX);
+        collected.release();
+        assert_eq!(budget.0.lock().unwrap().all, 0);
+        assert!(collected.as_ref().is_empty());
     }
 
     #[test]

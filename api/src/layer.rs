@@ -42,7 +42,7 @@ pub async fn select(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
     }
-    let body = body::read(&parts.headers, body, PREFERENCE_MAX).await?;
+    let body = body::read(&state.bodies, &parts, body, PREFERENCE_MAX).await?;
     let (media, preference) = parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
     state
         .sfu

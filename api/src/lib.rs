@@ -18,7 +18,7 @@
 //! | [`error`], [`refused_offers`], [`refused_requests`] | the response to a refused request, and what the operator learns of it |
 //! | [`message_page`] | what a person who opens an address in a browser is told |
 //! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
-//! | [`server`] | sockets and their limits |
+//! | [`server`], [`connections`], [`activity`], [`socket`] | listeners; the open connections, what happens on one of them, its bytes |
 //!
 //! Media is behind one handle, [`weir_sfu::net::Sfu`]. Nothing imports this crate but its binary
 //! and its tests.
@@ -28,6 +28,7 @@
 )]
 
 pub mod access;
+pub mod activity;
 pub mod addresses;
 pub mod admin;
 pub mod advertise;
@@ -37,6 +38,7 @@ pub mod body;
 pub mod cli;
 pub mod client_address;
 pub mod config;
+pub mod connections;
 pub mod cors;
 pub mod cpus;
 pub mod error;
@@ -62,6 +64,7 @@ pub mod server;
 pub mod session;
 pub mod setting;
 pub mod settings;
+pub mod socket;
 pub mod sse;
 pub mod state;
 pub mod trusted_proxies;

@@ -1,22 +1,14 @@
-//! Limits per client network: POSTs per second, open connections.
+//! Limits per client network: POSTs per second.
 //!
-//! A client network is an IPv4 address or an IPv6 /64 (quality B2). Connections by loopback and of trusted
-//! proxies count towards the total only: they are of the operator's own machine, or carry many clients.
-//! Pure but for its locks; the clock is an argument. Called by `offer.rs` and `server.rs`.
+//! A client network is an IPv4 address or an IPv6 /64 (quality B2).
+//! Pure but for its lock; the clock is an argument. Called by `offer.rs`; `connections.rs` and
+//! `body.rs` count by network too.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use weir_sfu::client_network::client_network;
-
-use crate::trusted_proxies::TrustedProxies;
-
-/// Maximum connections of one client network; one more is answered 503 and closed (quality B2).
-pub const CONNECTIONS_PER_NETWORK: usize = 1_024;
-/// Maximum connections of the server; one more is answered 503 and closed (quality B2).
-pub const CONNECTIONS_MAX: usize = 10_000;
 /// Burst of POSTs that an idle network may send, in seconds of its rate (quality B2: burst 200 at
 /// 50/s).
 const BURST_S: u32 = 4;
@@ -66,62 +58,6 @@ impl PostRate {
     }
 }
 
-/// Limits of open connections. Cheap to clone; clones count the same connections.
-#[derive(Debug, Clone, Default)]
-pub struct ConnectionLimit {
-    counts: Arc<Mutex<Counts>>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    trusted: TrustedProxies,
-    all: usize,
-    by_network: HashMap<IpAddr, usize>,
-}
-
-/// Permit for one open connection; returned when dropped.
-#[derive(Debug)]
-pub struct ConnectionPermit {
-    limit: ConnectionLimit,
-    network: Option<IpAddr>,
-}
-
-impl ConnectionLimit {
-    /// Lets these proxies have more connections than one network may, from now on.
-    pub fn set_trusted(&self, proxies: TrustedProxies) {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).trusted = proxies;
-    }
-
-    /// Permit for a connection from `peer`, or none when a limit is reached.
-    pub fn take(&self, peer: IpAddr) -> Option<ConnectionPermit> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let network = client_network(peer).filter(|_| !counts.trusted.contains(peer));
-        let here = network.map_or(0, |n| counts.by_network.get(&n).copied().unwrap_or(0));
-        if counts.all >= CONNECTIONS_MAX || here >= CONNECTIONS_PER_NETWORK {
-            return None;
-        }
-        counts.all += 1;
-        if let Some(network) = network {
-            counts.by_network.insert(network, here + 1);
-        }
-        Some(ConnectionPermit { limit: self.clone(), network })
-    }
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        let mut counts = self.limit.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.all -= 1;
-        let Some(network) = self.network else { return };
-        if let Some(here) = counts.by_network.get_mut(&network) {
-            *here -= 1;
-            if *here == 0 {
-                counts.by_network.remove(&network);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,36 +89,5 @@ mod tests {
         assert!((0..NETWORKS_MAX).all(|n| posts.take(host(n), 50, start).is_ok()));
         assert!(posts.take(host(NETWORKS_MAX), 50, start).is_err());
         assert!(posts.take(host(NETWORKS_MAX), 50, start + Duration::from_secs(1)).is_ok());
-    }
-
-    #[test]
-    fn connections_are_limited_per_network_and_in_all() {
-        let limit = ConnectionLimit::default();
-        let here = ip("192.0.2.7");
-        let mut held: Vec<_> =
-            (0..CONNECTIONS_PER_NETWORK).map(|_| limit.take(here).unwrap()).collect();
-        assert!(limit.take(here).is_none());
-        held.extend((held.len()..CONNECTIONS_MAX).map(|_| limit.take(ip("::1")).unwrap()));
-        assert!(limit.take(ip("::1")).is_none());
-        drop(held);
-        assert!(limit.take(here).is_some());
-        assert!(limit.counts.lock().unwrap().by_network.is_empty());
-    }
-
-    #[test]
-    fn trusted_proxy_may_have_more_connections_than_one_network() {
-        let limit = ConnectionLimit::default();
-        let proxy = ip("10.0.0.7");
-        limit.set_trusted(TrustedProxies::parse(&["10.0.0.0/8".to_owned()]).unwrap());
-        let mut held: Vec<_> = (0..CONNECTIONS_MAX)
-            .map(|_| limit.take(proxy).expect("the total is the limit"))
-            .collect();
-        assert!(limit.take(proxy).is_none(), "the total counts");
-        limit.set_trusted(TrustedProxies::default());
-        held.truncate(1);
-        held.extend((0..CONNECTIONS_PER_NETWORK).map(|_| limit.take(proxy).unwrap()));
-        assert!(limit.take(proxy).is_none(), "a reload ended the trust");
-        drop(held);
-        assert!(limit.counts.lock().unwrap().by_network.is_empty());
     }
 }

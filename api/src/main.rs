@@ -16,11 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use weir::access::ListenerAccess;
+use weir::activity::Timeouts;
 use weir::addresses::Addresses;
 use weir::advertise::interfaces;
 use weir::cli::{self, Cli, Command};
 use weir::config::{self, Config, ConfigError};
-use weir::limits::ConnectionLimit;
 use weir::{AppState, admin_app, app, log, server};
 use weir_sfu::net::{Sfu, StartError};
 
@@ -151,16 +151,16 @@ async fn serve(
     let access = ListenerAccess::of_http(config.http, config.insecure_open);
 
     let (stop, stopped) = watch::channel(false);
-    let connections = ConnectionLimit::default();
+    let (connections, timeouts) = (state.connections.clone(), Timeouts::default());
     connections.set_trusted(config.trusted_proxy.clone());
     let mut servers = tokio::task::JoinSet::new();
     let app = app(state.clone(), access);
-    servers.spawn(server::serve(http, app, connections.clone(), stopped.clone()));
+    servers.spawn(server::serve(http, app, connections.clone(), timeouts, stopped.clone()));
     if let Some(addr) = config.admin_http {
         let admin = listen("admin-http", addr).await?;
         tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
         let app = admin_app(state.clone(), ListenerAccess::of_admin_http(addr));
-        servers.spawn(server::serve(admin, app, connections.clone(), stopped));
+        servers.spawn(server::serve(admin, app, connections.clone(), timeouts, stopped));
     }
     state.refresh_addresses();
     print_ready(http_addr, sfu.media_addr());

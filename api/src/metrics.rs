@@ -52,6 +52,8 @@ struct Scrape {
     offers_refused: Vec<(&'static str, u64)>,
     forwarding_faults: Vec<(&'static str, u64)>,
     requests_refused: Vec<(&'static str, u64)>,
+    connections: usize,
+    connections_closed: Vec<(&'static str, u64)>,
     process: Process,
 }
 
@@ -164,6 +166,13 @@ const FAMILIES: &[Family] = &[
         stat: None,
         help: "Requests of others than may use the server, pages of other sites among them; the log says why.",
         read: Read::ScrapeByLabel("reason", |s| &s.requests_refused),
+    },
+    process("weir_http_connections", "Open HTTP connections.", |s| Some(s.connections as f64)),
+    Family {
+        name: "weir_http_connections_closed_total",
+        stat: None,
+        help: "HTTP connections that the server closed or refused.",
+        read: Read::ScrapeByLabel("reason", |s| &s.connections_closed),
     },
     total("weir_workers", "workers", "Media workers.", |s| s.workers),
     per_worker("weir_worker_load_ratio", "per_worker.load", "Load of a worker's core.", |w| w.load),
@@ -278,6 +287,8 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
         offers_refused: state.refused.counts(),
         forwarding_faults: state.forwarding_faults.counts(),
         requests_refused: state.refused_requests.counts(),
+        connections: state.connections.open(),
+        connections_closed: state.connections.closed(),
         process: Process::read(),
     };
     let headers =

@@ -76,7 +76,7 @@ pub async fn answer(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(SDP)));
     }
-    let offer = body::read(&parts.headers, body, body::SDP_MAX).await?;
+    let offer = body::read(&state.bodies, &parts, body, body::SDP_MAX).await?;
     if offer.is_empty() {
         // 400 and not 406, which some players take as a counter-offer (whip-whep A10).
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; POST an SDP offer"));

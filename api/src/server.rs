@@ -1,41 +1,54 @@
-//! Sockets: accepts connections, limits their number and their silence, and closes them at a stop.
+//! Listeners: they accept connections, close those that are overdue, and end all of them at a stop.
 //!
-//! HTTP/1.1 and HTTP/2 without TLS. Everything about requests is in `app.rs`; the counting is in
-//! `limits.rs`. Called by `main.rs`, once per listener.
+//! HTTP/1.1 and HTTP/2 without TLS. Everything about requests is in `app.rs`; `connections.rs` counts,
+//! `activity.rs` knows when a connection is overdue, `socket.rs` reads and writes. Called by `main.rs`, once
+//! per listener.
 
-use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::Method;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tower::Service;
 
-use crate::limits::{ConnectionLimit, ConnectionPermit};
+use crate::activity::{Activity, Timeouts};
+use crate::connections::{Closed, ConnectionLimit};
+use crate::socket::Socket;
 
 /// Address at the other end of the connection, as an extension of every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// Time for the headers of a request, and after which a silent connection is closed (quality B2).
-/// Before the first request the client gets 408, later a plain close.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum header block in bytes; a longer one is refused with 431 (quality B2).
-const HEADERS_MAX: usize = 16 * 1024;
-/// Maximum concurrent requests on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 64;
+pub const HEADERS_MAX: usize = 16 * 1024;
+/// Maximum concurrent requests on one HTTP/2 connection; one more is refused (REFUSED_STREAM).
+pub const STREAMS_MAX: u32 = 32;
+/// Maximum bytes of one HTTP/2 stream that the client may send before they are read.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// The same for all streams of a connection.
+const CONNECTION_WINDOW: u32 = 128 * 1024;
+/// Maximum HTTP/2 frame in bytes, the smallest that the standard allows; a longer one ends the connection.
+const FRAME_MAX: u32 = 16 * 1024;
+/// Maximum bytes of one HTTP/2 stream that wait for the client's window or for the socket.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Maximum HTTP/2 streams that the client opened and reset before they were looked at; with more the
+/// connection is ended (rapid reset, CVE-2023-44487).
+pub const RESETS_MAX: usize = 20;
+/// Maximum HTTP/2 streams that this side reset because of what the client sent; with more the connection is
+/// ended (MadeYouReset, CVE-2025-8671).
+pub const ERRORS_MAX: usize = 64;
 /// Interval of HTTP/2 pings, and the time after which an unanswered one ends the connection.
 const PING: Duration = Duration::from_secs(20);
 /// Time that requests in flight get when the server stops.
@@ -54,11 +67,13 @@ pub async fn serve(
     listener: TcpListener,
     app: Router,
     connections: ConnectionLimit,
+    timeouts: Timeouts,
     mut stop: watch::Receiver<bool>,
 ) {
-    let builder = builder();
-    let graceful = GracefulShutdown::new();
-    let mut refused = LimitedLog::default();
+    let builder = builder(timeouts);
+    let stopped = stop.clone();
+    let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
+    let (mut refused, mut evicted) = (LimitedLog::default(), LimitedLog::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -72,43 +87,59 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(permit) = connections.take(peer.ip()) else {
+        let now = Instant::now();
+        let Some((place, displaced)) = connections.take(peer.ip(), now) else {
             refused.log(|| {
                 tracing::warn!("the limit of open connections is reached; new ones are refused")
             });
             let _ = stream.try_write(FULL);
             continue;
         };
-        // Responses are small, and clients wait for them.
-        let _ = stream.set_nodelay(true);
-        let connection = Connection { stream: Shared(Arc::new(stream)), peer, permit };
-        tokio::spawn(connection.run(app.clone(), builder.clone(), graceful.watcher()));
+        if displaced {
+            evicted.log(|| {
+                tracing::warn!("the limit of open connections is reached; idle ones are closed")
+            });
+        }
+        let activity = Activity::new(place, timeouts, now);
+        let connection = Connection { stream: Arc::new(stream), peer, activity };
+        let (app, builder, stopped) = (app.clone(), builder.clone(), stopped.clone());
+        let open = open.clone();
+        tokio::spawn(async move {
+            connection.run(app, builder, stopped).await;
+            drop(open);
+        });
     }
-    drop(listener);
-    let _ = tokio::time::timeout(FINISH_TIMEOUT, graceful.shutdown()).await;
+    drop((listener, open));
+    let _ = tokio::time::timeout(FINISH_TIMEOUT, all_closed.recv()).await;
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(timeouts: Timeouts) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new()).title_case_headers(true);
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(timeouts.header)
         .max_buf_size(HEADERS_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(HEADERS_MAX as u32)
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_MAX)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(ERRORS_MAX)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     builder
 }
 
 struct Connection {
-    stream: Shared,
+    stream: Arc<TcpStream>,
     peer: SocketAddr,
-    permit: ConnectionPermit,
+    activity: Arc<Activity>,
 }
 
 impl Connection {
@@ -116,119 +147,100 @@ impl Connection {
         self,
         app: Router,
         builder: Builder<TokioExecutor>,
-        watcher: hyper_util::server::graceful::Watcher,
+        mut stop: watch::Receiver<bool>,
     ) {
-        let Self { stream, peer, permit } = self;
-        let asked = Arc::new(AtomicBool::new(false));
-        let service = service_fn(|mut request: Request<Incoming>| {
-            asked.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(Peer(peer));
-            app.clone().call(request)
+        let Self { stream, peer, activity } = self;
+        let service = service_fn(|request: Request<Incoming>| {
+            let mut open = activity.begin();
+            let mut app = app.clone();
+            async move {
+                // Answers to others are small, and wait for bodies that a client may send slowly.
+                if request.method() == Method::GET {
+                    open.wait_for_turn().await;
+                }
+                let mut request = request.map(|body| Body::new(open.incoming(body)));
+                request.extensions_mut().insert(Peer(peer));
+                let response = app.call(request).await?;
+                Ok::<_, Infallible>(response.map(|body| open.outgoing(body)))
+            }
         });
-        let serving = builder.serve_connection(TokioIo::new(stream.clone()), service);
-        // Until the protocol is known hyper has no timer of its own, so the first request is timed
-        // here: a connection that sends no request is closed.
-        let silent = async {
-            tokio::time::sleep(HEADER_TIMEOUT).await;
-            if asked.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
+        let socket = TokioIo::new(Socket::new(stream.clone(), activity.clone()));
+        let mut serving = pin!(builder.serve_connection(socket, service));
+        let mut told = None;
+        let end = loop {
+            tokio::select! {
+                ended = serving.as_mut() => {
+                    let timed_out = ended.is_err_and(|error| {
+                        tracing::debug!(%error, "connection ended");
+                        error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
+                    });
+                    break match (timed_out, activity.was_asked()) {
+                        (false, _) => End::Served,
+                        (true, true) => End::Closed(Closed::Idle),
+                        (true, false) => End::Closed(Closed::Silent),
+                    };
+                }
+                // Until the protocol is known hyper has no timer of its own.
+                closed = activity.overdue(told) => match closed {
+                    Closed::Idle if told.is_some() => break End::Served,
+                    Closed::Idle => {
+                        activity.place().count(closed);
+                        serving.as_mut().graceful_shutdown();
+                        told = Some(Instant::now());
+                    }
+                    _ => break End::Closed(closed),
+                },
+                () = activity.place().evicted() => break End::Evicted,
+                () = stopped(&mut stop), if told.is_none() => {
+                    serving.as_mut().graceful_shutdown();
+                    told = Some(Instant::now());
+                }
             }
         };
-        let too_slow = tokio::select! {
-            ended = watcher.watch(serving) => ended.is_err_and(|error| {
-                tracing::debug!(%error, "connection ended");
-                error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
-            }),
-            () = silent => true,
-        };
-        if too_slow && !asked.load(Ordering::Relaxed) {
-            let _ = stream.0.try_write(TOO_SLOW);
+        match end {
+            End::Served => {}
+            End::Closed(closed) => {
+                activity.place().count(closed);
+                tracing::debug!(reason = closed.label(), "connection closed");
+                if closed == Closed::Silent {
+                    let _ = stream.try_write(TOO_SLOW);
+                }
+            }
+            End::Evicted => {
+                serving.as_mut().graceful_shutdown();
+                // Polled once, to write the notice: the place is given away.
+                let _ = tokio::time::timeout(Duration::ZERO, serving).await;
+            }
         }
-        drop(permit);
     }
+}
+
+/// How a connection ended.
+enum End {
+    /// By its client, by a fault of its bytes, or after a notice.
+    Served,
+    /// It was overdue.
+    Closed(Closed),
+    /// Its place was given away.
+    Evicted,
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Log line that is written at most once in ten seconds (quality B2, logs).
 #[derive(Default)]
-struct LimitedLog(Option<tokio::time::Instant>);
+struct LimitedLog(Option<Instant>);
 
 impl LimitedLog {
     fn log(&mut self, log: impl FnOnce()) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         if self.0.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(10)) {
             self.0 = Some(now);
             log();
         }
-    }
-}
-
-/// TCP stream that can still be written to after hyper has given it up.
-#[derive(Clone)]
-struct Shared(Arc<TcpStream>);
-
-impl AsyncRead for Shared {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read(buf.initialize_unfilled()) {
-                Ok(n) => {
-                    buf.advance(n);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl Shared {
-    fn poll_write_with(
-        &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Shared {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write(buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write_vectored(bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&*self.0).shutdown(Shutdown::Write))
     }
 }
 

@@ -10,8 +10,10 @@ use std::time::Instant;
 use weir_sfu::net::Sfu;
 
 use crate::addresses::Addresses;
+use crate::body::BodyBudget;
 use crate::client_address::ForwardingFaults;
 use crate::config::Config;
+use crate::connections::ConnectionLimit;
 use crate::limits::PostRate;
 use crate::listeners::Listeners;
 use crate::refused_offers::RefusedOffers;
@@ -26,6 +28,10 @@ pub struct AppState {
     pub posts: Arc<PostRate>,
     /// Requests of trusted proxies that do not tell the client's address.
     pub forwarding_faults: Arc<ForwardingFaults>,
+    /// Memory of request bodies.
+    pub bodies: BodyBudget,
+    /// Open connections of all listeners.
+    pub connections: ConnectionLimit,
     /// Offers that were refused.
     pub refused: Arc<RefusedOffers>,
     /// Event streams of viewers.
@@ -50,6 +56,8 @@ impl AppState {
             sfu,
             posts: Arc::default(),
             forwarding_faults: Arc::default(),
+            bodies: BodyBudget::default(),
+            connections: ConnectionLimit::default(),
             refused: Arc::default(),
             listeners: Listeners::default(),
             started: Instant::now(),

@@ -5,6 +5,10 @@
 
 #[path = "http/access.rs"]
 mod access;
+#[path = "http/connections.rs"]
+mod connections;
+#[path = "http/frames.rs"]
+mod frames;
 #[path = "http/layers.rs"]
 mod layers;
 #[path = "http/refusals.rs"]
@@ -28,9 +32,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::ServiceExt;
 use weir::access::{AccessRule, ListenerAccess};
+use weir::activity::Timeouts;
 use weir::app::RouteGroup;
 use weir::config::{Config, Settings};
-use weir::limits::ConnectionLimit;
+use weir::connections::ConnectionLimit;
 use weir::server::Peer;
 use weir::{AppState, JSON, SDP, TRICKLE};
 use weir_sfu::net::{SessionTotals, Sfu};
@@ -654,17 +659,23 @@ async fn twenty_created_and_deleted_sessions_leave_nothing_behind() {
 /// Server on a real socket; it stops when dropped.
 struct Listening {
     addr: SocketAddr,
+    connections: ConnectionLimit,
     _stop: watch::Sender<bool>,
 }
 
 impl Listening {
     async fn new() -> Self {
+        Self::with(ConnectionLimit::default(), Timeouts::default()).await
+    }
+
+    async fn with(connections: ConnectionLimit, timeouts: Timeouts) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let app = weir::app(state(defaults()), LOOPBACK);
-        tokio::spawn(weir::server::serve(listener, app, ConnectionLimit::default(), stopped));
-        Self { addr, _stop: stop }
+        let serving = weir::server::serve(listener, app, connections.clone(), timeouts, stopped);
+        tokio::spawn(serving);
+        Self { addr, connections, _stop: stop }
     }
 
     /// Sends bytes and reads until the server closes.

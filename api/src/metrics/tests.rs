@@ -68,6 +68,8 @@ fn scrape() -> Scrape {
         offers_refused,
         forwarding_faults: vec![("missing", 0), ("conflict", 9)],
         requests_refused: vec![("foreign_page", 8)],
+        connections: 9,
+        connections_closed: vec![("idle", 10)],
         process,
     }
 }
@@ -110,6 +112,8 @@ fn each_number_stands_under_its_name() {
         "weir_offers_refused_total{reason=\"malformed\"} 0",
         "weir_http_forwarding_faults_total{reason=\"conflict\"} 9",
         "weir_requests_refused_total{reason=\"foreign_page\"} 8",
+        "weir_http_connections 9",
+        "weir_http_connections_closed_total{reason=\"idle\"} 10",
         "weir_uptime_seconds 1.5",
         "weir_ready 1",
         "weir_tasks 3",

@@ -1,0 +1,370 @@
+//! What happens on one connection: its requests, its responses that the client has not taken, its useless
+//! bytes, and from these the moment at which it is to be closed.
+//!
+//! A quiet event stream owes its client nothing and stays open; a response that the connection does not
+//! take ends it. Pure but for its lock and timer. Made by `server.rs` for each connection; `socket.rs` reports
+//! bytes, and the bodies here report to it.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::connections::{Closed, Place};
+
+/// Times after which a connection is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// Until the headers of a request are there, the first one included (quality B2).
+    pub header: Duration,
+    /// Without a request. HTTP/1 connections are closed after `header` already.
+    pub idle: Duration,
+    /// In which the client takes nothing of a response. It ends half of it later at the latest.
+    pub write: Duration,
+    /// For a whole response, event streams excepted.
+    pub response: Duration,
+    /// From the notice that no more requests are served (GOAWAY) until the close.
+    pub goodbye: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(5),
+            idle: Duration::from_secs(60),
+            write: Duration::from_secs(20),
+            response: Duration::from_secs(60),
+            goodbye: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Maximum GETs of one connection that are worked on or whose response the client has not taken; further
+/// ones wait. Event streams do not count.
+pub const REQUESTS_AT_WORK: usize = 8;
+/// Maximum bytes of a response that are handed to the connection at once.
+pub const CHUNK_MAX: usize = 16 * 1024;
+/// Bytes that a connection may send besides requests and their bodies (settings, pings, empty frames,
+/// headers of frames): so many at once. With more it is closed.
+pub const USELESS_BYTES_BURST: usize = 256 * 1024;
+/// The same per second.
+pub const USELESS_BYTES_PER_S: usize = 16 * 1024;
+/// Bytes that a request may have in headers without being useless.
+const REQUEST_BYTES: usize = 16 * 1024;
+
+/// Activity of one connection.
+#[derive(Debug)]
+pub struct Activity {
+    timeouts: Timeouts,
+    place: Place,
+    at_work: Arc<Semaphore>,
+    /// The first request of an idle connection came.
+    began: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Whether there was a request at all.
+    asked: bool,
+    last: u64,
+    requests: HashMap<u64, Request>,
+    /// Since when there is no request.
+    idle_since: Instant,
+    useless: Allowance,
+}
+
+/// One request until its response was handed to the connection.
+#[derive(Debug, Clone, Copy)]
+enum Request {
+    /// The handler works, or the source of the body has nothing yet.
+    Working,
+    /// The connection does not ask for the next part of the body.
+    NotTaken {
+        since: Instant,
+        /// When the whole response must have been taken.
+        whole_by: Option<Instant>,
+    },
+}
+
+/// Bytes that may still come; refilled with time.
+#[derive(Debug)]
+struct Allowance {
+    left: usize,
+    filled: Instant,
+}
+
+impl Allowance {
+    fn refill(&mut self, now: Instant) {
+        let idle = now.saturating_duration_since(self.filled);
+        let more = idle.as_millis().saturating_mul(USELESS_BYTES_PER_S as u128) / 1_000;
+        if more > 0 {
+            self.give(usize::try_from(more).unwrap_or(USELESS_BYTES_BURST));
+            self.filled = now;
+        }
+    }
+
+    fn give(&mut self, bytes: usize) {
+        self.left = self.left.saturating_add(bytes).min(USELESS_BYTES_BURST);
+    }
+
+    /// False if so many bytes are not left.
+    fn take(&mut self, bytes: usize) -> bool {
+        self.left.checked_sub(bytes).map(|left| self.left = left).is_some()
+    }
+}
+
+impl Activity {
+    /// Activity of a connection that was accepted now.
+    pub fn new(place: Place, timeouts: Timeouts, now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            timeouts,
+            place,
+            at_work: Arc::new(Semaphore::new(REQUESTS_AT_WORK)),
+            began: Notify::new(),
+            state: Mutex::new(State {
+                asked: false,
+                last: 0,
+                requests: HashMap::new(),
+                idle_since: now,
+                useless: Allowance { left: USELESS_BYTES_BURST, filled: now },
+            }),
+        })
+    }
+
+    /// The connection's place.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Times after which the connection is closed.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// Whether there was a request.
+    pub fn was_asked(&self) -> bool {
+        self.lock().asked
+    }
+
+    /// A request came; it lasts until the value is dropped.
+    pub fn begin(self: &Arc<Self>) -> OpenRequest {
+        let mut state = self.lock();
+        state.asked = true;
+        state.useless.give(REQUEST_BYTES);
+        state.last += 1;
+        let id = state.last;
+        if state.requests.is_empty() {
+            self.place.set_idle(None);
+            self.began.notify_one();
+        }
+        state.requests.insert(id, Request::Working);
+        drop(state);
+        OpenRequest { activity: self.clone(), id, turn: None }
+    }
+
+    /// Bytes arrived. False when there were too many that belong to no request: the connection is to end.
+    pub fn received(&self, bytes: usize, now: Instant) -> bool {
+        let mut state = self.lock();
+        state.useless.refill(now);
+        state.useless.take(bytes)
+    }
+
+    /// Waits until the connection is to be closed; `told` is when it was told that no more requests are served.
+    pub async fn overdue(&self, told: Option<Instant>) -> Closed {
+        loop {
+            let now = Instant::now();
+            let (at, closed) = self.next(told, now);
+            if let Some(closed) = closed.filter(|_| at <= now) {
+                return closed;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => {}
+                () = self.began.notified() => {}
+            }
+        }
+    }
+
+    /// The next moment at which to look again, and what has become too old then.
+    fn next(&self, told: Option<Instant>, now: Instant) -> (Instant, Option<Closed>) {
+        let (state, timeouts) = (self.lock(), &self.timeouts);
+        if state.requests.is_empty() {
+            return match (told, state.asked) {
+                (Some(told), _) => {
+                    (state.idle_since.max(told) + timeouts.goodbye, Some(Closed::Idle))
+                }
+                (None, true) => (state.idle_since + timeouts.idle, Some(Closed::Idle)),
+                (None, false) => (state.idle_since + timeouts.header, Some(Closed::Silent)),
+            };
+        }
+        let deadline = |request: &Request| match *request {
+            Request::Working => None,
+            Request::NotTaken { since, whole_by } => {
+                let progress = since + timeouts.write;
+                Some(whole_by.map_or(progress, |whole_by| progress.min(whole_by)))
+            }
+        };
+        let first = state.requests.values().filter_map(deadline).min();
+        // What is not waited for now may be soon, without a notice.
+        let again = now + timeouts.write / 2;
+        match first {
+            Some(first) if first <= again => (first, Some(Closed::Stalled)),
+            _ => (again, None),
+        }
+    }
+
+    fn set(&self, id: u64, request: Request) {
+        if let Some(known) = self.lock().requests.get_mut(&id) {
+            *known = request;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Request that the connection has; over when dropped.
+#[derive(Debug)]
+pub struct OpenRequest {
+    activity: Arc<Activity>,
+    id: u64,
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+impl OpenRequest {
+    /// Waits until fewer than [`REQUESTS_AT_WORK`] are at work.
+    pub async fn wait_for_turn(&mut self) {
+        self.turn = self.activity.at_work.clone().acquire_owned().await.ok();
+    }
+
+    /// The body of the request, which is not useless.
+    pub fn incoming<B>(&self, body: B) -> IncomingBody<B> {
+        IncomingBody { body, activity: self.activity.clone() }
+    }
+
+    /// The response with a body that reports whether the connection takes it.
+    pub fn outgoing(mut self, body: Body) -> OutgoingBody {
+        let now = Instant::now();
+        let whole_by = match body.size_hint().exact() {
+            Some(_) => Some(now + self.activity.timeouts.response),
+            None => {
+                self.turn = None;
+                None
+            }
+        };
+        self.activity.set(self.id, Request::NotTaken { since: now, whole_by });
+        OutgoingBody { body, rest: Bytes::new(), whole_by, request: self }
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        let mut state = self.activity.lock();
+        state.requests.remove(&self.id);
+        if state.requests.is_empty() {
+            state.idle_since = Instant::now();
+            self.activity.place.set_idle(Some(state.idle_since));
+        }
+    }
+}
+
+/// Body of a request.
+pub struct IncomingBody<B> {
+    body: B,
+    activity: Arc<Activity>,
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for IncomingBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.activity.lock().useless.give(data.len());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Body of a response, in parts of at most [`CHUNK_MAX`]. HTTP/2 takes a part when the client's window has room
+/// for a byte of it, and the next one when the window had room for all of it. So the last byte is a part of its
+/// own: without it the library would hold a response that the client never takes, and nobody would know.
+pub struct OutgoingBody {
+    body: Body,
+    rest: Bytes,
+    whole_by: Option<Instant>,
+    request: OpenRequest,
+}
+
+impl HttpBody for OutgoingBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut this = self.as_mut();
+        if this.rest.is_empty() {
+            match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Pending => {
+                    this.request.activity.set(this.request.id, Request::Working);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                ended => return ended,
+            }
+        }
+        let at = match this.rest.len() {
+            length if length > CHUNK_MAX => CHUNK_MAX,
+            length if length > 1 && this.body.is_end_stream() => length - 1,
+            length => length,
+        };
+        let part = this.rest.split_to(at);
+        let not_taken = Request::NotTaken { since: Instant::now(), whole_by: this.whole_by };
+        this.request.activity.set(this.request.id, not_taken);
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let hint = self.body.size_hint();
+        let mut with_rest = SizeHint::new();
+        with_rest.set_lower(hint.lower().saturating_add(rest));
+        if let Some(upper) = hint.upper() {
+            with_rest.set_upper(upper.saturating_add(rest));
+        }
+        with_rest
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Deadlines of a connection, in paused time.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::task::Waker;
+
+use super::*;
+use crate::connections::ConnectionLimit;
+
+fn activity() -> (Arc<Activity>, ConnectionLimit) {
+    let limit = ConnectionLimit::default();
+    let (place, _) = limit.take(IpAddr::V4(Ipv4Addr::LOCALHOST), Instant::now()).unwrap();
+    (Activity::new(place, Timeouts::default(), Instant::now()), limit)
+}
+
+/// Time from now until the connection is to be closed, and why; none if it stays for an hour.
+async fn closed_after(activity: &Activity, told: Option<Instant>) -> Option<(u64, Closed)> {
+    let begun = Instant::now();
+    let hour = Duration::from_secs(3_600);
+    let closed = tokio::time::timeout(hour, activity.overdue(told)).await.ok()?;
+    Some((begun.elapsed().as_secs(), closed))
+}
+
+fn poll(body: &mut OutgoingBody) -> Poll<usize> {
+    let polled = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
+    polled.map(|frame| frame.map_or(0, |frame| frame.unwrap().into_data().unwrap().len()))
+}
+
+/// A body of unknown length that has nothing for now.
+struct Quiet;
+
+impl HttpBody for Quiet {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_request_is_closed_and_one_with_a_handler_at_work_stays() {
+    let (activity, _limit) = activity();
+    assert_eq!(closed_after(&activity, None).await, Some((5, Closed::Silent)));
+    let request = activity.begin();
+    assert_eq!(closed_after(&activity, None).await, None);
+    drop(request);
+    assert_eq!(closed_after(&activity, None).await, Some((60, Closed::Idle)));
+    // 60 s without a request, and told now.
+    let told = Some(Instant::now());
+    assert_eq!(closed_after(&activity, told).await, Some((5, Closed::Idle)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_the_client_does_not_take_ends_the_connection() {
+    let (activity, _limit) = activity();
+    let body = activity.begin().outgoing(Body::from("x"));
+    assert_eq!(closed_after(&activity, None).await, Some((20, Closed::Stalled)), "never asked for");
+    drop(body);
+    let mut body = activity.begin().outgoing(Body::from("text"));
+    assert_eq!(poll(&mut body), Poll::Ready(3));
+    assert!(!body.is_end_stream(), "HTTP/2 may hold all of it until it asks for the last byte");
+    assert_eq!(closed_after(&activity, None).await, Some((20, Closed::Stalled)));
+    assert_eq!(poll(&mut body), Poll::Ready(1));
+    assert!(body.is_end_stream());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_a_little_all_the_time_is_closed_in_a_minute() {
+    let (activity, _limit) = activity();
+    let mut body = activity.begin().outgoing(Body::from(vec![0; 10 * CHUNK_MAX + 1]));
+    let mut waited = 0;
+    for _ in 0..6 {
+        assert_eq!(poll(&mut body), Poll::Ready(CHUNK_MAX));
+        if waited < 57 {
+            tokio::time::sleep(Duration::from_secs(19)).await;
+            waited += 19;
+        }
+    }
+    assert_eq!(closed_after(&activity, None).await, Some((3, Closed::Stalled)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_event_stream_stays_and_one_that_is_not_taken_goes() {
+    let (activity, _limit) = activity();
+    let mut body = activity.begin().outgoing(Body::new(Quiet));
+    assert_eq!(poll(&mut body), Poll::Pending);
+    assert_eq!(closed_after(&activity, None).await, None);
+    drop(body);
+    let body = activity.begin().outgoing(Body::new(Quiet));
+    assert_eq!(closed_after(&activity, None).await, Some((20, Closed::Stalled)));
+    drop(body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_is_noticed_in_half_its_time_after_a_quiet_while() {
+    let (activity, _limit) = activity();
+    let mut quiet = activity.begin().outgoing(Body::new(Quiet));
+    assert_eq!(poll(&mut quiet), Poll::Pending);
+    let begun = Instant::now();
+    let stall = async {
+        tokio::time::sleep(Duration::from_secs(101)).await;
+        let body = activity.begin().outgoing(Body::from("x"));
+        std::future::pending::<()>().await;
+        drop(body);
+    };
+    tokio::select! {
+        closed = activity.overdue(None) => assert_eq!(closed, Closed::Stalled),
+        () = stall => {}
+    }
+    let stalled = begun.elapsed().as_secs() - 101;
+    assert!((20..=30).contains(&stalled), "{stalled}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ninth_request_waits_and_event_streams_do_not_count() {
+    let (activity, _limit) = activity();
+    let mut streams = Vec::new();
+    for _ in 0..REQUESTS_AT_WORK {
+        let mut request = activity.begin();
+        request.wait_for_turn().await;
+        streams.push(request.outgoing(Body::new(Quiet)));
+    }
+    let mut at_work = Vec::new();
+    for _ in 0..REQUESTS_AT_WORK {
+        let mut request = activity.begin();
+        request.wait_for_turn().await;
+        at_work.push(request.outgoing(Body::from("x")));
+    }
+    let mut one_more = activity.begin();
+    let second = Duration::from_secs(1);
+    assert!(tokio::time::timeout(second, one_more.wait_for_turn()).await.is_err());
+    at_work.pop();
+    assert!(tokio::time::timeout(second, one_more.wait_for_turn()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn useless_bytes_end_a_connection_and_requests_do_not() {
+    let (activity, _limit) = activity();
+    let receive = |bytes| activity.received(bytes, Instant::now());
+    assert!(receive(USELESS_BYTES_BURST));
+    assert!(!receive(1));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(receive(2 * USELESS_BYTES_PER_S));
+    assert!(!receive(1));
+    // A client that keeps its event stream alive for a day.
+    for _ in 0..86_400 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(receive(17));
+    }
+    for _ in 0..10_000 {
+        assert!(receive(REQUEST_BYTES));
+        drop(activity.begin());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_place_of_a_connection_is_idle_exactly_while_it_has_no_request() {
+    let limit = ConnectionLimit::new(1, 1);
+    let take = || limit.take(IpAddr::V4(Ipv4Addr::LOCALHOST), Instant::now());
+    let activity = Activity::new(take().unwrap().0, Timeouts::default(), Instant::now());
+    let (one, two) = (activity.begin(), activity.begin());
+    assert!(take().is_none());
+    drop(one);
+    assert!(take().is_none());
+    drop(two);
+    assert!(take().is_some());
+    activity.place().evicted().await;
+}

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::error::Problem;
-use crate::limits::network;
+use weir_sfu::client_network::client_network;
 use crate::server::Peer;
 
 /// Maximum SDP body in bytes; a longer one is refused with 413 (quality B2).
@@ -117,7 +117,7 @@ pub async fn read(
     let length = parts.headers.get(CONTENT_LENGTH);
     let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let peer = parts.extensions.get::<Peer>();
-    let collected = budget.collect(peer.and_then(|peer| network(peer.0.ip())));
+    let collected = budget.collect(peer.and_then(|peer| client_network(peer.0.ip())));
     let collecting = collect(collected, body, limit, announced);
     let collected = tokio::time::timeout(READ_TIMEOUT, collecting).await;
     collected.unwrap_or_else(|_| {

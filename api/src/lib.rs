@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`settings`], [`cli`], [`config`] | every setting, the command line, the effective configuration |
 //! | [`setting`], [`advertise`], [`cpus`], [`log`] | kinds of values that settings have |
+//! | [`stderr`], [`repeats`] | the queue of log lines, and the limit of repeated ones |
 //! | [`nearest`] | the known name that a misspelt one is nearest to |
 //! | [`app`](mod@app) | the routes by group, and what every request gets before its handler |
 //! | [`access`], [`authority`], [`forwarded`], [`origin`] | who may use a route group at a listener: hosts, proxies, web pages |
@@ -60,6 +61,7 @@ pub mod path;
 pub mod process;
 pub mod refused_offers;
 pub mod refused_requests;
+pub mod repeats;
 pub mod server;
 pub mod session;
 pub mod setting;
@@ -67,6 +69,7 @@ pub mod settings;
 pub mod socket;
 pub mod sse;
 pub mod state;
+pub mod stderr;
 pub mod trusted_proxies;
 pub mod whep;
 pub mod whip;

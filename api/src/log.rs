@@ -1,18 +1,26 @@
 //! Logs on stderr: text or one JSON object per line, with a filter that SIGHUP can change.
 //!
 //! Never filters content: whoever logs must not log a secret, an SDP or an address above DEBUG.
-//! Called by `main.rs`.
+//! Never waits for stderr: `stderr.rs` writes. `repeats.rs` limits repeated lines. Called by `main.rs`;
+//! `metrics.rs` shows how many lines are missing.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::Deserialize;
+use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::nearest::distance;
+use crate::repeats::{self, RepeatLimit, Summary};
+use crate::stderr::{Dropped, StderrQueue};
 
 /// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
@@ -35,19 +43,116 @@ impl LogFormat {
     }
 }
 
+/// Time that the lines of the end get to be written when the process ends.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The process's log; none before [`Log::start`], and in tests.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// Queue of lines, and the limit of repeated ones.
+#[derive(Debug, Clone)]
+pub struct Log {
+    lines: StderrQueue,
+    repeats: RepeatLimit,
+}
+
 /// Handle that changes the filter of a running process.
 pub struct LogFilter(reload::Handle<Targets, Registry>);
 
-/// Starts logging; call once. `settings.rs` has checked `filter`; a bad one logs errors only.
-pub fn init(filter: &str, format: LogFormat) -> LogFilter {
-    let (filter, handle) = reload::Layer::new(targets(filter));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().boxed(),
-    };
-    tracing_subscriber::registry().with(filter).with(lines).init();
-    LogFilter(handle)
+impl Log {
+    /// Starts the thread that writes lines; call once. Nothing else may write to stderr from then on.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start() -> std::io::Result<Self> {
+        let lines = StderrQueue::start(|lines| {
+            tracing::warn!(lines, "log lines were dropped, because stderr was not read in time");
+        })?;
+        let log = Self { lines, repeats: RepeatLimit::default() };
+        let _ = LOG.set(log.clone());
+        Ok(log)
+    }
+
+    /// Starts log lines; call once. `settings.rs` has checked `filter`; a bad one logs errors only.
+    pub fn init(&self, filter: &str, format: LogFormat) -> LogFilter {
+        let (filter, handle) = reload::Layer::new(targets(filter));
+        let queue = self.lines.clone();
+        // Its own complaints would go to stderr directly.
+        let lines = tracing_subscriber::fmt::layer().log_internal_errors(false);
+        let lines = lines.with_writer(Lines(queue));
+        let lines = match format {
+            LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+            LogFormat::Json => lines.json().boxed(),
+        };
+        tracing_subscriber::registry().with(filter).with(self.repeats.clone()).with(lines).init();
+        std::panic::set_hook(Box::new(log_panic));
+        LogFilter(handle)
+    }
+
+    /// Writes text that is no log line, such as the effective configuration.
+    pub fn text(&self, text: &str) {
+        self.lines.push(format!("{text}\n").as_bytes());
+    }
+
+    /// Tells of repeated lines that were left out. Called each second.
+    pub fn sum_up(&self) {
+        self.tell(false);
+    }
+
+    /// Writes what waits, for a second at most. The process ends then.
+    pub fn close(&self) {
+        self.tell(true);
+        self.lines.close(CLOSE_TIMEOUT);
+    }
+
+    fn tell(&self, is_end: bool) {
+        for Summary { level, module, text, lines } in self.repeats.summaries(Instant::now(), is_end)
+        {
+            match level {
+                Level::ERROR => {
+                    tracing::error!(target: repeats::TARGET, module, lines, "left out, like: {text}");
+                }
+                Level::WARN => {
+                    tracing::warn!(target: repeats::TARGET, module, lines, "left out, like: {text}");
+                }
+                _ => {
+                    tracing::info!(target: repeats::TARGET, module, lines, "left out, like: {text}")
+                }
+            }
+        }
+    }
+}
+
+/// Log lines that were not written since the start, by reason.
+pub fn lines_dropped() -> [(&'static str, u64); 3] {
+    let (dropped, repeated) = LOG
+        .get()
+        .map_or_else(Default::default, |log| (log.lines.dropped(), log.repeats.left_out()));
+    let Dropped { queue_full, write_failed } = dropped;
+    [("queue_full", queue_full), ("write_failed", write_failed), ("repeated", repeated)]
+}
+
+/// Logs a panic. The standard hook writes to stderr itself, so a media thread would wait there for ever if
+/// nobody read it.
+fn log_panic(info: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("?");
+    let backtrace = Backtrace::capture();
+    match backtrace.status() {
+        BacktraceStatus::Captured => tracing::error!("thread {name} {info}\n{backtrace}"),
+        _ => tracing::error!("thread {name} {info}"),
+    }
+}
+
+/// Makes the writer of one line.
+struct Lines(StderrQueue);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a StderrQueue;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        &self.0
+    }
 }
 
 impl LogFilter {
@@ -122,8 +227,6 @@ fn misspelled(module: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use tracing::Level;
-
     use super::*;
 
     #[test]

@@ -21,7 +21,8 @@ use weir::addresses::Addresses;
 use weir::advertise::interfaces;
 use weir::cli::{self, Cli, Command};
 use weir::config::{self, Config, ConfigError};
-use weir::{AppState, admin_app, app, log, server};
+use weir::log::{Log, LogFilter};
+use weir::{AppState, admin_app, app, server};
 use weir_sfu::net::{Sfu, StartError};
 
 /// Number of HTTP threads; media has threads of its own.
@@ -34,8 +35,9 @@ const HTTP_NICE: i32 = 10;
 /// Time in which sessions are closed when the server stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Interval at which the machine's addresses are looked at without a request.
-const ADDRESSES_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which the machine's addresses are looked at without a request, and repeated log lines are
+/// summed up.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Exit code for a setting that cannot be used, or a port that another program has.
 const BAD_CONFIGURATION: u8 = 2;
@@ -45,32 +47,43 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match configure(&matches, &cli) {
         Ok((config, _, text)) if matches!(cli.command, Some(Command::CheckConfig)) => {
-            println!("{text}");
-            for complaint in complaints(&config) {
-                eprintln!("weir: warning: {complaint}");
-            }
+            // A reader that has seen enough may close the pipe.
+            let _ = writeln!(std::io::stdout(), "{text}");
+            complaints(&config).for_each(|complaint| complain(&format!("warning: {complaint}")));
             ExitCode::SUCCESS
         }
-        Ok((config, media, text)) => {
-            eprintln!("{text}");
-            match run(&matches, &cli, config, media) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("weir: {error:#}");
-                    if error.is::<ConfigError>() || error.is::<StartError>() {
-                        ExitCode::from(BAD_CONFIGURATION)
-                    } else {
-                        ExitCode::FAILURE
+        Ok((config, media, text)) => match Log::start() {
+            Ok(log) => {
+                log.text(&text);
+                let code = match run(&matches, &cli, config, media, &log) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => {
+                        log.text(&format!("weir: {error:#}"));
+                        match error.is::<ConfigError>() || error.is::<StartError>() {
+                            true => ExitCode::from(BAD_CONFIGURATION),
+                            false => ExitCode::FAILURE,
+                        }
                     }
-                }
+                };
+                log.close();
+                code
             }
-        }
+            Err(error) => {
+                complain(&format!("the thread of the log could not start: {error}"));
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
             let origins = config::origins(&matches, &cli, rust_log().is_some()).unwrap_or_default();
-            eprintln!("weir: {}", config::name_origin(error, &cli, &origins));
+            complain(&config::name_origin(error, &cli, &origins));
             ExitCode::from(BAD_CONFIGURATION)
         }
     }
+}
+
+/// Writes a line on stderr before there is a log. Nothing is to be done when it is closed.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "weir: {text}");
 }
 
 /// The configuration, the media plane's part of it, and the text that explains both.
@@ -99,6 +112,7 @@ fn run(
     cli: &Cli,
     config: Config,
     media: weir_sfu::config::Config,
+    log: &Log,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(HTTP_THREADS)
@@ -107,7 +121,7 @@ fn run(
         .enable_all()
         .build()
         .context("the HTTP threads could not start")?;
-    runtime.block_on(serve(matches, cli, config, media))
+    runtime.block_on(serve(matches, cli, config, media, log))
 }
 
 /// Lowers the priority of an HTTP thread where HTTP and media share a core. A join storm keeps HTTP
@@ -131,8 +145,9 @@ async fn serve(
     cli: &Cli,
     mut config: Config,
     media: weir_sfu::config::Config,
+    log: &Log,
 ) -> anyhow::Result<()> {
-    let filter = log::init(&config.log, config.log_format);
+    let filter = log.init(&config.log, config.log_format);
     // Before anything else, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -165,11 +180,14 @@ async fn serve(
     state.refresh_addresses();
     print_ready(http_addr, sfu.media_addr());
 
-    let mut look = tokio::time::interval(ADDRESSES_INTERVAL);
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = look.tick() => state.refresh_addresses(),
+            _ = look.tick() => {
+                state.refresh_addresses();
+                log.sum_up();
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hang_up.recv() => reload(matches, cli, &mut config, &state, &filter, &connections),
@@ -206,11 +224,17 @@ async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, Conf
     })
 }
 
-/// Writes the line that scripts wait for: exactly this text, once, on stdout.
+/// Writes the line that scripts wait for: exactly this text, once, on stdout. In a thread of its own: a pipe
+/// that is full already must not stop the server.
 fn print_ready(http: SocketAddr, media: SocketAddr) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "weir ready http={http} media={media}");
-    let _ = stdout.flush();
+    let print = move || {
+        let mut stdout = std::io::stdout().lock();
+        let _ = writeln!(stdout, "weir ready http={http} media={media}");
+        let _ = stdout.flush();
+    };
+    if let Err(error) = std::thread::Builder::new().name("weir-ready".into()).spawn(print) {
+        tracing::warn!(%error, "the ready line could not be printed");
+    }
 }
 
 /// Reads the file again (SIGHUP). A file that is not valid changes nothing.
@@ -219,7 +243,7 @@ fn reload(
     cli: &Cli,
     config: &mut Config,
     state: &AppState,
-    filter: &log::LogFilter,
+    filter: &LogFilter,
     connections: &ConnectionLimit,
 ) {
     let new = match Config::load(cli, rust_log()) {

@@ -13,6 +13,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use weir_sfu::net::{AnswerTotals, Counts, LatencySummary, SessionTotals, SfuStats, WorkerStats};
 
+use crate::log;
 use crate::process::Process;
 use crate::state::AppState;
 
@@ -54,6 +55,7 @@ struct Scrape {
     requests_refused: Vec<(&'static str, u64)>,
     connections: usize,
     connections_closed: Vec<(&'static str, u64)>,
+    log_lines_dropped: [(&'static str, u64); 3],
     process: Process,
 }
 
@@ -174,6 +176,12 @@ const FAMILIES: &[Family] = &[
         help: "HTTP connections that the server closed or refused.",
         read: Read::ScrapeByLabel("reason", |s| &s.connections_closed),
     },
+    Family {
+        name: "weir_log_lines_dropped_total",
+        stat: None,
+        help: "Log lines that were not written: stderr is not read or closed, or more than ten of a kind came in a second.",
+        read: Read::ScrapeByLabel("reason", |s| &s.log_lines_dropped),
+    },
     total("weir_workers", "workers", "Media workers.", |s| s.workers),
     per_worker("weir_worker_load_ratio", "per_worker.load", "Load of a worker's core.", |w| w.load),
     per_worker(
@@ -289,6 +297,7 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
         requests_refused: state.refused_requests.counts(),
         connections: state.connections.open(),
         connections_closed: state.connections.closed(),
+        log_lines_dropped: log::lines_dropped(),
         process: Process::read(),
     };
     let headers =

@@ -17,9 +17,9 @@ use crate::connections::ConnectionLimit;
 use crate::limits::PostRate;
 use crate::listeners::Listeners;
 use crate::refused_offers::RefusedOffers;
+use crate::refused_requests::RefusedRequests;
 
 /// State of all listeners of a server. Cheap to clone.
-use crate::refused_requests::RefusedRequests;
 #[derive(Clone)]
 pub struct AppState {
     /// The media plane.
@@ -34,14 +34,14 @@ pub struct AppState {
     pub connections: ConnectionLimit,
     /// Offers that were refused.
     pub refused: Arc<RefusedOffers>,
+    /// Requests that the access rules refused.
+    pub refused_requests: Arc<RefusedRequests>,
     /// Event streams of viewers.
     pub listeners: Listeners,
     /// Time of the server's start, for `/metrics` and `/api/v1/stats`.
     pub started: Instant,
     addresses: Arc<Addresses>,
     config: Arc<RwLock<Arc<Config>>>,
-    /// Requests that the access rules refused.
-    pub refused_requests: Arc<RefusedRequests>,
 }
 
 impl AppState {
@@ -59,6 +59,7 @@ impl AppState {
             bodies: BodyBudget::default(),
             connections: ConnectionLimit::default(),
             refused: Arc::default(),
+            refused_requests: Arc::default(),
             listeners: Listeners::default(),
             started: Instant::now(),
             addresses: Arc::new(addresses),
@@ -67,7 +68,6 @@ impl AppState {
     }
 
     /// The configuration in force. SIGHUP may change it between two calls.
-            refused_requests: Arc::default(),
     pub fn config(&self) -> Arc<Config> {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -169,7 +169,11 @@ impl Running {
     }
 
     fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn_with(command, Stdio::piped())
+    }
+
+    fn spawn_with(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let rest =
@@ -208,13 +212,23 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for the process to end; returns its exit code and its stderr.
-    fn end(mut self) -> (Option<i32>, String) {
+    /// Waits for the process to end; returns its exit code.
+    fn end_without_log(mut self) -> Option<i32> {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.child.try_wait().unwrap().is_none() {
             assert!(Instant::now() < deadline, "it does not stop");
             std::thread::sleep(Duration::from_millis(20));
         }
+        self.child.wait().unwrap().code()
+    }
+
+    /// Waits for the process to end; returns its exit code and its stderr.
+    fn end(mut self) -> (Option<i32>, String) {
+        self.wait();
         let mut log = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         (self.child.wait().unwrap().code(), log)
@@ -340,5 +354,143 @@ fn a_second_server_on_one_media_port_is_exit_2_and_named() {
         assert!(!text.contains("weir ready"), "{text}");
         first.signal(Signal::TERM);
         assert_eq!(first.end().0, Some(0));
+    }
+}
+
+/// A server that logs everything into a pipe.
+fn with_pipe(stderr: std::io::PipeWriter) -> Running {
+    let args = ["--http", "127.0.0.1:0", "--media-port", "0", "--log", "trace"];
+    Running::spawn_with(&mut weir(&args), stderr)
+}
+
+fn dropped(server: &Running, reason: &str) -> u64 {
+    let name = format!("weir_log_lines_dropped_total{{reason=\"{reason}\"}} ");
+    let metrics = server.get("/metrics");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+}
+
+/// Requests with long paths, so that a pipe of 64 KiB is full after a few.
+fn fill_the_log(server: &Running, requests: usize) {
+    let path = format!("/nothing/{}", "x".repeat(4_000));
+    for _ in 0..requests {
+        assert!(server.get(&path).starts_with("HTTP/1.1 404 "));
+    }
+}
+
+#[test]
+fn http_answers_while_nobody_reads_the_log() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let server = with_pipe(writer);
+    let begun = Instant::now();
+    // 64 KiB fill the pipe, and 1 MiB the queue behind it.
+    while dropped(&server, "queue_full") == 0 {
+        fill_the_log(&server, 50);
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+    for path in ["/livez", "/readyz", "/", "/api/v1/stats"] {
+        assert!(server.get(path).starts_with("HTTP/1.1 200 OK"), "{path}");
+    }
+    // Once it is read the log goes on, and tells what is missing.
+    let reading = std::thread::spawn(move || {
+        let mut log = String::new();
+        reader.read_to_string(&mut log).unwrap();
+        log
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    fill_the_log(&server, 1);
+    server.signal(Signal::TERM);
+    assert_eq!(server.end_without_log(), Some(0));
+    let log = reading.join().unwrap();
+    assert!(log.contains("log lines were dropped, because stderr was not read in time lines="));
+    assert!(log.contains("stopping: no new sessions"), "what waits at the end is written");
+}
+
+#[test]
+fn a_log_that_is_closed_or_never_read_does_not_stop_the_end() {
+    for closed in [true, false] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let server = with_pipe(writer);
+        let held = (!closed).then_some(reader);
+        fill_the_log(&server, 50);
+        assert!(server.get("/livez").starts_with("HTTP/1.1 200 OK"), "closed: {closed}");
+        assert_eq!(dropped(&server, "write_failed") > 0, closed);
+        let begun = Instant::now();
+        server.signal(Signal::TERM);
+        assert_eq!(server.end_without_log(), Some(0), "closed: {closed}");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        drop(held);
+    }
+}
+
+#[test]
+fn a_stdout_that_is_full_or_closed_does_not_stop_the_server() {
+    for closed in [true, false] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let held = if closed {
+            drop(reader);
+            None
+        } else {
+            fill(&mut writer);
+            Some(reader)
+        };
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let http = taken.local_addr().unwrap().to_string();
+        drop(taken);
+        let mut command = weir(&["--http", &http, "--media-port", "0"]);
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let server = Running { child, http, media_port: 0 };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(&server.http).is_err() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(server.get("/livez").starts_with("HTTP/1.1 200 OK"), "closed: {closed}");
+        server.signal(Signal::TERM);
+        let (code, log) = server.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(!log.contains("panicked"), "{log}");
+        drop(held);
+    }
+}
+
+/// Fills a pipe to its last byte.
+fn fill(pipe: &mut std::io::PipeWriter) {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let flags = fcntl_getfl(&*pipe).unwrap();
+    fcntl_setfl(&*pipe, flags | OFlags::NONBLOCK).unwrap();
+    for size in [4096, 1] {
+        while pipe.write(&[b'x'; 4096][..size]).is_ok() {}
+    }
+    fcntl_setfl(&*pipe, flags).unwrap();
+}
+
+#[test]
+fn a_line_that_repeats_is_written_ten_times_a_second_and_then_summed_up() {
+    let server = Running::start(&[]);
+    let offer = include_str!("offers/viewer.sdp").replace('\n', "\r\n");
+    let begun = Instant::now();
+    for _ in 0..60 {
+        let answer = server.post("/whep/demo", &offer);
+        let location = answer.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
+        let mut stream = TcpStream::connect(&server.http).unwrap();
+        let delete = "HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        write!(stream, "DELETE {location} {delete}").unwrap();
+        stream.read_to_string(&mut String::new()).unwrap();
+    }
+    let seconds = begun.elapsed().as_secs() as usize + 1;
+    std::thread::sleep(Duration::from_millis(2_200));
+    let repeated = dropped(&server, "repeated");
+    server.signal(Signal::TERM);
+    let (_, log) = server.end();
+    let written = log.lines().filter(|line| line.contains("reason=\"deleted\"")).count();
+    assert_eq!(written as u64 + repeated, 60, "{log}");
+    assert!(written <= 10 * (seconds + 1), "{written} in {seconds} s");
+    if repeated > 0 {
+        let sums: u64 = log
+            .lines()
+            .filter_map(|line| line.split("left out, like: ").nth(1)?.split("lines=").nth(1))
+            .map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum();
+        assert_eq!(sums, repeated, "{log}");
     }
 }

@@ -11,12 +11,12 @@ mod connections;
 mod frames;
 #[path = "http/layers.rs"]
 mod layers;
+#[path = "http/origins.rs"]
+mod origins;
 #[path = "http/refusals.rs"]
 mod refusals;
 
 use std::future::Future;
-#[path = "http/origins.rs"]
-mod origins;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};

@@ -70,6 +70,7 @@ fn scrape() -> Scrape {
         requests_refused: vec![("foreign_page", 8)],
         connections: 9,
         connections_closed: vec![("idle", 10)],
+        log_lines_dropped: [("queue_full", 11), ("write_failed", 0), ("repeated", 12)],
         process,
     }
 }
@@ -114,6 +115,8 @@ fn each_number_stands_under_its_name() {
         "weir_requests_refused_total{reason=\"foreign_page\"} 8",
         "weir_http_connections 9",
         "weir_http_connections_closed_total{reason=\"idle\"} 10",
+        "weir_log_lines_dropped_total{reason=\"queue_full\"} 11",
+        "weir_log_lines_dropped_total{reason=\"repeated\"} 12",
         "weir_uptime_seconds 1.5",
         "weir_ready 1",
         "weir_tasks 3",

@@ -9,13 +9,10 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::error::Problem;
-use weir_sfu::client_network::client_network;
-use crate::server::Peer;
 
 /// Maximum SDP body in bytes; a longer one is refused with 413 (quality B2).
 pub const SDP_MAX: usize = 64 * 1024;
@@ -103,22 +100,22 @@ impl Drop for Collected {
     }
 }
 
-/// Reads the body of a request, of at most `limit` bytes. It counts in the budget until it is dropped.
+/// Reads the body of a request of this client network, of at most `limit` bytes. It counts in the budget until it
+/// is dropped.
 ///
 /// # Errors
 /// 413 if the body is longer, 408 if it takes longer than [`READ_TIMEOUT`], 400 if it breaks off, 503 if the
 /// bodies of others take all memory that there is for them.
 pub async fn read(
     budget: &BodyBudget,
-    parts: &Parts,
+    network: Option<IpAddr>,
+    headers: &HeaderMap,
     body: Body,
     limit: usize,
 ) -> Result<Bytes, Problem> {
-    let length = parts.headers.get(CONTENT_LENGTH);
+    let length = headers.get(CONTENT_LENGTH);
     let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let peer = parts.extensions.get::<Peer>();
-    let collected = budget.collect(peer.and_then(|peer| client_network(peer.0.ip())));
-    let collecting = collect(collected, body, limit, announced);
+    let collecting = collect(budget.collect(network), body, limit, announced);
     let collected = tokio::time::timeout(READ_TIMEOUT, collecting).await;
     collected.unwrap_or_else(|_| {
         let detail = format!(
@@ -183,21 +180,13 @@ mod tests {
     use super::*;
     use axum::response::IntoResponse;
 
-    fn parts(peer: Option<&str>) -> Parts {
-        let mut parts = axum::http::Request::new(()).into_parts().0;
-        if let Some(peer) = peer {
-            parts.extensions.insert(Peer(peer.parse().unwrap()));
-        }
-        parts
-    }
-
     async fn status(length: usize, announce: bool) -> u16 {
-        let mut parts = parts(None);
+        let mut headers = HeaderMap::new();
         if announce {
-            parts.headers.insert(CONTENT_LENGTH, length.into());
+            headers.insert(CONTENT_LENGTH, length.into());
         }
         let body = Body::from(vec![b'a'; length]);
-        match read(&BodyBudget::default(), &parts, body, PATCH_MAX).await {
+        match read(&BodyBudget::default(), None, &headers, body, PATCH_MAX).await {
             Ok(bytes) => {
                 assert_eq!(bytes.len(), length);
                 200
@@ -230,20 +219,22 @@ mod tests {
             }
         }
         let budget = BodyBudget::default();
-        let refused = read(&budget, &parts(None), Body::new(Silent), PATCH_MAX).await.unwrap_err();
+        let refused =
+            read(&budget, None, &HeaderMap::new(), Body::new(Silent), PATCH_MAX).await.unwrap_err();
         assert_eq!(refused.into_response().status(), 408);
     }
 
     #[tokio::test]
     async fn bodies_of_one_network_have_an_eighth_of_the_memory_and_all_together_the_whole() {
         let budget = BodyBudget::default();
-        let take = async |peer: &str| {
+        let take = async |network: &str| {
             let body = Body::from(vec![b'a'; SDP_MAX]);
-            read(&budget, &parts(Some(peer)), body, SDP_MAX).await
+            let network = network.parse().ok();
+            read(&budget, network, &HeaderMap::new(), body, SDP_MAX).await
         };
         let mut held = Vec::new();
         for network in 0..8 {
-            let peer = format!("192.0.2.{network}:1");
+            let peer = format!("192.0.2.{network}");
             for _ in 0..BODIES_PER_NETWORK / SDP_MAX {
                 held.push(take(&peer).await.unwrap());
             }
@@ -252,13 +243,13 @@ mod tests {
             assert!(refused.headers().contains_key("retry-after"));
         }
         assert_eq!(budget.0.lock().unwrap().all, BODIES_MAX);
-        assert!(take("198.51.100.1:1").await.is_err(), "all memory is taken");
+        assert!(take("198.51.100.1").await.is_err(), "all memory is taken");
         held.pop();
-        drop(take("198.51.100.1:1").await.unwrap());
+        drop(take("198.51.100.1").await.unwrap());
         // Loopback counts in total only.
         drop(held.split_off(held.len() / 2));
         for _ in 0..BODIES_MAX / SDP_MAX / 2 {
-            held.push(take("127.0.0.1:1").await.unwrap());
+            held.push(take("").await.unwrap());
         }
         drop(held);
         let empty = budget.0.lock().unwrap();

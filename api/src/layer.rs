@@ -42,7 +42,9 @@ pub async fn select(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(JSON)));
     }
-    let body = body::read(&state.bodies, &parts, body, PREFERENCE_MAX).await?;
+    let body =
+        body::read(&state.bodies, state.network(&parts), &parts.headers, body, PREFERENCE_MAX)
+            .await?;
     let (media, preference) = parse(&body).map_err(|d| Problem::new(StatusCode::BAD_REQUEST, d))?;
     state
         .sfu

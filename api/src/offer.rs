@@ -16,11 +16,9 @@ use tokio::sync::oneshot;
 use weir_sfu::ids::{Role, StreamName};
 use weir_sfu::net::{Created, Grammar, OfferError, OfferText, Sfu, StartMode};
 
-use crate::client_address::ClientAddress;
 use crate::cors::{ACCEPT_PATCH, ACCEPT_POST};
 use crate::error::Problem;
 use crate::events::EventFilter;
-use crate::server::Peer;
 use crate::state::AppState;
 use crate::{SDP, TRICKLE, body, path};
 
@@ -57,10 +55,7 @@ pub async fn answer(
     body: Body,
 ) -> Result<Response, Problem> {
     let config = state.config();
-    let client = parts.extensions.get::<Peer>().map(|peer| {
-        let faults = &state.forwarding_faults;
-        ClientAddress::of(peer.0.ip(), &parts.headers, &config.trusted_proxy, faults)
-    });
+    let client = state.client(&parts);
     let network = client.and_then(|client| client.network);
     if let Some(client) = client {
         tracing::debug!(client = %client.ip, "offer");
@@ -76,7 +71,7 @@ pub async fn answer(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with(ACCEPT_POST, HeaderValue::from_static(SDP)));
     }
-    let offer = body::read(&state.bodies, &parts, body, body::SDP_MAX).await?;
+    let offer = body::read(&state.bodies, network, &parts.headers, body, body::SDP_MAX).await?;
     if offer.is_empty() {
         // 400 and not 406, which some players take as a counter-offer (whip-whep A10).
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; POST an SDP offer"));

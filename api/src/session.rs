@@ -37,7 +37,9 @@ pub async fn patch(
             .with(ACCEPT_PATCH, HeaderValue::from_static(TRICKLE)));
     }
     let tag = if_match(&parts.headers);
-    let fragment = body::read(&state.bodies, &parts, body, body::PATCH_MAX).await?;
+    let fragment =
+        body::read(&state.bodies, state.network(&parts), &parts.headers, body, body::PATCH_MAX)
+            .await?;
     let strict = state.config().strict;
     let patched = state
         .sfu

@@ -60,7 +60,8 @@ pub async fn subscribe(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let id = admitted(&state, &url)?;
-    let body = body::read(&state.bodies, &parts, body, EVENTS_MAX).await?;
+    let body =
+        body::read(&state.bodies, state.network(&parts), &parts.headers, body, EVENTS_MAX).await?;
     if !body.is_empty() && !body::is_type(&parts.headers, JSON) {
         let detail = "Content-Type must be application/json: POST a JSON array of event names, \
                       or no body for every event";

@@ -4,20 +4,23 @@
 //! Owns no request and decides nothing. `main.rs` makes it, `app.rs` gives it to the handlers.
 //! Next: `app.rs` for the routes, `listeners.rs` for the event streams.
 
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use axum::http::request::Parts;
 use weir_sfu::net::Sfu;
 
 use crate::addresses::Addresses;
 use crate::body::BodyBudget;
-use crate::client_address::ForwardingFaults;
+use crate::client_address::{ClientAddress, ForwardingFaults};
 use crate::config::Config;
 use crate::connections::ConnectionLimit;
 use crate::limits::PostRate;
 use crate::listeners::Listeners;
 use crate::refused_offers::RefusedOffers;
 use crate::refused_requests::RefusedRequests;
+use crate::server::Peer;
 
 /// State of all listeners of a server. Cheap to clone.
 #[derive(Clone)]
@@ -65,6 +68,18 @@ impl AppState {
             addresses: Arc::new(addresses),
             config: Arc::new(RwLock::new(Arc::new(config))),
         }
+    }
+
+    /// Who makes a request; none where nothing tells, as in tests without a connection.
+    pub fn client(&self, request: &Parts) -> Option<ClientAddress> {
+        let peer = request.extensions.get::<Peer>()?.0.ip();
+        let (proxies, faults) = (&self.config().trusted_proxy, &self.forwarding_faults);
+        Some(ClientAddress::of(peer, &request.headers, proxies, faults))
+    }
+
+    /// The client network of a request, for limits.
+    pub fn network(&self, request: &Parts) -> Option<IpAddr> {
+        self.client(request).and_then(|client| client.network)
     }
 
     /// The configuration in force. SIGHUP may change it between two calls.

@@ -45,8 +45,12 @@ reasons! {
         StunUnexpectedResponse => "stun_unexpected_response",
         /// More STUN than the rate limits allow.
         StunRateLimited => "stun_rate_limited",
+        /// Plain Binding request, without an ICE user, above the limit of its network or of all.
+        PlainStunLimited => "plain_stun_limited",
         /// A ninth validated address pair of one session.
         TooManyPairs => "too_many_pairs",
+        /// Check on an address pair on which another session's handshake runs.
+        PairTaken => "pair_taken",
         /// DTLS record or handshake that the DTLS layer refused.
         DtlsMalformed => "dtls_malformed",
         /// DTLS before the handshake may start, or too much of it.
@@ -98,8 +102,8 @@ reasons! {
         CodecNotNegotiated => "codec_not_negotiated",
         /// The viewer is not connected yet.
         NotConnected => "not_connected",
-        /// An address that our own check has not confirmed gets at most 3 x the bytes received from
-        /// it.
+        /// More than an address that is not confirmed may get: at most 3 times the bytes received
+        /// from it.
         UnconfirmedEgress => "unconfirmed_egress",
         /// Larger than the path to the viewer carries, also without the extensions that decoding does
         /// not need.

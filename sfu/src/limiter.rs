@@ -4,6 +4,8 @@
 //! `now` and acts on the answer. Called by `repair/` for keyframe requests and by `worker/` and
 //! `net/` for what one peer may send. The limits themselves stand beside their callers.
 
+use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,16 +24,64 @@ impl PerSecondLimit {
         Self { per_second, left: per_second, second_began: None }
     }
 
+    fn is_over(&self, now: Instant) -> bool {
+        let is_over = |began| now.saturating_duration_since(began) >= SECOND;
+        self.second_began.is_none_or(is_over)
+    }
+
+    /// Whether no event of this second is left.
+    pub fn is_spent(&self, now: Instant) -> bool {
+        self.left == 0 && !self.is_over(now)
+    }
+
     /// Takes one event of this second; false if none is left.
     pub fn take(&mut self, now: Instant) -> bool {
-        let is_over = |began| now.saturating_duration_since(began) >= SECOND;
-        if self.second_began.is_none_or(is_over) {
+        if self.is_over(now) {
             self.second_began = Some(now);
             self.left = self.per_second;
         }
         let Some(left) = self.left.checked_sub(1) else { return false };
         self.left = left;
         true
+    }
+}
+
+/// Limits of events in one second for any number of networks, in memory that is fixed: each network
+/// has a slot by a seeded hash. Networks of one slot share its limit; an attacker cannot choose one.
+#[derive(Debug)]
+pub struct NetworkLimits {
+    slots: Box<[PerSecondLimit]>,
+    seed: foldhash::fast::RandomState,
+}
+
+impl NetworkLimits {
+    /// `slots` limiters that have counted no event yet.
+    pub fn new(slots: usize, per_second: u32) -> Self {
+        let slots = vec![PerSecondLimit::per_second(per_second); slots].into_boxed_slice();
+        Self { slots, seed: foldhash::fast::RandomState::default() }
+    }
+
+    /// Takes one event of this second from the address's network; false if none is left.
+    pub fn take(&mut self, now: Instant, of: IpAddr) -> bool {
+        self.slot(of).take(now)
+    }
+
+    /// Whether the address's network has none left in this second.
+    pub fn is_spent(&mut self, now: Instant, of: IpAddr) -> bool {
+        self.slot(of).is_spent(now)
+    }
+
+    fn slot(&mut self, of: IpAddr) -> &mut PerSecondLimit {
+        let index = self.seed.hash_one(network(of)) as usize % self.slots.len();
+        self.slots.get_mut(index).expect("there are slots")
+    }
+}
+
+/// Network that one client holds: an IPv4 address or an IPv6 /64.
+fn network(ip: IpAddr) -> u128 {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip) >> 64 << 64,
     }
 }
 
@@ -154,6 +204,22 @@ mod tests {
         assert_eq!([1_500, 1_500, 2_499].map(|ms| limit.take(at(ms))), [true, true, false]);
         assert!(limit.take(at(2_500)));
         assert!(!PerSecondLimit::per_second(0).take(start));
+    }
+
+    #[test]
+    fn networks_have_limits_of_their_own_in_fixed_memory() {
+        let now = Instant::now();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut limits = NetworkLimits::new(4_096, 2);
+        for same in [["192.0.2.1", "::ffff:192.0.2.1"], ["2001:db8::1", "2001:db8::ffff:1"]] {
+            let [one, other] = same.map(ip);
+            assert!(limits.take(now, one) && !limits.is_spent(now, one) && limits.take(now, other));
+            assert!(limits.is_spent(now, other) && !limits.take(now, one), "{same:?}");
+            assert!(limits.take(now + SECOND, one) && !limits.is_spent(now + SECOND, other));
+        }
+        let others = (0..1_000u32).map(|n| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]));
+        let refused = others.filter(|ip| !limits.take(now, *ip)).count();
+        assert!(refused < 30, "{refused} of 1,000 networks share a slot with two others");
     }
 
     #[test]

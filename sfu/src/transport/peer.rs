@@ -11,6 +11,7 @@ use super::dtls::{Dtls, DtlsBackend, DtlsEvent, DtlsFailure};
 use super::egress::{Egress, Transmit};
 use super::ice::{IceAgent, IceConfig, Policy};
 use super::srtp::{Opened, SrtpKeys, SrtpProfile, SrtpReceiver, SrtpSender, Tail};
+use super::stun::TransactionId;
 use super::{Entropy, FiveTuple};
 use crate::error::{CloseReason, DropReason};
 use crate::forward::Plaintext;
@@ -210,9 +211,29 @@ impl Peer {
         }
     }
 
-    /// Whether this pair is one of the session's, and the session proved to be alive within `span`.
+    /// Whether the connected peer proved within `span` that it sends and receives on this pair.
     pub fn holds(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
-        self.ice.is_validated(path) && now.saturating_duration_since(self.ice.last_alive()) < span
+        self.ice.holds(path, now, span)
+    }
+
+    /// Whether the peer proved right now, by an answer or a handshake, that it receives on this pair.
+    pub fn proves(&self, path: FiveTuple, now: Instant) -> bool {
+        self.ice.proves(path, now)
+    }
+
+    /// When a check, DTLS or something authenticated came from this pair.
+    pub fn heard_at(&self, path: FiveTuple) -> Option<Instant> {
+        self.ice.heard_at(path)
+    }
+
+    /// The pair belongs to another session now.
+    pub fn forget_pair(&mut self, path: FiveTuple) {
+        self.ice.forget_pair(path);
+    }
+
+    /// Whether a STUN response with this transaction id answers a check of ours on this pair.
+    pub fn awaits(&self, path: FiveTuple, id: &TransactionId) -> bool {
+        self.ice.awaits(path, id)
     }
 
     /// When the peer last proved to be alive: by a packet that was authenticated.
@@ -277,7 +298,7 @@ impl Peer {
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         self.check_validated(path)?;
-        self.ice.count_received(path, datagram.len());
+        self.ice.on_handshake(now, path, datagram.len());
         self.flights.on_received(now);
         self.dtls.handle(now, datagram)
     }
@@ -349,20 +370,15 @@ impl Peer {
     }
 
     /// Counts `bytes` as sent on the selected path if they may go there now. An unconfirmed path gets
-    /// 3 times the bytes that came from it (architecture D3).
+    /// at most 3 times the bytes that came from it (architecture D3).
     pub fn reserve(&mut self, bytes: usize) -> bool {
         self.ice.reserve(bytes)
     }
 
-    /// Whether any number of bytes may go to the selected path: a viewer has answered our check from
-    /// there, a publisher has sent SRTP. Tell [`Self::count_sent`] how many went.
+    /// Whether any number of bytes may go to the selected path: the peer has answered our check from
+    /// there, or a publisher has finished a handshake that only went there.
     pub fn is_confirmed(&self) -> bool {
         self.ice.is_confirmed()
-    }
-
-    /// Counts bytes that were sent on the selected path.
-    pub fn count_sent(&mut self, bytes: u64) {
-        self.ice.count_sent(bytes);
     }
 
     /// Sends what ICE and DTLS have to send, and returns what happened. Call after each datagram and
@@ -384,6 +400,7 @@ impl Peer {
         match self.dtls.poll_event()? {
             DtlsEvent::Connected { profile, keys } => {
                 self.stage = Stage::Connected(Srtp::new(profile, &keys));
+                self.ice.on_connected(now);
                 Some(PeerEvent::Connected)
             }
             DtlsEvent::Failed(failure) => Some(PeerEvent::HandshakeFailed(failure)),
@@ -426,7 +443,7 @@ impl Peer {
         let mut sent = false;
         while let Some(datagram) = self.dtls.poll_transmit() {
             let Some(path) = self.ice.selected() else { continue };
-            if self.ice.reserve(datagram.len()) {
+            if self.ice.reserve_handshake(datagram.len()) {
                 egress.send(Transmit::control(path, &datagram));
                 sent = true;
             }

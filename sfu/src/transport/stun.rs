@@ -203,10 +203,19 @@ pub fn server_ufrag(datagram: &[u8]) -> Option<&str> {
     Some(std::str::from_utf8(username).ok()?.split_once(':')?.0)
 }
 
+/// Transaction id of a STUN message.
+pub fn transaction_id(datagram: &[u8]) -> Option<TransactionId> {
+    Header::read(datagram).map(|header| header.transaction_id)
+}
+
+/// Bytes of the longest answer to a plain Binding request of 20 bytes.
+const PLAIN_REPLY_MAX: usize = 44;
+
 /// Answers a plain Binding request, one without `USERNAME` (whip-whep H1 to H3): success with
 /// `XOR-MAPPED-ADDRESS`, or 420 for unknown attributes, and `FINGERPRINT` if the request has one.
-/// Writes at most 44 bytes for a 20-byte request, so that an attacker gains little by it. `None` for
-/// any other message or when `out` is too short.
+/// The answer has at most 44 bytes, or as many as the request, so that an attacker gains little by
+/// it; `FINGERPRINT` is left out where it does not fit. `None` for any other message or when `out`
+/// is too short.
 pub fn plain_binding_reply(request: &[u8], source: SocketAddr, out: &mut [u8]) -> Option<usize> {
     let view = StunView::parse(request).ok()?;
     if view.class != StunClass::Request || !view.is_binding() || view.username.is_some() {
@@ -221,10 +230,11 @@ pub fn plain_binding_reply(request: &[u8], source: SocketAddr, out: &mut [u8]) -
         writer.unknown_attributes_error(view.unknown_attributes())?;
         writer
     };
-    if view.fingerprint {
+    let limit = PLAIN_REPLY_MAX.max(request.len());
+    if view.fingerprint && writer.len + FINGERPRINT_TLV <= limit {
         writer.fingerprint()?;
     }
-    Some(writer.len)
+    Some(writer.len).filter(|len| *len <= limit)
 }
 
 /// Writes the answer to an authenticated check: `XOR-MAPPED-ADDRESS`, `MESSAGE-INTEGRITY` with our
@@ -467,7 +477,7 @@ fn fingerprint(before: &[u8]) -> u32 {
 /// Check as a client sends it, for the tests of `ice`. Without PRIORITY and ICE-CONTROLLING, as FFmpeg
 /// does it (whip-whep C50).
 #[cfg(test)]
-pub(super) fn client_check(check: &CheckRequest<'_>, extra: &[u16]) -> Vec<u8> {
+pub(crate) fn client_check(check: &CheckRequest<'_>, extra: &[u16]) -> Vec<u8> {
     let mut out = [0u8; 200];
     let mut writer = Writer::new(&mut out, StunClass::Request, &check.transaction_id).unwrap();
     let (server, client) = (check.remote_ufrag.as_bytes(), check.local_ufrag.as_bytes());

@@ -1,5 +1,6 @@
 //! Demultiplexer of one worker: finds a datagram's session by address, by ICE ufrag for STUN, or
-//! the worker that owns the address. Owns these maps; decides nothing about sessions.
+//! the worker that owns the address. Owns these maps; decides nothing about sessions. Called by
+//! `dispatch.rs`. Next: `check_budget.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -8,11 +9,7 @@ use std::time::Instant;
 use super::keys::SessionKey;
 use crate::limiter::PerSecondLimit;
 use crate::transport::FiveTuple;
-
-/// Checks of other workers' sessions that are verified per second, and plain Binding requests
-/// answered per second (quality B2). More are dropped (`DropReason::StunRateLimited`). Unknown
-/// ufrags do not count.
-pub(super) const FOREIGN_STUN_PER_SECOND: u32 = 5_000;
+use crate::transport::ice::STUN_PER_SECOND;
 
 /// Addresses remembered as those of other workers' sessions. At the limit the oldest is forgotten,
 /// and learned again from its next check.
@@ -21,35 +18,45 @@ pub(super) const STRAY_ADDRESSES_MAX: usize = 16_384;
 /// Maximum entries in the order of strays, with those already forgotten.
 const STRAYS_ORDERED_MAX: usize = 2 * STRAY_ADDRESSES_MAX;
 
+/// Pairs remembered as claimed by a second session. At the limit a further one is not remembered:
+/// it gets the pair when the session that holds it falls silent.
+pub(super) const CONTENDERS_MAX: usize = 1_024;
+
 /// Map that is read for each datagram. Its hash is seeded, but weaker against chosen keys than the
 /// standard one. Unauthenticated clients cannot add keys: five-tuples (at most eight per session)
 /// and strays are added after an authenticated check, and we choose the ufrags. A client with a
 /// session can choose at most [`STRAY_ADDRESSES_MAX`] addresses, and does not know the seed.
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
-/// Address and ufrag maps of one worker.
+/// Where a session lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// In this worker.
+    Here(SessionKey),
+    /// In another one.
+    Worker(usize),
+}
+
+/// Address of another worker's session.
 #[derive(Debug)]
+pub(super) struct Stray {
+    pub(super) worker: usize,
+    /// When STUN or DTLS came from there.
+    pub(super) heard: Instant,
+    /// STUN that is passed on; the session takes no more from one pair.
+    stun: PerSecondLimit,
+}
+
+/// Address and ufrag maps of one worker.
+#[derive(Debug, Default)]
 pub(super) struct Demux {
     by_path: Map<FiveTuple, SessionKey>,
     by_ufrag: Map<Box<str>, SessionKey>,
-    strays: Map<SocketAddr, usize>,
+    strays: Map<SocketAddr, Stray>,
     /// Stray addresses from the oldest to the newest.
     stray_order: VecDeque<SocketAddr>,
-    foreign_checks: PerSecondLimit,
-    plain_stun: PerSecondLimit,
-}
-
-impl Default for Demux {
-    fn default() -> Self {
-        Self {
-            by_path: Map::default(),
-            by_ufrag: Map::default(),
-            strays: Map::default(),
-            stray_order: VecDeque::new(),
-            foreign_checks: PerSecondLimit::per_second(FOREIGN_STUN_PER_SECOND),
-            plain_stun: PerSecondLimit::per_second(FOREIGN_STUN_PER_SECOND),
-        }
-    }
+    /// Sessions whose check was valid on a pair that another one keeps, the newest per pair.
+    contenders: Map<FiveTuple, Home>,
 }
 
 impl Demux {
@@ -67,6 +74,7 @@ impl Demux {
     /// on.
     pub(super) fn learn_path(&mut self, path: FiveTuple, key: SessionKey) {
         self.by_path.insert(path, key);
+        self.contenders.remove(&path);
         self.forget_stray(path.remote);
     }
 
@@ -74,6 +82,19 @@ impl Demux {
     pub(super) fn forget_path(&mut self, path: FiveTuple, key: SessionKey) {
         if self.by_path.get(&path) == Some(&key) {
             self.by_path.remove(&path);
+            self.contenders.remove(&path);
+        }
+    }
+
+    /// The session that claims a pair which another one keeps.
+    pub(super) fn contender(&self, path: FiveTuple) -> Option<Home> {
+        self.contenders.get(&path).copied()
+    }
+
+    /// Records that a session claims a pair which another one keeps, in place of the one before.
+    pub(super) fn contend(&mut self, path: FiveTuple, home: Home) {
+        if self.contenders.len() < CONTENDERS_MAX || self.contenders.contains_key(&path) {
+            self.contenders.insert(path, home);
         }
     }
 
@@ -95,21 +116,13 @@ impl Demux {
         for path in paths {
             self.forget_path(*path, key);
         }
-    }
-
-    /// Whether one more check of another worker's session may be verified now.
-    pub(super) fn allow_foreign_check(&mut self, now: Instant) -> bool {
-        self.foreign_checks.take(now)
-    }
-
-    /// Whether one more plain Binding request may be answered now.
-    pub(super) fn allow_plain_stun(&mut self, now: Instant) -> bool {
-        self.plain_stun.take(now)
+        self.contenders.retain(|_, home| *home != Home::Here(key));
     }
 
     /// Records that another worker owns this address, as a valid check showed.
-    pub(super) fn learn_stray(&mut self, remote: SocketAddr, worker: usize) {
-        if self.strays.insert(remote, worker).is_none() {
+    pub(super) fn learn_stray(&mut self, now: Instant, remote: SocketAddr, worker: usize) {
+        let stun = PerSecondLimit::per_second(STUN_PER_SECOND);
+        if self.strays.insert(remote, Stray { worker, heard: now, stun }).is_none() {
             self.stray_order.push_back(remote);
         }
         while self.strays.len() > STRAY_ADDRESSES_MAX || self.stray_order.len() > STRAYS_ORDERED_MAX
@@ -119,13 +132,64 @@ impl Demux {
         }
     }
 
-    /// The worker that owns this address, if it is another one.
-    pub(super) fn stray_owner(&self, remote: SocketAddr) -> Option<usize> {
-        self.strays.get(&remote).copied()
+    /// The other worker's session that this address belongs to.
+    pub(super) fn stray(&self, remote: SocketAddr) -> Option<&Stray> {
+        self.strays.get(&remote)
+    }
+
+    /// Whether one more STUN message from this address may be passed on now.
+    pub(super) fn allow_stray_stun(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        self.hear_stray(now, remote);
+        self.strays.get_mut(&remote).is_some_and(|stray| stray.stun.take(now))
+    }
+
+    /// Notes that STUN or DTLS came from an address of another worker's session.
+    pub(super) fn hear_stray(&mut self, now: Instant, remote: SocketAddr) {
+        if let Some(stray) = self.strays.get_mut(&remote) {
+            stray.heard = now;
+        }
     }
 
     fn forget_stray(&mut self, remote: SocketAddr) {
         // The entry in the order stays, and is skipped when it is the oldest.
         self.strays.remove(&remote);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(n: usize) -> FiveTuple {
+        let [a, b] = (n as u16).to_be_bytes();
+        FiveTuple::udp(None, SocketAddr::from(([192, 0, a, b], 9)))
+    }
+
+    #[test]
+    fn one_contender_too_many_is_not_remembered() {
+        let mut demux = Demux::default();
+        for n in 0..=CONTENDERS_MAX {
+            demux.contend(path(n), Home::Worker(1));
+        }
+        assert_eq!(demux.contender(path(CONTENDERS_MAX - 1)), Some(Home::Worker(1)));
+        assert_eq!(demux.contender(path(CONTENDERS_MAX)), None);
+        let session = SessionKey::new(3, 0);
+        demux.contend(path(0), Home::Here(session));
+        assert_eq!(demux.contender(path(0)), Some(Home::Here(session)), "the newest one claims");
+        demux.forget(session, &[], &[]);
+        assert_eq!(demux.contender(path(0)), None);
+        demux.learn_path(path(1), session);
+        assert_eq!(demux.contender(path(1)), None, "it was decided");
+    }
+
+    #[test]
+    fn one_stray_too_many_replaces_the_oldest() {
+        let (mut demux, now) = (Demux::default(), Instant::now());
+        for n in 0..=STRAY_ADDRESSES_MAX {
+            demux.learn_stray(now, path(n).remote, 1);
+        }
+        assert!(demux.stray(path(0).remote).is_none() && demux.stray(path(1).remote).is_some());
+        let passed = (0..100).filter(|_| demux.allow_stray_stun(now, path(1).remote)).count();
+        assert_eq!(passed as u32, STUN_PER_SECOND);
     }
 }

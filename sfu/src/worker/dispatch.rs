@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::demux::Home;
 use super::keys::SessionKey;
 use super::outbox::Outbox;
 use super::session::{RoleState, Session};
@@ -24,11 +25,27 @@ use crate::transport::egress::{Egress, Transmit, TransmitClass};
 use crate::transport::peer::PeerState;
 use crate::transport::stun::{self, StunView};
 
-/// Time since its last sign of life in which a session keeps its address pair.
+/// Time since a connected session proved to be on its address pair in which it keeps the pair.
 const PATH_HELD: Duration = Duration::from_secs(7);
+
+/// Time since the last datagram of a handshake in which its session keeps the pair. Datagrams of a
+/// client that has just gone may still be under way. In the handshake of the next client there they
+/// would end it, and a late check would take the pair from it.
+const HANDSHAKE_HELD: Duration = Duration::from_millis(500);
 
 /// Maximum strays handled per turn; the others wait in their ring.
 const STRAYS_PER_TURN: usize = 256;
+
+/// Why a session keeps its address pair when a check of another one is valid there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    /// It is connected and proved lately to be there. A check with a forged source must not cut it
+    /// off, so the other claims the pair until it proves by an answer or a handshake to be there.
+    Connected,
+    /// It was heard there just now. The other gets no answer, so that its client begins no handshake
+    /// on this pair yet.
+    Handshake,
+}
 
 impl Worker {
     /// Handles one datagram from the socket.
@@ -128,12 +145,33 @@ impl Worker {
             PacketClass::Stun => self.session_of_stun(now, path, datagram, stray, egress)?,
             PacketClass::Dtls | PacketClass::Rtp | PacketClass::Rtcp => {
                 match self.demux.session_at(path) {
+                    Some(owner) if class == PacketClass::Dtls => {
+                        self.session_of_dtls(now, path, owner, datagram, stray, egress)?
+                    }
                     Some(key) => Some(key),
-                    None => self.pass_on(path, datagram, stray)?,
+                    None => {
+                        if class == PacketClass::Dtls {
+                            self.demux.hear_stray(now, path.remote);
+                        }
+                        self.pass_on(path, datagram, stray)?
+                    }
                 }
             }
         };
         let Some(key) = key else { return Ok(()) };
+        self.hand_to(now, key, path, class, datagram, egress)
+    }
+
+    /// Hands a datagram to its session, now or, for the handshakes of viewers, in a later turn.
+    fn hand_to(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        path: FiveTuple,
+        class: PacketClass,
+        datagram: &mut [u8],
+        egress: &mut dyn Egress,
+    ) -> Result<(), DropReason> {
         let waits = |session: &Session| {
             session.kind() == Role::Subscriber && session.peer.state() != PeerState::Connected
         };
@@ -172,14 +210,14 @@ impl Worker {
     ) -> Result<Option<SessionKey>, DropReason> {
         let Some(ufrag) = stun::server_ufrag(datagram) else {
             // A response to a check of ours, or a plain Binding request (whip-whep H1, H3).
-            if let Some(key) = self.demux.session_at(path) {
-                return Ok(Some(key));
+            if let Some(owner) = self.demux.session_at(path) {
+                return self.session_of_answer(path, owner, datagram, stray);
             }
-            if self.demux.stray_owner(path.remote).is_some() {
-                return self.pass_on(path, datagram, stray);
+            if self.demux.stray(path.remote).is_some() {
+                return self.pass_on_stun(now, path, datagram, stray);
             }
-            if !self.demux.allow_plain_stun(now) {
-                return Err(DropReason::StunRateLimited);
+            if !self.check_budget.allow_plain(now, path.remote.ip()) {
+                return Err(DropReason::PlainStunLimited);
             }
             let mut reply = [0; 64];
             let len = stun::plain_binding_reply(datagram, path.remote, &mut reply)
@@ -189,37 +227,126 @@ impl Worker {
             return Ok(None);
         };
         if let Some(key) = self.demux.session_named(ufrag) {
-            return Ok(Some(key));
+            let is_own = self.demux.session_at(path) == Some(key);
+            return match self.keeper(now, path) {
+                Some(Keeper::Handshake) if !is_own => Err(DropReason::PairTaken),
+                _ => Ok(Some(key)),
+            };
         }
         // A flood of made-up ufrags must not use up the budget of honest checks. So the cheap
         // look-up comes first, and a check from an address of that very worker is passed on at
         // once. An address that another session had before proves nothing.
         let home = self.lobby.owner(ufrag).ok_or(DropReason::StunUnknownUfrag)?;
-        let known = self.demux.stray_owner(path.remote).map(Owner::Worker) == Some(home);
-        if !stray && known && self.demux.session_at(path).is_none() {
-            return self.pass_on(path, datagram, stray);
+        let stray_home = self.demux.stray(path.remote).map(|known| Owner::Worker(known.worker));
+        if !stray && stray_home == Some(home) && self.demux.session_at(path).is_none() {
+            return self.pass_on_stun(now, path, datagram, stray);
         }
-        if !self.demux.allow_foreign_check(now) {
-            return Err(DropReason::StunRateLimited);
+        if let Some(Keeper::Handshake) = self.keeper(now, path) {
+            return Err(DropReason::PairTaken);
         }
         let view = StunView::parse(datagram).map_err(|_| DropReason::StunMalformed)?;
-        match self.lobby.check(ufrag, &view, self.context.port.index) {
+        let (source, here) = (path.remote.ip(), self.context.port.index);
+        let budget = &mut self.check_budget;
+        let shared = || budget.allow_shared(now, source);
+        match self.lobby.check(now, ufrag, &view, here, shared) {
             CheckOutcome::Adopt(session) => {
                 let id = session.id;
                 let key = self.adopt(now, *session, egress);
                 self.events.push(Event::Adopted { id, from: path.remote.ip() });
                 Ok(Some(key))
             }
-            CheckOutcome::Elsewhere(worker) if !stray && worker != self.context.port.index => {
-                if !self.release_path(now, path) {
-                    self.demux.learn_stray(path.remote, worker);
+            CheckOutcome::Elsewhere(worker) if worker != here => {
+                match self.keeper(now, path) {
+                    Some(_) => self.demux.contend(path, Home::Worker(worker)),
+                    None => self.take_path(path),
+                }
+                if stray {
+                    // The worker at whose socket it arrived tells us that the address is no more ours.
+                    return Ok(None);
+                }
+                if self.demux.session_at(path).is_none() {
+                    self.tell_former_owner(path, Some(worker), datagram);
+                    self.demux.learn_stray(now, path.remote, worker);
                 }
                 self.send_stray(worker, path, datagram)?;
                 Ok(None)
             }
             CheckOutcome::Elsewhere(_) | CheckOutcome::Unknown => Err(DropReason::StunUnknownUfrag),
-            CheckOutcome::BadIntegrity => Err(DropReason::StunBadIntegrity),
+            CheckOutcome::Limited => Err(DropReason::StunRateLimited),
+            CheckOutcome::BadIntegrity => {
+                self.check_budget.charge_forged(now, source);
+                Err(DropReason::StunBadIntegrity)
+            }
         }
+    }
+
+    /// The session that a STUN message without our ufrag belongs to, on a pair of `owner`. An answer
+    /// that the owner does not wait for is one to a session that claims the pair.
+    fn session_of_answer(
+        &mut self,
+        path: FiveTuple,
+        owner: SessionKey,
+        datagram: &[u8],
+        stray: bool,
+    ) -> Result<Option<SessionKey>, DropReason> {
+        let Some(contender) = self.demux.contender(path) else { return Ok(Some(owner)) };
+        let id = stun::transaction_id(datagram).ok_or(DropReason::StunMalformed)?;
+        let awaits = |session: &Session| session.peer.awaits(path, &id);
+        if self.sessions.get(owner).is_some_and(awaits) {
+            return Ok(Some(owner));
+        }
+        self.contender_of(path, contender, datagram, stray)
+    }
+
+    /// The session that a DTLS datagram belongs to, on a pair of `owner`, which is connected if
+    /// another session claims the pair. Then it takes no plaintext handshake any more: that is the
+    /// other's. What is encrypted may be of either.
+    fn session_of_dtls(
+        &mut self,
+        now: Instant,
+        path: FiveTuple,
+        owner: SessionKey,
+        datagram: &mut [u8],
+        stray: bool,
+        egress: &mut dyn Egress,
+    ) -> Result<Option<SessionKey>, DropReason> {
+        let Some(contender) = self.demux.contender(path) else { return Ok(Some(owner)) };
+        if datagram.get(3..5) == Some(&[0, 0]) {
+            return self.contender_of(path, contender, datagram, stray);
+        }
+        if let Home::Here(key) = contender {
+            // A drop is no loss: the owner's outcome is counted.
+            _ = self.hand_to(now, key, path, PacketClass::Dtls, datagram, egress);
+        }
+        Ok(Some(owner))
+    }
+
+    fn contender_of(
+        &mut self,
+        path: FiveTuple,
+        contender: Home,
+        datagram: &[u8],
+        stray: bool,
+    ) -> Result<Option<SessionKey>, DropReason> {
+        match contender {
+            Home::Here(key) => Ok(Some(key)),
+            Home::Worker(_) if stray => Err(DropReason::UnvalidatedAddress),
+            Home::Worker(worker) => self.send_stray(worker, path, datagram).map(|()| None),
+        }
+    }
+
+    /// Passes STUN of another worker's session on, once, and no more than the session would take.
+    fn pass_on_stun(
+        &mut self,
+        now: Instant,
+        path: FiveTuple,
+        datagram: &[u8],
+        stray: bool,
+    ) -> Result<Option<SessionKey>, DropReason> {
+        if !self.demux.allow_stray_stun(now, path.remote) {
+            return Err(DropReason::StunRateLimited);
+        }
+        self.pass_on(path, datagram, stray)
     }
 
     /// Passes a datagram of another worker's session on, once.
@@ -229,9 +356,9 @@ impl Worker {
         datagram: &[u8],
         stray: bool,
     ) -> Result<Option<SessionKey>, DropReason> {
-        let owner = self.demux.stray_owner(path.remote).filter(|_| !stray);
+        let owner = self.demux.stray(path.remote).filter(|_| !stray);
         let owner = owner.ok_or(DropReason::UnvalidatedAddress)?;
-        self.send_stray(owner, path, datagram)?;
+        self.send_stray(owner.worker, path, datagram)?;
         Ok(None)
     }
 
@@ -259,13 +386,19 @@ impl Worker {
         let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
         match class {
             PacketClass::Stun => {
-                session.peer.handle_stun(now, path, datagram, egress)?;
-                self.learn_path(now, path, key);
-                self.after_session(now, key, egress);
+                let outcome = session.peer.handle_stun(now, path, datagram, egress);
+                if matches!(outcome, Ok(()) | Err(DropReason::UnconfirmedEgress)) {
+                    self.learn_path(now, path, key, datagram);
+                    self.after_session(now, key, egress);
+                }
+                outcome?;
             }
             PacketClass::Dtls => {
                 let outcome = session.peer.handle_dtls(now, path, datagram);
                 self.after_session(now, key, egress);
+                if self.demux.contender(path) == Some(Home::Here(key)) {
+                    self.learn_path(now, path, key, datagram);
+                }
                 outcome?;
             }
             PacketClass::Rtp => {
@@ -337,28 +470,55 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes a pair from a session that fell silent on it; true if another session still keeps it.
-    /// A session that is alive there keeps the pair: a valid check of another client from a spoofed
-    /// address must not cut it off.
-    fn release_path(&mut self, now: Instant, path: FiveTuple) -> bool {
-        let Some(owner) = self.demux.session_at(path) else { return false };
-        let held = |session: &Session| session.peer.holds(path, now, PATH_HELD);
-        if self.sessions.get(owner).is_some_and(held) {
-            return true;
+    /// What keeps a pair although a check of another session is valid there.
+    fn keeper(&self, now: Instant, path: FiveTuple) -> Option<Keeper> {
+        let is_late = |heard| now.saturating_duration_since(heard) < HANDSHAKE_HELD;
+        let Some(owner) = self.demux.session_at(path) else {
+            let heard = self.demux.stray(path.remote)?.heard;
+            return is_late(heard).then_some(Keeper::Handshake);
+        };
+        let peer = &self.sessions.get(owner)?.peer;
+        if peer.holds(path, now, PATH_HELD) {
+            return Some(Keeper::Connected);
         }
-        self.demux.forget_path(path, owner);
-        false
+        peer.heard_at(path).is_some_and(is_late).then_some(Keeper::Handshake)
     }
 
-    /// Records that a session's check was valid on this pair.
-    fn learn_path(&mut self, now: Instant, path: FiveTuple, key: SessionKey) {
-        let validated = |session: &Session| session.peer.is_validated(path);
-        if self.demux.session_at(path) == Some(key)
-            || !self.sessions.get(key).is_some_and(validated)
-            || self.release_path(now, path)
-        {
+    /// Takes a pair from its owner here. It must not send there any more, so that its handshake
+    /// meets no other client.
+    fn take_path(&mut self, path: FiveTuple) {
+        let Some(owner) = self.demux.session_at(path) else { return };
+        self.demux.forget_path(path, owner);
+        if let Some(session) = self.sessions.get_mut(owner) {
+            session.paths.retain(|known| *known != path);
+            session.peer.forget_pair(path);
+        }
+    }
+
+    /// Tells the worker that owned this address that a check of another session is valid there. When
+    /// the ring is full, the next check does it.
+    fn tell_former_owner(&mut self, path: FiveTuple, new: Option<usize>, datagram: &[u8]) {
+        let former = self.demux.stray(path.remote).map(|stray| stray.worker);
+        if let Some(former) = former.filter(|former| Some(*former) != new) {
+            self.context.port.send_stray(former, path, datagram);
+        }
+    }
+
+    /// Records that a session's check was valid on this pair, or that it proved to be there.
+    fn learn_path(&mut self, now: Instant, path: FiveTuple, key: SessionKey, datagram: &[u8]) {
+        let owner = self.demux.session_at(path);
+        let Some(session) = self.sessions.get(key) else { return };
+        if owner == Some(key) || !session.peer.is_validated(path) {
             return;
         }
+        if !session.peer.proves(path, now)
+            && let Some(Keeper::Connected) = self.keeper(now, path)
+        {
+            self.demux.contend(path, Home::Here(key));
+            return;
+        }
+        self.take_path(path);
+        self.tell_former_owner(path, None, datagram);
         let Some(session) = self.sessions.get_mut(key) else { return };
         let (peer, demux) = (&session.peer, &mut self.demux);
         session.paths.retain(|known| {

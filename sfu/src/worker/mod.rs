@@ -10,6 +10,7 @@
 //! thread, the tests drive several under one virtual clock.
 
 mod batch;
+mod check_budget;
 mod context;
 mod demux;
 mod dispatch;
@@ -48,7 +49,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use lobby::{CheckOutcome, Lobby, Owner};
+pub use lobby::{CHECKS_PER_UFRAG, CheckOutcome, Lobby, Owner};
 pub use preference_mailbox::PreferenceMailbox;
 pub(crate) use report::seconds;
 pub use report::{
@@ -60,6 +61,7 @@ pub use subscription::BoundTrack;
 pub use warning::Warning;
 
 use batch::Batch;
+use check_budget::CheckBudget;
 use context::{Context, SCRATCH_BYTES};
 use demux::Demux;
 use handshakes::Handshakes;
@@ -202,6 +204,7 @@ pub struct Worker {
     sessions: Sessions,
     by_id: HashMap<SessionId, SessionKey>,
     demux: Demux,
+    check_budget: CheckBudget,
     streams: Streams,
     /// Publishers that sent media in this turn, in the order of their packets: feedback that is due
     /// is sent once for all packets of one in a row.
@@ -238,6 +241,7 @@ impl Worker {
             sessions: Sessions::default(),
             by_id: HashMap::new(),
             demux: Demux::default(),
+            check_budget: CheckBudget::default(),
             streams: Streams::default(),
             publishers_with_media: Vec::new(),
             dirty_streams: Vec::new(),

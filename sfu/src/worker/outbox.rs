@@ -54,8 +54,6 @@ pub(super) struct Outbox<'a> {
     egress: &'a mut dyn Egress,
     packets: u64,
     bytes: u64,
-    /// Bytes sent to a confirmed path, RTCP included.
-    counted: u64,
 }
 
 impl<'a> Outbox<'a> {
@@ -82,7 +80,6 @@ impl<'a> Outbox<'a> {
             egress,
             packets: 0,
             bytes: 0,
-            counted: 0,
         })
     }
 
@@ -244,11 +241,7 @@ impl<'a> Outbox<'a> {
     /// them if so.
     #[inline]
     fn reserve(&mut self, bytes: usize) -> bool {
-        if !self.confirmed {
-            return self.peer.reserve(bytes);
-        }
-        self.counted += bytes as u64;
-        true
+        self.confirmed || self.peer.reserve(bytes)
     }
 
     /// Sends the last message.
@@ -256,7 +249,6 @@ impl<'a> Outbox<'a> {
         if let Some(message) = self.batch.take() {
             self.egress.send(message.to(self.to));
         }
-        self.peer.count_sent(self.counted);
         self.context.report.packets_out += self.packets;
         self.context.report.bytes_out += self.bytes;
     }

@@ -142,7 +142,8 @@ fn wrong_password_or_ufrag_is_not_answered() {
             }
         }
         assert_eq!(world.sent_to(stranger).datagrams, 0);
-        assert!(world.dropped(DropReason::StunBadIntegrity) > 100);
+        // Where no session of the worker is named, one source is not verified more often than this.
+        assert!(world.dropped(DropReason::StunBadIntegrity) >= 20);
         assert!(world.dropped(DropReason::StunUnknownUfrag) > 100);
     }
     assert!(receives_frames(&mut live, viewer, 100));
@@ -311,7 +312,10 @@ fn junk_and_stun_floods_keep_no_state_and_do_not_disturb_media() {
     assert!(replied < sent_bytes / 4, "{replied} bytes for {sent_bytes}");
     assert_eq!(world.control.lobby.len(), lobby);
     assert_eq!(world.workers[0].session_count(), 2);
-    assert!(world.dropped(DropReason::StunRateLimited) > 0);
+    // 333 plain requests per millisecond of random sources are over the limit of all; the checks with a
+    // made-up user cost a look-up each.
+    assert!(world.dropped(DropReason::PlainStunLimited) > 0);
+    assert_eq!(world.dropped(DropReason::StunRateLimited), 0);
     assert!(receives_frames(&mut world, viewer, 100));
     assert_eq!(world.viewer(viewer).broken_frames(), 0);
 }

@@ -8,7 +8,9 @@
 mod world;
 
 mod address_changes;
+mod amplification;
 mod chaos;
+mod check_floods;
 mod egress_guard;
 mod encrypted;
 mod feedback;
@@ -30,6 +32,7 @@ mod repair;
 mod scenarios;
 mod session_info;
 mod session_lifetime;
+mod shared_addresses;
 mod simulcast;
 mod subscriptions;
 mod temporal_layers;

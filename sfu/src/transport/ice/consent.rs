@@ -1,7 +1,7 @@
 //! Whether the peer is alive and still agrees to receive (RFC 7675).
 //!
 //! Owns when the peer last proved to be alive, and the schedule of consent checks. Never decides what
-//! proves that: it depends on the policy. Called by `ice/mod.rs`. Next: `check.rs`.
+//! proves that. Called by `ice/mod.rs`. Next: `check.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -13,25 +13,39 @@ use crate::transport::{Entropy, FiveTuple};
 /// whip-whep C60).
 pub const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Shortest time between consent checks (RFC 7675 section 5.1).
+/// Shortest time between consent checks of a viewer (RFC 7675 section 5.1).
 const CONSENT_MIN: Duration = Duration::from_secs(4);
 
 /// Random time of up to this is added to [`CONSENT_MIN`].
 const CONSENT_JITTER: Duration = Duration::from_secs(2);
 
+/// Time without a sign of life after which a publisher is checked, and again if it does not answer.
+/// A publisher that is muted answers before it is shown as silent.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// When consent is renewed by checks of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// All the time, from the first answer on: what we send to a viewer needs its consent.
+    Always,
+    /// When nothing else proves that the peer is alive, from the end of the handshake on.
+    WhenQuiet,
+}
+
 /// Consent of one peer. What each packet from it writes stands at the end.
 #[repr(C)]
 pub(super) struct Consent {
     check: Option<Check>,
-    /// When the next check begins; `None` until the first pair has answered.
+    /// When the next check begins at the earliest; `None` while none is planned.
     next_at: Option<Instant>,
+    renewal: Renewal,
     last_alive: Instant,
 }
 
 impl Consent {
     /// Consent of a peer that counts as alive from `now` on. Nothing is checked yet.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { check: None, next_at: None, last_alive: now }
+    pub(super) fn new(renewal: Renewal, now: Instant) -> Self {
+        Self { check: None, next_at: None, renewal, last_alive: now }
     }
 
     /// When the peer last proved to be alive.
@@ -59,10 +73,26 @@ impl Consent {
         self.check = None;
     }
 
-    /// Plans the first check of a pair that has just answered a confirming one.
-    pub(super) fn begin(&mut self, now: Instant) {
-        self.check = None;
-        self.next_at = Some(now + CONSENT_MIN + CONSENT_JITTER / 2);
+    /// Ends the check under way, if it is on this pair.
+    pub(super) fn end_check_on(&mut self, path: FiveTuple) {
+        self.check.take_if(|check| check.path == path);
+    }
+
+    /// A pair has just answered a check that confirms it: plans the first check of a viewer.
+    pub(super) fn on_confirmed(&mut self, now: Instant) {
+        if self.renewal == Renewal::Always {
+            self.check = None;
+            self.next_at = Some(now + CONSENT_MIN + CONSENT_JITTER / 2);
+        }
+    }
+
+    /// The handshake is done, which proves that the peer is alive: plans the first check of a
+    /// publisher.
+    pub(super) fn on_connected(&mut self, now: Instant) {
+        self.last_alive = now;
+        if self.renewal == Renewal::WhenQuiet {
+            self.next_at = Some(now + QUIET);
+        }
     }
 
     /// Check whose next request is due. With its first request the check after it is planned.
@@ -74,7 +104,10 @@ impl Consent {
         let check = self.check.as_mut().filter(|check| check.is_due(now))?;
         if check.is_unsent() {
             let share = random_u64(entropy) as u32 as f64 / f64::from(u32::MAX);
-            self.next_at = Some(now + CONSENT_MIN + CONSENT_JITTER.mul_f64(share));
+            self.next_at = Some(match self.renewal {
+                Renewal::Always => now + CONSENT_MIN + CONSENT_JITTER.mul_f64(share),
+                Renewal::WhenQuiet => now + QUIET.mul_f64(1.0 + share / 4.0),
+            });
         }
         Some(check)
     }
@@ -92,17 +125,25 @@ impl Consent {
         }
     }
 
+    /// When the next check begins.
+    fn begins_at(&self) -> Option<Instant> {
+        match self.renewal {
+            Renewal::Always => self.next_at,
+            Renewal::WhenQuiet => self.next_at.map(|at| at.max(self.last_alive + QUIET)),
+        }
+    }
+
     /// When a request is due, a check begins, or consent expires.
     pub(super) fn next_timeout(&self) -> Instant {
         let check = self.check.as_ref().map(Check::next_at);
         let expiry = self.last_alive + CONSENT_TIMEOUT;
-        [check, self.next_at].into_iter().flatten().fold(expiry, Instant::min)
+        [check, self.begins_at()].into_iter().flatten().fold(expiry, Instant::min)
     }
 
     /// Gives up a check without an answer, and begins the next one on the selected pair.
     pub(super) fn handle_timeout(&mut self, now: Instant, selected: Option<FiveTuple>, age: Age) {
         self.check.take_if(|check| check.is_spent(now));
-        if self.next_at.is_some_and(|at| at <= now) {
+        if self.begins_at().is_some_and(|at| at <= now) {
             self.next_at = None;
             self.check = selected.map(|path| Check::new(path, now, age));
         }

@@ -2,19 +2,22 @@
 //!
 //! Owns which address pairs may talk to us, which one we send on, and whether the peer is alive.
 //! Answers authenticated checks. Sends checks of two kinds only: to confirm a pair before we send to
-//! it, and to renew a viewer's consent. Never gathers, never nominates, never holds a socket or
+//! it, and to renew consent. Never gathers, never nominates, never holds a socket or
 //! reads a clock. Called by `transport/peer`. Next: `policy.rs` (publisher and viewer), `pair.rs`
-//! (what a pair may be sent), `selected.rs` (the pair we send on), `stun.rs` (the messages).
+//! (what a pair may be sent), `stage.rs` (what a handshake may), `stun.rs` (the messages).
 //!
 //! Rules, in order of importance:
 //! - A request without valid `MESSAGE-INTEGRITY` gets no answer and leaves no state (whip-whep C51).
-//! - A copy of an earlier request (same transaction id) validates no pair, moves nothing, and does
-//!   not prove that the peer is alive.
-//! - Until a pair was nominated or confirmed, we send to the pair of the first valid check, and then
-//!   to that of the first `USE-CANDIDATE`. After that we move only to a newly nominated pair that
-//!   has answered a check of ours (architecture D3). For a publisher an authenticated SRTP packet
-//!   from the pair does as well, because some publishers never answer (whip-whep C50).
-//! - A viewer's pair that is not confirmed may get 3 times the bytes that came from it.
+//! - Only SRTP, SRTCP, answers to checks of ours and the handshake prove that the peer is alive: checks
+//!   can be recorded and sent again. A copy of one of the last 64 requests does nothing at all.
+//! - A pair is confirmed when it has answered a check of ours; a publisher's also when a handshake was
+//!   finished whose flights all went there. Everything that goes to another pair is counted and is
+//!   at most 3 times what came from it, besides one allowance per session for the handshake.
+//! - Until the keys exist or a pair is confirmed, we send to the pair of the first valid check, and
+//!   then to that of the first `USE-CANDIDATE`. After that we move only to a newly nominated pair
+//!   that has answered a check of ours (architecture D3). Some publishers never answer (whip-whep
+//!   C50): theirs moves when the selected pair is in doubt and SRTP comes from the new one. Once keys
+//!   exist, a publisher's pair gets no more than came from it before it is confirmed.
 
 use std::time::{Duration, Instant};
 
@@ -24,18 +27,20 @@ mod generation;
 mod pair;
 mod policy;
 mod seen;
-mod selected;
+mod stage;
 
 pub use self::consent::CONSENT_TIMEOUT;
-pub use self::pair::{DOUBT_AFTER, MAX_PAIRS, STUN_PER_SECOND, UNCONFIRMED_FACTOR};
+pub use self::pair::{
+    CHANGED_PATH_FACTOR, DOUBT_AFTER, MAX_PAIRS, STUN_PER_SECOND, UNCONFIRMED_FACTOR,
+};
 pub use self::policy::{HANDSHAKE_ALLOWANCE_BYTES, Policy};
 
 use self::check::{Check, random_u64};
 use self::consent::Consent;
 use self::generation::{Age, Generations, Progress};
-use self::pair::Pairs;
+use self::pair::{Pair, Pairs};
 use self::seen::SeenRequests;
-use self::selected::Selected;
+use self::stage::{Handshake, Stage};
 use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
 use super::{Entropy, FiveTuple};
 use crate::error::DropReason;
@@ -72,9 +77,17 @@ pub struct IceAgent {
     tie_breaker: Option<u64>,
     rtt: Option<Duration>,
     policy: Policy,
+    stage: Stage,
     // The packets of each turn need the fields from here on: they stand together in memory.
     pairs: Pairs,
     selected: Option<Selected>,
+}
+
+/// The pair that we send on. Each turn's packets read it, so it holds a copy of what its `Pair` says.
+#[derive(Debug, Clone, Copy)]
+struct Selected {
+    path: FiveTuple,
+    is_confirmed: bool,
 }
 
 impl IceAgent {
@@ -85,9 +98,10 @@ impl IceAgent {
             confirm: None,
             seen: SeenRequests::default(),
             target: None,
-            consent: Consent::new(now),
+            consent: Consent::new(config.policy.renewal, now),
             tie_breaker: None,
             rtt: None,
+            stage: Stage::Handshake(Handshake::new(config.policy.handshake_allowance_bytes)),
             policy: config.policy,
             pairs: Pairs::default(),
             selected: None,
@@ -101,8 +115,9 @@ impl IceAgent {
     ///
     /// # Errors
     /// Why it was dropped without an answer: `StunMalformed`, `StunUnknownUfrag`,
-    /// `StunBadIntegrity`, `StunRateLimited`, `StunUnexpectedResponse`, `TooManyPairs`, and
-    /// `UnvalidatedAddress` for a copy of an earlier check that comes from a new address.
+    /// `StunBadIntegrity`, `StunRateLimited`, `StunUnexpectedResponse`, `TooManyPairs`,
+    /// `UnvalidatedAddress` for a copy of an earlier check that comes from a new address, and
+    /// `UnconfirmedEgress` for a valid check whose answer would be too much for its address.
     pub fn handle_stun(
         &mut self,
         now: Instant,
@@ -145,7 +160,12 @@ impl IceAgent {
         let id = view.transaction_id();
         if !view.unknown_attributes().is_empty() {
             let unknown = view.unknown_attributes();
-            return Ok(stun::write_unknown_attributes(reply, &id, unknown, key).unwrap_or(0));
+            let reply_len = stun::write_unknown_attributes(reply, &id, unknown, key).unwrap_or(0);
+            return if reply_len <= len {
+                Ok(reply_len)
+            } else {
+                Err(DropReason::UnconfirmedEgress)
+            };
         }
         let reply_len = stun::write_success(reply, &id, path.remote, key).unwrap_or(0);
         let is_new = self.seen.is_new(&id);
@@ -155,36 +175,30 @@ impl IceAgent {
             }
             self.pairs.add(path, now, [self.selected(), self.target])?;
         }
-        if let Some(pair) = self.pairs.get_mut(path) {
-            pair.count_received(len);
-            pair.count_sent(reply_len as u64);
-        }
         if is_new {
             self.seen.insert(id);
             self.on_new_check(now, path, age, view.has_use_candidate());
         }
-        Ok(reply_len)
+        self.count_received(path, len);
+        let factor = self.factor();
+        let may_answer =
+            self.pairs.get_mut(path).is_some_and(|pair| pair.reserve(reply_len, factor, 0));
+        if may_answer { Ok(reply_len) } else { Err(DropReason::UnconfirmedEgress) }
     }
 
-    /// Takes an authenticated request that is no copy: it may prove that the peer is alive, and may
-    /// choose the path.
+    /// Takes an authenticated request that is no known copy: it may choose the path.
     fn on_new_check(&mut self, now: Instant, path: FiveTuple, age: Age, use_candidate: bool) {
         if let Some(pair) = self.pairs.get_mut(path) {
-            pair.last_seen = now;
-            pair.nominated |= use_candidate;
+            pair.on_new_check(now, use_candidate);
         }
-        let has_answered = self.selected.is_some_and(|selected| selected.has_answered());
-        // A connected viewer proves that it is alive by answers and SRTCP only: others could have
-        // recorded its checks.
-        if !self.policy.consent || !has_answered {
-            self.consent.on_alive(now);
-        }
+        let is_connected = self.is_connected();
         if age == Age::Previous {
             return;
         }
         let before = self.generations.on_check(use_candidate);
         let on_selected = self.is_selected(path);
-        if on_selected && self.policy.checks_first_pair && self.confirm.is_none() && !has_answered {
+        let may_be_checked = self.policy.checks_first_pair || is_connected;
+        if on_selected && may_be_checked && self.confirm.is_none() && !self.is_confirmed() {
             self.begin_confirm(now, path);
         }
         let chooses = use_candidate
@@ -195,19 +209,21 @@ impl IceAgent {
         }
         let first_nomination = use_candidate && before != Progress::Nominated;
         let after_restart = self.generations.selected_age() == Age::Previous;
-        let free_to_move =
-            self.selected.is_none() || (first_nomination && !after_restart && !has_answered);
+        let is_settled = after_restart || is_connected || self.is_confirmed();
+        let free_to_move = self.selected.is_none() || (first_nomination && !is_settled);
         if on_selected {
             self.select(path);
         } else if free_to_move {
             self.select(path);
-            if self.policy.checks_first_pair {
+            if may_be_checked {
                 self.begin_confirm(now, path);
             }
         } else {
             self.target = Some(path);
-            // It may have answered us long ago; the client may be gone from there since.
-            self.pairs.set_confirmed(path, false);
+            if let Some(pair) = self.pairs.get_mut(path) {
+                // It may have answered us long ago; the client may be gone from there since.
+                pair.unconfirm();
+            }
             self.begin_confirm(now, path);
         }
     }
@@ -238,22 +254,91 @@ impl IceAgent {
         }
         self.rtt = Some(now.saturating_duration_since(sent_at));
         self.consent.on_alive(now);
-        if let Some(pair) = self.pairs.get_mut(path) {
-            pair.last_seen = now;
-        }
-        if !confirms {
+        if confirms {
+            self.confirm = None;
+        } else {
             self.consent.end_check();
-            return Ok(());
         }
-        self.confirm = None;
-        self.pairs.set_confirmed(path, true);
-        if self.target == Some(path) || self.is_selected(path) {
-            self.select(path);
-            if self.policy.consent {
-                self.consent.begin(now);
-            }
+        self.confirm_pair(now, path);
+        if confirms && self.is_selected(path) {
+            self.consent.on_confirmed(now);
         }
         Ok(())
+    }
+
+    /// The peer proved to receive what we send to `path`: from now on anything may go there.
+    fn confirm_pair(&mut self, now: Instant, path: FiveTuple) {
+        if let Some(pair) = self.pairs.get_mut(path) {
+            pair.confirm(now);
+        }
+        if let Stage::Handshake(handshake) = &mut self.stage {
+            handshake.end_allowance();
+        }
+        if self.target == Some(path) || self.is_selected(path) {
+            self.select(path);
+        }
+    }
+
+    /// Keys are known: the peer has finished the handshake.
+    pub fn on_connected(&mut self, now: Instant) {
+        let Stage::Handshake(handshake) = std::mem::replace(&mut self.stage, Stage::Connected)
+        else {
+            return;
+        };
+        self.consent.on_connected(now);
+        let Some(Selected { path, is_confirmed: false }) = self.selected else { return };
+        if !self.policy.may_never_answer {
+            return;
+        }
+        if handshake.only_path() == Some(path) {
+            self.confirm_pair(now, path);
+        } else {
+            self.begin_confirm(now, path);
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        matches!(self.stage, Stage::Connected)
+    }
+
+    /// Whether this is an answer to a check of ours on this pair, by its transaction id.
+    pub fn awaits(&self, path: FiveTuple, id: &TransactionId) -> bool {
+        let checks = [self.confirm.as_ref(), self.consent.check()];
+        checks.into_iter().flatten().any(|check| check.path == path && check.sent_at(id).is_some())
+    }
+
+    /// Whether the peer is on this pair for certain: it has confirmed it, keys exist, and something
+    /// that only it can send came from there within `span`. An older recording does not count.
+    pub fn holds(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
+        let pair = self.pairs.get(path).filter(|pair| pair.is_confirmed());
+        self.is_connected() && pair.is_some_and(|pair| pair.is_proved_within(now, span))
+    }
+
+    /// Whether the peer proved at `now` to receive on this pair.
+    pub fn proves(&self, path: FiveTuple, now: Instant) -> bool {
+        self.pairs.get(path).is_some_and(|pair| pair.is_confirmed() && pair.is_proved_at(now))
+    }
+
+    /// When a check, DTLS or something authenticated came from this pair.
+    pub fn heard_at(&self, path: FiveTuple) -> Option<Instant> {
+        self.pairs.get(path).map(Pair::heard_at)
+    }
+
+    /// Counts a DTLS datagram from a validated pair.
+    pub fn on_handshake(&mut self, now: Instant, path: FiveTuple, bytes: usize) {
+        if let Some(pair) = self.pairs.get_mut(path) {
+            pair.on_handshake(now);
+            pair.count_received(bytes);
+        }
+    }
+
+    /// Forgets a pair: it belongs to another session now. Nothing is sent there any more.
+    pub fn forget_pair(&mut self, path: FiveTuple) {
+        self.pairs.remove(path);
+        self.selected.take_if(|selected| selected.path == path);
+        self.target.take_if(|target| *target == path);
+        self.confirm.take_if(|check| check.path == path);
+        self.consent.end_check_on(path);
     }
 
     /// Whether this pair passed an authenticated check. DTLS, SRTP and SRTCP from any other pair is
@@ -278,38 +363,42 @@ impl IceAgent {
 
     /// Whether any number of bytes may go to the selected path.
     pub fn is_confirmed(&self) -> bool {
-        self.selected.is_some_and(|selected| selected.is_confirmed())
+        self.selected.is_some_and(|selected| selected.is_confirmed)
     }
 
     /// Counts `bytes` as sent on the selected path if they may leave. False is
-    /// [`DropReason::UnconfirmedEgress`]: the path is not confirmed, and the bytes would exceed
-    /// [`UNCONFIRMED_FACTOR`] times those received from it. A publisher has
-    /// [`HANDSHAKE_ALLOWANCE_BYTES`] more, and no limit once keys exist.
+    /// [`DropReason::UnconfirmedEgress`]: the path is not confirmed, and all bytes that went there
+    /// would be more than [`UNCONFIRMED_FACTOR`] times those received from it. For a publisher that
+    /// is connected it is [`CHANGED_PATH_FACTOR`].
     pub fn reserve(&mut self, bytes: usize) -> bool {
-        let bytes = bytes as u64;
-        let Some(selected) = &self.selected else { return false };
-        let allowed = selected.is_confirmed() || bytes <= self.allowance(selected.path);
+        let Some(Selected { path, is_confirmed }) = self.selected else { return false };
+        if is_confirmed {
+            return true;
+        }
+        let factor = self.factor();
+        let spare = if self.confirm.is_some() { CHECK_RESERVE_BYTES } else { 0 };
+        self.pairs.get_mut(path).is_some_and(|pair| pair.reserve(bytes, factor, spare))
+    }
+
+    /// The same for a DTLS datagram. The handshake of a publisher may take what the path has not
+    /// paid for from an allowance, [`HANDSHAKE_ALLOWANCE_BYTES`] per session. It ends with the first
+    /// answer to a check of ours and with the handshake.
+    pub fn reserve_handshake(&mut self, bytes: usize) -> bool {
+        let Some(path) = self.selected() else { return false };
+        let paid = self.reserve(bytes);
+        let Stage::Handshake(handshake) = &mut self.stage else { return paid };
+        let allowed = paid || handshake.take(bytes);
         if allowed {
-            self.count_sent(bytes);
+            handshake.on_sent(path);
         }
         allowed
     }
 
-    /// Bytes that may still go to an unconfirmed selected path.
-    fn allowance(&self, path: FiveTuple) -> u64 {
-        let Some(pair) = self.pairs.get(path) else { return 0 };
-        let reserve = if self.confirm.is_some() { CHECK_RESERVE_BYTES } else { 0 };
-        pair.allowance(self.policy.handshake_allowance_bytes).saturating_sub(reserve)
-    }
-
-    /// Counts bytes that were sent on the selected path.
-    pub fn count_sent(&mut self, bytes: u64) {
-        let Some(selected) = &mut self.selected else { return };
-        let in_pair = selected.count_sent(bytes);
-        if in_pair > 0
-            && let Some(pair) = self.pairs.get_mut(selected.path)
-        {
-            pair.count_sent(in_pair);
+    /// Bytes that may go to an unconfirmed pair for each one that came from it.
+    fn factor(&self) -> u64 {
+        match &self.stage {
+            Stage::Connected if self.policy.may_never_answer => CHANGED_PATH_FACTOR,
+            Stage::Connected | Stage::Handshake(_) => UNCONFIRMED_FACTOR,
         }
     }
 
@@ -323,8 +412,8 @@ impl IceAgent {
         self.pairs.warm();
     }
 
-    /// Counts the bytes of a datagram other than STUN from a validated pair: an unconfirmed pair may
-    /// be sent [`UNCONFIRMED_FACTOR`] times as many.
+    /// Counts the bytes of SRTP or SRTCP from a validated pair: they pay for what an unconfirmed pair
+    /// may be sent.
     pub fn count_received(&mut self, path: FiveTuple, bytes: usize) {
         if let Some(pair) = self.pairs.get_mut(path) {
             pair.count_received(bytes);
@@ -332,25 +421,22 @@ impl IceAgent {
     }
 
     /// Notes that an SRTP or SRTCP packet from `path` was authenticated: the peer is alive. If a
-    /// publisher has nominated that path and it waits for confirmation, this confirms it.
+    /// publisher has chosen that path, and nothing proves any more that it is on the selected one,
+    /// this moves it there; it is not confirmed by that.
     pub fn on_authenticated(&mut self, now: Instant, path: FiveTuple) {
         // Consent of a viewer is for the path we send on (RFC 7675). Reports from elsewhere must not
         // keep a stream alive that goes to an address its viewer has left.
-        if !self.policy.consent || self.selected.is_none_or(|selected| selected.path == path) {
+        if self.policy.may_never_answer || self.selected.is_none_or(|it| it.path == path) {
             self.consent.on_alive(now);
         }
         if let Some(pair) = self.pairs.get_mut(path) {
-            pair.last_seen = now;
+            pair.on_proof(now);
         }
-        if !self.policy.srtp_confirms {
-            return;
-        }
-        if self.target == Some(path) {
-            self.confirm = None;
-            self.select(path);
-        }
-        if let Some(selected) = &mut self.selected {
-            selected.confirm_by_srtp();
+        if self.target == Some(path) && self.policy.may_never_answer {
+            let selected = self.selected.and_then(|selected| self.pairs.get(selected.path));
+            if !selected.is_some_and(|pair| pair.is_proved_within(now, DOUBT_AFTER)) {
+                self.select(path);
+            }
         }
     }
 
@@ -382,7 +468,8 @@ impl IceAgent {
                 key: generation.remote.pwd.as_bytes(),
             };
             let len = stun::write_check(out, &request)?;
-            if self.pairs.get_mut(path).is_some_and(|pair| pair.reserve_check(len)) {
+            let factor = self.factor();
+            if self.pairs.get_mut(path).is_some_and(|pair| pair.reserve(len, factor, 0)) {
                 return Some((path, len));
             }
             // As if it had been lost: the next attempt may find that more came from there.
@@ -427,12 +514,7 @@ impl IceAgent {
 
     /// Makes `path` the one we send on. The credentials before a restart are not needed any more.
     fn select(&mut self, path: FiveTuple) {
-        if let Some(before) = self.selected
-            && let Some(pair) = self.pairs.get_mut(before.path)
-        {
-            pair.count_sent(before.unsettled_bytes());
-        }
-        self.selected = Some(Selected::new(path, self.pairs.is_confirmed(path), self.selected));
+        self.selected = Some(Selected { path, is_confirmed: self.pairs.is_confirmed(path) });
         self.target = None;
         self.generations.forget_previous();
         self.consent.use_current_credentials();

@@ -1,8 +1,7 @@
 //! Address pairs that passed an authenticated check.
 //!
-//! Owns the state of each pair: when something came from it, whether it was nominated or confirmed,
-//! and how many bytes went both ways.
-//! Never chooses the pair that we send on. Called by `ice/mod.rs`. Next: `selected.rs`.
+//! Owns the state of each pair: when something came from it, whether it was nominated, and what may
+//! be sent to it. Never chooses the pair that we send on. Called by `ice/mod.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +15,8 @@ use crate::warm::warm;
 pub const MAX_PAIRS: usize = 8;
 
 /// Silence after which a selected pair is in doubt. A new check from another pair then makes that
-/// one the target, nominated or not. Behind a NAT that gave the client a new port, some clients
-/// never nominate again.
+/// one the target, nominated or not: behind a NAT that gave the client a new port, some clients
+/// never nominate again. A publisher's media then moves the path to a target that has not answered.
 pub const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
 /// STUN requests per second and pair; more are dropped unanswered (quality B2). Answers to our own
@@ -27,20 +26,37 @@ pub const STUN_PER_SECOND: u32 = 50;
 /// Bytes that we may send to an unconfirmed pair per byte that came from it, whatever they are for.
 pub const UNCONFIRMED_FACTOR: u64 = 3;
 
+/// The same for a publisher's pair once keys exist: its media pays for all feedback.
+pub const CHANGED_PATH_FACTOR: u64 = 1;
+
 /// Address pair that passed an authenticated check.
 pub(super) struct Pair {
     path: FiveTuple,
-    /// When something authenticated came from the pair.
-    pub(super) last_seen: Instant,
+    /// When a new check or something authenticated came from the pair.
+    last_seen: Instant,
+    /// When DTLS came from the pair, authentic or not.
+    handshake: Option<Instant>,
+    /// When the peer last proved to be there: by SRTP, SRTCP, an answer or a handshake.
+    proved: Option<Instant>,
+    egress: Egress,
     /// The peer has nominated the pair.
     pub(super) nominated: bool,
-    /// The peer has answered a check of ours from the pair.
-    confirmed: bool,
-    pub(super) received_bytes: u64,
-    pub(super) sent_bytes: u64,
     /// Begin of the second in which `requests` are counted.
     second: Instant,
     requests: u32,
+}
+
+/// What may be sent to a pair.
+enum Egress {
+    /// Everything: the pair is confirmed.
+    Open,
+    /// A multiple of what came from it. Both numbers count since the pair was added or was last
+    /// confirmed.
+    Limited { received: u64, sent: u64 },
+}
+
+impl Egress {
+    const NOTHING_YET: Self = Self::Limited { received: 0, sent: 0 };
 }
 
 impl Pair {
@@ -48,10 +64,10 @@ impl Pair {
         Self {
             path,
             last_seen: now,
+            handshake: None,
+            proved: None,
+            egress: Egress::NOTHING_YET,
             nominated: false,
-            confirmed: false,
-            received_bytes: 0,
-            sent_bytes: 0,
             second: now,
             requests: 0,
         }
@@ -66,34 +82,77 @@ impl Pair {
         self.requests <= STUN_PER_SECOND
     }
 
-    /// Whether nothing authenticated came from the pair for [`DOUBT_AFTER`].
+    /// Notes a check that is no known copy.
+    pub(super) fn on_new_check(&mut self, now: Instant, nominates: bool) {
+        self.last_seen = now;
+        self.nominated |= nominates;
+    }
+
+    /// Notes that DTLS came from the pair.
+    pub(super) fn on_handshake(&mut self, now: Instant) {
+        self.handshake = Some(now);
+    }
+
+    /// When a check, DTLS or something authenticated came from the pair.
+    pub(super) fn heard_at(&self) -> Instant {
+        self.handshake.map_or(self.last_seen, |at| at.max(self.last_seen))
+    }
+
+    /// Notes that the peer proved to be there. Not even an old recording of it could have.
+    pub(super) fn on_proof(&mut self, now: Instant) {
+        self.last_seen = now;
+        self.proved = Some(now);
+    }
+
+    /// Whether nothing new came from the pair for [`DOUBT_AFTER`].
     pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.last_seen) >= DOUBT_AFTER
     }
 
-    /// Bytes that the unconfirmed pair may still get, with `extra` beyond the factor.
-    pub(super) fn allowance(&self, extra: u64) -> u64 {
-        let budget = self.received_bytes.saturating_mul(UNCONFIRMED_FACTOR).saturating_add(extra);
-        budget.saturating_sub(self.sent_bytes)
+    /// Whether the peer proved within `span` to be there.
+    pub(super) fn is_proved_within(&self, now: Instant, span: Duration) -> bool {
+        self.proved.is_some_and(|at| now.saturating_duration_since(at) < span)
     }
 
-    /// Counts a check of ours; false when it must not leave. An unconfirmed pair gets no more than
-    /// [`UNCONFIRMED_FACTOR`] times what came from it, answers and checks included.
-    pub(super) fn reserve_check(&mut self, bytes: usize) -> bool {
-        let sent = self.sent_bytes.saturating_add(bytes as u64);
-        if !self.confirmed && sent > self.received_bytes.saturating_mul(UNCONFIRMED_FACTOR) {
-            return false;
+    /// Whether the peer proved at `now` to be there.
+    pub(super) fn is_proved_at(&self, now: Instant) -> bool {
+        self.proved == Some(now)
+    }
+
+    /// Whether anything may be sent there.
+    pub(super) fn is_confirmed(&self) -> bool {
+        matches!(self.egress, Egress::Open)
+    }
+
+    /// Lifts the limit.
+    pub(super) fn confirm(&mut self, now: Instant) {
+        self.on_proof(now);
+        self.egress = Egress::Open;
+    }
+
+    /// Sets the limit again, if it was lifted, and begins to count.
+    pub(super) fn unconfirm(&mut self) {
+        if self.is_confirmed() {
+            self.egress = Egress::NOTHING_YET;
         }
-        self.sent_bytes = sent;
-        true
     }
 
-    pub(super) fn count_sent(&mut self, bytes: u64) {
-        self.sent_bytes = self.sent_bytes.saturating_add(bytes);
+    /// Counts `bytes` as sent if they may leave and `spare` more could: at most `factor` times what
+    /// came from the pair, unless it is confirmed.
+    pub(super) fn reserve(&mut self, bytes: usize, factor: u64, spare: u64) -> bool {
+        let Egress::Limited { received, sent } = &mut self.egress else { return true };
+        let total = sent.saturating_add(bytes as u64);
+        let allowed = total.saturating_add(spare) <= received.saturating_mul(factor);
+        if allowed {
+            *sent = total;
+        }
+        allowed
     }
 
     pub(super) fn count_received(&mut self, bytes: usize) {
-        self.received_bytes = self.received_bytes.saturating_add(bytes as u64);
+        if let Egress::Limited { received, .. } = &mut self.egress {
+            *received = received.saturating_add(bytes as u64);
+        }
     }
 }
 
@@ -115,13 +174,12 @@ impl Pairs {
     }
 
     pub(super) fn is_confirmed(&self, path: FiveTuple) -> bool {
-        self.0.iter().any(|pair| pair.path == path && pair.confirmed)
+        self.get(path).is_some_and(Pair::is_confirmed)
     }
 
-    pub(super) fn set_confirmed(&mut self, path: FiveTuple, confirmed: bool) {
-        if let Some(pair) = self.get_mut(path) {
-            pair.confirmed = confirmed;
-        }
+    /// Forgets a pair.
+    pub(super) fn remove(&mut self, path: FiveTuple) {
+        self.0.retain(|pair| pair.path != path);
     }
 
     /// Adds a pair that just passed its first check. At [`MAX_PAIRS`] it replaces an idle one, but
@@ -153,7 +211,7 @@ impl Pairs {
     /// Reads what counting a packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
         if let Some(pair) = self.0.first() {
-            warm!(pair.path.protocol, pair.received_bytes);
+            warm!(pair.path.protocol, pair.nominated);
         }
     }
 

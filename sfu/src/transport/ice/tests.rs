@@ -130,8 +130,30 @@ impl Client {
         let mut client = Self::new(Role::Subscriber);
         client.nominate_from(path(1)).unwrap();
         assert_eq!(client.answer_all(path(1)), 1);
+        client.agent.on_connected(client.now);
         assert!(client.agent.pairs.is_confirmed(path(1)));
         client
+    }
+
+    fn connected_publisher() -> Self {
+        let mut client = Self::new(Role::Publisher);
+        client.nominate_from(path(1)).unwrap();
+        assert!(client.agent.reserve_handshake(151));
+        client.agent.on_connected(client.now);
+        assert!(client.agent.is_confirmed());
+        client
+    }
+
+    /// An authenticated packet.
+    fn media_from(&mut self, from: FiveTuple, bytes: usize) {
+        self.agent.count_received(from, bytes);
+        self.agent.on_authenticated(self.now, from);
+    }
+
+    /// Bytes of our checks to `at` while time passes.
+    fn sent_to(&mut self, at: FiveTuple, span: Duration) -> usize {
+        let sent = self.advance(span);
+        sent.iter().filter(|(_, to, _)| *to == at).map(|(_, _, check)| check.len()).sum()
     }
 }
 
@@ -280,26 +302,63 @@ fn captured_check_moves_nothing_from_any_address() {
     }
 }
 
-// quality B4 item 27
+// quality B4 item 27, issue 13
 #[test]
-fn publisher_moves_when_its_newly_nominated_address_sends_srtp_or_answers() {
-    for by_srtp in [true, false] {
-        let mut client = Client::new(Role::Publisher);
-        client.nominate_from(path(1)).unwrap();
-        client.agent.on_authenticated(client.now, path(1));
-        client.nominate_from(path(2)).unwrap();
+fn publisher_moves_when_its_newly_nominated_address_has_answered() {
+    let mut client = Client::connected_publisher();
+    client.nominate_from(path(2)).unwrap();
+    // Neither its media from both addresses nor that from the new one alone moves it.
+    for from in [path(1), path(2), path(2)] {
+        client.media_from(from, 1_200);
         assert_eq!(client.agent.selected(), Some(path(1)));
-        // The old address still sends: no reason to move.
-        client.agent.on_authenticated(client.now, path(1));
-        assert_eq!(client.agent.selected(), Some(path(1)));
-        if by_srtp {
-            client.agent.on_authenticated(client.now, path(2));
-        } else {
-            assert_eq!(client.answer_all(path(2)), 1);
-        }
-        assert_eq!(client.agent.selected(), Some(path(2)));
-        assert!(client.our_checks().is_empty());
+        assert!(client.agent.is_confirmed(), "the old path stays as it was");
     }
+    assert_eq!(client.answer_all(path(2)), 1);
+    assert_eq!(client.agent.selected(), Some(path(2)));
+    assert!(client.agent.is_confirmed() && client.our_checks().is_empty());
+}
+
+/// FFmpeg behind a NAT that gave it a new port.
+// whip-whep C50, issue 13
+#[test]
+fn publisher_that_never_answers_moves_with_its_media_and_gets_what_it_pays_for() {
+    let mut client = Client::connected_publisher();
+    client.advance(Duration::from_secs(1));
+    let check = client.check(&[USE_CANDIDATE]);
+    let mut sent = client.deliver(path(2), &check).unwrap();
+    let mut received = check.len();
+    let mut moved = None;
+    for n in 0..1_000 {
+        sent += client.sent_to(path(2), Duration::from_millis(10));
+        client.media_from(path(2), 1_200);
+        received += 1_200;
+        if client.agent.selected() == Some(path(2)) {
+            moved.get_or_insert(n);
+            // All feedback that a browser would be sent, and much more.
+            sent += (0..50).filter(|_| client.agent.reserve(100)).count() * 100;
+        }
+        assert!(sent <= received, "{sent} bytes for {received}");
+    }
+    let doubt = (DOUBT_AFTER.as_millis() / 10) as i32;
+    assert!(moved.is_some_and(|n| n <= doubt), "{moved:?}");
+    assert!(sent > received - 200 && !client.agent.is_confirmed());
+    client.check_from(path(2)).unwrap();
+    client.media_from(path(2), 1_200);
+    assert_eq!(client.answer_all(path(2)), 1);
+    assert!(client.agent.reserve(1_000_000), "an answer lifts the limit at any time");
+}
+
+/// A recorder of its checks sends them from its old address.
+#[test]
+fn old_checks_from_the_old_address_do_not_keep_the_path_there() {
+    let mut client = Client::connected_publisher();
+    for _ in 0..70 {
+        client.advance(Duration::from_millis(50));
+        client.check_from(path(1)).unwrap();
+    }
+    client.nominate_from(path(2)).unwrap();
+    client.media_from(path(2), 1_200);
+    assert_eq!(client.agent.selected(), Some(path(2)));
 }
 
 #[test]
@@ -331,27 +390,60 @@ fn unconfirmed_viewer_gets_three_times_its_bytes_and_a_confirmed_one_all() {
     assert!(client.agent.reserve(1_000_000));
 }
 
+/// Its flights prove by their answers that they arrived; its media proves nothing.
+// issue 13
 #[test]
-fn publisher_has_no_limit_of_bytes_once_keys_exist() {
-    let mut client = Client::new(Role::Publisher);
-    client.nominate_from(path(1)).unwrap();
-    assert!(!client.agent.reserve(10_000));
-    client.agent.on_authenticated(client.now, path(1));
-    assert!(client.agent.reserve(10_000));
+fn handshake_confirms_a_publishers_path_when_all_its_flights_went_there() {
+    for moves in [false, true] {
+        let mut client = Client::new(Role::Publisher);
+        client.check_from(path(1)).unwrap();
+        assert!(client.agent.reserve_handshake(151));
+        client.media_from(path(1), 300);
+        assert!(!client.agent.reserve(10_000));
+        let last = if moves { path(2) } else { path(1) };
+        client.nominate_from(last).unwrap();
+        assert!(client.agent.reserve_handshake(151));
+        client.agent.on_connected(client.now);
+        assert_eq!(client.agent.selected(), Some(last));
+        assert_eq!(client.agent.reserve(1_000_000), !moves);
+        client.media_from(last, 1_200);
+        assert_eq!(client.agent.reserve(1_000_000), !moves, "SRTP confirms nothing");
+        assert_eq!(client.answer_all(last), usize::from(moves));
+        assert!(client.agent.reserve(1_000_000));
+    }
 }
 
-// whip-whep C54, clients finding 1
+// whip-whep C54, clients finding 1, issue 13
 #[test]
 fn publisher_that_sent_one_check_gets_the_repeats_of_a_handshake_and_no_more() {
+    let repeats =
+        |client: &mut Client| (0..100).filter(|_| client.agent.reserve_handshake(151)).count();
     let mut client = Client::new(Role::Publisher);
     client.nominate_from(path(1)).unwrap();
-    assert!((0..8).all(|_| client.agent.reserve(151)));
-    let rest = std::iter::repeat_with(|| client.agent.reserve(151)).take(100);
-    assert!(rest.filter(|sent| *sent).count() < 60, "bounded");
+    let all = repeats(&mut client);
+    assert!((12..=15).contains(&all), "{all}");
+    // Nothing refills it: no other pair, no restart. Each check pays for itself alone.
+    for n in 2..20 {
+        if n % 3 == 0 {
+            (client.local, client.remote) = (credentials(&format!("s{n}")), credentials("c"));
+            client.agent.restart(client.local.clone(), client.remote.clone(), client.now);
+        }
+        let check = client.check(&[USE_CANDIDATE]);
+        _ = client.deliver(path(n % 4), &check);
+        assert!(repeats(&mut client) * 151 <= 3 * check.len());
+    }
     let mut viewer = Client::new(Role::Subscriber);
     viewer.nominate_from(path(1)).unwrap();
-    let sent = std::iter::repeat_with(|| viewer.agent.reserve(151)).take(8);
-    assert!(sent.filter(|sent| *sent).count() < 4, "a viewer answers our checks instead");
+    assert!(repeats(&mut viewer) < 4, "a viewer answers our checks instead");
+    // One that has answered once has no need of it on its other pairs.
+    let mut client = Client::new(Role::Publisher);
+    client.nominate_from(path(1)).unwrap();
+    client.nominate_from(path(2)).unwrap();
+    assert_eq!(client.answer_all(path(2)), 1);
+    client.agent.forget_pair(path(2));
+    client.nominate_from(path(3)).unwrap();
+    assert_eq!(client.agent.selected(), Some(path(3)));
+    assert!(repeats(&mut client) <= 1);
 }
 
 // RFC 7675, whip-whep C60
@@ -389,27 +481,40 @@ fn srtcp_keeps_a_connected_viewer_alive_and_requests_do_not() {
     assert!(!client.agent.is_expired(start + CONSENT_TIMEOUT));
 }
 
-// clients finding 1
+// clients finding 1, issue 13
 #[test]
-fn srtp_alone_or_new_checks_alone_keep_a_publisher_alive() {
-    let mut client = Client::new(Role::Publisher);
-    let check = client.check(&[USE_CANDIDATE]);
-    client.deliver(path(1), &check).unwrap();
+fn srtp_alone_or_answers_alone_keep_a_publisher_alive_and_its_checks_do_not() {
+    let mut client = Client::connected_publisher();
     for _ in 0..10 {
-        client.advance(Duration::from_secs(20));
-        client.agent.on_authenticated(client.now, path(1));
+        for (_, to, _) in client.advance(Duration::from_secs(20)) {
+            assert_eq!(to, path(1), "while it is quiet, it is asked");
+        }
+        client.media_from(path(1), 100);
     }
-    for _ in 0..10 {
-        client.advance(Duration::from_secs(20));
-        assert!(!client.agent.is_expired(client.now));
-        client.check_from(path(1)).unwrap();
+    // Muted: it answers, and is never shown as silent for that.
+    let start = client.now;
+    while client.now < start + Duration::from_secs(100) {
+        client.now = client.agent.next_timeout();
+        client.answer_all(path(1));
+        let silent = client.now - client.agent.last_alive();
+        assert!(silent < Duration::from_millis(2_600), "{silent:?}");
     }
-    // A recording of its first check does not.
-    for _ in 0..2 {
-        client.advance(Duration::from_secs(15));
-        client.deliver(path(1), &check).unwrap();
+    // Its checks could be recordings of any age.
+    let mut recorded = Vec::new();
+    for _ in 0..200 {
+        recorded.push(client.check(&[USE_CANDIDATE]));
+        client.deliver(path(1), recorded.last().unwrap()).unwrap();
+        client.advance(Duration::from_millis(50));
     }
-    assert!(client.agent.is_expired(client.now));
+    let start = client.now;
+    client.media_from(path(1), 100);
+    for check in recorded.iter().cycle().take(600) {
+        client.advance(Duration::from_millis(50));
+        _ = client.deliver(path(1), check);
+        _ = client.deliver(path(9), check);
+        assert_eq!(client.agent.selected(), Some(path(1)));
+    }
+    assert!(client.agent.is_expired(start + CONSENT_TIMEOUT));
 }
 
 // quality B2

@@ -85,6 +85,8 @@ pub(crate) struct Link {
     /// Checks that were not answered yet; more than one where the round trip is long.
     waiting_for: Vec<[u8; 12]>,
     path_works: bool,
+    /// Whether a check of its was ever answered. DTLS that comes before is lost, as FFmpeg loses it.
+    has_path: bool,
 }
 
 impl Link {
@@ -133,6 +135,7 @@ impl Link {
             check_count: 0,
             waiting_for: Vec::new(),
             path_works: false,
+            has_path: false,
         }
     }
 
@@ -269,6 +272,7 @@ impl Link {
         }
         self.answered_checks += 1;
         self.waiting_for.clear();
+        self.has_path = true;
         if !std::mem::replace(&mut self.path_works, true) && self.speaks_dtls {
             self.next_check = now + CHECK_LATER;
             if let Some(real) = &mut self.real {
@@ -281,6 +285,9 @@ impl Link {
     }
 
     fn handle_dtls(&mut self, now: Instant, bytes: &[u8]) {
+        if !self.has_path {
+            return;
+        }
         if let Some(real) = &mut self.real {
             real.handle(now, bytes);
             self.closed_by_server |= real.closed;

@@ -175,7 +175,7 @@ async fn serve(
         let admin = listen("admin-http", addr).await?;
         tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
         let app = admin_app(state.clone(), ListenerAccess::of_admin_http(addr));
-        servers.spawn(server::serve(admin, app, connections.clone(), timeouts, stopped));
+        servers.spawn(server::serve(admin, app, connections, timeouts, stopped));
     }
     state.refresh_addresses();
     print_ready(http_addr, sfu.media_addr());
@@ -190,7 +190,7 @@ async fn serve(
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => reload(matches, cli, &mut config, &state, &filter, &connections),
+            _ = hang_up.recv() => reload(matches, cli, &mut config, &state, &filter),
         }
     }
 
@@ -244,7 +244,6 @@ fn reload(
     config: &mut Config,
     state: &AppState,
     filter: &LogFilter,
-    connections: &ConnectionLimit,
 ) {
     let new = match Config::load(cli, rust_log()) {
         Ok(new) => new,
@@ -266,7 +265,7 @@ fn reload(
     }
     config.apply_reloadable(new);
     filter.set(&config.log);
-    connections.set_trusted(config.trusted_proxy.clone());
+    state.connections.set_trusted(config.trusted_proxy.clone());
     state.set_config(config.clone());
     match (&cli.config, changed.as_str()) {
         (None, _) => tracing::info!("reload: there is no --config file to read"),

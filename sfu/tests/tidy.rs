@@ -100,6 +100,31 @@ fn documents_link_to_existing_files() {
 }
 
 #[test]
+fn every_promise_of_the_security_page_has_its_test() {
+    let sources: String = ["sfu/src", "sfu/tests", "api/src", "api/tests"]
+        .iter()
+        .flat_map(|folder| files(&root().join(folder), "rs"))
+        .map(|file| read(&file))
+        .collect();
+    let page = read(&root().join("docs/SECURITY.md"));
+    // Rows of the tables, without their heads.
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise"));
+    let mut promises = 0;
+    for row in rows {
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let names: Vec<_> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "a promise without a test: {row}");
+        for name in names {
+            let scenario = root().join("api/tests/scenarios").join(name);
+            let exists = scenario.exists() || sources.contains(&format!("fn {name}("));
+            assert!(exists, "docs/SECURITY.md names the test {name}, which does not exist");
+        }
+        promises += 1;
+    }
+    assert!(promises > 20, "only {promises} promises found");
+}
+
+#[test]
 fn every_dependency_has_a_written_reason() {
     let papers = read(&root().join("docs/DEPENDENCIES.md"));
     for package in [".", "sfu", "api", "loadtest", "loadtest/netsim", "benches"] {

@@ -211,7 +211,7 @@ fn viewer_that_moves() -> Counted {
     attack.counted()
 }
 
-/// quality B1 (coturn#1829), B4 item 2
+/// quality B1 (coturn#1829)
 #[test]
 fn no_address_is_sent_more_than_the_amplification_table_allows() {
     use DtlsMode::{Client, Server};

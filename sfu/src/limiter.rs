@@ -36,13 +36,18 @@ impl PerSecondLimit {
 
     /// Takes one event of this second; false if none is left.
     pub fn take(&mut self, now: Instant) -> bool {
+        self.take_up_to(now, 1) == 1
+    }
+
+    /// Takes as many of `events` as are left in this second; returns their number.
+    pub fn take_up_to(&mut self, now: Instant, events: u32) -> u32 {
         if self.is_over(now) {
             self.second_began = Some(now);
             self.left = self.per_second;
         }
-        let Some(left) = self.left.checked_sub(1) else { return false };
-        self.left = left;
-        true
+        let taken = self.left.min(events);
+        self.left -= taken;
+        taken
     }
 }
 
@@ -203,6 +208,11 @@ mod tests {
         assert_eq!([0, 10, 20, 999].map(|ms| limit.take(at(ms))), [true, true, false, false]);
         assert_eq!([1_500, 1_500, 2_499].map(|ms| limit.take(at(ms))), [true, true, false]);
         assert!(limit.take(at(2_500)));
+        let mut limit = PerSecondLimit::per_second(5);
+        assert!(!limit.is_spent(start));
+        assert_eq!([3, 3, 3].map(|events| limit.take_up_to(start, events)), [3, 2, 0]);
+        assert!(limit.is_spent(at(999)) && !limit.is_spent(at(1_000)));
+        assert_eq!(limit.take_up_to(at(1_000), 9), 5);
         assert!(!PerSecondLimit::per_second(0).take(start));
     }
 

@@ -367,9 +367,11 @@ impl Subscriber {
                         continue;
                     };
                     let stream = subscription.stream().and_then(|shared| streams.get(shared.id));
-                    for sequence in nack.sequences() {
+                    let looked_up = subscription.take_nacked(outbox.now, nack.count());
+                    for sequence in nack.sequences().take(looked_up) {
                         subscription.retransmit(sequence, stream, outbox);
                     }
+                    outbox.count_dropped(DropReason::RepairLimited, nack.count() - looked_up);
                 }
                 Rtcp::Pli { media_ssrc, .. } => self.on_keyframe_request(media_ssrc, outbox),
                 Rtcp::Fir(fir) => {

@@ -463,14 +463,20 @@ impl Subscription {
         }
     }
 
-    /// Answers one NACKed sequence number.
+    /// Counts the sequence numbers of a NACK; returns how many of them may be looked up now. The
+    /// others cost nothing each.
+    pub(super) fn take_nacked(&mut self, now: Instant, numbers: usize) -> usize {
+        self.nacks += numbers as u64;
+        self.nack_limit.take_up_to(now, numbers as u32) as usize
+    }
+
+    /// Answers one NACKed sequence number of those that [`Self::take_nacked`] allowed.
     pub(super) fn retransmit(
         &mut self,
         sequence: u16,
         stream: Option<&LocalStream>,
         outbox: &mut Outbox<'_>,
     ) {
-        self.nacks += 1;
         if let Err(reason) = self.try_retransmit(sequence, stream, outbox) {
             outbox.count_dropped(reason, 1);
         }
@@ -483,9 +489,6 @@ impl Subscription {
         outbox: &mut Outbox<'_>,
     ) -> Result<(), DropReason> {
         let now = outbox.now;
-        if !self.nack_limit.take(now) {
-            return Err(DropReason::RepairLimited);
-        }
         let sender = self.forwarder.sender_mut();
         let (_, octets) = sender.totals();
         if !self.rtx_budget.allows(now, octets) {

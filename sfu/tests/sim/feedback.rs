@@ -325,6 +325,41 @@ fn rtcp_bombs_do_not_disturb_media() {
     assert!(guard.rtx <= 5 * guard.sender(Video).sent() as u64);
 }
 
+/// A datagram with NACKs of 5,440 numbers, 400 times a second: 1,000 numbers a second are looked up, and
+/// the others are counted without a look at each.
+// quality B4 item 9
+#[test]
+fn nacks_beyond_the_limit_are_counted_and_not_looked_up() {
+    let (mut world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
+    let ssrc = world.viewer(viewer).guard.senders[1].plan.ssrc;
+    let word = |n: u32| n.to_be_bytes();
+    let nack = |first: u16| {
+        let head = [&[0x81, 205, 0, 66][..], &word(1), &word(ssrc)].concat();
+        let pairs = (0..64u16).flat_map(|n| [(first + n * 17).to_be_bytes(), [0xff; 2]].concat());
+        head.into_iter().chain(pairs).collect::<Vec<u8>>()
+    };
+    // Numbers that were never sent: each that is looked up is not found.
+    let next = world.viewer(viewer).guard.senders[1].sent() as u16 + 40_000;
+    let bomb: Vec<u8> = (0..5).flat_map(|_| nack(next)).collect();
+    world.run_ms(500);
+    let counted = |world: &World| {
+        [DropReason::RepairLimited, DropReason::RepairExpired].map(|reason| world.dropped(reason))
+    };
+    let before = counted(&world);
+    for _ in 0..1_000 {
+        for _ in 0..2 {
+            world.link(viewer).send_rtcp(&bomb);
+        }
+        world.run_ms(5);
+    }
+    world.run_ms(100);
+    let [limited, looked_up] = counted(&world);
+    let (limited, looked_up) = (limited - before[0], looked_up - before[1]);
+    assert_eq!(limited + looked_up, 2_000 * 5_440);
+    assert!((5_000..=6_000).contains(&looked_up), "{looked_up} in 5 s");
+    assert!(receives_frames(&mut world, viewer, 100));
+}
+
 /// Three keyframe requests in a row are one wait. Results of requests are counted, and open ones
 /// stay open.
 #[test]

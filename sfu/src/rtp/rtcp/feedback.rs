@@ -30,6 +30,13 @@ impl<'a> Nack<'a> {
         Some(Self { sender_ssrc, media_ssrc, pairs: body.take(len)? })
     }
 
+    /// Number of sequence numbers that it names, counted without reading them one by one.
+    pub fn count(&self) -> usize {
+        let mut rest = Reader(self.pairs);
+        let pairs = std::iter::from_fn(move || Some((rest.u16()?, rest.u16()?)));
+        pairs.map(|(_, mask)| 1 + mask.count_ones() as usize).sum()
+    }
+
     /// The missing sequence numbers in wire order, at most 17 for each of [`MAX_NACK_PAIRS`]. A
     /// hostile peer may repeat numbers.
     pub fn sequences(&self) -> impl Iterator<Item = u16> + use<'a> {
@@ -124,6 +131,7 @@ mod tests {
     fn sequences(packet: &[u8]) -> Vec<u16> {
         let Some(Ok(Rtcp::Nack(nack))) = packets(packet).next() else { panic!("{packet:?}") };
         assert_eq!((nack.sender_ssrc, nack.media_ssrc), (1, 2));
+        assert_eq!(nack.count(), nack.sequences().count());
         nack.sequences().collect()
     }
 

@@ -152,7 +152,7 @@ impl Control {
             let mut fresh_ssrc = random::ssrc;
             let options = SubscribeOptions {
                 source: sources.as_deref(),
-                ssrc_base: &mut fresh_ssrc,
+                random_ssrc: &mut fresh_ssrc,
                 msid: MSID,
             };
             let (plan, answer) = answer_subscribe(&offer, &local, options)?;

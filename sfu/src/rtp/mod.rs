@@ -18,6 +18,7 @@ pub mod packet;
 pub mod red;
 pub mod rtcp;
 pub mod seq;
+pub mod ssrc;
 pub mod unit_parts;
 pub mod window;
 

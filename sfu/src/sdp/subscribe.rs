@@ -18,14 +18,15 @@ use super::publish::no_common_codec;
 use super::{RejectedSection, SdpError, Unacceptable, exts};
 use crate::codec::MediaKind;
 use crate::ids::Role;
+use crate::rtp::ssrc::SessionSsrcs;
 
 /// Input of a viewer's answer beside the offer.
 pub struct SubscribeOptions<'a> {
     /// The published tracks; None while there is no publisher. Every common codec is answered, and
     /// the worker picks among them when a publisher comes (whip-whep G6).
     pub source: Option<&'a [SourceTrack]>,
-    /// Source of random SSRCs, different at each call.
-    pub ssrc_base: &'a mut dyn FnMut() -> u32,
+    /// Source of random SSRCs. One that it repeats is not used twice in an answer.
+    pub random_ssrc: &'a mut dyn FnMut() -> u32,
     /// The id of the one MediaStream, also the CNAME: 1 to 64 token characters.
     pub msid: &'a str,
 }
@@ -46,6 +47,7 @@ pub fn answer_subscribe(
     let mut choices = choose(offer, options.source);
     reject_unreachable(offer, &mut choices);
     let mut tracks: Vec<SubscribeTrack> = Vec::new();
+    let mut ssrcs = SessionSsrcs::default();
     let (mut rejected, mut idle) = (Vec::new(), Vec::new());
     let mut replies = Vec::with_capacity(offer.sections.len());
     for ((m_line, section), choice) in offer.sections.iter().enumerate().zip(choices) {
@@ -67,8 +69,8 @@ pub fn answer_subscribe(
                 continue;
             }
         };
-        let ssrc = (options.ssrc_base)();
-        let rtx_ssrc = (options.ssrc_base)();
+        let ssrc = ssrcs.choose(&mut *options.random_ssrc);
+        let rtx_ssrc = ssrcs.choose(&mut *options.random_ssrc);
         let mid = section.mid_or_index();
         let exts = exts::agree(&section.exts, Role::Subscriber, section.allow_mixed, &mid);
         let codecs: Vec<_> =

@@ -74,11 +74,11 @@ fn subscribe(
     source: Option<&[SourceTrack]>,
 ) -> Result<(SubscribePlan, String), SdpError> {
     let mut next = 1_000;
-    let mut ssrc_base = || {
+    let mut random_ssrc = || {
         next += 1;
         next
     };
-    let options = SubscribeOptions { source, ssrc_base: &mut ssrc_base, msid: "live" };
+    let options = SubscribeOptions { source, random_ssrc: &mut random_ssrc, msid: "live" };
     answer_subscribe(&parse(offer.as_bytes())?, &local(), options)
 }
 

@@ -193,7 +193,7 @@ fn sdp(data: &[u8]) {
             ssrc += 1;
             ssrc
         };
-        let options = SubscribeOptions { source, ssrc_base: &mut next_ssrc, msid: "weir" };
+        let options = SubscribeOptions { source, random_ssrc: &mut next_ssrc, msid: "weir" };
         if let Ok((plan, answer)) = answer_subscribe(&offer, &local, options) {
             check(&answer);
             assert!(plan.tracks.len() <= sections);

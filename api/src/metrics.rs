@@ -123,6 +123,22 @@ const FAMILIES: &[Family] = &[
         s.cache_packets
     }),
     total("weir_cache_bytes", "cache_bytes", "Bytes held in packet caches.", |s| s.cache_bytes),
+    by_label(
+        "weir_cache_evicted_packets_total",
+        "cache_evicted_total",
+        "Packets evicted from packet caches early: their publisher held as much as one may, or buffers were short.",
+        "cause",
+        |s| pairs(&s.cache_evicted_total),
+    ),
+    total("weir_pool_bytes", "pool_bytes", "Bytes of packet buffers that are allocated.", |s| {
+        s.pool_bytes
+    }),
+    total(
+        "weir_pool_used_bytes",
+        "pool_used_bytes",
+        "Bytes of packet buffers that hold a packet.",
+        |s| s.pool_used_bytes,
+    ),
     total("weir_send_calls_total", "send_calls", "Send calls to the kernel.", |s| s.send_calls),
     total("weir_datagrams_out_total", "datagrams_out", "Datagrams in send calls.", |s| {
         s.datagrams_out

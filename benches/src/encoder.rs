@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_sfu::codec::{Codec, MediaKind};
-use weir_sfu::media::{Packet, PacketMeta, PacketPool};
+use weir_sfu::media::{HolderId, Packet, PacketMeta, PacketPool};
 use weir_sfu::rtp::codec::{descriptor_prefix_len, peek};
 use weir_sfu::rtp::ext::{ExtKind, ExtWriter};
 use weir_sfu::rtp::packet::{RTP_HEADER_LEN, RtpHeader};
@@ -251,7 +251,8 @@ impl Encoder {
         let bytes = self.next_rtp();
         let header = RtpHeader::parse(&bytes).expect("it is RTP");
         let payload = &bytes[header.header_len..];
-        let mut packet = pool.take(bytes.len(), || 0).expect("the pool is large enough");
+        let mut packet =
+            pool.take(bytes.len(), HolderId::default()).expect("the pool is large enough");
         let buffer = Arc::get_mut(&mut packet).expect("a new buffer");
         buffer.buffer_mut()[..bytes.len()].copy_from_slice(&bytes);
         buffer.describe(PacketMeta {

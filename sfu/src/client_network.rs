@@ -1,16 +1,20 @@
 //! Client network: the part of an address that limits take for one client.
 //!
-//! Pure. Called by `net/` for the addresses of media, and by `api` for those of HTTP.
+//! Pure. Called by `net/`, `limiter.rs` and `worker/` for the addresses of media, and by `api` for those of HTTP.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Client network of an address: an IPv4 address or an IPv6 /64; none for loopback, which is this
 /// machine or a proxy on it (quality B2).
 pub fn client_network(ip: IpAddr) -> Option<IpAddr> {
+    (!ip.to_canonical().is_loopback()).then(|| media_network(ip))
+}
+
+/// The same for the address that media comes from, where loopback is a network like any other.
+pub fn media_network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
-        ip if ip.is_loopback() => None,
-        IpAddr::V4(v4) => Some(Ipv4Addr::into(v4)),
-        IpAddr::V6(v6) => Some(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
     }
 }
 

@@ -8,6 +8,8 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::client_network::media_network;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Limit of events in one second. The second begins with the first event after the one before.
@@ -77,16 +79,8 @@ impl NetworkLimits {
     }
 
     fn slot(&mut self, of: IpAddr) -> &mut PerSecondLimit {
-        let index = self.seed.hash_one(network(of)) as usize % self.slots.len();
+        let index = self.seed.hash_one(media_network(of)) as usize % self.slots.len();
         self.slots.get_mut(index).expect("there are slots")
-    }
-}
-
-/// Network that one client holds: an IPv4 address or an IPv6 /64.
-fn network(ip: IpAddr) -> u128 {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => u128::from(u32::from(ip)),
-        IpAddr::V6(ip) => u128::from(ip) >> 64 << 64,
     }
 }
 

@@ -441,6 +441,26 @@ impl KeyframeCache {
         }
     }
 
+    /// Packets of the keyframes that are kept.
+    pub fn packets_kept(&self) -> usize {
+        self.whole.iter().chain(&self.replaced).map(|keyframe| keyframe.packets.len()).sum()
+    }
+
+    /// Arrival of the newest complete keyframe.
+    pub fn kept_since(&self) -> Option<Instant> {
+        self.whole.as_ref().map(|keyframe| keyframe.arrival)
+    }
+
+    /// Drops the keyframe before the newest complete one.
+    pub fn forget_replaced(&mut self) {
+        self.replaced = None;
+    }
+
+    /// Drops the complete keyframes. A viewer that joins waits for the next one.
+    pub fn forget_whole(&mut self) {
+        (self.whole, self.replaced) = (None, None);
+    }
+
     /// Drops all state.
     pub fn clear(&mut self) {
         *self = Self::default();

@@ -18,4 +18,4 @@ pub use frame_interval::FrameInterval;
 pub use keyframe::{DecoderStart, Keyframe, KeyframeCache};
 pub use packet::{ForwardedExt, Packet, PacketMeta};
 pub use packet_cache::PacketCache;
-pub use pool::PacketPool;
+pub use pool::{BufferSize, HolderId, PacketPool, PoolBytes};

@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use super::pool::HolderId;
 use crate::rtp::codec::FrameInfo;
 use crate::rtp::ext::ExtKind;
 use crate::warm::warm;
@@ -55,11 +56,23 @@ pub struct PacketMeta {
 pub struct Packet {
     meta: Option<PacketMeta>,
     bytes: Box<[u8]>,
+    /// Publisher for which the pool counts the buffer.
+    holder: HolderId,
 }
 
 impl Packet {
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { meta: None, bytes: vec![0; bytes].into_boxed_slice() }
+        let bytes = vec![0; bytes].into_boxed_slice();
+        Self { meta: None, bytes, holder: HolderId::default() }
+    }
+
+    /// Publisher for which the pool counts the buffer.
+    pub(super) fn holder(&self) -> HolderId {
+        self.holder
+    }
+
+    pub(super) fn set_holder(&mut self, holder: HolderId) {
+        self.holder = holder;
     }
 
     /// Reads the beginning of the description, so that it is in the CPU caches by then.

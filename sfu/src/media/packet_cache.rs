@@ -144,6 +144,33 @@ impl PacketCache {
         }
     }
 
+    /// Arrival of the oldest packet. What is missing before it is not held any more.
+    pub fn oldest_arrival(&mut self) -> Option<Instant> {
+        while self.packets > 0 {
+            if let Some(packet) = self.slots.get(slot(self.oldest)).and_then(Option::as_ref) {
+                return packet.meta().map(|meta| meta.arrival);
+            }
+            self.evict_before(self.oldest + 1, &mut drop);
+        }
+        None
+    }
+
+    /// Evicts at most `max` packets, the oldest first, of those that came at `until` or before.
+    /// Returns their number.
+    pub fn evict_until(
+        &mut self,
+        until: Instant,
+        max: usize,
+        mut evicted: impl FnMut(Arc<Packet>),
+    ) -> usize {
+        let mut count = 0;
+        while count < max && self.oldest_arrival().is_some_and(|at| at <= until) {
+            self.evict_before(self.oldest + 1, &mut evicted);
+            count += 1;
+        }
+        count
+    }
+
     /// Evicts all packets; the next packet may have any number.
     pub fn clear(&mut self, mut evicted: impl FnMut(Arc<Packet>)) {
         for packet in self.slots.drain(..).flatten() {
@@ -258,6 +285,33 @@ mod tests {
         ring.insert(packet(2002, 1400, late), drop);
         assert!(ring.packets() == 1 && !ring.had_before(2002));
         assert_eq!((ring.packets(), ring.bytes()), (1, 1400));
+    }
+
+    #[test]
+    fn oldest_packets_are_evicted_up_to_a_time_and_a_number() {
+        let now = Instant::now();
+        let at = |ms| now + Duration::from_millis(ms);
+        let mut ring = PacketCache::new();
+        assert_eq!(ring.oldest_arrival(), None);
+        // Number 12 is missing, and 13 was late.
+        for (seq, ms) in [(10, 1), (11, 2), (14, 4), (13, 5), (15, 6)] {
+            ring.insert(packet(seq, 10, at(ms)), drop);
+        }
+        let mut evicted = Vec::new();
+        let mut evict = |ring: &mut PacketCache, until, max| {
+            evicted.clear();
+            let mut note = |packet: Arc<Packet>| evicted.extend(packet.meta().map(|m| m.ext_seq));
+            let count = ring.evict_until(at(until), max, &mut note);
+            assert_eq!(count, evicted.len());
+            evicted.clone()
+        };
+        assert_eq!(evict(&mut ring, 2, 1), [10]);
+        assert_eq!(evict(&mut ring, 4, 9), [11], "13 came later, and goes before 14");
+        assert_eq!(ring.oldest_arrival(), Some(at(5)));
+        assert_eq!((ring.packets(), ring.bytes(), ring.had_before(13)), (3, 30, false));
+        assert!(ring.insert(packet(12, 10, at(7)), drop), "repaired");
+        assert_eq!(evict(&mut ring, 9, 9), [12, 13, 14, 15]);
+        assert_eq!((ring.packets(), ring.oldest_arrival(), ring.newest()), (0, None, 15));
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub struct SfuStats {
     pub cache_packets: u64,
     /// Bytes in packet caches now.
     pub cache_bytes: u64,
+    /// Packets evicted from packet caches before they were 1.5 s old, by cause: `session_limit` (their
+    /// publisher held as much as one may), `pool_short` (buffers were short, and their publisher or its
+    /// network held most).
+    pub cache_evicted_total: Counts,
+    /// Bytes of packet buffers that are allocated now.
+    pub pool_bytes: u64,
+    /// Bytes of packet buffers that hold a packet now.
+    pub pool_used_bytes: u64,
     /// Send calls to the kernel.
     pub send_calls: u64,
     /// Datagrams in those send calls.
@@ -202,6 +210,11 @@ impl StatsSum {
         stats.keyframe_requests += worker.keyframe_requests;
         stats.cache_packets += worker.cache_packets;
         stats.cache_bytes += worker.cache_bytes;
+        for (cause, packets) in worker.evictions.iter() {
+            *stats.cache_evicted_total.entry(cause).or_default() += packets;
+        }
+        stats.pool_bytes += worker.pool_bytes.allocated;
+        stats.pool_used_bytes += worker.pool_bytes.used;
         stats.panics += worker.panics;
         stats.send_calls += shell.socket.send_calls;
         stats.datagrams_out += shell.socket.datagrams_out;

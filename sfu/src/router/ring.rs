@@ -7,12 +7,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::table::StreamId;
 use super::wake::WakeFlag;
-use crate::ids::LayerKey;
+use crate::ids::{Epoch, LayerKey};
 use crate::media::Packet;
 use crate::media::source_clock::ClockAnchor;
 use crate::transport::FiveTuple;
@@ -55,6 +56,15 @@ pub enum MediaItem {
         ext_seq: u64,
         /// A packet with the set alone.
         packet: Arc<Packet>,
+    },
+    /// Cached packets that are to be evicted, because the publisher's worker is short of buffers.
+    Evict {
+        /// The packets' stream.
+        stream: StreamId,
+        /// The publisher that sent them.
+        epoch: Epoch,
+        /// Arrival up to which they came; without it, the kept keyframes are meant.
+        until: Option<Instant>,
     },
     /// Layer information beyond the packets; the latest replaces those before.
     Layer {

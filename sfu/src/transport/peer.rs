@@ -299,8 +299,10 @@ impl Peer {
     ) -> Result<(), DropReason> {
         self.check_validated(path)?;
         self.ice.on_handshake(now, path, datagram.len());
+        self.dtls.handle(now, datagram)?;
+        // What is refused answers no flight.
         self.flights.on_received(now);
-        self.dtls.handle(now, datagram)
+        Ok(())
     }
 
     /// Authenticates and decrypts one RTP packet into `out`.

@@ -101,6 +101,16 @@ impl Worker {
                     stream.learn_sets(layer, &packet, ext_seq);
                 }
             }
+            MediaItem::Evict { stream: id, epoch, until } => {
+                let pool = &mut self.context.pool;
+                let stream = self.streams.get_mut(id);
+                if let Some(stream) = stream.filter(|s| !s.is_owned() && s.epoch() == Some(epoch)) {
+                    match until {
+                        Some(until) => while stream.evict_slice(now, until, pool).is_some() {},
+                        None => stream.forget_keyframes(),
+                    }
+                }
+            }
             MediaItem::Layer { stream: id, layer, update } => {
                 if let Some(stream) = self.streams.get_mut(id) {
                     stream.update_layer_info(layer, update);
@@ -402,6 +412,8 @@ impl Worker {
                 outcome?;
             }
             PacketClass::Rtp => {
+                self.relieve_pool(now, datagram.len());
+                let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
                 let RoleState::Publisher(publisher) = &mut session.role else {
                     return Err(DropReason::WrongDirection);
                 };
@@ -448,6 +460,10 @@ impl Worker {
         egress: &mut dyn Egress,
     ) -> Result<(), DropReason> {
         let session = self.sessions.get_mut(key).ok_or(DropReason::UnvalidatedAddress)?;
+        // Only authentic packets count, and once the limit is reached none is decrypted.
+        if session.rtcp_limit.is_spent(now) {
+            return Err(DropReason::RtcpRateLimited);
+        }
         let len = session.peer.open_rtcp(now, path, datagram)?;
         if !session.rtcp_limit.take(now) {
             return Err(DropReason::RtcpRateLimited);

@@ -12,7 +12,7 @@ use super::warning::Warning;
 const SHOWN_FOR: Duration = Duration::from_secs(60);
 
 /// Kinds of these warnings: a place each.
-const KINDS: usize = 4;
+const KINDS: usize = 5;
 
 /// Warnings about dropped packets of one session, each code once.
 #[derive(Debug, Default)]

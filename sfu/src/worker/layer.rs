@@ -287,12 +287,15 @@ impl Layer {
         context: &mut Context,
     ) -> Result<Option<PacketMeta>, DropReason> {
         let Arrived { header, plaintext, index, rtx, wire_len } = *arrived;
+        // Whatever it is: what costs us the decryption is charged.
+        let within = limit.take(now, plan.kind, wire_len);
+        let unneeded = |reason| if within { reason } else { DropReason::PublisherRate };
         let (payload_len, useless) = match header.payload_len(plaintext) {
             _ if !rtx && !plan.is_media(header.payload_type) => {
                 (0, Some(DropReason::UnknownPayloadType))
             }
             Ok(len) => (len, None),
-            Err(_) if rtx => return Err(DropReason::RtpMalformed),
+            Err(_) if rtx => return Err(unneeded(DropReason::RtpMalformed)),
             Err(_) => (0, Some(DropReason::RtpMalformed)),
         };
         let payload_start = header.header_len;
@@ -301,19 +304,21 @@ impl Layer {
             // payload is padding that probes the path.
             let payload = plaintext.get(payload_start..payload_start + payload_len);
             let number = payload.and_then(|payload| payload.first_chunk::<2>());
-            let Some(number) = number.filter(|_| payload_len > 2) else { return Ok(None) };
+            let Some(number) = number.filter(|_| payload_len > 2) else {
+                return if within { Ok(None) } else { Err(DropReason::PublisherRate) };
+            };
             let ext_seq = self.near(u16::from_be_bytes(*number));
             if !self.nack.knows(ext_seq) {
                 // Not requested any more, or a retransmission of an earlier SSRC.
-                return Err(DropReason::TooOld);
+                return Err(unneeded(DropReason::TooOld));
             }
             (ext_seq, payload_start + 2, payload_len - 2)
         } else {
             (self.extend(index), payload_start, payload_len)
         };
         let in_order = match self.nack.on_packet(now, ext_seq) {
-            Arrival::Duplicate => return Err(DropReason::Duplicate),
-            Arrival::TooOld => return Err(DropReason::TooOld),
+            Arrival::Duplicate => return Err(unneeded(DropReason::Duplicate)),
+            Arrival::TooOld => return Err(unneeded(DropReason::TooOld)),
             Arrival::Repaired => {
                 rtt.on_repair(now, ext_seq);
                 false
@@ -321,9 +326,8 @@ impl Layer {
             Arrival::Reordered => false,
             Arrival::InOrder => true,
         };
-        // After the limit, because a packet that the limit drops has arrived and must not be
-        // requested again.
-        if !limit.take(now, plan.kind, wire_len) {
+        // Only now, because a packet that the limit drops has arrived and must not be requested again.
+        if !within {
             self.stats.on_refused(ext_seq);
             return Err(DropReason::PublisherRate);
         }

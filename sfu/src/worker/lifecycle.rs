@@ -17,9 +17,10 @@ use super::subscriber::Subscriber;
 use super::subscription::{BoundTrack, Subscription};
 use super::{Event, RTCP_PER_SECOND, TIMER_TICK, Worker};
 use crate::error::CloseReason;
-use crate::ids::{Role, SessionId};
+use crate::ids::SessionId;
 use crate::limiter::PerSecondLimit;
 use crate::router::{StreamId, StreamShared};
+use crate::rtp::ssrc::SessionSsrcs;
 use crate::sdp::{IceCredentials, SubscribeTrack};
 use crate::transport::egress::{Egress, TransmitClass};
 use crate::transport::peer::{Peer, PeerEvent};
@@ -40,11 +41,16 @@ impl Worker {
         let stream = Arc::clone(&new.stream);
         let role = match new.plan {
             Plan::Publish { plan } => {
-                let mut ssrc = [0; 4];
-                self.context.entropy.fill(&mut ssrc);
-                let ssrc = u32::from_be_bytes(ssrc) | 1;
+                let declared = plan.tracks.iter().flat_map(|track| &track.ssrcs);
+                let declared = declared.flat_map(|of| [Some(of.ssrc), of.rtx]).flatten();
+                let ssrc = SessionSsrcs::with(declared).choose(|| {
+                    let mut bytes = [0; 4];
+                    self.context.entropy.fill(&mut bytes);
+                    u32::from_be_bytes(bytes)
+                });
                 let limits = self.context.publisher_limits;
-                let publisher = Publisher::new(new.id, plan, &stream, ssrc, limits, now);
+                let holder = self.context.pool.enter();
+                let publisher = Publisher::new(new.id, plan, &stream, ssrc, holder, limits, now);
                 RoleState::Publisher(Box::new(publisher))
             }
             Plan::Subscribe { plan, start } => {
@@ -69,8 +75,11 @@ impl Worker {
         });
         self.by_id.insert(new.id, key);
         self.demux.learn_ufrag(&ufrag, key);
-        match self.sessions.get(key).map(Session::kind) {
-            Some(Role::Publisher) => self.streams.open(&stream).publishers += 1,
+        match self.sessions.get(key).map(|session| &session.role) {
+            Some(RoleState::Publisher(publisher)) => {
+                self.holders.enter(key, publisher.holder);
+                self.streams.open(&stream).publishers += 1;
+            }
             _ => self.watch(now, key, &stream, egress),
         }
         self.schedule(key);
@@ -242,7 +251,9 @@ impl Worker {
             self.lobby.remove(ufrag);
         }
         match &session.role {
-            RoleState::Publisher(_) => {
+            RoleState::Publisher(publisher) => {
+                self.holders.leave(key);
+                self.context.pool.leave(publisher.holder);
                 let id = session.stream.id;
                 if let Some(stream) = self.streams.get_mut(id) {
                     stream.publishers = stream.publishers.saturating_sub(1);

@@ -17,6 +17,7 @@ mod dispatch;
 mod drop_warnings;
 mod fanout;
 mod handshakes;
+mod held;
 mod ingress_rate;
 mod keyframe_requests;
 mod keys;
@@ -26,6 +27,7 @@ mod lobby;
 mod lookup;
 mod outbox;
 mod packet_inspector;
+mod pool_relief;
 mod preference_mailbox;
 mod publisher;
 mod publisher_feedback;
@@ -66,6 +68,7 @@ use context::{Context, SCRATCH_BYTES};
 use demux::Demux;
 use handshakes::Handshakes;
 use keys::SessionKey;
+use pool_relief::Holders;
 use session::{RoleState, Sessions};
 use streams::Streams;
 use timers::Timers;
@@ -206,6 +209,7 @@ pub struct Worker {
     demux: Demux,
     check_budget: CheckBudget,
     streams: Streams,
+    holders: Holders,
     /// Publishers that sent media in this turn, in the order of their packets: feedback that is due
     /// is sent once for all packets of one in a row.
     publishers_with_media: Vec<SessionKey>,
@@ -243,6 +247,7 @@ impl Worker {
             demux: Demux::default(),
             check_budget: CheckBudget::default(),
             streams: Streams::default(),
+            holders: Holders::default(),
             publishers_with_media: Vec::new(),
             dirty_streams: Vec::new(),
             joining_streams: VecDeque::new(),
@@ -314,7 +319,9 @@ impl Worker {
         if self.next_sweep.is_none_or(|at| at <= now) {
             self.next_sweep = Some(now + SWEEP_INTERVAL);
             self.sweep(now, egress);
+            self.context.pool.sweep(now);
         }
+        self.context.pool.tidy(now);
         self.serve_joining_viewers(now, egress);
         self.work_off_handshake(now, egress);
         self.context.port.notify();
@@ -325,6 +332,7 @@ impl Worker {
     /// Time at which [`Self::handle_timeout`] is to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
         let timers = self.timers.next().into_iter().chain(self.next_sweep);
+        let timers = timers.chain(self.context.pool.next_tidy());
         let joining = self.joining_streams.front().map(|(since, _)| *since);
         timers.chain(joining).chain(self.handshakes.waiting_since()).min()
     }
@@ -344,6 +352,8 @@ impl Worker {
     /// Cumulative counters, with present cache sizes.
     pub fn report(&self) -> WorkerReport {
         let mut report = self.context.report.clone();
+        report.pool_bytes = self.context.pool.bytes();
+        report.evictions = self.context.pool.evictions();
         for stream in self.streams.iter().filter(|stream| stream.is_owned()) {
             let (packets, bytes) = stream.cached();
             report.cache_packets += packets as u64;

@@ -26,7 +26,7 @@ use crate::error::DropReason;
 use crate::ids::{LayerKey, SessionId};
 use crate::media::packet::FORWARDED_EXTS_MAX;
 use crate::media::source_clock::PublisherClock;
-use crate::media::{Packet, PacketMeta};
+use crate::media::{HolderId, Packet, PacketMeta};
 use crate::repair::nack_generator::Arrival;
 use crate::repair::red_recovery::Recovered;
 use crate::repair::rtt::RtxRtt;
@@ -52,6 +52,8 @@ pub(super) struct Publisher {
     /// Warnings about its packets that are dropped.
     pub(super) dropped: DropWarnings,
     rate: IngressRate,
+    /// For what the pool counts its buffers.
+    pub(super) holder: HolderId,
     pub(super) our_ssrc: u32,
     pub(super) next_report: Instant,
     /// Warnings that were reported.
@@ -61,12 +63,14 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// A publisher that has not sent anything. `our_ssrc` signs its feedback.
+    /// A publisher that has not sent anything. `our_ssrc` signs its feedback, and the pool counts its
+    /// buffers for `holder`.
     pub(super) fn new(
         id: SessionId,
         plan: PublishPlan,
         stream: &Arc<StreamShared>,
         our_ssrc: u32,
+        holder: HolderId,
         limits: PublisherLimits,
         now: Instant,
     ) -> Self {
@@ -90,6 +94,7 @@ impl Publisher {
             rtt: RtxRtt::default(),
             dropped: DropWarnings::default(),
             rate: IngressRate::new(limits),
+            holder,
             our_ssrc,
             next_report: now + REPORT_INTERVAL,
             warned: Vec::new(),
@@ -136,8 +141,7 @@ impl Publisher {
         context: &mut Context,
     ) -> Result<(), DropReason> {
         let header = RtpHeader::parse(datagram).map_err(|_| DropReason::RtpMalformed)?;
-        let held = || stream.packets_held();
-        let Some(mut packet) = context.pool.take(datagram.len(), held) else {
+        let Some(mut packet) = context.pool.take(datagram.len(), self.holder) else {
             self.dropped.note(now, Warning::PoolExhausted);
             return Err(DropReason::PoolExhausted);
         };
@@ -179,7 +183,14 @@ impl Publisher {
         context.report.bytes_in += datagram.len() as u64;
 
         let plaintext = packet.buffer().get(..opened.len).ok_or(DropReason::RtpMalformed)?;
-        let target = self.classify(now, header, opened.index, plaintext)?;
+        let target = match self.classify(now, header, opened.index, plaintext) {
+            Ok(target) => target,
+            // Of no track, and charged like all that was authenticated.
+            Err(reason) => match self.rate.take(now, MediaKind::Video, datagram.len()) {
+                true => return Err(reason),
+                false => return Err(self.refuse(now, context)),
+            },
+        };
         let arrived = Arrived {
             header,
             plaintext,
@@ -193,11 +204,17 @@ impl Publisher {
         let rate = &mut self.rate;
         let accepted = layer.accept(now, plan, &arrived, rate, &mut self.rtt, context);
         if accepted.err() == Some(DropReason::PublisherRate) {
-            self.dropped.note(now, Warning::PublisherRate(context.publisher_limits));
+            return Err(self.refuse(now, context));
         }
         let Some(meta) = accepted? else { return Ok(None) };
         packet.describe(meta);
         Ok(Some(LayerKey { epoch: self.source.epoch, track: target.track, layer: target.layer }))
+    }
+
+    /// Notes a packet above the publisher's limits; returns why it is dropped.
+    fn refuse(&mut self, now: Instant, context: &Context) -> DropReason {
+        self.dropped.note(now, Warning::PublisherRate(context.publisher_limits));
+        DropReason::PublisherRate
     }
 
     /// Finds the packet's track and layer; records its arrival for transport-wide feedback.
@@ -243,12 +260,11 @@ impl Publisher {
             }
             if !self.rate.take(now, MediaKind::Audio, lost.payload.len()) {
                 state.stats.on_refused(lost.ext_seq);
-                self.dropped.note(now, Warning::PublisherRate(context.publisher_limits));
-                context.report.dropped.count(DropReason::PublisherRate);
+                context.report.dropped.count(self.refuse(now, context));
                 continue;
             }
             state.rate.add(now, lost.payload.len());
-            let Some(twin) = recovered(&lost, meta, stream, context) else {
+            let Some(twin) = recovered(&lost, meta, self.holder, context) else {
                 context.report.dropped.count(DropReason::PoolExhausted);
                 continue;
             };
@@ -406,10 +422,10 @@ fn settle_time(key: LayerKey, packet: &mut Arc<Packet>, stream: &LocalStream) {
 fn recovered(
     lost: &Recovered<'_>,
     inside: &PacketMeta,
-    stream: &LocalStream,
+    holder: HolderId,
     context: &mut Context,
 ) -> Option<Arc<Packet>> {
-    let mut twin = context.pool.take(lost.payload.len(), || stream.packets_held())?;
+    let mut twin = context.pool.take(lost.payload.len(), holder)?;
     let packet = Arc::get_mut(&mut twin)?;
     packet.buffer_mut().get_mut(..lost.payload.len())?.copy_from_slice(lost.payload);
     packet.describe(PacketMeta {

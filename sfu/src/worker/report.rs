@@ -8,6 +8,8 @@ use crate::codec::{Codec, MediaKind};
 use crate::error::DropCounters;
 use crate::forward::LayerPreference;
 use crate::ids::{Role, SessionId, StreamName};
+use crate::media::PoolBytes;
+use crate::media::pool::Evictions;
 use crate::repair::keyframe_planner::KeyframeCounts;
 use crate::repair::responses::ResponseStats;
 use crate::sdp::RejectedSection;
@@ -309,6 +311,10 @@ pub struct WorkerReport {
     pub cache_packets: u64,
     /// Payload bytes in packet caches now.
     pub cache_bytes: u64,
+    /// Bytes of packet buffers now.
+    pub pool_bytes: PoolBytes,
+    /// Packets evicted from packet caches before they were old.
+    pub evictions: Evictions,
     /// Panics caught.
     pub panics: u64,
 }

@@ -11,10 +11,10 @@ use arc_swap::Cache;
 use super::context::Context;
 use super::stream::LocalStream;
 use crate::error::DropReason;
-use crate::ids::LayerKey;
+use crate::ids::{Epoch, LayerKey};
 use crate::media::Packet;
 use crate::router::ring::MEDIA_RING_ITEMS;
-use crate::router::{LayerInfoUpdate, MediaItem, Route, StreamShared};
+use crate::router::{LayerInfoUpdate, MediaItem, RingPort, Route, StreamId, StreamShared};
 use crate::warm::warm;
 
 /// Interval at which keyframe requests of other workers' viewers are read; those of viewers here
@@ -107,6 +107,21 @@ impl Routing {
             if !context.port.send_media(worker, item) {
                 context.report.dropped.count(DropReason::RingFull);
             }
+        }
+    }
+
+    /// Has the other workers evict the packets that came at `until` or before; without a time, the
+    /// kept keyframes. A worker whose ring is full evicts them with the next order.
+    pub(super) fn evict(
+        &self,
+        epoch: Epoch,
+        until: Option<Instant>,
+        stream: StreamId,
+        port: &mut RingPort,
+    ) {
+        let here = port.index;
+        for &worker in self.served.iter().filter(|worker| **worker != here) {
+            port.send_media(worker, MediaItem::Evict { stream, epoch, until });
         }
     }
 }

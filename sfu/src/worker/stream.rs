@@ -9,6 +9,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::held::{Evicted, Held, SLICE, SLICE_PACKETS_MAX};
 use super::viewer_queue::{Delivery, PacketRef, ViewerQueue};
 use crate::codec::{Codec, MediaKind};
 use crate::error::DropReason;
@@ -17,6 +18,7 @@ use crate::forward::selector::{LayerView, LayerViews, dead_after, largest_live};
 use crate::forward::start::TAIL_PACKETS_MAX;
 use crate::forward::{Cached, LayerCache, LayerContext};
 use crate::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
+use crate::media::pool::EvictionCause;
 use crate::media::source_clock::ClockAnchor;
 use crate::media::stats::RateMeter;
 use crate::media::{FrameInterval, KeyframeCache, Packet, PacketCache, PacketMeta, PacketPool};
@@ -40,6 +42,8 @@ pub(super) struct LocalStream {
     /// Whether the publisher is on this worker, so that packets go back to our pool.
     owned: bool,
     tracks: Vec<LocalTrack>,
+    /// What the layers hold together.
+    held: Held,
     selected_at: Option<Instant>,
     /// Counter that grows whenever the choice of a layer may change: best layer, layer sizes,
     /// source.
@@ -81,6 +85,7 @@ impl LocalStream {
             source: None,
             owned: false,
             tracks: Vec::new(),
+            held: Held::default(),
             selected_at: None,
             selection: NonZeroU64::MIN,
         }
@@ -156,6 +161,7 @@ impl LocalStream {
             layer.keyframe.clear();
             layer.cache.clear(|packet| release(owned, pool, packet));
         }
+        self.held = Held::default();
     }
 
     /// Drops cached packets that are too old, so that a silent publisher's cache empties too.
@@ -164,6 +170,68 @@ impl LocalStream {
         for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
             layer.keyframe.expire(now, layer.last_packet);
             layer.cache.expire(now, |packet| release(owned, pool, packet));
+        }
+        self.count_held();
+    }
+
+    /// Evicts a slice of the packets that came at `latest` or before, the oldest of all layers.
+    /// Returns their number.
+    pub(super) fn evict_slice(
+        &mut self,
+        now: Instant,
+        latest: Instant,
+        pool: &mut PacketPool,
+    ) -> Option<Evicted> {
+        let owned = self.owned;
+        let layers = self.tracks.iter_mut().flat_map(|track| &mut track.layers);
+        let oldest = layers.filter_map(|layer| layer.cache.oldest_arrival()).min();
+        let oldest = oldest.filter(|oldest| *oldest <= latest)?;
+        let until = latest.min(oldest + now.saturating_duration_since(oldest) / SLICE);
+        let mut packets = 0;
+        for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
+            let before = layer.held();
+            let release = |packet| release(owned, pool, packet);
+            packets += layer.cache.evict_until(until, SLICE_PACKETS_MAX, release);
+            self.held.change(before, layer.held());
+        }
+        Some(Evicted { until, packets })
+    }
+
+    /// Drops all kept keyframes. Viewers that join wait for the next one.
+    pub(super) fn forget_keyframes(&mut self) {
+        for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
+            layer.keyframe.forget_whole();
+        }
+        self.count_held();
+    }
+
+    /// Evicts the oldest packets and keyframes while the layers hold too much together.
+    fn keep_within_limits(&mut self, now: Instant, pool: &mut PacketPool) {
+        while self.held.has_too_many_packets()
+            && let Some(evicted) = self.evict_slice(now, now, pool)
+        {
+            if self.owned {
+                pool.count_evicted(EvictionCause::SessionLimit, evicted.packets);
+            }
+        }
+        if self.held.has_too_many_keyframes() {
+            let layers = self.tracks.iter_mut().flat_map(|track| &mut track.layers);
+            layers.for_each(|layer| layer.keyframe.forget_replaced());
+            self.count_held();
+        }
+        while self.held.has_too_many_keyframes() {
+            let layers = self.tracks.iter_mut().flat_map(|track| &mut track.layers);
+            let kept = layers.filter_map(|layer| Some((layer.keyframe.kept_since()?, layer)));
+            let Some((_, layer)) = kept.min_by_key(|(since, _)| *since) else { return };
+            layer.keyframe.forget_whole();
+            self.count_held();
+        }
+    }
+
+    fn count_held(&mut self) {
+        self.held = Held::default();
+        for layer in self.tracks.iter().flat_map(|track| &track.layers) {
+            self.held.change(Held::default(), layer.held());
         }
     }
 
@@ -213,6 +281,7 @@ impl LocalStream {
             release(owned, pool, packet);
             return Err(DropReason::UnknownTrack);
         };
+        let before = state.held();
         state.last_packet = Some(meta.arrival);
         state.rate.add(meta.arrival, usize::from(meta.payload_len));
         state.size = meta.frame.resolution.or(state.size);
@@ -223,6 +292,9 @@ impl LocalStream {
             state.frames.on_packet(meta.arrival, meta.timestamp);
             state.keyframe.on_packet(codec, &meta, &state.cache);
         }
+        let after = state.held();
+        self.held.change(before, after);
+        self.keep_within_limits(meta.arrival, pool);
         Ok(PacketRef { layer: key, ext_seq: meta.ext_seq, padded: false })
     }
 
@@ -378,11 +450,6 @@ impl LocalStream {
         })
     }
 
-    /// Number of packets that the layers' caches hold here.
-    pub(super) fn packets_held(&self) -> usize {
-        self.tracks.iter().flat_map(|track| &track.layers).map(|layer| layer.cache.packets()).sum()
-    }
-
     /// Whether the packets are ours (and not handles to another worker's).
     pub(super) fn is_owned(&self) -> bool {
         self.owned
@@ -450,6 +517,14 @@ impl<'a> LayerCache<'a> for StreamCache<'a> {
 }
 
 impl LocalLayer {
+    fn held(&self) -> Held {
+        Held {
+            packets: self.cache.packets(),
+            bytes: self.cache.bytes(),
+            keyframe_packets: self.keyframe.packets_kept(),
+        }
+    }
+
     fn is_live(&self, now: Instant) -> bool {
         let silent = |at| now.saturating_duration_since(at);
         self.last_packet.is_some_and(|at| silent(at) < dead_after(self.frames.get()))

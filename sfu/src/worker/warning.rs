@@ -51,6 +51,8 @@ pub enum Warning {
     },
     /// The worker had no packet buffer for the publisher.
     PoolExhausted,
+    /// The worker was short of packet buffers, and the publisher's cached packets were evicted.
+    CacheShortened,
 }
 
 /// Packet size to set at an encoder: it leaves room for headers of every kind on every usual path.
@@ -69,6 +71,7 @@ impl Warning {
             Self::TooLargeToSend { .. } => "too_large_to_send",
             Self::Oversized { .. } => "oversized",
             Self::PoolExhausted => "pool_exhausted",
+            Self::CacheShortened => "cache_shortened",
         }
     }
 }
@@ -138,6 +141,12 @@ impl fmt::Display for Warning {
             Self::PoolExhausted => f.write_str(
                 "publisher's packets are dropped because its worker has no packet buffer left: the \
                  publishers of the worker send too much together; lower their bitrates, or start \
+                 more --workers",
+            ),
+            Self::CacheShortened => f.write_str(
+                "publisher's packets are kept for less time than usual, because its worker is short of \
+                 packet buffers and this publisher or its network holds most of them; viewers may get \
+                 no retransmission and wait longer for their first picture; lower the bitrate, or start \
                  more --workers",
             ),
         }

@@ -194,15 +194,33 @@ fn packets_per_second_are_limited_over_all_layers_of_a_publisher() {
     assert!((980..=1_020).contains(&packets), "{packets} packets in ten seconds");
 }
 
+/// Packets of 1.5 s do not fit: they are kept for less time, and none is dropped.
+#[test]
+fn small_pool_keeps_packets_for_less_time() {
+    let mut world = World::with(WorldConfig { pool_packets: 256, ..WorldConfig::default() });
+    // 900 packets a second for 1.5 s of cache do not fit into 256 buffers.
+    let heavy = world.publish("heavy", heavy());
+    world.run_ms(300);
+    let viewer = world.watch("heavy", ViewerSpec::browser());
+    world.run_s(3);
+    assert!(receives_frames(&mut world, viewer, 100));
+    assert_eq!(world.dropped(DropReason::PoolExhausted), 0);
+    assert!(world.report(0).evictions.pool_short > 1_000);
+    assert_eq!(warning(&mut world, heavy), Some("cache_shortened"));
+}
+
+/// A frame alone is larger than the pool: the rest of it is dropped, and counted.
 #[test]
 fn small_pool_drops_and_recovers() {
     let mut world = World::with(WorldConfig { pool_packets: 256, ..WorldConfig::default() });
     world.drops_allowed = true;
-    // 900 packets a second for 1.5 s of cache do not fit into 256 buffers.
-    let heavy = world.publish("heavy", heavy());
+    let spec = PublisherSpec::browser().with(Video, |track| track.layers[0].packets = 300);
+    let huge = world.publish("huge", spec);
     world.run_s(3);
     assert!(world.dropped(DropReason::PoolExhausted) > 100);
-    world.delete(heavy);
+    let warnings = world.info(huge).expect("it is live").warnings;
+    assert!(warnings.iter().any(|warning| warning.code() == "pool_exhausted"), "{warnings:?}");
+    world.delete(huge);
     world.run_s(1);
     world.publish("light", PublisherSpec::browser());
     let viewer = world.watch("light", ViewerSpec::browser());
@@ -212,19 +230,18 @@ fn small_pool_drops_and_recovers() {
     assert_eq!(world.dropped(DropReason::PoolExhausted), before);
 }
 
-/// A publisher that fills the pool by its packet caches does not stop another one.
+/// A publisher that fills the pool by its packet caches stops neither itself nor another one.
 // quality B2
 #[test]
 fn fast_publisher_leaves_packet_buffers_to_others() {
     let mut world = World::with(WorldConfig { pool_packets: 4_096, ..WorldConfig::default() });
-    world.drops_allowed = true;
     let fast = PublisherSpec::simulcast(Codec::Vp8).with(Video, |track| {
         track.bytes = 400;
         track.layers.iter_mut().for_each(|layer| layer.packets = 60);
     });
     let fast = world.publish("fast", fast);
     world.run_s(3);
-    assert!(world.dropped(DropReason::PoolExhausted) > 100);
+    assert!(world.report(0).evictions.pool_short > 1_000);
     let other = world.publish("other", PublisherSpec::browser());
     world.run_ms(300);
     let viewer = world.watch("other", ViewerSpec::browser());
@@ -232,8 +249,40 @@ fn fast_publisher_leaves_packet_buffers_to_others() {
     let watched = world.viewer(viewer);
     assert!(watched.video_frames() > 115);
     assert_eq!((watched.broken_frames(), watched.missing()), (0, 0));
-    assert_eq!(warning(&mut world, fast), Some("pool_exhausted"));
+    assert_eq!(world.dropped(DropReason::PoolExhausted), 0);
+    assert_eq!(warning(&mut world, fast), Some("cache_shortened"));
     assert_eq!(warning(&mut world, other), None);
+}
+
+/// Whatever a publisher sends beside its media, all that was authenticated counts: probes, and
+/// retransmissions that nobody needs.
+// quality B2
+#[test]
+fn packets_of_no_use_count_towards_the_rate_limit() {
+    let limits = PublisherLimits { packets_per_second: 300, ..PublisherLimits::default() };
+    for flood in ["padding", "duplicates"] {
+        let mut world = World::with(WorldConfig { limits, ..WorldConfig::default() });
+        world.drops_allowed = true;
+        let publisher = world.publish("live", PublisherSpec::browser());
+        world.run_s(1);
+        let before = world.report(0).packets_in;
+        for _ in 0..2_000 {
+            world.with_publisher(publisher, |publisher, link| {
+                let layer = &publisher.video().layers[0];
+                let (ssrc, newest) = (layer.ssrc, layer.next_seq as u16 - 1);
+                match flood {
+                    "padding" => publisher.send_rtx_padding(link),
+                    _ => publisher.retransmit(ssrc, newest, link),
+                }
+            });
+            world.run_ms(5);
+        }
+        let sent = world.report(0).packets_in - before;
+        let refused = world.dropped(DropReason::PublisherRate);
+        assert!(sent > 3_200, "{flood}: {sent}");
+        assert!(sent - refused <= 300 * 15, "{flood}: {refused} of {sent} are above the limit");
+        assert!(refused == 0 || warning(&mut world, publisher) == Some("publisher_rate"));
+    }
 }
 
 /// A publisher whose packets have this many bytes of payload. Its network and its short SRTP tag let

@@ -24,6 +24,7 @@ mod limits;
 mod lip_sync;
 mod number_wraps;
 mod obs;
+mod packet_pool;
 mod parameter_sets;
 mod publish_and_view;
 mod publisher_changes;

@@ -57,6 +57,8 @@ pub(crate) struct Frame {
     pub kind: MediaKind,
     pub source: u32,
     pub number: u32,
+    /// Time of its capture since true time began.
+    pub captured: Duration,
     pub key: bool,
     /// Distances in frames to the frames that it refers to; 0 for none.
     refers_to: [u8; 2],
@@ -190,6 +192,7 @@ impl Viewer {
                 kind: self.guard.senders[seen.sender].plan.kind,
                 source: stamp.source,
                 number: stamp.frame,
+                captured: Duration::from_nanos(stamp.captured_ns),
                 key: stamp.key,
                 refers_to: stamp.layer_position.refers_to,
                 codec,

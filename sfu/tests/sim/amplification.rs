@@ -203,6 +203,52 @@ fn publisher_that_moves(dtls: DtlsMode, sends: bool) -> Counted {
     attack.counted()
 }
 
+/// A live publisher shows the victim's address in a check and one packet, now and then, and goes on
+/// from its own. With `pauses` it stops there before, for as long as its own address is in doubt.
+fn publisher_that_nominates(dtls: DtlsMode, pauses: bool) -> Counted {
+    let spec = PublisherSpec { dtls, ..PublisherSpec::browser() };
+    let (mut world, publisher, _) = watched(1, spec, ViewerSpec::browser());
+    let mut rng = TestRng(8);
+    world.lose_up(publisher, move |bytes| bytes[0] >= 128 && rng.chance(20));
+    // It never tells the server by an answer where it is.
+    world.link(publisher).answers = false;
+    let mut attack = Attack::new(world);
+    for _ in 0..12 {
+        if pauses {
+            attack.world.publisher(publisher).sends = false;
+            attack.world.publisher(publisher).spec.sends_reports = false;
+            attack.world.run_s(4);
+        }
+        attack.check(publisher);
+        let packet = attack.world.with_publisher(publisher, |publisher, link| {
+            let layer = &publisher.tracks[1].layers[0];
+            let (ssrc, seq) = (layer.ssrc, layer.next_seq - 1);
+            publisher.retransmit(ssrc, seq as u16, link);
+            link.out.pop().map(|out| out.bytes)
+        });
+        attack.send(&packet.expect("sealed"));
+        attack.world.publisher(publisher).sends = true;
+        attack.world.publisher(publisher).spec.sends_reports = true;
+        attack.world.run_s(3);
+    }
+    attack.counted()
+}
+
+/// A publisher's first check comes from its own address, and it nominates the victim before its
+/// handshake is done.
+fn publisher_that_nominates_in_its_handshake(dtls: DtlsMode) -> Counted {
+    let mut world = World::new(1);
+    let publisher = silent_publisher(&mut world, dtls);
+    let own = world.link(publisher).addr;
+    let check = world.link(publisher).new_check(false);
+    world.inject_and_run(own, &check);
+    world.run_ms(25);
+    let mut attack = Attack::new(world);
+    attack.check(publisher);
+    attack.world.run_s(31);
+    attack.counted()
+}
+
 fn viewer_that_moves() -> Counted {
     let (world, _, viewer) = watched(1, PublisherSpec::browser(), ViewerSpec::browser());
     let mut attack = Attack::new(world);
@@ -211,7 +257,7 @@ fn viewer_that_moves() -> Counted {
     attack.counted()
 }
 
-/// quality B1 (coturn#1829)
+// quality B1 (coturn#1829), quality B4 item 2
 #[test]
 fn no_address_is_sent_more_than_the_amplification_table_allows() {
     use DtlsMode::{Client, Server};
@@ -242,6 +288,22 @@ fn no_address_is_sent_more_than_the_amplification_table_allows() {
             first_path(false, Client, 40, true),
         ),
         ("passive publisher, 30 victims", Limit::Factor(3, ALLOWANCE), first_path_that_moves()),
+        (
+            "passive publisher nominates in its handshake",
+            Limit::Factor(3, ALLOWANCE),
+            publisher_that_nominates_in_its_handshake(Server),
+        ),
+        ("publisher nominates", Limit::Factor(1, 0), publisher_that_nominates(gcm, false)),
+        (
+            "passive publisher nominates",
+            Limit::Factor(1, 0),
+            publisher_that_nominates(Server, false),
+        ),
+        (
+            "publisher pauses and nominates",
+            Limit::Factor(1, 0),
+            publisher_that_nominates(gcm, true),
+        ),
         ("publisher aims its media", Limit::Factor(1, 0), publisher_that_moves(gcm, true)),
         (
             "passive publisher aims its media",

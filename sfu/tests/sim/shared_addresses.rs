@@ -83,7 +83,7 @@ fn one_after_the_other(seed: u64, workers: usize) -> Outcome {
 }
 
 /// An address abandoned less than seven seconds ago, by a client in any state.
-// issue 13: 2 of 6,059 joins failed
+// 2 of 6,059 joins of a load generator failed.
 #[test]
 fn newcomer_on_an_abandoned_address_always_joins() {
     let (mut failed, mut slow, mut runs) = (Vec::new(), Vec::new(), 0);

@@ -302,7 +302,7 @@ fn captured_check_moves_nothing_from_any_address() {
     }
 }
 
-// quality B4 item 27, issue 13
+// quality B4 item 27
 #[test]
 fn publisher_moves_when_its_newly_nominated_address_has_answered() {
     let mut client = Client::connected_publisher();
@@ -319,7 +319,7 @@ fn publisher_moves_when_its_newly_nominated_address_has_answered() {
 }
 
 /// FFmpeg behind a NAT that gave it a new port.
-// whip-whep C50, issue 13
+// whip-whep C50
 #[test]
 fn publisher_that_never_answers_moves_with_its_media_and_gets_what_it_pays_for() {
     let mut client = Client::connected_publisher();
@@ -391,7 +391,6 @@ fn unconfirmed_viewer_gets_three_times_its_bytes_and_a_confirmed_one_all() {
 }
 
 /// Its flights prove by their answers that they arrived; its media proves nothing.
-// issue 13
 #[test]
 fn handshake_confirms_a_publishers_path_when_all_its_flights_went_there() {
     for moves in [false, true] {
@@ -413,7 +412,7 @@ fn handshake_confirms_a_publishers_path_when_all_its_flights_went_there() {
     }
 }
 
-// whip-whep C54, clients finding 1, issue 13
+// whip-whep C54, clients finding 1
 #[test]
 fn publisher_that_sent_one_check_gets_the_repeats_of_a_handshake_and_no_more() {
     let repeats =
@@ -481,7 +480,7 @@ fn srtcp_keeps_a_connected_viewer_alive_and_requests_do_not() {
     assert!(!client.agent.is_expired(start + CONSENT_TIMEOUT));
 }
 
-// clients finding 1, issue 13
+// clients finding 1
 #[test]
 fn srtp_alone_or_answers_alone_keep_a_publisher_alive_and_its_checks_do_not() {
     let mut client = Client::connected_publisher();

@@ -54,9 +54,6 @@ pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 /// Anybody could have sent it; the client's own next message comes sooner.
 pub(super) const DOUBT_TIME: Duration = Duration::from_secs(5);
 
-/// Bytes of handshake datagrams taken during a handshake; more are dropped, and it runs out of time.
-pub(super) const HANDSHAKE_BYTES: usize = 64 * 1024;
-
 /// First wait before our flight is repeated; doubles with each repeat.
 pub(super) const FLIGHT_INTERVAL: Duration = Duration::from_millis(150);
 
@@ -81,8 +78,10 @@ const RESTARTS_MAX: u8 = 3;
 /// Repeats of our hello, one second in all, before that: the server may have taken the first cookie.
 const REPEATS_BEFORE_RESTART: u32 = 2;
 
-/// Bytes that the unfinished messages of one flight may claim together; the oldest are dropped for newer ones.
-const FLIGHT_BYTES: usize = 32 * 1024;
+/// Bytes that the unfinished messages of one flight may claim together; the oldest are dropped for newer ones. With
+/// what is kept beside them a handshake holds 64 KiB at most (quality B1). How much comes is not limited: who can
+/// send in the client's name could use such a limit up, and a refused datagram costs less than it took to arrive.
+pub(super) const FLIGHT_BYTES: usize = 16 * 1024;
 
 /// Bytes of the longest datagram that we write.
 const MTU: usize = 1_200;
@@ -135,8 +134,6 @@ enum Phase {
 struct Handshake {
     /// When it has failed.
     deadline: Instant,
-    /// Bytes taken from the peer.
-    bytes_in: usize,
     inbound: Inbound,
     crypto: AssociationCrypto,
     /// Number of the next plaintext record for `rtc-dtls`.
@@ -190,7 +187,6 @@ impl Handshake {
         };
         Self {
             deadline: now + HANDSHAKE_TIME,
-            bytes_in: 0,
             inbound,
             crypto: AssociationCrypto::new(cookie),
             record_number: 0,
@@ -199,16 +195,6 @@ impl Handshake {
             other_cookie: false,
             restarts: 0,
         }
-    }
-
-    /// Counts a datagram; false when it is over [`HANDSHAKE_BYTES`] and must not be looked at.
-    fn allow_bytes(&mut self, bytes: usize) -> bool {
-        let bytes_in = self.bytes_in.saturating_add(bytes);
-        let allowed = bytes_in <= HANDSHAKE_BYTES;
-        if allowed {
-            self.bytes_in = bytes_in;
-        }
-        allowed
     }
 
     /// Appends a plaintext record with the next number: reassembly has made the peer's obsolete.
@@ -374,9 +360,6 @@ impl RtcDtls {
         if !records(datagram).any(is_wanted) {
             return self.handle_no_handshake(now, datagram);
         }
-        if !handshake.allow_bytes(datagram.len()) {
-            return Err(DropReason::DtlsLimit);
-        }
         match &mut handshake.inbound {
             Inbound::Hello { gate, cookie } => match gate.handle(now, datagram) {
                 HelloVerdict::Incomplete => Ok(()),
@@ -460,7 +443,6 @@ impl RtcDtls {
         let Phase::Handshake(old) = &self.phase else { return };
         let mut new = Handshake::new(self.role, now);
         new.deadline = old.deadline;
-        new.bytes_in = old.bytes_in;
         new.restarts = old.restarts + 1;
         self.phase = Phase::Handshake(Box::new(new));
         self.endpoint = Endpoint::new(PEER, TransportProtocol::UDP, None);
@@ -470,8 +452,10 @@ impl RtcDtls {
 
     /// Looks at what the peer's messages are by now. `repeated` tells that it repeats itself.
     fn on_flight(&mut self, now: Instant, repeated: bool) -> Result<(), DropReason> {
+        // Behind its key exchange the peer has no plaintext messages.
         while let Phase::Handshake(handshake) = &mut self.phase
-            && let Inbound::Flight { flight, hello, accepted, has_keys } = &mut handshake.inbound
+            && let Inbound::Flight { flight, hello, accepted, has_keys: has_keys @ false } =
+                &mut handshake.inbound
             && let Some((found, messages)) = flight.collect()
         {
             if found == FlightKind::HelloVerify {
@@ -482,22 +466,14 @@ impl RtcDtls {
                 };
                 *hello = Some(request);
             } else {
+                let transcript = transcript(hello.as_ref(), &self.out);
                 let checked = match self.role {
-                    DtlsRole::Server => {
-                        let transcript = transcript(hello.as_ref(), &self.out);
-                        let checked = authenticity::check_client(
-                            &handshake.crypto,
-                            &transcript,
-                            messages,
-                            &self.fingerprints,
-                        );
-                        let all = messages.iter().fold(transcript, |mut all, message| {
-                            all.extend(message.unfragmented());
-                            all
-                        });
-                        handshake.crypto.expect_finished(&all);
-                        checked
-                    }
+                    DtlsRole::Server => authenticity::check_client(
+                        &handshake.crypto,
+                        &transcript,
+                        messages,
+                        &self.fingerprints,
+                    ),
                     DtlsRole::Client => {
                         let hellos = self.out.messages();
                         hellos.last().ok_or(Fault::Signature).and_then(|hello| {
@@ -516,6 +492,11 @@ impl RtcDtls {
                     let failure = DtlsFailure { reason, cause: cause.into() };
                     self.doubt(now, DtlsEvent::Failed(failure), Some(alert));
                     return Err(DropReason::DtlsUnauthenticated);
+                }
+                if self.role == DtlsRole::Server {
+                    let flight = messages.iter().flat_map(Message::unfragmented);
+                    let all: Vec<u8> = transcript.into_iter().chain(flight).collect();
+                    handshake.crypto.expect_finished(&all);
                 }
                 *has_keys = true;
             }

@@ -107,7 +107,7 @@ pub enum Refusal {
 pub enum NotLocal {
     /// It has this header, which a proxy adds.
     Proxied(String),
-    /// It is HTTP/1.0, as nginx sends it when it is told nothing else.
+    /// It is HTTP/1.0, as nginx before 1.29.7 sends it when it is told nothing else.
     PlainProxy,
     /// It names this host, or text that is none.
     Host(String),

@@ -67,8 +67,8 @@ pub fn has_forwarding_header(headers: &HeaderMap) -> Option<&str> {
     headers.keys().map(|name| name.as_str()).find(is_added)
 }
 
-/// Whether a request of this version looks like one of nginx as it is without `proxy_set_header` and
-/// `proxy_http_version`: HTTP/1.0, which no browser and no WHIP client speaks.
+/// Whether a request of this version looks like one of nginx before 1.29.7 as it is without `proxy_set_header`
+/// and `proxy_http_version`: HTTP/1.0, which no browser and no WHIP client speaks.
 pub fn is_of_plain_proxy(version: Version) -> bool {
     version <= Version::HTTP_10
 }

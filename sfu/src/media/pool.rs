@@ -184,7 +184,7 @@ impl PacketPool {
 
     /// Reads the buffer that is next for this size, so that it is in the CPU caches by then.
     pub fn warm(&self, bytes: usize) {
-        let class = if bytes <= SMALL_BYTES { &self.small } else { &self.large };
+        let class = self.class_for(bytes);
         if let Some(packet) = class.free.back() {
             packet.warm();
             for line in packet.buffer().chunks(CACHE_LINE_BYTES) {
@@ -225,10 +225,15 @@ impl PacketPool {
         }
     }
 
+    /// The class that a packet of so many bytes is of, if it is not too large for both.
+    fn class_for(&self, bytes: usize) -> &SizeClass {
+        if bytes <= SMALL_BYTES { &self.small } else { &self.large }
+    }
+
     /// Whether so few buffers are left for a packet of `bytes` that cached packets have to go.
     #[inline]
     pub fn is_short_for(&self, bytes: usize) -> bool {
-        let class = if bytes <= SMALL_BYTES { &self.small } else { &self.large };
+        let class = self.class_for(bytes);
         class.left() <= class.limit / RESERVE
     }
 

@@ -112,6 +112,12 @@ impl ClientHelloGate {
         }
     }
 
+    /// HelloVerifyRequest that asks for the cookie (RFC 6347 section 4.2.1).
+    pub(super) fn request(&self) -> Message {
+        let body = [&[0xfe, 0xfd, COOKIE_BYTES as u8], &self.cookie[..]].concat();
+        Message { kind: kind::HELLO_VERIFY_REQUEST, sequence: 0, body }
+    }
+
     /// Reassembly for what follows the hellos: the key exchange continues their numbering.
     pub(super) fn following(&self, limit: usize) -> Messages {
         Messages::starting_at(self.messages.next_sequence(), limit)

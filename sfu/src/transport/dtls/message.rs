@@ -52,15 +52,10 @@ impl Message {
 
     /// Fragment with at most `size` bytes of the body from `offset` on, with its header.
     pub(super) fn fragment(&self, offset: usize, size: usize) -> Vec<u8> {
-        let [_, l0, l1, l2] = (self.body.len() as u32).to_be_bytes();
-        let [s0, s1] = self.sequence.to_be_bytes();
         let rest = self.body.get(offset..).unwrap_or_default();
         let data = rest.get(..size).unwrap_or(rest);
-        let [_, o0, o1, o2] = (offset as u32).to_be_bytes();
-        let [_, f0, f1, f2] = (data.len() as u32).to_be_bytes();
-        let mut out = vec![self.kind, l0, l1, l2, s0, s1, o0, o1, o2, f0, f1, f2];
-        out.extend_from_slice(data);
-        out
+        let (kind, sequence, message_len) = (self.kind, self.sequence, self.body.len());
+        Fragment { kind, message_len, sequence, offset, data }.bytes()
     }
 }
 
@@ -233,6 +228,28 @@ impl<'a> Fragment<'a> {
             && self.sequence == message.sequence
             && self.message_len == message.body.len()
             && message.body.get(self.offset..end) == Some(self.data)
+    }
+
+    /// The fragment cut into pieces of at most `size` bytes of data; an empty one stays as it is.
+    pub(super) fn pieces(self, size: usize) -> impl Iterator<Item = Self> {
+        let Self { kind, message_len, sequence, offset, data } = self;
+        let starts = (0..data.len().max(1)).step_by(size);
+        starts.map(move |start| {
+            let rest = data.get(start..).unwrap_or_default();
+            let data = rest.get(..size).unwrap_or(rest);
+            Self { kind, message_len, sequence, offset: offset + start, data }
+        })
+    }
+
+    /// The fragment with its header (RFC 6347 section 4.2.2).
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let [_, l0, l1, l2] = (self.message_len as u32).to_be_bytes();
+        let [s0, s1] = self.sequence.to_be_bytes();
+        let [_, o0, o1, o2] = (self.offset as u32).to_be_bytes();
+        let [_, f0, f1, f2] = (self.data.len() as u32).to_be_bytes();
+        let mut out = vec![self.kind, l0, l1, l2, s0, s1, o0, o1, o2, f0, f1, f2];
+        out.extend_from_slice(self.data);
+        out
     }
 
     fn read(body: &'a [u8]) -> Option<(Self, &'a [u8])> {

@@ -15,6 +15,7 @@ mod certificate;
 mod client_hello;
 mod crypto;
 mod flight;
+mod handshake;
 mod message;
 mod outgoing;
 mod record;

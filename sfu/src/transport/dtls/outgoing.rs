@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use super::message::{MESSAGE_HEADER, Message, Messages, kind};
+use super::message::{MESSAGE_HEADER, Message, Messages, fragments, kind};
 use super::record::{RECORD_HEADER, content, records, write_record};
 
 /// Bytes of the longest datagram of a flight that is repeated in small ones. Every IPv4 path carries 548
@@ -44,8 +44,7 @@ impl Outgoing {
 
     /// Queues a plaintext record as one datagram.
     pub(super) fn write(&mut self, content_type: u8, body: &[u8]) {
-        let mut datagram = Vec::with_capacity(RECORD_HEADER + body.len());
-        write_record(&mut datagram, content_type, self.take_number(), body);
+        let datagram = self.record(content_type, body);
         self.queue.push_back(BytesMut::from(datagram.as_slice()));
     }
 
@@ -75,21 +74,20 @@ impl Outgoing {
 
     /// Plaintext record as one, or as several small ones, with our numbers.
     fn plain_records(&mut self, content_type: u8, body: &[u8]) -> Vec<Vec<u8>> {
-        let bodies = match content_type {
-            content::HANDSHAKE if self.small => cut(body),
-            _ => vec![body.to_vec()],
-        };
-        let with_header = |body: Vec<u8>| {
-            let mut out = Vec::with_capacity(RECORD_HEADER + body.len());
-            write_record(&mut out, content_type, self.take_number(), &body);
-            out
-        };
-        bodies.into_iter().map(with_header).collect()
+        const DATA: usize = SMALL_DATAGRAM - RECORD_HEADER - MESSAGE_HEADER;
+        if content_type != content::HANDSHAKE || !self.small {
+            return vec![self.record(content_type, body)];
+        }
+        let pieces = fragments(body).flat_map(|fragment| fragment.pieces(DATA));
+        pieces.map(|piece| self.record(content_type, &piece.bytes())).collect()
     }
 
-    fn take_number(&mut self) -> u64 {
+    /// Plaintext record with the next number.
+    fn record(&mut self, content_type: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(RECORD_HEADER + body.len());
+        write_record(&mut out, content_type, self.next_number, body);
         self.next_number += 1;
-        self.next_number - 1
+        out
     }
 
     fn keep_message(&mut self, content_type: u8, body: &[u8]) {
@@ -126,28 +124,6 @@ impl Outgoing {
         self.own = Messages::new(OWN_BYTES);
         self.sent = Vec::new();
     }
-}
-
-/// Cuts the fragment in a record's body so that each piece fits a small datagram. Our own records have one
-/// fragment each.
-fn cut(body: &[u8]) -> Vec<Vec<u8>> {
-    const DATA: usize = SMALL_DATAGRAM - RECORD_HEADER - MESSAGE_HEADER;
-    let Some((header, data)) = body.split_first_chunk::<MESSAGE_HEADER>() else {
-        return vec![body.to_vec()];
-    };
-    let &[kind, l0, l1, l2, s0, s1, o0, o1, o2, ..] = header;
-    if data.len() <= DATA {
-        return vec![body.to_vec()];
-    }
-    let start = u32::from_be_bytes([0, o0, o1, o2]) as usize;
-    let piece = |(index, data): (usize, &[u8])| {
-        let [_, o0, o1, o2] = ((start + index * DATA) as u32).to_be_bytes();
-        let [_, f0, f1, f2] = (data.len() as u32).to_be_bytes();
-        let mut out = vec![kind, l0, l1, l2, s0, s1, o0, o1, o2, f0, f1, f2];
-        out.extend_from_slice(data);
-        out
-    };
-    data.chunks(DATA).enumerate().map(piece).collect()
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 //!
 //! Owns the handshake of one session: our choice of SRTP profile, whose messages count, limits, and
 //! repeats. Never sees addresses or ICE. Made by `DtlsBackend`, called through the trait `Dtls`.
-//! Next: `client_hello.rs`, `flight.rs`, `authenticity.rs`, `crypto.rs`, `outgoing.rs`.
+//! Next: `handshake.rs`, `authenticity.rs`, `crypto.rs`, `outgoing.rs`.
 //!
 //! Who knows a client's address can send datagrams in its name, so nothing may end a session that is not shown
 //! to be the client's:
 //! - A ClientHello counts once it carries our cookie, a flight once its certificate and its signature fit, a
 //!   record of the encrypted end once its seal does. What does not is forgotten, and the client's repeat counts.
 //! - A plaintext alert, or a flight that does not fit, ends a handshake that makes no progress for
-//!   [`DOUBT_TIME`]: a client that gives up says so in plaintext, too.
+//!   [`DOUBT_TIME`](super::handshake::DOUBT_TIME): a client that gives up says so in plaintext, too.
 //! - After the handshake only encrypted alerts and handshake records reach `rtc-dtls`. It takes a
 //!   ChangeCipherSpec of any epoch as it is, and a broken one for the peer's close.
 //!
@@ -23,7 +23,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use rtc_dtls::cipher_suite::CipherSuiteId;
@@ -36,34 +36,20 @@ use rtc_shared::error::Error;
 use super::alert::{self, EndingAlert};
 use super::authenticity::{self, Fault};
 use super::certificate::{DtlsCertificate, matches_any};
-use super::client_hello::{COOKIE_BYTES, ClientHello, ClientHelloGate, Cookie, HelloVerdict};
+use super::client_hello::{ClientHello, HelloVerdict};
 use super::crypto::{AssociationCrypto, Finished};
-use super::flight::{Flight, FlightKind};
-use super::message::{MESSAGE_HEADER, Message, Messages, kind};
+use super::flight::FlightKind;
+use super::handshake::{
+    Doubt, FLIGHT_BYTES, FLIGHT_INTERVAL, FLIGHT_REPEATS, FULL_SIZE_REPEATS, HANDSHAKE_TIME,
+    Handshake, Inbound, Repeat, is_hello_verify,
+};
+use super::message::Message;
 use super::outgoing::Outgoing;
-use super::record::{Record, content, records, write_record};
+use super::record::{Record, content, records};
 use super::{Dtls, DtlsBackend, DtlsEvent, DtlsFailure};
 use crate::error::{CloseReason, DropReason};
 use crate::sdp::{DtlsRole, Fingerprint};
 use crate::transport::srtp::{SrtpKeys, SrtpProfile};
-
-/// Time for a handshake from its first record; then it has failed (quality B1).
-pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
-
-/// Time without progress after which a plaintext alert, or a flight that does not fit, ends the handshake.
-/// Anybody could have sent it; the client's own next message comes sooner.
-pub(super) const DOUBT_TIME: Duration = Duration::from_secs(5);
-
-/// First wait before our flight is repeated; doubles with each repeat.
-pub(super) const FLIGHT_INTERVAL: Duration = Duration::from_millis(150);
-
-/// Repeats of one flight. `rtc-dtls` counts too, and ends the handshake after as many; the last one
-/// leaves after 19 s.
-pub(super) const FLIGHT_REPEATS: u32 = 7;
-
-/// Repeats of one flight at full size; further ones are cut to small datagrams, because the path may not
-/// carry large ones.
-const FULL_SIZE_REPEATS: u32 = 1;
 
 /// Bytes of authentic handshake records taken after the handshake; more are dropped. A client that repeats
 /// its last flight needs some hundred.
@@ -71,17 +57,6 @@ pub(super) const LATE_HANDSHAKE_BYTES: usize = 16 * 1024;
 
 /// Encrypted records of one datagram that are looked at after the handshake. A peer sends one or two.
 pub(super) const RECORDS_PER_DATAGRAM: usize = 4;
-
-/// Times that a handshake in which we are client begins again because the server asks for two cookies.
-const RESTARTS_MAX: u8 = 3;
-
-/// Repeats of our hello, one second in all, before that: the server may have taken the first cookie.
-const REPEATS_BEFORE_RESTART: u32 = 2;
-
-/// Bytes that the unfinished messages of one flight may claim together; the oldest are dropped for newer ones. With
-/// what is kept beside them a handshake holds 64 KiB at most (quality B1). How much comes is not limited: who can
-/// send in the client's name could use such a limit up, and a refused datagram costs less than it took to arrive.
-pub(super) const FLIGHT_BYTES: usize = 16 * 1024;
 
 /// Bytes of the longest datagram that we write.
 const MTU: usize = 1_200;
@@ -128,153 +103,6 @@ enum Phase {
     },
     /// The association failed or was closed by either side.
     Closed,
-}
-
-/// State of a handshake under way.
-struct Handshake {
-    /// When it has failed.
-    deadline: Instant,
-    inbound: Inbound,
-    crypto: AssociationCrypto,
-    /// Number of the next plaintext record for `rtc-dtls`.
-    record_number: u64,
-    /// When our flight is sent again, if it is.
-    repeat: Option<Repeat>,
-    doubt: Option<Doubt>,
-    /// As client: whether the server asked for another cookie, too.
-    other_cookie: bool,
-    restarts: u8,
-}
-
-/// Collector of the peer's plaintext messages.
-enum Inbound {
-    /// Server, until the ClientHello with our cookie.
-    Hello { gate: ClientHelloGate, cookie: Cookie },
-    /// The peer's flights.
-    Flight {
-        flight: Flight,
-        /// Server: the ClientHello with our cookie. Client: the last HelloVerifyRequest, if there was one.
-        hello: Option<Message>,
-        /// Messages that are the peer's and wait for the rest of the flight.
-        accepted: Vec<Message>,
-        /// Whether the peer's key exchange was accepted: from there on its encrypted records count.
-        has_keys: bool,
-    },
-}
-
-/// Repeats of our flight.
-struct Repeat {
-    sent: Instant,
-    wait: Duration,
-    left: u32,
-}
-
-/// Why the handshake ends if it makes no progress.
-struct Doubt {
-    since: Instant,
-    event: DtlsEvent,
-    /// Alert for the peer.
-    alert: Option<u8>,
-}
-
-impl Handshake {
-    fn new(role: DtlsRole, now: Instant) -> Self {
-        let mut cookie = [0; COOKIE_BYTES];
-        aws_lc_rs::rand::fill(&mut cookie).expect("the operating system gives random bytes");
-        let inbound = match role {
-            DtlsRole::Server => Inbound::Hello { gate: ClientHelloGate::new(cookie), cookie },
-            DtlsRole::Client => Inbound::flight(role, Messages::new(FLIGHT_BYTES), None),
-        };
-        Self {
-            deadline: now + HANDSHAKE_TIME,
-            inbound,
-            crypto: AssociationCrypto::new(cookie),
-            record_number: 0,
-            repeat: None,
-            doubt: None,
-            other_cookie: false,
-            restarts: 0,
-        }
-    }
-
-    /// Appends a plaintext record with the next number: reassembly has made the peer's obsolete.
-    fn write_record(&mut self, out: &mut Vec<u8>, content_type: u8, body: &[u8]) {
-        write_record(out, content_type, self.record_number, body);
-        self.record_number += 1;
-    }
-
-    /// Whether a server asks us for another cookie than it did before: one of the two requests was forged.
-    fn asks_for_another_cookie(&self, datagram: &[u8]) -> bool {
-        let Inbound::Flight { hello: Some(before), has_keys: false, .. } = &self.inbound else {
-            return false;
-        };
-        before.kind == kind::HELLO_VERIFY_REQUEST
-            && records(datagram).filter(Record::is_plain_handshake).any(|record| {
-                let cookie = record.body.get(MESSAGE_HEADER..).unwrap_or_default();
-                record.body.first() == Some(&kind::HELLO_VERIFY_REQUEST)
-                    && is_hello_verify(cookie)
-                    && cookie != before.body
-            })
-    }
-
-    /// Whether our hello was answered with two cookies, and with nothing else for some repeats.
-    fn must_start_over(&self) -> bool {
-        let Inbound::Flight { has_keys: false, .. } = &self.inbound else { return false };
-        let repeats = self.repeat.as_ref().map_or(0, |repeat| FLIGHT_REPEATS - repeat.left);
-        self.other_cookie && self.restarts < RESTARTS_MAX && repeats >= REPEATS_BEFORE_RESTART
-    }
-
-    /// When our flight is due again, or the handshake has failed.
-    fn next_timeout(&self) -> Instant {
-        let repeat = self.repeat.as_ref().map(Repeat::at);
-        let doubt = self.doubt.as_ref().map(Doubt::ends);
-        [repeat, doubt].into_iter().flatten().fold(self.deadline, Instant::min)
-    }
-
-    /// What `rtc-dtls` gets of the peer's now: messages that are the peer's, and encrypted records.
-    fn take_ready(&mut self, role: DtlsRole) -> Option<Vec<u8>> {
-        let Inbound::Flight { flight, accepted, has_keys, .. } = &mut self.inbound else {
-            return None;
-        };
-        let has_end = *has_keys && flight.has_sealed();
-        // A client's flight goes to `rtc-dtls` with its encrypted end.
-        if !has_end && (accepted.is_empty() || role == DtlsRole::Server) {
-            return None;
-        }
-        let messages = std::mem::take(accepted);
-        let sealed: Vec<_> = match has_end {
-            true => std::iter::from_fn(|| flight.take_sealed()).collect(),
-            false => Vec::new(),
-        };
-        let mut bytes = Vec::new();
-        for message in &messages {
-            self.write_record(&mut bytes, content::HANDSHAKE, &message.unfragmented());
-        }
-        if !sealed.is_empty() {
-            self.write_record(&mut bytes, content::CHANGE_CIPHER_SPEC, &[1]);
-            bytes.extend(sealed.into_iter().flatten());
-        }
-        Some(bytes)
-    }
-}
-
-impl Inbound {
-    fn flight(role: DtlsRole, messages: Messages, hello: Option<Message>) -> Self {
-        let flight = Flight::new(role, messages);
-        Self::Flight { flight, hello, accepted: Vec::new(), has_keys: false }
-    }
-}
-
-impl Repeat {
-    fn at(&self) -> Instant {
-        self.sent + self.wait
-    }
-}
-
-impl Doubt {
-    fn ends(&self) -> Instant {
-        self.since + DOUBT_TIME
-    }
 }
 
 impl Dtls for RtcDtls {
@@ -361,14 +189,12 @@ impl RtcDtls {
             return self.handle_no_handshake(now, datagram);
         }
         match &mut handshake.inbound {
-            Inbound::Hello { gate, cookie } => match gate.handle(now, datagram) {
+            Inbound::Hello(gate) => match gate.handle(now, datagram) {
                 HelloVerdict::Incomplete => Ok(()),
                 HelloVerdict::Refused => Err(DropReason::DtlsMalformed),
                 HelloVerdict::TooLong => Err(DropReason::DtlsLimit),
                 HelloVerdict::AskForCookie => {
-                    let body = [&[0xfe, 0xfd, COOKIE_BYTES as u8], &cookie[..]].concat();
-                    let request = Message { kind: kind::HELLO_VERIFY_REQUEST, sequence: 0, body };
-                    self.out.write(content::HANDSHAKE, &request.unfragmented());
+                    self.out.write(content::HANDSHAKE, &gate.request().unfragmented());
                     Ok(())
                 }
                 HelloVerdict::Complete(hello) => {
@@ -416,7 +242,7 @@ impl RtcDtls {
             return self.fail(CloseReason::DtlsFailed, cause);
         };
         let Phase::Handshake(handshake) = &mut self.phase else { return };
-        let Inbound::Hello { gate, .. } = &handshake.inbound else { return };
+        let Inbound::Hello(gate) = &handshake.inbound else { return };
         let messages = gate.following(FLIGHT_BYTES);
         let [first, second] = [&hello.first, &hello.message].map(|message| {
             let mut record = Vec::new();
@@ -466,23 +292,22 @@ impl RtcDtls {
                 };
                 *hello = Some(request);
             } else {
-                let transcript = transcript(hello.as_ref(), &self.out);
                 let checked = match self.role {
-                    DtlsRole::Server => authenticity::check_client(
-                        &handshake.crypto,
-                        &transcript,
-                        messages,
-                        &self.fingerprints,
-                    ),
+                    DtlsRole::Server => {
+                        let before = transcript(hello.as_ref(), &self.out);
+                        let (crypto, promised) = (&handshake.crypto, &self.fingerprints);
+                        authenticity::check_client(crypto, &before, messages, promised).map(|()| {
+                            let flight = messages.iter().flat_map(Message::unfragmented);
+                            crypto.expect_finished(
+                                &before.into_iter().chain(flight).collect::<Vec<_>>(),
+                            );
+                        })
+                    }
                     DtlsRole::Client => {
                         let hellos = self.out.messages();
                         hellos.last().ok_or(Fault::Signature).and_then(|hello| {
-                            authenticity::check_server(
-                                &handshake.crypto,
-                                hello,
-                                messages,
-                                &self.fingerprints,
-                            )
+                            let (crypto, promised) = (&handshake.crypto, &self.fingerprints);
+                            authenticity::check_server(crypto, hello, messages, promised)
                         })
                     }
                 };
@@ -492,11 +317,6 @@ impl RtcDtls {
                     let failure = DtlsFailure { reason, cause: cause.into() };
                     self.doubt(now, DtlsEvent::Failed(failure), Some(alert));
                     return Err(DropReason::DtlsUnauthenticated);
-                }
-                if self.role == DtlsRole::Server {
-                    let flight = messages.iter().flat_map(Message::unfragmented);
-                    let all: Vec<u8> = transcript.into_iter().chain(flight).collect();
-                    handshake.crypto.expect_finished(&all);
                 }
                 *has_keys = true;
             }
@@ -611,24 +431,20 @@ impl RtcDtls {
             // As client `rtc-dtls` compares the server's.
             self.role == DtlsRole::Client || crypto.finished() == Finished::Fits
         });
-        match exported {
+        let (reason, cause) = match exported {
             Some((profile, keys)) if matches => {
                 self.out.forget_messages();
                 self.phase = Phase::Connected { crypto, late_bytes: 0 };
-                self.events.push_back(DtlsEvent::Connected { profile, keys });
+                return self.events.push_back(DtlsEvent::Connected { profile, keys });
             }
-            exported => {
-                self.close(now);
-                let (reason, cause) = match exported {
-                    Some(_) => {
-                        let (reason, cause, _) = Fault::Fingerprint.describe();
-                        (reason, cause)
-                    }
-                    None => (CloseReason::DtlsFailed, "the handshake gave no SRTP profile or keys"),
-                };
-                self.fail(reason, cause);
+            Some(_) => {
+                let (reason, cause, _) = Fault::Fingerprint.describe();
+                (reason, cause)
             }
-        }
+            None => (CloseReason::DtlsFailed, "the handshake gave no SRTP profile or keys"),
+        };
+        self.close(now);
+        self.fail(reason, cause);
     }
 
     /// Profile and keys (RFC 5764 section 4.2).
@@ -752,9 +568,4 @@ impl RtcDtls {
 /// All messages before a client's first flight, whole: its ClientHello with our cookie, and ours.
 fn transcript(hello: Option<&Message>, out: &Outgoing) -> Vec<u8> {
     hello.into_iter().chain(out.messages()).flat_map(Message::unfragmented).collect()
-}
-
-/// Whether this is the body of a HelloVerifyRequest: version 1.2 or 1.0, and a cookie (RFC 6347 section 4.2.1).
-fn is_hello_verify(body: &[u8]) -> bool {
-    matches!(body, [0xfe, 0xfd | 0xff, len, cookie @ ..] if cookie.len() == usize::from(*len))
 }

@@ -10,12 +10,11 @@ use rtc_dtls::endpoint::{Endpoint, EndpointEvent};
 use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use rtc_shared::TransportProtocol;
 
+use super::handshake::{DOUBT_TIME, FLIGHT_REPEATS, HANDSHAKE_TIME};
 use super::message::{Message, fragments_of, kind};
 use super::outgoing::SMALL_DATAGRAM;
 use super::record::{content, records, write_record};
-use super::rtc::{
-    DOUBT_TIME, FLIGHT_REPEATS, HANDSHAKE_TIME, LATE_HANDSHAKE_BYTES, PEER, RECORDS_PER_DATAGRAM,
-};
+use super::rtc::{LATE_HANDSHAKE_BYTES, PEER, RECORDS_PER_DATAGRAM};
 use super::*;
 use crate::sdp::FingerprintAlgorithm;
 use crate::transport::srtp::{SrtpReceiver, SrtpSender};

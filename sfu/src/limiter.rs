@@ -4,7 +4,7 @@
 //! `now` and acts on the answer. Called by `repair/` for keyframe requests and by `worker/` and
 //! `net/` for what one peer may send. The limits themselves stand beside their callers.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -54,18 +54,20 @@ impl PerSecondLimit {
 }
 
 /// Limits of events in one second for any number of networks, in memory that is fixed: each network
-/// has a slot by a seeded hash. Networks of one slot share its limit; an attacker cannot choose one.
+/// has a slot by a keyed hash (SipHash: the low bits of `foldhash::fast` put up to 439 of 1,000
+/// neighbouring networks on shared slots). Networks of one slot share its limit; an attacker cannot
+/// choose one.
 #[derive(Debug)]
 pub struct NetworkLimits {
     slots: Box<[PerSecondLimit]>,
-    seed: foldhash::fast::RandomState,
+    seed: RandomState,
 }
 
 impl NetworkLimits {
     /// `slots` limiters that have counted no event yet.
     pub fn new(slots: usize, per_second: u32) -> Self {
         let slots = vec![PerSecondLimit::per_second(per_second); slots].into_boxed_slice();
-        Self { slots, seed: foldhash::fast::RandomState::default() }
+        Self { slots, seed: RandomState::new() }
     }
 
     /// Takes one event of this second from the address's network; false if none is left.
@@ -221,9 +223,14 @@ mod tests {
             assert!(limits.is_spent(now, other) && !limits.take(now, one), "{same:?}");
             assert!(limits.take(now + SECOND, one) && !limits.is_spent(now + SECOND, other));
         }
-        let others = (0..1_000u32).map(|n| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]));
-        let refused = others.filter(|ip| !limits.take(now, *ip)).count();
-        assert!(refused < 30, "{refused} of 1,000 networks share a slot with two others");
+        // 10 of 1,000 networks share a slot with two others (mean); neighbours are no exception,
+        // whatever the seed.
+        for _ in 0..100 {
+            let mut limits = NetworkLimits::new(4_096, 2);
+            let others = (0..1_000u32).map(|n| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]));
+            let refused = others.filter(|ip| !limits.take(now, *ip)).count();
+            assert!(refused < 40, "{refused} of 1,000 networks share a slot with two others");
+        }
     }
 
     #[test]

@@ -160,6 +160,10 @@ impl Dtls for Preset {
         Err(DropReason::DtlsMalformed)
     }
 
+    fn is_answered(&self) -> bool {
+        self.started
+    }
+
     fn poll_transmit(&mut self) -> Option<BytesMut> {
         None
     }

@@ -12,7 +12,7 @@ pub mod table;
 pub mod wake;
 
 pub use keyframe_requests::{KeyframeRequestBits, KeyframeRequests};
-pub use ring::{LayerInfoUpdate, MediaItem, RingPort, mesh};
+pub use ring::{LayerInfoUpdate, MediaItem, RingPort, StrayItem, StrayKind, mesh};
 pub use table::{Route, SourceInfo, StreamId, StreamShared};
 pub use wake::{WakeFlag, Waker};
 

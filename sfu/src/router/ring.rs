@@ -25,6 +25,39 @@ pub const MEDIA_RING_ITEMS: usize = 1024;
 /// Bytes per stray ring. If it is full the datagram is dropped (`DropReason::StrayLimited`).
 pub const STRAY_RING_BYTES: usize = 64 * 1024;
 
+/// What one worker wants of another with a datagram. Who owns an address decides whether another
+/// session may have it (`worker::claims`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrayKind {
+    /// It belongs to a session of yours.
+    Yours,
+    /// It is a valid check of another session from an address of yours: may that have the address?
+    Claim,
+    /// Answer to a claim: it may, and the session here has forgotten the address.
+    Granted,
+    /// Answer to a claim: the session here is connected and keeps the address.
+    Kept,
+    /// The address is of a session here, as that has proved; yours has lost it.
+    Taken,
+}
+
+impl StrayKind {
+    const ALL: [Self; 5] = [Self::Yours, Self::Claim, Self::Granted, Self::Kept, Self::Taken];
+}
+
+/// Where a received stray is from, and what it is for. Its bytes are in the caller's buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StrayItem {
+    /// Worker that sent it.
+    pub from: usize,
+    /// What that wants.
+    pub kind: StrayKind,
+    /// Address pair of the datagram.
+    pub path: FiveTuple,
+    /// Length of the datagram in bytes.
+    pub len: usize,
+}
+
 /// Message from one worker to another about a stream.
 #[derive(Debug)]
 pub enum MediaItem {
@@ -110,6 +143,7 @@ struct Outgoing {
 
 #[derive(Debug)]
 struct Incoming {
+    from: usize,
     media: Consumer<MediaItem>,
     strays: Consumer<u8>,
 }
@@ -135,7 +169,7 @@ pub fn mesh(wakes: &[WakeFlag]) -> Vec<RingPort> {
                 *slot = Some(Outgoing { media, strays, wake, written: false });
             }
             if let Some(port) = ports.get_mut(to) {
-                port.incoming.push(Incoming { media: media_in, strays: strays_in });
+                port.incoming.push(Incoming { from, media: media_in, strays: strays_in });
             }
         }
     }
@@ -155,11 +189,17 @@ impl RingPort {
         self.outgoing.get(to).and_then(Option::as_ref).map_or(0, |ring| ring.media.slots())
     }
 
-    /// Sends a datagram to the worker that owns its session. False if the ring is full.
-    pub fn send_stray(&mut self, to: usize, path: FiveTuple, datagram: &[u8]) -> bool {
+    /// Sends a datagram to another worker. False if the ring is full.
+    pub fn send_stray(
+        &mut self,
+        to: usize,
+        kind: StrayKind,
+        path: FiveTuple,
+        datagram: &[u8],
+    ) -> bool {
         let Some(Some(ring)) = self.outgoing.get_mut(to) else { return false };
         ring.written = true;
-        let header = StrayHeader::encode(path, datagram.len());
+        let header = StrayHeader::encode(kind, path, datagram.len());
         let Ok(mut chunk) = ring.strays.write_chunk(header.len() + datagram.len()) else {
             return false;
         };
@@ -192,9 +232,9 @@ impl RingPort {
     }
 
     /// Takes the next stray datagram into `buffer`, from one worker's ring after the other.
-    pub fn receive_stray(&mut self, buffer: &mut [u8]) -> Option<(FiveTuple, usize)> {
+    pub fn receive_stray(&mut self, buffer: &mut [u8]) -> Option<StrayItem> {
         round_robin(&mut self.incoming, &mut self.next_stray, |ring| {
-            read_stray(&mut ring.strays, buffer)
+            read_stray(ring.from, &mut ring.strays, buffer)
         })
     }
 }
@@ -215,22 +255,22 @@ fn round_robin<T>(
     None
 }
 
-/// Fixed header of a stray: remote IP and port, local IP, flags, length.
+/// Fixed header of a stray: kind, remote IP and port, local IP, flags, length.
 struct StrayHeader;
 
 /// Length of a stray's header in bytes.
-pub(super) const STRAY_HEADER_BYTES: usize = 16 + 2 + 16 + 1 + 2;
+pub(super) const STRAY_HEADER_BYTES: usize = 1 + 16 + 2 + 16 + 1 + 2;
 
 impl StrayHeader {
     const LOCAL: u8 = 1;
 
-    fn encode(path: FiveTuple, len: usize) -> [u8; STRAY_HEADER_BYTES] {
+    fn encode(kind: StrayKind, path: FiveTuple, len: usize) -> [u8; STRAY_HEADER_BYTES] {
         let mut header = [0; STRAY_HEADER_BYTES];
         let local = path.local.map_or([0; 16], |ip| to_v6(ip).octets());
         let flags = if path.local.is_some() { Self::LOCAL } else { 0 };
-        let fields = to_v6(path.remote.ip())
-            .octets()
+        let fields = [kind as u8]
             .into_iter()
+            .chain(to_v6(path.remote.ip()).octets())
             .chain(path.remote.port().to_be_bytes())
             .chain(local)
             .chain([flags])
@@ -241,17 +281,17 @@ impl StrayHeader {
         header
     }
 
-    fn decode(header: &[u8; STRAY_HEADER_BYTES]) -> Option<(FiveTuple, usize)> {
-        let (remote_ip, rest) = header.split_first_chunk::<16>()?;
+    fn decode(from: usize, header: &[u8; STRAY_HEADER_BYTES]) -> Option<StrayItem> {
+        let (kind, rest) = header.split_first()?;
+        let kind = *StrayKind::ALL.get(usize::from(*kind))?;
+        let (remote_ip, rest) = rest.split_first_chunk::<16>()?;
         let (port, rest) = rest.split_first_chunk::<2>()?;
         let (local, rest) = rest.split_first_chunk::<16>()?;
         let (flags, rest) = rest.split_first()?;
         let remote = SocketAddr::new(from_v6(*remote_ip), u16::from_be_bytes(*port));
         let local = (flags & Self::LOCAL != 0).then(|| from_v6(*local));
-        Some((
-            FiveTuple::udp(local, remote),
-            usize::from(u16::from_be_bytes(*rest.first_chunk::<2>()?)),
-        ))
+        let len = usize::from(u16::from_be_bytes(*rest.first_chunk::<2>()?));
+        Some(StrayItem { from, kind, path: FiveTuple::udp(local, remote), len })
     }
 }
 
@@ -267,13 +307,13 @@ fn from_v6(octets: [u8; 16]) -> IpAddr {
     ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), |v4: Ipv4Addr| IpAddr::V4(v4))
 }
 
-fn read_stray(ring: &mut Consumer<u8>, buffer: &mut [u8]) -> Option<(FiveTuple, usize)> {
+fn read_stray(from: usize, ring: &mut Consumer<u8>, buffer: &mut [u8]) -> Option<StrayItem> {
     let mut header = [0; STRAY_HEADER_BYTES];
     copy_out(ring, &mut header)?;
-    let (path, len) = StrayHeader::decode(&header)?;
+    let stray = StrayHeader::decode(from, &header)?;
     // The writer bounds datagrams by what it received, so they fit the receiver's buffer too.
-    copy_out(ring, buffer.get_mut(..len)?)?;
-    Some((path, len))
+    copy_out(ring, buffer.get_mut(..stray.len)?)?;
+    Some(stray)
 }
 
 fn copy_out(ring: &mut Consumer<u8>, out: &mut [u8]) -> Option<()> {

@@ -25,7 +25,9 @@ fn pair() -> (RingPort, RingPort) {
 }
 
 #[test]
-fn strays_keep_address_and_bytes_over_the_wrap() {
+fn strays_keep_address_purpose_and_bytes_over_the_wrap() {
+    use StrayKind::{Claim, Granted, Kept, Taken, Yours};
+    const KINDS: [StrayKind; 5] = [Yours, Claim, Granted, Kept, Taken];
     let (mut a, mut b) = pair();
     let mut buffer = [0; 1500];
     let paths = [
@@ -36,9 +38,11 @@ fn strays_keep_address_and_bytes_over_the_wrap() {
     for round in 0..200usize {
         for path in paths {
             let datagram: Vec<u8> = (0..round * 7).map(|n| n as u8).collect();
-            assert!(a.send_stray(1, path, &datagram));
-            let (got, len) = b.receive_stray(&mut buffer).unwrap();
-            assert_eq!((got, &buffer[..len]), (path, &datagram[..]));
+            let kind = KINDS[round % KINDS.len()];
+            assert!(a.send_stray(1, kind, path, &datagram));
+            let got = b.receive_stray(&mut buffer).unwrap();
+            assert_eq!(got, StrayItem { from: 0, kind, path, len: datagram.len() });
+            assert_eq!(&buffer[..got.len], &datagram[..]);
         }
     }
     assert!(b.receive_stray(&mut buffer).is_none() && !b.has_incoming());
@@ -50,15 +54,16 @@ fn full_ring_refuses_items_and_keeps_those_it_has() {
     let path = FiveTuple::udp(None, "127.0.0.1:9".parse().unwrap());
     let fits = STRAY_RING_BYTES / (STRAY_HEADER_BYTES + 1000);
     for _ in 0..fits {
-        assert!(a.send_stray(1, path, &[7; 1000]));
+        assert!(a.send_stray(1, StrayKind::Yours, path, &[7; 1000]));
     }
-    assert!(!a.send_stray(1, path, &[7; 1000]));
+    assert!(!a.send_stray(1, StrayKind::Yours, path, &[7; 1000]));
     let mut buffer = [0; 1500];
     for _ in 0..fits {
-        assert_eq!(b.receive_stray(&mut buffer), Some((path, 1000)));
+        let stray = b.receive_stray(&mut buffer).unwrap();
+        assert_eq!((stray.path, stray.len), (path, 1000));
     }
     assert!(b.receive_stray(&mut buffer).is_none());
-    assert!(!a.send_stray(0, path, &[1]), "no worker sends to itself");
+    assert!(!a.send_stray(0, StrayKind::Yours, path, &[1]), "no worker sends to itself");
 }
 
 #[derive(Default)]
@@ -119,7 +124,7 @@ fn four_workers_with_full_rings_are_read_in_turn() {
     };
     for port in &mut ports {
         while port.send_media(0, item(port.index)) {}
-        while port.send_stray(0, path(port.index), &[7; 1000]) {}
+        while port.send_stray(0, StrayKind::Yours, path(port.index), &[7; 1000]) {}
     }
     let mut buffer = [0; 1500];
     for taken in 1..=60 {
@@ -128,14 +133,15 @@ fn four_workers_with_full_rings_are_read_in_turn() {
         for _ in 0..taken {
             let Some(MediaItem::Layer { stream, .. }) = reader.receive_media() else { panic!() };
             media[stream.index as usize] += 1;
-            let (from, _) = reader.receive_stray(&mut buffer).unwrap();
-            strays[(1..4).find(|worker| path(*worker) == from).unwrap()] += 1;
+            let stray = reader.receive_stray(&mut buffer).unwrap();
+            assert_eq!(stray.path, path(stray.from));
+            strays[stray.from] += 1;
         }
         // What was taken is sent again: the rings stay full, and the next round goes on.
         for port in &mut ports {
             for _ in 0..media[port.index] {
                 assert!(port.send_media(0, item(port.index)));
-                assert!(port.send_stray(0, path(port.index), &[7; 1000]));
+                assert!(port.send_stray(0, StrayKind::Yours, path(port.index), &[7; 1000]));
             }
         }
         for counts in [media, strays] {

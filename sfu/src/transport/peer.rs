@@ -221,9 +221,9 @@ impl Peer {
         self.ice.proves(path, now)
     }
 
-    /// When a check, DTLS or something authenticated came from this pair.
-    pub fn heard_at(&self, path: FiveTuple) -> Option<Instant> {
-        self.ice.heard_at(path)
+    /// Whether the peer began on this pair within `span`, or showed that it receives there.
+    pub fn is_new_on(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
+        self.ice.is_new_on(path, now, span)
     }
 
     /// The pair belongs to another session now.
@@ -298,8 +298,9 @@ impl Peer {
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         self.check_validated(path)?;
-        self.ice.on_handshake(now, path, datagram.len());
+        self.ice.count_received(path, datagram.len());
         self.dtls.handle(now, datagram)?;
+        self.ice.on_handshake(now, path, self.dtls.is_answered());
         // What is refused answers no flight.
         self.flights.on_received(now);
         Ok(())

@@ -18,8 +18,8 @@ pub(super) const STRAY_ADDRESSES_MAX: usize = 16_384;
 /// Maximum entries in the order of strays, with those already forgotten.
 const STRAYS_ORDERED_MAX: usize = 2 * STRAY_ADDRESSES_MAX;
 
-/// Pairs remembered as claimed by a second session. At the limit a further one is not remembered:
-/// it gets the pair when the session that holds it falls silent.
+/// Pairs of sessions here remembered as claimed by a second session. At the limit a further one is
+/// not remembered: it gets the pair when the session that holds it falls silent.
 pub(super) const CONTENDERS_MAX: usize = 1_024;
 
 /// Map that is read for each datagram. Its hash is seeded, but weaker against chosen keys than the
@@ -39,12 +39,13 @@ pub(super) enum Home {
 
 /// Address of another worker's session.
 #[derive(Debug)]
-pub(super) struct Stray {
-    pub(super) worker: usize,
-    /// When STUN or DTLS came from there.
-    pub(super) heard: Instant,
+struct Stray {
+    worker: usize,
     /// STUN that is passed on; the session takes no more from one pair.
     stun: PerSecondLimit,
+    /// The session that claims a pair of this address last, which the other worker's keeps. It may be
+    /// gone since.
+    contender: Option<(FiveTuple, Home)>,
 }
 
 /// Address and ufrag maps of one worker.
@@ -55,7 +56,7 @@ pub(super) struct Demux {
     strays: Map<SocketAddr, Stray>,
     /// Stray addresses from the oldest to the newest.
     stray_order: VecDeque<SocketAddr>,
-    /// Sessions whose check was valid on a pair that another one keeps, the newest per pair.
+    /// Sessions whose check was valid on a pair that another one here keeps, the newest per pair.
     contenders: Map<FiveTuple, Home>,
 }
 
@@ -88,13 +89,21 @@ impl Demux {
 
     /// The session that claims a pair which another one keeps.
     pub(super) fn contender(&self, path: FiveTuple) -> Option<Home> {
-        self.contenders.get(&path).copied()
+        if self.by_path.contains_key(&path) {
+            return self.contenders.get(&path).copied();
+        }
+        let (claimed, home) = self.strays.get(&path.remote)?.contender?;
+        (claimed == path).then_some(home)
     }
 
     /// Records that a session claims a pair which another one keeps, in place of the one before.
     pub(super) fn contend(&mut self, path: FiveTuple, home: Home) {
-        if self.contenders.len() < CONTENDERS_MAX || self.contenders.contains_key(&path) {
-            self.contenders.insert(path, home);
+        if self.by_path.contains_key(&path) {
+            if self.contenders.len() < CONTENDERS_MAX || self.contenders.contains_key(&path) {
+                self.contenders.insert(path, home);
+            }
+        } else if let Some(stray) = self.strays.get_mut(&path.remote) {
+            stray.contender = Some((path, home));
         }
     }
 
@@ -120,9 +129,10 @@ impl Demux {
     }
 
     /// Records that another worker owns this address, as a valid check showed.
-    pub(super) fn learn_stray(&mut self, now: Instant, remote: SocketAddr, worker: usize) {
+    pub(super) fn learn_stray(&mut self, remote: SocketAddr, worker: usize) {
         let stun = PerSecondLimit::per_second(STUN_PER_SECOND);
-        if self.strays.insert(remote, Stray { worker, heard: now, stun }).is_none() {
+        let stray = Stray { worker, stun, contender: None };
+        if self.strays.insert(remote, stray).is_none() {
             self.stray_order.push_back(remote);
         }
         while self.strays.len() > STRAY_ADDRESSES_MAX || self.stray_order.len() > STRAYS_ORDERED_MAX
@@ -132,25 +142,18 @@ impl Demux {
         }
     }
 
-    /// The other worker's session that this address belongs to.
-    pub(super) fn stray(&self, remote: SocketAddr) -> Option<&Stray> {
-        self.strays.get(&remote)
+    /// The other worker that this address belongs to.
+    pub(super) fn stray(&self, remote: SocketAddr) -> Option<usize> {
+        self.strays.get(&remote).map(|stray| stray.worker)
     }
 
     /// Whether one more STUN message from this address may be passed on now.
     pub(super) fn allow_stray_stun(&mut self, now: Instant, remote: SocketAddr) -> bool {
-        self.hear_stray(now, remote);
         self.strays.get_mut(&remote).is_some_and(|stray| stray.stun.take(now))
     }
 
-    /// Notes that STUN or DTLS came from an address of another worker's session.
-    pub(super) fn hear_stray(&mut self, now: Instant, remote: SocketAddr) {
-        if let Some(stray) = self.strays.get_mut(&remote) {
-            stray.heard = now;
-        }
-    }
-
-    fn forget_stray(&mut self, remote: SocketAddr) {
+    /// Forgets that an address belongs to another worker.
+    pub(super) fn forget_stray(&mut self, remote: SocketAddr) {
         // The entry in the order stays, and is skipped when it is the oldest.
         self.strays.remove(&remote);
     }
@@ -168,7 +171,9 @@ mod tests {
     #[test]
     fn one_contender_too_many_is_not_remembered() {
         let mut demux = Demux::default();
+        let owner = SessionKey::new(1, 0);
         for n in 0..=CONTENDERS_MAX {
+            demux.learn_path(path(n), owner);
             demux.contend(path(n), Home::Worker(1));
         }
         assert_eq!(demux.contender(path(CONTENDERS_MAX - 1)), Some(Home::Worker(1)));
@@ -186,9 +191,12 @@ mod tests {
     fn one_stray_too_many_replaces_the_oldest() {
         let (mut demux, now) = (Demux::default(), Instant::now());
         for n in 0..=STRAY_ADDRESSES_MAX {
-            demux.learn_stray(now, path(n).remote, 1);
+            demux.learn_stray(path(n).remote, 1);
         }
         assert!(demux.stray(path(0).remote).is_none() && demux.stray(path(1).remote).is_some());
+        demux.contend(path(1), Home::Worker(0));
+        demux.contend(path(0), Home::Worker(0));
+        assert_eq!([0, 1].map(|n| demux.contender(path(n))), [None, Some(Home::Worker(0))]);
         let passed = (0..100).filter(|_| demux.allow_stray_stun(now, path(1).remote)).count();
         assert_eq!(passed as u32, STUN_PER_SECOND);
     }

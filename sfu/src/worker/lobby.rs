@@ -57,18 +57,38 @@ impl LobbyEntry {
             Place::Owned { pwd, .. } => pwd,
         }
     }
+
+    fn verify(
+        &mut self,
+        now: Instant,
+        request: &StunView<'_>,
+        shared: impl FnOnce() -> bool,
+    ) -> Result<(), CheckRefusal> {
+        if !self.own_budget.take(now) && !shared() {
+            return Err(CheckRefusal::Limited);
+        }
+        match request.verify_integrity(self.pwd().as_bytes()) {
+            true => Ok(()),
+            false => Err(CheckRefusal::BadIntegrity),
+        }
+    }
 }
 
-/// Result of a Binding request at a worker.
+/// Whose a valid Binding request at a worker is.
 #[derive(Debug)]
 pub enum CheckOutcome {
     /// The session, which this worker adopts now.
     Adopt(Box<NewSession>),
-    /// The request is valid and is passed on to this worker.
+    /// This worker's.
     Elsewhere(usize),
+}
+
+/// Why a Binding request is ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckRefusal {
     /// The ufrag is unknown.
     Unknown,
-    /// The ufrag is known and the password wrong: the request is ignored.
+    /// The ufrag is known and the password wrong.
     BadIntegrity,
     /// The budgets for such checks are spent.
     Limited,
@@ -100,6 +120,9 @@ impl Lobby {
 
     /// Handles a Binding request for `ufrag` that arrived at `worker`. Asks `shared` whether it may
     /// be verified when the ufrag's own budget is spent.
+    ///
+    /// # Errors
+    /// Why it is ignored.
     pub fn check(
         &self,
         now: Instant,
@@ -107,32 +130,42 @@ impl Lobby {
         request: &StunView<'_>,
         worker: usize,
         shared: impl FnOnce() -> bool,
-    ) -> CheckOutcome {
+    ) -> Result<CheckOutcome, CheckRefusal> {
         let Entry::Occupied(mut entry) = self.entries.entry(ufrag.into()) else {
-            return CheckOutcome::Unknown;
+            return Err(CheckRefusal::Unknown);
         };
-        if !entry.get_mut().own_budget.take(now) && !shared() {
-            return CheckOutcome::Limited;
-        }
-        if !request.verify_integrity(entry.get().pwd().as_bytes()) {
-            return CheckOutcome::BadIntegrity;
-        }
-        let elsewhere = match &entry.get().place {
+        let entry = entry.get_mut();
+        entry.verify(now, request, shared)?;
+        let elsewhere = match &entry.place {
             Place::Owned { worker, .. } => Some(*worker),
             Place::Waiting { placed, .. } => placed.filter(|placed| *placed != worker),
         };
         if let Some(worker) = elsewhere {
-            return match entry.get_mut().passed.take(now) {
-                true => CheckOutcome::Elsewhere(worker),
-                false => CheckOutcome::Limited,
+            return match entry.passed.take(now) {
+                true => Ok(CheckOutcome::Elsewhere(worker)),
+                false => Err(CheckRefusal::Limited),
             };
         }
-        let entry = entry.get_mut();
         let owned = Place::Owned { worker, pwd: entry.pwd().to_owned() };
         match std::mem::replace(&mut entry.place, owned) {
-            Place::Waiting { session, .. } => CheckOutcome::Adopt(session),
-            Place::Owned { .. } => CheckOutcome::Unknown,
+            Place::Waiting { session, .. } => Ok(CheckOutcome::Adopt(session)),
+            Place::Owned { .. } => Err(CheckRefusal::Unknown),
         }
+    }
+
+    /// Verifies a Binding request for `ufrag`, under the same budgets, and changes nothing.
+    ///
+    /// # Errors
+    /// Why it is ignored.
+    pub fn verify(
+        &self,
+        now: Instant,
+        ufrag: &str,
+        request: &StunView<'_>,
+        shared: impl FnOnce() -> bool,
+    ) -> Result<(), CheckRefusal> {
+        let mut entry = self.entries.get_mut(ufrag).ok_or(CheckRefusal::Unknown)?;
+        entry.verify(now, request, shared)
     }
 
     /// Changes a session that still waits; false if it does not. Its credentials may change.
@@ -234,16 +267,19 @@ mod tests {
         };
         let forged = |n, shared| run(n, "flooded", "wrong", shared);
         for n in 0..CHECKS_PER_UFRAG {
-            assert!(matches!(forged(n, false), CheckOutcome::BadIntegrity));
+            assert!(matches!(forged(n, false), Err(CheckRefusal::BadIntegrity)));
         }
-        assert!(matches!(forged(100, false), CheckOutcome::Limited), "one past its own budget");
-        assert!(matches!(forged(101, true), CheckOutcome::BadIntegrity), "with a shared one");
+        assert!(
+            matches!(forged(100, false), Err(CheckRefusal::Limited)),
+            "one past its own budget"
+        );
+        assert!(matches!(forged(101, true), Err(CheckRefusal::BadIntegrity)), "with a shared one");
         for n in 0..CHECKS_PER_UFRAG {
             let outcome = run(n, "honest", &pwd("honest"), false);
-            assert!(matches!(outcome, CheckOutcome::Elsewhere(1)), "{outcome:?}");
+            assert!(matches!(outcome, Ok(CheckOutcome::Elsewhere(1))), "{outcome:?}");
         }
         let outcome = run(50, "honest", &pwd("honest"), true);
-        assert!(matches!(outcome, CheckOutcome::Limited), "one past what is passed on");
-        assert!(matches!(run(51, "nobody", "x", true), CheckOutcome::Unknown));
+        assert!(matches!(outcome, Err(CheckRefusal::Limited)), "one past what is passed on");
+        assert!(matches!(run(51, "nobody", "x", true), Err(CheckRefusal::Unknown)));
     }
 }

@@ -11,6 +11,7 @@
 
 mod batch;
 mod check_budget;
+mod claims;
 mod context;
 mod demux;
 mod dispatch;
@@ -51,7 +52,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use lobby::{CHECKS_PER_UFRAG, CheckOutcome, Lobby, Owner};
+pub use lobby::{CHECKS_PER_UFRAG, CheckOutcome, CheckRefusal, Lobby, Owner};
 pub use preference_mailbox::PreferenceMailbox;
 pub(crate) use report::seconds;
 pub use report::{

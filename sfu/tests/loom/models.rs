@@ -12,7 +12,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 use super::keyframe_requests::KeyframeRequestBits;
-use super::ring::{LayerInfoUpdate, MediaItem, RingPort, mesh};
+use super::ring::{LayerInfoUpdate, MediaItem, RingPort, StrayKind, mesh};
 use super::table::StreamId;
 use super::wake::{WakeFlag, Waker};
 use crate::ids::{Epoch, LayerIdx, LayerKey, TrackIdx};
@@ -205,7 +205,7 @@ fn write_media(port: &mut RingPort) {
 
 fn write_stray(port: &mut RingPort) {
     let path = FiveTuple::udp(None, ([127, 0, 0, 1], 9).into());
-    assert!(port.send_stray(1, path, b"stray"), "the ring has space");
+    assert!(port.send_stray(1, StrayKind::Yours, path, b"stray"), "the ring has space");
 }
 
 /// One layer is requested already. A viewer requests another layer while the publisher's worker

@@ -6,6 +6,7 @@ use std::time::Duration;
 use weir_netsim::Profile;
 use weir_sfu::error::{CloseReason, DropReason};
 
+use crate::world::dtls::HELLO;
 use crate::world::spec::{DtlsMode, GCM, PublisherSpec, ViewerSpec, clean};
 use crate::world::{ClientId, World, WorldConfig};
 use crate::{TestRng, ms, receives_frames};
@@ -139,5 +140,78 @@ fn address_of_a_live_session_stays_its_own_while_others_claim_it() {
         }
         assert_eq!((world.closed(publisher), world.closed(viewer)), (None, None));
         assert_eq!(world.dropped(DropReason::SrtpAuth), 0, "all media reached its own session");
+    }
+}
+
+/// Viewers whose datagrams arrive at another worker's socket, while a session that never connects names
+/// their addresses in its checks, whichever worker has that.
+// Seven checks a second ended 5 of 9 (`consent_expired`).
+#[test]
+fn viewer_of_another_worker_stays_connected_while_its_address_is_claimed() {
+    for thief_worker in [0, 1] {
+        let mut world = World::new(2);
+        world.foreign_allowed = true;
+        world.publish("live", PublisherSpec::browser());
+        world.run_ms(300);
+        let viewer = world.watch("live", ViewerSpec::on_worker(0));
+        let at = world.link(viewer).addr;
+        world.receiving_workers.insert(at, 1);
+        world.run_s(1);
+        let thieves: Vec<_> =
+            (0..4).map(|_| world.watch("live", ViewerSpec::on_worker(thief_worker))).collect();
+        thieves.iter().for_each(|thief| world.link(*thief).checks = false);
+        let before = world.viewer(viewer).video_frames();
+        for turn in 0..300 {
+            // A session that does not connect lives for 15 s.
+            let check = world.link(thieves[turn / 75]).new_check(true);
+            world.inject_and_run(at, &check);
+            world.run_ms(150);
+        }
+        assert_eq!(world.closed(viewer), None, "thief on worker {thief_worker}");
+        let frames = world.viewer(viewer).video_frames() - before;
+        assert!(frames >= 1_340, "{frames} of 1,350 frames");
+    }
+}
+
+/// Somebody with a session that never connects sends its checks, and records without keys, in the name
+/// of an address: before a client there begins, and while it connects.
+// An address was held for 11 to 25 s.
+#[test]
+fn client_joins_at_an_address_that_is_claimed_all_the_time() {
+    for seed in 0..48_u64 {
+        let mut rng = TestRng(seed * 31 + 1);
+        rng.next();
+        let mut world = World::with(WorldConfig { seed, workers: 2, ..WorldConfig::default() });
+        world.foreign_allowed = true;
+        world.drops_allowed = true;
+        world.publish("live", PublisherSpec::browser());
+        world.run_ms(500);
+        let at = "10.99.0.1:50000".parse().expect("an address");
+        world.receiving_workers.insert(at, (seed & 1) as usize);
+        let thief = world.watch("live", ViewerSpec::on_worker((seed >> 1 & 1) as usize));
+        world.link(thief).checks = false;
+        let gap = 20 + rng.next() % 300;
+        let junk = [HELLO, b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\0"];
+        let claim = |world: &mut World| {
+            let check = world.link(thief).new_check(true);
+            world.inject_and_run(at, &check);
+            junk.iter().for_each(|junk| world.inject_and_run(at, junk));
+            world.run_ms(gap);
+        };
+        (0..2_000 / gap).for_each(|_| claim(&mut world));
+        let publishes = seed >> 2 & 1 == 1;
+        let mode = [DtlsMode::Client, DtlsMode::Server, GCM][seed as usize % 3];
+        let up = Profile::delay(ms(rng.next() % 100));
+        let newcomer = join(&mut world, publishes, mode, up);
+        world.reuse_addr(newcomer, at);
+        let begin = world.now;
+        while !world.link(newcomer).is_connected() && world.now - begin < ms(2_500) {
+            claim(&mut world);
+        }
+        assert!(
+            world.link(newcomer).is_connected(),
+            "seed {seed}: {mode:?} publishes {publishes}, a check each {gap} ms, {:?}",
+            world.closed(newcomer)
+        );
     }
 }

@@ -40,6 +40,10 @@ pub trait Dtls: Send {
     /// end is an event.
     fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason>;
 
+    /// Whether the peer has sent what only a receiver of our datagrams can: our cookie, or a signature
+    /// over our random value.
+    fn is_answered(&self) -> bool;
+
     /// Next datagram to send. Call until `None` after every other call.
     fn poll_transmit(&mut self) -> Option<BytesMut>;
 

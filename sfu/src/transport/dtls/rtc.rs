@@ -128,6 +128,17 @@ impl Dtls for RtcDtls {
         }
     }
 
+    fn is_answered(&self) -> bool {
+        match &self.phase {
+            Phase::Idle | Phase::Closed => false,
+            Phase::Handshake(handshake) => match &handshake.inbound {
+                Inbound::Hello(_) => false,
+                Inbound::Flight { has_keys, .. } => self.role == DtlsRole::Server || *has_keys,
+            },
+            Phase::Connected { .. } => true,
+        }
+    }
+
     fn poll_transmit(&mut self) -> Option<BytesMut> {
         self.out.pop()
     }

@@ -14,7 +14,8 @@
 //!   finished whose flights all went there. Everything that goes to another pair is counted and is
 //!   at most 3 times what came from it, besides one allowance per session for the handshake.
 //! - Until the keys exist or a pair is confirmed, we send to the pair of the first valid check, and
-//!   then to that of the first `USE-CANDIDATE`. After that we move only to a newly nominated pair
+//!   then to that of the first `USE-CANDIDATE`; to a publisher to that of the latest one, and where
+//!   its flights come from. After that we move only to a newly nominated pair
 //!   that has answered a check of ours (architecture D3). Some publishers never answer (whip-whep
 //!   C50): theirs moves when the selected pair is in doubt and SRTP comes from the new one. Once keys
 //!   exist, a publisher's pair gets no more than came from it before it is confirmed.
@@ -38,7 +39,7 @@ pub use self::policy::{HANDSHAKE_ALLOWANCE_BYTES, Policy};
 use self::check::{Check, random_u64};
 use self::consent::Consent;
 use self::generation::{Age, Generations, Progress};
-use self::pair::{Pair, Pairs};
+use self::pair::Pairs;
 use self::seen::SeenRequests;
 use self::stage::{Handshake, Stage};
 use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
@@ -207,15 +208,18 @@ impl IceAgent {
         if !chooses {
             return;
         }
-        let first_nomination = use_candidate && before != Progress::Nominated;
+        // A later nomination counts when the peer has answered there; before the handshake is done, a
+        // publisher's at once, because it may never answer.
+        let first_nomination = before != Progress::Nominated;
+        let may_move = first_nomination || self.policy.may_never_answer;
         let after_restart = self.generations.selected_age() == Age::Previous;
         let is_settled = after_restart || is_connected || self.is_confirmed();
-        let free_to_move = self.selected.is_none() || (first_nomination && !is_settled);
+        let free_to_move = self.selected.is_none() || (use_candidate && may_move && !is_settled);
         if on_selected {
             self.select(path);
         } else if free_to_move {
             self.select(path);
-            if may_be_checked {
+            if may_be_checked || !first_nomination {
                 self.begin_confirm(now, path);
             }
         } else {
@@ -319,16 +323,24 @@ impl IceAgent {
         self.pairs.get(path).is_some_and(|pair| pair.is_confirmed() && pair.is_proved_at(now))
     }
 
-    /// When a check, DTLS or something authenticated came from this pair.
-    pub fn heard_at(&self, path: FiveTuple) -> Option<Instant> {
-        self.pairs.get(path).map(Pair::heard_at)
+    /// Whether the first check came from this pair within `span`, or something that shows that the
+    /// peer receives there. Checks that come again do not count: their source may be forged.
+    pub fn is_new_on(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
+        self.pairs.get(path).is_some_and(|pair| pair.is_new(now, span))
     }
 
-    /// Counts a DTLS datagram from a validated pair.
-    pub fn on_handshake(&mut self, now: Instant, path: FiveTuple, bytes: usize) {
-        if let Some(pair) = self.pairs.get_mut(path) {
-            pair.on_handshake(now);
-            pair.count_received(bytes);
+    /// Notes that the handshake took a datagram from a validated pair; `is_answered` if the peer has
+    /// received a flight of ours. Until something is confirmed, a publisher gets our flights where its
+    /// own come from: the pair that was selected first may be one that a copy of its check came from.
+    pub fn on_handshake(&mut self, now: Instant, path: FiveTuple, is_answered: bool) {
+        let Stage::Handshake(handshake) = &self.stage else { return };
+        let only_path = handshake.only_path();
+        let Some(pair) = self.pairs.get_mut(path) else { return };
+        if is_answered && only_path == Some(path) {
+            pair.on_proof(now);
+        }
+        if self.policy.may_never_answer && !self.is_confirmed() && !self.is_selected(path) {
+            self.select(path);
         }
     }
 

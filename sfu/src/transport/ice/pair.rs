@@ -32,10 +32,10 @@ pub const CHANGED_PATH_FACTOR: u64 = 1;
 /// Address pair that passed an authenticated check.
 pub(super) struct Pair {
     path: FiveTuple,
+    /// When its first check came.
+    added: Instant,
     /// When a new check or something authenticated came from the pair.
     last_seen: Instant,
-    /// When DTLS came from the pair, authentic or not.
-    handshake: Option<Instant>,
     /// When the peer last proved to be there: by SRTP, SRTCP, an answer or a handshake.
     proved: Option<Instant>,
     egress: Egress,
@@ -63,8 +63,8 @@ impl Pair {
     fn new(path: FiveTuple, now: Instant) -> Self {
         Self {
             path,
+            added: now,
             last_seen: now,
-            handshake: None,
             proved: None,
             egress: Egress::NOTHING_YET,
             nominated: false,
@@ -88,14 +88,10 @@ impl Pair {
         self.nominated |= nominates;
     }
 
-    /// Notes that DTLS came from the pair.
-    pub(super) fn on_handshake(&mut self, now: Instant) {
-        self.handshake = Some(now);
-    }
-
-    /// When a check, DTLS or something authenticated came from the pair.
-    pub(super) fn heard_at(&self) -> Instant {
-        self.handshake.map_or(self.last_seen, |at| at.max(self.last_seen))
+    /// Whether the pair was added or the peer proved to be there within `span`. Checks that come again
+    /// do not count.
+    pub(super) fn is_new(&self, now: Instant, span: Duration) -> bool {
+        now.saturating_duration_since(self.added) < span || self.is_proved_within(now, span)
     }
 
     /// Notes that the peer proved to be there. Not even an old recording of it could have.

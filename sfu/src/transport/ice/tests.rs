@@ -421,7 +421,8 @@ fn publisher_that_sent_one_check_gets_the_repeats_of_a_handshake_and_no_more() {
     client.nominate_from(path(1)).unwrap();
     let all = repeats(&mut client);
     assert!((12..=15).contains(&all), "{all}");
-    // Nothing refills it: no other pair, no restart. Each check pays for itself alone.
+    // Nothing refills it: no other pair, no restart. The checks pay for what is sent.
+    let (mut sent, mut received) = (0, 0);
     for n in 2..20 {
         if n % 3 == 0 {
             (client.local, client.remote) = (credentials(&format!("s{n}")), credentials("c"));
@@ -429,7 +430,8 @@ fn publisher_that_sent_one_check_gets_the_repeats_of_a_handshake_and_no_more() {
         }
         let check = client.check(&[USE_CANDIDATE]);
         _ = client.deliver(path(n % 4), &check);
-        assert!(repeats(&mut client) * 151 <= 3 * check.len());
+        (sent, received) = (sent + repeats(&mut client) * 151, received + check.len());
+        assert!(sent <= 3 * received, "{sent} for {received}");
     }
     let mut viewer = Client::new(Role::Subscriber);
     viewer.nominate_from(path(1)).unwrap();
@@ -443,6 +445,66 @@ fn publisher_that_sent_one_check_gets_the_repeats_of_a_handshake_and_no_more() {
     client.nominate_from(path(3)).unwrap();
     assert_eq!(client.agent.selected(), Some(path(3)));
     assert!(repeats(&mut client) <= 1);
+}
+
+/// Who can read a client's check and is quicker sends a copy of it from elsewhere. The client gets the
+/// handshake where its next check or its flight comes from, although it answers no check.
+#[test]
+fn publisher_that_never_answers_gets_its_handshake_although_a_copy_of_its_check_was_first() {
+    for by_flight in [false, true] {
+        let mut client = Client::new(Role::Publisher);
+        let check = client.check(&[USE_CANDIDATE]);
+        client.deliver(path(9), &check).unwrap();
+        assert_eq!(client.deliver(path(1), &check), Err(DropReason::UnvalidatedAddress));
+        assert_eq!(client.agent.selected(), Some(path(9)));
+        let (repeated, extra) = (client.check(&[USE_CANDIDATE]), client.check(&[]));
+        client.deliver(path(1), if by_flight { &extra } else { &repeated }).unwrap();
+        if by_flight {
+            assert_eq!(client.agent.selected(), Some(path(9)));
+            client.agent.count_received(path(1), 200);
+            client.agent.on_handshake(client.now, path(1), false);
+        }
+        assert_eq!(client.agent.selected(), Some(path(1)));
+        assert!(client.agent.reserve_handshake(151));
+        // Flights from the copy's address are answered there, and the next ones again here.
+        client.agent.on_handshake(client.now, path(9), false);
+        assert_eq!(client.agent.selected(), Some(path(9)));
+        client.agent.on_handshake(client.now, path(1), false);
+        assert!(client.agent.reserve_handshake(151));
+        client.agent.on_connected(client.now);
+        assert_eq!(client.agent.selected(), Some(path(1)));
+        assert!(client.agent.reserve(1_000_000), "all flights went there");
+        client.agent.on_handshake(client.now, path(9), true);
+        assert_eq!(client.agent.selected(), Some(path(1)), "after the handshake nothing moves it");
+    }
+}
+
+/// Checks that come again keep no pair new: their source may be forged. Answers and flights do, once
+/// the peer has received ours there.
+#[test]
+fn pair_is_new_after_its_first_check_and_after_what_only_a_receiver_can_send() {
+    let half = Duration::from_millis(500);
+    let mut client = Client::new(Role::Publisher);
+    let is_new = |client: &Client| client.agent.is_new_on(path(1), client.now, half);
+    client.nominate_from(path(1)).unwrap();
+    assert!(is_new(&client));
+    client.now += half;
+    client.nominate_from(path(1)).unwrap();
+    client.agent.on_handshake(client.now, path(1), false);
+    assert!(!is_new(&client));
+    client.agent.on_handshake(client.now, path(1), true);
+    assert!(!is_new(&client), "it cannot have received what was never sent there");
+    assert!(client.agent.reserve_handshake(151));
+    client.agent.on_handshake(client.now, path(1), true);
+    assert!(is_new(&client));
+    client.now += half;
+    assert!(!is_new(&client));
+    let mut viewer = Client::new(Role::Subscriber);
+    viewer.nominate_from(path(1)).unwrap();
+    viewer.now += Duration::from_millis(400);
+    assert_eq!(viewer.answer_all(path(1)), 1);
+    viewer.now += Duration::from_millis(400);
+    assert!(is_new(&viewer));
 }
 
 // RFC 7675, whip-whep C60

@@ -116,6 +116,10 @@ impl Dtls for Preset {
         }
     }
 
+    fn is_answered(&self) -> bool {
+        self.connected
+    }
+
     fn poll_transmit(&mut self) -> Option<BytesMut> {
         self.out.pop_front()
     }

@@ -1,10 +1,9 @@
-//! Request bodies: their limits in bytes and in time, the memory of all of them, and their media type.
+//! Request bodies: their limits in bytes and in time, and their media type.
 //!
-//! A body above a limit never reaches the media plane. Called by the POST and PATCH handlers.
+//! A body above a limit never reaches the media plane. Called by the POST and PATCH handlers. Next:
+//! `body_budget.rs`, the memory of all of them.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -12,6 +11,7 @@ use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 
+use crate::body_budget::{BodyBudget, Collected};
 use crate::error::Problem;
 
 /// Maximum SDP body in bytes; a longer one is refused with 413 (quality B2).
@@ -24,88 +24,12 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// before it reads gets the 413 and not a reset. The connection is closed at more.
 const DISCARD_MAX: usize = 1024 * 1024;
 
-/// Maximum bytes of all bodies that are read or worked on: 1,024 of the longest. More of a body is refused
-/// with 503.
-pub const BODIES_MAX: usize = 64 * 1024 * 1024;
-/// The same for those of one client network: an eighth, so that no network can use up what all need.
-pub const BODIES_PER_NETWORK: usize = BODIES_MAX / 8;
-
-/// Memory of request bodies. Cheap to clone; clones count the same bytes.
-#[derive(Debug, Clone, Default)]
-pub struct BodyBudget(Arc<Mutex<Held>>);
-
-#[derive(Debug, Default)]
-struct Held {
-    all: usize,
-    by_network: HashMap<IpAddr, usize>,
-}
-
-/// A body with its part of the budget, which it gives back when dropped.
-struct Collected {
-    bytes: Vec<u8>,
-    held: usize,
-    network: Option<IpAddr>,
-    budget: BodyBudget,
-}
-
-impl BodyBudget {
-    fn collect(&self, network: Option<IpAddr>) -> Collected {
-        Collected { bytes: Vec::new(), held: 0, network, budget: self.clone() }
-    }
-}
-
-impl Collected {
-    /// Appends bytes; false when they do not fit into the budget.
-    fn extend(&mut self, data: &[u8]) -> bool {
-        let mut held = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = self.network.map_or(0, |n| held.by_network.get(&n).copied().unwrap_or(0));
-        if held.all + data.len() > BODIES_MAX || here + data.len() > BODIES_PER_NETWORK {
-            return false;
-        }
-        held.all += data.len();
-        if let Some(network) = self.network {
-            held.by_network.insert(network, here + data.len());
-        }
-        drop(held);
-        self.held += data.len();
-        self.bytes.extend_from_slice(data);
-        true
-    }
-
-    fn release(&mut self) {
-        let released = std::mem::take(&mut self.held);
-        self.bytes = Vec::new();
-        let mut held = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.all -= released;
-        if let Some(network) = self.network
-            && let Some(here) = held.by_network.get_mut(&network)
-        {
-            *here -= released;
-            if *here == 0 {
-                held.by_network.remove(&network);
-            }
-        }
-    }
-}
-
-impl AsRef<[u8]> for Collected {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Collected {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
 /// Reads the body of a request of this client network, of at most `limit` bytes. It counts in the budget until it
 /// is dropped.
 ///
 /// # Errors
-/// 413 if the body is longer, 408 if it takes longer than [`READ_TIMEOUT`], 400 if it breaks off, 503 if the
-/// bodies of others take all memory that there is for them.
+/// 413 if the body is longer, 408 if it takes longer than [`READ_TIMEOUT`], 400 if it breaks off, 503 if all
+/// memory for bodies is taken and this one has to give way.
 pub async fn read(
     budget: &BodyBudget,
     network: Option<IpAddr>,
@@ -115,7 +39,7 @@ pub async fn read(
 ) -> Result<Bytes, Problem> {
     let length = headers.get(CONTENT_LENGTH);
     let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let collecting = collect(budget.collect(network), body, limit, announced);
+    let collecting = collect(budget.begin(network), body, limit, announced);
     let collected = tokio::time::timeout(READ_TIMEOUT, collecting).await;
     collected.unwrap_or_else(|_| {
         let detail = format!(
@@ -139,7 +63,12 @@ async fn collect(
     if announced.is_some_and(|length| length > limit.saturating_add(DISCARD_MAX)) {
         return Err(too_long(limit));
     }
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = collected.gives_way() => return Err(no_memory()),
+        };
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| {
             Problem::new(
                 StatusCode::BAD_REQUEST,
@@ -153,13 +82,23 @@ async fn collect(
             if seen > limit.saturating_add(DISCARD_MAX) {
                 break;
             }
-        } else if !collected.extend(&data) {
-            let detail = "the server has as many bodies of requests as it may have in memory; try \
-                          again later";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1));
+        } else {
+            collected.extend(&data).map_err(|_| no_memory())?;
         }
     }
-    if seen > limit { Err(too_long(limit)) } else { Ok(Bytes::from_owner(collected)) }
+    if seen > limit {
+        return Err(too_long(limit));
+    }
+    collected.finish().map_err(|_| no_memory())?;
+    Ok(Bytes::from_owner(collected))
+}
+
+fn no_memory() -> Problem {
+    let detail = "the server has as many bodies of requests as it may have in memory, and this one came \
+                  slowly; send it again, without pauses";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        .retry_after(1)
+        .with(CONNECTION, HeaderValue::from_static("close"))
 }
 
 fn too_long(limit: usize) -> Problem {
@@ -179,6 +118,24 @@ pub fn is_type(headers: &HeaderMap, expected: &str) -> bool {
 mod tests {
     use super::*;
     use axum::response::IntoResponse;
+
+    /// Body of which a part comes, and no more.
+    struct Stalls(Option<Bytes>);
+
+    impl hyper::body::Body for Stalls {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+            match self.0.take() {
+                Some(part) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(part)))),
+                None => std::task::Poll::Pending,
+            }
+        }
+    }
 
     async fn status(length: usize, announce: bool) -> u16 {
         let mut headers = HeaderMap::new();
@@ -206,65 +163,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_ends_is_408() {
-        struct Silent;
-        impl hyper::body::Body for Silent {
-            type Data = Bytes;
-            type Error = std::convert::Infallible;
-            fn poll_frame(
-                self: std::pin::Pin<&mut Self>,
-                _: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>>
-            {
-                std::task::Poll::Pending
-            }
-        }
         let budget = BodyBudget::default();
-        let refused =
-            read(&budget, None, &HeaderMap::new(), Body::new(Silent), PATCH_MAX).await.unwrap_err();
+        let refused = read(&budget, None, &HeaderMap::new(), Body::new(Stalls(None)), PATCH_MAX)
+            .await
+            .unwrap_err();
         assert_eq!(refused.into_response().status(), 408);
     }
 
-    #[tokio::test]
-    async fn bodies_of_one_network_have_an_eighth_of_the_memory_and_all_together_the_whole() {
+    #[tokio::test(start_paused = true)]
+    async fn slow_body_gives_way_with_503_and_others_are_read() {
         let budget = BodyBudget::default();
-        let take = async |network: &str| {
-            let body = Body::from(vec![b'a'; SDP_MAX]);
-            let network = network.parse().ok();
-            read(&budget, network, &HeaderMap::new(), body, SDP_MAX).await
-        };
-        let mut held = Vec::new();
-        for network in 0..8 {
-            let peer = format!("192.0.2.{network}");
-            for _ in 0..BODIES_PER_NETWORK / SDP_MAX {
-                held.push(take(&peer).await.unwrap());
-            }
-            let refused = take(&peer).await.unwrap_err().into_response();
-            assert_eq!(refused.status(), 503);
-            assert!(refused.headers().contains_key("retry-after"));
+        let headers = HeaderMap::new();
+        let slow = || Body::new(Stalls(Some(vec![b'a'; SDP_MAX - 1].into())));
+        let slow: Vec<_> = (0..1_100)
+            .map(|_| {
+                let (budget, headers, body) = (budget.clone(), headers.clone(), slow());
+                tokio::spawn(async move { read(&budget, None, &headers, body, SDP_MAX).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for _ in 0..50 {
+            let body = Body::from(vec![b'a'; 6_000]);
+            assert!(read(&budget, None, &headers, body, SDP_MAX).await.is_ok());
         }
-        assert_eq!(budget.0.lock().unwrap().all, BODIES_MAX);
-        assert!(take("198.51.100.1").await.is_err(), "all memory is taken");
-        held.pop();
-        drop(take("198.51.100.1").await.unwrap());
-        // Loopback counts in total only.
-        drop(held.split_off(held.len() / 2));
-        for _ in 0..BODIES_MAX / SDP_MAX / 2 {
-            held.push(take("").await.unwrap());
+        let mut ended = Vec::new();
+        for body in slow {
+            let refused = body.await.unwrap().unwrap_err().into_response();
+            ended.push((refused.status().as_u16(), refused.headers().contains_key("retry-after")));
         }
-        drop(held);
-        let empty = budget.0.lock().unwrap();
-        assert!(empty.all == 0 && empty.by_network.is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_too_long_gives_its_memory_back() {
-        let budget = BodyBudget::default();
-        let mut collected = budget.collect(None);
-        assert!(collected.extend(&[0; PATCH_MAX]));
-        assert_eq!(budget.0.lock().unwrap().all, PATCH_MAX);
-        collected.release();
-        assert_eq!(budget.0.lock().unwrap().all, 0);
-        assert!(collected.as_ref().is_empty());
+        let count = |end| ended.iter().filter(|other| **other == end).count();
+        assert_eq!(count((503, true)) + count((408, false)), 1_100);
+        assert!((76..=130).contains(&count((503, true))), "{}", count((503, true)));
     }
 
     #[test]

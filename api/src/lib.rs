@@ -12,7 +12,7 @@
 //! | [`addresses`] | what answers offer as the machine's addresses change |
 //! | [`whip`], [`whep`], [`session`] | the three resources of RFC 9725 |
 //! | [`layer`], [`sse`], [`events`], [`listeners`] | two extensions of WHEP: layer preferences, and event streams |
-//! | [`offer`], [`body`], [`path`] | what these share: a POSTed offer, a bounded body, a URL's parts |
+//! | [`offer`], [`body`], [`body_budget`], [`path`] | what these share: a POSTed offer, a bounded body, the memory of all of them, a URL's parts |
 //! | [`other_url`] | what a path of another server's form means here |
 //! | [`cors`], [`limits`] | which web pages may read a response, and how often a network may ask |
 //! | [`client_address`], [`trusted_proxies`] | who asks, also where a proxy asks for it |
@@ -36,6 +36,7 @@ pub mod advertise;
 pub mod app;
 pub mod authority;
 pub mod body;
+pub mod body_budget;
 pub mod cli;
 pub mod client_address;
 pub mod config;

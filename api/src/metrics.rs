@@ -53,6 +53,7 @@ struct Scrape {
     offers_refused: Vec<(&'static str, u64)>,
     forwarding_faults: Vec<(&'static str, u64)>,
     requests_refused: Vec<(&'static str, u64)>,
+    bodies_refused: Vec<(&'static str, u64)>,
     connections: usize,
     connections_closed: Vec<(&'static str, u64)>,
     log_lines_dropped: [(&'static str, u64); 3],
@@ -185,6 +186,12 @@ const FAMILIES: &[Family] = &[
         help: "Requests of others than may use the server, pages of other sites among them; the log says why.",
         read: Read::ScrapeByLabel("reason", |s| &s.requests_refused),
     },
+    Family {
+        name: "weir_http_bodies_refused_total",
+        stat: None,
+        help: "Bodies of requests that were not taken because all memory for bodies was in use.",
+        read: Read::ScrapeByLabel("reason", |s| &s.bodies_refused),
+    },
     process("weir_http_connections", "Open HTTP connections.", |s| Some(s.connections as f64)),
     Family {
         name: "weir_http_connections_closed_total",
@@ -311,6 +318,7 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
         offers_refused: state.refused.counts(),
         forwarding_faults: state.forwarding_faults.counts(),
         requests_refused: state.refused_requests.counts(),
+        bodies_refused: state.bodies.refused(),
         connections: state.connections.open(),
         connections_closed: state.connections.closed(),
         log_lines_dropped: log::lines_dropped(),

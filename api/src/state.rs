@@ -12,7 +12,7 @@ use axum::http::request::Parts;
 use weir_sfu::net::Sfu;
 
 use crate::addresses::Addresses;
-use crate::body::BodyBudget;
+use crate::body_budget::BodyBudget;
 use crate::client_address::{ClientAddress, ForwardingFaults};
 use crate::config::Config;
 use crate::connections::ConnectionLimit;

@@ -16,7 +16,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::connections::{Closed, Place};
+use crate::connections::{Closed, Place, Use};
 
 /// Times after which a connection is closed.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +57,10 @@ pub const USELESS_BYTES_BURST: usize = 256 * 1024;
 pub const USELESS_BYTES_PER_S: usize = 16 * 1024;
 /// Bytes that a request may have in headers without being useless.
 const REQUEST_BYTES: usize = 16 * 1024;
+/// Maximum bytes of the headers of all requests that a connection has at once; one more request is refused
+/// with 431. A single request may have as many as there may be in a header block. A browser's have about 2 KiB
+/// by this count.
+pub const HEADERS_AT_ONCE: usize = 64 * 1024;
 
 /// Activity of one connection.
 #[derive(Debug)]
@@ -75,8 +79,12 @@ struct State {
     asked: bool,
     last: u64,
     requests: HashMap<u64, Request>,
+    /// Bytes of all requests' headers.
+    header_bytes: usize,
     /// Since when there is no request.
     idle_since: Instant,
+    /// What the table of connections knows.
+    told: Use,
     useless: Allowance,
 }
 
@@ -85,12 +93,41 @@ struct State {
 enum Request {
     /// The handler works, or the source of the body has nothing yet.
     Working,
+    /// It waits until the client takes the responses to others.
+    Queued { since: Instant },
+    /// The handler waits for the body of the request, which began to arrive then.
+    Receiving { since: Instant },
     /// The connection does not ask for the next part of the body.
     NotTaken {
         since: Instant,
         /// When the whole response must have been taken.
         whole_by: Option<Instant>,
     },
+}
+
+impl State {
+    /// What the connection is used for now.
+    fn uses(&self, timeouts: &Timeouts) -> Use {
+        if self.requests.is_empty() {
+            return Use::Idle(self.idle_since);
+        }
+        let waiting = self.requests.values().map(|request| request.waits_for_client(timeouts));
+        let latest = waiting.reduce(|one, other| Some(one?.max(other?))).flatten();
+        latest.map_or(Use::Busy, Use::Waiting)
+    }
+}
+
+impl Request {
+    /// Since when the request only waits for its client, whether that sends or takes a byte now and then or not.
+    fn waits_for_client(&self, timeouts: &Timeouts) -> Option<Instant> {
+        match *self {
+            Self::Working => None,
+            Self::Queued { since } | Self::Receiving { since } => Some(since),
+            Self::NotTaken { since, whole_by } => Some(
+                whole_by.map_or(since, |by| by.checked_sub(timeouts.response).unwrap_or(since)),
+            ),
+        }
+    }
 }
 
 /// Bytes that may still come; refilled with time.
@@ -132,7 +169,9 @@ impl Activity {
                 asked: false,
                 last: 0,
                 requests: HashMap::new(),
+                header_bytes: 0,
                 idle_since: now,
+                told: Use::Idle(now),
                 useless: Allowance { left: USELESS_BYTES_BURST, filled: now },
             }),
         })
@@ -153,20 +192,29 @@ impl Activity {
         self.lock().asked
     }
 
-    /// A request came; it lasts until the value is dropped.
-    pub fn begin(self: &Arc<Self>) -> OpenRequest {
+    /// A request with so many bytes of headers came; it lasts until the value is dropped. The error is the same
+    /// for one that is to be refused, because all at once have more than [`HEADERS_AT_ONCE`].
+    ///
+    /// # Errors
+    /// Others of this connection have too many.
+    pub fn begin(self: &Arc<Self>, header_bytes: usize) -> Result<OpenRequest, OpenRequest> {
         let mut state = self.lock();
         state.asked = true;
         state.useless.give(REQUEST_BYTES);
         state.last += 1;
         let id = state.last;
-        if state.requests.is_empty() {
-            self.place.set_idle(None);
+        let is_first = state.requests.is_empty();
+        let fits = is_first || state.header_bytes + header_bytes <= HEADERS_AT_ONCE;
+        let header_bytes = if fits { header_bytes } else { 0 };
+        state.header_bytes += header_bytes;
+        state.requests.insert(id, Request::Working);
+        self.tell(&mut state);
+        drop(state);
+        if is_first {
             self.began.notify_one();
         }
-        state.requests.insert(id, Request::Working);
-        drop(state);
-        OpenRequest { activity: self.clone(), id, turn: None }
+        let open = OpenRequest { activity: self.clone(), id, header_bytes, turn: None };
+        if fits { Ok(open) } else { Err(open) }
     }
 
     /// Bytes arrived. False when there were too many that belong to no request: the connection is to end.
@@ -204,7 +252,7 @@ impl Activity {
             };
         }
         let deadline = |request: &Request| match *request {
-            Request::Working => None,
+            Request::Working | Request::Queued { .. } | Request::Receiving { .. } => None,
             Request::NotTaken { since, whole_by } => {
                 let progress = since + timeouts.write;
                 Some(whole_by.map_or(progress, |whole_by| progress.min(whole_by)))
@@ -220,8 +268,19 @@ impl Activity {
     }
 
     fn set(&self, id: u64, request: Request) {
-        if let Some(known) = self.lock().requests.get_mut(&id) {
+        let mut state = self.lock();
+        if let Some(known) = state.requests.get_mut(&id) {
             *known = request;
+        }
+        self.tell(&mut state);
+    }
+
+    /// Tells the table of connections what this one is used for, if that has changed.
+    fn tell(&self, state: &mut State) {
+        let uses = state.uses(&self.timeouts);
+        if uses != state.told {
+            state.told = uses;
+            self.place.set(uses);
         }
     }
 
@@ -235,18 +294,25 @@ impl Activity {
 pub struct OpenRequest {
     activity: Arc<Activity>,
     id: u64,
+    header_bytes: usize,
     turn: Option<OwnedSemaphorePermit>,
 }
 
 impl OpenRequest {
     /// Waits until fewer than [`REQUESTS_AT_WORK`] are at work.
     pub async fn wait_for_turn(&mut self) {
-        self.turn = self.activity.at_work.clone().acquire_owned().await.ok();
+        let at_work = self.activity.at_work.clone();
+        self.turn = at_work.clone().try_acquire_owned().ok();
+        if self.turn.is_none() {
+            self.activity.set(self.id, Request::Queued { since: Instant::now() });
+            self.turn = at_work.acquire_owned().await.ok();
+            self.activity.set(self.id, Request::Working);
+        }
     }
 
     /// The body of the request, which is not useless.
     pub fn incoming<B>(&self, body: B) -> IncomingBody<B> {
-        IncomingBody { body, activity: self.activity.clone() }
+        IncomingBody { body, activity: self.activity.clone(), id: self.id, began: None }
     }
 
     /// The response with a body that reports whether the connection takes it.
@@ -268,10 +334,11 @@ impl Drop for OpenRequest {
     fn drop(&mut self) {
         let mut state = self.activity.lock();
         state.requests.remove(&self.id);
+        state.header_bytes -= self.header_bytes;
         if state.requests.is_empty() {
             state.idle_since = Instant::now();
-            self.activity.place.set_idle(Some(state.idle_since));
         }
+        self.activity.tell(&mut state);
     }
 }
 
@@ -279,6 +346,9 @@ impl Drop for OpenRequest {
 pub struct IncomingBody<B> {
     body: B,
     activity: Arc<Activity>,
+    id: u64,
+    /// When the handler first waited for it.
+    began: Option<Instant>,
 }
 
 impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for IncomingBody<B> {
@@ -290,10 +360,16 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for IncomingBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.activity.lock().useless.give(data.len());
+        match &polled {
+            Poll::Pending => {
+                let since = *self.began.get_or_insert_with(Instant::now);
+                self.activity.set(self.id, Request::Receiving { since });
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.activity.lock().useless.give(bytes);
+            }
+            Poll::Ready(_) => self.activity.set(self.id, Request::Working),
         }
         polled
     }

@@ -1,13 +1,16 @@
 //! Open connections: how many there may be, which of them are idle, and which one gives way to a new one.
 //!
 //! A connection is idle while it has no request. When all places are taken, or all of a client network, the one
-//! that was idle longest is closed and its place given away; a new connection is refused when none is idle.
+//! that was idle longest is closed and its place given away. When none is idle, one goes that only waits for its
+//! client, for [`WAITING_MIN`] or longer: of the network with the most of these, the one that waits longest. A new
+//! connection is refused when there is none of these either.
 //! Pure but for its lock; the clock is an argument. `server.rs` asks for places, `activity.rs` says when a
 //! connection is idle, `metrics.rs` shows the counters.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,20 +18,27 @@ use weir_sfu::client_network::client_network;
 
 use crate::trusted_proxies::TrustedProxies;
 
+/// Time after which a connection that only waits for its client gives way, if none is idle.
+pub const WAITING_MIN: Duration = Duration::from_secs(2);
+/// Time for which a new or idle connection is left alone, as long as there are others to give way: a client that
+/// has just connected is about to ask.
+pub const IDLE_MIN: Duration = Duration::from_millis(500);
 /// Maximum connections of one client network; for one more the longest idle of the network is closed, and if
-/// none is idle the new one is answered 503 and closed (quality B2).
+/// none is to give way the new one is answered 503 and closed (quality B2).
 pub const CONNECTIONS_PER_NETWORK: usize = 1_024;
-/// Maximum connections of the server; for one more the longest idle is closed, and if none is idle the new one
-/// is answered 503 and closed (quality B2).
+/// Maximum connections of the server; for one more the longest idle is closed, and if none is to give way the
+/// new one is answered 503 and closed (quality B2).
 pub const CONNECTIONS_MAX: usize = 10_000;
 
 /// Why the server closed a connection or refused it: the label of its counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
-    /// No place was free and no connection idle.
+    /// No place was free, and no connection was to give way.
     Refused,
     /// It was the longest idle one when a place was needed.
     Evicted,
+    /// It only waited for its client when a place was needed.
+    EvictedWaiting,
     /// It sent no request in time.
     Silent,
     /// It had no request for too long.
@@ -41,20 +51,39 @@ pub enum Closed {
 
 impl Closed {
     /// Every reason, in the order of the metric.
-    pub const ALL: [Self; 6] =
-        [Self::Refused, Self::Evicted, Self::Silent, Self::Idle, Self::Stalled, Self::Flood];
+    pub const ALL: [Self; 7] = [
+        Self::Refused,
+        Self::Evicted,
+        Self::EvictedWaiting,
+        Self::Silent,
+        Self::Idle,
+        Self::Stalled,
+        Self::Flood,
+    ];
 
     /// The `reason` label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Evicted => "evicted",
+            Self::EvictedWaiting => "evicted_waiting",
             Self::Silent => "silent",
             Self::Idle => "idle",
             Self::Stalled => "stalled",
             Self::Flood => "flood",
         }
     }
+}
+
+/// What a connection is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It has no request, since then.
+    Idle(Instant),
+    /// All its requests wait for their client, since then.
+    Waiting(Instant),
+    /// The server works on a request, or the client listens to an event stream.
+    Busy,
 }
 
 /// Limits of open connections. Cheap to clone; clones count the same connections.
@@ -70,7 +99,8 @@ struct Table {
     trusted: TrustedProxies,
     last: u64,
     open: HashMap<u64, Connection>,
-    by_network: HashMap<IpAddr, Network>,
+    /// Connections of each client network; those without one are together under `None`.
+    by_network: HashMap<Option<IpAddr>, Network>,
     /// Idle connections, the longest idle first.
     idle: BTreeSet<(Instant, u64)>,
     closed: [u64; Closed::ALL.len()],
@@ -82,13 +112,22 @@ struct Network {
     open: usize,
     /// As in [`Table`].
     idle: BTreeSet<(Instant, u64)>,
+    /// Those that wait for their client, the longest first.
+    waiting: BTreeSet<(Instant, u64)>,
+}
+
+impl Network {
+    /// The connection that waits longest, if that is long enough.
+    fn overdue(&self, now: Instant) -> Option<u64> {
+        let (since, id) = self.waiting.first()?;
+        (now.saturating_duration_since(*since) >= WAITING_MIN).then_some(*id)
+    }
 }
 
 #[derive(Debug)]
 struct Connection {
     network: Option<IpAddr>,
-    /// Since when it is idle; none while it has a request.
-    idle_since: Option<Instant>,
+    uses: Use,
     evicted: Arc<Notify>,
 }
 
@@ -118,17 +157,25 @@ impl ConnectionLimit {
     }
 
     /// A place for a connection from `peer`, which is idle from `now` on, and whether another one had to
-    /// give way. None when no place is free and no connection idle.
+    /// give way. None when no place is free and no connection is to give way.
     pub fn take(&self, peer: IpAddr, now: Instant) -> Option<(Place, bool)> {
         let mut table = self.lock();
         let network = client_network(peer).filter(|_| !table.trusted.contains(peer));
-        let here = network.and_then(|network| table.by_network.get(&network));
-        let full = match here {
-            Some(here) if here.open >= self.per_network => Some(&here.idle),
-            _ => (table.open.len() >= self.max).then_some(&table.idle),
+        let is_full = table.open.len() >= self.max;
+        let here = table.by_network.get(&network);
+        let displaced = match here.filter(|here| network.is_some() && here.open >= self.per_network)
+        {
+            Some(here) => Some(here.idle.first().map(|(_, id)| *id).or_else(|| here.overdue(now))),
+            None if is_full => {
+                let idle = table.idle.first();
+                let long_idle =
+                    idle.filter(|(since, _)| now.saturating_duration_since(*since) >= IDLE_MIN);
+                let id = long_idle.map(|(_, id)| *id).or_else(|| table.overdue(now));
+                Some(id.or_else(|| idle.map(|(_, id)| *id)))
+            }
+            None => None,
         };
-        let found = full.map(|idle| idle.first().map(|(_, id)| *id));
-        match found {
+        match displaced {
             Some(Some(id)) => table.evict(id),
             Some(None) => {
                 table.count(Closed::Refused);
@@ -138,13 +185,11 @@ impl ConnectionLimit {
         }
         table.last += 1;
         let (id, evicted) = (table.last, Arc::new(Notify::new()));
-        if let Some(network) = network {
-            table.by_network.entry(network).or_default().open += 1;
-        }
-        let connection = Connection { network, idle_since: None, evicted: evicted.clone() };
+        table.by_network.entry(network).or_default().open += 1;
+        let connection = Connection { network, uses: Use::Busy, evicted: evicted.clone() };
         table.open.insert(id, connection);
-        table.set_idle(id, Some(now));
-        Some((Place { limit: self.clone(), id, evicted }, found.is_some()))
+        table.set(id, Use::Idle(now));
+        Some((Place { limit: self.clone(), id, evicted }, displaced.is_some()))
     }
 
     /// Number of open connections.
@@ -169,39 +214,57 @@ impl ConnectionLimit {
 }
 
 impl Table {
+    /// The connection that waits longest for its client, of the network with the most of these.
+    fn overdue(&self, now: Instant) -> Option<u64> {
+        let overdue = |network: &Network| Some((network.waiting.len(), network.overdue(now)?));
+        let (_, id) = self.by_network.values().filter_map(overdue).max()?;
+        Some(id)
+    }
+
     fn evict(&mut self, id: u64) {
         if let Some(connection) = self.remove(id) {
             connection.evicted.notify_one();
-            self.count(Closed::Evicted);
+            self.count(match connection.uses {
+                Use::Idle(_) | Use::Busy => Closed::Evicted,
+                Use::Waiting(_) => Closed::EvictedWaiting,
+            });
         }
     }
 
-    fn set_idle(&mut self, id: u64, since: Option<Instant>) {
+    fn set(&mut self, id: u64, uses: Use) {
         let Some(connection) = self.open.get_mut(&id) else { return };
-        let before = std::mem::replace(&mut connection.idle_since, since);
-        let here = connection.network.and_then(|network| self.by_network.get_mut(&network));
-        for idle in [Some(&mut self.idle), here.map(|here| &mut here.idle)].into_iter().flatten() {
-            if let Some(before) = before {
-                idle.remove(&(before, id));
+        let before = std::mem::replace(&mut connection.uses, uses);
+        let Some(here) = self.by_network.get_mut(&connection.network) else { return };
+        match before {
+            Use::Idle(since) => {
+                self.idle.remove(&(since, id));
+                here.idle.remove(&(since, id));
             }
-            if let Some(since) = since {
-                idle.insert((since, id));
+            Use::Waiting(since) => drop(here.waiting.remove(&(since, id))),
+            Use::Busy => {}
+        }
+        match uses {
+            Use::Idle(since) => {
+                self.idle.insert((since, id));
+                here.idle.insert((since, id));
             }
+            Use::Waiting(since) => drop(here.waiting.insert((since, id))),
+            Use::Busy => {}
         }
     }
 
+    /// Takes a connection out; it still says what it was used for.
     fn remove(&mut self, id: u64) -> Option<Connection> {
-        self.set_idle(id, None);
+        let uses = self.open.get(&id)?.uses;
+        self.set(id, Use::Busy);
         let connection = self.open.remove(&id)?;
-        if let Some(network) = connection.network
-            && let Some(here) = self.by_network.get_mut(&network)
-        {
+        if let Some(here) = self.by_network.get_mut(&connection.network) {
             here.open -= 1;
             if here.open == 0 {
-                self.by_network.remove(&network);
+                self.by_network.remove(&connection.network);
             }
         }
-        Some(connection)
+        Some(Connection { uses, ..connection })
     }
 
     fn count(&mut self, closed: Closed) {
@@ -212,9 +275,9 @@ impl Table {
 }
 
 impl Place {
-    /// Marks the connection as idle since then, or as one that has a request.
-    pub fn set_idle(&self, since: Option<Instant>) {
-        self.limit.lock().set_idle(self.id, since);
+    /// Notes what the connection is used for from now on.
+    pub fn set(&self, uses: Use) {
+        self.limit.lock().set(self.id, uses);
     }
 
     /// Counts that the server closes the connection.
@@ -254,7 +317,7 @@ mod tests {
         let (limit, now) = (ConnectionLimit::default(), Instant::now());
         let busy = |peer| {
             let (place, _) = limit.take(peer, now)?;
-            place.set_idle(None);
+            place.set(Use::Busy);
             Some(place)
         };
         let mut held: Vec<_> = (0..CONNECTIONS_PER_NETWORK).map(|_| busy(HERE).unwrap()).collect();
@@ -274,9 +337,9 @@ mod tests {
         let at = |ms: usize| start + Duration::from_millis(ms as u64);
         let mut held: Vec<_> =
             (0..CONNECTIONS_MAX).map(|n| limit.take(LOOPBACK, at(n)).unwrap().0).collect();
-        held[0].set_idle(None);
-        held[1].set_idle(None);
-        held[1].set_idle(Some(at(CONNECTIONS_MAX)));
+        held[0].set(Use::Busy);
+        held[1].set(Use::Busy);
+        held[1].set(Use::Idle(at(CONNECTIONS_MAX)));
         let (new, displaced) = limit.take(HERE, at(CONNECTIONS_MAX + 1)).unwrap();
         assert!(displaced);
         let evicted: Vec<_> = (0..held.len()).filter(|n| is_evicted(&held[*n])).collect();
@@ -300,9 +363,52 @@ mod tests {
         let (third, _) = limit.take(next, start).unwrap();
         let (new, _) = limit.take(HERE, later).unwrap();
         assert!(is_evicted(&held[0]) && !is_evicted(&other) && !is_evicted(&third));
-        held.iter().chain([&new]).for_each(|place| place.set_idle(None));
+        held.iter().chain([&new]).for_each(|place| place.set(Use::Busy));
         assert!(limit.take(HERE, later).is_none(), "none of its own is idle");
         assert!(limit.take(next, later).is_some());
+    }
+
+    /// Many networks fill all places with requests whose bodies never come.
+    #[test]
+    fn connection_that_only_waits_for_its_client_gives_way_after_two_seconds() {
+        let (limit, start) = (ConnectionLimit::default(), Instant::now());
+        let peer = |n: usize| IpAddr::V4(Ipv4Addr::new(198, 51, 100, n as u8));
+        let mut held = Vec::new();
+        for n in 0..CONNECTIONS_MAX {
+            // Networks 0 to 8 have 1,000 each, 9 has 999, and 10 has one.
+            let network = if n == CONNECTIONS_MAX - 1 { 10 } else { n / 1_000 };
+            let (place, _) = limit.take(peer(network), start).unwrap();
+            let since =
+                if n == 5_500 { Duration::ZERO } else { Duration::from_millis(n as u64 + 1) };
+            place.set(Use::Waiting(start + since));
+            held.push(place);
+        }
+        let at = |ms| start + WAITING_MIN + Duration::from_millis(ms);
+        let one_ms_early = at(0) - Duration::from_millis(1);
+        assert!(limit.take(HERE, one_ms_early).is_none());
+        let (first, displaced) = limit.take(HERE, at(0)).unwrap();
+        assert!(displaced && is_evicted(&held[5_500]), "the one that waits longest");
+        first.set(Use::Busy);
+        // A connection that has just come is not the one to go, although no other is idle.
+        let (new, _) = limit.take(LOOPBACK, at(19_900)).unwrap();
+        let (second, _) = limit.take(HERE, at(20_000)).unwrap();
+        assert!(!is_evicted(&new));
+        new.set(Use::Busy);
+        let evicted: Vec<_> = (0..held.len()).filter(|n| is_evicted(&held[*n])).collect();
+        assert!(evicted.iter().all(|n| n % 1_000 < 2 && *n < 9_000), "{evicted:?}");
+        assert_eq!(evicted.len(), 2);
+        second.set(Use::Busy);
+        for _ in 0..200 {
+            limit.take(HERE, at(20_000)).unwrap().0.set(Use::Busy);
+        }
+        assert!(!is_evicted(&held[CONNECTIONS_MAX - 1]), "its network has no other");
+        held.iter().for_each(|place| place.set(Use::Busy));
+        assert!(limit.take(HERE, at(30_000)).is_some(), "the places of those before are free");
+        let closed = limit.closed();
+        assert_eq!(closed[0], ("refused", 1));
+        assert_eq!(closed[2].0, "evicted_waiting");
+        drop((held, first, second, new));
+        assert!(limit.lock().by_network.is_empty() && limit.lock().open.is_empty());
     }
 
     #[test]
@@ -310,7 +416,7 @@ mod tests {
         let (limit, now) = (ConnectionLimit::default(), Instant::now());
         let busy = || {
             let (place, _) = limit.take(HERE, now)?;
-            place.set_idle(None);
+            place.set(Use::Busy);
             Some(place)
         };
         limit.set_trusted(TrustedProxies::parse(&["192.0.2.0/24".to_owned()]).unwrap());

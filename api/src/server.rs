@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Method;
+use axum::response::IntoResponse;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -25,6 +26,7 @@ use tower::Service;
 
 use crate::activity::{Activity, Timeouts};
 use crate::connections::{Closed, ConnectionLimit};
+use crate::headers;
 use crate::socket::Socket;
 
 /// Address at the other end of the connection, as an extension of every request.
@@ -35,10 +37,9 @@ pub struct Peer(pub SocketAddr);
 pub const HEADERS_MAX: usize = 16 * 1024;
 /// Maximum concurrent requests on one HTTP/2 connection; one more is refused (REFUSED_STREAM).
 pub const STREAMS_MAX: u32 = 32;
-/// Maximum bytes of one HTTP/2 stream that the client may send before they are read.
-const STREAM_WINDOW: u32 = 64 * 1024;
-/// The same for all streams of a connection.
-const CONNECTION_WINDOW: u32 = 128 * 1024;
+/// Maximum bytes of one HTTP/2 stream, and of all streams of a connection, that the client may send before they
+/// are read. For a connection the standard allows no less, and it is as much as an offer may have.
+const WINDOW: u32 = 65_535;
 /// Maximum HTTP/2 frame in bytes, the smallest that the standard allows; a longer one ends the connection.
 const FRAME_MAX: u32 = 16 * 1024;
 /// Maximum bytes of one HTTP/2 stream that wait for the client's window or for the socket.
@@ -97,7 +98,9 @@ pub async fn serve(
         };
         if displaced {
             evicted.log(|| {
-                tracing::warn!("the limit of open connections is reached; idle ones are closed")
+                tracing::warn!(
+                    "the limit of open connections is reached; idle and slow ones are closed"
+                )
             });
         }
         let activity = Activity::new(place, timeouts, now);
@@ -125,8 +128,8 @@ fn builder(timeouts: Timeouts) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_header_list_size(HEADERS_MAX as u32)
         .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .max_frame_size(FRAME_MAX)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS_MAX)
@@ -151,16 +154,28 @@ impl Connection {
     ) {
         let Self { stream, peer, activity } = self;
         let service = service_fn(|request: Request<Incoming>| {
-            let mut open = activity.begin();
+            let (mut head, body) = request.into_parts();
+            let compact = headers::compact(&mut head);
+            let open = activity.begin(compact.as_ref().map_or(0, |bytes| *bytes));
             let mut app = app.clone();
             async move {
-                // Answers to others are small, and wait for bodies that a client may send slowly.
-                if request.method() == Method::GET {
-                    open.wait_for_turn().await;
+                let (mut open, refusal) = match open {
+                    Ok(open) => (open, compact.err()),
+                    Err(open) => (open, Some(headers::too_many_at_once())),
+                };
+                if let Some(refusal) = refusal {
+                    return Ok(refusal.into_response().map(|body| open.outgoing(body)));
                 }
-                let mut request = request.map(|body| Body::new(open.incoming(body)));
-                request.extensions_mut().insert(Peer(peer));
-                let response = app.call(request).await?;
+                // Answers to others are small, and wait for bodies that a client may send slowly.
+                let body = if head.method == Method::GET {
+                    drop(body);
+                    open.wait_for_turn().await;
+                    Body::empty()
+                } else {
+                    Body::new(open.incoming(body))
+                };
+                head.extensions.insert(Peer(peer));
+                let response = app.call(Request::from_parts(head, body)).await?;
                 Ok::<_, Infallible>(response.map(|body| open.outgoing(body)))
             }
         });

@@ -12,6 +12,10 @@ fn activity() -> (Arc<Activity>, ConnectionLimit) {
     (Activity::new(place, Timeouts::default(), Instant::now()), limit)
 }
 
+fn begin(activity: &Arc<Activity>) -> OpenRequest {
+    activity.begin(500).unwrap()
+}
+
 /// Time from now until the connection is to be closed, and why; none if it stays for an hour.
 async fn closed_after(activity: &Activity, told: Option<Instant>) -> Option<(u64, Closed)> {
     let begun = Instant::now();
@@ -44,7 +48,7 @@ impl HttpBody for Quiet {
 async fn a_connection_without_a_request_is_closed_and_one_with_a_handler_at_work_stays() {
     let (activity, _limit) = activity();
     assert_eq!(closed_after(&activity, None).await, Some((5, Closed::Silent)));
-    let request = activity.begin();
+    let request = begin(&activity);
     assert_eq!(closed_after(&activity, None).await, None);
     drop(request);
     assert_eq!(closed_after(&activity, None).await, Some((60, Closed::Idle)));
@@ -56,10 +60,10 @@ async fn a_connection_without_a_request_is_closed_and_one_with_a_handler_at_work
 #[tokio::test(start_paused = true)]
 async fn a_response_that_the_client_does_not_take_ends_the_connection() {
     let (activity, _limit) = activity();
-    let body = activity.begin().outgoing(Body::from("x"));
+    let body = begin(&activity).outgoing(Body::from("x"));
     assert_eq!(closed_after(&activity, None).await, Some((20, Closed::Stalled)), "never asked for");
     drop(body);
-    let mut body = activity.begin().outgoing(Body::from("text"));
+    let mut body = begin(&activity).outgoing(Body::from("text"));
     assert_eq!(poll(&mut body), Poll::Ready(3));
     assert!(!body.is_end_stream(), "HTTP/2 may hold all of it until it asks for the last byte");
     assert_eq!(closed_after(&activity, None).await, Some((20, Closed::Stalled)));
@@ -70,7 +74,7 @@ async fn a_response_that_the_client_does_not_take_ends_the_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_a_little_all_the_time_is_closed_in_a_minute() {
     let (activity, _limit) = activity();
-    let mut body = activity.begin().outgoing(Body::from(vec![0; 10 * CHUNK_MAX + 1]));
+    let mut body = begin(&activity).outgoing(Body::from(vec![0; 10 * CHUNK_MAX + 1]));
     let mut waited = 0;
     for _ in 0..6 {
         assert_eq!(poll(&mut body), Poll::Ready(CHUNK_MAX));
@@ -85,11 +89,11 @@ async fn a_client_that_takes_a_little_all_the_time_is_closed_in_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn a_quiet_event_stream_stays_and_one_that_is_not_taken_goes() {
     let (activity, _limit) = activity();
-    let mut body = activity.begin().outgoing(Body::new(Quiet));
+    let mut body = begin(&activity).outgoing(Body::new(Quiet));
     assert_eq!(poll(&mut body), Poll::Pending);
     assert_eq!(closed_after(&activity, None).await, None);
     drop(body);
-    let body = activity.begin().outgoing(Body::new(Quiet));
+    let body = begin(&activity).outgoing(Body::new(Quiet));
     assert_eq!(closed_after(&activity, None).await, Some((20, Closed::Stalled)));
     drop(body);
 }
@@ -97,12 +101,12 @@ async fn a_quiet_event_stream_stays_and_one_that_is_not_taken_goes() {
 #[tokio::test(start_paused = true)]
 async fn a_stall_is_noticed_in_half_its_time_after_a_quiet_while() {
     let (activity, _limit) = activity();
-    let mut quiet = activity.begin().outgoing(Body::new(Quiet));
+    let mut quiet = begin(&activity).outgoing(Body::new(Quiet));
     assert_eq!(poll(&mut quiet), Poll::Pending);
     let begun = Instant::now();
     let stall = async {
         tokio::time::sleep(Duration::from_secs(101)).await;
-        let body = activity.begin().outgoing(Body::from("x"));
+        let body = begin(&activity).outgoing(Body::from("x"));
         std::future::pending::<()>().await;
         drop(body);
     };
@@ -119,17 +123,17 @@ async fn a_ninth_request_waits_and_event_streams_do_not_count() {
     let (activity, _limit) = activity();
     let mut streams = Vec::new();
     for _ in 0..REQUESTS_AT_WORK {
-        let mut request = activity.begin();
+        let mut request = begin(&activity);
         request.wait_for_turn().await;
         streams.push(request.outgoing(Body::new(Quiet)));
     }
     let mut at_work = Vec::new();
     for _ in 0..REQUESTS_AT_WORK {
-        let mut request = activity.begin();
+        let mut request = begin(&activity);
         request.wait_for_turn().await;
         at_work.push(request.outgoing(Body::from("x")));
     }
-    let mut one_more = activity.begin();
+    let mut one_more = begin(&activity);
     let second = Duration::from_secs(1);
     assert!(tokio::time::timeout(second, one_more.wait_for_turn()).await.is_err());
     at_work.pop();
@@ -152,7 +156,7 @@ async fn useless_bytes_end_a_connection_and_requests_do_not() {
     }
     for _ in 0..10_000 {
         assert!(receive(REQUEST_BYTES));
-        drop(activity.begin());
+        drop(begin(&activity));
     }
 }
 
@@ -161,11 +165,74 @@ async fn the_place_of_a_connection_is_idle_exactly_while_it_has_no_request() {
     let limit = ConnectionLimit::new(1, 1);
     let take = || limit.take(IpAddr::V4(Ipv4Addr::LOCALHOST), Instant::now());
     let activity = Activity::new(take().unwrap().0, Timeouts::default(), Instant::now());
-    let (one, two) = (activity.begin(), activity.begin());
+    let (one, two) = (begin(&activity), begin(&activity));
     assert!(take().is_none());
     drop(one);
     assert!(take().is_none());
     drop(two);
     assert!(take().is_some());
     activity.place().evicted().await;
+}
+
+/// A body that never comes.
+struct Never;
+
+impl HttpBody for Never {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_whose_requests_all_wait_for_their_client_is_told_as_waiting() {
+    let (activity, _limit) = activity();
+    let uses = || activity.lock().told;
+    let start = Instant::now();
+    assert_eq!(uses(), Use::Idle(start));
+    let request = begin(&activity);
+    assert_eq!(uses(), Use::Busy);
+    let mut body = request.incoming(Never);
+    let mut poll_body = || {
+        let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending());
+    };
+    poll_body();
+    assert_eq!(uses(), Use::Waiting(start));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    poll_body();
+    assert_eq!(uses(), Use::Waiting(start), "a byte now and then changes nothing");
+    let second = begin(&activity).outgoing(Body::from("x"));
+    assert_eq!(
+        uses(),
+        Use::Waiting(start + Duration::from_secs(1)),
+        "a response that is not taken"
+    );
+    let third = begin(&activity);
+    assert_eq!(uses(), Use::Busy);
+    let mut events = third.outgoing(Body::new(Quiet));
+    assert_eq!(poll(&mut events), Poll::Pending);
+    assert_eq!(uses(), Use::Busy, "an event stream waits for events");
+    drop((second, events, request));
+    assert_eq!(uses(), Use::Idle(Instant::now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_of_all_requests_of_a_connection_are_limited() {
+    let (activity, _limit) = activity();
+    let large = activity.begin(2 * HEADERS_AT_ONCE).unwrap();
+    assert!(activity.begin(1).is_err(), "a single one may have more, and no other beside it");
+    drop(large);
+    let half = activity.begin(HEADERS_AT_ONCE / 2).unwrap();
+    let other = activity.begin(HEADERS_AT_ONCE / 2).unwrap();
+    let refused = activity.begin(1).unwrap_err();
+    drop((half, refused));
+    assert!(activity.begin(HEADERS_AT_ONCE / 2).is_ok());
+    drop(other);
+    assert_eq!(activity.lock().header_bytes, 0);
 }

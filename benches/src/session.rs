@@ -18,7 +18,7 @@ use weir_sfu::transport::dtls::{Dtls, DtlsBackend, DtlsEvent};
 use weir_sfu::transport::egress::{Egress, Transmit};
 use weir_sfu::transport::peer::{Peer, PeerEvent};
 use weir_sfu::transport::srtp::{MasterKey, SrtpKeys, SrtpProfile};
-use weir_sfu::transport::stun::{self, CheckRequest, StunClass, StunView};
+use weir_sfu::transport::stun::{self, CheckRequest, IceRole, StunClass, StunView};
 use weir_sfu::transport::{Entropy, FiveTuple};
 
 /// Maximum bytes of a STUN message here.
@@ -80,6 +80,7 @@ impl Client {
             remote_ufrag: &local.ufrag,
             local_ufrag: &remote.ufrag,
             priority: 1,
+            role: IceRole::Controlling,
             tie_breaker: 1,
             key: local.pwd.as_bytes(),
         };

@@ -8,7 +8,7 @@ use crate::codec::MediaKind;
 use crate::config::Config;
 use crate::forward::start::StartMode;
 use crate::ids::{Role, SessionId, StreamName};
-use crate::transport::stun::{CheckRequest, StunClass, StunView, write_check};
+use crate::transport::stun::{CheckRequest, IceRole, StunClass, StunView, write_check};
 
 const OFFER: OfferText<'static> =
     OfferText::lenient(include_bytes!("../../tests/data/offers/chromium-156-whip.sdp"));
@@ -63,6 +63,7 @@ impl Client {
             remote_ufrag: &self.ufrag,
             local_ufrag: "client",
             priority: 1,
+            role: IceRole::Controlling,
             tie_breaker: 1,
             key: self.pwd.as_bytes(),
         };

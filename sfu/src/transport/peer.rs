@@ -272,7 +272,7 @@ impl Peer {
         if let Some(reply) = reply.get(..len).filter(|reply| !reply.is_empty()) {
             egress.send(Transmit::control(path, reply));
         }
-        if let Stage::WaitingIce { .. } = self.stage {
+        if matches!(self.stage, Stage::WaitingIce { .. }) && self.ice.selected().is_some() {
             self.stage = Stage::WaitingDtls { deadline: now + DTLS_TIMEOUT };
             if self.dtls_role == DtlsRole::Client {
                 self.dtls.start(now);

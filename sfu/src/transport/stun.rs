@@ -38,6 +38,7 @@ mod attribute {
     pub(super) const USE_CANDIDATE: u16 = 0x0025;
     pub(super) const FINGERPRINT: u16 = 0x8028;
     pub(super) const ICE_CONTROLLED: u16 = 0x8029;
+    pub(super) const ICE_CONTROLLING: u16 = 0x802a;
 
     /// Comprehension-required attributes that we know; some of them we ignore.
     pub(super) const KNOWN: [u16; 11] = [
@@ -87,6 +88,8 @@ pub struct StunView<'a> {
     /// Where the `MESSAGE-INTEGRITY` attribute begins.
     integrity_at: Option<usize>,
     use_candidate: bool,
+    /// The sender is controlled (RFC 8445 section 7.1.2).
+    controlled: bool,
     fingerprint: bool,
     unknown: [u16; MAX_UNKNOWN],
     unknown_len: usize,
@@ -107,6 +110,7 @@ impl<'a> StunView<'a> {
             username: None,
             integrity_at: None,
             use_candidate: false,
+            controlled: false,
             fingerprint: false,
             unknown: [0; MAX_UNKNOWN],
             unknown_len: 0,
@@ -132,6 +136,7 @@ impl<'a> StunView<'a> {
                 attribute::MESSAGE_INTEGRITY => return Err(StunError),
                 attribute::USERNAME if view.username.is_none() => view.username = Some(value),
                 attribute::USE_CANDIDATE => view.use_candidate = true,
+                attribute::ICE_CONTROLLED => view.controlled = true,
                 _ if kind < 0x8000 && !attribute::KNOWN.contains(&kind) => {
                     if let Some(slot) = view.unknown.get_mut(view.unknown_len) {
                         *slot = kind;
@@ -172,6 +177,14 @@ impl<'a> StunView<'a> {
     /// Comprehension-required attributes that we do not know, at most 8 of them.
     pub fn unknown_attributes(&self) -> &[u16] {
         self.unknown.get(..self.unknown_len).unwrap_or_default()
+    }
+
+    /// Why the request is refused although it is authentic, if it is.
+    pub fn refusal(&self) -> Option<Refusal<'_>> {
+        match self.unknown_attributes() {
+            [] => self.controlled.then_some(Refusal::RoleConflict),
+            unknown => Some(Refusal::UnknownAttributes(unknown)),
+        }
     }
 
     /// Whether `MESSAGE-INTEGRITY` is there and matches `key` (RFC 8489 section 14.5). Compares in
@@ -252,20 +265,42 @@ pub fn write_success(
     writer.fingerprint()
 }
 
-/// Writes the 420 answer to an authenticated check with unknown attributes (RFC 8489 section 6.3.1).
-pub fn write_unknown_attributes(
+/// Why an authenticated check is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal<'a> {
+    /// 420: comprehension-required attributes that we do not know (RFC 8489 section 6.3.1).
+    UnknownAttributes(&'a [u16]),
+    /// 487: its sender is controlled, and a lite agent always is (RFC 8445 section 7.3.1.1). A client becomes
+    /// controlling then. Another server like this one does not, so that no two can be made to talk to each other.
+    RoleConflict,
+}
+
+/// Writes the refusal of an authenticated check.
+pub fn write_refusal(
     out: &mut [u8],
     transaction_id: &TransactionId,
-    unknown: &[u16],
+    refusal: Refusal<'_>,
     key: &[u8],
 ) -> Option<usize> {
     let mut writer = Writer::new(out, StunClass::Error, transaction_id)?;
-    writer.unknown_attributes_error(unknown)?;
+    match refusal {
+        Refusal::UnknownAttributes(unknown) => writer.unknown_attributes_error(unknown)?,
+        Refusal::RoleConflict => writer.attribute(attribute::ERROR_CODE, &[&[0, 0, 4, 87]])?,
+    }
     writer.integrity(key)?;
     writer.fingerprint()
 }
 
-/// Check of our own.
+/// Role of an ICE agent (RFC 8445 section 7.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IceRole {
+    /// `ICE-CONTROLLED`.
+    Controlled,
+    /// `ICE-CONTROLLING`.
+    Controlling,
+}
+
+/// Check as an agent sends it.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckRequest<'a> {
     /// Transaction id, new for each request.
@@ -276,19 +311,25 @@ pub struct CheckRequest<'a> {
     pub local_ufrag: &'a str,
     /// `PRIORITY` (RFC 8445 section 7.1.1).
     pub priority: u32,
-    /// Tie breaker in `ICE-CONTROLLED`; a lite agent is always controlled.
+    /// Role of the sender; a lite agent is always controlled.
+    pub role: IceRole,
+    /// Tie breaker of the role.
     pub tie_breaker: u64,
     /// Password of the peer.
     pub key: &'a [u8],
 }
 
-/// Writes a Binding request of ours; returns its length, or `None` when `out` is too short.
+/// Writes a Binding request; returns its length, or `None` when `out` is too short.
 pub fn write_check(out: &mut [u8], check: &CheckRequest<'_>) -> Option<usize> {
     let mut writer = Writer::new(out, StunClass::Request, &check.transaction_id)?;
     let (remote, local) = (check.remote_ufrag.as_bytes(), check.local_ufrag.as_bytes());
     writer.attribute(attribute::USERNAME, &[remote, b":", local])?;
     writer.attribute(attribute::PRIORITY, &[&check.priority.to_be_bytes()])?;
-    writer.attribute(attribute::ICE_CONTROLLED, &[&check.tie_breaker.to_be_bytes()])?;
+    let role = match check.role {
+        IceRole::Controlled => attribute::ICE_CONTROLLED,
+        IceRole::Controlling => attribute::ICE_CONTROLLING,
+    };
+    writer.attribute(role, &[&check.tie_breaker.to_be_bytes()])?;
     writer.integrity(check.key)?;
     writer.fingerprint()
 }

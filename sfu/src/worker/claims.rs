@@ -120,7 +120,10 @@ impl Worker {
         };
         match (arrival, stray) {
             (Arrival::Socket, Some(worker)) if home == Owner::Worker(worker) => {
-                return self.pass_on_stun(now, path, datagram, arrival);
+                if !self.demux.allow_stray_check(now, path.remote) {
+                    return Err(DropReason::StunRateLimited);
+                }
+                return self.pass_on(path, datagram, arrival);
             }
             (Arrival::Socket, Some(worker)) => {
                 self.verify(now, path, ufrag, datagram)?;
@@ -258,7 +261,10 @@ impl Worker {
             }
             _ => {}
         }
-        self.pass_on_stun(now, path, datagram, arrival)
+        if !self.demux.allow_stray_answer(now, path.remote) {
+            return Err(DropReason::StunRateLimited);
+        }
+        self.pass_on(path, datagram, arrival)
     }
 
     fn awaits(&self, key: SessionKey, path: FiveTuple, id: &TransactionId) -> bool {
@@ -313,20 +319,6 @@ impl Worker {
             }
             Home::Worker(_) => Err(DropReason::UnvalidatedAddress),
         }
-    }
-
-    /// Passes STUN of another worker's session on, once, and no more than the session would take.
-    fn pass_on_stun(
-        &mut self,
-        now: Instant,
-        path: FiveTuple,
-        datagram: &[u8],
-        arrival: Arrival,
-    ) -> Result<Option<SessionKey>, DropReason> {
-        if !self.demux.allow_stray_stun(now, path.remote) {
-            return Err(DropReason::StunRateLimited);
-        }
-        self.pass_on(path, datagram, arrival)
     }
 
     /// Passes a datagram of another worker's session on, once.

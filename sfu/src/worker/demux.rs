@@ -9,11 +9,15 @@ use std::time::Instant;
 use super::keys::SessionKey;
 use crate::limiter::PerSecondLimit;
 use crate::transport::FiveTuple;
-use crate::transport::ice::STUN_PER_SECOND;
 
 /// Addresses remembered as those of other workers' sessions. At the limit the oldest is forgotten,
 /// and learned again from its next check.
 pub(super) const STRAY_ADDRESSES_MAX: usize = 16_384;
+
+/// Checks, and answers to checks of ours, that are passed on per second and address; more are dropped
+/// (`DropReason::StunRateLimited`). None is verified here, so a few dozen would be used up by anybody in the name
+/// of the address; at so many the session still gets enough of its client's.
+pub(super) const STRAY_STUN_PER_SECOND: u32 = 1_000;
 
 /// Maximum entries in the order of strays, with those already forgotten.
 const STRAYS_ORDERED_MAX: usize = 2 * STRAY_ADDRESSES_MAX;
@@ -41,8 +45,8 @@ pub(super) enum Home {
 #[derive(Debug)]
 struct Stray {
     worker: usize,
-    /// STUN that is passed on; the session takes no more from one pair.
-    stun: PerSecondLimit,
+    checks: PerSecondLimit,
+    answers: PerSecondLimit,
     /// The session that claims a pair of this address last, which the other worker's keeps. It may be
     /// gone since.
     contender: Option<(FiveTuple, Home)>,
@@ -130,8 +134,8 @@ impl Demux {
 
     /// Records that another worker owns this address, as a valid check showed.
     pub(super) fn learn_stray(&mut self, remote: SocketAddr, worker: usize) {
-        let stun = PerSecondLimit::per_second(STUN_PER_SECOND);
-        let stray = Stray { worker, stun, contender: None };
+        let limit = PerSecondLimit::per_second(STRAY_STUN_PER_SECOND);
+        let stray = Stray { worker, checks: limit, answers: limit, contender: None };
         if self.strays.insert(remote, stray).is_none() {
             self.stray_order.push_back(remote);
         }
@@ -147,9 +151,14 @@ impl Demux {
         self.strays.get(&remote).map(|stray| stray.worker)
     }
 
-    /// Whether one more STUN message from this address may be passed on now.
-    pub(super) fn allow_stray_stun(&mut self, now: Instant, remote: SocketAddr) -> bool {
-        self.strays.get_mut(&remote).is_some_and(|stray| stray.stun.take(now))
+    /// Whether one more check from this address may be passed on now.
+    pub(super) fn allow_stray_check(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        self.strays.get_mut(&remote).is_some_and(|stray| stray.checks.take(now))
+    }
+
+    /// Whether one more answer from this address may be passed on now.
+    pub(super) fn allow_stray_answer(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        self.strays.get_mut(&remote).is_some_and(|stray| stray.answers.take(now))
     }
 
     /// Forgets that an address belongs to another worker.
@@ -197,7 +206,9 @@ mod tests {
         demux.contend(path(1), Home::Worker(0));
         demux.contend(path(0), Home::Worker(0));
         assert_eq!([0, 1].map(|n| demux.contender(path(n))), [None, Some(Home::Worker(0))]);
-        let passed = (0..100).filter(|_| demux.allow_stray_stun(now, path(1).remote)).count();
-        assert_eq!(passed as u32, STUN_PER_SECOND);
+        let remote = path(1).remote;
+        let answers = (0..9_000).filter(|_| demux.allow_stray_answer(now, remote)).count();
+        let checks = (0..9_000).filter(|_| demux.allow_stray_check(now, remote)).count();
+        assert_eq!([answers, checks], [STRAY_STUN_PER_SECOND as usize; 2], "each has its own");
     }
 }

@@ -240,15 +240,23 @@ impl Lobby {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::stun::{CheckRequest, client_check};
+    use crate::transport::stun::{CheckRequest, IceRole, client_check};
 
     fn check(n: u32, ufrag: &str, pwd: &str) -> Vec<u8> {
         let mut transaction_id = [0; 12];
         transaction_id[..4].copy_from_slice(&n.to_be_bytes());
-        let remote_ufrag = ufrag;
+        let (remote_ufrag, role) = (ufrag, IceRole::Controlling);
         let (local_ufrag, priority, tie_breaker, key) = ("client", 0, 0, pwd.as_bytes());
         client_check(
-            &CheckRequest { transaction_id, remote_ufrag, local_ufrag, priority, tie_breaker, key },
+            &CheckRequest {
+                transaction_id,
+                remote_ufrag,
+                local_ufrag,
+                priority,
+                role,
+                tie_breaker,
+                key,
+            },
             &[],
         )
     }

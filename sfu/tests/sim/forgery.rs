@@ -435,6 +435,35 @@ fn forged_stun_does_not_spend_the_peers_budget() {
     assert!(answered >= 11, "{answered} of 12 checks in 30 s were answered");
 }
 
+/// The same for a viewer whose datagrams arrive at its own worker or at another one: somebody sends answers to no
+/// check, or copies of one that it read, in the viewer's name.
+// 4 of 6 viewers and 6 of 6 had no answer for 40 s.
+#[test]
+fn forged_answers_and_copied_checks_do_not_spend_the_budget_of_a_viewer() {
+    for (receiving, copies) in [(0, true), (1, true), (1, false)] {
+        let mut world = World::new(2);
+        world.publish("live", PublisherSpec::browser());
+        world.run_ms(300);
+        let viewer = world.watch("live", ViewerSpec::on_worker(0));
+        let at = world.link(viewer).addr;
+        world.receiving_workers.insert(at, receiving);
+        world.run_s(2);
+        world.foreign_allowed = true;
+        let forged = match copies {
+            true => world.link(viewer).new_check(true),
+            false => [b"\x01\x01\0\0\x21\x12\xa4\x42".as_slice(), &[3; 12]].concat(),
+        };
+        let before = world.link(viewer).answered_checks;
+        for _ in 0..1_500 {
+            (0..18).for_each(|_| world.inject(at, &forged));
+            world.run_ms(20);
+        }
+        let answered = world.link(viewer).answered_checks - before;
+        assert!(answered >= 10, "{answered} of 12 checks in 30 s: worker {receiving}, {copies}");
+        assert_eq!(world.closed(viewer), None);
+    }
+}
+
 /// A viewer with good credentials of its own names a publisher's address in its checks.
 // quality B1
 #[test]

@@ -39,13 +39,15 @@ pub(super) struct Consent {
     /// When the next check begins at the earliest; `None` while none is planned.
     next_at: Option<Instant>,
     renewal: Renewal,
+    /// When the last restart was since the peer last proved to be alive, if there was one.
+    restarted: Option<Instant>,
     last_alive: Instant,
 }
 
 impl Consent {
     /// Consent of a peer that counts as alive from `now` on. Nothing is checked yet.
     pub(super) fn new(renewal: Renewal, now: Instant) -> Self {
-        Self { check: None, next_at: None, renewal, last_alive: now }
+        Self { check: None, next_at: None, renewal, restarted: None, last_alive: now }
     }
 
     /// When the peer last proved to be alive.
@@ -53,14 +55,29 @@ impl Consent {
         self.last_alive
     }
 
-    /// Whether nothing proved for [`CONSENT_TIMEOUT`] that the peer is alive.
+    /// Whether nothing proved for [`CONSENT_TIMEOUT`] that the peer is alive, and no restart gave it more time.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_alive) >= CONSENT_TIMEOUT
+        now >= self.expires_at()
+    }
+
+    /// Whether nothing proved for [`CONSENT_TIMEOUT`] that the peer agrees to receive on the selected pair.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        now >= self.stale_at()
+    }
+
+    /// When that is so.
+    pub(super) fn stale_at(&self) -> Instant {
+        self.last_alive + CONSENT_TIMEOUT
+    }
+
+    fn expires_at(&self) -> Instant {
+        self.restarted.map_or(self.last_alive, |at| at.max(self.last_alive)) + CONSENT_TIMEOUT
     }
 
     /// Notes that the peer proved to be alive.
     pub(super) fn on_alive(&mut self, now: Instant) {
         self.last_alive = now;
+        self.restarted = None;
     }
 
     /// Check under way.
@@ -89,7 +106,7 @@ impl Consent {
     /// The handshake is done, which proves that the peer is alive: plans the first check of a
     /// publisher.
     pub(super) fn on_connected(&mut self, now: Instant) {
-        self.last_alive = now;
+        self.on_alive(now);
         if self.renewal == Renewal::WhenQuiet {
             self.next_at = Some(now + QUIET);
         }
@@ -112,10 +129,12 @@ impl Consent {
         Some(check)
     }
 
-    /// Ends the check under way. The authenticated request for a restart proves that the peer is alive.
+    /// Ends the check under way. The first restart since the peer last proved to be alive gives it the time of
+    /// a consent for its new checks. It says nothing of the address that media goes to (RFC 7675), and later ones
+    /// give no more: else requests alone would keep a stream at an address that its viewer has left.
     pub(super) fn restart(&mut self, now: Instant) {
         self.check = None;
-        self.last_alive = now;
+        self.restarted.get_or_insert(now);
     }
 
     /// A pair of the present credentials was selected: those before are gone.
@@ -136,8 +155,7 @@ impl Consent {
     /// When a request is due, a check begins, or consent expires.
     pub(super) fn next_timeout(&self) -> Instant {
         let check = self.check.as_ref().map(Check::next_at);
-        let expiry = self.last_alive + CONSENT_TIMEOUT;
-        [check, self.begins_at()].into_iter().flatten().fold(expiry, Instant::min)
+        [check, self.begins_at()].into_iter().flatten().fold(self.expires_at(), Instant::min)
     }
 
     /// Gives up a check without an answer, and begins the next one on the selected pair.

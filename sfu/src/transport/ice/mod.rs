@@ -9,7 +9,7 @@
 //! Rules, in order of importance:
 //! - A request without valid `MESSAGE-INTEGRITY` gets no answer and leaves no state (whip-whep C51).
 //! - Only SRTP, SRTCP, answers to checks of ours and the handshake prove that the peer is alive: checks
-//!   can be recorded and sent again. A copy of one of the last 64 requests does nothing at all.
+//!   can be recorded and sent again. A copy of one of the last 512 requests is answered at most.
 //! - A pair is confirmed when it has answered a check of ours; a publisher's also when a handshake was
 //!   finished whose flights all went there. Everything that goes to another pair is counted and is
 //!   at most 3 times what came from it, besides one allowance per session for the handshake.
@@ -32,7 +32,8 @@ mod stage;
 
 pub use self::consent::CONSENT_TIMEOUT;
 pub use self::pair::{
-    CHANGED_PATH_FACTOR, DOUBT_AFTER, MAX_PAIRS, STUN_PER_SECOND, UNCONFIRMED_FACTOR,
+    CHANGED_PATH_FACTOR, COPIES_PER_SECOND, DOUBT_AFTER, MAX_PAIRS, STUN_PER_SECOND,
+    UNCONFIRMED_FACTOR,
 };
 pub use self::policy::{HANDSHAKE_ALLOWANCE_BYTES, Policy};
 
@@ -42,7 +43,7 @@ use self::generation::{Age, Generations, Progress};
 use self::pair::Pairs;
 use self::seen::SeenRequests;
 use self::stage::{Handshake, Stage};
-use super::stun::{self, CheckRequest, StunClass, StunView, TransactionId};
+use super::stun::{self, CheckRequest, IceRole, StunClass, StunView, TransactionId};
 use super::{Entropy, FiveTuple};
 use crate::error::DropReason;
 use crate::sdp::IceCredentials;
@@ -154,14 +155,14 @@ impl IceAgent {
         if !view.verify_integrity(key) {
             return Err(DropReason::StunBadIntegrity);
         }
+        let id = view.transaction_id();
+        let is_new = self.seen.is_new(&id);
         // Behind the integrity check: forged requests must not use up the peer's share.
-        if self.pairs.get_mut(path).is_some_and(|pair| !pair.allow_request(now)) {
+        if self.pairs.get_mut(path).is_some_and(|pair| !pair.allow_request(now, is_new)) {
             return Err(DropReason::StunRateLimited);
         }
-        let id = view.transaction_id();
-        if !view.unknown_attributes().is_empty() {
-            let unknown = view.unknown_attributes();
-            let reply_len = stun::write_unknown_attributes(reply, &id, unknown, key).unwrap_or(0);
+        if let Some(refusal) = view.refusal() {
+            let reply_len = stun::write_refusal(reply, &id, refusal, key).unwrap_or(0);
             return if reply_len <= len {
                 Ok(reply_len)
             } else {
@@ -169,7 +170,6 @@ impl IceAgent {
             };
         }
         let reply_len = stun::write_success(reply, &id, path.remote, key).unwrap_or(0);
-        let is_new = self.seen.is_new(&id);
         if !self.pairs.contains(path) {
             if !is_new {
                 return Err(DropReason::UnvalidatedAddress);
@@ -177,7 +177,7 @@ impl IceAgent {
             self.pairs.add(path, now, [self.selected(), self.target])?;
         }
         if is_new {
-            self.seen.insert(id);
+            self.seen.insert(&id);
             self.on_new_check(now, path, age, view.has_use_candidate());
         }
         self.count_received(path, len);
@@ -190,7 +190,7 @@ impl IceAgent {
     /// Takes an authenticated request that is no known copy: it may choose the path.
     fn on_new_check(&mut self, now: Instant, path: FiveTuple, age: Age, use_candidate: bool) {
         if let Some(pair) = self.pairs.get_mut(path) {
-            pair.on_new_check(now, use_candidate);
+            pair.on_new_check(now);
         }
         let is_connected = self.is_connected();
         if age == Age::Previous {
@@ -476,6 +476,7 @@ impl IceAgent {
                 remote_ufrag: &generation.remote.ufrag,
                 local_ufrag: &generation.local.ufrag,
                 priority: PRIORITY,
+                role: IceRole::Controlled,
                 tie_breaker,
                 key: generation.remote.pwd.as_bytes(),
             };
@@ -493,12 +494,21 @@ impl IceAgent {
     /// of consent.
     pub fn next_timeout(&self) -> Instant {
         let confirm = self.confirm.as_ref().map(Check::next_at);
-        confirm.into_iter().fold(self.consent.next_timeout(), Instant::min)
+        let stale = self.is_confirmed().then(|| self.consent.stale_at());
+        confirm.into_iter().chain(stale).fold(self.consent.next_timeout(), Instant::min)
     }
 
     /// Gives up checks without an answer and starts the next consent check when it is time.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.confirm.take_if(|check| check.is_spent(now));
+        if self.consent.is_stale(now)
+            && let Some(selected) = self.selected.as_mut().filter(|it| it.is_confirmed)
+        {
+            selected.is_confirmed = false;
+            if let Some(pair) = self.pairs.get_mut(selected.path) {
+                pair.unconfirm();
+            }
+        }
         let age = self.generations.selected_age();
         self.consent.handle_timeout(now, self.selected(), age);
     }
@@ -509,8 +519,8 @@ impl IceAgent {
     }
 
     /// Begins an ICE restart (RFC 8839 section 4.4.1.1.1, whip-whep B9). Media keeps flowing on the
-    /// selected pair and all pairs stay validated; the authenticated PATCH proves that the peer is
-    /// alive. Checks with the old credentials are answered but choose nothing, until a check with
+    /// selected pair and all pairs stay validated. The authenticated PATCH gives the peer time for
+    /// its new checks; it renews no consent to receive. Checks with the old credentials are answered but choose nothing, until a check with
     /// the new ones has selected a pair. A second restart forgets the oldest credentials.
     pub fn restart(&mut self, local: IceCredentials, remote: IceCredentials, now: Instant) {
         self.generations.restart(local, remote, self.selected.is_some());

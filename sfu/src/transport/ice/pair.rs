@@ -1,17 +1,18 @@
 //! Address pairs that passed an authenticated check.
 //!
-//! Owns the state of each pair: when something came from it, whether it was nominated, and what may
-//! be sent to it. Never chooses the pair that we send on. Called by `ice/mod.rs`.
+//! Owns the state of each pair: when something came from it, and what may be sent to it. Never chooses the pair that we send on. Called by `ice/mod.rs`.
 
 use std::time::{Duration, Instant};
 
 use super::consent::CONSENT_TIMEOUT;
 use crate::error::DropReason;
+use crate::limiter::PerSecondLimit;
 use crate::transport::FiveTuple;
 use crate::warm::warm;
 
-/// Validated pairs of one session. One more replaces the pair that was idle longest, if that was
-/// never nominated or is idle for [`CONSENT_TIMEOUT`]; else the check is dropped (quality B2).
+/// Validated pairs of one session. One more replaces the pair that was idle longest among those where the
+/// peer did not prove to be for [`CONSENT_TIMEOUT`]; if there is none, the check is dropped (quality B2).
+/// Nomination keeps no pair: a listener can send old nominations from elsewhere.
 pub const MAX_PAIRS: usize = 8;
 
 /// Silence after which a selected pair is in doubt. A new check from another pair then makes that
@@ -22,6 +23,10 @@ pub const DOUBT_AFTER: Duration = Duration::from_secs(3);
 /// STUN requests per second and pair; more are dropped unanswered (quality B2). Answers to our own
 /// checks do not count: their transaction ids cannot be guessed.
 pub const STUN_PER_SECOND: u32 = 50;
+
+/// Copies of requests per second and pair that are answered; more are dropped. A client repeats a request whose
+/// answer was lost. Who sends copies in its name must not use up what its new requests need.
+pub const COPIES_PER_SECOND: u32 = 10;
 
 /// Bytes that we may send to an unconfirmed pair per byte that came from it, whatever they are for.
 pub const UNCONFIRMED_FACTOR: u64 = 3;
@@ -39,11 +44,8 @@ pub(super) struct Pair {
     /// When the peer last proved to be there: by SRTP, SRTCP, an answer or a handshake.
     proved: Option<Instant>,
     egress: Egress,
-    /// The peer has nominated the pair.
-    pub(super) nominated: bool,
-    /// Begin of the second in which `requests` are counted.
-    second: Instant,
-    requests: u32,
+    requests: PerSecondLimit,
+    copies: PerSecondLimit,
 }
 
 /// What may be sent to a pair.
@@ -67,25 +69,19 @@ impl Pair {
             last_seen: now,
             proved: None,
             egress: Egress::NOTHING_YET,
-            nominated: false,
-            second: now,
-            requests: 0,
+            requests: PerSecondLimit::per_second(STUN_PER_SECOND),
+            copies: PerSecondLimit::per_second(COPIES_PER_SECOND),
         }
     }
 
-    /// Counts one more request; false when it is over [`STUN_PER_SECOND`].
-    pub(super) fn allow_request(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
-            (self.second, self.requests) = (now, 0);
-        }
-        self.requests = self.requests.saturating_add(1);
-        self.requests <= STUN_PER_SECOND
+    /// Counts one more request; false when there were too many of its kind.
+    pub(super) fn allow_request(&mut self, now: Instant, is_new: bool) -> bool {
+        if is_new { self.requests.take(now) } else { self.copies.take(now) }
     }
 
     /// Notes a check that is no known copy.
-    pub(super) fn on_new_check(&mut self, now: Instant, nominates: bool) {
+    pub(super) fn on_new_check(&mut self, now: Instant) {
         self.last_seen = now;
-        self.nominated |= nominates;
     }
 
     /// Whether the pair was added or the peer proved to be there within `span`. Checks that come again
@@ -192,10 +188,7 @@ impl Pairs {
                 .iter()
                 .enumerate()
                 .filter(|(_, pair)| !kept.contains(&Some(pair.path)))
-                .filter(|(_, pair)| {
-                    let idle = now.saturating_duration_since(pair.last_seen);
-                    !pair.nominated || idle >= CONSENT_TIMEOUT
-                })
+                .filter(|(_, pair)| !pair.is_proved_within(now, CONSENT_TIMEOUT))
                 .min_by_key(|(_, pair)| pair.last_seen)
                 .ok_or(DropReason::TooManyPairs)?;
             self.0.swap_remove(index);
@@ -207,7 +200,7 @@ impl Pairs {
     /// Reads what counting a packet needs, so that it is in the caches by then.
     pub(super) fn warm(&self) {
         if let Some(pair) = self.0.first() {
-            warm!(pair.path.protocol, pair.nominated);
+            warm!(pair.path.protocol, pair.proved);
         }
     }
 

@@ -55,6 +55,7 @@ impl Client {
                 remote_ufrag: &self.local.ufrag,
                 local_ufrag: &self.remote.ufrag,
                 priority: 0,
+                role: IceRole::Controlling,
                 tie_breaker: 0,
                 key: self.local.pwd.as_bytes(),
             },
@@ -580,22 +581,114 @@ fn srtp_alone_or_answers_alone_keep_a_publisher_alive_and_its_checks_do_not() {
 
 // quality B2
 #[test]
-fn ninth_pair_replaces_the_idlest_that_was_never_nominated() {
+fn ninth_pair_replaces_the_idlest_where_the_peer_did_not_prove_to_be() {
     let mut client = Client::new(Role::Publisher);
     for n in 1..=MAX_PAIRS as u16 {
-        client.check_from(path(n)).unwrap();
+        client.nominate_from(path(n)).unwrap();
         client.now += Duration::from_millis(1);
     }
     client.check_from(path(100)).unwrap();
-    // 1 is selected; 2 was idle longest.
-    assert!(client.agent.is_validated(path(1)) && !client.agent.is_validated(path(2)));
+    // 8 is selected; 1 was idle longest.
+    assert!(client.agent.is_validated(path(8)) && !client.agent.is_validated(path(1)));
     assert_eq!(client.agent.pairs.len(), MAX_PAIRS);
-    for n in [1, 100].into_iter().chain(3..=MAX_PAIRS as u16) {
-        client.nominate_from(path(n)).unwrap();
+    for n in (2..=MAX_PAIRS as u16).chain([100]) {
+        client.media_from(path(n), 100);
     }
     assert_eq!(client.check_from(path(101)), Err(DropReason::TooManyPairs));
     client.now += CONSENT_TIMEOUT;
     assert!(client.check_from(path(101)).is_ok());
+}
+
+/// Who recorded checks of the client sends them from eight other addresses, and copies from its own.
+#[test]
+fn recorded_checks_use_nothing_up_that_the_client_needs() {
+    let mut client = Client::connected_viewer();
+    let recorded: Vec<_> = (0..200)
+        .map(|_| {
+            let check = client.check(&[USE_CANDIDATE]);
+            client.now += Duration::from_millis(50);
+            client.deliver(path(1), &check).unwrap();
+            check
+        })
+        .collect();
+    for (n, check) in recorded.iter().cycle().take(2_000).enumerate() {
+        assert!(client.deliver(path(20 + n as u16 % 8), check).is_err());
+        _ = client.deliver(path(1), check);
+    }
+    client.check_from(path(1)).expect("its own are answered");
+    // Others that it never saw, and so counts as new: they hold no pair that the client needs.
+    for n in 0..64 {
+        _ = client.nominate_from(path(20 + n % 8));
+        client.now += Duration::from_millis(60);
+    }
+    client.nominate_from(path(2)).expect("its network gave it another port");
+    assert_eq!(client.answer_all(path(2)), 1);
+    assert_eq!(client.agent.selected(), Some(path(2)));
+}
+
+// quality B2
+#[test]
+fn eleventh_copy_of_a_second_is_not_answered() {
+    let mut client = Client::new(Role::Subscriber);
+    let check = client.check(&[USE_CANDIDATE]);
+    client.deliver(path(1), &check).unwrap();
+    let answered = (0..1_000).filter(|_| client.deliver(path(1), &check).is_ok()).count();
+    assert_eq!(answered as u32, COPIES_PER_SECOND);
+    assert!(client.check_from(path(1)).is_ok());
+    client.now += Duration::from_secs(1);
+    assert!(client.deliver(path(1), &check).is_ok());
+}
+
+/// A check of a server like this one: two must not keep each other alive.
+#[test]
+fn controlled_peer_gets_487_and_no_pair() {
+    let mut client = Client::new(Role::Subscriber);
+    let request = CheckRequest {
+        transaction_id: [7; 12],
+        remote_ufrag: &client.local.ufrag,
+        local_ufrag: &client.remote.ufrag,
+        priority: 1,
+        role: IceRole::Controlled,
+        tie_breaker: 1,
+        key: client.local.pwd.as_bytes(),
+    };
+    let mut check = [0; 200];
+    let len = stun::write_check(&mut check, &request).unwrap();
+    let mut reply = [0; 100];
+    let now = client.now;
+    let replied = client.agent.handle_stun(now, path(1), &check[..len], &mut reply).unwrap();
+    assert!(replied <= len);
+    let view = StunView::parse(&reply[..replied]).unwrap();
+    assert_eq!(view.class(), StunClass::Error);
+    assert!(reply[..replied].windows(4).any(|code| code == [0, 0, 4, 87]));
+    assert!(!client.agent.is_validated(path(1)) && client.agent.selected().is_none());
+}
+
+// RFC 7675
+#[test]
+fn restarts_alone_keep_no_stream_at_an_address_that_does_not_answer() {
+    for role in [Role::Subscriber, Role::Publisher] {
+        let mut client = match role {
+            Role::Subscriber => Client::connected_viewer(),
+            Role::Publisher => Client::connected_publisher(),
+        };
+        let start = client.now;
+        let mut stopped = None;
+        for n in 0..9 {
+            client.advance(Duration::from_secs(10));
+            if !client.agent.is_confirmed() {
+                stopped.get_or_insert(client.now - start);
+            }
+            if client.agent.is_expired(client.now) {
+                break;
+            }
+            let [local, remote] = ["s", "c"].map(|side| credentials(&format!("{side}{n}")));
+            client.agent.restart(local, remote, client.now);
+        }
+        assert_eq!(stopped, Some(CONSENT_TIMEOUT), "{role:?}");
+        let ended = client.now - start;
+        assert!(client.agent.is_expired(client.now) && ended <= 2 * CONSENT_TIMEOUT, "{ended:?}");
+    }
 }
 
 // quality B2

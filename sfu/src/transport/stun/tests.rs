@@ -84,6 +84,7 @@ fn rtc_stun_and_we_accept_each_others_requests() {
         remote_ufrag: "theirs",
         local_ufrag: "ours",
         priority: 0x6e7f_ffff,
+        role: IceRole::Controlled,
         tie_breaker: 7,
         key: b"a-password-of-22-chars",
     };

@@ -95,7 +95,12 @@ pub async fn enforce(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// It was not made on this machine, and only such are served.
-    NotLocal(NotLocal),
+    NotLocal {
+        /// How that shows.
+        why: NotLocal,
+        /// Whether it was for the admin API or metrics, which `--insecure-open` does not open.
+        is_admin: bool,
+    },
     /// A page of another site made it.
     ForeignPage(ForeignPage),
     /// The listener does not serve the group.
@@ -129,8 +134,9 @@ impl AccessRule {
         match self {
             Self::Everyone => {}
             Self::LoopbackOnly => {
-                if let Some(elsewhere) = not_local(request.version(), uri, headers) {
-                    return Err(Refusal::NotLocal(elsewhere));
+                if let Some(why) = not_local(request.version(), uri, headers) {
+                    let is_admin = uri.path().starts_with("/api/") || uri.path() == "/metrics";
+                    return Err(Refusal::NotLocal { why, is_admin });
                 }
             }
             Self::Nobody => return Err(Refusal::NotHere),
@@ -180,11 +186,17 @@ impl fmt::Display for NotLocal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotLocal(why) => write!(
+            Self::NotLocal { why, is_admin: false } => write!(
                 f,
                 "no authentication is set up, so this server answers only requests made directly to \
                  localhost or a loopback address, and this one {why}. To serve others, start it with \
                  --insecure-open (anyone who can reach it may then publish and watch)"
+            ),
+            Self::NotLocal { why, is_admin: true } => write!(
+                f,
+                "the admin API and the metrics answer here only requests made directly to localhost or a \
+                 loopback address, and this one {why}. Give them a listener of their own with \
+                 --admin-http, at an address that only you reach"
             ),
             Self::ForeignPage(page) => {
                 let sent = shortened(&page.to_string(), TEXT_MAX);
@@ -222,6 +234,7 @@ impl From<Refusal> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::CorsOrigins;
     use axum::http::HeaderValue;
 
     fn is_local(uri: &Uri, headers: &HeaderMap) -> bool {
@@ -290,6 +303,21 @@ mod tests {
         let plain = headers(&[("host", "localhost")]);
         let old = not_local(Version::HTTP_10, &"/".parse().unwrap(), &plain);
         assert_eq!(old, Some(NotLocal::PlainProxy));
+    }
+
+    #[test]
+    fn refusal_names_the_flag_that_helps() {
+        let own = OwnPages { listed: &CorsOrigins::Own, public_url: None, loopback_only: true };
+        for (path, flag, other) in [
+            ("/whip/demo", "--insecure-open", "--admin-http"),
+            ("/metrics", "--admin-http", "--insecure-open"),
+            ("/api/v1/stats", "--admin-http", "--insecure-open"),
+        ] {
+            let request = axum::http::Request::get(path).header("host", "example.org");
+            let refusal = AccessRule::LoopbackOnly.check(own, &request.body(()).unwrap());
+            let text = refusal.unwrap_err().to_string();
+            assert!(text.contains(flag) && !text.contains(other), "{path}: {text}");
+        }
     }
 
     #[test]

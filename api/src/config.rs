@@ -5,7 +5,10 @@
 //! media plane's configuration. Called by `main.rs`; each setting by itself is in `settings.rs`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -17,10 +20,18 @@ use crate::advertise::{Advertise, Interface};
 use crate::cli::Cli;
 use crate::log::LogFormat;
 use crate::nearest::nearest;
+use crate::refused_offers::shortened;
 pub use crate::setting::ConfigError;
 use crate::setting::Setting;
 use crate::settings::SETTINGS;
 pub use crate::settings::{Config, Settings};
+
+/// Maximum bytes of the file; a longer one is refused.
+const FILE_MAX: u64 = 1024 * 1024;
+/// Maximum characters of a line of the file that an error shows; the rest is cut.
+const LINE_MAX: usize = 120;
+/// Maximum characters of what the TOML reader says, which has parts of the file in it; the rest is cut.
+const PROBLEM_MAX: usize = 400;
 
 impl Config {
     /// Merges what `cli` and its file say, and checks it. `rust_log` is the value of `RUST_LOG`.
@@ -210,25 +221,41 @@ pub fn describe(config: &Config, origins: &BTreeMap<&'static str, String>) -> St
 fn read_file<T: DeserializeOwned + Default>(cli: &Cli) -> Result<T, ConfigError> {
     let Some(path) = &cli.config else { return Ok(T::default()) };
     let path_text = path.display();
-    let text = std::fs::read_to_string(path)
-        .or_else(|problem| bad("config", format!("{path_text}: {problem}")))?;
+    let text =
+        read_text(path).or_else(|problem| bad("config", format!("{path_text}: {problem}")))?;
     toml::from_str(&text).or_else(|problem| {
         let at = problem.span().map_or(0, |span| span.start);
         let before = text.get(..at).unwrap_or(&text);
         let number = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
         let line = text.lines().nth(number - 1).unwrap_or("").trim();
-        let mut problem = file_problem(problem.message());
+        let shown = shortened(line, LINE_MAX);
+        let mut problem = shortened(&file_problem(problem.message()), PROBLEM_MAX);
         if let Some(hint) = quoting_hint(line) {
             problem = format!("{problem}; {hint}");
         }
-        bad("config", format!("{path_text}, line {number}, `{line}`: {problem}"))
+        bad("config", format!("{path_text}, line {number}, `{shown}`: {problem}"))
     })
+}
+
+/// Reads a regular file of at most [`FILE_MAX`] bytes. A pipe or a device could block the server, or never end.
+fn read_text(path: &Path) -> io::Result<String> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file; name a file that can be read again"));
+    }
+    let mut text = String::new();
+    File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_MAX {
+        let problem = format!("it is longer than {FILE_MAX} bytes; is it a configuration?");
+        return Err(io::Error::other(problem));
+    }
+    Ok(text)
 }
 
 /// Text of the TOML reader on one line, in words for the operator.
 fn file_problem(message: &str) -> String {
     let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
     if let Some((key, _)) = unknown {
+        let key = &*shortened(key, LINE_MAX);
         let known = SETTINGS.iter().flat_map(|s| [Some(s.key), s.alias]).flatten();
         return match nearest(key, known) {
             Some(meant) => format!("there is no setting `{key}`; is `{meant}` meant?"),

@@ -30,6 +30,20 @@ pub const CONNECTIONS_PER_NETWORK: usize = 1_024;
 /// new one is answered 503 and closed (quality B2).
 pub const CONNECTIONS_MAX: usize = 10_000;
 
+/// Open files that stay free for media, the log and the configuration, or half of all if that is less.
+const RESERVED_FILES: u64 = 128;
+
+/// Places in all and per client network, of a process that may open so many files: [`CONNECTIONS_MAX`] and
+/// [`CONNECTIONS_PER_NETWORK`], or as many as there are files, and an eighth of these.
+pub fn places(open_files: Option<u64>) -> (usize, usize) {
+    let free = open_files.map(|files| files.saturating_sub(RESERVED_FILES.min(files / 2)));
+    let free = free.and_then(|free| usize::try_from(free).ok()).unwrap_or(usize::MAX);
+    match free < CONNECTIONS_MAX {
+        true => (free, (free / 8).clamp(1, CONNECTIONS_PER_NETWORK)),
+        false => (CONNECTIONS_MAX, CONNECTIONS_PER_NETWORK),
+    }
+}
+
 /// Why the server closed a connection or refused it: the label of its counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
@@ -88,14 +102,12 @@ pub enum Use {
 
 /// Limits of open connections. Cheap to clone; clones count the same connections.
 #[derive(Debug, Clone)]
-pub struct ConnectionLimit {
-    table: Arc<Mutex<Table>>,
-    max: usize,
-    per_network: usize,
-}
+pub struct ConnectionLimit(Arc<Mutex<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
+    max: usize,
+    per_network: usize,
     trusted: TrustedProxies,
     last: u64,
     open: HashMap<u64, Connection>,
@@ -146,9 +158,15 @@ impl Default for ConnectionLimit {
 }
 
 impl ConnectionLimit {
-    /// Limits of other sizes, for tests.
+    /// So many connections in all and per client network.
     pub fn new(max: usize, per_network: usize) -> Self {
-        Self { table: Arc::default(), max, per_network }
+        Self(Arc::new(Mutex::new(Table { max, per_network, ..Table::default() })))
+    }
+
+    /// Changes the limits, for connections from now on.
+    pub fn set_places(&self, max: usize, per_network: usize) {
+        let mut table = self.lock();
+        (table.max, table.per_network) = (max, per_network);
     }
 
     /// Lets these proxies have more connections than one network may, from now on.
@@ -161,18 +179,13 @@ impl ConnectionLimit {
     pub fn take(&self, peer: IpAddr, now: Instant) -> Option<(Place, bool)> {
         let mut table = self.lock();
         let network = client_network(peer).filter(|_| !table.trusted.contains(peer));
-        let is_full = table.open.len() >= self.max;
+        let is_full = table.open.len() >= table.max;
         let here = table.by_network.get(&network);
-        let displaced = match here.filter(|here| network.is_some() && here.open >= self.per_network)
+        let displaced = match here
+            .filter(|here| network.is_some() && here.open >= table.per_network)
         {
             Some(here) => Some(here.idle.first().map(|(_, id)| *id).or_else(|| here.overdue(now))),
-            None if is_full => {
-                let idle = table.idle.first();
-                let long_idle =
-                    idle.filter(|(since, _)| now.saturating_duration_since(*since) >= IDLE_MIN);
-                let id = long_idle.map(|(_, id)| *id).or_else(|| table.overdue(now));
-                Some(id.or_else(|| idle.map(|(_, id)| *id)))
-            }
+            None if is_full => Some(table.to_give_way(now)),
             None => None,
         };
         match displaced {
@@ -192,6 +205,14 @@ impl ConnectionLimit {
         Some((Place { limit: self.clone(), id, evicted }, displaced.is_some()))
     }
 
+    /// Closes the connection that would give way to a new one: there is no file for another. False if there
+    /// is none.
+    pub fn make_room(&self, now: Instant) -> bool {
+        let mut table = self.lock();
+        let id = table.to_give_way(now);
+        id.inspect(|id| table.evict(*id)).is_some()
+    }
+
     /// Number of open connections.
     pub fn open(&self) -> usize {
         self.lock().open.len()
@@ -209,11 +230,19 @@ impl ConnectionLimit {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Table {
+    /// The connection that is to give way to one of whatever network.
+    fn to_give_way(&self, now: Instant) -> Option<u64> {
+        let idle = self.idle.first();
+        let is_long = |since: Instant| now.saturating_duration_since(since) >= IDLE_MIN;
+        let long_idle = idle.filter(|(since, _)| is_long(*since)).map(|(_, id)| *id);
+        long_idle.or_else(|| self.overdue(now)).or_else(|| idle.map(|(_, id)| *id))
+    }
+
     /// The connection that waits longest for its client, of the network with the most of these.
     fn overdue(&self, now: Instant) -> Option<u64> {
         let overdue = |network: &Network| Some((network.waiting.len(), network.overdue(now)?));
@@ -428,6 +457,34 @@ mod tests {
         assert!(busy().is_none(), "a reload ended the trust");
         drop(held);
         assert!(limit.lock().by_network.is_empty());
+    }
+
+    #[test]
+    fn places_follow_the_limit_of_open_files() {
+        for (files, wanted) in [
+            (None, (10_000, 1_024)),
+            (Some(1_048_576), (10_000, 1_024)),
+            (Some(10_128), (10_000, 1_024)),
+            (Some(10_127), (9_999, 1_024)),
+            (Some(1_024), (896, 112)),
+            (Some(64), (32, 4)),
+            (Some(0), (0, 1)),
+        ] {
+            assert_eq!(places(files), wanted, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn connection_gives_way_when_there_is_no_file_for_another() {
+        let (limit, now) = (ConnectionLimit::default(), Instant::now());
+        assert!(!limit.make_room(now));
+        let [busy, idle] = [0, 1].map(|_| limit.take(HERE, now).unwrap().0);
+        busy.set(Use::Busy);
+        assert!(limit.make_room(now) && is_evicted(&idle) && !is_evicted(&busy));
+        assert!(!limit.make_room(now), "none is idle or waited for");
+        limit.set_places(2, 2);
+        let more = [0, 1].map(|_| limit.take(HERE, now));
+        assert!(more[0].is_some() && more[1].as_ref().is_some_and(|(_, displaced)| *displaced));
     }
 
     #[test]

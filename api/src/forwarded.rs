@@ -5,13 +5,27 @@
 
 use axum::http::{HeaderMap, Version};
 
-/// Headers that proxies, load balancers and tunnels add. No client sends them by itself.
-const NAMES: [&str; 30] = [
+/// Headers that proxies, load balancers and tunnels add. No client sends them by itself; `Proxy-Connection` is
+/// not among them, because clients send that to a proxy of their own.
+const NAMES: [&str; 46] = [
     "forwarded",
     "via",
     "cdn-loop",
     "max-forwards",
+    "surrogate-capability",
+    "early-data",
     // The client's address.
+    "akamai-origin-hop",
+    "cloudfront-viewer-address",
+    "do-connecting-ip",
+    "forwarded-for",
+    "incap-client-ip",
+    "tailscale-user-login",
+    "x-client-port",
+    "x-forward-for",
+    "x-source-ip",
+    "x-sucuri-clientip",
+    "x_forwarded_for",
     "client-ip",
     "proxy-client-ip",
     "true-client-ip",
@@ -38,6 +52,9 @@ const NAMES: [&str; 30] = [
     "x-scheme",
     "x-url-scheme",
     // The proxy itself.
+    "x-cloud-trace-context",
+    "x-request-start",
+    "x-ssl",
     "x-nginx-proxy",
     "x-varnish",
 ];
@@ -107,6 +124,22 @@ mod tests {
             "X-Envoy-External-Address",
             "X-ARR-SSL",
             "CDN-Loop",
+            "Surrogate-Capability",
+            "Early-Data",
+            "X-Request-Start",
+            "X-Cloud-Trace-Context",
+            "CloudFront-Viewer-Address",
+            "Akamai-Origin-Hop",
+            "Incap-Client-IP",
+            "DO-Connecting-IP",
+            "X-Sucuri-ClientIP",
+            "X-Source-IP",
+            "Forwarded-For",
+            "X-Forward-For",
+            "X_Forwarded_For",
+            "Tailscale-User-Login",
+            "X-Client-Port",
+            "X-SSL",
         ] {
             let headers = with(name);
             let lower = name.to_ascii_lowercase();

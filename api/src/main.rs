@@ -21,6 +21,7 @@ use weir::addresses::Addresses;
 use weir::advertise::interfaces;
 use weir::cli::{self, Cli, Command};
 use weir::config::{self, Config, ConfigError};
+use weir::connections;
 use weir::log::{Log, LogFilter};
 use weir::{AppState, admin_app, app, server};
 use weir_sfu::net::{Sfu, StartError};
@@ -156,9 +157,16 @@ async fn serve(
         tracing::warn!("{complaint}");
     }
     let open_files = server::raise_open_files();
-    tracing::debug!(?open_files, "limit of open files");
+    let (places, per_network) = connections::places(open_files);
+    if let Some(files) = open_files.filter(|_| places < connections::CONNECTIONS_MAX) {
+        tracing::warn!(
+            "the limit of open files is {files}, so there are {places} places for HTTP connections, {per_network} \
+             per client network{}",
+            server::OPEN_FILES_REMEDY
+        );
+    }
 
-    let http = listen("http", config.http).await?;
+    let http = listen("http", config.http)?;
     let http_addr = http.local_addr()?;
     let sfu = Sfu::start(media)?;
     let addresses = Addresses::following(interfaces);
@@ -166,16 +174,17 @@ async fn serve(
     let access = ListenerAccess::of_http(config.http, config.insecure_open);
 
     let (stop, stopped) = watch::channel(false);
-    let (connections, timeouts) = (state.connections.clone(), Timeouts::default());
-    connections.set_trusted(config.trusted_proxy.clone());
+    let (limit, timeouts) = (state.connections.clone(), Timeouts::default());
+    limit.set_places(places, per_network);
+    limit.set_trusted(config.trusted_proxy.clone());
     let mut servers = tokio::task::JoinSet::new();
     let app = app(state.clone(), access);
-    servers.spawn(server::serve(http, app, connections.clone(), timeouts, stopped.clone()));
+    servers.spawn(server::serve(http, app, limit.clone(), timeouts, stopped.clone()));
     if let Some(addr) = config.admin_http {
-        let admin = listen("admin-http", addr).await?;
+        let admin = listen("admin-http", addr)?;
         tracing::info!(addr = %admin.local_addr()?, "admin API and metrics");
         let app = admin_app(state.clone(), ListenerAccess::of_admin_http(addr));
-        servers.spawn(server::serve(admin, app, connections, timeouts, stopped));
+        servers.spawn(server::serve(admin, app, limit, timeouts, stopped));
     }
     state.refresh_addresses();
     print_ready(http_addr, sfu.media_addr());
@@ -212,8 +221,8 @@ async fn serve(
     Ok(())
 }
 
-async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, ConfigError> {
-    TcpListener::bind(addr).await.map_err(|error| {
+fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, ConfigError> {
+    server::listen(addr).map_err(|error| {
         let taken = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 "; another program has this port, perhaps another weir: stop it or choose another port"

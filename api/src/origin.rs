@@ -93,7 +93,8 @@ impl CorsOrigins {
     /// # Errors
     /// The value that is no origin, and what to give instead.
     pub fn parse(values: &[String]) -> Result<Self, String> {
-        if values.iter().any(|value| value == "*") {
+        let values: Vec<&str> = values.iter().map(|value| value.trim()).collect();
+        if values.contains(&"*") {
             return match values.len() {
                 1 => Ok(Self::All),
                 _ => Err("has `*` beside origins; give `*` alone, or leave it out".into()),
@@ -105,8 +106,14 @@ impl CorsOrigins {
         if values.len() > ORIGINS_MAX {
             return Err(format!("has {} origins; give at most {ORIGINS_MAX}", values.len()));
         }
-        let read = |value: &String| {
+        let read = |value: &&str| {
             Origin::parse(value).ok_or_else(|| {
+                if !value.is_ascii() {
+                    return format!(
+                        "`{value}` has letters beyond ASCII; give the host as browsers send it, which begins \
+                         with xn--"
+                    );
+                }
                 format!(
                     "`{value}` is no origin; give scheme and host without a path, such as \
                      https://example.org or http://192.0.2.7:3000, or `*` for every page"
@@ -273,6 +280,8 @@ mod tests {
         assert_eq!(parse(&["*"]), Ok(CorsOrigins::All));
         let listed = parse(&["https://a.example", "http://b.example:3000"]).unwrap();
         assert_eq!(listed.to_string(), "https://a.example,http://b.example:3000");
+        assert_eq!(parse(&[" https://a.example", "http://b.example:3000 "]), Ok(listed));
+        assert!(parse(&["https://b\u{fc}cher.example"]).unwrap_err().contains("xn--"));
         for bad in
             [&["*", "https://a.example"][..], &["a.example"], &["https://a.example/x"], &["null"]]
         {

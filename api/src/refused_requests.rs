@@ -70,7 +70,7 @@ impl RefusedRequests {
 
 fn index(refusal: &Refusal) -> usize {
     match refusal {
-        Refusal::NotLocal(_) => 0,
+        Refusal::NotLocal { .. } => 0,
         Refusal::ForeignPage(_) => 1,
         Refusal::NotHere => 2,
     }

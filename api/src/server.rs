@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tower::Service;
@@ -58,10 +58,39 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// B4 item 32).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The same after a connection was closed to have a file descriptor for the new one.
+const EVICT_PAUSE: Duration = Duration::from_millis(1);
+
+/// What the operator does about a lack of file descriptors.
+pub const OPEN_FILES_REMEDY: &str = "; raise the limit of open files: `ulimit -n` of a shell, LimitNOFILE= of \
+    systemd, `--ulimit nofile=` of Docker";
+
+/// Connections that wait in the kernel until they are accepted. It takes no more than `net.core.somaxconn`.
+const BACKLOG: u32 = 4_096;
+
+/// The error numbers of Linux for "this process has, or all processes have, too many open files".
+const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
+const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
+
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 const TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// A listener at this address.
+///
+/// # Errors
+/// Those of the system, as that another program has the port.
+pub fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A port can be used again at once after a stop.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves `app` until `stop` turns true, then lets requests in flight finish.
 pub async fn serve(
@@ -83,8 +112,14 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                refused.log(|| tracing::warn!(%error, "a connection could not be accepted"));
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                let needs_files = matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
+                let remedy = if needs_files { OPEN_FILES_REMEDY } else { "" };
+                refused.log(|| {
+                    tracing::warn!(%error, "a connection could not be accepted{remedy}");
+                });
+                // An evicted connection gives its file back at once; otherwise it would spin.
+                let waits = !(needs_files && connections.make_room(Instant::now()));
+                tokio::time::sleep(if waits { ACCEPT_PAUSE } else { EVICT_PAUSE }).await;
                 continue;
             }
         };

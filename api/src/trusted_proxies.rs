@@ -75,8 +75,11 @@ impl Prefix {
         };
         let ip: IpAddr = text.parse().map_err(|_| unreadable())?;
         if ip.to_canonical() != ip {
+            let length = bits.and_then(|bits| bits.parse::<u8>().ok()?.checked_sub(96));
+            let length = length.map_or_else(String::new, |length| format!("/{length}"));
             let hint = ip.to_canonical();
-            return Err(format!("`{entry}` is an IPv4 address in IPv6 form; give it as {hint}"));
+            let problem = "is an IPv4 address in IPv6 form";
+            return Err(format!("`{entry}` {problem}; give it as {hint}{length}"));
         }
         let max = width(ip);
         let bits = match bits {
@@ -159,6 +162,7 @@ mod tests {
             ("::/0", "every client"),
             ("0.0.0.0", "every client"),
             ("::ffff:10.0.0.7", "give it as 10.0.0.7"),
+            ("::ffff:10.0.0.0/104", "give it as 10.0.0.0/8"),
         ] {
             let error = parse(entry).unwrap_err();
             assert!(error.contains(problem), "{entry}: {error}");

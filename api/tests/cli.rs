@@ -494,3 +494,74 @@ fn a_line_that_repeats_is_written_ten_times_a_second_and_then_summed_up() {
         assert_eq!(sums, repeated, "{log}");
     }
 }
+
+/// Starts the server with at most so many open files.
+fn with_open_files(files: u32) -> Running {
+    let mut command = Command::new("sh");
+    let script =
+        format!("ulimit -n {files} && exec \"$0\" --http 127.0.0.1:0 --media-port 0 --workers 2");
+    Running::spawn(command.args(["-c", &script, env!("CARGO_BIN_EXE_weir")]))
+}
+
+/// Every place had to be a file, or nobody gave way and new clients waited for nothing.
+#[test]
+fn few_open_files_are_told_and_keep_nobody_out() {
+    let server = with_open_files(64);
+    let idle: Vec<_> = (0..100).map(|_| TcpStream::connect(&server.http).unwrap()).collect();
+    assert!(server.get("/livez").starts_with("HTTP/1.1 200 "));
+    let metrics = server.get("/metrics");
+    let evicted = "weir_http_connections_closed_total{reason=\"evicted\"} ";
+    let evicted = metrics.lines().find_map(|line| line.strip_prefix(evicted)).unwrap();
+    assert!(evicted.parse::<u32>().unwrap() >= 60, "{metrics}");
+    drop(idle);
+    server.signal(Signal::TERM);
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0));
+    let told = "the limit of open files is 64, so there are 32 places";
+    assert!(log.contains(told) && log.contains("LimitNOFILE="), "{log}");
+}
+
+/// 300 clients that connect at once: the kernel held 128, and the others lost a second or more.
+#[test]
+fn clients_that_connect_at_once_are_held_by_the_kernel_until_they_are_accepted() {
+    let held = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let wanted = 300.min(held.trim().parse::<usize>().unwrap());
+    let server = Running::start(&[]);
+    server.signal(Signal::STOP);
+    let addr = server.http.parse().unwrap();
+    let second = Duration::from_secs(1);
+    let connected: Vec<_> =
+        (0..wanted).map_while(|_| TcpStream::connect_timeout(&addr, second).ok()).collect();
+    server.signal(Signal::CONT);
+    assert_eq!(connected.len(), wanted);
+    drop(connected);
+    assert!(server.get("/livez").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn configuration_that_is_no_file_or_too_long_is_refused_and_a_reload_of_it_blocks_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weir.toml");
+    let text = path.to_str().unwrap();
+    let replace_by_fifo = || {
+        _ = std::fs::remove_file(&path);
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    };
+    std::fs::write(&path, "").unwrap();
+    let server = Running::start(&["--config", text]);
+    replace_by_fifo();
+    server.signal(Signal::HUP);
+    server.signal(Signal::TERM);
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0), "{log}");
+    let (refused, text_of_fifo) = output(&["check-config", "--config", text]);
+    assert!(text_of_fifo.contains("it is no regular file"), "{text_of_fifo}");
+    assert_eq!(refused.status.code(), Some(2));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "#".repeat(1024 * 1024 + 1)).unwrap();
+    let (_, text_of_long) = output(&["check-config", "--config", text]);
+    assert!(text_of_long.contains("longer than 1048576 bytes"), "{text_of_long}");
+    std::fs::write(&path, format!("{} = 1", "a".repeat(1024 * 1024 - 4))).unwrap();
+    let (_, text_of_line) = output(&["check-config", "--config", text]);
+    assert!(text_of_line.contains("line 1") && text_of_line.len() < 3_000, "{text_of_line}");
+}

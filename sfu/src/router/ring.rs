@@ -37,7 +37,7 @@ pub enum StrayKind {
     Granted,
     /// Answer to a claim: the session here is connected and keeps the address.
     Kept,
-    /// The address is of a session here, as that has proved; yours has lost it.
+    /// The address is of a session here, as that has just proved. One of yours has lost it.
     Taken,
 }
 

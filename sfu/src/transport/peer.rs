@@ -211,7 +211,7 @@ impl Peer {
         }
     }
 
-    /// Whether the connected peer proved within `span` that it sends and receives on this pair.
+    /// Whether the peer proved within `span` that it sends and receives on this pair.
     pub fn holds(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
         self.ice.holds(path, now, span)
     }
@@ -224,6 +224,11 @@ impl Peer {
     /// Whether the peer began on this pair within `span`, or showed that it receives there.
     pub fn is_new_on(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
         self.ice.is_new_on(path, now, span)
+    }
+
+    /// Another session keeps the pair until this peer proves to be there.
+    pub fn claim(&mut self, now: Instant, path: FiveTuple) {
+        self.ice.claim(now, path);
     }
 
     /// The pair belongs to another session now.

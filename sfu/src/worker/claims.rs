@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::demux::Home;
+use super::demux::{Contenders, Home};
 use super::keys::SessionKey;
 use super::{CheckOutcome, CheckRefusal, Event, Owner, Worker};
 use crate::error::DropReason;
@@ -16,13 +16,14 @@ use crate::router::{StrayItem, StrayKind};
 use crate::rtp::packet::PacketClass;
 use crate::transport::FiveTuple;
 use crate::transport::egress::{Egress, Transmit};
+use crate::transport::peer::PeerState;
 use crate::transport::stun::{self, StunView, TransactionId};
 
-/// Time since a connected session proved to be on its address pair in which it keeps the pair.
+/// Time since a session proved to be on its address pair in which it keeps the pair against all that do not.
 const PATH_HELD: Duration = Duration::from_secs(7);
 
-/// Time in which a session that is not connected keeps a pair: from its first check there, and again
-/// from all that shows that it receives there. Datagrams of a client that has just gone may still be
+/// Time in which others get no answer: from a session's first check on a pair, and again from all that
+/// shows that it receives there. Datagrams of a client that has just gone may still be
 /// under way. In the handshake of the next client there they would end it, and a late check would
 /// take the pair from it. Checks that are repeated do not count: their source may be forged.
 const HANDSHAKE_HELD: Duration = Duration::from_millis(500);
@@ -32,8 +33,8 @@ const HANDSHAKE_HELD: Duration = Duration::from_millis(500);
 pub(super) enum Arrival {
     /// At its socket.
     Socket,
-    /// At another worker's, which passed it on as ours.
-    PassedOn,
+    /// At this other worker's, which passed it on as ours.
+    PassedOn(usize),
     /// At its socket. It is a check of a session that another worker's session does not let have the
     /// address.
     Refused,
@@ -42,9 +43,9 @@ pub(super) enum Arrival {
 /// Why a session here keeps its address pair when a check of another one is valid there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keeper {
-    /// It is connected and proved lately to be there. A check with a forged source must not cut it
-    /// off, so the other claims the pair until it proves by an answer or a handshake to be there.
-    Connected,
+    /// It proved lately to be there, by an answer or connected. A check with a forged source must not cut
+    /// it off, so the other claims the pair until it proves by an answer or a handshake to be there.
+    Proved,
     /// It began there or proved to be there just now. The other gets no answer, so that its client
     /// begins no handshake on this pair yet.
     Handshake,
@@ -61,11 +62,11 @@ impl Worker {
     ) -> Result<(), DropReason> {
         let StrayItem { from, kind, path, .. } = stray;
         let arrival = match kind {
-            StrayKind::Yours => Arrival::PassedOn,
+            StrayKind::Yours => Arrival::PassedOn(from),
             StrayKind::Claim => {
                 let kind = match self.keeper(now, path) {
                     Some(Keeper::Handshake) => return Err(DropReason::PairTaken),
-                    Some(Keeper::Connected) => StrayKind::Kept,
+                    Some(Keeper::Proved) => StrayKind::Kept,
                     None => {
                         self.take_path(path);
                         StrayKind::Granted
@@ -82,6 +83,7 @@ impl Worker {
             StrayKind::Kept => Arrival::Refused,
             StrayKind::Taken => {
                 self.take_path(path);
+                self.demux.learn_stray(path.remote, from);
                 return Ok(());
             }
         };
@@ -130,7 +132,7 @@ impl Worker {
                 return self.send_stray(worker, StrayKind::Claim, path, datagram).map(|()| None);
             }
             // The worker at whose socket it arrived knows better whose the address is.
-            (Arrival::PassedOn, Some(_)) => self.demux.forget_stray(path.remote),
+            (Arrival::PassedOn(_), Some(_)) => self.demux.forget_stray(path.remote),
             (Arrival::Refused, Some(_)) | (_, None) => {}
         }
         if let Some(Keeper::Handshake) = self.keeper(now, path) {
@@ -164,7 +166,9 @@ impl Worker {
                 self.events.push(Event::Adopted { id, from: source });
                 Ok(Some(key))
             }
-            CheckOutcome::Elsewhere(worker) if worker != here && arrival != Arrival::PassedOn => {
+            CheckOutcome::Elsewhere(worker)
+                if worker != here && !matches!(arrival, Arrival::PassedOn(_)) =>
+            {
                 match self.keeper(now, path) {
                     Some(_) => self.demux.contend(path, Home::Worker(worker)),
                     None if arrival == Arrival::Refused => {
@@ -235,16 +239,20 @@ impl Worker {
         datagram: &[u8],
         arrival: Arrival,
     ) -> Result<Option<SessionKey>, DropReason> {
-        let Some(contender) = self.demux.contender(path) else { return Ok(Some(owner)) };
+        let contenders = self.demux.contenders(path);
+        if contenders.latest().is_none() {
+            return Ok(Some(owner));
+        }
         let id = stun::transaction_id(datagram).ok_or(DropReason::StunMalformed)?;
         if self.awaits(owner, path, &id) {
             return Ok(Some(owner));
         }
-        self.contender_of(path, contender, datagram, arrival)
+        let offered = self.offer_answer(path, contenders, &id, datagram, arrival);
+        offered.ok_or(DropReason::StunUnexpectedResponse)
     }
 
     /// Passes a STUN message without our ufrag on, from an address of another worker's session. That
-    /// worker, and the one of a session that claims the pair, each know what theirs wait for.
+    /// worker, and those of sessions that claim the pair, each know what theirs wait for.
     fn pass_on_answer(
         &mut self,
         now: Instant,
@@ -252,19 +260,43 @@ impl Worker {
         datagram: &[u8],
         arrival: Arrival,
     ) -> Result<Option<SessionKey>, DropReason> {
-        let id = stun::transaction_id(datagram).ok_or(DropReason::StunMalformed)?;
-        match self.demux.contender(path) {
-            Some(Home::Here(key)) if self.awaits(key, path, &id) => return Ok(Some(key)),
-            Some(Home::Worker(worker)) if arrival == Arrival::Socket => {
-                // Without room it is lost to the contender, whose next check is answered, too.
-                _ = self.send_stray(worker, StrayKind::Yours, path, datagram);
-            }
-            _ => {}
-        }
         if !self.demux.allow_stray_answer(now, path.remote) {
             return Err(DropReason::StunRateLimited);
         }
+        let contenders = self.demux.contenders(path);
+        if contenders.latest().is_some() {
+            let id = stun::transaction_id(datagram).ok_or(DropReason::StunMalformed)?;
+            if let Some(Some(key)) = self.offer_answer(path, contenders, &id, datagram, arrival) {
+                return Ok(Some(key));
+            }
+        }
         self.pass_on(path, datagram, arrival)
+    }
+
+    /// Finds the session among those that claim the pair which waits for this answer, or passes it on to the
+    /// workers of those that are elsewhere. `None` if there is neither.
+    fn offer_answer(
+        &mut self,
+        path: FiveTuple,
+        contenders: Contenders,
+        id: &TransactionId,
+        datagram: &[u8],
+        arrival: Arrival,
+    ) -> Option<Option<SessionKey>> {
+        let mut is_passed_on = false;
+        for home in contenders.all() {
+            match home {
+                Home::Here(key) if self.awaits(key, path, id) => return Some(Some(key)),
+                Home::Here(_) => {}
+                Home::Worker(worker) if arrival == Arrival::Socket => {
+                    // Without room it is lost to that session, whose next check is answered, too.
+                    let sent = self.send_stray(worker, StrayKind::Yours, path, datagram);
+                    is_passed_on |= sent.is_ok();
+                }
+                Home::Worker(_) => {}
+            }
+        }
+        is_passed_on.then_some(None)
     }
 
     fn awaits(&self, key: SessionKey, path: FiveTuple, id: &TransactionId) -> bool {
@@ -283,10 +315,18 @@ impl Worker {
         egress: &mut dyn Egress,
     ) -> Result<Option<SessionKey>, DropReason> {
         let owner = self.demux.session_at(path);
-        if let Some(contender) = self.demux.contender(path) {
-            // Only a session here is known to be connected still.
-            if owner.is_some() && datagram.get(3..5) == Some(&[0, 0]) {
-                return self.contender_of(path, contender, datagram, arrival);
+        if let Some(contender) = self.demux.contenders(path).latest() {
+            let state = owner.and_then(|owner| self.sessions.get(owner)).map(|it| it.peer.state());
+            if datagram.get(3..5) == Some(&[0, 0]) {
+                match state {
+                    Some(PeerState::Connected) => {
+                        return self.contender_of(path, contender, datagram, arrival);
+                    }
+                    // It is in its handshake, and has proved to be there.
+                    Some(_) => return Ok(owner),
+                    // Another worker's may still be connected, or not.
+                    None => {}
+                }
             }
             // A drop is no loss: the owner's outcome is counted.
             _ = match contender {
@@ -350,10 +390,13 @@ impl Worker {
     fn keeper(&self, now: Instant, path: FiveTuple) -> Option<Keeper> {
         let owner = self.demux.session_at(path)?;
         let peer = &self.sessions.get(owner)?.peer;
-        if peer.holds(path, now, PATH_HELD) {
-            return Some(Keeper::Connected);
+        let is_proved = peer.holds(path, now, PATH_HELD);
+        let is_new = || peer.is_new_on(path, now, HANDSHAKE_HELD);
+        match peer.state() {
+            PeerState::Connected if is_proved => Some(Keeper::Proved),
+            _ if is_new() => Some(Keeper::Handshake),
+            _ => is_proved.then_some(Keeper::Proved),
         }
-        peer.is_new_on(path, now, HANDSHAKE_HELD).then_some(Keeper::Handshake)
     }
 
     /// Takes a pair from its owner here. It must not send there any more, so that its handshake
@@ -367,6 +410,22 @@ impl Worker {
         }
     }
 
+    /// Tells the worker at whose socket a datagram arrived that its session here has proved by it to be there:
+    /// that worker may think that another session is. Without room the next proof does it.
+    pub(super) fn tell_socket(
+        &mut self,
+        now: Instant,
+        path: FiveTuple,
+        key: SessionKey,
+        arrival: Arrival,
+    ) {
+        if let Arrival::PassedOn(from) = arrival
+            && self.sessions.get(key).is_some_and(|session| session.peer.proves(path, now))
+        {
+            _ = self.send_stray(from, StrayKind::Taken, path, &[]);
+        }
+    }
+
     /// Records that a session's check was valid on this pair, or that it proved to be there.
     pub(super) fn learn_path(&mut self, now: Instant, path: FiveTuple, key: SessionKey) {
         let owner = self.demux.session_at(path);
@@ -375,9 +434,12 @@ impl Worker {
             return;
         }
         let stray = self.demux.stray(path.remote).filter(|_| owner.is_none());
-        let is_kept = stray.is_some() || self.keeper(now, path) == Some(Keeper::Connected);
+        let is_kept = stray.is_some() || self.keeper(now, path) == Some(Keeper::Proved);
         if is_kept && !session.peer.proves(path, now) {
             self.demux.contend(path, Home::Here(key));
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.peer.claim(now, path);
+            }
             return;
         }
         self.take_path(path);

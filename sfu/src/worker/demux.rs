@@ -26,6 +26,9 @@ const STRAYS_ORDERED_MAX: usize = 2 * STRAY_ADDRESSES_MAX;
 /// not remembered: it gets the pair when the session that holds it falls silent.
 pub(super) const CONTENDERS_MAX: usize = 1_024;
 
+/// Sessions remembered that claim one pair; one more replaces the one that claimed it least lately.
+pub(super) const CONTENDERS_PER_PAIR: usize = 8;
+
 /// Map that is read for each datagram. Its hash is seeded, but weaker against chosen keys than the
 /// standard one. Unauthenticated clients cannot add keys: five-tuples (at most eight per session)
 /// and strays are added after an authenticated check, and we choose the ufrags. A client with a
@@ -41,15 +44,52 @@ pub(super) enum Home {
     Worker(usize),
 }
 
+/// Sessions whose check was valid on a pair that another one keeps, the latest first. Some may be gone.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Contenders([Option<Home>; CONTENDERS_PER_PAIR]);
+
+impl Contenders {
+    fn add(&mut self, home: Home) {
+        let known = self.0.iter().position(|other| *other == Some(home));
+        let end = known.map_or(self.0.len(), |at| at + 1);
+        if let Some(moved) = self.0.get_mut(..end) {
+            moved.rotate_right(1);
+        }
+        if let Some(first) = self.0.first_mut() {
+            *first = Some(home);
+        }
+    }
+
+    /// The session that claimed the pair last.
+    pub(super) fn latest(&self) -> Option<Home> {
+        self.0.first().copied().flatten()
+    }
+
+    /// All of them.
+    pub(super) fn all(self) -> impl Iterator<Item = Home> {
+        self.0.into_iter().flatten()
+    }
+
+    fn forget(&mut self, home: Home) {
+        if let Some(at) = self.0.iter().position(|other| *other == Some(home)) {
+            if let Some(rest) = self.0.get_mut(at..) {
+                rest.rotate_left(1);
+            }
+            if let Some(last) = self.0.last_mut() {
+                *last = None;
+            }
+        }
+    }
+}
+
 /// Address of another worker's session.
 #[derive(Debug)]
 struct Stray {
     worker: usize,
     checks: PerSecondLimit,
     answers: PerSecondLimit,
-    /// The session that claims a pair of this address last, which the other worker's keeps. It may be
-    /// gone since.
-    contender: Option<(FiveTuple, Home)>,
+    /// The pair of this address that sessions claim and the other worker's keeps, and these sessions.
+    claimed: Option<(FiveTuple, Contenders)>,
 }
 
 /// Address and ufrag maps of one worker.
@@ -60,8 +100,8 @@ pub(super) struct Demux {
     strays: Map<SocketAddr, Stray>,
     /// Stray addresses from the oldest to the newest.
     stray_order: VecDeque<SocketAddr>,
-    /// Sessions whose check was valid on a pair that another one here keeps, the newest per pair.
-    contenders: Map<FiveTuple, Home>,
+    /// Sessions that claim a pair which another one here keeps.
+    contenders: Map<FiveTuple, Contenders>,
 }
 
 impl Demux {
@@ -91,23 +131,31 @@ impl Demux {
         }
     }
 
-    /// The session that claims a pair which another one keeps.
-    pub(super) fn contender(&self, path: FiveTuple) -> Option<Home> {
-        if self.by_path.contains_key(&path) {
-            return self.contenders.get(&path).copied();
-        }
-        let (claimed, home) = self.strays.get(&path.remote)?.contender?;
-        (claimed == path).then_some(home)
+    /// The sessions that claim a pair which another one keeps.
+    pub(super) fn contenders(&self, path: FiveTuple) -> Contenders {
+        let claimed = match self.by_path.contains_key(&path) {
+            true => self.contenders.get(&path).copied(),
+            false => self
+                .strays
+                .get(&path.remote)
+                .and_then(|stray| stray.claimed)
+                .filter(|(pair, _)| *pair == path)
+                .map(|(_, contenders)| contenders),
+        };
+        claimed.unwrap_or_default()
     }
 
-    /// Records that a session claims a pair which another one keeps, in place of the one before.
+    /// Records that a session claims a pair which another one keeps.
     pub(super) fn contend(&mut self, path: FiveTuple, home: Home) {
         if self.by_path.contains_key(&path) {
             if self.contenders.len() < CONTENDERS_MAX || self.contenders.contains_key(&path) {
-                self.contenders.insert(path, home);
+                self.contenders.entry(path).or_default().add(home);
             }
         } else if let Some(stray) = self.strays.get_mut(&path.remote) {
-            stray.contender = Some((path, home));
+            let claimed = stray.claimed.take_if(|(pair, _)| *pair == path);
+            let (_, contenders) =
+                stray.claimed.insert(claimed.unwrap_or((path, Contenders::default())));
+            contenders.add(home);
         }
     }
 
@@ -129,13 +177,20 @@ impl Demux {
         for path in paths {
             self.forget_path(*path, key);
         }
-        self.contenders.retain(|_, home| *home != Home::Here(key));
+        self.contenders.retain(|_, contenders| {
+            contenders.forget(Home::Here(key));
+            contenders.latest().is_some()
+        });
     }
 
     /// Records that another worker owns this address, as a valid check showed.
     pub(super) fn learn_stray(&mut self, remote: SocketAddr, worker: usize) {
+        if let Some(stray) = self.strays.get_mut(&remote).filter(|stray| stray.worker == worker) {
+            stray.claimed = None;
+            return;
+        }
         let limit = PerSecondLimit::per_second(STRAY_STUN_PER_SECOND);
-        let stray = Stray { worker, checks: limit, answers: limit, contender: None };
+        let stray = Stray { worker, checks: limit, answers: limit, claimed: None };
         if self.strays.insert(remote, stray).is_none() {
             self.stray_order.push_back(remote);
         }
@@ -185,15 +240,31 @@ mod tests {
             demux.learn_path(path(n), owner);
             demux.contend(path(n), Home::Worker(1));
         }
-        assert_eq!(demux.contender(path(CONTENDERS_MAX - 1)), Some(Home::Worker(1)));
-        assert_eq!(demux.contender(path(CONTENDERS_MAX)), None);
+        let latest = |demux: &Demux, n| demux.contenders(path(n)).latest();
+        assert_eq!(latest(&demux, CONTENDERS_MAX - 1), Some(Home::Worker(1)));
+        assert_eq!(latest(&demux, CONTENDERS_MAX), None);
         let session = SessionKey::new(3, 0);
         demux.contend(path(0), Home::Here(session));
-        assert_eq!(demux.contender(path(0)), Some(Home::Here(session)), "the newest one claims");
+        let all: Vec<_> = demux.contenders(path(0)).all().collect();
+        assert_eq!(all, [Home::Here(session), Home::Worker(1)], "the latest first");
         demux.forget(session, &[], &[]);
-        assert_eq!(demux.contender(path(0)), None);
+        assert_eq!(latest(&demux, 0), Some(Home::Worker(1)));
         demux.learn_path(path(1), session);
-        assert_eq!(demux.contender(path(1)), None, "it was decided");
+        assert_eq!(latest(&demux, 1), None, "it was decided");
+    }
+
+    #[test]
+    fn ninth_session_that_claims_a_pair_replaces_the_least_late() {
+        let mut contenders = Contenders::default();
+        let home = Home::Worker;
+        (0..=CONTENDERS_PER_PAIR).for_each(|n| contenders.add(home(n)));
+        contenders.add(home(2));
+        let all: Vec<_> = contenders.all().collect();
+        assert_eq!(all, [2, 8, 7, 6, 5, 4, 3, 1].map(home));
+        contenders.forget(home(2));
+        contenders.forget(home(0));
+        contenders.forget(home(1));
+        assert_eq!(contenders.all().collect::<Vec<_>>(), [8, 7, 6, 5, 4, 3].map(home));
     }
 
     #[test]
@@ -205,7 +276,8 @@ mod tests {
         assert!(demux.stray(path(0).remote).is_none() && demux.stray(path(1).remote).is_some());
         demux.contend(path(1), Home::Worker(0));
         demux.contend(path(0), Home::Worker(0));
-        assert_eq!([0, 1].map(|n| demux.contender(path(n))), [None, Some(Home::Worker(0))]);
+        let latest = [0, 1].map(|n| demux.contenders(path(n)).latest());
+        assert_eq!(latest, [None, Some(Home::Worker(0))]);
         let remote = path(1).remote;
         let answers = (0..9_000).filter(|_| demux.allow_stray_answer(now, remote)).count();
         let checks = (0..9_000).filter(|_| demux.allow_stray_check(now, remote)).count();

@@ -141,7 +141,11 @@ impl Worker {
             },
         };
         let Some(key) = key else { return Ok(()) };
-        self.hand_to(now, key, path, class, datagram, egress)
+        let outcome = self.hand_to(now, key, path, class, datagram, egress);
+        if matches!(class, PacketClass::Stun | PacketClass::Dtls) {
+            self.tell_socket(now, path, key, arrival);
+        }
+        outcome
     }
 
     /// Hands a datagram to its session, now or, for the handshakes of viewers, in a later turn.
@@ -202,7 +206,7 @@ impl Worker {
             PacketClass::Dtls => {
                 let outcome = session.peer.handle_dtls(now, path, datagram);
                 self.after_session(now, key, egress);
-                if self.demux.contender(path) == Some(Home::Here(key)) {
+                if self.demux.contenders(path).all().any(|home| home == Home::Here(key)) {
                     self.learn_path(now, path, key);
                 }
                 outcome?;

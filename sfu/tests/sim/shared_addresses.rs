@@ -6,7 +6,6 @@ use std::time::Duration;
 use weir_netsim::Profile;
 use weir_sfu::error::{CloseReason, DropReason};
 
-use crate::world::dtls::HELLO;
 use crate::world::spec::{DtlsMode, GCM, PublisherSpec, ViewerSpec, clean};
 use crate::world::{ClientId, World, WorldConfig};
 use crate::{TestRng, ms, receives_frames};
@@ -174,11 +173,12 @@ fn viewer_of_another_worker_stays_connected_while_its_address_is_claimed() {
 }
 
 /// Somebody with a session that never connects sends its checks, and records without keys, in the name
-/// of an address: before a client there begins, and while it connects.
-// An address was held for 11 to 25 s.
+/// of an address: before a client there begins, and while it connects. In every other run a client
+/// that was connected there has just gone, without a word.
+// An address was held for 11 to 25 s; after a client that had gone, 3 of 5 viewers never joined.
 #[test]
 fn client_joins_at_an_address_that_is_claimed_all_the_time() {
-    for seed in 0..48_u64 {
+    for seed in 0..96_u64 {
         let mut rng = TestRng(seed * 31 + 1);
         rng.next();
         let mut world = World::with(WorldConfig { seed, workers: 2, ..WorldConfig::default() });
@@ -190,15 +190,21 @@ fn client_joins_at_an_address_that_is_claimed_all_the_time() {
         world.receiving_workers.insert(at, (seed & 1) as usize);
         let thief = world.watch("live", ViewerSpec::on_worker((seed >> 1 & 1) as usize));
         world.link(thief).checks = false;
+        if seed >> 3 & 1 == 1 {
+            let former = join(&mut world, seed % 5 == 0, DtlsMode::Client, clean());
+            world.reuse_addr(former, at);
+            world.run_s(2);
+            assert!(world.link(former).is_connected());
+            world.kill(former);
+        }
         let gap = 20 + rng.next() % 300;
-        let junk = [HELLO, b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\0"];
         let claim = |world: &mut World| {
             let check = world.link(thief).new_check(true);
             world.inject_and_run(at, &check);
-            junk.iter().for_each(|junk| world.inject_and_run(at, junk));
+            world.inject_and_run(at, b"\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\0");
             world.run_ms(gap);
         };
-        (0..2_000 / gap).for_each(|_| claim(&mut world));
+        (0..500 / gap).for_each(|_| claim(&mut world));
         let publishes = seed >> 2 & 1 == 1;
         let mode = [DtlsMode::Client, DtlsMode::Server, GCM][seed as usize % 3];
         let up = Profile::delay(ms(rng.next() % 100));

@@ -40,8 +40,9 @@ pub trait Dtls: Send {
     /// end is an event.
     fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason>;
 
-    /// Whether the peer has sent what only a receiver of our datagrams can: our cookie, or a signature
-    /// over our random value.
+    /// Whether the peer has sent what only it could, and only after it received our datagrams: a flight signed
+    /// with the key of its fingerprint, over our random value. A cookie that comes back is none: any client at the
+    /// address returns it.
     fn is_answered(&self) -> bool;
 
     /// Next datagram to send. Call until `None` after every other call.

@@ -133,7 +133,7 @@ impl Dtls for RtcDtls {
             Phase::Idle | Phase::Closed => false,
             Phase::Handshake(handshake) => match &handshake.inbound {
                 Inbound::Hello(_) => false,
-                Inbound::Flight { has_keys, .. } => self.role == DtlsRole::Server || *has_keys,
+                Inbound::Flight { has_keys, .. } => *has_keys,
             },
             Phase::Connected { .. } => true,
         }

@@ -311,11 +311,11 @@ impl IceAgent {
         checks.into_iter().flatten().any(|check| check.path == path && check.sent_at(id).is_some())
     }
 
-    /// Whether the peer is on this pair for certain: it has confirmed it, keys exist, and something
-    /// that only it can send came from there within `span`. An older recording does not count.
+    /// Whether the peer is on this pair for certain: it has confirmed it, and something that only it can
+    /// send came from there within `span`. An older recording does not count.
     pub fn holds(&self, path: FiveTuple, now: Instant, span: Duration) -> bool {
         let pair = self.pairs.get(path).filter(|pair| pair.is_confirmed());
-        self.is_connected() && pair.is_some_and(|pair| pair.is_proved_within(now, span))
+        pair.is_some_and(|pair| pair.is_proved_within(now, span))
     }
 
     /// Whether the peer proved at `now` to receive on this pair.
@@ -341,6 +341,15 @@ impl IceAgent {
         }
         if self.policy.may_never_answer && !self.is_confirmed() && !self.is_selected(path) {
             self.select(path);
+        }
+    }
+
+    /// Checks a pair that another session keeps until this peer proves to be there: also a publisher's, which is
+    /// not checked otherwise before it is connected. One that never answers gets the pair when the other falls
+    /// silent.
+    pub fn claim(&mut self, now: Instant, path: FiveTuple) {
+        if self.confirm.is_none() && self.pairs.get(path).is_some_and(|pair| !pair.is_confirmed()) {
+            self.begin_confirm(now, path);
         }
     }
 

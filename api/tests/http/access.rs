@@ -121,8 +121,8 @@ async fn open_mode_on_loopback_serves_requests_from_this_machine_alone() {
     let loopback = ListenerAccess::of_http("127.0.0.1:8080".parse().unwrap(), false);
     assert_eq!(loopback, LOOPBACK);
     let app = weir::app(state(defaults()), loopback);
-    let local_only = [Served, Refused("--insecure-open")];
-    check_all(&app, local_only, local_only).await;
+    let [media, admin] = ["--insecure-open", "--admin-http"].map(|flag| [Served, Refused(flag)]);
+    check_all(&app, media, admin).await;
     let rebound = [("host", "weir.example.org"), ("content-type", SDP)];
     let post = request("POST", "/whip/demo", &rebound, &crlf(PUBLISH));
     send(&app, post).await.refused(403, "rebinding");
@@ -132,7 +132,7 @@ async fn open_mode_on_loopback_serves_requests_from_this_machine_alone() {
 async fn insecure_open_on_loopback_opens_media_and_leaves_the_admin_api_local() {
     let open = ListenerAccess::of_http("127.0.0.1:8080".parse().unwrap(), true);
     let app = weir::app(state(defaults()), open);
-    check_all(&app, [Served, Served], [Served, Refused("--insecure-open")]).await;
+    check_all(&app, [Served, Served], [Served, Refused("--admin-http")]).await;
 }
 
 #[tokio::test]
@@ -142,12 +142,12 @@ async fn off_loopback_the_admin_api_is_only_at_its_own_listener() {
     let app = weir::app(state.clone(), public);
     check_all(&app, [Served, Served], [Refused("--admin-http"), Refused("--admin-http")]).await;
 
-    for (addr, foreign) in [("[::]:9", Served), ("127.0.0.1:9", Refused("--insecure-open"))] {
+    for (addr, foreign) in [("[::]:9", Served), ("127.0.0.1:9", Refused("--admin-http"))] {
         let access = ListenerAccess::of_admin_http(addr.parse().unwrap());
         let admin = weir::admin_app(state.clone(), access);
         check(&admin, &ADMIN, Served, foreign).await;
         check(&admin, &HEALTH, Served, Served).await;
-        let not_here = if foreign == Served { NotHere } else { foreign };
+        let not_here = if foreign == Served { NotHere } else { Refused("--insecure-open") };
         for paths in [&MEDIA[..], &PAGES] {
             check(&admin, paths, NotHere, not_here).await;
         }

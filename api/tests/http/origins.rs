@@ -183,7 +183,9 @@ async fn clients_of_a_hidden_proxy_are_not_taken_for_this_machine() {
             answer.refused(403, &format!("{header}: {value} {request:?}"));
             let detail = answer.json()["detail"].as_str().unwrap().to_owned();
             let named = if header == "host" { value } else { header };
-            assert!(detail.contains(named) && detail.contains("--insecure-open"), "{detail}");
+            let is_admin = request.1.starts_with("/api/") || request.1 == "/metrics";
+            let flag = if is_admin { "--admin-http" } else { "--insecure-open" };
+            assert!(detail.contains(named) && detail.contains(flag), "{detail}");
         }
     }
     // nginx as it is without `proxy_set_header` and `proxy_http_version`.

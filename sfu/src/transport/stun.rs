@@ -38,6 +38,7 @@ mod attribute {
     pub(super) const USE_CANDIDATE: u16 = 0x0025;
     pub(super) const FINGERPRINT: u16 = 0x8028;
     pub(super) const ICE_CONTROLLED: u16 = 0x8029;
+    #[cfg(any(test, feature = "internals"))]
     pub(super) const ICE_CONTROLLING: u16 = 0x802a;
 
     /// Comprehension-required attributes that we know; some of them we ignore.
@@ -296,7 +297,8 @@ pub fn write_refusal(
 pub enum IceRole {
     /// `ICE-CONTROLLED`.
     Controlled,
-    /// `ICE-CONTROLLING`.
+    /// `ICE-CONTROLLING`: a client's.
+    #[cfg(any(test, feature = "internals"))]
     Controlling,
 }
 
@@ -327,6 +329,7 @@ pub fn write_check(out: &mut [u8], check: &CheckRequest<'_>) -> Option<usize> {
     writer.attribute(attribute::PRIORITY, &[&check.priority.to_be_bytes()])?;
     let role = match check.role {
         IceRole::Controlled => attribute::ICE_CONTROLLED,
+        #[cfg(any(test, feature = "internals"))]
         IceRole::Controlling => attribute::ICE_CONTROLLING,
     };
     writer.attribute(role, &[&check.tie_breaker.to_be_bytes()])?;

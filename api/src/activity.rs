@@ -16,7 +16,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::connections::{Closed, Place, Use};
+use crate::connections::{Closed, NoRoom, Place, Use};
 
 /// Times after which a connection is closed.
 #[derive(Debug, Clone, Copy)]
@@ -62,13 +62,20 @@ const REQUEST_BYTES: usize = 16 * 1024;
 /// by this count.
 pub const HEADERS_AT_ONCE: usize = 64 * 1024;
 
+/// Memory that is counted for a request besides its headers, until its response was taken: its task and its place
+/// in the HTTP library (11.3 KiB were measured).
+pub const REQUEST_MEMORY: usize = 12 * 1024;
+/// Memory that is counted for a header block that has begun and not ended: the library has decoded it so far
+/// (61 KiB were measured).
+pub const BLOCK_MEMORY: usize = 64 * 1024;
+
 /// Activity of one connection.
 #[derive(Debug)]
 pub struct Activity {
     timeouts: Timeouts,
     place: Place,
     at_work: Arc<Semaphore>,
-    /// The first request of an idle connection came.
+    /// The first request of an idle connection came, or a header block began.
     began: Notify,
     state: Mutex<State>,
 }
@@ -81,6 +88,8 @@ struct State {
     requests: HashMap<u64, Request>,
     /// Bytes of all requests' headers.
     header_bytes: usize,
+    /// Since when a header block is open.
+    block: Option<Instant>,
     /// Since when there is no request.
     idle_since: Instant,
     /// What the table of connections knows.
@@ -93,7 +102,7 @@ struct State {
 enum Request {
     /// The handler works, or the source of the body has nothing yet.
     Working,
-    /// It waits until the client takes the responses to others.
+    /// It waits until the client takes the responses to others, or its task has not run yet.
     Queued { since: Instant },
     /// The handler waits for the body of the request, which began to arrive then.
     Receiving { since: Instant },
@@ -106,14 +115,50 @@ enum Request {
 }
 
 impl State {
+    /// The next moment at which to look at the requests, and what has become too old then.
+    fn next(
+        &self,
+        timeouts: &Timeouts,
+        told: Option<Instant>,
+        now: Instant,
+    ) -> (Instant, Option<Closed>) {
+        if self.requests.is_empty() {
+            return match (told, self.asked) {
+                (Some(told), _) => {
+                    (self.idle_since.max(told) + timeouts.goodbye, Some(Closed::Idle))
+                }
+                (None, true) => (self.idle_since + timeouts.idle, Some(Closed::Idle)),
+                (None, false) => (self.idle_since + timeouts.header, Some(Closed::Silent)),
+            };
+        }
+        let deadline = |request: &Request| match *request {
+            Request::Working | Request::Queued { .. } | Request::Receiving { .. } => None,
+            Request::NotTaken { since, whole_by } => {
+                let progress = since + timeouts.write;
+                Some(whole_by.map_or(progress, |whole_by| progress.min(whole_by)))
+            }
+        };
+        let first = self.requests.values().filter_map(deadline).min();
+        // What is not waited for now may be soon, without a notice.
+        let again = now + timeouts.write / 2;
+        match first {
+            Some(first) if first <= again => (first, Some(Closed::Stalled)),
+            _ => (again, None),
+        }
+    }
+
     /// What the connection is used for now.
     fn uses(&self, timeouts: &Timeouts) -> Use {
-        if self.requests.is_empty() {
+        let requests = self.requests.values().map(|request| request.waits_for_client(timeouts));
+        let waiting = requests.chain(self.block.map(Some));
+        let Some(latest) = waiting.clone().reduce(|one, other| Some(one?.max(other?))) else {
             return Use::Idle(self.idle_since);
+        };
+        match (latest, waiting.flatten().min()) {
+            (Some(latest), _) => Use::Waiting(latest),
+            (None, Some(first)) => Use::PartlyWaiting(first),
+            (None, None) => Use::Busy,
         }
-        let waiting = self.requests.values().map(|request| request.waits_for_client(timeouts));
-        let latest = waiting.reduce(|one, other| Some(one?.max(other?))).flatten();
-        latest.map_or(Use::Busy, Use::Waiting)
     }
 }
 
@@ -170,6 +215,7 @@ impl Activity {
                 last: 0,
                 requests: HashMap::new(),
                 header_bytes: 0,
+                block: None,
                 idle_since: now,
                 told: Use::Idle(now),
                 useless: Allowance { left: USELESS_BYTES_BURST, filled: now },
@@ -193,11 +239,14 @@ impl Activity {
     }
 
     /// A request with so many bytes of headers came; it lasts until the value is dropped. The error is the same
-    /// for one that is to be refused, because all at once have more than [`HEADERS_AT_ONCE`].
+    /// for one that is to be refused.
     ///
     /// # Errors
-    /// Others of this connection have too many.
-    pub fn begin(self: &Arc<Self>, header_bytes: usize) -> Result<OpenRequest, OpenRequest> {
+    /// All of this connection at once have more headers than [`HEADERS_AT_ONCE`], or there is no memory for it.
+    pub fn begin(
+        self: &Arc<Self>,
+        header_bytes: usize,
+    ) -> Result<OpenRequest, (OpenRequest, NoRoom)> {
         let mut state = self.lock();
         state.asked = true;
         state.useless.give(REQUEST_BYTES);
@@ -207,14 +256,24 @@ impl Activity {
         let fits = is_first || state.header_bytes + header_bytes <= HEADERS_AT_ONCE;
         let header_bytes = if fits { header_bytes } else { 0 };
         state.header_bytes += header_bytes;
-        state.requests.insert(id, Request::Working);
+        // The request does not count as one that waits while others give way to it.
+        let held = REQUEST_MEMORY + header_bytes;
+        let has_memory = self.place.hold(held);
+        state.requests.insert(id, Request::Queued { since: Instant::now() });
         self.tell(&mut state);
         drop(state);
         if is_first {
             self.began.notify_one();
         }
-        let open = OpenRequest { activity: self.clone(), id, header_bytes, turn: None };
-        if fits { Ok(open) } else { Err(open) }
+        let held = if has_memory { held } else { 0 };
+        let open = OpenRequest { activity: self.clone(), id, header_bytes, held, turn: None };
+        let no_room = match (fits, has_memory) {
+            (true, true) => return Ok(open),
+            (false, _) => NoRoom::Headers,
+            (true, false) => NoRoom::Memory,
+        };
+        self.place.refuse(no_room);
+        Err((open, no_room))
     }
 
     /// Bytes arrived. False when there were too many that belong to no request: the connection is to end.
@@ -222,6 +281,29 @@ impl Activity {
         let mut state = self.lock();
         state.useless.refill(now);
         state.useless.take(bytes)
+    }
+
+    /// Says whether a header block has begun and not ended. False when there is no memory for it: the connection
+    /// is to end.
+    pub fn set_block(&self, open: bool, now: Instant) -> bool {
+        let mut state = self.lock();
+        match (state.block, open) {
+            (None, true) => {
+                if !self.place.hold(BLOCK_MEMORY) {
+                    self.place.refuse(NoRoom::Memory);
+                    return false;
+                }
+                state.block = Some(now);
+                self.began.notify_one();
+            }
+            (Some(_), false) => {
+                self.place.release(BLOCK_MEMORY);
+                state.block = None;
+            }
+            (None, false) | (Some(_), true) => return true,
+        }
+        self.tell(&mut state);
+        true
     }
 
     /// Waits until the connection is to be closed; `told` is when it was told that no more requests are served.
@@ -241,29 +323,11 @@ impl Activity {
 
     /// The next moment at which to look again, and what has become too old then.
     fn next(&self, told: Option<Instant>, now: Instant) -> (Instant, Option<Closed>) {
-        let (state, timeouts) = (self.lock(), &self.timeouts);
-        if state.requests.is_empty() {
-            return match (told, state.asked) {
-                (Some(told), _) => {
-                    (state.idle_since.max(told) + timeouts.goodbye, Some(Closed::Idle))
-                }
-                (None, true) => (state.idle_since + timeouts.idle, Some(Closed::Idle)),
-                (None, false) => (state.idle_since + timeouts.header, Some(Closed::Silent)),
-            };
-        }
-        let deadline = |request: &Request| match *request {
-            Request::Working | Request::Queued { .. } | Request::Receiving { .. } => None,
-            Request::NotTaken { since, whole_by } => {
-                let progress = since + timeouts.write;
-                Some(whole_by.map_or(progress, |whole_by| progress.min(whole_by)))
-            }
-        };
-        let first = state.requests.values().filter_map(deadline).min();
-        // What is not waited for now may be soon, without a notice.
-        let again = now + timeouts.write / 2;
-        match first {
-            Some(first) if first <= again => (first, Some(Closed::Stalled)),
-            _ => (again, None),
+        let state = self.lock();
+        let (at, closed) = state.next(&self.timeouts, told, now);
+        match state.block.map(|since| since + self.timeouts.header) {
+            Some(whole_by) if whole_by <= at => (whole_by, Some(Closed::Silent)),
+            _ => (at, closed),
         }
     }
 
@@ -295,10 +359,17 @@ pub struct OpenRequest {
     activity: Arc<Activity>,
     id: u64,
     header_bytes: usize,
+    /// Memory that is counted until the request is over.
+    held: usize,
     turn: Option<OwnedSemaphorePermit>,
 }
 
 impl OpenRequest {
+    /// Says that its task runs.
+    pub fn start(&self) {
+        self.activity.set(self.id, Request::Working);
+    }
+
     /// Waits until fewer than [`REQUESTS_AT_WORK`] are at work.
     pub async fn wait_for_turn(&mut self) {
         let at_work = self.activity.at_work.clone();
@@ -339,6 +410,7 @@ impl Drop for OpenRequest {
             state.idle_since = Instant::now();
         }
         self.activity.tell(&mut state);
+        self.activity.place.release(self.held);
     }
 }
 

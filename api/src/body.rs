@@ -10,8 +10,9 @@ use axum::body::{Body, Bytes};
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
+use tokio::time::Instant;
 
-use crate::body_budget::{BodyBudget, Collected};
+use crate::body_budget::{BodyBudget, Collected, NotTaken};
 use crate::error::Problem;
 
 /// Maximum SDP body in bytes; a longer one is refused with 413 (quality B2).
@@ -20,6 +21,11 @@ pub const SDP_MAX: usize = 64 * 1024;
 pub const PATCH_MAX: usize = 8 * 1024;
 /// Time in which a body must arrive; later it is refused with 408 (quality B2).
 pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time in which a body must bring [`PROGRESS_BYTES`] or end; later it is refused with 408. A packet that was lost
+/// twice comes again in it at a round trip of 500 ms.
+pub const PROGRESS_TIME: Duration = Duration::from_secs(5);
+/// See [`PROGRESS_TIME`].
+pub const PROGRESS_BYTES: usize = 4 * 1024;
 /// Bytes above the limit that are read and discarded, so that a client which writes everything
 /// before it reads gets the 413 and not a reset. The connection is closed at more.
 const DISCARD_MAX: usize = 1024 * 1024;
@@ -39,16 +45,7 @@ pub async fn read(
 ) -> Result<Bytes, Problem> {
     let length = headers.get(CONTENT_LENGTH);
     let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let collecting = collect(budget.begin(network), body, limit, announced);
-    let collected = tokio::time::timeout(READ_TIMEOUT, collecting).await;
-    collected.unwrap_or_else(|_| {
-        let detail = format!(
-            "the body did not arrive within {} s; send it without pauses",
-            READ_TIMEOUT.as_secs()
-        );
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
-            .with(CONNECTION, HeaderValue::from_static("close")))
-    })
+    collect(budget.begin(network), body, limit, announced).await
 }
 
 async fn collect(
@@ -63,10 +60,16 @@ async fn collect(
     if announced.is_some_and(|length| length > limit.saturating_add(DISCARD_MAX)) {
         return Err(too_long(limit));
     }
+    let mut deadlines = Deadlines::new(Instant::now());
     loop {
+        let (at, reason) = deadlines.next();
         let frame = tokio::select! {
             frame = body.frame() => frame,
             () = collected.gives_way() => return Err(no_memory()),
+            () = tokio::time::sleep_until(at) => {
+                collected.count(reason);
+                return Err(too_slow(reason));
+            }
         };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| {
@@ -76,6 +79,7 @@ async fn collect(
             )
         })?;
         let Ok(data) = frame.into_data() else { continue };
+        deadlines.received(data.len(), Instant::now());
         seen = seen.saturating_add(data.len());
         if seen > limit {
             collected.release();
@@ -91,6 +95,51 @@ async fn collect(
     }
     collected.finish().map_err(|_| no_memory())?;
     Ok(Bytes::from_owner(collected))
+}
+
+/// Moments until which a body must have brought something.
+#[derive(Debug)]
+struct Deadlines {
+    whole: Instant,
+    progress: Instant,
+    /// Bytes since the last progress.
+    received: usize,
+}
+
+impl Deadlines {
+    fn new(now: Instant) -> Self {
+        Self { whole: now + READ_TIMEOUT, progress: now + PROGRESS_TIME, received: 0 }
+    }
+
+    fn received(&mut self, bytes: usize, now: Instant) {
+        self.received += bytes;
+        if self.received >= PROGRESS_BYTES {
+            self.received = 0;
+            self.progress = now + PROGRESS_TIME;
+        }
+    }
+
+    fn next(&self) -> (Instant, NotTaken) {
+        match self.whole <= self.progress {
+            true => (self.whole, NotTaken::Late),
+            false => (self.progress, NotTaken::Slow),
+        }
+    }
+}
+
+fn too_slow(reason: NotTaken) -> Problem {
+    let detail = match reason {
+        NotTaken::Slow => format!(
+            "less than {PROGRESS_BYTES} bytes of the body came in {} s; send it without pauses",
+            PROGRESS_TIME.as_secs()
+        ),
+        _ => format!(
+            "the body did not arrive within {} s; send it without pauses",
+            READ_TIMEOUT.as_secs()
+        ),
+    };
+    Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
+        .with(CONNECTION, HeaderValue::from_static("close"))
 }
 
 fn no_memory() -> Problem {
@@ -115,98 +164,4 @@ pub fn is_type(headers: &HeaderMap, expected: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::response::IntoResponse;
-
-    /// Body of which a part comes, and no more.
-    struct Stalls(Option<Bytes>);
-
-    impl hyper::body::Body for Stalls {
-        type Data = Bytes;
-        type Error = std::convert::Infallible;
-
-        fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
-            match self.0.take() {
-                Some(part) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(part)))),
-                None => std::task::Poll::Pending,
-            }
-        }
-    }
-
-    async fn status(length: usize, announce: bool) -> u16 {
-        let mut headers = HeaderMap::new();
-        if announce {
-            headers.insert(CONTENT_LENGTH, length.into());
-        }
-        let body = Body::from(vec![b'a'; length]);
-        match read(&BodyBudget::default(), None, &headers, body, PATCH_MAX).await {
-            Ok(bytes) => {
-                assert_eq!(bytes.len(), length);
-                200
-            }
-            Err(problem) => problem.into_response().status().as_u16(),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_at_the_limit_is_read_and_one_byte_more_is_413() {
-        for announce in [true, false] {
-            assert_eq!(status(PATCH_MAX, announce).await, 200);
-            assert_eq!(status(PATCH_MAX + 1, announce).await, 413); // whip-whep A11
-            assert_eq!(status(PATCH_MAX + DISCARD_MAX + 1, announce).await, 413);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_never_ends_is_408() {
-        let budget = BodyBudget::default();
-        let refused = read(&budget, None, &HeaderMap::new(), Body::new(Stalls(None)), PATCH_MAX)
-            .await
-            .unwrap_err();
-        assert_eq!(refused.into_response().status(), 408);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn slow_body_gives_way_with_503_and_others_are_read() {
-        let budget = BodyBudget::default();
-        let headers = HeaderMap::new();
-        let slow = || Body::new(Stalls(Some(vec![b'a'; SDP_MAX - 1].into())));
-        let slow: Vec<_> = (0..1_100)
-            .map(|_| {
-                let (budget, headers, body) = (budget.clone(), headers.clone(), slow());
-                tokio::spawn(async move { read(&budget, None, &headers, body, SDP_MAX).await })
-            })
-            .collect();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        for _ in 0..50 {
-            let body = Body::from(vec![b'a'; 6_000]);
-            assert!(read(&budget, None, &headers, body, SDP_MAX).await.is_ok());
-        }
-        let mut ended = Vec::new();
-        for body in slow {
-            let refused = body.await.unwrap().unwrap_err().into_response();
-            ended.push((refused.status().as_u16(), refused.headers().contains_key("retry-after")));
-        }
-        let count = |end| ended.iter().filter(|other| **other == end).count();
-        assert_eq!(count((503, true)) + count((408, false)), 1_100);
-        assert!((76..=130).contains(&count((503, true))), "{}", count((503, true)));
-    }
-
-    #[test]
-    fn media_types_ignore_case_and_parameters() {
-        let is_sdp = |value: &'static str| {
-            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
-            is_type(&headers, crate::SDP)
-        };
-        assert!(is_sdp("application/sdp"));
-        assert!(is_sdp("Application/SDP")); // whip-whep A8
-        assert!(is_sdp("application/sdp; charset=utf-8"));
-        assert!(!is_sdp("application/sdpx"));
-        assert!(!is_sdp("text/plain"));
-        assert!(!is_type(&HeaderMap::new(), crate::SDP)); // whip-whep A9
-    }
-}
+mod tests;

@@ -16,6 +16,9 @@ pub const BODIES_MAX: usize = 64 * 1024 * 1024;
 /// Clients on this machine, also behind a proxy that is not trusted, count in total only.
 pub const BODIES_PER_NETWORK: usize = BODIES_MAX / 8;
 
+/// Minimum bytes by which the memory of a body grows.
+const CAPACITY_STEP: usize = 4 * 1024;
+
 /// Memory of request bodies. Cheap to clone; clones count the same bytes.
 #[derive(Debug, Clone, Default)]
 pub struct BodyBudget(Arc<Mutex<Held>>);
@@ -27,7 +30,7 @@ struct Held {
     /// What each client network holds; clients of none are together under `None`.
     networks: HashMap<Option<IpAddr>, Network>,
     last: u64,
-    refused: [u64; NoMemory::ALL.len()],
+    refused: [u64; NotTaken::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -48,21 +51,27 @@ struct Unfinished {
 
 /// Why a body was not taken: the label of its counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoMemory {
+pub enum NotTaken {
     /// It was the oldest of the heaviest network when another one needed memory.
     GaveWay,
     /// No other unfinished body was there to give way.
     Refused,
+    /// It came too slowly.
+    Slow,
+    /// It took too long in all.
+    Late,
 }
 
-impl NoMemory {
+impl NotTaken {
     /// Every reason, in the order of the metric.
-    const ALL: [Self; 2] = [Self::GaveWay, Self::Refused];
+    const ALL: [Self; 4] = [Self::GaveWay, Self::Refused, Self::Slow, Self::Late];
 
     fn label(self) -> &'static str {
         match self {
             Self::GaveWay => "gave_way",
             Self::Refused => "no_memory",
+            Self::Slow => "slow",
+            Self::Late => "late",
         }
     }
 }
@@ -104,7 +113,7 @@ impl BodyBudget {
     /// Bodies that were not taken since the start, by label, every label included.
     pub fn refused(&self) -> Vec<(&'static str, u64)> {
         let refused = self.lock().refused;
-        NoMemory::ALL.iter().map(|reason| reason.label()).zip(refused).collect()
+        NotTaken::ALL.iter().map(|reason| reason.label()).zip(refused).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -114,13 +123,13 @@ impl BodyBudget {
 
 impl Held {
     /// Counts more bytes of an unfinished body. Others give way to it, but it does not itself.
-    fn grow(&mut self, network: Option<IpAddr>, id: u64, bytes: usize) -> Result<(), NoMemory> {
+    fn grow(&mut self, network: Option<IpAddr>, id: u64, bytes: usize) -> Result<(), NotTaken> {
         if !self.make_room(network, id, bytes) {
-            self.count(NoMemory::Refused);
-            return Err(NoMemory::Refused);
+            self.count(NotTaken::Refused);
+            return Err(NotTaken::Refused);
         }
-        let here = self.networks.get_mut(&network).ok_or(NoMemory::GaveWay)?;
-        let body = here.bodies.get_mut(&id).ok_or(NoMemory::GaveWay)?;
+        let here = self.networks.get_mut(&network).ok_or(NotTaken::GaveWay)?;
+        let body = here.bodies.get_mut(&id).ok_or(NotTaken::GaveWay)?;
         body.bytes += bytes;
         here.unfinished += bytes;
         here.all += bytes;
@@ -146,7 +155,7 @@ impl Held {
                 return false;
             };
             body.gives_way.notify_one();
-            self.count(NoMemory::GaveWay);
+            self.count(NotTaken::GaveWay);
         }
     }
 
@@ -177,7 +186,7 @@ impl Held {
         }
     }
 
-    fn count(&mut self, reason: NoMemory) {
+    fn count(&mut self, reason: NotTaken) {
         if let Some(count) = self.refused.get_mut(reason as usize) {
             *count += 1;
         }
@@ -189,16 +198,27 @@ impl Collected {
     ///
     /// # Errors
     /// There is no memory for them. Then the body has lost what it had.
-    pub fn extend(&mut self, data: &[u8]) -> Result<(), NoMemory> {
+    pub fn extend(&mut self, data: &[u8]) -> Result<(), NotTaken> {
         let grown = match self.part {
             Part::Unfinished { id, .. } => self.budget.lock().grow(self.network, id, data.len()),
-            Part::Whole | Part::Nothing => Err(NoMemory::Refused),
+            Part::Whole | Part::Nothing => Err(NotTaken::Refused),
         };
         match grown {
-            Ok(()) => self.bytes.extend_from_slice(data),
+            Ok(()) => {
+                // In steps: a vector that doubles would hold twice what is counted.
+                if self.bytes.capacity() - self.bytes.len() < data.len() {
+                    self.bytes.reserve_exact(data.len().max(CAPACITY_STEP));
+                }
+                self.bytes.extend_from_slice(data);
+            }
             Err(_) => self.release(),
         }
         grown
+    }
+
+    /// Counts why the body is not taken.
+    pub fn count(&self, reason: NotTaken) {
+        self.budget.lock().count(reason);
     }
 
     /// Resolves when the body must give way.
@@ -213,11 +233,11 @@ impl Collected {
     ///
     /// # Errors
     /// It gave way.
-    pub fn finish(&mut self) -> Result<(), NoMemory> {
+    pub fn finish(&mut self) -> Result<(), NotTaken> {
         if let Part::Unfinished { id, .. } = self.part {
             if !self.budget.lock().finish(self.network, id) {
                 self.release();
-                return Err(NoMemory::GaveWay);
+                return Err(NotTaken::GaveWay);
             }
             self.part = Part::Whole;
         }
@@ -258,12 +278,12 @@ mod tests {
     }
 
     /// An unfinished body of so many bytes.
-    fn begun(budget: &BodyBudget, of: Option<IpAddr>, bytes: usize) -> Result<Collected, NoMemory> {
+    fn begun(budget: &BodyBudget, of: Option<IpAddr>, bytes: usize) -> Result<Collected, NotTaken> {
         let mut body = budget.begin(of);
         body.extend(&vec![0; bytes]).map(|()| body)
     }
 
-    fn whole(budget: &BodyBudget, of: Option<IpAddr>, bytes: usize) -> Result<Collected, NoMemory> {
+    fn whole(budget: &BodyBudget, of: Option<IpAddr>, bytes: usize) -> Result<Collected, NotTaken> {
         let mut body = begun(budget, of, bytes)?;
         body.finish().map(|()| body)
     }
@@ -280,7 +300,7 @@ mod tests {
         for n in 0..8 {
             let bodies = (0..BODIES_PER_NETWORK / LONG).map(|_| whole(&budget, network(n), LONG));
             held.extend(bodies.map(Result::unwrap));
-            assert_eq!(whole(&budget, network(n), 1).unwrap_err(), NoMemory::Refused);
+            assert_eq!(whole(&budget, network(n), 1).unwrap_err(), NotTaken::Refused);
         }
         assert_eq!(budget.lock().all, BODIES_MAX);
         assert!(
@@ -293,7 +313,10 @@ mod tests {
         held.truncate(BODIES_MAX / LONG / 2);
         held.extend((0..BODIES_MAX / LONG / 2).map(|_| whole(&budget, None, LONG).unwrap()));
         assert!(whole(&budget, None, LONG).is_err());
-        assert_eq!(budget.refused(), [("gave_way", 0), ("no_memory", 10)]);
+        assert_eq!(
+            budget.refused(),
+            [("gave_way", 0), ("no_memory", 10), ("slow", 0), ("late", 0)]
+        );
         drop(held);
         assert!(is_empty(&budget));
     }
@@ -326,11 +349,11 @@ mod tests {
             .map(|_| begun(&budget, network(0), LONG).unwrap())
             .collect();
         let mut next = begun(&budget, network(0), 1).unwrap();
-        assert_eq!(here[0].extend(&[0]), Err(NoMemory::GaveWay));
+        assert_eq!(here[0].extend(&[0]), Err(NotTaken::GaveWay));
         assert_eq!(next.finish(), Ok(()));
         assert!(here.iter_mut().skip(1).all(|body| body.finish().is_ok()));
         let mut last = begun(&budget, network(0), LONG - 1).unwrap();
-        assert_eq!(last.extend(&[0]), Err(NoMemory::Refused), "a body does not give way to itself");
+        assert_eq!(last.extend(&[0]), Err(NotTaken::Refused), "a body does not give way to itself");
         assert!(other.as_ref().len() == LONG && last.as_ref().is_empty());
     }
 
@@ -340,7 +363,7 @@ mod tests {
         let mut body = begun(&budget, None, 10).unwrap();
         body.release();
         assert!(is_empty(&budget) && body.as_ref().is_empty());
-        assert_eq!(body.extend(&[0]), Err(NoMemory::Refused), "it has no part any more");
+        assert_eq!(body.extend(&[0]), Err(NotTaken::Refused), "it has no part any more");
         let many: Vec<_> =
             (0..BODIES_MAX / LONG + 9).map(|_| begun(&budget, None, LONG).unwrap()).collect();
         assert_eq!(budget.lock().all, BODIES_MAX);

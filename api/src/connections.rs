@@ -3,10 +3,12 @@
 //! A connection is idle while it has no request. When all places are taken, or all of a client network, the one
 //! that was idle longest is closed and its place given away. When none is idle, one goes that only waits for its
 //! client, for [`WAITING_MIN`] or longer: of the network with the most of these, the one that waits longest. A new
-//! connection is refused when there is none of these either.
+//! connection is refused when there is none of these either. The memory of all requests has a limit too: for more
+//! of it the connection that waits longest gives way, of the network whose requests hold most.
 //! Pure but for its lock; the clock is an argument. `server.rs` asks for places, `activity.rs` says when a
 //! connection is idle, `metrics.rs` shows the counters.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +22,14 @@ use crate::trusted_proxies::TrustedProxies;
 
 /// Time after which a connection that only waits for its client gives way, if none is idle.
 pub const WAITING_MIN: Duration = Duration::from_secs(2);
+/// A network with this many times the connections of a newcomer's network gives way without [`WAITING_MIN`]:
+/// otherwise requests that are renewed in time would hold all places.
+pub const HEAVIER: usize = 8;
+/// Maximum memory of all requests in bytes, as `activity.rs` counts it. For more a connection with a request that
+/// waits for its client gives way; if there is none, the request is answered 503.
+pub const REQUEST_MEMORY_MAX: usize = 128 * 1024 * 1024;
+/// The same for the connections of one client network; for more one of the network gives way.
+pub const REQUEST_MEMORY_PER_NETWORK: usize = REQUEST_MEMORY_MAX / 8;
 /// Time for which a new or idle connection is left alone, as long as there are others to give way: a client that
 /// has just connected is about to ask.
 pub const IDLE_MIN: Duration = Duration::from_millis(500);
@@ -53,7 +63,9 @@ pub enum Closed {
     Evicted,
     /// It only waited for its client when a place was needed.
     EvictedWaiting,
-    /// It sent no request in time.
+    /// A request of it waited for its client when memory for another request was needed.
+    EvictedMemory,
+    /// It sent no request in time, or not the whole head of one.
     Silent,
     /// It had no request for too long.
     Idle,
@@ -65,10 +77,11 @@ pub enum Closed {
 
 impl Closed {
     /// Every reason, in the order of the metric.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Refused,
         Self::Evicted,
         Self::EvictedWaiting,
+        Self::EvictedMemory,
         Self::Silent,
         Self::Idle,
         Self::Stalled,
@@ -81,6 +94,7 @@ impl Closed {
             Self::Refused => "refused",
             Self::Evicted => "evicted",
             Self::EvictedWaiting => "evicted_waiting",
+            Self::EvictedMemory => "evicted_memory",
             Self::Silent => "silent",
             Self::Idle => "idle",
             Self::Stalled => "stalled",
@@ -96,13 +110,50 @@ pub enum Use {
     Idle(Instant),
     /// All its requests wait for their client, since then.
     Waiting(Instant),
-    /// The server works on a request, or the client listens to an event stream.
+    /// A request waits for its client since then, and the server works on another, or the client listens to an
+    /// event stream.
+    PartlyWaiting(Instant),
+    /// The server works on every request, or the client listens to event streams.
     Busy,
+}
+
+/// Why a request is refused before its handler sees it: the label of its counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The requests of its connection have too many bytes of headers together.
+    Headers,
+    /// Requests hold all the memory that they may, and none waits for its client.
+    Memory,
+}
+
+impl NoRoom {
+    /// Every reason, in the order of the metric.
+    pub const ALL: [Self; 2] = [Self::Headers, Self::Memory];
+
+    /// The `reason` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Headers => "headers",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 /// Limits of open connections. Cheap to clone; clones count the same connections.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimit(Arc<Mutex<Table>>);
+
+#[derive(Debug, Clone, Copy)]
+struct MemoryLimits {
+    all: usize,
+    per_network: usize,
+}
+
+impl Default for MemoryLimits {
+    fn default() -> Self {
+        Self { all: REQUEST_MEMORY_MAX, per_network: REQUEST_MEMORY_PER_NETWORK }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -115,24 +166,40 @@ struct Table {
     by_network: HashMap<Option<IpAddr>, Network>,
     /// Idle connections, the longest idle first.
     idle: BTreeSet<(Instant, u64)>,
+    memory: MemoryLimits,
+    /// Memory of all requests.
+    held: usize,
     closed: [u64; Closed::ALL.len()],
+    refused: [u64; NoRoom::ALL.len()],
 }
 
 /// Connections of one client network.
 #[derive(Debug, Default)]
 struct Network {
     open: usize,
+    /// Memory of its requests.
+    held: usize,
     /// As in [`Table`].
     idle: BTreeSet<(Instant, u64)>,
     /// Those that wait for their client, the longest first.
     waiting: BTreeSet<(Instant, u64)>,
+    /// Those with a request that waits and another that does not.
+    partly_waiting: BTreeSet<(Instant, u64)>,
 }
 
 impl Network {
-    /// The connection that waits longest, if that is long enough.
-    fn overdue(&self, now: Instant) -> Option<u64> {
-        let (since, id) = self.waiting.first()?;
-        (now.saturating_duration_since(*since) >= WAITING_MIN).then_some(*id)
+    /// The connection that waits longest, if that is long enough, for a newcomer of a network that has `here`
+    /// connections.
+    fn overdue(&self, here: usize, now: Instant) -> Option<(Instant, u64)> {
+        let first = self.waiting.first().copied();
+        let is_heavier = self.open >= HEAVIER * (here + 1);
+        first
+            .filter(|(since, _)| is_heavier || now.saturating_duration_since(*since) >= WAITING_MIN)
+    }
+
+    /// The connection that gives way when memory is needed.
+    fn first_waiting(&self) -> Option<u64> {
+        self.waiting.first().or_else(|| self.partly_waiting.first()).map(|(_, id)| *id)
     }
 }
 
@@ -140,6 +207,7 @@ impl Network {
 struct Connection {
     network: Option<IpAddr>,
     uses: Use,
+    held: usize,
     evicted: Arc<Notify>,
 }
 
@@ -169,6 +237,12 @@ impl ConnectionLimit {
         (table.max, table.per_network) = (max, per_network);
     }
 
+    /// The same with other limits of memory, for tests.
+    pub fn with_memory(self, all: usize, per_network: usize) -> Self {
+        self.lock().memory = MemoryLimits { all, per_network };
+        self
+    }
+
     /// Lets these proxies have more connections than one network may, from now on.
     pub fn set_trusted(&self, proxies: TrustedProxies) {
         self.lock().trusted = proxies;
@@ -181,13 +255,15 @@ impl ConnectionLimit {
         let network = client_network(peer).filter(|_| !table.trusted.contains(peer));
         let is_full = table.open.len() >= table.max;
         let here = table.by_network.get(&network);
-        let displaced = match here
-            .filter(|here| network.is_some() && here.open >= table.per_network)
-        {
-            Some(here) => Some(here.idle.first().map(|(_, id)| *id).or_else(|| here.overdue(now))),
-            None if is_full => Some(table.to_give_way(now)),
-            None => None,
-        };
+        let displaced =
+            match here.filter(|here| network.is_some() && here.open >= table.per_network) {
+                Some(here) => {
+                    let idle = here.idle.first().copied();
+                    Some(idle.or_else(|| here.overdue(here.open, now)).map(|(_, id)| id))
+                }
+                None if is_full => Some(table.to_give_way(here.map_or(0, |here| here.open), now)),
+                None => None,
+            };
         match displaced {
             Some(Some(id)) => table.evict(id),
             Some(None) => {
@@ -199,7 +275,7 @@ impl ConnectionLimit {
         table.last += 1;
         let (id, evicted) = (table.last, Arc::new(Notify::new()));
         table.by_network.entry(network).or_default().open += 1;
-        let connection = Connection { network, uses: Use::Busy, evicted: evicted.clone() };
+        let connection = Connection { network, uses: Use::Busy, held: 0, evicted: evicted.clone() };
         table.open.insert(id, connection);
         table.set(id, Use::Idle(now));
         Some((Place { limit: self.clone(), id, evicted }, displaced.is_some()))
@@ -209,7 +285,8 @@ impl ConnectionLimit {
     /// is none.
     pub fn make_room(&self, now: Instant) -> bool {
         let mut table = self.lock();
-        let id = table.to_give_way(now);
+        // Nobody knows of which network the next one is: none counts as heavier.
+        let id = table.to_give_way(table.open.len(), now);
         id.inspect(|id| table.evict(*id)).is_some()
     }
 
@@ -218,9 +295,20 @@ impl ConnectionLimit {
         self.lock().open.len()
     }
 
+    /// Memory that the requests of all connections hold, in bytes.
+    pub fn held(&self) -> usize {
+        self.lock().held
+    }
+
     /// Counts a connection that the server closed.
     pub fn count(&self, closed: Closed) {
         self.lock().count(closed);
+    }
+
+    /// Requests that were refused since the start before their handler saw them, by label, every label included.
+    pub fn requests_refused(&self) -> Vec<(&'static str, u64)> {
+        let refused = self.lock().refused;
+        NoRoom::ALL.iter().map(|reason| reason.label()).zip(refused).collect()
     }
 
     /// Connections that were closed or refused since the start, by label, every label included.
@@ -235,19 +323,22 @@ impl ConnectionLimit {
 }
 
 impl Table {
-    /// The connection that is to give way to one of whatever network.
-    fn to_give_way(&self, now: Instant) -> Option<u64> {
+    /// The connection that is to give way to one of a network that has `here` connections.
+    fn to_give_way(&self, here: usize, now: Instant) -> Option<u64> {
         let idle = self.idle.first();
         let is_long = |since: Instant| now.saturating_duration_since(since) >= IDLE_MIN;
         let long_idle = idle.filter(|(since, _)| is_long(*since)).map(|(_, id)| *id);
-        long_idle.or_else(|| self.overdue(now)).or_else(|| idle.map(|(_, id)| *id))
+        long_idle.or_else(|| self.overdue(here, now)).or_else(|| idle.map(|(_, id)| *id))
     }
 
-    /// The connection that waits longest for its client, of the network with the most of these.
-    fn overdue(&self, now: Instant) -> Option<u64> {
-        let overdue = |network: &Network| Some((network.waiting.len(), network.overdue(now)?));
-        let (_, id) = self.by_network.values().filter_map(overdue).max()?;
-        Some(id)
+    /// The connection that waits longest for its client, of the network with the most of these, for a newcomer of
+    /// a network that has `here` connections.
+    fn overdue(&self, here: usize, now: Instant) -> Option<u64> {
+        let overdue = |network: &Network| {
+            let (since, id) = network.overdue(here, now)?;
+            Some((network.waiting.len(), Reverse(since), id))
+        };
+        self.by_network.values().filter_map(overdue).max().map(|(_, _, id)| id)
     }
 
     fn evict(&mut self, id: u64) {
@@ -255,8 +346,42 @@ impl Table {
             connection.evicted.notify_one();
             self.count(match connection.uses {
                 Use::Idle(_) | Use::Busy => Closed::Evicted,
-                Use::Waiting(_) => Closed::EvictedWaiting,
+                Use::Waiting(_) | Use::PartlyWaiting(_) => Closed::EvictedWaiting,
             });
+        }
+    }
+
+    /// Counts memory of a request, for which others may have to give way. False if there is none: the request is to
+    /// be refused, or its connection gave way itself.
+    fn hold(&mut self, id: u64, bytes: usize) -> bool {
+        let limits = self.memory;
+        loop {
+            let Some(connection) = self.open.get_mut(&id) else { return false };
+            let network = connection.network;
+            let Some(here) = self.by_network.get_mut(&network) else { return false };
+            let gives_way = if network.is_some() && here.held + bytes > limits.per_network {
+                here.first_waiting()
+            } else if self.held + bytes > limits.all {
+                let first = |network: &Network| Some((network.held, network.first_waiting()?));
+                self.by_network.values().filter_map(first).max().map(|(_, id)| id)
+            } else {
+                here.held += bytes;
+                connection.held += bytes;
+                self.held += bytes;
+                return true;
+            };
+            let Some(connection) = gives_way.and_then(|id| self.remove(id)) else { return false };
+            connection.evicted.notify_one();
+            self.count(Closed::EvictedMemory);
+        }
+    }
+
+    fn release(&mut self, id: u64, bytes: usize) {
+        let Some(connection) = self.open.get_mut(&id) else { return };
+        connection.held -= bytes;
+        self.held -= bytes;
+        if let Some(here) = self.by_network.get_mut(&connection.network) {
+            here.held -= bytes;
         }
     }
 
@@ -270,6 +395,7 @@ impl Table {
                 here.idle.remove(&(since, id));
             }
             Use::Waiting(since) => drop(here.waiting.remove(&(since, id))),
+            Use::PartlyWaiting(since) => drop(here.partly_waiting.remove(&(since, id))),
             Use::Busy => {}
         }
         match uses {
@@ -278,6 +404,7 @@ impl Table {
                 here.idle.insert((since, id));
             }
             Use::Waiting(since) => drop(here.waiting.insert((since, id))),
+            Use::PartlyWaiting(since) => drop(here.partly_waiting.insert((since, id))),
             Use::Busy => {}
         }
     }
@@ -287,8 +414,10 @@ impl Table {
         let uses = self.open.get(&id)?.uses;
         self.set(id, Use::Busy);
         let connection = self.open.remove(&id)?;
+        self.held -= connection.held;
         if let Some(here) = self.by_network.get_mut(&connection.network) {
             here.open -= 1;
+            here.held -= connection.held;
             if here.open == 0 {
                 self.by_network.remove(&connection.network);
             }
@@ -309,6 +438,24 @@ impl Place {
         self.limit.lock().set(self.id, uses);
     }
 
+    /// Counts memory of a request of the connection, for which others may have to give way. False if there is
+    /// none.
+    pub fn hold(&self, bytes: usize) -> bool {
+        self.limit.lock().hold(self.id, bytes)
+    }
+
+    /// Gives back memory that [`Self::hold`] counted.
+    pub fn release(&self, bytes: usize) {
+        self.limit.lock().release(self.id, bytes);
+    }
+
+    /// Counts that a request is refused.
+    pub fn refuse(&self, reason: NoRoom) {
+        if let Some(count) = self.limit.lock().refused.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
+
     /// Counts that the server closes the connection.
     pub fn count(&self, closed: Closed) {
         self.limit.count(closed);
@@ -327,170 +474,4 @@ impl Drop for Place {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::Ipv4Addr;
-    use std::time::Duration;
-
-    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
-    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-    fn is_evicted(place: &Place) -> bool {
-        let mut evicted = std::pin::pin!(place.evicted());
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        std::future::Future::poll(evicted.as_mut(), &mut cx).is_ready()
-    }
-
-    #[test]
-    fn busy_connections_are_limited_per_network_and_in_all() {
-        let (limit, now) = (ConnectionLimit::default(), Instant::now());
-        let busy = |peer| {
-            let (place, _) = limit.take(peer, now)?;
-            place.set(Use::Busy);
-            Some(place)
-        };
-        let mut held: Vec<_> = (0..CONNECTIONS_PER_NETWORK).map(|_| busy(HERE).unwrap()).collect();
-        assert!(busy(HERE).is_none());
-        held.extend((held.len()..CONNECTIONS_MAX).map(|_| busy(LOOPBACK).unwrap()));
-        assert!(busy(LOOPBACK).is_none());
-        assert_eq!(limit.closed()[0], ("refused", 2));
-        drop(held);
-        assert!(busy(HERE).is_some());
-        let table = limit.lock();
-        assert!(table.by_network.is_empty() && table.idle.is_empty() && table.open.is_empty());
-    }
-
-    #[test]
-    fn the_longest_idle_of_all_gives_way_when_all_places_are_taken() {
-        let (limit, start) = (ConnectionLimit::default(), Instant::now());
-        let at = |ms: usize| start + Duration::from_millis(ms as u64);
-        let mut held: Vec<_> =
-            (0..CONNECTIONS_MAX).map(|n| limit.take(LOOPBACK, at(n)).unwrap().0).collect();
-        held[0].set(Use::Busy);
-        held[1].set(Use::Busy);
-        held[1].set(Use::Idle(at(CONNECTIONS_MAX)));
-        let (new, displaced) = limit.take(HERE, at(CONNECTIONS_MAX + 1)).unwrap();
-        assert!(displaced);
-        let evicted: Vec<_> = (0..held.len()).filter(|n| is_evicted(&held[*n])).collect();
-        assert_eq!(evicted, [2], "0 has a request, 1 had one later");
-        assert_eq!(limit.open(), CONNECTIONS_MAX);
-        // An evicted connection ends later and does not give back a place that it has not any more.
-        drop(held.remove(2));
-        assert_eq!(limit.open(), CONNECTIONS_MAX);
-        drop(new);
-        assert_eq!(limit.open(), CONNECTIONS_MAX - 1);
-    }
-
-    #[test]
-    fn a_network_with_all_its_places_gives_way_to_itself_alone() {
-        let (limit, start) = (ConnectionLimit::default(), Instant::now());
-        let (other, _) = limit.take(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 6)), start).unwrap();
-        let later = start + Duration::from_millis(1);
-        let held: Vec<_> =
-            (0..CONNECTIONS_PER_NETWORK).map(|_| limit.take(HERE, later).unwrap().0).collect();
-        let next = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 8));
-        let (third, _) = limit.take(next, start).unwrap();
-        let (new, _) = limit.take(HERE, later).unwrap();
-        assert!(is_evicted(&held[0]) && !is_evicted(&other) && !is_evicted(&third));
-        held.iter().chain([&new]).for_each(|place| place.set(Use::Busy));
-        assert!(limit.take(HERE, later).is_none(), "none of its own is idle");
-        assert!(limit.take(next, later).is_some());
-    }
-
-    /// Many networks fill all places with requests whose bodies never come.
-    #[test]
-    fn connection_that_only_waits_for_its_client_gives_way_after_two_seconds() {
-        let (limit, start) = (ConnectionLimit::default(), Instant::now());
-        let peer = |n: usize| IpAddr::V4(Ipv4Addr::new(198, 51, 100, n as u8));
-        let mut held = Vec::new();
-        for n in 0..CONNECTIONS_MAX {
-            // Networks 0 to 8 have 1,000 each, 9 has 999, and 10 has one.
-            let network = if n == CONNECTIONS_MAX - 1 { 10 } else { n / 1_000 };
-            let (place, _) = limit.take(peer(network), start).unwrap();
-            let since =
-                if n == 5_500 { Duration::ZERO } else { Duration::from_millis(n as u64 + 1) };
-            place.set(Use::Waiting(start + since));
-            held.push(place);
-        }
-        let at = |ms| start + WAITING_MIN + Duration::from_millis(ms);
-        let one_ms_early = at(0) - Duration::from_millis(1);
-        assert!(limit.take(HERE, one_ms_early).is_none());
-        let (first, displaced) = limit.take(HERE, at(0)).unwrap();
-        assert!(displaced && is_evicted(&held[5_500]), "the one that waits longest");
-        first.set(Use::Busy);
-        // A connection that has just come is not the one to go, although no other is idle.
-        let (new, _) = limit.take(LOOPBACK, at(19_900)).unwrap();
-        let (second, _) = limit.take(HERE, at(20_000)).unwrap();
-        assert!(!is_evicted(&new));
-        new.set(Use::Busy);
-        let evicted: Vec<_> = (0..held.len()).filter(|n| is_evicted(&held[*n])).collect();
-        assert!(evicted.iter().all(|n| n % 1_000 < 2 && *n < 9_000), "{evicted:?}");
-        assert_eq!(evicted.len(), 2);
-        second.set(Use::Busy);
-        for _ in 0..200 {
-            limit.take(HERE, at(20_000)).unwrap().0.set(Use::Busy);
-        }
-        assert!(!is_evicted(&held[CONNECTIONS_MAX - 1]), "its network has no other");
-        held.iter().for_each(|place| place.set(Use::Busy));
-        assert!(limit.take(HERE, at(30_000)).is_some(), "the places of those before are free");
-        let closed = limit.closed();
-        assert_eq!(closed[0], ("refused", 1));
-        assert_eq!(closed[2].0, "evicted_waiting");
-        drop((held, first, second, new));
-        assert!(limit.lock().by_network.is_empty() && limit.lock().open.is_empty());
-    }
-
-    #[test]
-    fn trusted_proxy_may_have_more_connections_than_one_network() {
-        let (limit, now) = (ConnectionLimit::default(), Instant::now());
-        let busy = || {
-            let (place, _) = limit.take(HERE, now)?;
-            place.set(Use::Busy);
-            Some(place)
-        };
-        limit.set_trusted(TrustedProxies::parse(&["192.0.2.0/24".to_owned()]).unwrap());
-        let mut held: Vec<_> = (0..CONNECTIONS_MAX).map(|_| busy().unwrap()).collect();
-        assert!(busy().is_none(), "the total counts");
-        limit.set_trusted(TrustedProxies::default());
-        held.truncate(1);
-        held.extend((0..CONNECTIONS_PER_NETWORK).map(|_| busy().unwrap()));
-        assert!(busy().is_none(), "a reload ended the trust");
-        drop(held);
-        assert!(limit.lock().by_network.is_empty());
-    }
-
-    #[test]
-    fn places_follow_the_limit_of_open_files() {
-        for (files, wanted) in [
-            (None, (10_000, 1_024)),
-            (Some(1_048_576), (10_000, 1_024)),
-            (Some(10_128), (10_000, 1_024)),
-            (Some(10_127), (9_999, 1_024)),
-            (Some(1_024), (896, 112)),
-            (Some(64), (32, 4)),
-            (Some(0), (0, 1)),
-        ] {
-            assert_eq!(places(files), wanted, "{files:?}");
-        }
-    }
-
-    #[test]
-    fn connection_gives_way_when_there_is_no_file_for_another() {
-        let (limit, now) = (ConnectionLimit::default(), Instant::now());
-        assert!(!limit.make_room(now));
-        let [busy, idle] = [0, 1].map(|_| limit.take(HERE, now).unwrap().0);
-        busy.set(Use::Busy);
-        assert!(limit.make_room(now) && is_evicted(&idle) && !is_evicted(&busy));
-        assert!(!limit.make_room(now), "none is idle or waited for");
-        limit.set_places(2, 2);
-        let more = [0, 1].map(|_| limit.take(HERE, now));
-        assert!(more[0].is_some() && more[1].as_ref().is_some_and(|(_, displaced)| *displaced));
-    }
-
-    #[test]
-    fn labels_are_unique_and_in_order() {
-        assert!(Closed::ALL.iter().enumerate().all(|(at, reason)| *reason as usize == at));
-        let labels: BTreeSet<_> = Closed::ALL.iter().map(|reason| reason.label()).collect();
-        assert_eq!(labels.len(), Closed::ALL.len());
-    }
-}
+mod tests;

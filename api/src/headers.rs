@@ -9,6 +9,7 @@ use axum::http::header::COOKIE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 
+use crate::connections::NoRoom;
 use crate::error::Problem;
 
 /// Maximum headers of a request; one with more is refused with 431, as by HTTP/1 libraries. A map of thousands of
@@ -49,11 +50,21 @@ pub fn compact(head: &mut Parts) -> Result<usize, Problem> {
     Ok(bytes)
 }
 
-/// 431 for a request whose headers do not fit beside those of others of its connection.
-pub fn too_many_at_once() -> Problem {
-    let detail = "the requests that wait on this connection have too many bytes of headers together; \
-                  wait for their responses first";
-    Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+/// 431 for a request whose headers do not fit beside those of others of its connection; 503 for one that has no
+/// memory left beside those of all others.
+pub fn no_room(reason: NoRoom) -> Problem {
+    match reason {
+        NoRoom::Headers => {
+            let detail = "the requests that wait on this connection have too many bytes of headers \
+                          together; wait for their responses first";
+            Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+        }
+        NoRoom::Memory => {
+            let detail =
+                "the server has as many requests as it may have in memory; try again later";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@
 //! | [`error`], [`refused_offers`], [`refused_requests`] | the response to a refused request, and what the operator learns of it |
 //! | [`message_page`] | what a person who opens an address in a browser is told |
 //! | [`pages`], [`admin`], [`metrics`], [`process`], [`health`] | for people and for their monitoring |
-//! | [`server`], [`connections`], [`activity`], [`headers`], [`socket`] | listeners; the open connections, what happens on one of them, its requests' headers, its bytes |
+//! | [`server`], [`connections`], [`activity`], [`headers`], [`socket`], [`header_block`] | listeners; the open connections, what happens on one of them, its requests' headers, its bytes, a header block that has not ended |
 //!
 //! Media is behind one handle, [`weir_sfu::net::Sfu`]. Nothing imports this crate but its binary
 //! and its tests.
@@ -46,6 +46,7 @@ pub mod cpus;
 pub mod error;
 pub mod events;
 pub mod forwarded;
+pub mod header_block;
 pub mod headers;
 pub mod health;
 pub mod layer;

@@ -56,6 +56,8 @@ struct Scrape {
     bodies_refused: Vec<(&'static str, u64)>,
     connections: usize,
     connections_closed: Vec<(&'static str, u64)>,
+    request_memory: usize,
+    requests_without_room: Vec<(&'static str, u64)>,
     log_lines_dropped: [(&'static str, u64); 3],
     process: Process,
 }
@@ -189,7 +191,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "weir_http_bodies_refused_total",
         stat: None,
-        help: "Bodies of requests that were not taken because all memory for bodies was in use.",
+        help: "Bodies of requests that were not taken: all memory for bodies was in use, or they came too slowly.",
         read: Read::ScrapeByLabel("reason", |s| &s.bodies_refused),
     },
     process("weir_http_connections", "Open HTTP connections.", |s| Some(s.connections as f64)),
@@ -198,6 +200,17 @@ const FAMILIES: &[Family] = &[
         stat: None,
         help: "HTTP connections that the server closed or refused.",
         read: Read::ScrapeByLabel("reason", |s| &s.connections_closed),
+    },
+    process(
+        "weir_http_request_memory_bytes",
+        "Memory that is counted for HTTP requests, their headers included.",
+        |s| Some(s.request_memory as f64),
+    ),
+    Family {
+        name: "weir_http_requests_without_room_total",
+        stat: None,
+        help: "HTTP requests that were refused because those that wait hold too many headers or too much memory.",
+        read: Read::ScrapeByLabel("reason", |s| &s.requests_without_room),
     },
     Family {
         name: "weir_log_lines_dropped_total",
@@ -321,6 +334,8 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
         bodies_refused: state.bodies.refused(),
         connections: state.connections.open(),
         connections_closed: state.connections.closed(),
+        request_memory: state.connections.held(),
+        requests_without_room: state.connections.requests_refused(),
         log_lines_dropped: log::lines_dropped(),
         process: Process::read(),
     };

@@ -196,8 +196,9 @@ impl Connection {
             async move {
                 let (mut open, refusal) = match open {
                     Ok(open) => (open, compact.err()),
-                    Err(open) => (open, Some(headers::too_many_at_once())),
+                    Err((open, reason)) => (open, Some(headers::no_room(reason))),
                 };
+                open.start();
                 if let Some(refusal) = refusal {
                     return Ok(refusal.into_response().map(|body| open.outgoing(body)));
                 }
@@ -252,7 +253,7 @@ impl Connection {
             End::Closed(closed) => {
                 activity.place().count(closed);
                 tracing::debug!(reason = closed.label(), "connection closed");
-                if closed == Closed::Silent {
+                if closed == Closed::Silent && !activity.was_asked() {
                     let _ = stream.try_write(TOO_SLOW);
                 }
             }

@@ -1,7 +1,7 @@
 //! TCP stream of one connection: it ends when nothing can be written for too long, or when too many bytes
 //! come that belong to no request.
 //!
-//! Never reads the bytes. Made by `server.rs` for hyper; reports to `activity.rs`.
+//! Has the bytes looked at by `header_block.rs`, and changes none. Made by `server.rs` for hyper; reports to `activity.rs`.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::activity::Activity;
 use crate::connections::Closed;
+use crate::header_block::HeaderBlocks;
 
 /// Bytes of responses that the kernel holds for one client. Linux counts its own overhead too and doubles
 /// the figure.
@@ -31,6 +32,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 pub struct Socket {
     stream: Arc<TcpStream>,
     activity: Arc<Activity>,
+    blocks: HeaderBlocks,
     /// Runs while the client takes nothing.
     blocked: Option<Pin<Box<Sleep>>>,
 }
@@ -51,7 +53,7 @@ impl Socket {
                 tracing::debug!(%error, "a connection keeps the buffers of the system");
             }
         }
-        Self { stream, activity, blocked: None }
+        Self { stream, activity, blocks: HeaderBlocks::default(), blocked: None }
     }
 
     fn poll_write_with(
@@ -85,19 +87,25 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read(buf.initialize_unfilled()) {
+            let place = buf.initialize_unfilled();
+            match self.stream.try_read(place) {
                 Ok(n) if !self.activity.received(n, Instant::now()) => {
                     self.activity.place().count(Closed::Flood);
                     let text = "the client sends too much that belongs to no request";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
                 }
                 Ok(n) => {
+                    let open = self.blocks.read(place.get(..n).unwrap_or_default());
+                    if !self.activity.set_block(open, Instant::now()) {
+                        let text = "there is no memory for the headers of another request";
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::OutOfMemory, text)));
+                    }
                     buf.advance(n);
                     return Poll::Ready(Ok(()));
                 }

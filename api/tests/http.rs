@@ -15,6 +15,8 @@ mod layers;
 mod origins;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/waiting.rs"]
+mod waiting;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};

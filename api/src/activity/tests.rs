@@ -13,7 +13,9 @@ fn activity() -> (Arc<Activity>, ConnectionLimit) {
 }
 
 fn begin(activity: &Arc<Activity>) -> OpenRequest {
-    activity.begin(500).unwrap()
+    let request = activity.begin(500).unwrap();
+    request.start();
+    request
 }
 
 /// Time from now until the connection is to be closed, and why; none if it stays for an hour.
@@ -214,10 +216,10 @@ async fn connection_whose_requests_all_wait_for_their_client_is_told_as_waiting(
         "a response that is not taken"
     );
     let third = begin(&activity);
-    assert_eq!(uses(), Use::Busy);
+    assert_eq!(uses(), Use::PartlyWaiting(start));
     let mut events = third.outgoing(Body::new(Quiet));
     assert_eq!(poll(&mut events), Poll::Pending);
-    assert_eq!(uses(), Use::Busy, "an event stream waits for events");
+    assert_eq!(uses(), Use::PartlyWaiting(start), "an event stream waits for events");
     drop((second, events, request));
     assert_eq!(uses(), Use::Idle(Instant::now()));
 }
@@ -235,4 +237,56 @@ async fn headers_of_all_requests_of_a_connection_are_limited() {
     assert!(activity.begin(HEADERS_AT_ONCE / 2).is_ok());
     drop(other);
     assert_eq!(activity.lock().header_bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_of_a_request_counts_until_it_is_over_and_one_byte_too_many_is_refused() {
+    let limit = ConnectionLimit::new(2, 2).with_memory(2 * REQUEST_MEMORY + 600, usize::MAX);
+    let (place, _) = limit.take(IpAddr::V4(Ipv4Addr::LOCALHOST), Instant::now()).unwrap();
+    let activity = Activity::new(place, Timeouts::default(), Instant::now());
+    let one = begin(&activity);
+    assert_eq!(limit.held(), REQUEST_MEMORY + 500);
+    let two = activity.begin(100).unwrap();
+    two.start();
+    assert_eq!(limit.held(), 2 * REQUEST_MEMORY + 600);
+    drop(two);
+    let (refused, reason) = activity.begin(101).unwrap_err();
+    assert_eq!(reason, NoRoom::Memory);
+    assert_eq!(limit.held(), REQUEST_MEMORY + 500);
+    assert_eq!(limit.requests_refused(), [("headers", 0), ("memory", 1)]);
+    drop((one, refused));
+    assert_eq!(limit.held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_block_that_does_not_end_waits_and_ends_the_connection() {
+    let limit =
+        ConnectionLimit::new(2, 2).with_memory(BLOCK_MEMORY + REQUEST_MEMORY + 500, usize::MAX);
+    let take = || limit.take(IpAddr::V4(Ipv4Addr::LOCALHOST), Instant::now()).unwrap().0;
+    let activity = Activity::new(take(), Timeouts::default(), Instant::now());
+    let uses = || activity.lock().told;
+    let set = |open| activity.set_block(open, Instant::now());
+    drop(begin(&activity));
+    let idle = uses();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(set(true));
+    assert_eq!(uses(), Use::Waiting(Instant::now()));
+    assert_eq!(limit.held(), BLOCK_MEMORY);
+    assert_eq!(closed_after(&activity, None).await, Some((5, Closed::Silent)));
+    assert!(set(false));
+    assert_eq!((limit.held(), uses()), (0, idle));
+    // Beside a handler that works, and in time of its own.
+    let request = begin(&activity);
+    let since = Instant::now();
+    assert!(set(true));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(set(true));
+    assert_eq!(uses(), Use::PartlyWaiting(since));
+    assert_eq!(closed_after(&activity, None).await, Some((1, Closed::Silent)));
+    // A second one has no room, and the longest waiting gives way to it.
+    let other = Activity::new(take(), Timeouts::default(), Instant::now());
+    assert!(other.set_block(true, Instant::now()));
+    activity.place().evicted().await;
+    assert_eq!(limit.held(), BLOCK_MEMORY);
+    drop(request);
 }

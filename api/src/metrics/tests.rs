@@ -74,6 +74,8 @@ fn scrape() -> Scrape {
         bodies_refused: vec![("gave_way", 9)],
         connections: 9,
         connections_closed: vec![("idle", 10)],
+        request_memory: 13,
+        requests_without_room: vec![("memory", 14)],
         log_lines_dropped: [("queue_full", 11), ("write_failed", 0), ("repeated", 12)],
         process,
     }
@@ -124,6 +126,8 @@ fn each_number_stands_under_its_name() {
         "weir_http_bodies_refused_total{reason=\"gave_way\"} 9",
         "weir_http_connections 9",
         "weir_http_connections_closed_total{reason=\"idle\"} 10",
+        "weir_http_request_memory_bytes 13",
+        "weir_http_requests_without_room_total{reason=\"memory\"} 14",
         "weir_log_lines_dropped_total{reason=\"queue_full\"} 11",
         "weir_log_lines_dropped_total{reason=\"repeated\"} 12",
         "weir_uptime_seconds 1.5",

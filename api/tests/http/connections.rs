@@ -27,7 +27,7 @@ async fn server() -> Listening {
 }
 
 impl Listening {
-    fn closed(&self, reason: &str) -> u64 {
+    pub(crate) fn closed(&self, reason: &str) -> u64 {
         self.connections.closed().into_iter().find(|(label, _)| *label == reason).unwrap().1
     }
 

@@ -17,18 +17,25 @@ use crate::events::EventFilter;
 /// refused with 429.
 pub const STREAMS_PER_SESSION: usize = 4;
 /// Maximum event streams of the server: open ones, and addresses given out. One more of either is
-/// refused with 503.
+/// refused with 503. With few open files it is a quarter of the places for connections.
 pub const STREAMS_MAX: usize = 2_000;
 
 /// Event streams of all sessions. Cheap to clone; clones share the same table.
 #[derive(Debug, Clone, Default)]
 pub struct Listeners(Arc<Mutex<Table>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
+    max: usize,
     sessions: HashMap<SessionId, SessionStreams>,
     open: usize,
     subscriptions: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { max: STREAMS_MAX, sessions: HashMap::new(), open: 0, subscriptions: 0 }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +88,12 @@ impl From<Full> for Problem {
 }
 
 impl Listeners {
+    /// Lets event streams have a quarter of so many places for connections at most: an open one never gives its
+    /// place away.
+    pub fn set_places(&self, places: usize) {
+        self.lock().max = STREAMS_MAX.min(places / 4);
+    }
+
     /// Gives out an address for these events. At the server's limit, addresses of sessions that are
     /// not `live` any more are removed first.
     ///
@@ -93,7 +106,7 @@ impl Listeners {
         live: impl Fn(SessionId) -> bool,
     ) -> Result<u32, Full> {
         let mut table = self.lock();
-        if table.subscriptions >= STREAMS_MAX {
+        if table.subscriptions >= table.max {
             for (id, streams) in &mut table.sessions {
                 if !live(*id) {
                     streams.subscriptions.clear();
@@ -102,7 +115,7 @@ impl Listeners {
             table.sessions.retain(|_, streams| !streams.is_unused());
             table.subscriptions = table.sessions.values().map(|l| l.subscriptions.len()).sum();
         }
-        if table.subscriptions >= STREAMS_MAX {
+        if table.subscriptions >= table.max {
             return Err(Full::Server);
         }
         let streams = table.sessions.entry(id).or_default();
@@ -146,7 +159,7 @@ impl Listeners {
     /// [`Full`].
     pub fn open(&self, id: SessionId) -> Result<StreamPermit, Full> {
         let mut table = self.lock();
-        if table.open >= STREAMS_MAX {
+        if table.open >= table.max {
             return Err(Full::Server);
         }
         let streams = table.sessions.entry(id).or_default();
@@ -185,6 +198,17 @@ impl Drop for StreamPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn event_streams_leave_three_quarters_of_few_places_to_others() {
+        let listeners = Listeners::default();
+        listeners.set_places(128);
+        let held: Vec<_> = (0..32).map(|n| listeners.open(SessionId(n)).unwrap()).collect();
+        assert_eq!(listeners.open(SessionId(99)).unwrap_err(), Full::Server);
+        listeners.set_places(1_000_000);
+        assert_eq!(listeners.lock().max, STREAMS_MAX);
+        drop(held);
+    }
 
     #[test]
     fn open_streams_are_limited_per_session_and_in_all() {

@@ -176,6 +176,7 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let (limit, timeouts) = (state.connections.clone(), Timeouts::default());
     limit.set_places(places, per_network);
+    state.listeners.set_places(places);
     limit.set_trusted(config.trusted_proxy.clone());
     let mut servers = tokio::task::JoinSet::new();
     let app = app(state.clone(), access);
